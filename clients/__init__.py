@@ -1,0 +1,1 @@
+"""The API from outside: pure `wire`, two thin shells over it, Python handles, and the command line."""

@@ -1,0 +1,1 @@
+"""Graphs, jobs and the front door."""

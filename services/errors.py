@@ -1,0 +1,159 @@
+"""Everything that goes wrong, as one tree.
+
+ReelError                   code                 status  retryable
+├── InvalidRequest          invalid_request      400
+│   ├── InvalidParameter    invalid_parameter    422
+│   │   └── LimitExceeded   limit_exceeded       422
+│   ├── UndecodableMedia    undecodable_media    422
+│   ├── PayloadTooLarge     payload_too_large    413
+│   ├── Unauthorized        invalid_api_key      401
+│   ├── NotFound            not_found            404
+│   └── Conflict            conflict             409
+├── QueueFull               queue_full           429     yes
+├── Cancelled               cancelled            499
+├── ServiceLost             service_lost         503     yes
+├── ServiceBusy             service_busy         503     yes
+├── ModelFailed             model_failed         500
+│   └── DeviceFailed        device_failed        500     yes
+├── StorageFailed           storage_failed       500     yes
+├── ConfigError             invalid_config       500
+└── LeaseLost               lease_lost           500
+
+Each class survives pickle, so that it crosses Ray. A message is written for the person who made the request: it names
+the field, the limit and the value. `param` is the field's name, in the words of the HTTP surface.
+"""
+
+from typing import ClassVar
+
+
+class ReelError(Exception):
+    """The root. `message` is fit to be shown to the one who asked."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    """HTTP status."""
+    retryable: ClassVar[bool] = False
+    """Whether the same request may succeed when it is made again."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(ReelError):
+    """The request cannot be read."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class InvalidParameter(InvalidRequest):
+    """A field is unknown, missing, of the wrong type or outside what it may be."""
+
+    code = "invalid_parameter"
+    status = 422
+
+
+class LimitExceeded(InvalidParameter):
+    """A field, or a file, is beyond a limit that the operator has set."""
+
+    code = "limit_exceeded"
+
+
+class UndecodableMedia(InvalidRequest):
+    """A file is empty, is not what it says it is, or breaks its decoder."""
+
+    code = "undecodable_media"
+    status = 422
+
+
+class PayloadTooLarge(InvalidRequest):
+    """A request body has more bytes than the limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class Unauthorized(InvalidRequest):
+    """No API key, or one that is not known."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class NotFound(InvalidRequest):
+    """No such object, or it belongs to somebody else."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(InvalidRequest):
+    """The object is not in a state in which that can be done."""
+
+    code = "conflict"
+    status = 409
+
+
+class QueueFull(ReelError):
+    """As many jobs wait as may wait."""
+
+    code = "queue_full"
+    status = 429
+    retryable = True
+
+
+class Cancelled(ReelError):
+    """Somebody asked for it to stop."""
+
+    code = "cancelled"
+    status = 499
+
+
+class ServiceLost(ReelError):
+    """The process that did the work is gone."""
+
+    code = "service_lost"
+    status = 503
+    retryable = True
+
+
+class ServiceBusy(ReelError):
+    """The service's queue is full."""
+
+    code = "service_busy"
+    status = 503
+    retryable = True
+
+
+class ModelFailed(ReelError):
+    """The model could not do it: out of memory, non-finite numbers, a weight that is missing."""
+
+    code = "model_failed"
+
+
+class DeviceFailed(ModelFailed):
+    """The device is in a state that this process cannot recover from; the replica will be replaced."""
+
+    code = "device_failed"
+    retryable = True
+
+
+class StorageFailed(ReelError):
+    """The artifact store or the disk refused."""
+
+    code = "storage_failed"
+    retryable = True
+
+
+class ConfigError(ReelError):
+    """The configuration file asks for something that cannot be."""
+
+    code = "invalid_config"
+
+
+class LeaseLost(ReelError):
+    """Another runner has taken this job over; what this one still does no longer counts."""
+
+    code = "lease_lost"

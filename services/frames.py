@@ -1,0 +1,120 @@
+"""What flows between deployments: frames, and the few items that may stand beside them in a stream.
+
+The set is closed. Each item is frozen and says what it is by its class. A stream ends by ending, fails by raising
+and is cancelled by being closed; there is no end marker and no error item.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_RUN = 16
+"""The most frames that travel together."""
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(count, height, width, 3) uint8 RGB, C-contiguous. Read-only where it came through Ray: never write in place."""
+
+JsonValue: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """A run of 1 to 16 consecutive frames. A picture is a run of one.
+
+    Raises:
+        ValueError: when `pixels` is not (1–16, height, width, 3) uint8 in C order, or `first` is negative.
+    """
+
+    pixels: Pixels
+    first: int = 0
+    """Index of `pixels[0]` in its stream, from 0."""
+    rate: Fraction = Fraction(1)
+    """Frames per second."""
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        if self.pixels.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise ValueError(f"Frames.pixels must be (n, h, w, 3) uint8, got {shape} {self.pixels.dtype}")
+        if not 1 <= shape[0] <= MAX_RUN or shape[1] < 1 or shape[2] < 1:
+            raise ValueError(f"Frames.pixels must hold 1 to {MAX_RUN} frames that are not empty, got {shape}")
+        if not self.pixels.flags.c_contiguous:
+            raise ValueError("Frames.pixels must be C-contiguous")
+        if self.first < 0 or self.rate <= 0:
+            raise ValueError(f"Frames.first must be >= 0 and rate > 0, got {self.first} and {self.rate}")
+
+    @property
+    def count(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.pixels.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.pixels.shape[2]
+
+    @property
+    def stop(self) -> int:
+        """Index of the frame after the last one."""
+        return self.first + self.count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """`done` of `total` steps of a stage are finished. `preview` is one small frame of what is being made."""
+
+    stage: str
+    done: int
+    total: int
+    preview: Frames | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text as a model writes it."""
+
+    stage: str
+    piece: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something decided on the way (`seed`, `size`, `caption`). A job records it, and a resumed run is told it."""
+
+    name: str
+    value: JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone:
+    """A service has finished its part."""
+
+    stage: str
+    model: str
+    """The service, e.g. `wan`."""
+    source: str
+    """Where its weights come from: a repository, a path, or `miniature`."""
+    revision: str
+    replica: str
+    """Which replica did it, and on which devices."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames that lie in a file and belong here in the stream: whoever consumes the stream pulls them from it.
+
+    A file decodes faster than anything downstream can take it, and Ray streams have no back-pressure, so the frames
+    of a file are named, not sent.
+    """
+
+    url: str
+
+
+Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip

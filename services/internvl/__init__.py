@@ -1,0 +1,1 @@
+"""InternVL3.5: describes pictures and answers text."""

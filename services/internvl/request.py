@@ -1,0 +1,17 @@
+"""What may be asked of InternVL, within which limits."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_TEXT = 8_000
+"""Characters."""
+
+
+class DescribeRequest(BaseModel):
+    """A question about pictures, or about nothing but itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = "Describe this video in detail."
+    max_new_tokens: Annotated[int, Field(ge=1, le=4_096)] = 256
