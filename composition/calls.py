@@ -4,12 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from services.errors import ServiceLost
+from services.errors import ReelError, ServiceBusy, ServiceLost
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+Handle: TypeAlias = Any
+"""A `ray.serve.handle.DeploymentHandle`. Ray itself is imported only where deployments are bound."""
+
+STOP_TIMEOUT_S = 10.0
 
 
 class Call(AsyncIterable[T_co], Protocol[T_co]):
@@ -18,25 +23,53 @@ class Call(AsyncIterable[T_co], Protocol[T_co]):
     def cancel(self) -> None: ...
 
 
+class Transport:
+    """The exceptions by which the transport says that a call did not get through.
+
+    Args:
+        lost: the process that worked on the call died.
+        busy: the deployment's queue is full.
+    """
+
+    def __init__(self, lost: tuple[type[Exception], ...] = (), busy: tuple[type[Exception], ...] = ()) -> None:
+        self.lost = lost
+        self.busy = busy
+
+
+def stream(handle: Handle, method: str, *args: object) -> Call[Any]:
+    """Begin a streaming call. By reference always: by value, Ray's messages end at 4 MiB, less than a frame."""
+    return handle.options(method_name=method, stream=True, _by_reference=True).remote(*args)
+
+
 @asynccontextmanager
-async def opened(call: Call[T], lost: tuple[type[Exception], ...]) -> AsyncGenerator[AsyncIterator[T]]:
+async def opened(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIterator[T]]:
     """Open a stream from another deployment and cancel it when the block is left, however that happens.
 
     Dropping a Ray stream does not stop its producer, so every stream is opened here.
 
-    Args:
-        call: what `handle.method.remote(...)` returned.
-        lost: the exception types by which the transport says that the other process is gone.
-
     Raises:
         ServiceLost: the other process died while it was working for us.
+        ServiceBusy: the other deployment's queue is full.
     """
     try:
         yield aiter(call)
-    except lost as error:
+    except ReelError:
+        raise
+    except transport.busy as error:
+        raise ServiceBusy("the service's queue is full") from error
+    except transport.lost as error:
         raise ServiceLost("the process that was working on this request died") from error
     finally:
         call.cancel()
+
+
+async def stop_everywhere(handle: Handle, key: str) -> None:
+    """Stop what a dead caller left running under `key`, on whichever replica that is.
+
+    Ray does not cancel an actor's task when its caller dies. A replica that does not answer is no reason not to go
+    on: the work there ends with its clip at the latest.
+    """
+    await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
 async def in_order(calls: Iterable[Callable[[], Awaitable[T]]], window: int) -> AsyncIterator[T]:

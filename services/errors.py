@@ -8,6 +8,7 @@ ReelError                   code                 status  retryable
 │   ├── PayloadTooLarge     payload_too_large    413
 │   ├── Unauthorized        invalid_api_key      401
 │   ├── NotFound            not_found            404
+│   ├── RangeNotSatisfiable range_not_satisfiable 416
 │   └── Conflict            conflict             409
 ├── QueueFull               queue_full           429     yes
 ├── Cancelled               cancelled            499
@@ -87,6 +88,13 @@ class NotFound(InvalidRequest):
 
     code = "not_found"
     status = 404
+
+
+class RangeNotSatisfiable(InvalidRequest):
+    """The byte range lies outside the content."""
+
+    code = "range_not_satisfiable"
+    status = 416
 
 
 class Conflict(InvalidRequest):

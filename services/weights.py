@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -30,15 +31,15 @@ class Weights(BaseModel):
     offline: bool = False
     """Never ask the hub; only what has been downloaded before."""
 
-    _COMMIT_LENGTH: ClassVar[int] = 40
+    _COMMIT: ClassVar[re.Pattern[str]] = re.compile("[0-9a-f]{40}")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Weights":
         named = [name for name in ("repository", "path", "miniature") if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"give exactly one of repository, path and miniature, got {named or 'none'}")
-        if self.repository is not None and (self.revision is None or len(self.revision) != self._COMMIT_LENGTH):
-            raise ValueError(f"revision: {self.repository} must be pinned to a commit of {self._COMMIT_LENGTH} digits")
+        if self.repository is not None and not self._COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(f"revision: {self.repository} must be pinned to a commit of 40 hexadecimal digits")
         return self
 
     @property

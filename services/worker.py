@@ -6,7 +6,7 @@ what keeps a GPU to one request at a time: work is queued here, runs whole, and 
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -68,7 +68,7 @@ class Worker:
         self.busy = False
         """Whether the thread is at work."""
 
-    async def stream(self, work: Callable[[Outlet[T]], None], key: str = "") -> AsyncIterator[T]:
+    async def stream(self, work: Callable[[Outlet[T]], None], key: str = "") -> AsyncGenerator[T]:
         """Yield what `work(outlet)` puts out, until it returns; raise what it raises.
 
         Closing the stream makes the next `outlet.put` or `outlet.check` raise Cancelled in the thread, and returns
@@ -80,16 +80,18 @@ class Worker:
         if key:
             self._open[key] = outlet
         running = self._thread.submit(self._run, work, outlet)
+        ended = asyncio.wrap_future(running)
+        ended.add_done_callback(_seen)
         try:
             while (item := await outlet.items.get()) is not None:
                 yield item
-            await asyncio.wrap_future(running)
+            await asyncio.shield(ended)
         finally:
             outlet.stop()
             if self._open.get(key) is outlet:
                 del self._open[key]
             if not running.cancel():  # it has begun: what comes next on this thread must wait for it, and so do we
-                await asyncio.shield(asyncio.wait([asyncio.wrap_future(running)]))
+                await asyncio.shield(asyncio.wait([ended]))
 
     def stop(self, key: str) -> None:
         """Cancel the stream that was opened with `key`, if it still runs."""
@@ -113,3 +115,9 @@ class Worker:
         finally:
             self.busy = False
             outlet.end()
+
+
+def _seen(ended: asyncio.Future[None]) -> None:
+    """Mark the error of work that nobody waits for as seen: asyncio would log it as forgotten."""
+    if not ended.cancelled():
+        ended.exception()

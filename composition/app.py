@@ -1,0 +1,167 @@
+"""The list of everything: which models and graphs there are, and what is bound to what. There is no registry."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.serve import Application
+from ray.serve.exceptions import BackPressureError
+
+from composition.artifacts import ArtifactSettings
+from composition.calls import Transport
+from composition.decode import MediaLimits
+from composition.graph import GraphRequest, GraphSettings
+from composition.ingress import Ingress, IngressSettings
+from composition.jobs import JobRunner, RunnerSettings
+from composition.store import Store
+from composition.v2v import V2V, V2VRequest
+from composition.wan_i2v import WanI2V, WanI2VRequest
+from services.errors import ConfigError
+from services.internvl.service import InternVL, InternVLSettings
+from services.wan.service import Wan, WanSettings
+
+Kind = Literal["graph", "service"]
+
+SERVICES = ("internvl", "wan")
+TRANSPORT = Transport(lost=(RayActorError, WorkerCrashedError, ObjectLostError), busy=(BackPressureError,))
+
+
+class AppSettings(BaseModel):
+    """`args` of the application in `serve_config*.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path | None = None
+    """Where all state lies; by default REELGRAPH_HOME, or `~/.reelgraph`."""
+    database: str | None = None
+    """SQLAlchemy URL; by default a SQLite file in `home`, which serves one machine."""
+    artifacts: ArtifactSettings | None = None
+    """Results and uploads; by default a directory in `home`."""
+    auth: Literal["keys", "none"] = "keys"
+    """`none` lets everybody in, and everybody see everything."""
+    media: MediaLimits = MediaLimits()
+    max_body_bytes: int = Field(default=2 << 30, ge=1)
+    max_queued_jobs: int = Field(default=100, ge=1)
+    defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
+    """Model → values for the fields that a request leaves out."""
+    concurrency: int = Field(default=2, ge=1)
+    """Jobs that one runner works on at a time."""
+    lease_s: float = Field(default=15.0, gt=0)
+    """After a runner dies, its jobs lie still for this long."""
+    max_attempts: int = Field(default=5, ge=1)
+    """A job whose runs were all lost this often has failed."""
+    internvl: InternVLSettings
+    wan: WanSettings
+
+    @property
+    def state(self) -> Path:
+        """The one directory of all state, absolute, and there."""
+        home = self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph"))
+        home = home.expanduser().absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.state / 'reelgraph.db'}"
+
+    @property
+    def artifact_store(self) -> ArtifactSettings:
+        return self.artifacts or ArtifactSettings(url=str(self.state / "artifacts"))
+
+
+class Jobs(JobRunner):
+    """The job runner as Serve ends it."""
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+def build(args: AppSettings) -> Application:
+    """Bind everything. `serve_config*.yaml` names this function, and says what runs where.
+
+    Raises:
+        ConfigError: `auth` is `keys` and there is no key: nobody could get in.
+    """
+    _need_keys(args)
+    home = args.state
+    internvl = _deployed(InternVL, "internvl").bind(args.internvl, home, replica)
+    wan = _deployed(Wan, "wan").bind(args.wan, home, replica)
+    requests: dict[str, type[GraphRequest]] = {"v2v": V2VRequest, "wan-i2v": WanI2VRequest}
+    graphs = {
+        "v2v": _deployed(V2V, "v2v").bind(internvl, wan, _graph(args, "v2v"), TRANSPORT),
+        "wan-i2v": _deployed(WanI2V, "wan-i2v").bind(wan, _graph(args, "wan-i2v"), TRANSPORT),
+    }
+    running = RunnerSettings(
+        database=args.database_url,
+        artifacts=args.artifact_store,
+        media=args.media,
+        concurrency=args.concurrency,
+        lease_s=args.lease_s,
+        max_attempts=args.max_attempts,
+    )
+    jobs = _deployed(Jobs, "jobs").bind(graphs, requests, running, TRANSPORT)
+    front = IngressSettings(
+        database=args.database_url,
+        artifacts=args.artifact_store,
+        auth=args.auth,
+        media=args.media,
+        max_body_bytes=args.max_body_bytes,
+        max_queued_jobs=args.max_queued_jobs,
+        defaults=args.defaults,
+        limits={"num_frames": args.wan.max_frames, "max_area": args.wan.max_area, "steps": args.wan.max_steps},
+        rate=float(args.wan.rate or 16),
+    )
+    # The runner is bound to the front door only so that it belongs to the application; nobody calls it.
+    return _deployed(serve.ingress()(Front), "ingress").bind(requests, front, states, jobs)
+
+
+class Front(Ingress):
+    """The front door as Serve opens it."""
+
+    def __init__(self, requests: Any, settings: IngressSettings, asked: Any, jobs: object) -> None:
+        del jobs
+        super().__init__(requests, settings, asked)
+
+
+def replica() -> str:
+    """Name the replica that asks, and its devices."""
+    me = serve.get_replica_context().replica_id
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{me.deployment_id.name}#{me.unique_id} node={ray.util.get_node_ip_address()} gpu={devices or 'none'}"
+
+
+def states() -> Mapping[str, tuple[Kind, str]]:
+    """Ask Serve how the models and graphs stand: name → (kind, state)."""
+    here = serve.get_replica_context().app_name
+    found = serve.status().applications[here].deployments
+    kinds: dict[str, Kind] = dict.fromkeys(SERVICES, "service") | {"v2v": "graph", "wan-i2v": "graph"}
+    return {name: (kind, str(found[name].status.value)) for name, kind in kinds.items() if name in found}
+
+
+def _deployed(cls: type, name: str) -> Any:
+    return cast("Any", serve.deployment(cls, name=name))
+
+
+def _graph(args: AppSettings, name: str) -> GraphSettings:
+    return GraphSettings(artifacts=args.artifact_store, media=args.media, defaults=dict(args.defaults.get(name, {})))
+
+
+def _need_keys(args: AppSettings) -> None:
+    if args.auth == "none":
+        return
+    store = Store(args.database_url)
+    try:
+        if not store.api_keys():
+            raise ConfigError(
+                "auth: there is no API key yet, so nobody could get in. Make one with "
+                "`reel keys create OWNER --config FILE`, or write `auth: none` to let everybody in.",
+                param="auth",
+            )
+    finally:
+        store.close()

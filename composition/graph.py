@@ -1,0 +1,86 @@
+"""What all graphs have in common: how a request is completed, what a run is told, what a graph is bound with."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from composition.artifacts import Artifacts, ArtifactSettings
+from composition.calls import Transport
+from composition.decode import Decoder, MediaLimits
+from services.frames import Frames, JsonValue
+
+MediaKind = Literal["image", "video"]
+
+
+class GraphRequest(BaseModel):
+    """The root of the requests that a graph can run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {}
+    """The fields that hold media. By handle: a path or URL that the replica can open. Over HTTP: a file id, a `data:`
+    URL, or the multipart part of that name."""
+    REFERENCE: ClassVar[str] = ""
+    """The field that OpenAI's `input_reference` stands for."""
+    STAGES: ClassVar[Mapping[str, float]] = {}
+    """The stages of a run in their order, each with its share of the whole: an estimate, for progress."""
+
+
+Request = TypeVar("Request", bound=GraphRequest)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier, interrupted run of the same job has left."""
+
+    key: str = ""
+    """The job's id. What a dead caller left running under it is stopped."""
+    again: bool = False
+    """Whether there was an earlier run, which may still be going on unheard."""
+    facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    frames: int = 0
+    """How many frames of the output are safe and need not be sent again."""
+
+
+NOTHING_KNOWN = Known()
+
+
+class GraphSettings(BaseModel):
+    """What the configuration tells a graph."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifacts: ArtifactSettings
+    media: MediaLimits = MediaLimits()
+    defaults: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Values for fields that a request leaves out, where they should differ from the request class's own."""
+
+
+def completed(request: Request, defaults: Mapping[str, Any]) -> Request:
+    """Return the request with the configuration's defaults in the fields that were left out."""
+    return type(request).model_validate({**defaults, **request.model_dump(exclude_unset=True)})
+
+
+class Media:
+    """Opens the media that a request names."""
+
+    def __init__(self, settings: GraphSettings) -> None:
+        self._artifacts = Artifacts(settings.artifacts)
+        self._limits = settings.media
+
+    @asynccontextmanager
+    async def opened(self, url: str) -> AsyncGenerator[Decoder]:
+        """Raises NotFound, UndecodableMedia, LimitExceeded."""
+        async with self._artifacts.local(url) as path, Decoder.open(path, self._limits) as decoder:
+            yield decoder
+
+    async def picture(self, url: str) -> Frames:
+        """The only frame of a picture, or the last one of a video."""
+        async with self.opened(url) as decoder:
+            return await decoder.last()
+
+
+__all__ = ["NOTHING_KNOWN", "GraphRequest", "GraphSettings", "Known", "Media", "MediaKind", "Transport", "completed"]

@@ -1,0 +1,448 @@
+"""The front door: HTTP routes, and the one place where an error becomes a response."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from composition.artifacts import Artifacts, ArtifactSettings
+from composition.content import byte_range, live, told
+from composition.decode import MediaLimits
+from composition.graph import GraphRequest
+from composition.metrics import JobCollector
+from composition.schemas import (
+    Deleted,
+    Entry,
+    ErrorBody,
+    ErrorDetail,
+    FileObject,
+    ListPage,
+    ModelObject,
+    VideoObject,
+    file_object,
+    parsed,
+    video_object,
+)
+from composition.store import Order, Page, Store, new_id
+from composition.tables import Job
+from composition.uploads import Part, Uploads, limited
+from services.errors import (
+    InvalidParameter,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    ReelError,
+    Unauthorized,
+)
+
+log = logging.getLogger("reelgraph.http")
+
+RETRY_AFTER_S = 1
+"""How soon a client that polls may ask again."""
+MAX_PAGE = 100
+MAX_PARTS = 8
+MAX_FIELDS = 100
+
+
+class IngressSettings(BaseModel):
+    """What the configuration tells the front door."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    database: str
+    artifacts: ArtifactSettings
+    auth: Literal["keys", "none"] = "keys"
+    media: MediaLimits = MediaLimits()
+    max_body_bytes: int = Field(default=2 << 30, ge=1)
+    """Of any request."""
+    max_queued_jobs: int = Field(default=100, ge=1)
+    """Jobs that may wait; one more is answered 429."""
+    defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
+    """Model → values for the fields that a request leaves out."""
+    limits: Mapping[str, float] = Field(default_factory=dict[str, float])
+    """Field → the most that may be asked."""
+    rate: float = 16.0
+    """Frames per second that `seconds` is reckoned with."""
+
+
+class Paging(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=20, ge=1, le=MAX_PAGE)
+    after: str | None = None
+    """The id of the last one seen."""
+    order: Order = "desc"
+
+    def page(self) -> Page:
+        return Page(self.limit, self.after, self.order)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request's body: its fields, and the files among them."""
+
+    fields: dict[str, Any]
+    parts: dict[str, Part]
+
+
+class Ingress:
+    """The HTTP application.
+
+    Args:
+        requests: model → the class of its requests.
+        settings: see IngressSettings.
+        states: asks Serve for the state of each deployment: name → (kind, state).
+    """
+
+    def __init__(
+        self,
+        requests: Mapping[str, type[GraphRequest]],
+        settings: IngressSettings,
+        states: Callable[[], Mapping[str, tuple[Literal["graph", "service"], str]]],
+    ) -> None:
+        self._requests = requests
+        self._settings = settings
+        self._states = states
+        self._store = Store(settings.database)
+        self._artifacts = Artifacts(settings.artifacts)
+        self._uploads = Uploads(self._store, self._artifacts, settings.media)
+        self._started = int(time.time())
+        self._metrics = CollectorRegistry()
+        self._metrics.register(JobCollector(self._store))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self.api()
+
+    def api(self) -> FastAPI:
+        """Build the application, with all of its routes."""
+        api = FastAPI(title="reelgraph", version=version("reelgraph"), docs_url=None, redoc_url=None)
+        for kind in (ReelError, RequestValidationError, HTTPException, Exception):
+            api.add_exception_handler(kind, _answer_error)
+        api.add_api_route("/healthz", self.health, methods=["GET"])
+        api.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=PlainTextResponse)
+        v1 = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)], responses=_ERRORS)
+        v1.add_api_route("/models", self.list_models, methods=["GET"])
+        v1.add_api_route("/files", self.create_file, methods=["POST"], openapi_extra=_file_body())
+        v1.add_api_route("/files", self.list_files, methods=["GET"])
+        v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
+        v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
+        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=_video_body(self._requests))
+        v1.add_api_route("/videos", self.list_videos, methods=["GET"])
+        v1.add_api_route("/videos/{video_id}", self.get_video, methods=["GET"])
+        v1.add_api_route("/videos/{video_id}", self.delete_video, methods=["DELETE"])
+        v1.add_api_route("/videos/{video_id}/cancel", self.cancel_video, methods=["POST"])
+        for methods in (["GET"], ["HEAD"]):
+            v1.add_api_route("/videos/{video_id}/content", self.get_content, methods=methods, response_class=Response)
+        v1.add_api_route("/videos/{video_id}/events", self.get_events, methods=["GET"], response_class=Response)
+        api.include_router(v1)
+        return api
+
+    async def _authorise(self, request: Request) -> None:
+        """Note whose request it is. Raises Unauthorized."""
+        request.state.owner = ""
+        if self._settings.auth == "none":
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthorized("Authorization: give an API key, as in `Authorization: Bearer rg-…`")
+        owner = await asyncio.to_thread(self._store.owner_of, key.strip())
+        if owner is None:
+            raise Unauthorized("Authorization: this API key is not known")
+        request.state.owner = owner
+
+    # The server itself.
+
+    async def health(self) -> dict[str, str]:
+        """Whether the front door is open and the database answers."""
+        await asyncio.to_thread(self._store.check)
+        return {"status": "ok"}
+
+    async def metrics(self) -> Response:
+        """Prometheus' text format."""
+        text = await asyncio.to_thread(generate_latest, self._metrics)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def list_models(self) -> ListPage[ModelObject]:
+        """What is deployed, and whether it is ready."""
+        states = await asyncio.to_thread(self._states)
+        return ListPage(
+            data=[
+                ModelObject(id=name, created=self._started, kind=kind, ready=state == "HEALTHY", state=state)
+                for name, (kind, state) in states.items()
+            ]
+        )
+
+    # Files.
+
+    async def create_file(self, request: Request) -> FileObject:
+        """Take a file in, once it is known to decode."""
+        async with self._body(request) as body:
+            part = body.parts.get("file")
+            if part is None:
+                raise InvalidParameter("file: a multipart part of this name is required", param="file")
+            purpose = str(body.fields.get("purpose", "input"))[:64]
+            return file_object(await self._uploads.admit(part, request.state.owner, purpose, "file"))
+
+    async def list_files(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[FileObject]:
+        """The files of this key's owner."""
+        files, more = await asyncio.to_thread(self._store.files, request.state.owner, page.page())
+        return _list([file_object(file) for file in files], [file.id for file in files], more)
+
+    async def get_file(self, request: Request, file_id: str) -> FileObject:
+        """What is known of a file."""
+        return file_object(await asyncio.to_thread(self._store.file, file_id, request.state.owner))
+
+    async def delete_file(self, request: Request, file_id: str) -> Deleted:
+        """Remove a file that no unfinished job needs."""
+        await self._uploads.remove(file_id, request.state.owner)
+        return Deleted(id=file_id, object="file")
+
+    # Videos.
+
+    async def create_video(self, request: Request) -> VideoObject:
+        """Store a job that makes a video; it is run as soon as there is room."""
+        owner: str = request.state.owner
+        await asyncio.to_thread(self._store.refuse_when_full, self._settings.max_queued_jobs)
+        async with self._body(request) as body:
+            fields = dict(body.fields)
+            model = fields.pop("model", None)
+            request_type = self._requests.get(model) if isinstance(model, str) else None
+            if request_type is None:
+                known = ", ".join(self._requests)
+                raise InvalidParameter(f"model: there is no {str(model)[:60]!r}; there are {known}", param="model")
+            media = _take_media(request_type, fields, body.parts)
+            fields = {**self._settings.defaults.get(model, {}), **self._openai_fields(fields)}
+            # What can be said without looking at the media is said first.
+            asked = parsed(request_type, {**fields, **dict.fromkeys(media, "pending")}, self._settings.limits)
+            files = {
+                name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
+                for name, value in media.items()
+            }
+        params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
+        keys = {name: file.key for name, file in files.items()}
+        job = Job(id=new_id("video"), owner=owner, model=model, params=params, media=keys, created_at=time.time())
+        job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
+        log.info("job created", extra={"job": job.id, "model": model})
+        return video_object(job, [])
+
+    async def list_videos(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[VideoObject]:
+        """The jobs of this key's owner."""
+        jobs, more = await asyncio.to_thread(self._store.jobs, request.state.owner, page.page())
+        ids = [job.id for job in jobs]
+        stages = await asyncio.to_thread(self._store.stages, ids)
+        return _list([video_object(job, stages[job.id]) for job in jobs], ids, more)
+
+    async def get_video(self, request: Request, response: Response, video_id: str) -> VideoObject:
+        """How a job stands."""
+        job = await self._job(request, video_id)
+        if not job.ended:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+            response.headers["openai-poll-after-ms"] = str(RETRY_AFTER_S * 1000)
+        return await self._shown(job)
+
+    async def cancel_video(self, request: Request, video_id: str) -> VideoObject:
+        """Stop a job and keep what there is of it."""
+        return await self._shown(await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner))
+
+    async def delete_video(self, request: Request, video_id: str) -> Deleted:
+        """Stop a job if it runs, and remove it with all that it made."""
+        await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
+        return Deleted(id=video_id, object="video.deleted")
+
+    async def get_content(self, request: Request, video_id: str, variant: str = "video") -> Response:
+        """The video, or a range of it; while the job runs, what exists so far and then what is added."""
+        job = await self._job(request, video_id)
+        key = job.results.get(variant)
+        if key is not None:
+            return await self._ranged(request, job, variant, key)
+        if variant != "video":
+            there = ", ".join(sorted({*job.results, "video"}))
+            raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
+        if job.status == "failed":
+            raise NotFound(f"the job has failed: {job.error_message}")
+        if request.method == "HEAD":
+            return Response(media_type="video/mp4")
+        return StreamingResponse(
+            live(self._store, self._artifacts, job.id), media_type="video/mp4", headers={"Cache-Control": "no-store"}
+        )
+
+    async def get_events(self, request: Request, video_id: str) -> Response:
+        """Server-sent events, from the first or from behind `Last-Event-ID`."""
+        job = await self._job(request, video_id)
+        after = request.headers.get("last-event-id", "0")
+        if not after.isdecimal():
+            raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(told(self._store, job.id, int(after)), media_type="text/event-stream", headers=headers)
+
+    async def _job(self, request: Request, video_id: str) -> Job:
+        return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
+
+    async def _shown(self, job: Job) -> VideoObject:
+        stages = await asyncio.to_thread(self._store.stages, [job.id])
+        return video_object(job, stages[job.id])
+
+    async def _ranged(self, request: Request, job: Job, variant: str, key: str) -> Response:
+        size = await asyncio.to_thread(self._artifacts.size, key)
+        etag = f'"{job.id}-{variant}"'
+        headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        wanted = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
+        span = byte_range(wanted, size)
+        start, stop = span or (0, size)
+        headers["Content-Length"] = str(stop - start)
+        if span is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        status, kind = (206 if span else 200), _MEDIA_TYPES[key.rpartition(".")[2]]
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers, media_type=kind)
+        chunks = self._artifacts.read(key, start, stop)
+        return StreamingResponse(chunks, status_code=status, headers=headers, media_type=kind)
+
+    def _openai_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Read OpenAI's `seconds` as a number of frames. Raises InvalidParameter."""
+        seconds = fields.pop("seconds", None)
+        if seconds is None or "num_frames" in fields:
+            return fields
+        try:
+            wanted = float(seconds)
+        except (TypeError, ValueError):
+            wanted = 0.0
+        if not 0 < wanted < 3600:
+            raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
+        return {**fields, "num_frames": 1 + 4 * max(1, round(wanted * self._settings.rate / 4))}
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncGenerator[Body]:
+        """Read a body, JSON or form, within the limit; its files are gone when the block is left.
+
+        Raises InvalidRequest, PayloadTooLarge.
+        """
+        length = request.headers.get("content-length")
+        receive = limited(request.receive, length, self._settings.max_body_bytes)
+        bounded = Request(request.scope, receive)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            yield Body(_json_object(await bounded.body()), {})
+        elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            async with bounded.form(max_files=MAX_PARTS, max_fields=MAX_FIELDS) as form:
+                parts = {k: Part(v.file, v.filename or k) for k, v in form.items() if isinstance(v, UploadFile)}
+                yield Body(_nested({k: v for k, v in form.items() if isinstance(v, str)}), parts)
+        else:
+            raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
+
+
+def _take_media(
+    request_type: type[GraphRequest], fields: dict[str, Any], parts: Mapping[str, Part]
+) -> dict[str, Part | str]:
+    """Take the media out of `fields` and `parts`, under their own names. Raises InvalidParameter."""
+    found: dict[str, Part | str] = {}
+    for name in ("input_reference", *request_type.MEDIA):
+        value: Any = parts.get(name) or fields.pop(name, None)
+        if isinstance(value, dict):  # OpenAI's reference object
+            reference: dict[str, Any] = value
+            value = reference.get("file_id") or reference.get("image_url")
+        if value is None:
+            continue
+        if not isinstance(value, str | Part):
+            raise InvalidParameter(f"{name}: must be a file id, a data: URL or a form part", param=name)
+        target = request_type.REFERENCE if name == "input_reference" else name
+        if target in found:
+            raise InvalidParameter(f"{name}: give either this or input_reference, not both", param=name)
+        found[target] = value
+    unknown = set(parts) - set(request_type.MEDIA) - {"input_reference"}
+    if unknown:
+        name = min(unknown)[:60]
+        raise InvalidParameter(f"{name}: there is no such media field", param=name)
+    return found
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _nested(flat: Mapping[str, str]) -> dict[str, Any]:
+    """Read `a[b]` in a form as field `b` of `a`, one level deep, as OpenAI's clients write it."""
+    fields: dict[str, Any] = {}
+    for name, value in flat.items():
+        outer, bracket, inner = name.removesuffix("]").partition("[")
+        if bracket and name.endswith("]"):
+            fields[outer] = {**fields.get(outer, {}), inner: value}
+        else:
+            fields[name] = value
+    return fields
+
+
+def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:
+    return ListPage(data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=more)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Make the response of an error: OpenAI's shape, never a traceback."""
+    headers: dict[str, str] = {}
+    if isinstance(error, ReelError):
+        status, code, message, param = error.status, error.code, error.message, error.param
+        if isinstance(error, QueueFull):
+            headers["Retry-After"] = "10"
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        status, code, message = 422, InvalidParameter.code, f"{param}: {first['msg']}"
+    elif isinstance(error, HTTPException):
+        status, code, message, param = error.status_code, "http_error", str(error.detail), None
+        headers.update(error.headers or {})
+    else:
+        log.error("request failed", extra={"path": request.scope.get("path")}, exc_info=error)
+        status, code, message, param = 500, "internal_error", "the server made a mistake; it has been noted", None
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+    return JSONResponse(body.model_dump(), status, headers)
+
+
+def _file_body() -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    schema = {"type": "object", "required": ["file"], "properties": {"file": file, "purpose": {"type": "string"}}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
+    """Describe the bodies that a video is asked for with: one schema for each model."""
+    schemas: list[dict[str, Any]] = []
+    for model, request_type in requests.items():
+        schema = request_type.model_json_schema()
+        named = {"type": "string", "enum": [model]}
+        media = dict.fromkeys(("input_reference", *request_type.MEDIA), _MEDIA_SCHEMA)
+        schema["properties"] = {"model": named, **schema["properties"], **media}
+        schema["required"] = ["model"]
+        schemas.append(schema)
+    content = {kind: {"schema": {"oneOf": schemas}} for kind in ("application/json", "multipart/form-data")}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_MEDIA_SCHEMA = {"type": "string", "description": "A file id, a data: URL, or in a form the file itself."}
+_MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg"}
+_ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}

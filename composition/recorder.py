@@ -1,0 +1,145 @@
+"""Writing a job's output as it is made: closed segments into the artifact store, each recorded when it is whole."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from composition.artifacts import Artifacts
+from composition.encode import SegmentEncoder, jpeg, remux
+from composition.store import Lease, News, Store
+from composition.tables import Segment
+from services.errors import ModelFailed
+from services.frames import Frames, Pixels
+
+FIRST_SEGMENT = 8
+"""Frames in the first segment: few, so that a player starts early."""
+SEGMENT = 32
+"""Frames in each later one."""
+THUMBNAIL_SIDE = 640
+"""Pixels."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What every frame of one output shares."""
+
+    width: int
+    height: int
+    rate: Fraction
+
+
+class Recorder:
+    """Takes frames in order and writes them; goes on behind what an earlier recorder of the same job has written.
+
+    The cut into segments depends on frame numbers alone and each segment is encoded by itself, so an output that was
+    interrupted and resumed is byte for byte the one that was not.
+    """
+
+    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, done: list[Segment]) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._lease = lease
+        self._keys = [segment.key for segment in done]
+        self._index = max((segment.index for segment in done), default=-2) + 1
+        self.frames = sum(segment.frames for segment in done)
+        """How many frames are safe."""
+        self.total: int | None = None
+        """How many there will be, where that is known."""
+        self._waiting: list[Pixels] = []
+        self._taken = self.frames
+        self._format: Format | None = None
+        self._encoder: SegmentEncoder | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many frames were taken so far, those included that are not yet in a segment."""
+        return self._taken
+
+    async def take(self, frames: Frames) -> None:
+        """Take the run that comes next; frames that are written already are passed over.
+
+        Raises:
+            ModelFailed: the run leaves a gap, or has another size or rate than the ones before.
+        """
+        fmt = Format(frames.width, frames.height, frames.rate)
+        if self._encoder is None:
+            await self._begin(fmt)
+        if fmt != self._format:
+            raise ModelFailed(f"the frames changed from {self._format} to {fmt} within one video")
+        if frames.first > self._taken:
+            raise ModelFailed(f"frame {self._taken} is missing; the next one to come was {frames.first}")
+        fresh = frames.pixels[self._taken - frames.first :]
+        if len(fresh):
+            self._waiting.append(fresh)
+            self._taken += len(fresh)
+        while self._taken - self.frames >= self._wanted():
+            await self._cut(self._wanted())
+
+    async def finish(self) -> None:
+        """Write what is left, and then the whole as one file. Raises ModelFailed without any frame."""
+        if self._taken > self.frames:
+            await self._cut(self._taken - self.frames)
+        if self.frames == 0:
+            raise ModelFailed("the model made no frame")
+        results = await asyncio.to_thread(self._assemble)
+        await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [])
+
+    def _wanted(self) -> int:
+        return FIRST_SEGMENT if self._index == 0 else SEGMENT
+
+    async def _begin(self, fmt: Format) -> None:
+        self._format = fmt
+        self._encoder = SegmentEncoder(fmt.width, fmt.height, fmt.rate, total_frames=self.total)
+        changes = {"width": fmt.width, "height": fmt.height, "rate": str(fmt.rate)}
+        if self._index == -1:
+            await asyncio.to_thread(self._write, self._encoder.init(), 0, changes, [])
+
+    async def _cut(self, count: int) -> None:
+        pixels = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        self._waiting = [pixels[count:]] if len(pixels) > count else []
+        await asyncio.to_thread(self._encode, pixels[:count])
+
+    def _encode(self, pixels: Pixels) -> None:
+        if self._encoder is None:
+            raise AssertionError("a segment is cut only after a frame was taken")
+        data = self._encoder.segment(pixels, self.frames, self._index + 1)
+        changes: dict[str, Any] = {"frames_done": self.frames + len(pixels)}
+        if self.frames == 0:
+            thumbnail = f"{self._folder}/thumbnail.jpg"
+            self._artifacts.put(thumbnail, jpeg(pixels[0], THUMBNAIL_SIDE))
+            changes["results"] = {"thumbnail": thumbnail}
+        said = {"index": self._index, "first": self.frames, "frames": len(pixels)}
+        news = News("segment", {**said, "frames_done": changes["frames_done"], "frames_total": self.total})
+        self._write(data, len(pixels), changes, [news])
+
+    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[News]) -> None:
+        # The fence is in the name: a runner that lost its lease writes beside its successor, not over it.
+        key = f"{self._folder}/{self._index + 1:06d}-{self._lease.fence}.m4s"
+        self._artifacts.put(key, data)
+        row = Segment(job_id=self._lease.job_id, index=self._index, key=key, first=self.frames, frames=frames)
+        self._store.record(self._lease, changes, news, [row])
+        self._keys.append(key)
+        self._index += 1
+        self.frames += frames
+
+    def _assemble(self) -> dict[str, str]:
+        """One progressive mp4 out of the segments: it seeks everywhere and says how long it is."""
+        whole, target = self._artifacts.draft(), self._artifacts.draft()
+        with contextlib.ExitStack() as drafts:
+            for draft in (whole, target):
+                drafts.callback(draft.unlink, missing_ok=True)
+            with whole.open("wb") as file:
+                for key in self._keys:
+                    file.writelines(self._artifacts.read(key))
+            remux(whole, target)
+            video = f"{self._folder}/video.mp4"
+            self._artifacts.put_file(video, target)
+        return {"video": video}
+
+    @property
+    def _folder(self) -> str:
+        return f"videos/{self._lease.job_id}"

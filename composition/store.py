@@ -1,0 +1,368 @@
+"""Remembering: jobs, what became of them, uploads and API keys, in a database (SQLite or PostgreSQL).
+
+A job's row exists before anything is done for it. Whoever works on it holds a lease with a fencing number, and every
+write names that number: a runner that was thought dead and comes back can change nothing any more.
+
+All methods block; callers in an event loop run them in a thread.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Engine, Select, create_engine, delete, event, func, or_, select
+from sqlalchemy.orm import Session
+
+from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Table
+from services.errors import Conflict, LeaseLost, NotFound, QueueFull
+
+Status = Literal["queued", "in_progress", "completed", "failed"]
+Order = Literal["asc", "desc"]
+
+
+Row = TypeVar("Row", Job, File)
+
+
+@dataclass(frozen=True)
+class News:
+    """Something a job's watchers should hear."""
+
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a list: `after` is the id of the last one seen."""
+
+    limit: int = 20
+    after: str | None = None
+    order: Order = "desc"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job, until it is taken away."""
+
+    job_id: str
+    fence: int
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(16)}"
+
+
+class Store:
+    """The database, opened by URL: `sqlite:////path/reelgraph.db` or `postgresql+psycopg://…`."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        if url.startswith("sqlite"):
+            _tune_sqlite(self._engine)
+        self._writing = self._engine.execution_options(writing=True)
+        Table.metadata.create_all(self._writing)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def check(self) -> None:
+        """Raise when the database cannot be asked."""
+        with self._read() as session:
+            session.execute(select(1))
+
+    def _read(self) -> Session:
+        return Session(self._engine, expire_on_commit=False)
+
+    def _write(self) -> Session:
+        return Session(self._writing, expire_on_commit=False)
+
+    # Jobs, from outside.
+
+    def create_job(self, job: Job, max_queued: int) -> Job:
+        """Store a job that is to run. Raises QueueFull when `max_queued` jobs wait already."""
+        with self._write() as session, session.begin():
+            self._refuse_when_full(session, max_queued)
+            session.add(job)
+            session.flush()
+            _tell(session, job, [News("status", {"status": "queued"})])
+        return job
+
+    def refuse_when_full(self, max_queued: int) -> None:
+        """Raise QueueFull when no job would be taken now."""
+        with self._read() as session:
+            self._refuse_when_full(session, max_queued)
+
+    def _refuse_when_full(self, session: Session, max_queued: int) -> None:
+        waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status == "queued")) or 0
+        if waiting >= max_queued:
+            raise QueueFull(f"{waiting} jobs wait already, and the limit is {max_queued}; try again later")
+
+    def job(self, job_id: str, owner: str | None = None) -> Job:
+        """Raises NotFound when there is none, or it is another owner's."""
+        with self._read() as session:
+            return _visible(session.get(Job, job_id), job_id, owner)
+
+    def jobs(self, owner: str, page: Page) -> tuple[list[Job], bool]:
+        """A page of an owner's jobs, and whether there are more."""
+        with self._read() as session:
+            query = select(Job).where(Job.owner == owner, Job.deleted.is_(False))
+            return _paged(session, query, Job, page)
+
+    def stop_job(self, job_id: str, owner: str, *, delete_it: bool = False) -> Job:
+        """Ask for a job to end. One that waits ends now; one that runs is stopped by its runner."""
+        with self._write() as session, session.begin():
+            job = _visible(session.get(Job, job_id, with_for_update=True), job_id, owner)
+            if not job.ended:
+                job.cancel_requested = True
+                if job.status == "queued":
+                    _end(session, job, "failed", ("cancelled", "the job was cancelled before it began"))
+            elif not delete_it:
+                raise Conflict(f"the job is {job.status} and cannot be cancelled any more", param="id")
+            job.deleted = job.deleted or delete_it
+            return job
+
+    def stages(self, job_ids: Sequence[str]) -> dict[str, list[Stage]]:
+        """The stages that were done, by job."""
+        found: dict[str, list[Stage]] = {job_id: [] for job_id in job_ids}
+        with self._read() as session:
+            for stage in session.scalars(select(Stage).where(Stage.job_id.in_(job_ids)).order_by(Stage.id)):
+                found[stage.job_id].append(stage)
+        return found
+
+    def segments(self, job_id: str, after: int = -2) -> list[Segment]:
+        """The segments with an index above `after`, in order."""
+        with self._read() as session:
+            query = select(Segment).where(Segment.job_id == job_id, Segment.index > after).order_by(Segment.index)
+            return list(session.scalars(query))
+
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[Event]:
+        """The events numbered above `after`, in order."""
+        with self._read() as session:
+            query = select(Event).where(Event.job_id == job_id, Event.number > after)
+            return list(session.scalars(query.order_by(Event.number).limit(limit)))
+
+    # Jobs, from their runner.
+
+    def claim(self, lease_s: float) -> Job | None:
+        """Take the oldest job that nobody works on: one that waits, or one whose runner let its lease run out."""
+        now = time.time()
+        free = or_(Job.status == "queued", (Job.status == "in_progress") & (Job.lease_until < now))
+        with self._write() as session, session.begin():
+            job = session.scalars(
+                select(Job).where(free).order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
+            ).first()
+            if job is None:
+                return None
+            job.fence += 1
+            job.attempts += 1
+            job.lease_until = now + lease_s
+            job.started_at = job.started_at or now
+            if job.status == "queued":
+                job.status = "in_progress"
+                _tell(session, job, [News("status", {"status": "in_progress"})])
+            return job
+
+    def renew(self, lease: Lease, lease_s: float) -> bool:
+        """Prolong a lease. Returns whether somebody asked for the job to stop. Raises LeaseLost."""
+        with self._write() as session, session.begin():
+            job = _held(session, lease)
+            job.lease_until = time.time() + lease_s
+            return job.cancel_requested
+
+    def stop_requested(self, lease: Lease) -> bool:
+        """Whether somebody asked for the job to stop. Raises LeaseLost."""
+        with self._read() as session:
+            row = session.execute(select(Job.fence, Job.cancel_requested).where(Job.id == lease.job_id)).first()
+        if row is None or row.fence != lease.fence:
+            raise LeaseLost(f"{lease.job_id} is no longer ours")
+        return row.cancel_requested
+
+    def record(
+        self, lease: Lease, changes: Mapping[str, Any], news: Iterable[News], rows: Iterable[Table] = ()
+    ) -> None:
+        """Change columns of the job, add rows that belong to it, and tell its watchers, all or nothing.
+
+        A key of `changes` names a column of Job; the values of `facts` and `results` are merged into what is there.
+        Raises LeaseLost.
+        """
+        with self._write() as session, session.begin():
+            job = _held(session, lease)
+            for name, value in changes.items():
+                setattr(job, name, {**getattr(job, name), **value} if name in ("facts", "results") else value)
+            session.add_all(rows)
+            _tell(session, job, news)
+
+    def end(self, lease: Lease, status: Status, error: tuple[str, str] | None = None) -> None:
+        """End a job, with (code, message) when it failed. Raises LeaseLost."""
+        with self._write() as session, session.begin():
+            _end(session, _held(session, lease), status, error)
+
+    def release(self, lease: Lease) -> None:
+        """Give a job back unfinished, for another runner to go on with at once."""
+        with self._write() as session, session.begin():
+            job = _held(session, lease)
+            job.lease_until = 0.0
+            job.attempts -= 1
+
+    def condemned(self, limit: int = 20) -> list[str]:
+        """Jobs that were deleted and that nobody works on any more."""
+        with self._read() as session:
+            return list(session.scalars(select(Job.id).where(Job.deleted, Job.status.in_(TERMINAL)).limit(limit)))
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job and all that belongs to it."""
+        with self._write() as session, session.begin():
+            for table in (Segment, Stage, Event):
+                session.execute(delete(table).where(table.job_id == job_id))
+            session.execute(delete(Job).where(Job.id == job_id))
+
+    # Uploads.
+
+    def add_file(self, file: File) -> File:
+        with self._write() as session, session.begin():
+            session.add(file)
+        return file
+
+    def file(self, file_id: str, owner: str) -> File:
+        """Raises NotFound when there is none, or it is another owner's."""
+        with self._read() as session:
+            file = session.get(File, file_id)
+        if file is None or file.owner != owner:
+            raise NotFound(f"there is no file {file_id[:80]!r}", param="id")
+        return file
+
+    def files(self, owner: str, page: Page) -> tuple[list[File], bool]:
+        """A page of an owner's uploads, and whether there are more."""
+        with self._read() as session:
+            return _paged(session, select(File).where(File.owner == owner), File, page)
+
+    def remove_file(self, file_id: str, owner: str) -> File:
+        """Raises NotFound, or Conflict while a job still needs it."""
+        file = self.file(file_id, owner)
+        with self._write() as session, session.begin():
+            unfinished = select(Job).where(Job.owner == owner, Job.status.notin_(TERMINAL))
+            for job in session.scalars(unfinished):
+                if file.key in job.media.values():
+                    raise Conflict(f"{job.id} still needs this file; cancel it or wait for it", param="id")
+            session.execute(delete(File).where(File.id == file_id))
+        return file
+
+    # API keys.
+
+    def add_key(self, owner: str) -> str:
+        """Make a key for `owner` and return it; it is not kept and cannot be shown again."""
+        key = f"rg-{secrets.token_urlsafe(32)}"
+        with self._write() as session, session.begin():
+            session.add(ApiKey(sha256=_digest(key), owner=owner, created_at=time.time()))
+        return key
+
+    def owner_of(self, key: str) -> str | None:
+        """Whose key it is, or None when nobody's."""
+        with self._read() as session:
+            found = session.get(ApiKey, _digest(key))
+        return found.owner if found else None
+
+    def api_keys(self) -> list[ApiKey]:
+        with self._read() as session:
+            return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
+
+    def revoke_keys(self, owner: str) -> int:
+        """Remove all keys of an owner. Returns how many there were."""
+        with self._write() as session, session.begin():
+            mine = list(session.scalars(select(ApiKey).where(ApiKey.owner == owner)))
+            for key in mine:
+                session.delete(key)
+        return len(mine)
+
+    # Numbers.
+
+    def counts(self) -> list[tuple[str, str, int]]:
+        """(model, status, how many jobs)."""
+        with self._read() as session:
+            rows = session.execute(select(Job.model, Job.status, func.count()).group_by(Job.model, Job.status))
+            return [(model, status, count) for model, status, count in rows]
+
+    def oldest_waiting_s(self) -> float:
+        """How long the oldest job in the queue has waited, in seconds."""
+        with self._read() as session:
+            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
+        return max(0.0, time.time() - oldest) if oldest is not None else 0.0
+
+    def stage_seconds(self) -> list[tuple[str, str, int, float]]:
+        """(stage, model, how often, seconds together)."""
+        with self._read() as session:
+            rows = session.execute(
+                select(Stage.name, Stage.model, func.count(), func.sum(Stage.seconds)).group_by(Stage.name, Stage.model)
+            )
+            return [(name, model, count, seconds) for name, model, count, seconds in rows]
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _visible(job: Job | None, job_id: str, owner: str | None) -> Job:
+    if job is None or job.deleted or (owner is not None and job.owner != owner):
+        raise NotFound(f"there is no video {job_id[:80]!r}", param="id")
+    return job
+
+
+def _held(session: Session, lease: Lease) -> Job:
+    job = session.get(Job, lease.job_id, with_for_update=True)
+    if job is None or job.fence != lease.fence or job.ended:
+        raise LeaseLost(f"{lease.job_id} is no longer ours")
+    return job
+
+
+def _tell(session: Session, job: Job, news: Iterable[News]) -> None:
+    for item in news:
+        job.last_event += 1
+        session.add(Event(job_id=job.id, number=job.last_event, kind=item.kind, data=dict(item.data)))
+
+
+def _end(session: Session, job: Job, status: Status, error: tuple[str, str] | None) -> None:
+    job.status, job.completed_at, job.stage = status, time.time(), None
+    if status == "completed":
+        job.progress = 1.0
+    said: dict[str, Any] = {"status": status}
+    if error is not None:
+        job.error_code, job.error_message = error
+        said["error"] = {"code": error[0], "message": error[1]}
+    # Steps and their pictures are of no use to anybody who comes later, and they are most of the bytes.
+    session.execute(delete(Event).where(Event.job_id == job.id, Event.kind == "progress"))
+    _tell(session, job, [News("status", said)])
+
+
+def _paged(session: Session, query: Select[Row], table: type[Row], page: Page) -> tuple[list[Row], bool]:
+    newest_first = page.order == "desc"
+    if page.after is not None:
+        mark = session.get(table, page.after)
+        if mark is None:
+            raise NotFound(f"there is no {page.after[:80]!r} to start after", param="after")
+        later = (table.created_at > mark.created_at) | ((table.created_at == mark.created_at) & (table.id > mark.id))
+        earlier = (table.created_at < mark.created_at) | ((table.created_at == mark.created_at) & (table.id < mark.id))
+        query = query.where(earlier if newest_first else later)
+    keys = (table.created_at.desc(), table.id.desc()) if newest_first else (table.created_at, table.id)
+    rows = list(session.scalars(query.order_by(*keys).limit(page.limit + 1)))
+    return rows[: page.limit], len(rows) > page.limit
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    """Readers beside one writer, every commit on disk, and the write lock taken at the start of a transaction.
+
+    Taking it later, after a read, fails at once with "database is locked" when another process came between.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -1,0 +1,124 @@
+"""The tables: jobs and what belongs to them, uploads, API keys."""
+
+from typing import Any
+
+from sqlalchemy import JSON
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TERMINAL = ("completed", "failed")
+"""The states in which a job stays."""
+
+
+class Table(DeclarativeBase):
+    """All tables of the project."""
+
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own idiom
+
+
+class Job(Table):
+    """A request for a video, and everything that is known of it."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    model: Mapped[str]
+    params: Mapped[dict[str, Any]]
+    """The request, whole, with the seed drawn; media fields hold file ids."""
+    media: Mapped[dict[str, Any]]
+    """Media field → key in the artifact store."""
+    created_at: Mapped[float] = mapped_column(index=True)
+    """Unix seconds, as all times here."""
+    status: Mapped[str] = mapped_column(default="queued", index=True)
+    started_at: Mapped[float | None]
+    completed_at: Mapped[float | None]
+    stage: Mapped[str | None]
+    progress: Mapped[float] = mapped_column(default=0.0)
+    """0 to 1."""
+    frames_done: Mapped[int] = mapped_column(default=0)
+    frames_total: Mapped[int | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    rate: Mapped[str | None]
+    """Frames per second as a fraction, `25` or `24000/1001`."""
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    results: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Variant → key in the artifact store."""
+    degraded: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[float] = mapped_column(default=0.0)
+    last_event: Mapped[int] = mapped_column(default=0)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    deleted: Mapped[bool] = mapped_column(default=False)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+
+class Segment(Table):
+    """A whole, playable piece of a job's output. Index -1 is the initialisation segment, without frames."""
+
+    __tablename__ = "segments"
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    first: Mapped[int]
+    frames: Mapped[int]
+
+
+class Stage(Table):
+    """One service's part in a job, when it was done."""
+
+    __tablename__ = "stages"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    model: Mapped[str]
+    source: Mapped[str]
+    revision: Mapped[str]
+    replica: Mapped[str]
+    seconds: Mapped[float]
+
+
+class Event(Table):
+    """What the watchers of a job are told, in order."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+
+class File(Table):
+    """An upload that decodes."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[float]
+    filename: Mapped[str]
+    """As the user called it; never part of a path."""
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    key: Mapped[str]
+    """Where it lies in the artifact store."""
+    facts: Mapped[dict[str, Any]]
+
+
+class ApiKey(Table):
+    """A key that opens the front door. Only its SHA-256 is kept: it has 256 random bits, so that needs no salt."""
+
+    __tablename__ = "api_keys"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    created_at: Mapped[float]

@@ -1,0 +1,122 @@
+"""The rooms: who may import whom, how large a file and a function may be, and where the environment is read."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("services", "composition", "clients")
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
+
+# Library → the only files that may import it.
+ONLY_IN = {
+    "ray": ("composition/app.py", "composition/__main__.py", "clients/handles.py"),
+    "fastapi": ("composition/ingress.py",),
+    "av": ("composition/decode.py", "composition/decode_worker.py", "composition/encode.py"),
+    "decord": ("composition/decode.py", "composition/decode_worker.py", "composition/encode.py"),
+    **dict.fromkeys(
+        ("torch", "diffusers", "transformers"),
+        tuple(f"services/{model}/{file}" for model in MODELS for file in ("model.py", "miniature.py")),
+    ),
+}
+BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its head or inside a function, as a dotted name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed(path: Path, module: str) -> bool:
+    """Whether the table of rooms lets this file import that module of the project."""
+    room, *rest = path.relative_to(ROOT).parts
+    target = module.split(".")
+    if room == "services":
+        own = len(rest) > 1 and target[1] == rest[0]
+        shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
+        return target[0] == "services" and (own or shared)
+    if room == "composition":
+        spoken = target[:2] in (["services", "frames"], ["services", "errors"])
+        request = target[0] == "services" and target[2:3] == ["request"]
+        bound = target[0] == "services" and target[2:3] == ["service"] and name_of(path) == "composition/app.py"
+        return target[0] == "composition" or spoken or request or bound
+    return target[0] == "clients" or name_of(path) == "clients/handles.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_keep_to_the_rooms(path: Path) -> None:
+    for module in imports(path):
+        top = module.split(".")[0]
+        if top in ROOMS:
+            assert allowed(path, module), f"{name_of(path)} must not import {module}"
+        if top in ONLY_IN:
+            assert name_of(path) in ONLY_IN[top], f"{name_of(path)} must not import {top}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 500, f"{name_of(path)} has {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 40, f"{name_of(path)}:{node.lineno} {node.name} has {lines} lines"
+
+
+def test_the_environment_is_read_in_two_files() -> None:
+    reading = [name_of(path) for path in FILES if {"os.environ", "os.getenv"} & attributes(path)]
+    assert set(reading) <= {"composition/app.py", "clients/cli.py"}
+
+
+def attributes(path: Path) -> set[str]:
+    return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
+def test_no_broad_except_outside_the_edges() -> None:
+    broad = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and name_of(path) not in ("composition/jobs.py", "composition/ingress.py")
+    ]
+    assert broad == []
+
+
+def test_no_empty_names() -> None:
+    assert [name_of(path) for path in FILES if path.stem in BAD_NAMES or path.parent.name in BAD_NAMES] == []
+
+
+def test_each_model_folder_has_its_four_files() -> None:
+    for model in MODELS:
+        files = {path.name for path in (ROOT / "services" / model).glob("*.py")}
+        assert files >= {"request.py", "service.py", "model.py", "miniature.py"}, model
+
+
+def test_every_import_is_of_a_declared_package() -> None:
+    """What is imported is the standard library, the project, or a dependency that `pyproject.toml` names."""
+    declared = (ROOT / "pyproject.toml").read_text()
+    packages = {"yaml": "pyyaml", "PIL": "pillow", "decord": "decord2"}
+    riding = {"starlette": "fastapi", "pydantic_core": "pydantic", "click": "typer"}
+    riding |= dict.fromkeys(("huggingface_hub", "tokenizers"), "transformers")
+    for path in FILES:
+        for module in imports(path):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in ROOMS:
+                continue
+            package = riding.get(top) or packages.get(top, top)
+            assert f'"{package.replace("_", "-")}' in declared, f"{name_of(path)} imports {top}"
