@@ -44,12 +44,12 @@ def read_config(path: Path, host: str | None = None, port: int | None = None) ->
 
 def run(config: ServeDeploySchema) -> int:
     """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every deployment is healthy."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     http = config.http_options
     _need_port(http.host, http.port)
     ray.init(namespace="serve", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets its own
+        signal.signal(number, lambda *_: stop.set())
     try:
         client = serve_start(http_options=http.model_dump(), proxy_location=ProxyLocation(config.proxy_location))
         cast("Any", client).deploy_apps(config)

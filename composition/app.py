@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
@@ -28,7 +28,9 @@ from services.wan.service import Wan, WanSettings
 Kind = Literal["graph", "service"]
 
 SERVICES = ("internvl", "wan")
-TRANSPORT = Transport(lost=(RayActorError, WorkerCrashedError, ObjectLostError), busy=(BackPressureError,))
+TRANSPORT = Transport(
+    lost=(RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError), busy=(BackPressureError,)
+)
 
 
 class AppSettings(BaseModel):

@@ -1,6 +1,7 @@
 """Calling other deployments: a stream that is cancelled when it is left, and calls that come back in order."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -63,13 +64,14 @@ async def opened(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIte
         call.cancel()
 
 
-async def stop_everywhere(handle: Handle, key: str) -> None:
+async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> None:
     """Stop what a dead caller left running under `key`, on whichever replica that is.
 
-    Ray does not cancel an actor's task when its caller dies. A replica that does not answer is no reason not to go
-    on: the work there ends with its clip at the latest.
+    Ray does not cancel an actor's task when its caller dies. A replica that does not answer, or none that does, is no
+    reason not to go on: what runs there ends with its clip at the latest.
     """
-    await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
+    with contextlib.suppress(*transport.lost, TimeoutError):
+        await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
 async def in_order(calls: Iterable[Callable[[], Awaitable[T]]], window: int) -> AsyncIterator[T]:

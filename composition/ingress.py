@@ -48,7 +48,7 @@ from services.errors import (
     Unauthorized,
 )
 
-log = logging.getLogger("reelgraph.http")
+log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""

@@ -17,7 +17,7 @@ from composition.store import Lease, Store
 from composition.tables import Job
 from services.errors import Cancelled, LeaseLost, ModelFailed, ReelError, ServiceBusy
 
-log = logging.getLogger("reelgraph.jobs")
+log = logging.getLogger("ray.serve.reelgraph.jobs")
 
 
 class RunnerSettings(BaseModel):

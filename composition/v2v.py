@@ -55,8 +55,8 @@ class V2V:
         """
         request = completed(request, self._settings.defaults)
         if known.again:
-            await stop_everywhere(self._internvl, known.key)
-            await stop_everywhere(self._wan, known.key)
+            await stop_everywhere(self._internvl, known.key, self._transport)
+            await stop_everywhere(self._wan, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
         async with self._media.opened(request.input_video) as video:
             facts, last = video.facts, await video.last()

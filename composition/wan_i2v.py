@@ -38,7 +38,7 @@ class WanI2V:
         """Yield the video as it is made. Frames are numbered from 0, and those that are known are left out."""
         request = completed(request, self._settings.defaults)
         if known.again:
-            await stop_everywhere(self._wan, known.key)
+            await stop_everywhere(self._wan, known.key, self._transport)
         first = await self._media.picture(request.image)
         last = await self._media.picture(request.last_image) if request.last_image else None
         yield Fact("frames_total", request.num_frames)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_TEXT = 8_000
 """Characters."""
+MAX_NEW_TOKENS = 4_096
 
 
 class DescribeRequest(BaseModel):
@@ -14,4 +15,4 @@ class DescribeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = "Describe this video in detail."
-    max_new_tokens: Annotated[int, Field(ge=1, le=4_096)] = 256
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 256

@@ -1,0 +1,211 @@
+"""The process that decodes one file and may be killed at any time: `python -m composition.decode_worker FD`.
+
+It says that it is there by an empty answer; then it is asked over the socket and answers in turn. A request is a
+length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`,
+`{"op": "sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts",
+"shape"}` or `{"error", "message"}`, and then the pixels that `shape` announces, if any. The process ends when its
+standard input does, which its parent holds open.
+"""
+
+import bisect
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
+
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+
+from composition.decode_footage import THREADS, Footage
+from composition.decode_headers import Limits
+from services.errors import LimitExceeded, ReelError, UndecodableMedia
+from services.frames import Pixels
+
+RUN_BYTES = 64 << 20
+"""The most pixels in a run of more than one frame."""
+VERIFIED = 8
+"""How many frames spread over a file are decoded when it is verified."""
+OPEN_FILES = 64
+WRITTEN_BYTES = 1 << 16
+"""How much the process may write to files: what libraries say on standard error."""
+
+
+class DecordReader(Protocol):
+    """What is used of `decord.VideoReader`."""
+
+    def __len__(self) -> int: ...
+    def get_key_indices(self) -> list[int]: ...
+    def seek(self, pos: int) -> None: ...
+    def next(self) -> Any: ...
+
+
+def spread(count: int, frames: int) -> list[int]:
+    """Return `count` positions, or as many as there are frames, each in the middle of a part of the video.
+
+    InternVL's own sampling: https://huggingface.co/OpenGVLab/InternVL3-1B, `get_index`.
+    """
+    count = min(count, frames)
+    part = (frames - 1) / count
+    return [min(frames - 1, int(part / 2 + round(part * i))) for i in range(count)]
+
+
+class Film:
+    """Answers what is asked of a file."""
+
+    def __init__(self, path: str, limits: Limits) -> None:
+        self._path = path
+        self.footage = Footage(path, limits)
+
+    def answer(self, request: dict[str, Any]) -> Pixels | None:
+        """Return (n, height, width, 3) uint8 RGB, or None where no pixels are asked for or none are left."""
+        match request["op"]:
+            case "run":
+                return self._run(request["start"], request["most"])
+            case "sample":
+                return self._sample(request["count"])
+            case "last":
+                return self._painted([self.footage.last()], 1)
+            case _:
+                self.footage.verify(spread(VERIFIED, self.footage.frames))
+                return None
+
+    def _run(self, start: int, most: int) -> Pixels | None:
+        width, height = self.footage.paint.size
+        most = min(most, self.footage.frames - start, max(1, RUN_BYTES // (width * height * 3)))
+        if most < 1:
+            return None
+        shown = (self.footage.show(start + i) for i in range(most))
+        return self._painted((frame for frame in shown if frame is not None), most)
+
+    def _sample(self, count: int) -> Pixels | None:
+        positions = spread(count, self.footage.frames)
+        pixels = self._by_decord(positions) if self.footage.even and self.footage.paint.plain else None
+        if pixels is None:
+            shown = (self.footage.show(position) for position in positions)
+            pixels = self._painted((frame for frame in shown if frame is not None), len(positions))
+        return pixels
+
+    def _painted(self, frames: Iterable[VideoFrame], most: int) -> Pixels | None:
+        width, height = self.footage.paint.size
+        pixels = np.empty((most, height, width, 3), np.uint8)
+        count = 0
+        for frame in frames:
+            pixels[count] = self.footage.paint.rgb(frame)
+            count += 1
+        return pixels[:count] if count else None
+
+    def _by_decord(self, positions: list[int]) -> Pixels | None:
+        """The frames by decord; None where it cannot decode them, or counts frames otherwise than FFmpeg.
+
+        Each is reached frame by frame from its keyframe. decord's own `get_batch` skips in a loop that gives up when
+        the decoder is slow, and then returns another frame (https://github.com/dmlc/decord/pull/342).
+        """
+        # Where this package is, decord loads all the CUDA libraries in it: 3 GB of address space for nothing.
+        sys.modules.setdefault("nvidia", cast("Any", None))
+        import decord  # pyright: ignore[reportMissingTypeStubs]
+
+        width, height = self.footage.paint.size
+        pixels = np.empty((len(positions), height, width, 3), np.uint8)
+        at, frame = -1, None
+        try:
+            reader = cast("DecordReader", decord.VideoReader(self._path, num_threads=THREADS))
+            keys = reader.get_key_indices()
+            if len(reader) != self.footage.frames or not keys or keys[0] != 0:
+                return None
+            for i, position in enumerate(positions):
+                key = keys[bisect.bisect_right(keys, position) - 1]
+                if at < 0 or key > at + 1:
+                    reader.seek(key)
+                    at = key - 1
+                while at < position:
+                    frame, at = reader.next(), at + 1
+                pixels[i] = cast("Any", frame).asnumpy()
+        except (decord.DECORDError, RuntimeError, StopIteration):  # a damaged file: FFmpeg gets further
+            return None
+        return pixels
+
+
+def confine(limits: Limits) -> None:
+    """Bind this process to what decoding one file needs."""
+    for what, limit in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_FSIZE, WRITTEN_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def allow_cpu(limits: Limits) -> None:
+    """Let the next operation use its deadline on every thread: an end even where nobody is left to kill us."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used_s = usage.ru_utime + usage.ru_stime
+    soft = int(used_s + (limits.deadline_s + 1) * (THREADS + 2)) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def serve(link: socket.socket, limits: Limits, path: str) -> None:
+    """Open the file, answer that, and answer requests until there are no more."""
+    film: Film | None = None
+    request: dict[str, Any] | None = {}
+    while request is not None:
+        allow_cpu(limits)
+        pixels = None
+        try:
+            if film is None:
+                film = Film(path, limits)
+            else:
+                pixels = film.answer(request)
+            send(link, {"facts": film.footage.facts(), "shape": None if pixels is None else pixels.shape}, pixels)
+        except MemoryError:
+            send_error(link, LimitExceeded(f"decoding it takes more than {limits.memory_bytes} bytes (memory_bytes)"))
+        except FFmpegError as error:
+            send_error(link, UndecodableMedia(f"it cannot be decoded: {error.strerror}"))
+        except ReelError as error:
+            send_error(link, error)
+        request = receive(link)
+
+
+def send(link: socket.socket, said: dict[str, Any], pixels: Pixels | None = None) -> None:
+    data = json.dumps(said).encode()
+    link.sendall(struct.pack(">I", len(data)) + data)
+    if pixels is not None:
+        link.sendall(pixels.data.cast("B"))
+
+
+def send_error(link: socket.socket, error: ReelError) -> None:
+    send(link, {"error": error.code, "message": error.message})
+
+
+def receive(link: socket.socket) -> dict[str, Any] | None:
+    """The next request; None when the other side has closed."""
+    head = link.recv(4, socket.MSG_WAITALL)
+    if len(head) < 4:
+        return None
+    return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
+
+
+def end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    link = socket.socket(fileno=int(sys.argv[1]))
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    send(link, {})
+    opening = receive(link)
+    if opening is not None:
+        limits = Limits(**opening["limits"])
+        confine(limits)
+        serve(link, limits, opening["path"])
+
+
+if __name__ == "__main__":
+    main()

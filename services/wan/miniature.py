@@ -1,0 +1,111 @@
+"""Writes Wan's tiny checkpoints: the real pipeline class and layout, random weights, a few MB.
+
+The frames they make are noise: they exist so that everything round the weights can run on a laptop.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from services.errors import ConfigError
+
+SEED = 20
+TEXT_DIM = 32
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+
+def write(form: str, folder: Path) -> None:
+    """Write a checkpoint into `folder`, which exists and is empty.
+
+    Args:
+        form: `a14b` (two experts, a boundary, 8 x 8 x 4 compression, as Wan2.2-I2V-A14B) or `ti2v` (one transformer,
+            time steps per token, residual VAE with 16 x 16 x 4 compression, as Wan2.2-TI2V-5B).
+        folder: where `WanImageToVideoPipeline.from_pretrained` will read it.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    forms: dict[str, Callable[[], dict[str, Any]]] = {"a14b": _a14b, "ti2v": _ti2v}
+    if form not in forms:
+        raise ConfigError(f"weights.miniature: wan has the forms {', '.join(forms)}, got {form!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pipeline = WanImageToVideoPipeline(**_text(), scheduler=_scheduler(), **forms[form]())
+    pipeline.save_pretrained(folder)
+
+
+def _a14b() -> dict[str, Any]:
+    channels = {"in_channels": 36, "out_channels": 16}  # latent, mask and condition in; latent out
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=16,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )
+    return {
+        "vae": vae,
+        "transformer": _transformer(**channels),
+        "transformer_2": _transformer(**channels),
+        "boundary_ratio": 0.9,
+    }
+
+
+def _ti2v() -> dict[str, Any]:
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=48,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        patch_size=2,
+        latents_mean=[0.0] * 48,
+        latents_std=[1.0] * 48,
+        scale_factor_spatial=16,
+    )
+    transformer = _transformer(in_channels=48, out_channels=48)
+    return {"vae": vae, "transformer": transformer, "transformer_2": None, "expand_timesteps": True}
+
+
+def _transformer(in_channels: int, out_channels: int) -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        text_dim=TEXT_DIM,
+        freq_dim=64,
+        ffn_dim=96,
+        num_layers=3,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=1024,
+    )
+
+
+def _text() -> dict[str, Any]:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((c, -3.0) for c in CHARACTERS)]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    config = UMT5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT_DIM,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        decoder_start_token_id=0,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": UMT5EncoderModel(config).eval()}
+
+
+def _scheduler() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)

@@ -1,0 +1,308 @@
+"""How Wan runs: diffusers' pipeline up to the latents, then the VAE's decoder latent frame by latent frame."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKLWan,
+    DPMSolverMultistepScheduler,
+    FirstBlockCacheConfig,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+
+from services.errors import ConfigError, DeviceFailed, InvalidParameter, ModelFailed
+from services.frames import Frames, Item, Pixels, Progress
+from services.wan.miniature import write
+from services.wan.request import WanRequest
+from services.wan.service import Shot, WanSettings
+from services.weights import resolve
+from services.worker import Outlet
+
+PREVIEW_SIDE = 256
+"""Pixels of a preview's longer side."""
+
+
+class WanModel:
+    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+
+    def __init__(self, settings: WanSettings, home: Path) -> None:
+        self._settings = settings
+        device = _device(settings)
+        self._pipe = _load(settings, home)
+        self._schedule = dict(self._pipe.scheduler.config)
+        _load_loras(self._pipe, settings)
+        _set_attention(self._pipe, settings)
+        _place(self._pipe, device, settings)
+        for transformer in _experts(self._pipe).values():
+            if settings.step_cache is not None:
+                transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
+            if settings.compile:  # the step cache decides from a number on the device, which breaks the graph
+                transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
+
+        expands = bool(self._pipe.config.expand_timesteps)
+        patch = self._pipe.transformer.config.patch_size
+        self.has_two_experts = self._pipe.config.boundary_ratio is not None
+        self.takes_last_image = not expands
+        self.multiple: int = self._pipe.vae_scale_factor_spatial * max(patch[1:])
+        """Width and height in pixels are multiples of this."""
+        self.longest_side: int = self._pipe.transformer.config.rope_max_seq_len * self.multiple
+        """Pixels; beyond it there are no positions."""
+        self.rate = settings.rate or Fraction(24 if expands else 16)
+
+    def generate(self, shot: Shot, outlet: Outlet[Item]) -> None:
+        """Denoise and decode `shot`, putting Progress and Frames into `outlet`.
+
+        Raises:
+            InvalidParameter: `steps` are too many for `shift`.
+            ModelFailed: out of memory, or numbers that are not finite.
+            DeviceFailed: the GPU is lost to this process.
+            Cancelled: nobody wants it any more; seen after each denoising step and each decoded latent frame.
+        """
+        try:
+            try:
+                self._decode(self._denoise(shot, outlet), shot, outlet)
+            finally:  # a pipeline left by an exception keeps its step cache, and its models on the device
+                self._pipe.maybe_free_model_hooks()
+        except RuntimeError as error:
+            failed = failure_of(error, f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames")
+            if failed is None:
+                raise
+        else:
+            return
+        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        raise failed
+
+    def _denoise(self, shot: Shot, outlet: Outlet[Item]) -> torch.Tensor:
+        """Return the normalised latents, (1, z, t, h, w) float32."""
+        request = shot.request
+        self._pipe.scheduler = _scheduler(request, self._schedule)
+        outlet.put(Progress("denoise", 0, request.steps))
+
+        def on_step_end(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+            outlet.check()
+            outlet.put(Progress("denoise", step + 1, request.steps, self._preview(step + 1)))
+            return {}
+
+        latents = self._pipe(
+            image=_fitted(shot.image, shot),
+            last_image=None if shot.last_image is None else _fitted(shot.last_image, shot),
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            height=shot.height,
+            width=shot.width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            guidance_scale_2=request.guidance_scale_2,
+            # On the CPU, whose generator gives every device the same noise.
+            generator=torch.Generator().manual_seed(shot.seed),
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+            max_sequence_length=self._settings.max_sequence_length,
+        ).frames
+        return _finite(latents)
+
+    def _decode(self, latents: torch.Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
+        total, done = shot.request.num_frames, 0
+        outlet.put(Progress("decode", done, total))
+        for video in decode(self._pipe.vae, denormalise(self._pipe.vae, latents)):
+            outlet.check()
+            pixels = to_pixels(video)
+            kept = pixels[max(0, shot.start - done) :]
+            done += len(pixels)
+            if len(kept):
+                outlet.put(Frames(kept, done - len(kept), self.rate))
+            outlet.put(Progress("decode", done, total))
+
+    def _preview(self, step: int) -> Frames | None:
+        every = self._settings.preview_every
+        if every == 0 or step % every:
+            return None
+        # Both solvers keep their estimate of the finished latents, which shows more than the noisy ones.
+        estimate = self._pipe.scheduler.model_outputs[-1]  # (1, z, t, h, w) float32
+        middle = estimate.shape[2] // 2
+        latents = denormalise(self._pipe.vae, estimate[:, :, middle : middle + 1])
+        image = Image.fromarray(to_pixels(next(decode(self._pipe.vae, latents)))[0])
+        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        return Frames(np.array(image)[None], max(0, 4 * middle - 3), self.rate)
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode latent frame by latent frame: what `vae.decode` does, bit for bit, but frames come out as they are made.
+
+    The decoder is causal: all it knows of the past lies in its list of cached features, and here that list is ours.
+
+    Args:
+        vae: on the device it shall run on.
+        latents: (1, z, t, h, w), as `vae.decode` takes them.
+
+    Yields:
+        (1, 3, n, height, width) in [-1, 1]; n is 1 for the first latent frame and 4 for each later one.
+
+    Raises:
+        ModelFailed: the decoder made numbers that are not finite.
+    """
+    hidden = vae.post_quant_conv(latents)
+    cache: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+    for index in range(hidden.shape[2]):
+        frame = hidden[:, :, index : index + 1]
+        video = vae.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
+        if vae.config.patch_size is not None:
+            video = unpatchify(video, patch_size=vae.config.patch_size)
+        yield _finite(video).clamp(-1.0, 1.0)
+
+
+def denormalise(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Return `latents` as `vae.decode` takes them, on the VAE's device in its dtype; rounds as the pipeline does."""
+    latents = latents.to(vae.device, vae.dtype)
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
+    scale = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
+    return latents / scale + mean
+
+
+def to_pixels(video: torch.Tensor) -> Pixels:
+    """Turn (1, 3, n, h, w) in [-1, 1] into (n, h, w, 3) uint8, rounding as the pipeline's post-processing does."""
+    unit = (video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).clamp(0, 1)
+    return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+
+
+def failure_of(error: RuntimeError, task: str) -> ModelFailed | None:
+    """Say what of the error tree `error` is, if torch raised it because of the device; `task` is for the message."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+        return ModelFailed(f"the GPU has too little memory for {task}: ask for a smaller size or fewer frames")
+    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
+        return DeviceFailed("the GPU has failed; the replica will be replaced")
+    return None
+
+
+def _finite(tensor: torch.Tensor) -> torch.Tensor:
+    if not torch.isfinite(tensor).all():
+        raise ModelFailed("the model made numbers that are not finite")
+    return tensor
+
+
+def _fitted(frames: Frames, shot: Shot) -> Image.Image:
+    """Scale until the frame is covered, and cut off evenly what hangs over, as Wan's own code does."""
+    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (shot.width, shot.height), Image.Resampling.LANCZOS)
+
+
+def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": request.shift}
+    if request.solver == "unipc":
+        scheduler = UniPCMultistepScheduler.from_config(config, **flow, predict_x0=True)
+    else:
+        scheduler = DPMSolverMultistepScheduler.from_config(config, **flow, algorithm_type="dpmsolver++")
+    scheduler.set_timesteps(request.steps)
+    first = scheduler.timesteps[:2].tolist()  # whole numbers; the scheduler finds its place by the first one's value
+    if len(first) == 2 and first[0] == first[1]:
+        raise InvalidParameter(
+            f"steps: {request.steps} are too many for shift {request.shift}: the first two fall together", param="steps"
+        )
+    return scheduler
+
+
+def _device(settings: WanSettings) -> torch.device:
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ConfigError(f"device: {settings.device} is not here ({error})", param="device") from error
+    if settings.offload != "none" and device.type == "cpu":
+        raise ConfigError(f"offload: {settings.offload} needs a GPU, and the device is the CPU", param="offload")
+    return device
+
+
+def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
+    # Bars in a log are noise; both libraries draw them while they load.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    folder = resolve(settings.weights, home, write)
+    dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
+    try:
+        pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights: {settings.weights.source} is not a Wan checkpoint ({error})") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _experts(pipe: WanImageToVideoPipeline) -> dict[str, WanTransformer3DModel]:
+    """The transformers there are, by the noise they are for."""
+    experts = {"high": pipe.transformer, "low": pipe.transformer_2}
+    return {name: expert for name, expert in experts.items() if expert is not None}
+
+
+def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> None:
+    active: dict[str, dict[str, float]] = {name: {} for name in _experts(pipe)}
+    for index, lora in enumerate(settings.loras):
+        path, adapter = settings.path_of(lora), f"lora_{index}"
+        for name in active if lora.expert == "both" else [lora.expert]:
+            if name not in active:
+                raise ConfigError(f"loras: {path.name}: this checkpoint has no {name}-noise expert", param="loras")
+            _load_lora(pipe, path, adapter, name)
+            active[name][adapter] = lora.weight
+    for name, adapters in active.items():
+        if adapters:
+            _experts(pipe)[name].set_adapters(list(adapters), list(adapters.values()))
+
+
+def _load_lora(pipe: WanImageToVideoPipeline, path: Path, adapter: str, expert: str) -> None:
+    try:
+        pipe.load_lora_weights(
+            str(path.parent),
+            weight_name=path.name,
+            adapter_name=adapter,
+            load_into_transformer_2=expert == "low",
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"loras: {path} cannot be loaded ({error})", param="loras") from error
+    if adapter not in getattr(_experts(pipe)[expert], "peft_config", {}):  # diffusers only warns
+        raise ConfigError(f"loras: {path} has no weights for Wan's transformer", param="loras")
+
+
+def _set_attention(pipe: WanImageToVideoPipeline, settings: WanSettings) -> None:
+    if settings.attention is None:
+        return
+    for expert in _experts(pipe).values():
+        try:
+            expert.set_attention_backend(settings.attention)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"attention: {error}", param="attention") from error
+
+
+def _place(pipe: WanImageToVideoPipeline, device: torch.device, settings: WanSettings) -> None:
+    """Put the pipeline on the device. The VAE stays there: its decoder is called directly, past the offload hooks."""
+    pipe._exclude_from_cpu_offload = ["vae"]
+    if settings.offload == "none":
+        pipe.to(device)
+    elif settings.offload == "model":
+        pipe.model_cpu_offload_seq = pipe.model_cpu_offload_seq.removesuffix("->vae")
+        pipe.enable_model_cpu_offload(device=device)
+    elif settings.offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        # Fetching ahead follows the order of the first pass, and a step cache leaves that order.
+        pipe.enable_group_offload(
+            onload_device=device,
+            offload_type="leaf_level",
+            use_stream=settings.step_cache is None,
+            exclude_modules=["vae"],
+        )

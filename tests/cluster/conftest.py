@@ -1,0 +1,74 @@
+"""One server for all tests that leave it as they found it; tests that break a server start their own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.server import CLIP, Server, until
+
+Create = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server")).start()
+    yield made
+    assert made.stop() == 0
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def clip_id(server: Server) -> str:
+    """The shipped clip as an upload."""
+    with server.client() as client, CLIP.open("rb") as file:
+        answer = client.post("/v1/files", files={"file": file}, data={"purpose": "input"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def create(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """Ask for a small video."""
+    asked = {"model": "v2v", "num_frames": 9, "steps": 2, "max_area": 128 * 72, "seed": 5, **fields}
+    answer = http.post("/v1/videos", json=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ended(http: httpx.Client, video_id: str, timeout_s: float = 120.0) -> dict[str, Any]:
+    """Wait until a job has ended."""
+
+    def ask() -> dict[str, Any] | None:
+        video = http.get(f"/v1/videos/{video_id}").json()
+        return video if video["status"] in ("completed", "failed") else None
+
+    return until(ask, timeout_s, f"the end of {video_id}")
+
+
+def staged(http: httpx.Client, video_id: str, stage: str) -> None:
+    """Wait until a job is in a stage."""
+
+    def ask() -> bool:
+        video = http.get(f"/v1/videos/{video_id}").json()
+        assert video["status"] in ("queued", "in_progress"), video
+        return video["stage"] == stage
+
+    until(ask, 60.0, f"{stage} of {video_id}")
+
+
+def content(http: httpx.Client, video_id: str) -> bytes:
+    answer = http.get(f"/v1/videos/{video_id}/content")
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def write_clip(path: Path) -> Path:
+    path.write_bytes(CLIP.read_bytes())
+    return path

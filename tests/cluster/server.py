@@ -1,0 +1,115 @@
+"""A real server for tests: `python -m composition serve` as a process of its own, with the local configuration."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
+START_S = 240.0
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(ask: Callable[[], T | None], timeout_s: float = 60.0, what: str = "it") -> T:
+    """Ask until there is an answer that is true; fail when there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {timeout_s} s")
+
+
+class Server:
+    """One server with a home of its own.
+
+    Args:
+        home: its REELGRAPH_HOME.
+        arguments: what is merged into the application's `args`.
+        config: the configuration file it starts from.
+    """
+
+    def __init__(self, home: Path, arguments: dict[str, Any] | None = None, config: str = "serve_config.local.yaml"):
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        raw = yaml.safe_load((ROOT / config).read_text())
+        raw["applications"][0]["args"] |= {"home": str(home), **(arguments or {})}
+        self.config = home / "serve_config.yaml"
+        self.config.write_text(yaml.safe_dump(raw))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._keys: dict[str, str] = {}
+
+    def add_key(self, owner: str) -> None:
+        """Make an API key, by the command that an operator would use."""
+        command = [sys.executable, "-m", "composition", "keys", "create", owner, "--config", str(self.config)]
+        self._keys[owner] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    def start(self) -> "Server":
+        """Start it and wait until it is ready."""
+        log = (self.home / "server.log").open("wb")
+        command = [sys.executable, "-m", "composition", "serve", "--config", str(self.config), "--port", str(self.port)]
+        environment = {**os.environ, "RAY_SERVE_LOG_TO_STDERR": "0", "PYTHONFAULTHANDLER": "1"}
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+
+        def ready() -> bool:
+            assert self.process
+            said = (self.home / "server.log").read_text(errors="replace")
+            assert self.process.poll() is None, said
+            return "\nready" in f"\n{said}"
+
+        until(ready, START_S, "the start of the server")
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it as a person would, and return its exit status."""
+        assert self.process
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """Kill it and all that it started at once, as a power cut would."""
+        assert self.process
+        everything = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in everything:
+            process.kill()
+        self.process.wait(60)
+        psutil.wait_procs([p for p in everything if isinstance(p, psutil.Process)], 30)
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas."""
+        assert self.process
+        title = f"ServeReplica:reelgraph:{deployment}"
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if process.cmdline() and title == process.cmdline()[0].split("::")[-1].split(".")[0]:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def client(self, owner: str | None = None) -> httpx.Client:
+        """A plain HTTP client, with the key of an owner (by default the first that was made)."""
+        owner = owner or next(iter(self._keys), None)
+        headers = {"Authorization": f"Bearer {self._keys[owner]}"} if owner else {}
+        return httpx.Client(base_url=self.url, timeout=60, headers=headers)

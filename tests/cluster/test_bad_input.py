@@ -1,0 +1,208 @@
+"""Bad input gets the right status and a message that names the field and the limit; the server goes on serving."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import create, ended
+from tests.cluster.server import Server
+from tests.composition import media
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(autouse=True)
+def goes_on_serving(http: httpx.Client) -> Iterator[None]:
+    yield
+    assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def error(answer: httpx.Response, status: int, param: str | None, *words: str) -> dict[str, Any]:
+    """Check that an answer is an error of ours, and return it."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["param"] == param, body
+    for word in words:
+        assert word in body["message"], body
+    assert "Traceback" not in body["message"]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"num_frames": 0}, "num_frames", ["greater than or equal to 1", "0"]),
+        ({"num_frames": 122}, "num_frames", ["multiple of 4 plus 1", "122"]),
+        ({"num_frames": 125}, "num_frames", ["125", "121"]),
+        ({"num_frames": 10**9}, "num_frames", ["1000"]),
+        ({"num_frames": "many"}, "num_frames", ["integer", "many"]),
+        ({"steps": -1}, "steps", ["greater than or equal to 1", "-1"]),
+        ({"steps": 500}, "steps", ["500", "100"]),
+        ({"guidance_scale": "NaN"}, "guidance_scale", ["finite"]),
+        ({"guidance_scale": "inf"}, "guidance_scale", []),
+        ({"shift": 0}, "shift", ["greater than 0"]),
+        ({"solver": "magic"}, "solver", ["unipc", "dpm++"]),
+        ({"size": "big"}, "size", ["big"]),
+        ({"size": "4000x4000"}, "size", ["16000000", "901120"]),
+        ({"max_area": 10**12}, "max_area", []),
+        ({"seed": 2**80}, "seed", []),
+        ({"prompt": "x" * 9000}, "prompt", ["8000"]),
+        ({"num_segments": 99}, "num_segments", ["16"]),
+        ({"frame_num": 9}, "frame_num", ["no such field", "num_frames"]),
+        ({"seconds": "soon"}, "seconds", ["soon"]),
+        ({"model": "sora-9"}, "model", ["sora-9", "v2v"]),
+        ({"model": None}, "model", ["v2v"]),
+        ({"input_video": "/etc/passwd"}, "input_video", ["file id"]),
+        ({"input_video": "file:///etc/passwd"}, "input_video", ["file id"]),
+        ({"input_video": "http://169.254.169.254/"}, "input_video", ["file id"]),
+        ({"input_video": ["a"]}, "input_video", ["file id"]),
+        ({"input_video": "data:video/mp4;base64,????"}, "input_video", ["base64"]),
+        ({"input_reference": "x", "input_video": "y"}, "input_video", ["not both"]),
+    ],
+)
+def test_fields(http: httpx.Client, clip_id: str, fields: dict[str, Any], param: str, words: list[str]) -> None:
+    asked = {"model": "v2v", "input_video": clip_id, **fields}
+    error(http.post("/v1/videos", json=asked), 422, param, *words)
+
+
+def test_a_missing_video_is_named(http: httpx.Client) -> None:
+    error(http.post("/v1/videos", json={"model": "v2v"}), 422, "input_video", "required")
+
+
+def test_nan_written_as_json_allows_it_not(http: httpx.Client, clip_id: str) -> None:
+    body = json.dumps({"model": "v2v", "input_video": clip_id, "guidance_scale": float("nan")})
+    answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
+    error(answer, 422, "guidance_scale", "finite")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json(http: httpx.Client, body: bytes) -> None:
+    answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert "JSON" in answer.json()["error"]["message"]
+
+
+def test_another_content_type(http: httpx.Client) -> None:
+    error(http.post("/v1/videos", content=b"x", headers={"Content-Type": "text/plain"}), 400, "Content-Type")
+
+
+def test_routes_and_methods_that_are_not_there(http: httpx.Client) -> None:
+    assert http.get("/v1/nothing").json()["error"]["code"] == "http_error"
+    assert http.put("/v1/videos").status_code == 405
+    error(http.get("/v1/videos/video_none"), 404, "id", "video_none")
+    error(http.get("/v1/videos", params={"limit": 0}), 422, "limit")
+    error(http.get("/v1/videos", params={"after": "video_none"}), 404, "after")
+
+
+@pytest.mark.parametrize("name", sorted(media.BAD))
+def test_files_that_cannot_be_used(http: httpx.Client, tmp_path: Path, name: str) -> None:
+    path, words = media.bad(name, tmp_path)
+    with path.open("rb") as file:
+        body = error(http.post("/v1/files", files={"file": (path.name, file)}), 422, "file", *words)
+    assert body["code"] in ("undecodable_media", "limit_exceeded")
+
+
+def test_one_frame_is_a_video(http: httpx.Client, tmp_path: Path) -> None:
+    with media.one_frame(tmp_path).open("rb") as file:
+        upload = http.post("/v1/files", files={"file": file}).json()
+    assert (upload["kind"], upload["frames"]) == ("video", 1)
+    assert ended(http, create(http, input_video=upload["id"])["id"])["status"] == "completed"
+
+
+def test_damage_in_the_middle_is_said_and_survived(http: httpx.Client, tmp_path: Path) -> None:
+    with media.damaged_middle(tmp_path).open("rb") as file:
+        upload = http.post("/v1/files", files={"file": file}).json()
+    assert "132" in upload["damaged"]
+    video = ended(http, create(http, input_video=upload["id"])["id"])
+    assert video["status"] == "completed", video
+    assert "input_video" in video["degraded"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..\\..\\boot.ini", "/etc/passwd", "a\x00b.mp4", "x" * 5000, ""])
+def test_names_are_only_names(server: Server, http: httpx.Client, tmp_path: Path, name: str) -> None:
+    before = {path for path in server.home.rglob("*") if "artifacts" not in path.parts}
+    with media.one_frame(tmp_path).open("rb") as file:
+        answer = http.post("/v1/files", files={"file": (name, file)})
+    assert answer.status_code in (200, 422), answer.text
+    after = {path for path in server.home.rglob("*") if "artifacts" not in path.parts}
+    assert {path.name for path in after - before} <= {"reelgraph.db-wal", "reelgraph.db-shm"}
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        head = "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        connection.sendall(f"{head}Content-Length: {5 << 30}\r\n\r\n--b\r\n".encode())
+        answer = connection.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 413"), answer
+    assert "536870912" in answer
+
+
+def test_a_body_without_length_is_stopped_at_the_limit(tmp_path_factory: pytest.TempPathFactory, small: Server) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        for _ in range(4096):
+            yield b"\0" * 65536
+
+    with small.client() as http:
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        error(http.post("/v1/files", content=endless(), headers=kind), 413, None, "1048576")
+        assert http.get("/healthz").status_code == 200
+        assert list((small.home / "artifacts").rglob("file_*")) == []
+
+
+def test_two_hundred_jobs_at_once(small: Server, tmp_path: Path) -> None:
+    with small.client() as http:
+        with media.one_frame(tmp_path).open("rb") as file:
+            clip = http.post("/v1/files", files={"file": file}).json()["id"]
+        asked = {"model": "v2v", "input_video": clip, "prompt": "x", "num_frames": 1, "steps": 1, "max_area": 1024}
+        answers = [http.post("/v1/videos", json=asked) for _ in range(200)]
+        codes = {answer.status_code for answer in answers}
+        assert codes <= {200, 429}
+        full = [answer for answer in answers if answer.status_code == 429]
+        assert full
+        error(full[0], 429, None, "limit is 20")
+        assert full[0].headers["retry-after"]
+        for answer in answers:
+            if answer.status_code == 200:
+                assert ended(http, answer.json()["id"])["status"] == "completed"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = {"max_body_bytes": 1 << 20, "max_queued_jobs": 20, "auth": "keys"}
+    made = Server(tmp_path_factory.mktemp("small"), limits)
+    made.add_key("ann")
+    made.add_key("bob")
+    made.start()
+    yield made
+    assert made.stop() == 0
+
+
+def test_keys_are_needed_and_keep_owners_apart(small: Server, tmp_path: Path) -> None:
+    with httpx.Client(base_url=small.url) as nobody:
+        error(nobody.get("/v1/videos"), 401, None, "API key")
+        assert nobody.get("/healthz").status_code == 200
+        wrong = nobody.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
+        error(wrong, 401, None, "not known")
+    with small.client("ann") as ann, small.client("bob") as bob:
+        with media.one_frame(tmp_path).open("rb") as file:
+            clip = ann.post("/v1/files", files={"file": file}).json()["id"]
+        error(bob.get(f"/v1/files/{clip}"), 404, "id")
+        error(bob.post("/v1/videos", json={"model": "v2v", "input_video": clip}), 404, "input_video", clip)
+        video_id = create(ann, input_video=clip, prompt="x")["id"]
+        for answer in (
+            bob.get(f"/v1/videos/{video_id}"),
+            bob.get(f"/v1/videos/{video_id}/content"),
+            bob.get(f"/v1/videos/{video_id}/events"),
+            bob.post(f"/v1/videos/{video_id}/cancel"),
+            bob.delete(f"/v1/videos/{video_id}"),
+        ):
+            error(answer, 404, "id")
+        assert bob.get("/v1/videos").json()["data"] == []
+        assert ended(ann, video_id)["status"] == "completed"

@@ -1,0 +1,70 @@
+"""Cancel reaches the model between two steps, whoever asks for it, and the next job runs."""
+
+import time
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import create, ended, staged
+from tests.cluster.server import Server, until
+
+pytestmark = pytest.mark.cluster
+
+LONG = {"num_frames": 121, "steps": 100, "max_area": 320 * 176, "prompt": "a meadow"}
+"""Minutes of work."""
+
+
+def is_idle(server: Server, seconds: float = 0.5) -> bool:
+    """Whether the Wan replica has used next to no processor time for a while."""
+    process = server.replicas("wan")[0]
+    return process.cpu_percent(interval=seconds) < 20.0
+
+
+def step_s(http: httpx.Client, video_id: str) -> float:
+    """How long a denoise step of a running job takes, from its events."""
+    seen: list[tuple[float, int]] = []
+    with http.stream("GET", f"/v1/videos/{video_id}/events") as answer:
+        for line in answer.iter_lines():
+            if '"stage": "denoise"' in line:
+                done = int(line.split('"done": ')[1].split(",")[0])
+                seen.append((time.monotonic(), done))
+                if len(seen) > 3:
+                    break
+    (t0, a), (t1, b) = seen[1], seen[-1]
+    return (t1 - t0) / (b - a)
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+def test_the_worker_is_idle_a_step_and_a_second_later(
+    server: Server, http: httpx.Client, clip_id: str, how: str
+) -> None:
+    video_id = create(http, input_video=clip_id, **LONG)["id"]
+    staged(http, video_id, "denoise")
+    step = step_s(http, video_id)
+    assert not is_idle(server)
+    asked = time.monotonic()
+    if how == "cancel":
+        assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
+        video = ended(http, video_id)
+        assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
+    else:
+        assert http.delete(f"/v1/videos/{video_id}").json()["deleted"] is True
+        assert http.get(f"/v1/videos/{video_id}").status_code == 404
+    until(lambda: is_idle(server), step + 1.5 + 5.0, "an idle worker")
+    # The measuring itself takes half a second; a loaded machine may add to it, so what is held here is the order.
+    assert time.monotonic() - asked < step + 1.0 + 5.0
+    assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
+
+
+def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, clip_id: str) -> None:
+    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    folder = server.home / "artifacts" / "videos" / video_id
+    assert (folder / "video.mp4").exists()
+    http.delete(f"/v1/videos/{video_id}")
+    until(lambda: not folder.exists(), 10, "the removal")
+
+
+def test_a_finished_job_cannot_be_cancelled(http: httpx.Client, clip_id: str) -> None:
+    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    answer = http.post(f"/v1/videos/{video_id}/cancel")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")

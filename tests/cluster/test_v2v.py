@@ -1,0 +1,172 @@
+"""V2V over HTTP: a clip goes in, its continuation comes out while somebody watches."""
+
+import io
+import json
+from fractions import Fraction
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from tests.cluster.conftest import content, create, ended, staged
+from tests.cluster.server import CLIP
+
+pytestmark = pytest.mark.cluster
+
+
+def frames(data: bytes) -> list[np.ndarray]:
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def events(http: httpx.Client, video_id: str, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
+    found = []
+    with http.stream("GET", f"/v1/videos/{video_id}/events", headers={"Last-Event-ID": str(after)}) as answer:
+        event: dict[str, str] = {}
+        for line in answer.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                event[name] = value
+            elif "id" in event:
+                found.append((int(event["id"]), event["event"], json.loads(event["data"])))
+                event = {}
+    return found
+
+
+def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str) -> None:
+    video = ended(http, create(http, input_video=clip_id, seed=-1)["id"])
+    assert video["status"] == "completed", video
+    assert video["caption"]
+    assert video["facts"]["caption"] == video["caption"]
+    assert video["params"]["seed"] >= 0
+    assert video["facts"]["seed"] == video["params"]["seed"]
+    assert [(stage["name"], stage["model"]) for stage in video["stages"]] == [
+        ("describe", "internvl"),
+        ("generate", "wan"),
+    ]
+    assert all(stage["source"].startswith("miniature:") and stage["seconds"] > 0 for stage in video["stages"])
+    assert (video["frames_done"], video["frames_total"], video["rate"]) == (9, 9, "16")
+    assert sorted(video["results"]) == ["thumbnail", "video"]
+    width, height = map(int, video["size"].split("x"))
+    assert width * height <= 128 * 72
+    assert abs(width / height - 1280 / 720) < 0.35
+    made = frames(content(http, video["id"]))
+    assert len(made) == 9
+    assert made[0].shape == (height, width, 3)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(http: httpx.Client, clip_id: str) -> None:
+    ids = [create(http, input_video=clip_id, prompt="a meadow", seed=seed)["id"] for seed in (5, 5, 6)]
+    first, again, other = [content(http, ended(http, video_id)["id"]) for video_id in ids]
+    assert first == again
+    assert first != other
+
+
+def test_with_a_prompt_internvl_is_not_asked(http: httpx.Client, clip_id: str) -> None:
+    video = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])
+    assert [stage["model"] for stage in video["stages"]] == ["wan"]
+    assert (video["prompt"], video["caption"]) == ("a meadow", None)
+
+
+def test_the_video_plays_before_the_job_has_ended(http: httpx.Client, clip_id: str) -> None:
+    video_id = create(http, input_video=clip_id, num_frames=121, max_area=320 * 176, prompt="a meadow")["id"]
+    got = b""
+    with http.stream("GET", f"/v1/videos/{video_id}/content") as answer:
+        assert answer.headers["content-type"] == "video/mp4"
+        chunks = answer.iter_bytes()
+        while got.count(b"moof") < 1 or len(got) < 2000:
+            got += next(chunks)
+        assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress"
+        assert len(frames(got)) >= 8
+        for chunk in chunks:
+            got += chunk
+    whole = frames(content(http, ended(http, video_id)["id"]))
+    live = frames(got)
+    assert len(live) == len(whole) == 121
+    assert all(np.array_equal(a, b) for a, b in zip(live, whole, strict=True))
+
+
+def test_join_gives_both_at_the_inputs_size_and_rate(http: httpx.Client, clip_id: str) -> None:
+    video = ended(http, create(http, input_video=clip_id, prompt="a meadow", join=True)["id"])
+    assert video["status"] == "completed", video
+    assert (video["size"], video["rate"]) == ("1280x720", "25")
+    data = content(http, video["id"])
+    # 9 frames at 16 per second last as long as 14 at 25; the first one is the clip's last.
+    assert video["frames_total"] == video["frames_done"] == 132 + 14
+    made, given = frames(data), frames(CLIP.read_bytes())
+    assert len(made) == 146
+    for index in (0, 60, 131):
+        assert np.abs(made[index].astype(int) - given[index]).mean() < 6.0, index
+    with av.open(io.BytesIO(data)) as container:
+        assert Fraction(container.streams.video[0].average_rate or 0) == 25
+
+
+def test_ranges_thumbnail_and_head(http: httpx.Client, clip_id: str) -> None:
+    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    url = f"/v1/videos/{video_id}/content"
+    whole = http.get(url)
+    assert whole.headers["accept-ranges"] == "bytes"
+    part = http.get(url, headers={"Range": "bytes=10-99"})
+    assert (part.status_code, part.content) == (206, whole.content[10:100])
+    assert part.headers["content-range"] == f"bytes 10-99/{len(whole.content)}"
+    assert http.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
+    assert http.get(url, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    head = http.head(url)
+    assert (head.content, head.headers["content-length"]) == (b"", str(len(whole.content)))
+    picture = http.get(url, params={"variant": "thumbnail"})
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.content[:2] == b"\xff\xd8"
+    missing = http.get(url, params={"variant": "hologram"})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "variant")
+
+
+def test_events_tell_every_stage_and_resume(http: httpx.Client, clip_id: str) -> None:
+    video_id = create(http, input_video=clip_id, steps=4)["id"]
+    told = events(http, video_id)
+    kinds = [kind for _, kind, _ in told]
+    assert kinds[0] == "status"
+    assert (kinds[-1], told[-1][2]["status"]) == ("status", "completed")
+    assert {"text", "fact", "stage", "segment", "progress"} <= set(kinds)
+    text = "".join(data["piece"] for _, kind, data in told if kind == "text")
+    assert text.strip() == ended(http, video_id)["caption"]
+    steps = [data["done"] for _, kind, data in told if kind == "progress" and data["stage"] == "denoise"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 4
+    numbers = [number for number, _, _ in told]
+    assert numbers == sorted(set(numbers))
+    assert [number for number, _, _ in events(http, video_id, numbers[-3])] == numbers[-2:]
+
+
+def test_i2v_runs_alone_with_a_first_and_a_last_picture(http: httpx.Client, clip_id: str) -> None:
+    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    picture = http.get(f"/v1/videos/{video_id}/content", params={"variant": "thumbnail"}).content
+    parts = {"image": ("first.jpg", picture), "last_image": ("last.jpg", picture)}
+    asked = {"model": "wan-i2v", "num_frames": "9", "steps": "2", "max_area": "9216"}
+    answer = http.post("/v1/videos", data=asked, files=parts)
+    assert answer.status_code == 200, answer.text
+    assert ended(http, answer.json()["id"])["status"] == "completed"
+
+
+def test_models_health_and_metrics(http: httpx.Client, clip_id: str) -> None:
+    ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])
+    models = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+    assert set(models) == {"internvl", "wan", "v2v", "wan-i2v"}
+    assert all(model["ready"] for model in models.values())
+    assert http.get("/healthz").json() == {"status": "ok"}
+    metrics = http.get("/metrics").text
+    assert 'reelgraph_jobs{model="v2v",status="completed"}' in metrics
+    assert 'reelgraph_stage_seconds{model="wan",stage="generate"}' in metrics
+    schema = http.get("/openapi.json").json()
+    bodies = schema["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert [body["properties"]["model"]["enum"] for body in bodies] == [["v2v"], ["wan-i2v"]]
+
+
+def test_a_job_in_progress_says_when_to_ask_again(http: httpx.Client, clip_id: str) -> None:
+    video_id = create(http, input_video=clip_id, prompt="a meadow", num_frames=121, max_area=320 * 176, steps=50)["id"]
+    staged(http, video_id, "denoise")
+    answer = http.get(f"/v1/videos/{video_id}")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["openai-poll-after-ms"] == "1000"
+    http.delete(f"/v1/videos/{video_id}")

@@ -1,0 +1,171 @@
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from services.errors import Cancelled, LimitExceeded
+from services.frames import Frames, Item, Progress, StageDone, Text
+from services.internvl.request import MAX_NEW_TOKENS, MAX_TEXT, DescribeRequest
+from services.internvl.service import InternVL, InternVLSettings
+from services.weights import Weights
+
+LONG = DescribeRequest(prompt="z" * 3_000)
+"""Takes the model far longer to read than it takes the loop to stop it."""
+
+
+def settings(**changes: object) -> InternVLSettings:
+    return InternVLSettings.model_validate({"weights": Weights(miniature="tiny"), "device": "cpu", **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from threads, and loses much where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def service(home: Path) -> InternVL:
+    return InternVL(settings(), home, lambda: "internvl#1 cpu")
+
+
+def video(count: int = 8) -> Frames:
+    ramp = np.arange(count * 48 * 64 * 3, dtype=np.uint32).reshape(count, 48, 64, 3) * 7 // 64
+    return Frames(ramp.astype(np.uint8))
+
+
+async def collected(stream: AsyncIterator[Item]) -> list[Item]:
+    return [item async for item in stream]
+
+
+def caption(items: list[Item]) -> str:
+    return "".join(item.piece for item in items if isinstance(item, Text))
+
+
+@pytest.mark.parametrize("frames", [video(), None], ids=["video", "text"])
+async def test_stream_is_progress_then_pieces_then_done(service: InternVL, frames: Frames | None):
+    items = await collected(service.describe(DescribeRequest(max_new_tokens=48), frames))
+
+    first, *pieces, last = items
+    assert isinstance(first, Progress)
+    assert (first.stage, first.done, first.total) == ("describe", 0, 48)
+    assert len(pieces) > 10
+    assert all(isinstance(item, Text) and item.stage == "describe" and item.piece for item in pieces)
+    assert caption(items).strip().endswith(".")
+    assert isinstance(last, StageDone)
+    assert (last.stage, last.model, last.source, last.revision) == ("describe", "internvl", "miniature:tiny", "")
+    assert last.replica == "internvl#1 cpu"
+    assert 0 < last.seconds < 60
+
+
+async def test_same_frames_have_same_caption_and_others_another(service: InternVL):
+    captions = [
+        caption(await collected(service.describe(DescribeRequest(), frames)))
+        for frames in (video(), video(), Frames(255 - video().pixels))
+    ]
+
+    assert captions[0] == captions[1] != captions[2]
+
+
+async def test_two_at_a_time_are_answered_one_after_the_other(service: InternVL):
+    alone = caption(await collected(service.describe(DescribeRequest(), video())))
+
+    both = await asyncio.gather(*(collected(service.describe(DescribeRequest(), video(), key)) for key in "ab"))
+
+    assert [caption(items) for items in both] == [alone, alone]
+
+
+async def test_closing_the_stream_stops_it_and_the_next_is_served(service: InternVL):
+    async with aclosing(service.describe(LONG, video(), "job")) as stream:
+        await anext(stream)
+        assert (await service.info()).busy
+
+    assert not (await service.info()).busy, "the stream is closed when the thread has come to rest"
+    assert caption(await collected(service.describe(DescribeRequest(), video(), "job")))
+
+
+async def test_stop_ends_the_stream_of_that_key_only(service: InternVL):
+    async with aclosing(service.describe(LONG, video(), "job")) as stream:
+        await anext(stream)
+        await service.stop("other")
+        await service.stop("job")
+        with pytest.raises(Cancelled):
+            await collected(stream)
+
+    await service.stop("job")
+    assert caption(await collected(service.describe(DescribeRequest(), video(), "job")))
+
+
+async def test_second_stream_of_a_key_stops_the_first(service: InternVL):
+    async with aclosing(service.describe(LONG, video(), "job")) as first:
+        await anext(first)
+        items = await collected(service.describe(DescribeRequest(), video(), "job"))
+        with pytest.raises(Cancelled):
+            await collected(first)
+
+    assert caption(items)
+
+
+async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
+    service = InternVL(settings(max_frames=4, max_new_tokens=32), home, lambda: "internvl#1 cpu")
+
+    with pytest.raises(LimitExceeded, match="frames: at most 4 here, got 5") as frames:
+        await anext(service.describe(DescribeRequest(max_new_tokens=32), video(5)))
+    with pytest.raises(LimitExceeded, match="max_new_tokens: at most 32 here, got 33") as tokens:
+        await anext(service.describe(DescribeRequest(max_new_tokens=33), video(4)))
+
+    assert (frames.value.param, tokens.value.param) == ("frames", "max_new_tokens")
+    assert caption(await collected(service.describe(DescribeRequest(max_new_tokens=32), video(4))))
+
+
+async def test_info_and_health(service: InternVL):
+    info = await service.info()
+
+    assert (info.name, info.source, info.revision, info.replica) == ("internvl", "miniature:tiny", "", "internvl#1 cpu")
+    assert not info.busy
+    service.check_health()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weights": {}},
+        {"max_frames": 17},
+        {"max_frames": 0},
+        {"max_new_tokens": MAX_NEW_TOKENS + 1},
+        {"dtype": "int8"},
+        {"attention": "magic"},
+        {"trust_remote_code": True},
+    ],
+)
+def test_settings_refuse_what_they_do_not_know(wrong: dict[str, object]):
+    with pytest.raises(ValidationError):
+        settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": ""},
+        {"prompt": "z" * (MAX_TEXT + 1)},
+        {"prompt": "\ud800"},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": MAX_NEW_TOKENS + 1},
+        {"temperature": 1},
+    ],
+)
+def test_request_refuses_what_it_does_not_know(wrong: dict[str, object]):
+    with pytest.raises(ValidationError):
+        DescribeRequest.model_validate(wrong)

@@ -1,0 +1,291 @@
+"""How Wan is served: the order of its stream, what it refuses, and how it is stopped."""
+
+import asyncio
+from contextlib import aclosing
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from services.errors import Cancelled, InvalidParameter, LimitExceeded
+from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
+from services.wan.request import WanRequest
+from services.wan.service import Lora, Wan, WanSettings
+from services.weights import Weights
+from services.worker import ServiceInfo
+
+PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.uint8))
+FIELDS = {"prompt": "a boat", "num_frames": 9, "size": "64x32", "steps": 3, "seed": 3}
+REQUEST = WanRequest(**FIELDS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def wan(home) -> Wan:
+    return loaded(home, "ti2v")
+
+
+@pytest.fixture(scope="module")
+def two_experts(home) -> Wan:
+    return loaded(home, "a14b")
+
+
+def loaded(home: Path, form: str) -> Wan:
+    settings = WanSettings(
+        weights=Weights(miniature=form), device="cpu", dtype="float32", max_sequence_length=32, max_steps=200
+    )
+    return Wan(settings, home, lambda: "wan#test cpu")
+
+
+async def collected(wan: Wan, request: WanRequest = REQUEST, image: Frames = PICTURE, **more) -> list[Item]:
+    return [item async for item in wan.generate(request, image, **more)]
+
+
+def pixels_of(items: list[Item]) -> Pixels:
+    return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
+
+
+def fact(items: list[Item], name: str):
+    return next(item.value for item in items if isinstance(item, Fact) and item.name == name)
+
+
+def changed(**fields) -> WanRequest:
+    return WanRequest(**{**FIELDS, **fields})
+
+
+# --- the stream ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_stream_in_its_order(wan):
+    items = await collected(wan)
+    told = [
+        (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
+        for item in items
+    ]
+    assert told == [
+        ("Fact",),
+        ("Fact",),
+        *(("Progress", "denoise", step, 3) for step in range(4)),
+        ("Progress", "decode", 0, 9),
+        ("Frames",),
+        ("Progress", "decode", 1, 9),
+        ("Frames",),
+        ("Progress", "decode", 5, 9),
+        ("Frames",),
+        ("Progress", "decode", 9, 9),
+        ("StageDone",),
+    ]
+    runs = [item for item in items if isinstance(item, Frames)]
+    assert [(run.first, run.count, run.rate) for run in runs] == [(0, 1, 24), (1, 4, 24), (5, 4, 24)]
+    assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "64x32")]
+    last = items[-1]
+    assert isinstance(last, StageDone)
+    assert (last.stage, last.model, last.source, last.revision) == ("generate", "wan", "miniature:ti2v", "")
+    assert last.replica == "wan#test cpu"
+    assert last.seconds > 0
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 8, 9])
+async def test_start_keeps_back_exactly_the_frames_before_it(wan, start):
+    items = await collected(wan, start=start)
+    runs = [item for item in items if isinstance(item, Frames)]
+    indices = [index for run in runs for index in range(run.first, run.stop)]
+    assert indices == list(range(start, 9))
+    if runs:
+        assert np.array_equal(pixels_of(items), pixels_of(await collected(wan))[start:])
+
+
+async def test_a_seed_is_drawn_told_and_good_for_the_same_video_again(wan):
+    drawn = await collected(wan, changed(seed=-1))
+    assert fact(drawn, "seed") != fact(await collected(wan, changed(seed=-1)), "seed")
+    again = await collected(wan, changed(seed=fact(drawn, "seed")))
+    assert np.array_equal(pixels_of(again), pixels_of(drawn))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"size": "100x79"}, "96x64"),
+        ({"size": None, "max_area": 96 * 64}, "96x64"),
+        ({"size": None, "max_area": 128 * 96}, "128x64"),
+        ({"size": None, "max_area": 32 * 32}, "32x32"),
+    ],
+)
+async def test_the_size_is_told_and_kept(wan, fields, told):
+    items = await collected(wan, changed(**fields, num_frames=1, steps=1))
+    width, height = map(int, told.split("x"))
+    assert fact(items, "size") == told
+    assert pixels_of(items).shape == (1, height, width, 3)
+
+
+async def test_the_size_follows_the_checkpoint(two_experts):
+    items = await collected(two_experts, changed(size="50x40", num_frames=1, steps=1))
+    assert fact(items, "size") == "48x32"
+    assert next(item.rate for item in items if isinstance(item, Frames)) == Fraction(16)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"num_frames": 245}, "num_frames", "num_frames: at most 241 frames, got 245"),
+        ({"steps": 201}, "steps", "steps: at most 200 steps, got 201"),
+        ({"size": "2000x1000"}, "size", "size: at most 921600 pixels, got 1968128"),
+        ({"size": None, "max_area": 921_601}, "max_area", "max_area: at most 921600 pixels, got 921601"),
+    ],
+)
+async def test_limits_name_the_field_the_limit_and_the_value(wan, fields, param, message):
+    with pytest.raises(LimitExceeded) as caught:
+        await collected(wan, changed(**fields))
+    assert (caught.value.param, caught.value.message) == (param, message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "more", "param", "message"),
+    [
+        ({"size": "31x64"}, {}, "size", "the least frame is 32x32, got 31x64"),
+        ({"size": None, "max_area": 1000}, {}, "max_area", "the least frame is 32x32, got 1000"),
+        ({"guidance_scale_2": 3.0}, {}, "guidance_scale_2", "one expert"),
+        ({}, {"last_image": PICTURE}, "last_image", "cannot end at a given picture"),
+        ({}, {"start": -1}, "start", "must be 0 to 9, got -1"),
+        ({}, {"start": 10}, "start", "must be 0 to 9, got 10"),
+    ],
+)
+async def test_what_one_expert_cannot_do(wan, fields, more, param, message):
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        await collected(wan, changed(**fields), **more)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "more", "param", "message"),
+    [
+        ({"guidance_scale": 1.0, "guidance_scale_2": 3.0}, {}, "guidance_scale_2", "no effect"),
+        ({"num_frames": 1}, {"last_image": PICTURE}, "last_image", "num_frames of 5 or more"),
+    ],
+)
+async def test_what_two_experts_cannot_do(two_experts, fields, more, param, message):
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        await collected(two_experts, changed(**fields), **more)
+    assert caught.value.param == param
+
+
+async def test_a_side_beyond_the_last_position(home):
+    settings = WanSettings(weights=Weights(miniature="ti2v"), device="cpu", max_area=4096 * 4096)
+    wide = Frames(np.zeros((1, 1, 5000, 3), np.uint8))
+    with pytest.raises(InvalidParameter, match="no side may be longer than 32768 pixels") as caught:
+        await collected(Wan(settings, home, str), changed(size=None, max_area=4096 * 4096), wide)
+    assert caught.value.param == "max_area"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vae_tiling": True},
+        {"offload": "disk"},
+        {"dtype": "int8"},
+        {"rate": 0},
+        {"step_cache": {"kind": "first_block", "threshold": 0}},
+        {"loras": [{"file": "style.bin"}]},
+        {"loras": [{"file": "style.pt"}]},
+        {"loras": [{"file": "style.safetensors", "expert": "middle"}]},
+        {"loras": [{"file": "../style.safetensors"}], "lora_dir": "/loras"},
+        {"loras": [{"file": "/elsewhere/style.safetensors"}], "lora_dir": "/loras"},
+    ],
+)
+def test_settings_that_cannot_be(fields):
+    with pytest.raises(ValidationError):
+        WanSettings(weights=Weights(miniature="ti2v"), **fields)
+
+
+def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "style.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ValidationError, match="not inside"):
+        WanSettings(
+            weights=Weights(miniature="ti2v"),
+            loras=(Lora(file=Path("style.safetensors")),),
+            lora_dir=tmp_path / "loras",
+        )
+
+
+def test_a_relative_lora_lies_in_the_lora_directory(tmp_path):
+    lora = Lora(file=Path("wan/style.safetensors"))
+    settings = WanSettings(weights=Weights(miniature="ti2v"), loras=(lora,), lora_dir=tmp_path)
+    assert settings.path_of(lora) == tmp_path / "wan" / "style.safetensors"
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+
+async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(wan):
+    undisturbed = pixels_of(await collected(wan))
+    forwards = []
+    hook = wan._model._pipe.transformer.register_forward_hook(lambda *_: forwards.append(1))
+    async with aclosing(wan.generate(changed(steps=200), PICTURE)) as stream:
+        async for item in stream:
+            if isinstance(item, Progress) and item.done == 2:
+                break
+        before = len(forwards)
+    hook.remove()
+    assert len(forwards) - before <= 4  # two to a step: the step that ran, and one that may just have begun
+    assert not (await wan.info()).busy
+    assert np.array_equal(pixels_of(await collected(wan)), undisturbed)
+
+
+async def test_closing_while_frames_are_decoded_stops_the_decoding(wan):
+    undisturbed = pixels_of(await collected(wan))
+    frames = []
+    hook = wan._model._pipe.vae.decoder.register_forward_hook(lambda *_: frames.append(1))
+    async with aclosing(wan.generate(changed(num_frames=241, steps=1), PICTURE)) as stream:
+        async for item in stream:
+            if isinstance(item, Frames):
+                break
+    hook.remove()
+    assert len(frames) < 61  # of 61 latent frames
+    assert np.array_equal(pixels_of(await collected(wan)), undisturbed)
+
+
+async def test_stop_ends_the_stream_of_that_key(wan):
+    stream = wan.generate(changed(steps=200), PICTURE, key="job")
+    await anext(stream)
+    await wan.stop("another")
+    await wan.stop("job")
+    with pytest.raises(Cancelled):
+        async for _ in stream:
+            pass
+
+
+async def test_a_second_request_with_the_key_stops_the_first(wan):
+    older = wan.generate(changed(steps=200), PICTURE, key="job")
+    await anext(older)
+    newer = asyncio.create_task(collected(wan, key="job"))
+    with pytest.raises(Cancelled):
+        async for _ in older:
+            pass
+    assert np.array_equal(pixels_of(await newer), pixels_of(await collected(wan)))
+
+
+async def test_requests_take_turns(wan):
+    alone = pixels_of(await collected(wan))
+    together = await asyncio.gather(collected(wan), collected(wan, changed(seed=4)), collected(wan))
+    assert np.array_equal(pixels_of(together[0]), alone)
+    assert np.array_equal(pixels_of(together[2]), alone)
+    assert not np.array_equal(pixels_of(together[1]), alone)
+
+
+async def test_info_and_health(wan):
+    assert await wan.info() == ServiceInfo("wan", "miniature:ti2v", "", "wan#test cpu", busy=False)
+    stream = wan.generate(changed(steps=200), PICTURE)
+    await anext(stream)
+    assert (await wan.info()).busy
+    await stream.aclose()
+    wan.check_health()
