@@ -17,7 +17,7 @@ import ray
 import yaml
 from pydantic import ValidationError
 from ray import serve
-from ray.serve._private.api import serve_start  # what `serve run` itself calls: Ray has no public equal for a file
+from ray.serve._private import api as private  # what `serve run` itself uses: Ray has no public equal for a file
 from ray.serve.config import ProxyLocation
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
@@ -25,7 +25,7 @@ from composition.app import AppSettings
 from composition.store import Store
 from services.errors import ConfigError, ReelError
 
-LOCAL_CONFIG = Path("serve_config.local.yaml")
+LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
 POLL_S = 0.25
 
 
@@ -34,7 +34,7 @@ def read_config(path: Path, host: str | None = None, port: int | None = None) ->
     try:
         raw = yaml.safe_load(path.read_text())
         config = ServeDeploySchema.model_validate(raw)
-        AppSettings.model_validate(config.applications[0].args)
+        settings_of(config)
     except (OSError, yaml.YAMLError, ValidationError, IndexError) as error:
         raise ConfigError(f"{path}: {error}") from error
     overrides = {"host": host, "port": port}
@@ -42,17 +42,22 @@ def read_config(path: Path, host: str | None = None, port: int | None = None) ->
     return config.model_copy(update={"http_options": http})
 
 
+def settings_of(config: ServeDeploySchema) -> AppSettings:
+    """The `args` of the application. Raises ValidationError, or IndexError where there is no application."""
+    return AppSettings.model_validate(cast("dict[str, Any]", cast("Any", config).applications[0].args))
+
+
 def run(config: ServeDeploySchema) -> int:
     """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every deployment is healthy."""
     http = config.http_options
     _need_port(http.host, http.port)
-    ray.init(namespace="serve", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    here = cast("Any", ray)
+    here.init(namespace="serve", include_dashboard=False, log_to_driver=False, configure_logging=False)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets its own
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda _number, _frame: stop.set())
     try:
-        client = serve_start(http_options=http.model_dump(), proxy_location=ProxyLocation(config.proxy_location))
-        cast("Any", client).deploy_apps(config)
+        deploy(config)
         shown = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host  # noqa: S104 - compared, not bound
         print(f"http://{shown}:{http.port}", flush=True)
         failure = _wait_until_ready({application.name for application in config.applications}, stop)
@@ -64,8 +69,15 @@ def run(config: ServeDeploySchema) -> int:
         stop.wait()
         return 0
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        cast("Any", serve).shutdown()
+        here.shutdown()
+
+
+def deploy(config: ServeDeploySchema) -> None:
+    """Begin to serve what a configuration says, on the Ray that this process is connected to."""
+    http = config.http_options.model_dump()
+    start = cast("Any", private).serve_start
+    start(http_options=http, proxy_location=ProxyLocation(config.proxy_location)).deploy_apps(config)
 
 
 def _wait_until_ready(names: set[str], stop: threading.Event) -> str | None:
@@ -95,7 +107,7 @@ def _need_port(host: str, port: int) -> None:
 
 def manage_keys(config: ServeDeploySchema, action: str, owner: str | None) -> int:
     """Create, list or revoke API keys in the database that the configuration names."""
-    store = Store(AppSettings.model_validate(config.applications[0].args).database_url)
+    store = Store(settings_of(config).database_url)
     if action == "create" and owner:
         print(store.add_key(owner))
         print("This key is not kept and cannot be shown again.", file=sys.stderr)

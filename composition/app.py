@@ -27,7 +27,6 @@ from services.wan.service import Wan, WanSettings
 
 Kind = Literal["graph", "service"]
 
-SERVICES = ("internvl", "wan")
 TRANSPORT = Transport(
     lost=(RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError), busy=(BackPressureError,)
 )
@@ -120,7 +119,8 @@ def build(args: AppSettings) -> Application:
         rate=float(args.wan.rate or 16),
     )
     # The runner is bound to the front door only so that it belongs to the application; nobody calls it.
-    return _deployed(serve.ingress()(Front), "ingress").bind(requests, front, states, jobs)
+    opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
+    return _deployed(opened, "ingress").bind(requests, front, states, jobs)
 
 
 class Front(Ingress):
@@ -135,19 +135,21 @@ def replica() -> str:
     """Name the replica that asks, and its devices."""
     me = serve.get_replica_context().replica_id
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return f"{me.deployment_id.name}#{me.unique_id} node={ray.util.get_node_ip_address()} gpu={devices or 'none'}"
+    node = cast("Any", ray).util.get_node_ip_address()
+    return f"{me.deployment_id.name}#{me.unique_id} node={node} gpu={devices or 'none'}"
 
 
 def states() -> Mapping[str, tuple[Kind, str]]:
     """Ask Serve how the models and graphs stand: name → (kind, state)."""
     here = serve.get_replica_context().app_name
     found = serve.status().applications[here].deployments
-    kinds: dict[str, Kind] = dict.fromkeys(SERVICES, "service") | {"v2v": "graph", "wan-i2v": "graph"}
+    kinds: dict[str, Kind] = {"internvl": "service", "wan": "service", "v2v": "graph", "wan-i2v": "graph"}
     return {name: (kind, str(found[name].status.value)) for name, kind in kinds.items() if name in found}
 
 
 def _deployed(cls: type, name: str) -> Any:
-    return cast("Any", serve.deployment(cls, name=name))
+    deployment = cast("Any", serve.deployment)  # pyright: ignore[reportUnknownMemberType]
+    return deployment(cls, name=name)
 
 
 def _graph(args: AppSettings, name: str) -> GraphSettings:

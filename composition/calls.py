@@ -74,7 +74,7 @@ async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> Non
         await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
-async def in_order(calls: Iterable[Callable[[], Awaitable[T]]], window: int) -> AsyncIterator[T]:
+async def in_order(calls: Iterable[Callable[[], Awaitable[T]]], window: int) -> AsyncGenerator[T]:
     """Start up to `window` calls at a time and yield their results in the order of `calls`.
 
     The window is the back-pressure: a call is begun only when the one `window` places before it has been taken.

@@ -287,6 +287,8 @@ class Ingress:
         after = request.headers.get("last-event-id", "0")
         if not after.isdecimal():
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
+        if job.ended and int(after) >= job.last_event:
+            return Response(status_code=204)  # by which an EventSource knows not to come back
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(told(self._store, job.id, int(after)), media_type="text/event-stream", headers=headers)
 
@@ -356,7 +358,7 @@ def _take_media(
     for name in ("input_reference", *request_type.MEDIA):
         value: Any = parts.get(name) or fields.pop(name, None)
         if isinstance(value, dict):  # OpenAI's reference object
-            reference: dict[str, Any] = value
+            reference = cast("dict[str, Any]", value)
             value = reference.get("file_id") or reference.get("image_url")
         if value is None:
             continue

@@ -111,9 +111,7 @@ class Uploads:
             except NotFound as error:
                 raise NotFound(f"{param}: there is no file {value[:80]!r}", param=param) from error
         else:
-            raise InvalidParameter(
-                f"{param}: must be a file id (file_…), a data: URL or a form part", param=param
-            )
+            raise InvalidParameter(f"{param}: must be a file id (file_…), a data: URL or a form part", param=param)
         if kind == "image" and file.facts["kind"] != "image":
             raise InvalidParameter(f"{param}: needs a picture, and this is a video", param=param)
         return file

@@ -12,12 +12,14 @@ ROOMS = ("services", "composition", "clients")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
 
+MEDIA = (*(f"composition/{path.name}" for path in (ROOT / "composition").glob("decode*.py")), "composition/encode.py")
+
 # Library → the only files that may import it.
 ONLY_IN = {
     "ray": ("composition/app.py", "composition/__main__.py", "clients/handles.py"),
     "fastapi": ("composition/ingress.py",),
-    "av": ("composition/decode.py", "composition/decode_worker.py", "composition/encode.py"),
-    "decord": ("composition/decode.py", "composition/decode_worker.py", "composition/encode.py"),
+    "av": MEDIA,
+    "decord": MEDIA,
     **dict.fromkeys(
         ("torch", "diffusers", "transformers"),
         tuple(f"services/{model}/{file}" for model in MODELS for file in ("model.py", "miniature.py")),

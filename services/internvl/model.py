@@ -67,7 +67,7 @@ class Describer:
         `input_ids` and `attention_mask` are (1, length) int64; `pixel_values`, where there are pixels, is
         (n, 3, size, size) float32, normalised with the checkpoint's image statistics.
 
-        The prompt never meets the parser that knows the special tokens: `<|im_end|>` in it is nine characters of text.
+        The prompt never meets the parser that knows the special tokens: `<|im_end|>` in it is ten characters of text.
         """
         tokenizer = self.processor.tokenizer
         frames = range(0 if pixels is None else len(pixels))
@@ -114,15 +114,9 @@ class Describer:
             DeviceFailed: the device cannot be used again by this process.
         """
         check()
-        inputs = self.encode(prompt, pixels)
-        length = inputs["input_ids"].shape[1]
-        if length + max_new_tokens > self.context_length:
-            raise LimitExceeded(
-                f"prompt: with its frames it has {length} tokens, which together with max_new_tokens={max_new_tokens} "
-                f"exceeds the model's context of {self.context_length} tokens",
-                param="prompt",
-            )
         with device_errors():
+            inputs = self.encode(prompt, pixels)
+            self._check_length(inputs["input_ids"].shape[1], max_new_tokens)
             self.model.generate(
                 **inputs,
                 do_sample=False,
@@ -133,6 +127,14 @@ class Describer:
                 pad_token_id=self.processor.tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([_Finite()]),
                 streamer=TextStream(self.processor.tokenizer, write, check),
+            )
+
+    def _check_length(self, length: int, max_new_tokens: int) -> None:
+        if length + max_new_tokens > self.context_length:
+            raise LimitExceeded(
+                f"prompt: with its frames it has {length} tokens, which together with max_new_tokens={max_new_tokens} "
+                f"exceeds the model's context of {self.context_length} tokens",
+                param="prompt",
             )
 
     def _template(self) -> tuple[str, str]:

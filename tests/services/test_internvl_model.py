@@ -159,10 +159,15 @@ def test_each_frame_has_its_line_and_its_tokens(describer: Describer, count: int
 
 
 def test_frames_are_normalised_as_the_image_configuration_says(describer: Describer):
-    white = describer.encode(QUESTION, np.full((1, 8, 8, 3), 255, np.uint8))["pixel_values"]
+    pixels = np.zeros((2, 112, 112, 3), np.uint8)
+    pixels[0, :, :56] = (255, 128, 0)  # the left half of the first frame
+
+    read = describer.encode(QUESTION, pixels)["pixel_values"]  # (2, 3, 112, 112)
 
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(white[0, :, 0, 0], (1 - mean) / std)
+    torch.testing.assert_close(read[0, :, 100, 10], (torch.tensor([1, 128 / 255, 0]) - mean) / std)
+    for black in (read[0, :, 10, 100], read[1, :, 100, 10]):
+        torch.testing.assert_close(black, -mean / std)
 
 
 def test_plain_prompt_is_tokenised_as_the_whole_conversation_would_be(describer: Describer):

@@ -14,7 +14,7 @@ from services.internvl.request import MAX_NEW_TOKENS, MAX_TEXT, DescribeRequest
 from services.internvl.service import InternVL, InternVLSettings
 from services.weights import Weights
 
-LONG = DescribeRequest(prompt="z" * 3_000)
+LONG = DescribeRequest(prompt="z" * 4_000)
 """Takes the model far longer to read than it takes the loop to stop it."""
 
 

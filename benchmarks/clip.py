@@ -1,0 +1,25 @@
+"""The frames that every contender moves. Needs numpy only: the peers' programs read this too."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 1280, 720
+FRAME_BYTES = HEIGHT * WIDTH * 3
+PAGE_BYTES = 4096
+
+
+def runs(length: int) -> list[NDArray[np.uint8]]:
+    """Return two different runs of noise, each (length, 720, 1280, 3) uint8, to be sent in turn."""
+    noise = np.random.default_rng(length)
+    return [noise.integers(0, 256, (length, HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(2)]
+
+
+def touched(pixels: NDArray[np.uint8]) -> int:
+    """Read one byte of every page, so that no contender hands over memory that is not there; return their sum."""
+    return int(pixels.reshape(-1)[::PAGE_BYTES].sum(dtype=np.int64))
+
+
+def whole(length: int, frames: int) -> int:
+    """Return the sum of `touched` over a clip of `frames` frames in runs of `length`."""
+    sums = [touched(run) for run in runs(length)]
+    return sum(sums[i % 2] for i in range(frames // length))

@@ -1,0 +1,42 @@
+"""Takes a stream of frames from `litserve_server`: `python -m benchmarks.peers.litserve_client PORT LENGTH FRAMES`.
+
+Prints the seconds that took and the sum of the bytes touched, as JSON.
+"""
+
+import http.client
+import json
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.clip import FRAME_BYTES, touched
+
+
+def take(port: int, length: int, frames: int) -> dict[str, float]:
+    """Read `frames` frames in runs of `length`, each run into an array of its own."""
+    began = time.perf_counter()
+    total = 0
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    body = json.dumps({"length": length, "frames": frames})
+    connection.request("POST", "/predict", body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    for _ in range(frames // length):
+        run = np.empty(length * FRAME_BYTES, np.uint8)
+        _fill(response, run.data)
+        total += touched(run)
+    response.read()
+    connection.close()
+    return {"seconds": time.perf_counter() - began, "sum": total}
+
+
+def _fill(response: http.client.HTTPResponse, room: memoryview) -> None:
+    while room:
+        read = response.readinto(room)
+        if not read:
+            raise EOFError(f"the stream ended {len(room)} bytes early")
+        room = room[read:]
+
+
+if __name__ == "__main__":
+    print(json.dumps(take(*(int(argument) for argument in sys.argv[1:]))))

@@ -1,0 +1,144 @@
+"""What a benchmark found, and how it is written down: one page for people, the same figures as JSON."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeAlias
+
+from rich.progress import track
+
+RESULTS = Path(__file__).parent / "results"
+
+Row: TypeAlias = Mapping[str, str | float]
+"""One line of a table: heading → what stands under it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What was aimed at. Met when `value` is at least `limit`, or at most, if `at_most`."""
+
+    what: str
+    value: float
+    limit: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a benchmark found."""
+
+    title: str
+    method: str
+    """What was measured, how, in which units."""
+    rows: Sequence[Row]
+    goals: Sequence[Goal]
+    samples: Mapping[str, Sequence[float]]
+    """Every single repetition, by contender, for whoever doubts the medians."""
+    packages: Sequence[str] = ()
+    """Installed packages whose versions matter."""
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Versions of what is not installed here: name → version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure that was taken several times."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the extremes."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(samples: Mapping[str, Sequence[float]], ours: str, other: str) -> Spread:
+    """Return `ours` over `other`, round by round: what slows the machine down for a while slows both."""
+    return spread([a / b for a, b in zip(samples[ours], samples[other], strict=True)])
+
+
+def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure every contender once a round, after one round that does not count.
+
+    The order turns with the rounds, so that nobody always runs behind the same one.
+    """
+    names = list(contenders)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for number in track(range(rounds + 1), description=", ".join(names)):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            figure = contenders[name]()
+            if number > 0:
+                samples[name].append(figure)
+    return samples
+
+
+def write(name: str, report: Report, load_before: float) -> Path:
+    """Write `results/NAME.json` and `results/NAME.md`; return the path of the page."""
+    RESULTS.mkdir(exist_ok=True)
+    where = _machine() | {"load_before": round(load_before, 2), "load_after": round(os.getloadavg()[0], 2)}
+    versions = {"python": platform.python_version()} | {p: version(p) for p in report.packages} | dict(report.versions)
+    day = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    goals = [{"what": g.what, "value": round(g.value, 3), "limit": g.limit, "met": g.met} for g in report.goals]
+    facts = {"title": report.title, "date": day, "machine": where, "versions": versions, "method": report.method}
+    found = {"rows": [dict(row) for row in report.rows], "goals": goals, "samples": dict(report.samples)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts | found, indent=1, ensure_ascii=False) + "\n")
+    page = RESULTS / f"{name}.md"
+    page.write_text(_page(report, day, where, versions))
+    return page
+
+
+def _page(report: Report, day: str, where: Mapping[str, str | float], versions: Mapping[str, str]) -> str:
+    headings = list(report.rows[0])
+    table = [headings, ["---"] * len(headings), *([_cell(row[h]) for h in headings] for row in report.rows)]
+    goals = [
+        f"- {goal.what}: {goal.value:.3g}, aimed at {'at most' if goal.at_most else 'at least'} {goal.limit:g}: "
+        f"{'met' if goal.met else '**missed**'}"
+        for goal in report.goals
+    ]
+    machine = (
+        f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['system']}; "
+        f"load average {where['load_before']} before, {where['load_after']} after"
+    )
+    parts = [
+        f"# {report.title}",
+        report.method,
+        "\n".join(f"| {' | '.join(cells)} |" for cells in table),
+        "\n".join(goals),
+        f"{day}. {machine}. {', '.join(f'{name} {number}' for name, number in versions.items())}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cell(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _machine() -> dict[str, str | float]:
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+    }

@@ -1,0 +1,174 @@
+"""`reel`: the command line.
+
+Exit status: 0 done, 1 failed, 2 asked for something that cannot be, 3 no server answers, 130 interrupted.
+"""
+
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from clients import wire
+from clients.cli_resources import Address, connect, files_app, jobs_app, models
+from clients.client import Client
+from clients.errors import ApiError, ClientError, ServerUnreachable
+from clients.fields import ContinuationFields, SamplingFields
+from clients.flows import Backoff
+from clients.objects import Video
+from clients.options import AsJson, InputFile, MakeOptions, grouped
+from clients.order import Order, carry_out
+from clients.progress import Display, display
+from clients.server import become, local_server
+
+_FAILED, _USAGE, _NO_SERVER = 1, 2, 3
+_REFUSED = frozenset({400, 413, 422})
+"""HTTP status of a request that is wrong by itself."""
+
+_BESIDE = Backoff(limit=4, first_s=0.25)
+"""A server of our own that is gone will not come back."""
+_CLIP = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
+
+
+class _Commands(TyperGroup):
+    """Says what went wrong in a line and an exit status, never in a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return super().invoke(ctx)
+        except ClientError as error:
+            typer.echo(f"reel: {error}", err=True)
+            raise typer.Exit(_exit_status(error)) from error
+        except BrokenPipeError:  # whoever read our output has had enough; typer ends quietly
+            raise
+        except OSError as error:
+            typer.echo(f"reel: {error}", err=True)
+            raise typer.Exit(_FAILED) from error
+
+
+def _exit_status(error: ClientError) -> int:
+    if isinstance(error, ServerUnreachable):
+        return _NO_SERVER
+    return _USAGE if isinstance(error, ApiError) and error.status in _REFUSED else _FAILED
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(files_app, name="files")
+app.command()(models)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reelgraph {version('reelgraph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def reel(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Option(envvar="REELGRAPH_URL", help="The server's address.")] = wire.DEFAULT_URL,
+    api_key: Annotated[str | None, typer.Option(envvar="REELGRAPH_API_KEY", help="Where the server wants one.")] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Video-generation models and graphs of them, from the command line."""
+    ctx.obj = Address(url, api_key)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is served, and how.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to listen on.")] = None,
+) -> None:
+    """Serve on this machine until stopped."""
+    given = {"--config": config, "--host": host, "--port": port}
+    become("serve", *(word for name, value in given.items() if value is not None for word in (name, str(value))))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def keys(ctx: typer.Context) -> None:
+    """Manage the API keys of this machine's server."""
+    become("keys", *ctx.args)
+
+
+@app.command()
+@grouped
+def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, make: MakeOptions) -> None:
+    """Continue a video: describe it, and go on from its last frame."""
+    _make(ctx, Order("v2v", {"input_video": video}, fields, make["out"]), make)
+
+
+@app.command()
+@grouped
+def i2v(
+    ctx: typer.Context,
+    image: InputFile,
+    fields: SamplingFields,
+    make: MakeOptions,
+    last_image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The frame to end with.")] = None,
+) -> None:
+    """Make a video that begins with a picture."""
+    media = {"image": image} | ({"last_image": last_image} if last_image else {})
+    _make(ctx, Order("wan-i2v", media, fields, make["out"]), make)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(file_okay=False, help="The folder for what is made.")] = Path("reel-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Start a server here, continue a clip that comes along, and stop the server."""
+    out.mkdir(parents=True, exist_ok=True)
+    screen = display(sys.stderr)
+    order = Order("v2v", {"input_video": _CLIP}, {}, out / "continuation.mp4")
+    with _local(screen, None) as client:
+        video = carry_out(client, order, screen)
+    caption = out / "caption.txt"
+    caption.write_text(f"{video.caption or ''}\n", encoding="utf-8")
+    _report(video, [order.target, caption], as_json=as_json)
+
+
+def _make(ctx: typer.Context, order: Order, make: MakeOptions) -> None:
+    screen = display(sys.stderr)
+    with _local(screen, ctx.find_object(Address)) if make["local"] else connect(ctx) as client:
+        video = carry_out(client, order, screen)
+    _report(video, [order.target], as_json=make["as_json"])
+
+
+@contextmanager
+def _local(screen: Display, address: Address | None) -> Generator[Client]:
+    """A client of a server that lives as long as the block."""
+    api_key = address.api_key if address else None
+    with local_server(screen) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
+        yield client
+
+
+def _report(video: Video, paths: list[Path], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(video.model_copy(update={"paths": [str(path) for path in paths]}).model_dump_json(indent=2))
+        return
+    if video.caption:
+        typer.echo(f"caption: {video.caption}")
+    typer.echo(f"seed: {video.params.get('seed')}")
+    for path in paths:
+        typer.echo(str(path))
+
+
+def main() -> None:
+    """The entry point. What is stopped by SIGTERM cleans up like what is stopped by Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

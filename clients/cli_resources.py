@@ -1,0 +1,171 @@
+"""`reel jobs`, `reel files` and `reel models`: what lies on a server."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from clients.client import Client
+from clients.options import After, AsJson, Limit, OutputFile
+from clients.order import fetch, watch
+from clients.order import upload as send
+from clients.progress import display
+
+Id = Annotated[str, typer.Argument(metavar="ID")]
+
+jobs_app = typer.Typer(no_args_is_help=True, help="Jobs, and the videos that they make.")
+files_app = typer.Typer(no_args_is_help=True, help="Uploaded files.")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which server, and the key to it."""
+
+    url: str
+    api_key: str | None
+
+
+def connect(ctx: typer.Context) -> Client:
+    """Return a client of the server that the command line names."""
+    address = ctx.find_object(Address)
+    if address is None:
+        raise AssertionError("the first callback sets it")
+    try:
+        return Client(address.url, api_key=address.api_key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from error
+
+
+@jobs_app.command("list")
+def list_jobs(ctx: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """The newest jobs first."""
+    with connect(ctx) as client:
+        page = client.videos.list(limit=limit, after=after)
+    rows = [(job.id, job.status, f"{job.progress}%", job.model, _when(job.created_at)) for job in page.data]
+    _show(page, rows, as_json=as_json)
+
+
+@jobs_app.command("show")
+def show_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
+    """All that is known of a job."""
+    with connect(ctx) as client:
+        video = client.videos.retrieve(video_id)
+    _show(video, _facts(video), as_json=as_json)
+
+
+@jobs_app.command("watch")
+def watch_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
+    """Follow a job until it has ended. Ctrl-C ends only the watching."""
+    screen = display(sys.stderr)
+    with connect(ctx) as client:
+        try:
+            video = watch(client, video_id, screen)
+        except KeyboardInterrupt:
+            screen.note(f"{video_id} goes on")
+            raise
+    _show(video, _facts(video), as_json=as_json)
+
+
+@jobs_app.command("cancel")
+def cancel_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
+    """Stop a job and keep what there is of it."""
+    with connect(ctx) as client:
+        video = client.videos.cancel(video_id)
+    _show(video, [(video.id, video.status)], as_json=as_json)
+
+
+@jobs_app.command("delete")
+def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
+    """Delete a job and its results; stop it where it runs."""
+    with connect(ctx) as client:
+        deleted = client.videos.delete(video_id)
+    _show(deleted, [(deleted.id, "deleted")], as_json=as_json)
+
+
+@jobs_app.command("download")
+def download_job(
+    ctx: typer.Context,
+    video_id: Id,
+    out: OutputFile,
+    variant: Annotated[str | None, typer.Option(help="One of the job's results, e.g. thumbnail.")] = None,
+) -> None:
+    """Fetch a job's result, once it is completed."""
+    screen = display(sys.stderr)
+    with connect(ctx) as client:
+        if not client.videos.retrieve(video_id).over:
+            watch(client, video_id, screen)
+        fetch(client, video_id, out, screen, variant)
+    typer.echo(str(out))
+
+
+@files_app.command("list")
+def list_files(ctx: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """The newest files first."""
+    with connect(ctx) as client:
+        page = client.files.list(limit=limit, after=after)
+    rows = [
+        (file.id, file.kind, f"{file.width}x{file.height}", f"{file.bytes} B", _when(file.created_at), file.filename)
+        for file in page.data
+    ]
+    _show(page, rows, as_json=as_json)
+
+
+@files_app.command("show")
+def show_file(ctx: typer.Context, file_id: Id, as_json: AsJson = False) -> None:
+    """All that is known of a file."""
+    with connect(ctx) as client:
+        file = client.files.retrieve(file_id)
+    _show(file, _facts(file), as_json=as_json)
+
+
+@files_app.command("upload")
+def upload_file(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    purpose: Annotated[str, typer.Option(help="What it is for, in your words.")] = "user_data",
+    as_json: AsJson = False,
+) -> None:
+    """Send a video or a picture, and print its id."""
+    with connect(ctx) as client:
+        file = send(client, path, display(sys.stderr), purpose)
+    _show(file, [(file.id,)], as_json=as_json)
+
+
+@files_app.command("delete")
+def delete_file(ctx: typer.Context, file_id: Id, as_json: AsJson = False) -> None:
+    """Delete a file."""
+    with connect(ctx) as client:
+        deleted = client.files.delete(file_id)
+    _show(deleted, [(deleted.id, "deleted")], as_json=as_json)
+
+
+def models(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """What the server can be asked for, and whether it is ready."""
+    with connect(ctx) as client:
+        page = client.models.list()
+    rows = [(model.id, model.kind, "ready" if model.ready else "not ready") for model in page.data]
+    _show(page, rows, as_json=as_json)
+
+
+def _show(answer: BaseModel, rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+    """Print an answer as JSON, or rows in columns, never cut: an id that is cut is no id."""
+    if as_json:
+        typer.echo(answer.model_dump_json(indent=2))
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _facts(answer: BaseModel) -> list[tuple[str, str]]:
+    known = answer.model_dump()
+    return [(name, str(value)) for name, value in known.items() if value not in (None, [], {}, "")]
+
+
+def _when(created_at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created_at))

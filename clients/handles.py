@@ -1,0 +1,53 @@
+"""Graphs as Python streams, over Ray: for a driver on the cluster, or for another deployment.
+
+    graphs = Graphs()
+    async for item in graphs.v2v(V2VRequest(input_video="/data/clip.mp4")):
+        ...
+
+The one client file that needs the `server` extra. Nothing is stored: a stream that breaks is gone; for work that
+survives, make a job over HTTP.
+"""
+
+from collections.abc import AsyncGenerator
+
+from ray import serve
+
+from composition.app import TRANSPORT
+from composition.calls import opened, stream
+from composition.graph import GraphRequest
+from composition.v2v import V2VRequest
+from composition.wan_i2v import WanI2VRequest
+from services.frames import Item
+
+__all__ = ["Graphs", "V2VRequest", "WanI2VRequest"]
+
+
+class Graphs:
+    """The graphs of an application that runs on the connected Ray cluster.
+
+    Args:
+        application: its name in `serve_config*.yaml`.
+    """
+
+    def __init__(self, application: str = "reelgraph") -> None:
+        self._application = application
+
+    def v2v(self, request: V2VRequest) -> AsyncGenerator[Item]:
+        """Continue a video. `input_video` is a path or URL that the graph's replica can open.
+
+        Closing the iterator, or leaving an `async for` over it, stops the work within one denoising step.
+
+        Raises:
+            ReelError: of `services.errors`; `retryable` says whether the same request may succeed later.
+        """
+        return self._run("v2v", request)
+
+    def wan_i2v(self, request: WanI2VRequest) -> AsyncGenerator[Item]:
+        """Make a video that begins with a picture. Otherwise as `v2v`."""
+        return self._run("wan-i2v", request)
+
+    async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:
+        handle = serve.get_deployment_handle(graph, self._application)
+        async with opened(stream(handle, "run", request), TRANSPORT) as items:
+            async for item in items:
+                yield item

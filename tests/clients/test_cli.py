@@ -1,0 +1,248 @@
+"""`reel`, within this process where that tells the truth, and as a process of its own where signals do."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
+
+from clients.cli import app
+
+Reel = Callable[..., Result]
+
+AS_A_PROGRAM = [sys.executable, "-c", "from clients.cli import main; main()"]
+WAIT_S = 30
+
+
+@pytest.fixture
+def reel(server: VideoServer) -> Reel:
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in arguments], env={"REELGRAPH_URL": server.url})
+
+    return run
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    with socket.socket() as unused:  # bound, and not listening
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+def test_v2v_from_file_to_file(reel: Reel, server: VideoServer, clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    result = reel("v2v", "--video", clip, "--steps", "4", "--solver", "dpm++", "--no-join", "-o", target)
+    assert result.exit_code == 0, result.stderr
+    assert target.read_bytes() == CONTENT
+    sent = {"model": "v2v", "input_video": "file_1", "steps": 4, "solver": "dpm++", "join": False}
+    assert server.jobs["video_1"].fields == sent
+    assert server.files["file_1"][1] == clip.read_bytes()
+    assert result.stdout == f"caption: {CAPTION}\nseed: 7\n{target}\n"
+    progress = result.stderr.splitlines()
+    story = ["upload in.mp4: 6000 of 6000 bytes", "job video_1", "in progress", "denoise: 2 of 2", "completed"]
+    assert [line for line in progress if line in story] == story
+    assert progress[-1] == f"download out.mp4: {len(CONTENT)} of {len(CONTENT)} bytes"
+
+
+def test_i2v_sends_pictures_and_options(reel: Reel, server: VideoServer, clip: Path, tmp_path: Path) -> None:
+    last = tmp_path / "last.png"
+    last.write_bytes(b"png")
+    options = ("--prompt", "a bear", "--negative-prompt", "blur", "--num-frames", "5", "--max-area", "4096")
+    more = ("--size", "64x48", "--shift", "2.5", "--guidance-scale", "3", "--guidance-scale-2", "4", "--seed", "9")
+    target = tmp_path / "out.mp4"
+    result = reel("i2v", "--image", clip, "--last-image", last, *options, *more, "-o", target, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert server.jobs["video_1"].fields == {
+        "model": "wan-i2v",
+        "image": "file_1",
+        "last_image": "file_2",
+        "prompt": "a bear",
+        "negative_prompt": "blur",
+        "num_frames": 5,
+        "max_area": 4096,
+        "size": "64x48",
+        "shift": 2.5,
+        "guidance_scale": 3.0,
+        "guidance_scale_2": 4.0,
+        "seed": 9,
+    }
+    told = json.loads(result.stdout)
+    assert (told["id"], told["paths"], told["caption"]) == ("video_1", [str(target)], CAPTION)
+
+
+def test_a_failed_job_is_told_and_leaves_no_file(reel: Reel, script: Script, clip: Path, tmp_path: Path) -> None:
+    script.story[-1] = FAILURE
+    result = reel("v2v", "--video", clip, "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    assert "reel: video_1 failed: out of memory (model_failed)" in result.stderr
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+def test_what_the_server_refuses_is_a_wrong_request(reel: Reel, clip: Path, tmp_path: Path) -> None:
+    result = reel("v2v", "--video", clip, "--steps", "0", "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 2
+    assert "steps: must be at least 1, got 0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("v2v", "--video", "nowhere.mp4", "-o", "out.mp4"),
+        ("v2v", "--video", ".", "-o", "out.mp4"),
+        ("v2v", "--video", "in.mp4", "-o", "nowhere/out.mp4"),
+        ("v2v", "--video", "in.mp4", "-o", "."),
+        ("v2v", "--video", "in.mp4"),
+        ("v2v", "--video", "in.mp4", "-o", "out.mp4", "--solver", "euler"),
+        ("i2v", "--image", "in.mp4", "-o", "out.mp4", "--join"),
+        ("files", "upload", "nowhere.mp4"),
+        ("--url", "127.0.0.1:8000", "models"),
+        ("jobs", "list", "--limit", "0"),
+    ],
+)
+def test_nothing_is_sent_for_a_wrong_command_line(
+    reel: Reel, server: VideoServer, clip: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    assert reel(*arguments).exit_code == 2
+    assert server.seen == []
+
+
+def test_jobs(reel: Reel, server: VideoServer, clip: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        reel("v2v", "--video", clip, "-o", tmp_path / f"{number}.mp4")
+    assert [line.split()[:3] for line in reel("jobs", "list", "--limit", "2").stdout.splitlines()] == [
+        ["video_3", "completed", "100%"],
+        ["video_2", "completed", "100%"],
+    ]
+    assert json.loads(reel("jobs", "list", "--after", "video_2", "--json").stdout)["data"][0]["id"] == "video_1"
+    shown = reel("jobs", "show", "video_1")
+    assert ["status", "completed"] in [line.split() for line in shown.stdout.splitlines()]
+    assert json.loads(reel("jobs", "show", "video_1", "--json").stdout)["params"]["seed"] == 7
+    watched = reel("jobs", "watch", "video_1")
+    assert (watched.exit_code, "denoise: 2 of 2" in watched.stderr) == (0, True)
+    thumbnail = tmp_path / "thumbnail.jpg"
+    assert reel("jobs", "download", "video_1", "--variant", "thumbnail", "-o", thumbnail).stdout == f"{thumbnail}\n"
+    assert thumbnail.read_bytes() == THUMBNAIL
+    assert reel("jobs", "cancel", "video_2").stdout == "video_2  failed\n"
+    failed = reel("jobs", "watch", "video_2")
+    assert (failed.exit_code, "the job was cancelled (cancelled)" in failed.stderr) == (1, True)
+    assert reel("jobs", "delete", "video_3").stdout == "video_3  deleted\n"
+    assert list(server.jobs) == ["video_1", "video_2"]
+    missing = reel("jobs", "show", "video_3")
+    assert (missing.exit_code, "there is no 'video_3' (404, not_found)" in missing.stderr) == (1, True)
+
+
+def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
+    assert reel("files", "list").stdout == ""
+    assert reel("files", "upload", clip, "--purpose", "trial").stdout == "file_1\n"
+    assert server.files["file_1"][0]["purpose"] == "trial"
+    listed = reel("files", "list").stdout.split()
+    assert (listed[:5], listed[-1]) == (["file_1", "video", "64x48", "6000", "B"], "in.mp4")
+    assert json.loads(reel("files", "show", "file_1", "--json").stdout)["rate"] == "24000/1001"
+    assert ["width", "64"] in [line.split() for line in reel("files", "show", "file_1").stdout.splitlines()]
+    assert reel("files", "delete", "file_1").stdout == "file_1  deleted\n"
+    assert server.files == {}
+
+
+def test_models(reel: Reel) -> None:
+    assert reel("models").stdout == "v2v  graph    ready\nwan  service  not ready\n"
+    assert json.loads(reel("models", "--json").stdout)["data"][1]["ready"] is False
+
+
+def test_the_key_comes_from_the_environment_or_an_option(reel: Reel, server: VideoServer, script: Script) -> None:
+    script.api_key = "secret"
+    assert reel("--api-key", "secret", "models").exit_code == 0
+    env = {"REELGRAPH_API_KEY": "secret", "REELGRAPH_URL": server.url}
+    assert CliRunner().invoke(app, ["models"], env=env).exit_code == 0
+    refused = reel("models")
+    assert (refused.exit_code, "the key is not known" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", [("models",), ("jobs", "watch", "video_1"), ("jobs", "list")])
+def test_no_server(nobody: str, command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["--url", nobody, *command])
+    assert result.exit_code == 3
+    assert nobody in result.stderr
+    assert "reel serve" in result.stderr
+    assert "--local" in result.stderr
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.startswith("reelgraph 0.")
+
+
+@pytest.fixture
+def program(server: VideoServer) -> Callable[..., "subprocess.Popen[str]"]:
+    def start(*arguments: str | Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*AS_A_PROGRAM, "--url", server.url, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_cancels_the_job(
+    program: Callable[..., "subprocess.Popen[str]"],
+    server: VideoServer,
+    script: Script,
+    clip: Path,
+    how: signal.Signals,
+) -> None:
+    script.hold_at = 8
+    target = clip.parent / "out.mp4"
+    process = program("v2v", "--video", clip, "-o", target)
+    assert server.held.wait(WAIT_S)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, told
+    assert "cancelled video_1 on the server" in told
+    assert "Traceback" not in told
+    assert server.jobs["video_1"].cancelled.is_set()
+    assert list(clip.parent.iterdir()) == [clip]
+
+
+def test_an_interrupt_of_watching_lets_the_job_go_on(
+    program: Callable[..., "subprocess.Popen[str]"], server: VideoServer, script: Script, reel: Reel, clip: Path
+) -> None:
+    reel("v2v", "--video", clip, "-o", clip.parent / "out.mp4")
+    script.hold_at = 8
+    process = program("jobs", "watch", "video_1")
+    assert server.held.wait(WAIT_S)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, "video_1 goes on" in told) == (130, True)
+    assert server.requests("POST", "/v1/videos/video_1/cancel") == []
+
+
+def test_a_pipe_that_is_closed_ends_quietly(server: VideoServer) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        result = subprocess.run(
+            [*AS_A_PROGRAM, "--url", server.url, "models"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_the_client_needs_nothing_of_the_server() -> None:
+    names = "{name.partition('.')[0] for name in sys.modules}"
+    code = f"import sys, clients.cli; print(*{names} & {{'services', 'composition', 'ray', 'numpy', 'fastapi'}})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert found.stdout.strip() == ""

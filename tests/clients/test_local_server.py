@@ -1,0 +1,196 @@
+"""A server that lives as long as a call. `python -m composition` finds a stand-in in the working folder."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from video_server import CAPTION, CONTENT
+
+from clients import Client
+from clients.errors import LocalServerFailed
+from clients.progress import Lines
+from clients.server import local_server
+
+WAIT_S = 30
+REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
+WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from clients.cli import main; main()"]
+
+Reel = Callable[..., "subprocess.Popen[str]"]
+
+
+def stand_in(folder: Path, body: str) -> None:
+    """Write a package `composition` whose command line does `body`, and leaves its process id in the file `pid`."""
+    package = folder / "composition"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    head = f"import os, pathlib, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    sign = f"pathlib.Path({str(folder / 'pid')!r}).write_text(str(os.getpid()))\n"
+    (package / "__main__.py").write_text(f"{head}{sign}{body}\n")
+
+
+def serving(script: str = "") -> str:
+    return f"from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
+
+
+def is_alive(folder: Path) -> bool:
+    try:
+        os.kill(int((folder / "pid").read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def place(clip: Path) -> Path:
+    return clip.parent
+
+
+@pytest.fixture
+def reel(place: Path) -> Reel:
+    def start(*arguments: str, command: list[str] = REEL) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+        )
+
+    return start
+
+
+def test_local_starts_and_stops_a_server(reel: Reel, place: Path) -> None:
+    stand_in(place, serving())
+    out, told = (process := reel("v2v", "--video", "in.mp4", "-o", "out.mp4", "--local")).communicate(timeout=WAIT_S)
+    assert process.returncode == 0, told
+    assert (place / "out.mp4").read_bytes() == CONTENT
+    assert out == f"caption: {CAPTION}\nseed: 7\nout.mp4\n"
+    assert told.splitlines()[0] == "starting a server on this machine"
+    assert told.splitlines()[-1] == "stopping the server"
+    assert not is_alive(place)
+
+
+def test_the_demo_leaves_a_video_and_its_caption(reel: Reel, place: Path) -> None:
+    stand_in(place, serving())
+    out, told = (process := reel("demo")).communicate(timeout=WAIT_S)
+    assert process.returncode == 0, told
+    made = place / "reel-demo"
+    assert (made / "continuation.mp4").read_bytes() == CONTENT
+    assert (made / "caption.txt").read_text(encoding="utf-8") == f"{CAPTION}\n"
+    assert out.splitlines()[-2:] == ["reel-demo/continuation.mp4", "reel-demo/caption.txt"]
+    assert "upload bigbuckbunny.mp4" in told
+    assert not is_alive(place)
+
+
+@pytest.mark.parametrize(
+    ("how", "command"),
+    [
+        (signal.SIGINT, ("demo",)),
+        (signal.SIGTERM, ("v2v", "--video", "in.mp4", "-o", "out.mp4", "--local")),
+    ],
+)
+def test_an_interrupt_stops_what_was_started(
+    reel: Reel, place: Path, how: signal.Signals, command: tuple[str, ...]
+) -> None:
+    stand_in(place, serving("hold_at=8"))
+    process = reel(*command)
+    assert process.stderr is not None
+    told = ""
+    while "denoise: 1 of 2" not in told:  # the job stands still now
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    process.send_signal(how)
+    told += process.communicate(timeout=WAIT_S)[1]
+    assert process.returncode == 130, told
+    assert "cancelled video_1 on the server" in told
+    assert "Traceback" not in told
+    assert not is_alive(place)
+
+
+def test_a_server_that_dies_is_quoted(reel: Reel, place: Path) -> None:
+    stand_in(place, serving("die_at=5"))
+    process = reel("v2v", "--video", "in.mp4", "-o", "out.mp4", "--local")
+    _, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert "the server ended with status 7; it said:\nthe model fell over" in told
+    assert not (place / "out.mp4").exists()
+
+
+def test_a_server_that_does_not_come_up_is_quoted(reel: Reel, place: Path) -> None:
+    stand_in(place, "sys.exit('serve_config.yaml: no such model')")
+    process = reel("demo")
+    _, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert "the server ended before it was ready; it said:\nserve_config.yaml: no such model" in told
+
+
+def test_a_talkative_server_is_not_blocked(place: Path) -> None:
+    done = place / "done"
+    os.mkfifo(done)
+    talk = "for _ in range(20_000): print('x' * 60, flush=True)"
+    code = (
+        f"print('http://127.0.0.1:9', 'ready', sep='\\n', flush=True)\n{talk}\nopen({str(done)!r}, 'w').write('done')"
+    )
+    with local_server(Lines(io.StringIO()), [sys.executable, "-c", code]) as url:
+        assert url == "http://127.0.0.1:9"
+        assert done.read_text() == "done"  # a pipe that nobody reads holds 1000 of these lines
+
+
+def test_a_server_that_does_not_want_to_stop_is_killed(place: Path) -> None:
+    stubborn = (
+        "import os, pathlib, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(place / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "print('http://127.0.0.1:9', 'ready', sep='\\n', flush=True)\nsignal.pause()"
+    )
+    with local_server(Lines(io.StringIO()), [sys.executable, "-c", stubborn], stop_s=0.1):
+        assert is_alive(place)
+    assert not is_alive(place)
+
+
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("demo",)])
+def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
+    process = reel(*command, command=WITHOUT_RAY)
+    _, told = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, "pip install 'reelgraph[server]'" in told) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        (["serve", "--config", "in.mp4", "--port", "8001"], ["serve", "--config", "in.mp4", "--port", "8001"]),
+        (["serve", "--host", "0.0.0.0"], ["serve", "--host", "0.0.0.0"]),
+        (["keys", "add", "--owner", "me", "--help"], ["keys", "add", "--owner", "me", "--help"]),
+    ],
+)
+def test_serve_and_keys_become_the_server_side(reel: Reel, place: Path, given: list[str], passed_on: list[str]) -> None:
+    stand_in(place, "import json\nprint(json.dumps(sys.argv[1:]))\nsys.exit(5)")
+    process = reel(*given)
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, json.loads(out)) == (5, passed_on)
+    assert (place / "pid").read_text() == str(process.pid)
+
+
+def test_an_error_of_the_block_is_its_own(place: Path) -> None:
+    stand_in(place, serving())
+    command = [sys.executable, str(place / "composition" / "__main__.py"), "--host", "127.0.0.1", "--port", "0"]
+
+    def fail() -> None:
+        with local_server(Lines(io.StringIO()), command) as url, Client(url) as client:
+            assert client.models.list().data
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not is_alive(place)
+
+
+def test_a_server_without_words() -> None:
+    silent = [sys.executable, "-c", ""]
+    with (
+        pytest.raises(LocalServerFailed, match=r"ended before it was ready$"),
+        local_server(Lines(io.StringIO()), silent),
+    ):
+        pass

@@ -1,0 +1,109 @@
+"""What is shown of a job, at a terminal and elsewhere."""
+
+import io
+import re
+
+from rich.console import Console
+from video_server import CAPTION, STORY
+
+from clients.objects import EVENTS, Event
+from clients.progress import Bars, Lines, display
+
+STORY_EVENTS: list[Event] = [
+    EVENTS[name].model_validate({"id": number, **data})
+    for number, (name, data) in enumerate(STORY, 1)
+    if name in EVENTS
+]
+
+
+def terminal() -> tuple[Bars, io.StringIO]:
+    screen = io.StringIO()
+    return Bars(Console(file=screen, force_terminal=True, width=100, height=40, color_system=None)), screen
+
+
+def last_picture(screen: io.StringIO) -> str:
+    """What stands on the screen in the end: rich draws all of it anew each time."""
+    return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", screen.getvalue().rsplit("\x1b[2K", 1)[-1])
+
+
+def test_lines_tell_each_thing_once() -> None:
+    stream = io.StringIO()
+    with Lines(stream).watching() as show:
+        for event in STORY_EVENTS:
+            show(event)
+    assert stream.getvalue().splitlines() == [
+        "queued",
+        "in progress",
+        "describe: a red ball [/b] rolls slowly",
+        "describe: done in 0.5 s (internvl, miniature:tiny)",
+        "denoise: 1 of 2",
+        "denoise: 2 of 2",
+        "frames: 5 of 5",
+        "completed",
+    ]
+
+
+def test_lines_keep_a_text_that_was_not_finished() -> None:
+    stream = io.StringIO()
+    with Lines(stream).watching() as show:
+        show(STORY_EVENTS[3])
+    assert stream.getvalue() == "describe: a red ball [/b]\n"
+
+
+def test_lines_tell_steps_by_tenths() -> None:
+    stream = io.StringIO()
+    with Lines(stream).transfer("upload in.mp4") as show:
+        for done in range(0, 1001, 10):
+            show(done, 1000)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "upload in.mp4: 1000 of 1000 bytes"
+
+
+def test_bars_stand_where_the_events_have_put_them() -> None:
+    bars, screen = terminal()
+    with bars.watching() as show:
+        for event in STORY_EVENTS:
+            show(event)
+    picture = last_picture(screen)
+    assert "completed" in picture
+    assert " ".join(f"describe {CAPTION}".split()) in " ".join(picture.split())
+    assert re.search(r"denoise\s+━+\s+2/2", picture)
+    assert re.search(r"frames\s+━+\s+5/5", picture)
+
+
+def test_a_stage_that_begins_again_is_shown_again() -> None:
+    bars, screen = terminal()
+    again = [event for event in STORY_EVENTS if event.id in (8, 9)]
+    with bars.watching() as show:
+        for event in (*again, again[0]):
+            show(event)
+    assert re.search(r"denoise\s+━+\S*\s+━*\s*1/2", last_picture(screen))
+
+
+def test_a_text_that_is_written_again_replaces_the_first() -> None:
+    bars, screen = terminal()
+    with bars.watching() as show:
+        for event in STORY_EVENTS:
+            show(event)
+        show(EVENTS["text"].model_validate({"id": 12, "stage": "describe", "piece": "a blue ball"}))
+    assert "describe a blue ball" in last_picture(screen)
+    assert "red" not in last_picture(screen)
+
+
+def test_transfers_and_notes_at_a_terminal() -> None:
+    bars, screen = terminal()
+    with bars.transfer("upload [in].mp4") as show:
+        show(500, 1000)
+        show(1000, 1000)
+    bars.note("job [video_1]")
+    with bars.waiting("starting [a] server"):
+        pass
+    assert "upload [in].mp4" in screen.getvalue()
+    assert "1.0/1.0 kB" in screen.getvalue()
+    assert "job [video_1]" in screen.getvalue()
+    assert "starting [a] server" in screen.getvalue()
+
+
+def test_a_file_gets_lines() -> None:
+    assert isinstance(display(io.StringIO()), Lines)

@@ -1,0 +1,104 @@
+"""Requests as they are built, and answers as they are understood."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clients import wire
+from clients.errors import ApiError, ServerUnreachable
+from clients.objects import Page, Video
+
+VIDEO = {"id": "video_1", "model": "v2v", "status": "queued", "created_at": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000"),
+        ("https://example.org/reel/v1/", "https://example.org/reel"),
+    ],
+)
+def test_the_address_is_taken_with_and_without_its_version(given: str, root: str) -> None:
+    assert wire.root(given) == root
+
+
+@pytest.mark.parametrize("given", ["127.0.0.1:8000", "localhost", "", "ftp://example.org"])
+def test_an_address_without_a_scheme_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="must begin with http"):
+        wire.root(given)
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://localhost:1", True),
+        ("http://127.1.2.3", True),
+        ("http://[::1]:8", True),
+        ("http://127.org:8000", False),
+        ("https://example.org", False),
+    ],
+)
+def test_this_machine_is_known(url: str, here: bool) -> None:
+    assert wire.is_here(url) is here
+
+
+@pytest.mark.parametrize("name", ["../files", "a/b", "a?b=c", "a#b", "video 1"])
+def test_an_id_stays_within_its_place_in_the_path(name: str) -> None:
+    rest = wire.retrieve_video(name).path.removeprefix("/v1/videos/")
+    assert not set("/?# ") & set(rest)
+
+
+def test_an_empty_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        wire.delete_video("")
+
+
+def test_fields_of_a_form_are_json_where_they_are_no_strings() -> None:
+    call = wire.create_video("v2v", {"image": Path("a.png"), "join": False, "steps": 4, "prompt": "4", "seed": None})
+    assert call.form == {"model": "v2v", "join": "false", "steps": "4", "prompt": "4"}
+    assert call.parts == {"image": Path("a.png")}
+    assert call.json is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "delay_s"),
+    [
+        ({}, 1.0),
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after": "3", "openai-poll-after-ms": "250"}, 0.25),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.0),
+        ({"retry-after": "-5"}, 0.0),
+    ],
+)
+def test_the_server_says_when_to_ask_again(headers: dict[str, str], delay_s: float) -> None:
+    call = wire.poll_video("video_1")
+    assert wire.understood(call, wire.Answer(200, headers, json.dumps(VIDEO).encode()))[1] == delay_s
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"null", b"[1]", b'{"error": "no"}', b'{"detail": "Not Found"}'])
+def test_any_body_makes_an_error(body: bytes) -> None:
+    error = wire.error_of(wire.Answer(500, {}, body))
+    assert (error.status, error.code) == (500, None)
+    assert str(error)
+
+
+def test_an_error_shows_its_code_and_field() -> None:
+    error = ApiError(422, "steps: must be at least 1", "invalid_request_error", "steps", "invalid_parameter")
+    assert str(error) == "steps: must be at least 1 (422, invalid_parameter, param steps)"
+    assert not error.transient
+
+
+def test_the_last_page_has_none_behind_it() -> None:
+    call = wire.list_videos(limit=2)
+    page = Page[Video].model_validate({"data": [VIDEO], "last_id": "video_1", "has_more": True})
+    following = wire.next_page(call, page)
+    assert following is not None
+    assert following.query == {"limit": 2, "after": "video_1"}
+    assert wire.next_page(call, page.model_copy(update={"has_more": False})) is None
+
+
+def test_who_finds_no_server_is_told_how_to_start_one() -> None:
+    said = str(ServerUnreachable("http://127.0.0.1:8000", "refused"))
+    assert all(word in said for word in ("http://127.0.0.1:8000", "refused", "reel serve", "--local", "--url"))

@@ -1,0 +1,341 @@
+"""A small server that speaks the HTTP surface over real sockets, and breaks in the ways that a test asks for."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.datastructures import UploadFile
+
+CONTENT = bytes(range(256)) * 8
+THUMBNAIL = b"\xff\xd8thumbnail"
+CAPTION = "a red ball [/b] rolls\u2028slowly"
+
+STORY: list[tuple[str, dict[str, Any]]] = [
+    ("status", {"status": "queued"}),
+    ("status", {"status": "in_progress"}),
+    ("fact", {"name": "seed", "value": 7}),
+    ("text", {"stage": "describe", "piece": "a red ball [/b] "}),
+    ("text", {"stage": "describe", "piece": "rolls\u2028slowly"}),
+    (
+        "stage",
+        {
+            "name": "describe",
+            "model": "internvl",
+            "source": "miniature:tiny",
+            "revision": "1",
+            "replica": "internvl#1 cpu",
+            "seconds": 0.5,
+        },
+    ),
+    ("tomorrow", {"what": "a kind of event that is newer than the client"}),
+    ("progress", {"stage": "denoise", "done": 1, "total": 2}),
+    ("progress", {"stage": "denoise", "done": 2, "total": 2, "preview": "data:image/jpeg;base64,/9g="}),
+    ("segment", {"index": 0, "first": 0, "frames": 5, "frames_done": 5, "frames_total": 5}),
+    ("status", {"status": "completed"}),
+]
+FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
+
+
+@dataclass
+class Script:
+    """How the jobs go and how the server breaks."""
+
+    story: list[tuple[str, dict[str, Any]]] = field(default_factory=lambda: list(STORY))
+    hold_at: int | None = None
+    """The event before which a job stands still until it is cancelled."""
+    die_at: int | None = None
+    """The event before which the process ends."""
+    polls: int = 0
+    """How often a job is still in progress when it is asked for."""
+    cut_events: list[int] = field(default_factory=list)
+    """For each connection for events in turn, the number of events after which it breaks."""
+    cut_content: list[int] = field(default_factory=list)
+    """For each connection for content in turn, the number of bytes after which it breaks."""
+    live: bool = False
+    """Whether content is streamed as it would be while the job runs."""
+    etag: str = '"one"'
+    refuse: list[tuple[int, str]] = field(default_factory=list)
+    """(status, body) for the next requests in turn."""
+    api_key: str | None = None
+
+
+class Refused(Exception):
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        self.status = status
+        self.error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+
+
+class Broken(Exception):
+    """Raised while a body is sent, so that the connection is closed in the middle of it."""
+
+
+@dataclass
+class Job:
+    id: str
+    fields: dict[str, Any]
+    story: list[tuple[str, dict[str, Any]]]
+    polls: int
+    told: int = 0
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Seen:
+    """A request that came in."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    query: dict[str, str]
+
+
+class VideoServer:
+    """The application and what it has seen."""
+
+    def __init__(self, script: Script) -> None:
+        self.begin(script)
+        self.url = ""
+        self.app = FastAPI(dependencies=[Depends(self._look)])
+        self.app.add_exception_handler(Refused, self._refuse)
+        for method, path, answer in (
+            ("GET", "/healthz", self.health),
+            ("GET", "/v1/models", self.models),
+            ("POST", "/v1/files", self.upload),
+            ("GET", "/v1/files", self.list_files),
+            ("GET", "/v1/files/{file_id}", self.file),
+            ("DELETE", "/v1/files/{file_id}", self.delete_file),
+            ("POST", "/v1/videos", self.create),
+            ("GET", "/v1/videos", self.list_videos),
+            ("GET", "/v1/videos/{video_id}", self.video),
+            ("DELETE", "/v1/videos/{video_id}", self.delete_video),
+            ("POST", "/v1/videos/{video_id}/cancel", self.cancel),
+            ("GET", "/v1/videos/{video_id}/content", self.content),
+            ("GET", "/v1/videos/{video_id}/events", self.events),
+        ):
+            self.app.add_api_route(path, answer, methods=[method], response_model=None)
+
+    def begin(self, script: Script) -> None:
+        """Forget everything and follow another script."""
+        self.script = script
+        self.seen: list[Seen] = []
+        self.files: dict[str, tuple[dict[str, Any], bytes]] = {}
+        self.jobs: dict[str, Job] = {}
+        self.held = threading.Event()
+        """Set when a job stands still."""
+
+    def requests(self, method: str, path: str) -> list[Seen]:
+        return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
+
+    async def _look(self, request: Request) -> None:
+        self.seen.append(Seen(request.method, request.url.path, request.headers, dict(request.query_params)))
+        if self.script.api_key and request.headers.get("authorization") != f"Bearer {self.script.api_key}":
+            raise Refused(401, "invalid_api_key", "the key is not known")
+        if self.script.refuse:
+            status, body = self.script.refuse.pop(0)
+            raise Refused(status, "", body)
+
+    @staticmethod
+    async def _refuse(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        if not error.error["code"]:  # a body as a proxy sends it
+            return Response(error.error["message"], error.status, media_type="text/html")
+        return JSONResponse({"error": error.error}, error.status)
+
+    async def health(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def models(self) -> dict[str, Any]:
+        entry = {"object": "model", "created": 1, "owned_by": "reelgraph"}
+        graph = {**entry, "id": "v2v", "kind": "graph", "ready": True, "state": "RUNNING"}
+        return {"object": "list", "data": [graph, {**entry, "id": "wan", "kind": "service", "ready": False}]}
+
+    async def upload(self, request: Request) -> dict[str, Any]:
+        async with request.form() as form:
+            sent = form["file"]
+            assert isinstance(sent, UploadFile)
+            data = await sent.read()
+            about = {"filename": sent.filename, "purpose": form["purpose"], "bytes": len(data)}
+        if not data:
+            raise Refused(422, "undecodable_media", "file: the file is empty", "file")
+        number = len(self.files) + 1
+        media = {"kind": "video", "width": 64, "height": 48, "frames": 10, "rate": "24000/1001", "duration_s": 0.4}
+        file = {"id": f"file_{number}", "object": "file", "created_at": number, **about, **media, "damaged": None}
+        self.files[file["id"]] = file, data
+        return file
+
+    async def list_files(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
+        return _page([file for file, _ in self.files.values()], limit, after, order)
+
+    async def file(self, file_id: str) -> dict[str, Any]:
+        return _found(self.files, file_id)[0]
+
+    async def delete_file(self, file_id: str) -> dict[str, Any]:
+        _found(self.files, file_id)
+        del self.files[file_id]
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    async def create(self, request: Request) -> dict[str, Any]:
+        if request.headers["content-type"] == "application/json":
+            fields = await request.json()
+        else:
+            async with request.form() as form:
+                fields = {
+                    name: (await value.read()).decode("latin-1") if isinstance(value, UploadFile) else value
+                    for name, value in form.items()
+                }
+        if fields.get("steps") == 0:
+            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
+        job = Job(f"video_{len(self.jobs) + 1}", fields, list(self.script.story), self.script.polls)
+        self.jobs[job.id] = job
+        return self._shown(job)
+
+    async def list_videos(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
+        return _page([self._shown(job) for job in self.jobs.values()], limit, after, order)
+
+    async def video(self, video_id: str, response: Response) -> dict[str, Any]:
+        job = _found(self.jobs, video_id)
+        response.headers["Retry-After"] = "1"
+        response.headers["openai-poll-after-ms"] = "1"
+        shown = self._shown(job)
+        if job.polls:
+            job.polls -= 1
+            shown |= {"status": "in_progress", "progress": 40, "completed_at": None}
+        return shown
+
+    async def delete_video(self, video_id: str) -> dict[str, Any]:
+        _found(self.jobs, video_id)
+        del self.jobs[video_id]
+        return {"id": video_id, "object": "video.deleted", "deleted": True}
+
+    async def cancel(self, video_id: str) -> dict[str, Any]:
+        job = _found(self.jobs, video_id)
+        error = {"code": "cancelled", "message": "the job was cancelled"}
+        job.story[job.told :] = [("status", {"status": "failed", "error": error})]
+        job.cancelled.set()
+        return self._shown(job)
+
+    async def content(self, video_id: str, request: Request, variant: str = "video") -> Response:
+        _found(self.jobs, video_id)
+        data = {"video": CONTENT, "thumbnail": THUMBNAIL}[variant]
+        cut = self.script.cut_content.pop(0) if self.script.cut_content else None
+        if self.script.live:
+            return StreamingResponse(_pieces(data, cut), media_type="video/mp4")
+        headers = {"ETag": self.script.etag, "Content-Length": str(len(data)), "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+        if asked and request.headers.get("if-range") == self.script.etag:
+            first = int(asked[1])
+            headers |= {
+                "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}",
+                "Content-Length": str(len(data) - first),
+            }
+            return StreamingResponse(_pieces(data[first:], cut), 206, headers, "video/mp4")
+        return StreamingResponse(_pieces(data, cut), 200, headers, "video/mp4")
+
+    async def events(self, video_id: str, request: Request) -> Response:
+        job = _found(self.jobs, video_id)
+        cut = self.script.cut_events.pop(0) if self.script.cut_events else None
+        after = int(request.headers.get("last-event-id", 0))
+        return StreamingResponse(self._told(job, after, cut), media_type="text/event-stream")
+
+    async def _told(self, job: Job, after: int, cut: int | None) -> AsyncIterator[str]:
+        yield ": keep-alive\n\n"
+        number = after
+        while number < len(job.story):
+            if number - after == cut:
+                raise Broken
+            if number == self.script.die_at:
+                sys.stderr.write("the model fell over\n")
+                sys.stderr.flush()
+                os._exit(7)
+            if number == self.script.hold_at and not job.cancelled.is_set():
+                self.held.set()
+                await job.cancelled.wait()
+            name, data = job.story[number]
+            number = job.told = number + 1
+            yield f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+    def _shown(self, job: Job) -> dict[str, Any]:
+        ending = job.story[-1][1]
+        return {
+            "id": job.id,
+            "object": "video",
+            "model": job.fields["model"],
+            "status": ending["status"],
+            "progress": 100 if ending["status"] == "completed" else 40,
+            "created_at": int(job.id.removeprefix("video_")),
+            "started_at": 2,
+            "completed_at": 3,
+            "expires_at": None,
+            "size": "64x48",
+            "seconds": "0.3125",
+            "prompt": job.fields.get("prompt"),
+            "caption": CAPTION,
+            "error": ending.get("error"),
+            "remixed_from_video_id": None,
+            "stage": None,
+            "frames_done": 5,
+            "frames_total": 5,
+            "eta_s": None,
+            "params": {**job.fields, "seed": 7},
+            "results": ["thumbnail", "video"],
+            "stages": [STORY[5][1]],
+            "degraded": None,
+            "newer": "than the client",
+        }
+
+
+def _found(held: dict[str, Any], name: str) -> Any:
+    if name not in held:
+        raise Refused(404, "not_found", f"there is no {name!r}")
+    return held[name]
+
+
+def _page(entries: list[dict[str, Any]], limit: int, after: str | None, order: str) -> dict[str, Any]:
+    entries = entries if order == "asc" else entries[::-1]
+    ids = [entry["id"] for entry in entries]
+    start = ids.index(after) + 1 if after else 0
+    data = entries[start : start + limit]
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return {"object": "list", "data": data, **ends, "has_more": start + limit < len(entries)}
+
+
+async def _pieces(data: bytes, cut: int | None) -> AsyncIterator[bytes]:
+    for start in range(0, len(data) if cut is None else cut, 500):
+        yield data[start : start + 500 if cut is None else min(start + 500, cut)]
+    if cut is not None:
+        raise Broken
+
+
+@contextmanager
+def running(script: Script) -> Iterator[VideoServer]:
+    """Serve in a thread of this process. The socket listens before the thread begins, so nobody has to wait."""
+    server = VideoServer(script)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        web = uvicorn.Server(uvicorn.Config(server.app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield server
+        finally:
+            web.should_exit = True
+            thread.join()
+
+
+def serve_as_composition(script: Script) -> None:
+    """Behave as `python -m composition serve --host H --port N`."""
+    host, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--host", "--port"))
+    with socket.create_server((host, int(port))) as listening:
+        print(f"http://{host}:{listening.getsockname()[1]}", "ready", sep="\n", flush=True)
+        uvicorn.Server(uvicorn.Config(VideoServer(script).app, log_level="critical")).run(sockets=[listening])
