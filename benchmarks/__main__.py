@@ -11,6 +11,9 @@ from benchmarks.report import Report, write
 BENCHMARKS = (
     "frames_stream",
     "overlap",
+    "job_call",
+    "memory",
+    "cancel",
 )
 
 

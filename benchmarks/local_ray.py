@@ -19,6 +19,8 @@ def local_ray(store_bytes: int | None = None) -> Iterator[None]:
         store_bytes: size of the object store; its pages are all in place from the start, as they are in a server that
             has run for a while. By default Ray's own choice, and the pages come as they are first written.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     system = {"preallocate_plasma_memory": store_bytes is not None}
     ray.init(
         namespace="serve",

@@ -59,7 +59,7 @@ class Spread:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return f"{_number(self.median)} ({_number(self.low)} to {_number(self.high)})"
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -126,7 +126,12 @@ def _page(report: Report, day: str, where: Mapping[str, str | float], versions: 
 
 
 def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return value if isinstance(value, str) else _number(value)
+
+
+def _number(value: float) -> str:
+    """Three digits, but no powers of ten."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _machine() -> dict[str, str | float]:

@@ -30,6 +30,8 @@ OnBytes: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are through and the bytes there are in all; None where nobody knows."""
 
 
+NO_CONTENT = 204
+"""An event stream says so where the job has ended and every event has been told."""
 _HELD_S = 10.0
 """An event stream that held so long was not refused: some proxies cut every connection after a minute."""
 
@@ -111,6 +113,7 @@ class EventFeed:
         self._attempts.reached()
         self._decoder = Decoder()
         self._opened_at = time.monotonic()
+        self.over = status == NO_CONTENT
 
     def read(self, chunk: bytes) -> Iterator[Event]:
         """Yield the events that are whole, but none twice and none behind the last."""

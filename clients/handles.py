@@ -9,6 +9,7 @@ survives, make a job over HTTP.
 """
 
 from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 from ray import serve
 
@@ -47,7 +48,7 @@ class Graphs:
         return self._run("wan-i2v", request)
 
     async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:
-        handle = serve.get_deployment_handle(graph, self._application)
+        handle = cast("Any", serve).get_deployment_handle(graph, self._application)
         async with opened(stream(handle, "run", request), TRANSPORT) as items:
             async for item in items:
                 yield item

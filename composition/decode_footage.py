@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from composition.decode_headers import HEAD, Limits, read_header, unreadable
 from composition.decode_pixels import Paint
-from services.errors import UndecodableMedia
+from services.errors import LimitExceeded, UndecodableMedia
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
@@ -42,8 +42,6 @@ class Index:
     """Presentation times in order, in the stream's time base; None where they cannot be relied on."""
     keys: list[tuple[int, int]] | None = None
     """Presentation and decoding time of each keyframe, in order; None where it cannot be sought."""
-    closed: bool = True
-    """Whether no frame that follows a keyframe in the file is shown before it."""
     rate: Fraction | None = None
     """Frames per second, by the presentation times."""
 
@@ -145,9 +143,9 @@ class Footage:
     def _check_header(self) -> None:
         context, stream = self._stream.codec_context, self._stream
         width, height = self._header.size or (context.width, context.height)
-        if not width or not height:
-            raise UndecodableMedia(
-                f"its size cannot be read, or is beyond the limit of {self._limits.max_pixels} pixels (max_pixels)"
+        if not width or not height:  # FFmpeg forgets a size that is beyond the bound it was given
+            raise LimitExceeded(
+                f"its size is beyond the limit of {self._limits.max_pixels} pixels (max_pixels), or cannot be read"
             )
         self._limits.check_size(width, height)
         if self._header.picture is None:
@@ -200,12 +198,9 @@ class Footage:
         if self._form not in TIMED or len(set(pts)) < len(packets):
             return index
         index.pts, index.keys = pts, []
-        newest = pts[0]
         for shown, decoded, is_key in packets:
             if is_key and shown is not None and decoded is not None:
                 index.keys.append((shown, decoded))
-                newest = shown
-            index.closed &= shown is not None and shown >= newest
         index.keys.sort()
         return index
 
@@ -215,9 +210,9 @@ class Footage:
         return self._index.frames
 
     @property
-    def even(self) -> bool:
-        """Whether any frame can be reached by decoding forward from the keyframe that is shown before it."""
-        return self._form in (MOV, MATROSKA) and self._index.pts is not None and self._index.closed
+    def indexed(self) -> bool:
+        """Whether the file has an index of its frames and says when each is shown."""
+        return self._form in (MOV, MATROSKA) and self._index.pts is not None
 
     def facts(self) -> dict[str, Any]:
         """`composition.decode.MediaFacts` as JSON."""

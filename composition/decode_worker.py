@@ -7,7 +7,6 @@ length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": 
 standard input does, which its parent holds open.
 """
 
-import bisect
 import json
 import os
 import resource
@@ -31,6 +30,8 @@ RUN_BYTES = 64 << 20
 """The most pixels in a run of more than one frame."""
 VERIFIED = 8
 """How many frames spread over a file are decoded when it is verified."""
+DECORD_FRAMES = 256
+"""The longest video that decord reads."""
 OPEN_FILES = 64
 WRITTEN_BYTES = 1 << 16
 """How much the process may write to files: what libraries say on standard error."""
@@ -40,17 +41,16 @@ class DecordReader(Protocol):
     """What is used of `decord.VideoReader`."""
 
     def __len__(self) -> int: ...
-    def get_key_indices(self) -> list[int]: ...
-    def seek(self, pos: int) -> None: ...
     def next(self) -> Any: ...
 
 
 def spread(count: int, frames: int) -> list[int]:
-    """Return `count` positions, or as many as there are frames, each in the middle of a part of the video.
+    """Return `count` positions, each in the middle of a part of the video; all there are, if they are fewer.
 
     InternVL's own sampling: https://huggingface.co/OpenGVLab/InternVL3-1B, `get_index`.
     """
-    count = min(count, frames)
+    if count >= frames:
+        return list(range(frames))
     part = (frames - 1) / count
     return [min(frames - 1, int(part / 2 + round(part * i))) for i in range(count)]
 
@@ -61,6 +61,12 @@ class Film:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.footage = Footage(path, limits)
+
+    @property
+    def decord_agrees(self) -> bool:
+        """Whether decord can be trusted to give the same frames and the same pixels."""
+        footage = self.footage
+        return footage.indexed and footage.paint.plain and footage.frames <= DECORD_FRAMES and not footage.damaged
 
     def answer(self, request: dict[str, Any]) -> Pixels | None:
         """Return (n, height, width, 3) uint8 RGB, or None where no pixels are asked for or none are left."""
@@ -85,7 +91,7 @@ class Film:
 
     def _sample(self, count: int) -> Pixels | None:
         positions = spread(count, self.footage.frames)
-        pixels = self._by_decord(positions) if self.footage.even and self.footage.paint.plain else None
+        pixels = self._by_decord(positions) if self.decord_agrees else None
         if pixels is None:
             shown = (self.footage.show(position) for position in positions)
             pixels = self._painted((frame for frame in shown if frame is not None), len(positions))
@@ -103,8 +109,9 @@ class Film:
     def _by_decord(self, positions: list[int]) -> Pixels | None:
         """The frames by decord; None where it cannot decode them, or counts frames otherwise than FFmpeg.
 
-        Each is reached frame by frame from its keyframe. decord's own `get_batch` skips in a loop that gives up when
-        the decoder is slow, and then returns another frame (https://github.com/dmlc/decord/pull/342).
+        It reads forward from the first frame, and so it is for short videos. After a seek it silently returns other
+        frames where groups of pictures are open or refreshed bit by bit, and `get_batch` does so wherever the machine
+        is busy: it gives up skipping after a number of tries (https://github.com/dmlc/decord/pull/342).
         """
         # Where this package is, decord loads all the CUDA libraries in it: 3 GB of address space for nothing.
         sys.modules.setdefault("nvidia", cast("Any", None))
@@ -112,21 +119,16 @@ class Film:
 
         width, height = self.footage.paint.size
         pixels = np.empty((len(positions), height, width, 3), np.uint8)
-        at, frame = -1, None
         try:
             reader = cast("DecordReader", decord.VideoReader(self._path, num_threads=THREADS))
-            keys = reader.get_key_indices()
-            if len(reader) != self.footage.frames or not keys or keys[0] != 0:
+            if len(reader) != self.footage.frames:
                 return None
+            at, frame = -1, None
             for i, position in enumerate(positions):
-                key = keys[bisect.bisect_right(keys, position) - 1]
-                if at < 0 or key > at + 1:
-                    reader.seek(key)
-                    at = key - 1
                 while at < position:
                     frame, at = reader.next(), at + 1
                 pixels[i] = cast("Any", frame).asnumpy()
-        except (decord.DECORDError, RuntimeError, StopIteration):  # a damaged file: FFmpeg gets further
+        except (decord.DECORDError, StopIteration):  # a damaged file: FFmpeg gets further
             return None
         return pixels
 

@@ -71,20 +71,20 @@ def test_with_a_prompt_internvl_is_not_asked(http: httpx.Client, clip_id: str) -
 
 
 def test_the_video_plays_before_the_job_has_ended(http: httpx.Client, clip_id: str) -> None:
-    video_id = create(http, input_video=clip_id, num_frames=121, max_area=320 * 176, prompt="a meadow")["id"]
+    video_id = create(http, input_video=clip_id, num_frames=81, max_area=192 * 112, prompt="a meadow")["id"]
     got = b""
     with http.stream("GET", f"/v1/videos/{video_id}/content") as answer:
         assert answer.headers["content-type"] == "video/mp4"
         chunks = answer.iter_bytes()
-        while got.count(b"moof") < 1 or len(got) < 2000:
+        while got.count(b"moof") < 2:  # the second begins where the first is whole
             got += next(chunks)
         assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress"
-        assert len(frames(got)) >= 8
+        assert len(frames(got[: got.rindex(b"moof") - 4])) == 8
         for chunk in chunks:
             got += chunk
     whole = frames(content(http, ended(http, video_id)["id"]))
     live = frames(got)
-    assert len(live) == len(whole) == 121
+    assert len(live) == len(whole) == 81
     assert all(np.array_equal(a, b) for a, b in zip(live, whole, strict=True))
 
 
@@ -123,7 +123,7 @@ def test_ranges_thumbnail_and_head(http: httpx.Client, clip_id: str) -> None:
 
 
 def test_events_tell_every_stage_and_resume(http: httpx.Client, clip_id: str) -> None:
-    video_id = create(http, input_video=clip_id, steps=4)["id"]
+    video_id = create(http, input_video=clip_id, steps=12, num_frames=33, max_area=256 * 144)["id"]
     told = events(http, video_id)
     kinds = [kind for _, kind, _ in told]
     assert kinds[0] == "status"
@@ -132,8 +132,8 @@ def test_events_tell_every_stage_and_resume(http: httpx.Client, clip_id: str) ->
     text = "".join(data["piece"] for _, kind, data in told if kind == "text")
     assert text.strip() == ended(http, video_id)["caption"]
     steps = [data["done"] for _, kind, data in told if kind == "progress" and data["stage"] == "denoise"]
+    assert len(steps) > 2
     assert steps == sorted(steps)
-    assert steps[-1] == 4
     numbers = [number for number, _, _ in told]
     assert numbers == sorted(set(numbers))
     assert [number for number, _, _ in events(http, video_id, numbers[-3])] == numbers[-2:]

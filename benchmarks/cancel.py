@@ -1,0 +1,48 @@
+"""How long a model goes on after its job was cancelled."""
+
+import time
+
+from ray import serve
+
+from benchmarks.report import Goal, Report, Row, spread
+from benchmarks.serving import CLIP, create, serving, shown, upload
+
+ROUNDS = 7
+JOB = {"prompt": "a meadow", "num_frames": 81, "steps": 100, "max_area": 320 * 176, "seed": 1}
+
+METHOD = f"""\
+A V2V job of 81 frames at 320×176 and 100 steps on the miniature is cancelled over HTTP in the middle of denoising.
+From the answer to `POST …/cancel` until the Wan replica says that its thread is at rest, asked every few milliseconds;
+beside it, what one denoising step took in the same job. {ROUNDS} rounds."""
+
+
+def measure() -> Report:
+    """Cancel, and wait for rest."""
+    idle: list[float] = []
+    steps: list[float] = []
+    with serving() as client:
+        clip = upload(client, CLIP)
+        wan = serve.get_deployment_handle("wan", "reelgraph")
+        for _ in range(ROUNDS):
+            video_id = create(client, input_video=clip, **JOB)
+            while shown(client, video_id)["stage"] != "denoise" or shown(client, video_id)["progress"] < 12:
+                time.sleep(0.05)
+            first, begun = shown(client, video_id)["progress"], time.perf_counter()
+            while (now := shown(client, video_id)["progress"]) < first + 4:
+                time.sleep(0.01)
+            # Denoising is 75 percent of a job's progress, and here 100 steps.
+            steps.append((time.perf_counter() - begun) / ((now - first) / 0.75))
+            client.post(f"/v1/videos/{video_id}/cancel").raise_for_status()
+            asked = time.perf_counter()
+            while wan.info.remote().result().busy:
+                time.sleep(0.005)
+            idle.append(time.perf_counter() - asked)
+    over = [rest - step for rest, step in zip(idle, steps, strict=True)]
+    rows: list[Row] = [
+        {"what": "from cancel to rest, s", "figure": str(spread(idle))},
+        {"what": "one step, s", "figure": str(spread(steps))},
+        {"what": "rest less one step, s", "figure": str(spread(over))},
+    ]
+    goal = Goal("seconds from cancel to rest, less one step", spread(over).high, 1.0, at_most=True)
+    samples = {"rest_s": idle, "step_s": steps}
+    return Report("From cancel to rest", METHOD, rows, [goal], samples, ("ray", "torch", "diffusers"))

@@ -1,0 +1,116 @@
+"""Whether memory grows with the length of the video."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+import psutil
+
+from benchmarks.report import Goal, Report, Row
+from benchmarks.serving import create, finished, serving, upload
+
+WIDTH, HEIGHT, RATE = 1280, 720, 25
+JOINED = (25, 250, 2500)
+"""Frames of the clips that are joined to their continuation: every frame goes through the server."""
+LENGTHS_S = (10, 600)
+"""Seconds of the clips that are only continued."""
+JOB = {"prompt": "a meadow", "num_frames": 9, "steps": 2, "max_area": 320 * 176, "seed": 1}
+EVERY_S = 0.1
+
+METHOD = f"""\
+V2V jobs on clips of {WIDTH}×{HEIGHT} at {RATE} frames per second, made of moving gradients. *joined*: the clip and its
+continuation come out in one video, so that every frame is decoded, sent, encoded and stored. *continued*: the ordinary
+job, which samples the clip. The proportional set size of all processes together (Ray's, the replicas', the decoders' and
+the object store's pages with them), looked at every {EVERY_S * 1000:.0f} ms; the peak during the job. One server runs
+all of them, the shortest of each kind once before, so that what is loaded on first use does not count as growth."""
+
+
+def measure() -> Report:
+    """Run the jobs, the shortest first."""
+    found: dict[str, float] = {}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, serving({"max_body_bytes": 2 << 30}) as client:
+        jobs: list[tuple[str, int, bool]] = [(f"joined, {n} frames", n, True) for n in JOINED]
+        jobs += [(f"continued, {s} s", s * RATE, False) for s in LENGTHS_S]
+        warm = [jobs[0], jobs[1], jobs[len(JOINED)]]
+        for number, (name, frames, join) in enumerate(warm + jobs):
+            clip = upload(client, _clip(Path(folder) / f"{frames}.mp4", frames))
+            with _watched() as peak:
+                video = finished(client, create(client, input_video=clip, join=join, **JOB))
+            if number >= len(warm):
+                found[name] = peak[0] / 2**20
+                seconds = video["completed_at"] - video["started_at"]
+                rows.append({"job": name, "peak MiB": found[name], "seconds": float(seconds)})
+    goals = [
+        Goal(
+            "joined: 2500 frames over 25", found["joined, 2500 frames"] / found["joined, 25 frames"], 1.1, at_most=True
+        ),
+        Goal("continued: 600 s over 10 s", found["continued, 600 s"] / found["continued, 10 s"], 1.1, at_most=True),
+    ]
+    return Report(
+        "Memory over the length of the video", METHOD, rows, goals, {k: [v] for k, v in found.items()}, ("ray", "av")
+    )
+
+
+@contextmanager
+def _watched() -> Iterator[list[float]]:
+    """Watch this process and all below it; the list holds the peak in bytes."""
+    peak, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY_S):
+            peak[0] = max(peak[0], _pss())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _pss() -> float:
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _clip(path: Path, frames: int) -> Path:
+    """Write a clip: up to 250 frames are encoded, and more of them are the same packets again."""
+    if path.exists():
+        return path
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", RATE, options={"preset": "ultrafast", "g": "25", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.time_base = Fraction(1, RATE)
+        packets = [packet for number in range(min(frames, 250)) for packet in stream.encode(_frame(number))]
+        packets += stream.encode(None)
+        whole = [bytes(packet) for packet in packets]
+        keys = [packet.is_keyframe for packet in packets]
+        for number in range(frames):
+            packet = av.Packet(whole[number % len(whole)])
+            packet.stream, packet.time_base = stream, Fraction(1, RATE)
+            packet.pts = packet.dts = number
+            cast("Any", packet).is_keyframe = keys[number % len(whole)]
+            target.mux(packet)
+    return path
+
+
+def _frame(number: int) -> av.VideoFrame:
+    across = (np.arange(WIDTH) + 8 * number) % 256
+    down = (np.arange(HEIGHT)[:, None] + 3 * number) % 256
+    pixels = np.stack(np.broadcast_arrays(across[None, :], down, (across[None, :] + down) % 256), axis=-1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels.astype(np.uint8)), format="rgb24")
+    frame.pts = number
+    return frame

@@ -1,0 +1,79 @@
+"""The whole application on a Ray of its own, for as long as a benchmark runs."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+import yaml
+from ray import serve
+
+from benchmarks.local_ray import free_port
+from composition.__main__ import LOCAL_CONFIG, deploy, read_config
+
+CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
+START_S = 300.0
+
+
+@contextmanager
+def serving(arguments: dict[str, Any] | None = None, *, runners: int = 1) -> Iterator[httpx.Client]:
+    """Serve the local configuration, with `arguments` merged into the application's; yield a client of it."""
+    with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
+        raw = yaml.safe_load(LOCAL_CONFIG.read_text())
+        raw["applications"][0]["args"] |= {"home": home, **(arguments or {})}
+        for deployment in raw["applications"][0]["deployments"]:
+            if deployment["name"] == "jobs":
+                deployment["num_replicas"] = runners
+        config = Path(home) / "serve_config.yaml"
+        config.write_text(yaml.safe_dump(raw))
+        port = free_port()
+        ray.init(namespace="serve", include_dashboard=False, log_to_driver=False)
+        try:
+            deploy(read_config(config, "127.0.0.1", port))
+            _wait()
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+                yield client
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _wait() -> None:
+    deadline = time.monotonic() + START_S
+    while serve.status().applications["reelgraph"].status != "RUNNING":
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the application was not ready within {START_S:g} s")
+        time.sleep(0.2)
+
+
+def upload(client: httpx.Client, path: Path) -> str:
+    """Send a file and return its id."""
+    with path.open("rb") as file:
+        answer = client.post("/v1/files", files={"file": file})
+    answer.raise_for_status()
+    return answer.json()["id"]
+
+
+def create(client: httpx.Client, **fields: Any) -> str:
+    """Ask for a V2V job and return its id."""
+    answer = client.post("/v1/videos", json={"model": "v2v", **fields})
+    answer.raise_for_status()
+    return answer.json()["id"]
+
+
+def shown(client: httpx.Client, video_id: str) -> dict[str, Any]:
+    """How a job stands."""
+    return client.get(f"/v1/videos/{video_id}").raise_for_status().json()
+
+
+def finished(client: httpx.Client, video_id: str) -> dict[str, Any]:
+    """Wait for a job to complete. Raises RuntimeError when it fails."""
+    while (video := shown(client, video_id))["status"] not in ("completed", "failed"):
+        time.sleep(0.1)
+    if video["status"] == "failed":
+        raise RuntimeError(str(video["error"]))
+    return video
