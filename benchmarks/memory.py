@@ -26,8 +26,8 @@ EVERY_S = 0.1
 METHOD = f"""\
 V2V jobs on clips of {WIDTH}×{HEIGHT} at {RATE} frames per second, made of moving gradients. *joined*: the clip and its
 continuation come out in one video, so that every frame is decoded, sent, encoded and stored. *continued*: the ordinary
-job, which samples the clip. The proportional set size of all processes together (Ray's, the replicas', the decoders' and
-the object store's pages with them), looked at every {EVERY_S * 1000:.0f} ms; the peak during the job. One server runs
+job, which samples the clip. The proportional set size of all processes together (of Ray, replicas, decoders and
+the object store), looked at every {EVERY_S * 1000:.0f} ms; the peak during the job. One server runs
 all of them, the shortest of each kind once before, so that what is loaded on first use does not count as growth."""
 
 

@@ -108,6 +108,7 @@ class Footage:
         self._index = Index(1) if self._header.picture else self._survey()
         self._tried = bytearray(self._index.frames)
         self._walk = self._walk_from(0)
+        self._asked = -1
         first = self._walk.peek()
         if first is None:
             raise UndecodableMedia("none of its frames can be decoded: it is damaged or cut short")
@@ -179,13 +180,13 @@ class Footage:
 
     def _check_whole(self, read: int, end: Fraction) -> None:
         """Raise UndecodableMedia when the packets end before the header says."""
-        promised = len(self._stream.index_entries) if self._form == MOV else 0
+        promised = sum(entry.size > 0 for entry in self._stream.index_entries) if self._form == MOV else 0
         if read < promised:
             raise UndecodableMedia(f"it is cut short: {read} of {promised} frames are there")
         duration = Fraction(self._container.duration or 0, av.time_base)
         if self._form == "avi" and self._stream.average_rate:
             duration = max(duration, self._stream.frames / self._stream.average_rate)
-        there = end - Fraction(self._container.start_time or 0, av.time_base)
+        there = max(end, end - Fraction(self._container.start_time or 0, av.time_base))
         fragmented = self._form == MOV and not self._stream.frames
         if (self._form in (MATROSKA, "avi") or fragmented) and there < duration * Fraction(99, 100) - Fraction(1, 4):
             raise UndecodableMedia(f"it is cut short: {float(there):.1f} of {float(duration):.1f} s are there")
@@ -303,9 +304,10 @@ class Footage:
 
     def _note(self, expected: int, place: int, how: int) -> None:
         """Record how the frame at `place` came, and that those from `expected` on before it did not."""
-        for position in range(expected, place):
+        for position in range(expected, min(place, len(self._tried))):
             self._tried[position] = self._tried[position] or MISSING
         if how != MISSING:
+            self._tried.extend(bytes(max(0, place + 1 - len(self._tried))))  # more frames than packets
             self._tried[place] = how
 
     def show(self, position: int) -> VideoFrame | None:
@@ -314,8 +316,9 @@ class Footage:
             return None
         key = self._index.key(position)
         begin = self._index.position(key[0]) if key else None
-        if position < self._walk.place or (begin is not None and begin > self._walk.place + 1):
+        if position < self._walk.place or (begin is not None and begin > self._asked + 1):
             self._walk = self._walk_from(position)
+        self._asked = position
         frame = self._walk.show(position)
         if frame is None and self._walk.begin > 0:
             self._walk = self._walk_from(0)
@@ -326,9 +329,12 @@ class Footage:
 
     def last(self) -> VideoFrame:
         """The last frame that can be decoded. Frames that had to be counted are counted now."""
-        frame = None
-        while frame is None:
-            frame = self.show(self._index.frames - 1)
+        frame, frames = None, 0
+        while frame is None and frames != self._index.frames:
+            frames = self._index.frames
+            frame = self.show(frames - 1)
+        if frame is None:
+            raise UndecodableMedia("none of its frames can be decoded")
         return frame
 
     def verify(self, positions: list[int]) -> None:

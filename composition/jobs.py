@@ -15,7 +15,7 @@ from composition.graph import GraphRequest
 from composition.run import Run
 from composition.store import Lease, Store
 from composition.tables import Job
-from services.errors import Cancelled, LeaseLost, ModelFailed, ReelError, ServiceBusy
+from services.errors import Cancelled, LeaseLost, ModelFailed, ReelError, ServiceBusy, ServiceLost
 
 log = logging.getLogger("ray.serve.reelgraph.jobs")
 
@@ -148,6 +148,10 @@ class JobRunner:
         """Run the graph, again where a part of it was lost, until the output is whole."""
         if job.model not in self._graphs:
             raise ModelFailed(f"model: {job.model} is no longer served here", param="model")
+        if job.attempts > self._settings.max_attempts:
+            raise ServiceLost(
+                f"the job's runner was lost {job.attempts - 1} times, and the limit is {job.attempts - 1}"
+            )
         attempts = job.attempts
         again = attempts > 1
         while True:

@@ -59,8 +59,9 @@ class V2V:
             await stop_everywhere(self._wan, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
         async with self._media.opened(request.input_video) as video:
-            facts, last = video.facts, await video.last()
+            last = await video.last()
             shots = None if prompt else await video.sample(request.num_segments)
+            facts = video.facts  # only now does it know of damage
         if request.join and facts.rate is None:
             raise InvalidParameter("join: a picture has no frame rate to join a video at", param="join")
         if facts.damaged:

@@ -3,7 +3,7 @@
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -170,15 +170,19 @@ def _half_matroska(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
 
 
-def _broken_end(path: Path) -> None:
-    """All of its packets are there, and the last ten are rubbish."""
-    clip(path, list(_noise(40)))
+def spoil(path: Path, packets: Iterable[int]) -> None:
+    """Overwrite some packets of a video, counted as they lie in the file, so that they cannot be decoded."""
     with av.open(str(path)) as container:
-        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+        places = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(path.read_bytes())
-    for place, size in packets[-10:]:
+    for place, size in (places[number] for number in packets):
         data[place : place + size] = b"\xff" * size
     path.write_bytes(data)
+
+
+def _broken_end(path: Path) -> None:
+    """All of its packets are there, and the last ten are rubbish."""
+    spoil(clip(path, list(_noise(40))), range(30, 40))
 
 
 def _noise(frames: int) -> Iterator[Pixels]:

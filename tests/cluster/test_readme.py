@@ -1,0 +1,58 @@
+"""The README's lines, run as they stand, against a server that is up."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.cluster.server import ROOT, Server
+
+pytestmark = pytest.mark.cluster
+
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "clients").symlink_to(ROOT / "clients")
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    return tmp_path
+
+
+def run(server: Server, folder: Path, command: list[str]) -> None:
+    environment = {**os.environ, "REELGRAPH_URL": server.url, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(  # noqa: PLW1510 - a failure is shown below
+        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_the_curl_lines(server: Server, folder: Path) -> None:
+    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "URL=" in text]
+    run(server, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", server.url)])
+    assert frames(folder / "continued.mp4") > 1
+
+
+@pytest.mark.parametrize("library", ["openai", "clients"])
+def test_the_python_blocks(server: Server, folder: Path, library: str) -> None:
+    (block,) = [
+        text for kind, text in BLOCKS if kind == "python" and re.search(rf"^(import|from) {library}\b", text, re.M)
+    ]
+    run(server, folder, [sys.executable, "-c", block.replace("http://127.0.0.1:8000", server.url)])
+    assert frames(folder / "continued.mp4") > 1
+
+
+def test_the_reel_lines(server: Server, folder: Path) -> None:
+    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel v2v" in text]
+    run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
+    assert frames(folder / "continued.mp4") > 1
+    assert frames(folder / "joined.mp4") > 132
