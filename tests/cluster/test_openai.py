@@ -49,7 +49,7 @@ def test_create_and_poll_retrieve_list_download_delete(client: openai.OpenAI) ->
     listed = client.videos.list(limit=1, order="desc")
     assert [one.id for one in listed.data] == [video.id]
     data = client.videos.download_content(video.id).read()
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == 9
     assert client.videos.download_content(video.id, variant="thumbnail").read()[:2] == b"\xff\xd8"
     assert client.videos.delete(video.id).deleted
@@ -77,8 +77,7 @@ def test_openais_seconds_and_size(client: openai.OpenAI) -> None:
         model="v2v",
         prompt="x",
         seconds="4",
-        size="64x32",
-        extra_body={"input_video": upload.id, "steps": 1},
+        extra_body={"input_video": upload.id, "steps": 1, "size": "64x32"},
         poll_interval_ms=200,
     )
     assert video.status == "completed"

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 
 def frames(data: bytes) -> list[np.ndarray]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
@@ -99,7 +99,7 @@ def test_join_gives_both_at_the_inputs_size_and_rate(http: httpx.Client, clip_id
     assert len(made) == 146
     for index in (0, 60, 131):
         assert np.abs(made[index].astype(int) - given[index]).mean() < 6.0, index
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         assert Fraction(container.streams.video[0].average_rate or 0) == 25
 
 

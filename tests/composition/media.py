@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +274,3 @@ def box(data: bytes, *path: str) -> bytes:
     for name in path:
         data = dict(reversed(boxes(data)))[name]
     return data
-
-
-def intervals(times: Sequence[Fraction]) -> set[Fraction]:
-    return {later - earlier for earlier, later in pairwise(times)}

@@ -51,8 +51,7 @@ class Room:
         return Recorder(self.store, self.artifacts, lease, self.store.segments(lease.job_id))
 
     def bytes_of(self, lease: Lease, key: str | None = None) -> bytes:
-        key = key or self.store.job(lease.job_id).results["video"]
-        return b"".join(self.artifacts.read(key))
+        return b"".join(self.artifacts.read(key or str(self.store.job(lease.job_id).results["video"])))
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ async def recorded(room: Room, lease: Lease, frames: Iterator[Frames]) -> None:
 async def test_all_frames_come_out_in_order(room: Room) -> None:
     lease = room.held()
     await recorded(room, lease, runs())
-    with av.open(io.BytesIO(room.bytes_of(lease))) as container:
+    with av.open(io.BytesIO(room.bytes_of(lease)), "r") as container:
         assert container.streams.video[0].frames == TOTAL
         means = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     assert len(means) == TOTAL

@@ -15,7 +15,9 @@ from services.errors import Conflict, LeaseLost, NotFound, QueueFull
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    server = pgserver.get_server(  # pyright: ignore[reportPrivateImportUsage]
+        tmp_path_factory.mktemp("pg")
+    )
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
 
