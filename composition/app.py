@@ -47,6 +47,7 @@ class AppSettings(BaseModel):
     """`none` lets everybody in, and everybody see everything."""
     media: MediaLimits = MediaLimits()
     max_body_bytes: int = Field(default=2 << 30, ge=1)
+    max_json_bytes: int = Field(default=64 << 20, ge=1)
     max_queued_jobs: int = Field(default=100, ge=1)
     defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
     """Model → values for the fields that a request leaves out."""
@@ -113,6 +114,7 @@ def build(args: AppSettings) -> Application:
         auth=args.auth,
         media=args.media,
         max_body_bytes=args.max_body_bytes,
+        max_json_bytes=args.max_json_bytes,
         max_queued_jobs=args.max_queued_jobs,
         defaults=args.defaults,
         limits={"num_frames": args.wan.max_frames, "max_area": args.wan.max_area, "steps": args.wan.max_steps},

@@ -39,6 +39,13 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
+async def kept(store: Store, artifacts: Artifacts, job_id: str) -> AsyncIterator[bytes]:
+    """Yield what there is of a job's video."""
+    for segment in await asyncio.to_thread(store.segments, job_id):
+        for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
+            yield chunk
+
+
 async def live(store: Store, artifacts: Artifacts, job_id: str) -> AsyncIterator[bytes]:
     """Yield what exists of a job's video and then what is added, until the job ends.
 

@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.content import byte_range, live, told
+from composition.content import byte_range, kept, live, told
 from composition.decode import MediaLimits
 from composition.graph import GraphRequest
 from composition.metrics import JobCollector
@@ -68,6 +68,8 @@ class IngressSettings(BaseModel):
     media: MediaLimits = MediaLimits()
     max_body_bytes: int = Field(default=2 << 30, ge=1)
     """Of any request."""
+    max_json_bytes: int = Field(default=64 << 20, ge=1)
+    """Of a JSON body, which is read into memory; larger media goes into a form, or is uploaded first."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is answered 429."""
     defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
@@ -265,7 +267,10 @@ class Ingress:
         return Deleted(id=video_id, object="video.deleted")
 
     async def get_content(self, request: Request, video_id: str, variant: str = "video") -> Response:
-        """The video, or a range of it; while the job runs, what exists so far and then what is added."""
+        """The video, or a range of it; while the job runs, what exists so far and then what is added.
+
+        Of a job that was cancelled or failed, what there was by then.
+        """
         job = await self._job(request, video_id)
         key = job.results.get(variant)
         if key is not None:
@@ -273,13 +278,13 @@ class Ingress:
         if variant != "video":
             there = ", ".join(sorted({*job.results, "video"}))
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
-        if job.status == "failed":
-            raise NotFound(f"the job has failed: {job.error_message}")
+        if job.status == "failed" and job.frames_done == 0:
+            raise NotFound(f"the job has failed before there was a frame: {job.error_message}")
         if request.method == "HEAD":
             return Response(media_type="video/mp4")
-        return StreamingResponse(
-            live(self._store, self._artifacts, job.id), media_type="video/mp4", headers={"Cache-Control": "no-store"}
-        )
+        follow = kept if job.status == "failed" else live
+        chunks = follow(self._store, self._artifacts, job.id)
+        return StreamingResponse(chunks, media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
     async def get_events(self, request: Request, video_id: str) -> Response:
         """Server-sent events, from the first or from behind `Last-Event-ID`."""
@@ -336,11 +341,12 @@ class Ingress:
 
         Raises InvalidRequest, PayloadTooLarge.
         """
-        length = request.headers.get("content-length")
-        receive = limited(request.receive, length, self._settings.max_body_bytes)
-        bounded = Request(request.scope, receive)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
+        is_json = kind == "application/json"
+        most = self._settings.max_json_bytes if is_json else self._settings.max_body_bytes
+        receive = limited(request.receive, request.headers.get("content-length"), most)
+        bounded = Request(request.scope, receive)
+        if is_json:
             yield Body(_json_object(await bounded.body()), {})
         elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
             async with bounded.form(max_files=MAX_PARTS, max_fields=MAX_FIELDS) as form:

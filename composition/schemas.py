@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 from composition.graph import GraphRequest
 from composition.tables import File, Job, Stage
 from services.errors import InvalidParameter, LimitExceeded
-from services.wan.request import MAX_SEED
 
+JSON_SAFE = 2**53
+"""Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 SHOWN_VALUE = 60
 """Characters of a bad value that an error repeats."""
 
@@ -202,7 +203,7 @@ def parsed(request_type: type[GraphRequest], fields: Mapping[str, Any], limits: 
             most = limits["max_area"]
             raise LimitExceeded(f"size: {size} has {width * height} pixels, and the limit is {most}", param="size")
     if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
-        request = request.model_copy(update={"seed": secrets.randbelow(MAX_SEED)})
+        request = request.model_copy(update={"seed": secrets.randbelow(JSON_SAFE)})
     return request
 
 

@@ -44,8 +44,8 @@ class Weights(BaseModel):
 
     @property
     def source(self) -> str:
-        """What the job record calls it."""
-        return self.repository or (str(self.path) if self.path else f"miniature:{self.miniature}")
+        """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
+        return self.repository or (f"path:{self.path.name}" if self.path else f"miniature:{self.miniature}")
 
 
 def resolve(weights: Weights, home: Path, write_miniature: Callable[[str, Path], None]) -> Path:

@@ -19,6 +19,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert made.stop() == 0
 
 
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with keys, small limits and short leases, for tests that break in or break it."""
+    limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "auth": "keys"}
+    made = Server(tmp_path_factory.mktemp("strict"), limits)
+    made.add_key("ann")
+    made.add_key("bob")
+    made.start()
+    yield made
+    made.kill()
+
+
 @pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:

@@ -1,11 +1,13 @@
 """Cancel reaches the model between two steps, whoever asks for it, and the next job runs."""
 
+import io
 import time
 
+import av
 import httpx
 import pytest
 
-from tests.cluster.conftest import create, ended, staged
+from tests.cluster.conftest import content, create, ended, staged
 from tests.cluster.server import Server, until
 
 pytestmark = pytest.mark.cluster
@@ -54,6 +56,17 @@ def test_the_worker_is_idle_a_step_and_a_second_later(
     # The measuring itself takes half a second; a loaded machine may add to it, so what is held here is the order.
     assert time.monotonic() - asked < step + 1.0 + 5.0
     assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
+
+
+def test_what_was_made_before_the_cancel_is_kept(http: httpx.Client, clip_id: str) -> None:
+    asked = {"prompt": "a meadow", "num_frames": 121, "steps": 1, "max_area": 320 * 176}
+    video_id = create(http, input_video=clip_id, **asked)["id"]
+    until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] > 0, 60, "a first segment")
+    http.post(f"/v1/videos/{video_id}/cancel")
+    video = ended(http, video_id)
+    assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
+    with av.open(io.BytesIO(content(http, video_id)), "r") as container:
+        assert sum(1 for _ in container.decode(video=0)) == video["frames_done"]
 
 
 def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, clip_id: str) -> None:

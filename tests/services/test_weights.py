@@ -55,7 +55,7 @@ def test_unknown_fields_are_refused():
 
 def test_source_names_what_is_loaded():
     assert Weights(repository="a/b", revision=COMMIT).source == "a/b"
-    assert Weights(path=Path("/models/wan")).source == "/models/wan"
+    assert Weights(path=Path("/models/wan")).source == "path:wan"
     assert Weights(miniature="tiny").source == "miniature:tiny"
 
 
