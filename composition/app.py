@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -28,7 +28,15 @@ from services.wan.service import Wan, WanSettings
 Kind = Literal["graph", "service"]
 
 TRANSPORT = Transport(
-    lost=(RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError), busy=(BackPressureError,)
+    lost=(
+        RayActorError,
+        WorkerCrashedError,
+        NodeDiedError,
+        OutOfMemoryError,
+        ObjectLostError,
+        DeploymentUnavailableError,
+    ),
+    busy=(BackPressureError,),
 )
 
 
