@@ -107,7 +107,7 @@ def _page(report: Report, day: str, where: Mapping[str, str | float], versions: 
     headings = list(report.rows[0])
     table = [headings, ["---"] * len(headings), *([_cell(row[h]) for h in headings] for row in report.rows)]
     goals = [
-        f"- {goal.what}: {goal.value:.3g}, aimed at {'at most' if goal.at_most else 'at least'} {goal.limit:g}: "
+        f"- {goal.what}: {goal.value:.3f}, aimed at {'at most' if goal.at_most else 'at least'} {goal.limit:g}: "
         f"{'met' if goal.met else '**missed**'}"
         for goal in report.goals
     ]
