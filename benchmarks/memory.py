@@ -28,7 +28,8 @@ V2V jobs on clips of {WIDTH}×{HEIGHT} at {RATE} frames per second, made of movi
 continuation come out in one video, so that every frame is decoded, sent, encoded and stored. *continued*: the ordinary
 job, which samples the clip. The proportional set size of all processes together (of Ray, replicas, decoders and
 the object store), looked at every {EVERY_S * 1000:.0f} ms; the peak during the job. One server runs
-all of them, the shortest of each kind once before, so that what is loaded on first use does not count as growth."""
+all of them, the shortest of each kind once before, so that what is loaded on first use does not count as growth.
+A clip of 25 frames is shorter than one segment (32): only from 250 frames on is everything on the way full."""
 
 
 def measure() -> Report:
