@@ -33,7 +33,7 @@ async def echo(request: Request) -> dict[str, Any]:
 
 def measure() -> Report:
     """Compare the two."""
-    with serving({"max_queued_jobs": 100_000}, runners=0) as client:
+    with serving({"max_queued_jobs": 100_000}, run_jobs=False) as client:
         ingress = cast("Any", serve.deployment(cast("Any", serve.ingress(plain))(type("Plain", (), {}))))
         options = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}
         serve.run(ingress.options(**options).bind(), name="plain", route_prefix="/plain")

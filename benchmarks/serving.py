@@ -20,14 +20,14 @@ START_S = 300.0
 
 
 @contextmanager
-def serving(arguments: dict[str, Any] | None = None, *, runners: int = 1) -> Iterator[httpx.Client]:
+def serving(arguments: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
     """Serve the local configuration, with `arguments` merged into the application's; yield a client of it."""
     with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
         raw = yaml.safe_load(LOCAL_CONFIG.read_text())
         raw["applications"][0]["args"] |= {"home": home, **(arguments or {})}
         for deployment in raw["applications"][0]["deployments"]:
-            if deployment["name"] == "jobs":
-                deployment["num_replicas"] = runners
+            if deployment["name"] == "jobs" and not run_jobs:
+                deployment["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}  # nobody calls it: it stays 0
         config = Path(home) / "serve_config.yaml"
         config.write_text(yaml.safe_dump(raw))
         port = free_port()
