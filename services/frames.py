@@ -117,4 +117,28 @@ class Clip:
     url: str
 
 
-Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How far a frame is from what it was to be. It stands before its frame. None is what was not measured."""
+
+    frame: int
+    """Index of the frame in its stream."""
+    edge_loss: float | None = None
+    gram_loss: float | None = None
+    temporal_loss: float | None = None
+    lpips_to_init: float | None = None
+    lpips_to_prev: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketch:
+    """A picture of how a frame was made, for whoever looks for a mistake. It stands before its frame."""
+
+    frame: int
+    """Index of the frame in its stream."""
+    name: str
+    """What it shows, e.g. `soft_edges`."""
+    picture: Frames
+
+
+Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Scores | Sketch

@@ -14,16 +14,21 @@ MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "
 
 MEDIA = (*(f"composition/{path.name}" for path in (ROOT / "composition").glob("decode*.py")), "composition/encode.py")
 
+# How a model runs, in one file or several: all of its folder but what others may import.
+RUNNING = tuple(
+    f"services/{model}/{path.name}"
+    for model in MODELS
+    for path in (ROOT / "services" / model).glob("*.py")
+    if path.stem not in ("request", "service")
+)
+
 # Library → the only files that may import it.
 ONLY_IN = {
     "ray": ("composition/app.py", "composition/__main__.py", "clients/handles.py"),
     "fastapi": ("composition/ingress.py",),
     "av": MEDIA,
     "decord": MEDIA,
-    **dict.fromkeys(
-        ("torch", "diffusers", "transformers"),
-        tuple(f"services/{model}/{file}" for model in MODELS for file in ("model.py", "miniature.py")),
-    ),
+    **dict.fromkeys(("torch", "torchvision", "lpips", "diffusers", "transformers"), ("services/device.py", *RUNNING)),
 }
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 

@@ -22,7 +22,8 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from services.errors import ConfigError, DeviceFailed, LimitExceeded, ModelFailed
+from services.device import device_of, failure_of
+from services.errors import ConfigError, LimitExceeded, ModelFailed
 from services.frames import Pixels
 
 _PROMPT = "\ufdd0"
@@ -46,7 +47,7 @@ class Describer:
         self, folder: Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None
     ) -> None:
         transformers.utils.logging.disable_progress_bar()  # bars in a log are noise
-        place = _device(device)
+        place = device_of(device)
         try:
             self.processor = InternVLProcessor.from_pretrained(folder)
             self.model, report = InternVLForConditionalGeneration.from_pretrained(
@@ -204,18 +205,7 @@ def device_errors() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in text:
-            raise ModelFailed("the GPU has too little memory: ask about fewer frames or with a shorter text") from error
-        if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
-            raise DeviceFailed("the GPU has failed; the replica will be replaced") from error
+        failed = failure_of(error, "this question", "ask about fewer frames or with a shorter text")
+        if failed is not None:
+            raise failed from error
         raise
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=name).device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ConfigError(f"device: {name} is not here ({error})", param="device") from error

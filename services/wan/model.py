@@ -5,10 +5,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import (
     AutoencoderKLWan,
     DPMSolverMultistepScheduler,
@@ -21,7 +19,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from services.errors import ConfigError, DeviceFailed, InvalidParameter, ModelFailed
+from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
 from services.wan.miniature import write
 from services.wan.request import WanRequest
@@ -38,12 +37,13 @@ class WanModel:
 
     def __init__(self, settings: WanSettings, home: Path) -> None:
         self._settings = settings
-        device = _device(settings)
+        device = device_of(settings.device)
         self._pipe = _load(settings, home)
         self._schedule = dict(self._pipe.scheduler.config)
         _load_loras(self._pipe, settings)
-        _set_attention(self._pipe, settings)
-        _place(self._pipe, device, settings)
+        set_attention(_experts(self._pipe).values(), settings.attention)
+        # With a step cache not every layer is called at every step.
+        place(self._pipe, device, settings.offload, in_order=settings.step_cache is None)
         for transformer in _experts(self._pipe).values():
             if settings.step_cache is not None:
                 transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
@@ -75,7 +75,7 @@ class WanModel:
             finally:  # a pipeline left by an exception keeps its step cache, and its models on the device
                 self._pipe.maybe_free_model_hooks()
         except RuntimeError as error:
-            failed = failure_of(error, f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames")
+            failed = failure_of(error, _task(shot), "ask for a smaller size or fewer frames")
             if failed is None:
                 raise
         else:
@@ -112,7 +112,7 @@ class WanModel:
             callback_on_step_end=on_step_end,
             max_sequence_length=self._settings.max_sequence_length,
         ).frames
-        return _finite(latents)
+        return finite(latents)
 
     def _decode(self, latents: torch.Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
         total, done = shot.request.num_frames, 0
@@ -162,7 +162,7 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tenso
         video = vae.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
         if vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=vae.config.patch_size)
-        yield _finite(video).clamp(-1.0, 1.0)
+        yield finite(video).clamp(-1.0, 1.0)
 
 
 def denormalise(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -179,20 +179,8 @@ def to_pixels(video: torch.Tensor) -> Pixels:
     return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
 
-def failure_of(error: RuntimeError, task: str) -> ModelFailed | None:
-    """Say what of the error tree `error` is, if torch raised it because of the device; `task` is for the message."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in text:
-        return ModelFailed(f"the GPU has too little memory for {task}: ask for a smaller size or fewer frames")
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
-        return DeviceFailed("the GPU has failed; the replica will be replaced")
-    return None
-
-
-def _finite(tensor: torch.Tensor) -> torch.Tensor:
-    if not torch.isfinite(tensor).all():
-        raise ModelFailed("the model made numbers that are not finite")
-    return tensor
+def _task(shot: Shot) -> str:
+    return f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames"
 
 
 def _fitted(frames: Frames, shot: Shot) -> Image.Image:
@@ -215,23 +203,8 @@ def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:
     return scheduler
 
 
-def _device(settings: WanSettings) -> torch.device:
-    name = settings.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ConfigError(f"device: {settings.device} is not here ({error})", param="device") from error
-    if settings.offload != "none" and device.type == "cpu":
-        raise ConfigError(f"offload: {settings.offload} needs a GPU, and the device is the CPU", param="offload")
-    return device
-
-
 def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
-    # Bars in a log are noise; both libraries draw them while they load.
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     folder = resolve(settings.weights, home, write)
     dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
     try:
@@ -276,33 +249,3 @@ def _load_lora(pipe: WanImageToVideoPipeline, path: Path, adapter: str, expert: 
         raise ConfigError(f"loras: {path} cannot be loaded ({error})", param="loras") from error
     if adapter not in getattr(_experts(pipe)[expert], "peft_config", {}):  # diffusers only warns
         raise ConfigError(f"loras: {path} has no weights for Wan's transformer", param="loras")
-
-
-def _set_attention(pipe: WanImageToVideoPipeline, settings: WanSettings) -> None:
-    if settings.attention is None:
-        return
-    for expert in _experts(pipe).values():
-        try:
-            expert.set_attention_backend(settings.attention)
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"attention: {error}", param="attention") from error
-
-
-def _place(pipe: WanImageToVideoPipeline, device: torch.device, settings: WanSettings) -> None:
-    """Put the pipeline on the device. The VAE stays there: its decoder is called directly, past the offload hooks."""
-    pipe._exclude_from_cpu_offload = ["vae"]
-    if settings.offload == "none":
-        pipe.to(device)
-    elif settings.offload == "model":
-        pipe.model_cpu_offload_seq = pipe.model_cpu_offload_seq.removesuffix("->vae")
-        pipe.enable_model_cpu_offload(device=device)
-    elif settings.offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
-        # Fetching ahead follows the order of the first pass, and a step cache leaves that order.
-        pipe.enable_group_offload(
-            onload_device=device,
-            offload_type="leaf_level",
-            use_stream=settings.step_cache is None,
-            exclude_modules=["vae"],
-        )

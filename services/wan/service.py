@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, StageDone
+from services.levers import Offload, Precision, StepCache
 from services.wan.request import MAX_FRAMES, WanRequest, fit
 from services.weights import Weights
 from services.worker import Outlet, ServiceInfo, Worker
@@ -21,25 +22,10 @@ NAME = "wan"
 JSON_SAFE = 2**53
 """Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 
-Precision = Literal["bfloat16", "float16", "float32"]
-
 
 def _exact(rate: object) -> object:
     """Read 23.976 as its decimal digits say, not as the nearest double."""
     return str(rate) if isinstance(rate, float) else rate
-
-
-class StepCache(BaseModel):
-    """Skip the blocks after the first one while that one's residual hardly changes between two steps.
-
-    Lossy. Source: First Block Cache of ParaAttention; useless for distilled models of 4 to 8 steps.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["first_block"] = "first_block"
-    threshold: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.08
-    """Relative change of the residual below which the blocks are skipped; 0.05 to 0.2 in practice."""
 
 
 class Lora(BaseModel):
@@ -65,8 +51,7 @@ class WanSettings(BaseModel):
     dtype: Precision = "bfloat16"
     """Of the transformers and the text encoder."""
     vae_dtype: Precision = "float32"
-    offload: Literal["none", "model", "group", "sequential"] = "none"
-    """What waits in the CPU's memory: nothing, whole models, layers fetched ahead, or every layer. Not the VAE."""
+    offload: Offload = "none"
     attention: str | None = None
     """An attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default its own choice."""
     compile: bool = False

@@ -12,10 +12,11 @@ import torch
 
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Progress
+from services.levers import StepCache
 from services.wan.miniature import write
 from services.wan.model import decode
 from services.wan.request import WanRequest
-from services.wan.service import StepCache, Wan, WanSettings
+from services.wan.service import Wan, WanSettings
 from services.weights import Weights, resolve
 
 pytestmark = pytest.mark.gpu

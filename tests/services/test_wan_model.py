@@ -13,12 +13,14 @@ from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from services.device import failure_of
 from services.errors import ConfigError, DeviceFailed, InvalidParameter, ModelFailed
 from services.frames import Frames, Pixels, Progress
+from services.levers import StepCache
 from services.wan.miniature import write
-from services.wan.model import decode, failure_of, to_pixels
+from services.wan.model import decode, to_pixels
 from services.wan.request import WanRequest
-from services.wan.service import Lora, StepCache, Wan, WanSettings
+from services.wan.service import Lora, Wan, WanSettings
 from services.weights import Weights, resolve
 
 RANDOM = np.random.default_rng(7)
@@ -400,7 +402,7 @@ async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(tmp_pa
     ],
 )
 def test_what_torch_raises_gets_its_name(error, named):
-    failure = failure_of(error, "64x64 pixels and 9 frames")
+    failure = failure_of(error, "64x64 pixels and 9 frames", "ask for less")
     assert type(failure) is named
     if named is ModelFailed:
         assert "64x64 pixels and 9 frames" in str(failure)

@@ -1,0 +1,234 @@
+"""Latents of one picture → pixels, differentiable and cheap: what guidance decodes with.
+
+Latents here are (n, z, h, w) float32, normalised by the VAE's statistics; pictures are (n, 3, 8h, 8w), about [-1, 1],
+and not clamped, because a clamp has no gradient where it acts.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKLQwenImage
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.utils.checkpoint import checkpoint
+
+from services.errors import ConfigError
+
+Part = Callable[[Tensor], Tensor]
+
+TINY_CHANNELS = (256, 128, 64, 64)
+TINY_BLOCKS = 3
+
+
+def unpacked(latents: Tensor, height: int, width: int) -> Tensor:
+    """Return the sampler's tokens as a picture of latents.
+
+    Args:
+        latents: (n, h/2 · w/2, 4z), a token for each square of 2 x 2.
+        height, width: h and w of the result, in latents.
+
+    Returns:
+        (n, z, h, w).
+    """
+    n, _, channels = latents.shape
+    tokens = latents.view(n, height // 2, width // 2, channels // 4, 2, 2)
+    return tokens.permute(0, 3, 1, 4, 2, 5).reshape(n, channels // 4, height, width)
+
+
+def shrunk(latents: Tensor, scale: float) -> Tensor:
+    """Return latents averaged down by `scale` (at most 1), from which the same picture decodes smaller."""
+    if scale >= 1:
+        return latents
+    height, width = (max(4, round(side * scale)) for side in latents.shape[-2:])
+    return F.adaptive_avg_pool2d(latents, (height, width))
+
+
+class _Norm(nn.Module):
+    """Root-mean-square norm over the channels, computed in float32 where the input has fewer bits."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.scale = source.scale
+        self.gamma = nn.Parameter(source.gamma.detach().reshape(-1, 1, 1).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = x.dtype in (torch.float16, torch.bfloat16)
+        return F.normalize(x.float() if narrow else x, dim=1).to(x.dtype) * self.scale * self.gamma
+
+
+class _Residual(nn.Module):
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _Norm(source.norm1), _flat(source.conv1)
+        self.norm2, self.conv2 = _Norm(source.norm2), _flat(source.conv2)
+        plain = isinstance(source.conv_shortcut, nn.Identity)
+        self.shortcut = nn.Identity() if plain else _flat(source.conv_shortcut)
+        self.act = source.nonlinearity
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(self.act(self.norm1(x)))
+        return self.conv2(self.act(self.norm2(h))) + self.shortcut(x)
+
+
+class _Attention(nn.Module):
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.norm, self.to_qkv, self.proj = _Norm(source.norm), _flat(source.to_qkv), _flat(source.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.to_qkv(self.norm(x)).reshape(n, 1, 3 * c, h * w).transpose(2, 3).chunk(3, dim=-1)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.squeeze(1).transpose(1, 2).reshape(n, c, h, w)) + x
+
+
+class _Upsample(nn.Module):
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.conv = _flat(source.resample[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest-exact"))
+
+
+def _flat(conv: Any) -> nn.Conv2d:
+    """A convolution as it acts on a single frame: of a causal kernel only the last tap sees it, the past is zero."""
+    weight = conv.weight.detach()
+    weight = weight[:, :, -1] if weight.ndim == 5 else weight
+    made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[-2:], padding=weight.shape[-1] // 2, device="meta")
+    made.to_empty(device=weight.device)
+    made.weight = nn.Parameter(weight.clone(memory_format=torch.channels_last))
+    made.bias = nn.Parameter(conv.bias.detach().clone())
+    return made
+
+
+class StillDecoder(nn.Module):
+    """The decoder of Qwen-Image's VAE for one frame, with two-dimensional convolutions.
+
+    Exactly what `vae.decode` computes before its clamp, at a third of its multiplications, and without the zeros that
+    it puts before the frame.
+
+    Args:
+        vae: whose weights are copied.
+        dtype: in which it computes.
+        save_memory: keep only what lies between the blocks for the backward pass, and compute the rest again.
+    """
+
+    def __init__(self, vae: AutoencoderKLQwenImage, dtype: torch.dtype, *, save_memory: bool = True) -> None:
+        super().__init__()
+        self._save_memory = save_memory
+        z = vae.config.z_dim
+        self.register_buffer("mean", torch.tensor(vae.config.latents_mean).view(1, z, 1, 1))
+        self.register_buffer("std", torch.tensor(vae.config.latents_std).view(1, z, 1, 1))
+        decoder = vae.decoder
+        first, second = (_Residual(resnet) for resnet in decoder.mid_block.resnets)
+        middle = nn.Sequential(first, _Attention(decoder.mid_block.attentions[0]), second)
+        head = nn.Sequential(_flat(vae.post_quant_conv), _flat(decoder.conv_in), middle)
+        blocks = [part for block in decoder.up_blocks for part in self._parts(block)]
+        tail = nn.Sequential(_Norm(decoder.norm_out), decoder.nonlinearity, _flat(decoder.conv_out))
+        self.parts = nn.ModuleList([head, *blocks, tail])
+        self.requires_grad_(False).eval()
+        self.to(vae.device)
+        self.parts.to(dtype, memory_format=torch.channels_last)
+        self._dtype = dtype
+
+    @staticmethod
+    def _parts(block: Any) -> list[nn.Module]:
+        upsamplers = [_Upsample(up) for up in block.upsamplers or []]
+        return [*(_Residual(resnet) for resnet in block.resnets), *upsamplers]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(n, z, h, w) float32 normalised → (n, 3, H, W) float32, about [-1, 1]."""
+        x = (latents * self.std + self.mean).to(self._dtype, memory_format=torch.channels_last)
+        for part in self.parts:
+            if self._save_memory and torch.is_grad_enabled() and x.requires_grad:
+                x = cast("Tensor", checkpoint(part, x, use_reentrant=False))
+            else:
+                x = part(x)
+        return x.float()
+
+
+class _TinyBlock(nn.Module):
+    """Three convolutions and a way past them. What a clip's earlier frames would add is zero for a single one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.convs
+        return F.relu(third(F.relu(second(F.relu(first(x))))) + x)
+
+
+class TinyDecoder(nn.Module):
+    """TAEHV's decoder (github.com/madebyollin/taehv, MIT) for one frame.
+
+    `taew2_1` fits Qwen-Image's latents. Of the layers that make four frames out of one latent frame only the part for
+    the last frame is kept.
+
+    Args:
+        file: the weights, safetensors or .pth, with TAEHV's names.
+        dtype: in which it computes.
+
+    Raises:
+        ConfigError: the file has other weights.
+    """
+
+    def __init__(self, file: Path, dtype: torch.dtype) -> None:
+        super().__init__()
+        state = _tiny_state(file)
+        try:
+            self.body, self._dtype = _tiny_body(state), dtype
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f"tiny_decoder: {file} is not a TAEHV checkpoint ({error})", param="tiny_decoder"
+            ) from error
+        self.requires_grad_(False).eval().to(dtype, memory_format=torch.channels_last)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(n, z, h, w) float32 normalised → (n, 3, H, W) float32, about [-1, 1]."""
+        x = torch.tanh(latents / 3) * 3
+        return self.body(x.to(self._dtype, memory_format=torch.channels_last)).float() * 2 - 1
+
+
+def _tiny_state(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return cast("dict[str, Tensor]", torch.load(file, map_location="cpu", weights_only=True))
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"tiny_decoder: {file} cannot be read ({error})", param="tiny_decoder") from error
+
+
+def _tiny_body(state: dict[str, Tensor]) -> nn.Sequential:
+    """The layers, in TAEHV's numbering: 0 clamp, 1 conv, 2 ReLU, then three blocks, upsampling, growing, conv, …"""
+    layers: list[nn.Module] = [_tiny_conv(state, "decoder.1"), nn.ReLU()]
+    index = 3
+    for channels in TINY_CHANNELS[:-1]:
+        layers += [_tiny_block(state, f"decoder.{index + i}", channels) for i in range(TINY_BLOCKS)]
+        grow = _tiny_conv(state, f"decoder.{index + TINY_BLOCKS + 1}.conv", keep=channels)
+        layers += [nn.Upsample(scale_factor=2.0), grow, _tiny_conv(state, f"decoder.{index + TINY_BLOCKS + 2}")]
+        index += TINY_BLOCKS + 3
+    return nn.Sequential(*layers, nn.ReLU(), _tiny_conv(state, f"decoder.{index + 1}"))
+
+
+def _tiny_block(state: dict[str, Tensor], name: str, channels: int) -> _TinyBlock:
+    block = _TinyBlock(channels)
+    for conv, index in zip(block.convs, (0, 2, 4), strict=True):
+        weight = state[f"{name}.conv.{index}.weight"][:, :channels]  # the rest reads the frame before, which is zero
+        conv.load_state_dict({"weight": weight, "bias": state[f"{name}.conv.{index}.bias"]})
+    return block
+
+
+def _tiny_conv(state: dict[str, Tensor], name: str, keep: int = 0) -> nn.Conv2d:
+    weight = state[f"{name}.weight"][-keep:]
+    bias = state.get(f"{name}.bias")
+    size = weight.shape[-1]
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], size, padding=size // 2, bias=bias is not None)
+    conv.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return conv

@@ -1,0 +1,147 @@
+"""Writes Qwen-Image-Edit's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
+
+The pictures it makes are noise: it exists so that everything round the weights can run on a laptop.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from services.errors import ConfigError
+
+SEED = 25
+TEXT_DIM = 32
+Z = 16
+SPECIALS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+
+
+def write(form: str, folder: Path) -> None:
+    """Write a checkpoint into `folder`, which exists and is empty.
+
+    Args:
+        form: `tiny`: 8 x 8 compression into 16 channels as in the real VAE, a transformer and a Qwen2.5-VL of 32
+            channels, a tokenizer of bytes.
+        folder: where `QwenImageEditPlusPipeline.from_pretrained` will read it.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    if form != "tiny":
+        raise ConfigError(f"weights.miniature: qwen_edit has the form tiny, got {form!r}")
+    tokenizer = _tokenizer()
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pipeline = QwenImageEditPlusPipeline(
+            scheduler=_scheduler(),
+            vae=_vae(),
+            text_encoder=_text_encoder(tokenizer),
+            tokenizer=tokenizer,
+            processor=processor,
+            transformer=_transformer(),
+        )
+    pipeline.save_pretrained(folder)
+
+
+def _vae() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=12,
+        z_dim=Z,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * Z,
+        latents_std=[1.0] * Z,
+    )
+
+
+def _transformer() -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4 * Z,
+        out_channels=Z,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=TEXT_DIM,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 4, 4),
+    )
+
+
+def _tokenizer() -> Qwen2Tokenizer:
+    vocab = {symbol: index for index, symbol in enumerate([*sorted(ByteLevel.alphabet()), *SPECIALS])}
+    return Qwen2Tokenizer(vocab=vocab, merges=[], extra_special_tokens=SPECIALS[1:])
+
+
+def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+    ids = dict(zip(SPECIALS, tokenizer.convert_tokens_to_ids(SPECIALS), strict=True))
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": TEXT_DIM,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+            "rope_theta": 1_000_000.0,
+            "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": TEXT_DIM,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": TEXT_DIM,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def _scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """As in the real checkpoint."""
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        shift=1.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=0.9,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+        shift_terminal=0.02,
+        time_shift_type="exponential",
+    )

@@ -1,0 +1,300 @@
+"""How Qwen-Image-Edit runs: diffusers' pipeline up to the latents, with guidance between its steps, then the VAE."""
+
+import hashlib
+import inspect
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPlusPipeline,
+)
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
+from PIL import Image
+from torch import Tensor
+
+from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.errors import ConfigError, InvalidParameter
+from services.frames import Frames, Item, Pixels, Progress, Scores, Sketch
+from services.qwen_edit.decoders import StillDecoder, TinyDecoder, shrunk, unpacked
+from services.qwen_edit.guidance import (
+    EDGES,
+    Losses,
+    LossGuidance,
+    Reference,
+    Update,
+    Vgg16Features,
+    fitted,
+    resized,
+    sobel_edges,
+)
+from services.qwen_edit.miniature import write
+from services.qwen_edit.scores import perceptual_distance
+from services.qwen_edit.service import QwenEditSettings, Sitting
+from services.weights import resolve
+from services.worker import Outlet
+
+STYLES_KEPT = 8
+"""Clips whose first frame's Gram matrices are kept."""
+
+
+class CapturingEuler(FlowMatchEulerDiscreteScheduler):
+    """Flow-matching Euler that remembers the velocity of its last step, guidance and rescaling included."""
+
+    velocity: Tensor | None = None
+
+    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.velocity = model_output
+        return super().step(model_output, *args, **kwargs)
+
+
+class QwenEditModel:
+    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+
+    def __init__(self, settings: QwenEditSettings, home: Path) -> None:
+        self._settings = settings
+        self._device = device_of(settings.device)
+        self._pipe = _load(settings, home)
+        repair_text_encoder(self._pipe.text_encoder)
+        self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
+        self._pipe.vae.requires_grad_(False)
+        set_attention([self._pipe.transformer], settings.attention)
+        place(self._pipe, self._device, settings.offload, in_order=settings.step_cache is None)
+        if settings.step_cache is not None:
+            self._pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
+        if settings.compile:
+            self._pipe.transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
+        # The pipeline reads its module's constants, and a process has one model.
+        edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = settings.reference_area, settings.condition_area
+
+        self._decoder = self._guiding_decoder()
+        self._vgg16 = Vgg16Features(settings.vgg16).to(self._device) if settings.vgg16 is not None else None
+        metric = perceptual_distance(settings.lpips)
+        self._lpips = None if metric is None else metric.to(self._device)
+        self.measures = {name for name, net in (("vgg16", self._vgg16), ("lpips", self._lpips)) if net is not None}
+        """The nets that are there."""
+        self._styles: OrderedDict[tuple[bytes, int], Sequence[Tensor]] = OrderedDict()
+
+    def check_shape(self, width: int, height: int) -> None:
+        """Raise InvalidParameter when a picture is so long that a side vanishes where the model scales it down."""
+        for area in (self._settings.reference_area, self._settings.condition_area):
+            if min(edit_plus.calculate_dimensions(area, width / height)) < 32:
+                raise InvalidParameter(f"image: {width}x{height} is too long and narrow for this model", param="image")
+
+    def edit(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
+        """Edit `sitting`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
+
+        Raises:
+            ModelFailed: out of memory, or numbers that are not finite.
+            DeviceFailed: the GPU is lost to this process.
+            Cancelled: nobody wants it any more; seen after each denoising step and before each guided update.
+        """
+        try:
+            try:
+                self._edit(sitting, outlet)
+            finally:  # a pipeline that is left by an exception keeps its caches and its layers on the device
+                self._pipe.maybe_free_model_hooks()
+                self._pipe.scheduler.velocity = None
+        except RuntimeError as error:
+            task = f"{sitting.width}x{sitting.height} pixels"
+            failed = failure_of(error, task, "ask for a smaller max_area or a smaller ttlg.edge_size")
+            if failed is None:
+                raise
+        else:
+            return
+        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        raise failed
+
+    def _edit(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
+        request = sitting.request
+        edges = self._edges(sitting)
+        losses = self._losses(sitting, edges)
+        decode = self._decode_for(sitting)
+        last: deque[Update] = deque(maxlen=1)
+        guidance = LossGuidance(request.ttlg, decode, losses, outlet.check, last.append)
+        latents = self._denoise(sitting, edges, guidance, outlet)
+        pixels = self._pixels(latents, sitting)
+        outlet.check()
+        if request.debug:
+            self._put_sketches(sitting, edges, pixels, outlet)
+            for update in last:
+                with torch.no_grad():
+                    _put_sketch("before_guidance", update.before, outlet)
+                    _put_sketch("after_guidance", decode(update.moved), outlet)
+        outlet.put(self._scores(sitting, losses, pixels))
+        outlet.put(Frames(pixels, rate=sitting.image.rate))
+
+    def _denoise(self, sitting: Sitting, edges: Tensor | None, guidance: LossGuidance, outlet: Outlet[Item]) -> Tensor:
+        """Return the normalised latents, (1, z, h, w)."""
+        request, steps = sitting.request, sitting.request.steps
+        outlet.put(Progress("denoise", 0, steps))
+
+        def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            outlet.check()
+            moved = guidance(pipe, step, timestep, tensors)
+            outlet.put(Progress("denoise", step + 1, steps))
+            return moved
+
+        images = [_picture(_grey(edges))] if edges is not None else []
+        images.append(Image.fromarray(sitting.image.pixels[0]))
+        guided = request.true_cfg_scale > 1
+        latents = self._pipe(
+            image=images,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt if guided else None,
+            true_cfg_scale=request.true_cfg_scale,
+            height=sitting.height,
+            width=sitting.width,
+            num_inference_steps=steps,
+            # On the CPU, whose generator gives every device the same noise.
+            generator=torch.Generator().manual_seed(sitting.seed),
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+            max_sequence_length=1024,
+        ).images
+        return unpacked(finite(latents), sitting.height // 8, sitting.width // 8)
+
+    @torch.no_grad()
+    def _pixels(self, latents: Tensor, sitting: Sitting) -> Pixels:
+        """Decode as the pipeline does, then bring it to the given picture's size: (1, h, w, 3) uint8."""
+        vae = self._pipe.vae
+        latents = latents[:, :, None].to(vae.dtype)
+        mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
+        scale = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
+        picture = finite(vae.decode(latents / scale + mean, return_dict=False)[0][:, :, 0])
+        made = _picture(picture.float() * 0.5 + 0.5)
+        size = sitting.image.width, sitting.image.height
+        return np.array(made if made.size == size else made.resize(size, Image.Resampling.LANCZOS))[None]
+
+    def _guiding_decoder(self) -> StillDecoder | TinyDecoder:
+        settings = self._settings
+        dtype = getattr(torch, settings.decoder_dtype or settings.dtype)
+        if settings.tiny_decoder is not None:
+            return TinyDecoder(settings.tiny_decoder, dtype).to(self._device)
+        return StillDecoder(self._pipe.vae, dtype, save_memory=settings.save_memory)
+
+    def _decode_for(self, sitting: Sitting) -> Any:
+        """Tokens → picture about [0, 1], no larger than any loss that is on wants to see it."""
+        ttlg = sitting.request.ttlg
+        own = max(sitting.width, sitting.height)
+        wanted = [
+            (ttlg.edge_scale, ttlg.edge_size or own),
+            (ttlg.gram_scale, ttlg.gram_size),
+            (ttlg.temporal_scale, own),
+        ]
+        scale = max((size for weight, size in wanted if weight > 0), default=own) / own
+
+        def decode(tokens: Tensor) -> Tensor:
+            latents = unpacked(tokens, sitting.height // 8, sitting.width // 8)
+            return self._decoder(shrunk(latents, scale)) * 0.5 + 0.5
+
+        return decode
+
+    def _edges(self, sitting: Sitting) -> Tensor | None:
+        """The edges to follow at the size of sampling, (1, 1, height, width) in [0, 1]."""
+        if sitting.edges is None:
+            return None
+        picture = self._tensor(sitting.edges)
+        if sitting.request.edge_filter == "none":
+            edges = (picture * picture.new_tensor([0.2126, 0.7152, 0.0722]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        else:
+            edges = EDGES[sitting.request.edge_filter](picture)
+            edges = edges / edges.amax().clamp_min(1 / 255)
+        return resized(edges, sitting.height, sitting.width)
+
+    def _losses(self, sitting: Sitting, edges: Tensor | None) -> Losses:
+        reference = Reference(edges, self._style(sitting), self._tensor(sitting.image))
+        return Losses(sitting.request.ttlg, reference, _operator(sitting), self._vgg16)
+
+    @torch.no_grad()
+    def _style(self, sitting: Sitting) -> Sequence[Tensor] | None:
+        """The Gram matrices of the clip's first frame, computed once."""
+        if self._vgg16 is None:
+            return None
+        size = sitting.request.ttlg.gram_size
+        key = hashlib.sha256(sitting.first.pixels.data).digest(), size
+        if key not in self._styles:
+            self._styles[key] = self._vgg16.grams(fitted(self._tensor(sitting.first), size))
+            if len(self._styles) > STYLES_KEPT:
+                self._styles.popitem(last=False)
+        self._styles.move_to_end(key)
+        return self._styles[key]
+
+    @torch.no_grad()
+    def _scores(self, sitting: Sitting, losses: Losses, pixels: Pixels) -> Scores:
+        made = self._tensor(Frames(pixels))
+        found = {f"{name}_loss": float(loss) for name, loss in losses.of(made).items()}
+        if self._lpips is not None:
+            first, previous = self._tensor(sitting.first), self._tensor(sitting.image)
+            same = first.shape == made.shape
+            to_first = self._lpips.between(made, first if same else resized(first, *made.shape[-2:]))
+            return Scores(0, **found, lpips_to_init=to_first, lpips_to_prev=self._lpips.between(made, previous))
+        return Scores(0, **found)
+
+    @torch.no_grad()
+    def _put_sketches(self, sitting: Sitting, edges: Tensor | None, pixels: Pixels, outlet: Outlet[Item]) -> None:
+        if edges is None:
+            return
+        soft = _operator(sitting)(self._tensor(Frames(pixels)))
+        _put_sketch("target_edges", _grey(edges), outlet)
+        _put_sketch("soft_edges", _grey(soft / soft.amax().clamp_min(1 / 255)), outlet)
+
+    def _tensor(self, frames: Frames) -> Tensor:
+        """(1, 3, h, w) float32 in [0, 1]. Copied: Ray's arrays are read-only, and torch has no such tensors."""
+        return torch.tensor(frames.pixels[:1], device=self._device).permute(0, 3, 1, 2).float() / 255
+
+
+def _operator(sitting: Sitting) -> Callable[[Tensor], Tensor]:
+    """How edges are found in what is made: as in what was given."""
+    return EDGES.get(sitting.request.edge_filter, sobel_edges)
+
+
+def _put_sketch(name: str, picture: Tensor, outlet: Outlet[Item]) -> None:
+    outlet.put(Sketch(0, name, Frames(np.array(_picture(picture))[None])))
+
+
+def _grey(edges: Tensor) -> Tensor:
+    return edges.expand(-1, 3, -1, -1)
+
+
+def _picture(picture: Tensor) -> Image.Image:
+    """(1, 3, h, w) about [0, 1], clamped here."""
+    return Image.fromarray((picture[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:
+    quiet()
+    folder = resolve(settings.weights, home, write)
+    try:
+        pipe = QwenImageEditPlusPipeline.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype), local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        source = settings.weights.source
+        raise ConfigError(f"weights: {source} is not a Qwen-Image-Edit-2509 checkpoint ({error})") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def repair_text_encoder(text_encoder: Any) -> None:
+    """Give Qwen2.5-VL the token types that the pipeline leaves out, without which pictures lose their 2-D positions.
+
+    Since transformers 5 the positions are computed from them; https://github.com/huggingface/diffusers/issues/14194.
+    """
+    if "mm_token_type_ids" in inspect.signature(type(text_encoder).forward).parameters:
+        text_encoder.register_forward_pre_hook(_add_token_types, with_kwargs=True)
+
+
+def _add_token_types(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ids = kwargs.get("input_ids")
+    if ids is not None and kwargs.get("pixel_values") is not None and kwargs.get("mm_token_type_ids") is None:
+        kwargs["mm_token_type_ids"] = (ids == module.config.image_token_id).int()
+    return args, kwargs
