@@ -5,8 +5,6 @@ Exit status: 0 done, 1 failed, 2 asked for something that cannot be, 3 no server
 
 import signal
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,23 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from clients import wire
-from clients.cli_resources import Address, connect, files_app, jobs_app, models
-from clients.client import Client
+from clients.cli_edit import edit
+from clients.cli_make import local_client, make, report
+from clients.cli_resources import Address, files_app, jobs_app, models
 from clients.errors import ApiError, ClientError, ServerUnreachable
 from clients.fields import ContinuationFields, SamplingFields
-from clients.flows import Backoff
-from clients.objects import Video
 from clients.options import AsJson, InputFile, MakeOptions, grouped
-from clients.order import Order, carry_out
-from clients.progress import Display, display
-from clients.server import become, local_server
+from clients.order import Order, Result, carry_out
+from clients.progress import display
+from clients.server import become
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
 _REFUSED = frozenset({400, 413, 422})
 """HTTP status of a request that is wrong by itself."""
-
-_BESIDE = Backoff(limit=4, first_s=0.25)
-"""A server of our own that is gone will not come back."""
+_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Of a command whose arguments are read by another program."""
 _CLIP = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
 
 
@@ -60,6 +56,7 @@ def _exit_status(error: ClientError) -> int:
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(files_app, name="files")
+app.command()(edit)
 app.command()(models)
 
 
@@ -90,22 +87,27 @@ def serve(
 ) -> None:
     """Serve on this machine until stopped."""
     given = {"--config": config, "--host": host, "--port": port}
-    become("serve", *(word for name, value in given.items() if value is not None for word in (name, str(value))))
+    words = (word for name, value in given.items() if value is not None for word in (name, str(value)))
+    become("composition", "serve", *words)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
+@app.command(context_settings=_PASSED_ON)
 def keys(ctx: typer.Context) -> None:
     """Manage the API keys of this machine's server."""
-    become("keys", *ctx.args)
+    become("composition", "keys", *ctx.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+def self_test(ctx: typer.Context) -> None:
+    """Try guided editing on this machine, without a server."""
+    become("services.qwen_edit.self_test", *ctx.args)
 
 
 @app.command()
 @grouped
-def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, make: MakeOptions) -> None:
+def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, how: MakeOptions) -> None:
     """Continue a video: describe it, and go on from its last frame."""
-    _make(ctx, Order("v2v", {"input_video": video}, fields, make["out"]), make)
+    make(ctx, Order("v2v", {"input_video": video}, fields, [Result(how["out"], {})]), how)
 
 
 @app.command()
@@ -114,12 +116,12 @@ def i2v(
     ctx: typer.Context,
     image: InputFile,
     fields: SamplingFields,
-    make: MakeOptions,
+    how: MakeOptions,
     last_image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The frame to end with.")] = None,
 ) -> None:
     """Make a video that begins with a picture."""
     media = {"image": image} | ({"last_image": last_image} if last_image else {})
-    _make(ctx, Order("wan-i2v", media, fields, make["out"]), make)
+    make(ctx, Order("wan-i2v", media, fields, [Result(how["out"], {})]), how)
 
 
 @app.command()
@@ -130,38 +132,12 @@ def demo(
     """Start a server here, continue a clip that comes along, and stop the server."""
     out.mkdir(parents=True, exist_ok=True)
     screen = display(sys.stderr)
-    order = Order("v2v", {"input_video": _CLIP}, {}, out / "continuation.mp4")
-    with _local(screen, None) as client:
-        video = carry_out(client, order, screen)
+    continuation = out / "continuation.mp4"
+    with local_client(screen) as client:
+        video = carry_out(client, Order("v2v", {"input_video": _CLIP}, {}, [Result(continuation, {})]), screen)
     caption = out / "caption.txt"
     caption.write_text(f"{video.caption or ''}\n", encoding="utf-8")
-    _report(video, [order.target, caption], as_json=as_json)
-
-
-def _make(ctx: typer.Context, order: Order, make: MakeOptions) -> None:
-    screen = display(sys.stderr)
-    with _local(screen, ctx.find_object(Address)) if make["local"] else connect(ctx) as client:
-        video = carry_out(client, order, screen)
-    _report(video, [order.target], as_json=make["as_json"])
-
-
-@contextmanager
-def _local(screen: Display, address: Address | None) -> Generator[Client]:
-    """A client of a server that lives as long as the block."""
-    api_key = address.api_key if address else None
-    with local_server(screen) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
-        yield client
-
-
-def _report(video: Video, paths: list[Path], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(video.model_copy(update={"paths": [str(path) for path in paths]}).model_dump_json(indent=2))
-        return
-    if video.caption:
-        typer.echo(f"caption: {video.caption}")
-    typer.echo(f"seed: {video.params.get('seed')}")
-    for path in paths:
-        typer.echo(str(path))
+    report(video, [continuation, caption], as_json=as_json)
 
 
 def main() -> None:

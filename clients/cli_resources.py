@@ -11,8 +11,9 @@ import typer
 from pydantic import BaseModel
 
 from clients.client import Client
-from clients.options import After, AsJson, Limit, OutputFile
-from clients.order import fetch, watch
+from clients.fields import ContentOptions
+from clients.options import After, AsJson, Limit, OutputFile, grouped
+from clients.order import Result, fetch, watch
 from clients.order import upload as send
 from clients.progress import display
 
@@ -88,18 +89,19 @@ def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> Non
 
 
 @jobs_app.command("download")
+@grouped
 def download_job(
     ctx: typer.Context,
     video_id: Id,
     out: OutputFile,
-    variant: Annotated[str | None, typer.Option(help="One of the job's results, e.g. thumbnail.")] = None,
+    options: ContentOptions,
 ) -> None:
     """Fetch a job's result, once it is completed."""
     screen = display(sys.stderr)
     with connect(ctx) as client:
         if not client.videos.retrieve(video_id).over:
             watch(client, video_id, screen)
-        fetch(client, video_id, out, screen, variant)
+        fetch(client, video_id, Result(out, options), screen)
     typer.echo(str(out))
 
 

@@ -3,14 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 from clients import wire
-from clients.disk import opened
+from clients.disk import OpenParts, Sent
 from clients.errors import ClientError, ConnectionLost, ServerUnreachable
 from clients.flows import Flow, OnBytes
 from clients.objects import Page
@@ -30,7 +30,7 @@ class Connection:
 
     def send(self, call: wire.Call[T], on_progress: OnBytes | None = None) -> T:
         """Send one request and return what its answer says."""
-        with opened(call.parts, on_progress) as parts, _translated(self._url):
+        with OpenParts(call.parts, on_progress) as parts, _translated(self._url):
             response = self.http.request(**_request(self._url, call, self._timeout_s, parts))
         return wire.understood(call, _answer(response))
 
@@ -79,7 +79,9 @@ class AsyncConnection:
         self.http = httpx.AsyncClient(headers=wire.authorization(api_key), trust_env=not wire.is_here(base_url))
 
     async def send(self, call: wire.Call[T], on_progress: OnBytes | None = None) -> T:
-        with opened(call.parts, on_progress) as parts, _translated(self._url):
+        # Packing a folder takes its time.
+        opened = await asyncio.to_thread(OpenParts, call.parts, on_progress) if call.parts else OpenParts((), None)
+        with opened as parts, _translated(self._url):
             response = await self.http.request(**_request(self._url, call, self._timeout_s, parts))
         return wire.understood(call, _answer(response))
 
@@ -121,9 +123,7 @@ class AsyncConnection:
             left = wire.next_page(left, page)
 
 
-def _request(
-    url: str, call: wire.Call[Any], timeout_s: float, parts: dict[str, tuple[str, BinaryIO]] | None = None
-) -> dict[str, Any]:
+def _request(url: str, call: wire.Call[Any], timeout_s: float, parts: Sequence[Sent] = ()) -> dict[str, Any]:
     """What httpx calls the parts of a request."""
     silence_s = timeout_s if call.silence_s is None else call.silence_s
     return {

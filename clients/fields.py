@@ -1,8 +1,9 @@
-"""What may be asked of `POST /v1/videos`. The same names in HTTP, in Python and (with dashes) on the command line.
+"""What may be asked for. The same names in HTTP, in Python and (with dashes) on the command line.
 
 The server checks values and knows the defaults; the text beside a field is its help on the command line.
 """
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Annotated, Literal, TypeAlias, TypedDict
 
@@ -10,20 +11,25 @@ Media: TypeAlias = str | PathLike[str]
 """A file id or a `data:` URL as str; a path object is a file on this disk, sent along with the request."""
 
 
-class SamplingFields(TypedDict, total=False):
-    """How to sample. None is the same as not given: the server's configuration decides."""
+class PromptFields(TypedDict, total=False):
+    """What every model that denoises takes. None is the same as not given: the server's configuration decides."""
 
     prompt: Annotated[str | None, "What the video shows."]
     negative_prompt: Annotated[str | None, "What it should not show."]
+    steps: Annotated[int | None, "Denoising steps."]
+    seed: Annotated[int | None, "The same seed makes the same pixels; -1 draws one."]
+
+
+class SamplingFields(PromptFields, total=False):
+    """How Wan samples."""
+
     num_frames: Annotated[int | None, "Frames to make: a multiple of 4 plus 1."]
     max_area: Annotated[int | None, "The most pixels a frame may have; the aspect is kept."]
     size: Annotated[str | None, "WIDTHxHEIGHT in pixels, instead of max-area."]
-    steps: Annotated[int | None, "Denoising steps."]
     shift: Annotated[float | None, "Flow shift of the noise schedule."]
     solver: Annotated[Literal["unipc", "dpm++"] | None, "Sampler."]
     guidance_scale: Annotated[float | None, "Classifier-free guidance; 1 or less turns it off."]
     guidance_scale_2: Annotated[float | None, "Guidance of the low-noise expert, where there are two."]
-    seed: Annotated[int | None, "The same seed makes the same video; -1 draws one."]
 
 
 class ContinuationFields(SamplingFields, total=False):
@@ -34,13 +40,80 @@ class ContinuationFields(SamplingFields, total=False):
     join: Annotated[bool | None, "Whether the result begins with the given video."]
 
 
-class VideoFields(ContinuationFields, total=False):
+class GuidanceFields(TypedDict, total=False):
+    """Guidance by losses while a picture is sampled. A scale of 0 turns its loss off."""
+
+    edge_scale: Annotated[float | None, "Weight of the difference between the picture's edges and the given ones."]
+    gram_scale: Annotated[float | None, "Weight of the difference to the first frame's style (Gram matrices)."]
+    temporal_scale: Annotated[float | None, "Weight of the difference to the frame before."]
+    lr: Annotated[float | None, "How far each update goes."]
+    every: Annotated[int | None, "Guide at every so many denoising steps."]
+    start_step: Annotated[int | None, "The first step that may be guided, counted from 0."]
+    end_step: Annotated[int | None, "The last step that may be guided."]
+    last_steps: Annotated[int | None, "Guide only in the last so many steps."]
+    edge_size: Annotated[int | None, "Pixels of the longer side at which edges are compared."]
+    gram_size: Annotated[int | None, "Pixels of the longer side at which styles are compared."]
+    inner_steps: Annotated[int | None, "Updates at each guided step."]
+    loss: Annotated[Literal["mse", "l1", "charbonnier"] | None, "How two pictures, or their edges, differ."]
+
+
+class GuidedFields(PromptFields, total=False):
+    """How Qwen-Image-Edit samples."""
+
+    prompt: Annotated[str | None, "What to do to a picture. Where edges are given, they are picture 1."]
+    true_cfg_scale: Annotated[float | None, "Classifier-free guidance; 1 or less turns it off."]
+    edge_filter: Annotated[Literal["none", "sobel", "laplacian"] | None, "How edges are taken from pictures."]
+    ttlg: GuidanceFields | None
+
+
+class EditFields(GuidedFields, total=False):
+    """What the rolling edit takes beside them."""
+
+    edge_start: Annotated[int | None, "The first of the edges to use, counted from 0."]
+    max_frames: Annotated[int | None, "The most frames to make; the first frame counts."]
+    max_area: Annotated[int | None, "The most pixels a frame may have; the aspect is kept."]
+    fps: Annotated[float | None, "Frames per second of the video."]
+
+
+class BranchFrom(TypedDict):
+    """A frame of an old rolling edit, from which another one starts. What is not given is taken from the old one."""
+
+    video: str
+    frame: int
+
+
+class VideoFields(ContinuationFields, EditFields, total=False):
     """Every field, media among them."""
 
     input_video: Media | None
     input_reference: Media | None
     image: Media | None
     last_image: Media | None
+    init_frame: Media | None
+    edge_frames: Media | Sequence[Media] | None
+    """Pictures, or a zip of them; the path of a folder is sent as a zip of the files in it."""
+    edge_video: Media | None
+    rgb_video: Media | None
+    branch_from: BranchFrom | None
+    debug: bool | None
+    """Whether pictures of what was compared are kept."""
+
+
+class ImageFields(GuidedFields, total=False):
+    """What the editing of a single picture takes."""
+
+    model: str | None
+    n: int | None
+    """How many pictures to make."""
+    size: str | None
+    """`WIDTHxHEIGHT` in pixels."""
+
+
+class ContentOptions(TypedDict, total=False):
+    """Which of a job's results, and how it is written."""
+
+    variant: Annotated[str | None, "One of the job's results, e.g. thumbnail; the video where it is not given."]
+    format: Annotated[Literal["csv", "json"] | None, "Of metrics: csv where it is not given."]
 
 
 class ListOptions(TypedDict, total=False):

@@ -23,6 +23,7 @@ from clients.errors import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
+from clients.fields import ContentOptions
 from clients.objects import EVENTS, Event, StatusEvent, Video
 from clients.sse import Decoder, Message
 
@@ -187,9 +188,9 @@ class Polling:
 class Download:
     """A result's bytes, over as many connections as it takes. A broken one is taken up where it broke."""
 
-    def __init__(self, video_id: str, variant: str | None, backoff: Backoff, on_progress: OnBytes | None) -> None:
+    def __init__(self, video_id: str, options: ContentOptions, backoff: Backoff, on_progress: OnBytes | None) -> None:
         self._video_id = video_id
-        self._variant = variant
+        self._options = options
         self._attempts = Attempts(backoff)
         self._on_progress = on_progress
         self._etag: str | None = None
@@ -204,7 +205,7 @@ class Download:
         headers: dict[str, str] = {}
         if self.received and self._etag:
             headers = {"Range": f"bytes={self.received}-", "If-Range": self._etag}
-        return wire.content(self._video_id, self._variant, headers=headers)
+        return wire.content(self._video_id, self._options, headers=headers)
 
     def opened(self, status: int, headers: Mapping[str, str]) -> None:
         self._attempts.reached()

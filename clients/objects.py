@@ -1,5 +1,6 @@
 """What the API answers. Unknown fields are kept, so that an older client reads a newer server."""
 
+from base64 import b64decode
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +16,7 @@ class _Object(BaseModel):
 
 
 class File(_Object):
-    """An uploaded video or picture."""
+    """An uploaded video, picture, or zip of pictures."""
 
     id: str
     bytes: int
@@ -23,7 +24,7 @@ class File(_Object):
     """Seconds since 1970, UTC."""
     filename: str
     purpose: str
-    kind: Literal["video", "image"]
+    kind: Literal["video", "image", "pictures"]
     width: int
     """Pixels."""
     height: int
@@ -34,6 +35,16 @@ class File(_Object):
     duration_s: float | None = None
     damaged: str | None = None
     """What could not be read of it, where the rest could."""
+
+
+class Scores(_Object):
+    """How a frame differs from what it was to be. None where it was not measured."""
+
+    edge_loss: float | None = None
+    gram_loss: float | None = None
+    temporal_loss: float | None = None
+    lpips_to_init: float | None = None
+    lpips_to_prev: float | None = None
 
 
 class VideoError(_Object):
@@ -92,6 +103,32 @@ class Video(_Object):
     @property
     def over(self) -> bool:
         return self.status in ("completed", "failed")
+
+
+class EditedImage(_Object):
+    """A picture that was made."""
+
+    b64_json: str
+    """The picture, in base64."""
+    seed: int
+    scores: Scores | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The picture's file."""
+        return b64decode(self.b64_json)
+
+
+class ImagesResponse(_Object):
+    """What the editing of a picture has made."""
+
+    created: int
+    """Seconds since 1970, UTC."""
+    data: list[EditedImage]
+    size: str | None = None
+    """`WIDTHxHEIGHT` in pixels."""
+    output_format: str | None = None
+    facts: dict[str, Any] = {}
 
 
 class Model(_Object):
@@ -176,7 +213,16 @@ class SegmentEvent(_Event):
     preview: str | None = None
 
 
-Event: TypeAlias = StatusEvent | ProgressEvent | TextEvent | FactEvent | StageEvent | SegmentEvent
+class FrameEvent(_Event):
+    """A frame of a rolling edit is there."""
+
+    index: int
+    frames_done: int
+    frames_total: int | None = None
+    scores: Scores | None = None
+
+
+Event: TypeAlias = StatusEvent | ProgressEvent | TextEvent | FactEvent | StageEvent | SegmentEvent | FrameEvent
 
 EVENTS: dict[str, type[Event]] = {
     "status": StatusEvent,
@@ -185,4 +231,5 @@ EVENTS: dict[str, type[Event]] = {
     "fact": FactEvent,
     "stage": StageEvent,
     "segment": SegmentEvent,
+    "frame": FrameEvent,
 }

@@ -2,18 +2,19 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_args, get_type_hints, is_typeddict
 
 import typer
 
 
-def target(path: Path) -> Path:
+def target(path: Path | None) -> Path | None:
     """Check where a result is to go before anything is asked for."""
-    if not path.parent.is_dir():
+    if path is not None and not path.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
+    if path is not None and path.exists() and not path.is_file():
         raise typer.BadParameter(f"{path} exists and is not a file")
     return path
 
@@ -25,32 +26,37 @@ Limit = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
 After = Annotated[str | None, typer.Option(help="Begin behind this id.")]
 
 
-class MakeOptions(TypedDict):
-    """What every command that makes a video takes."""
+class RunOptions(TypedDict):
+    """What every command takes that has a job done."""
 
-    out: OutputFile
     local: Annotated[bool, typer.Option("--local", help="Start a server for this call and stop it afterwards.")]
     as_json: AsJson
+
+
+class MakeOptions(RunOptions):
+    """What every command takes that makes a video and nothing else."""
+
+    out: OutputFile
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take groups of options: a parameter of a TypedDict's type becomes an option for each field.
 
-    A text that annotates a field is the option's help. A bool is False and what may be None is None where it is not
-    given; the command gets a group without what is None.
+    A text that annotates a field is the option's help. A field that is a TypedDict itself becomes options with its name
+    before theirs. A bool is False and what may be None is None where it is not given; the command gets a group without
+    what is None.
     """
     signature = inspect.signature(command)
     groups = {
-        name: get_type_hints(parameter.annotation, include_extras=True)
+        name: parameter.annotation
         for name, parameter in signature.parameters.items()
         if is_typeddict(parameter.annotation)
     }
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        for group, hints in groups.items():
-            taken = {name: given.pop(name) for name in hints}
-            given[group] = {name: value for name, value in taken.items() if value is not None}
+        for name, group in groups.items():
+            given[name] = _taken(group, given)
         command(**given)
 
     own = [
@@ -58,18 +64,52 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in signature.parameters.items()
         if name not in groups
     ]
-    added = [_option(name, hint) for hints in groups.values() for name, hint in hints.items()]
+    added = [option for group in groups.values() for option in _options(group)]
     vars(run)["__signature__"] = signature.replace(parameters=own + added)
     return run
+
+
+def _options(group: type, prefix: str = "") -> Iterator[inspect.Parameter]:
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        inner = _inner(hint)
+        if inner is None:
+            yield _option(f"{prefix}{name}", hint)
+        else:
+            yield from _options(inner, f"{prefix}{name}_")
+
+
+def _taken(group: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Take a group's values out of what is given."""
+    taken: dict[str, Any] = {}
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        inner = _inner(hint)
+        whole = f"{prefix}{name}"
+        value = given.pop(whole) if inner is None else _taken(inner, given, f"{whole}_") or None
+        if value is not None:
+            taken[name] = value
+    return taken
+
+
+def _inner(hint: Any) -> type | None:
+    """The group that a field is itself."""
+    return next((kind for kind in get_args(hint) if is_typeddict(kind)), None)
 
 
 def _option(name: str, hint: Any) -> inspect.Parameter:
     kind, *notes = get_args(hint)
     if isinstance(notes[0], str):
-        hint = Annotated[kind, typer.Option(help=notes[0])]
+        check = _finite if float in get_args(kind) else None
+        hint = Annotated[kind, typer.Option(help=notes[0], callback=check)]
     default = inspect.Parameter.empty
     if kind is bool:
         default = False
     elif type(None) in get_args(kind):
         default = None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no word for the others."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("must be a finite number")
+    return value

@@ -1,15 +1,28 @@
-"""From files on this disk to a video on this disk: upload, order, watch, download."""
+"""From files on this disk to results on this disk: upload, order, watch, download."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from clients.client import Client
 from clients.errors import ClientError, JobFailed
-from clients.fields import SamplingFields, VideoFields
+from clients.fields import ContentOptions, VideoFields
+from clients.folders import drafts, unpack
 from clients.objects import File, Video
 from clients.progress import Display
+
+
+@dataclass(frozen=True)
+class Result:
+    """One of a job's results, and where it goes."""
+
+    target: Path
+    """A file, or a folder for what the result's zip holds."""
+    options: ContentOptions
+    names: re.Pattern[str] | None = None
+    """Of a folder: what the files in it are called."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +32,12 @@ class Order:
     model: str
     media: Mapping[str, Path]
     """Media field → file on this disk."""
-    fields: SamplingFields
-    target: Path
-    """Where the video goes."""
+    fields: Mapping[str, object]
+    results: Sequence[Result]
 
 
 def carry_out(client: Client, order: Order, display: Display) -> Video:
-    """Return the video once it lies at its target. Interrupted, it stops the job on the server before it leaves.
+    """Return the video once its results lie at their targets. Interrupted, it stops the job on the server.
 
     Raises:
         JobFailed, ClientError, OSError, KeyboardInterrupt.
@@ -39,12 +51,13 @@ def carry_out(client: Client, order: Order, display: Display) -> Video:
     except KeyboardInterrupt:
         display.note(_cancel(client, video.id))
         raise
-    fetch(client, video.id, order.target, display)
+    for result in order.results:
+        fetch(client, video.id, result, display)
     return video
 
 
 def upload(client: Client, path: Path, display: Display, purpose: str = "user_data") -> File:
-    """Send a file."""
+    """Send a file, or a folder as a zip."""
     with display.transfer(f"upload {path.name}") as show:
         return client.files.upload(path, purpose=purpose, on_progress=show)
 
@@ -60,10 +73,15 @@ def watch(client: Client, video_id: str, display: Display) -> Video:
     return video
 
 
-def fetch(client: Client, video_id: str, target: Path, display: Display, variant: str | None = None) -> Path:
-    """Put a result where it is wanted."""
-    with display.transfer(f"download {target.name}") as show:
-        return client.videos.download(video_id, target, variant=variant, on_progress=show)
+def fetch(client: Client, video_id: str, result: Result, display: Display) -> None:
+    """Put a result where it is wanted. It appears when it is whole."""
+    with display.transfer(f"download {result.target.name}") as show:
+        if result.names is None:
+            client.videos.download(video_id, result.target, on_progress=show, **result.options)
+            return
+        with drafts(result.target) as draft:
+            archive = client.videos.download(video_id, draft / "content.zip", on_progress=show, **result.options)
+            unpack(archive, result.target, result.names)
 
 
 def _cancel(client: Client, video_id: str) -> str:

@@ -24,7 +24,17 @@ from rich.progress import (
 from rich.text import Text
 
 from clients.flows import OnBytes
-from clients.objects import Event, FactEvent, ProgressEvent, SegmentEvent, StageEvent, StatusEvent, TextEvent
+from clients.objects import (
+    Event,
+    FactEvent,
+    FrameEvent,
+    ProgressEvent,
+    Scores,
+    SegmentEvent,
+    StageEvent,
+    StatusEvent,
+    TextEvent,
+)
 
 Show: TypeAlias = Callable[[Event], None]
 
@@ -98,6 +108,8 @@ class _JobView:
         self._done: dict[str, int] = {}
         self._texts: dict[str, Text] = {}
         self._written: set[str] = set()
+        self._singly = False
+        """Whether each frame is told by itself: then segments, which come later, tell nothing new."""
         self._status = Text("waiting")
 
     def __rich__(self) -> Group:
@@ -111,8 +123,12 @@ class _JobView:
                 self._write(event)
             case ProgressEvent():
                 self._move(event.stage, event.done, event.total)
-            case SegmentEvent():
+            case FrameEvent():
+                self._singly = True
                 self._move(_FRAMES, event.frames_done, event.frames_total)
+            case SegmentEvent():
+                if not self._singly:
+                    self._move(_FRAMES, event.frames_done, event.frames_total)
             case StageEvent():
                 self._written.add(event.name)
             case FactEvent():  # told at the end, with the video
@@ -185,6 +201,7 @@ class _JobLines:
         self._note = note
         self._tenths = _Tenths()
         self._texts: dict[str, str] = {}
+        self._singly = False
 
     def show(self, event: Event) -> None:
         match event:
@@ -194,9 +211,12 @@ class _JobLines:
                 self._texts[event.stage] = self._texts.get(event.stage, "") + event.piece
             case ProgressEvent():
                 self._step(event)
+            case FrameEvent():
+                self._singly = True
+                self._note(f"frame {_count(event)}{_told(event.scores)}")
             case SegmentEvent():
-                total = f" of {event.frames_total}" if event.frames_total else ""
-                self._note(f"{_FRAMES}: {event.frames_done}{total}")
+                if not self._singly:
+                    self._note(f"{_FRAMES}: {_count(event)}")
             case StageEvent():
                 self._tell(event.name)
                 self._note(f"{event.name}: done in {event.seconds:.1f} s ({event.model}, {event.source})")
@@ -216,3 +236,13 @@ class _JobLines:
         text = " ".join(self._texts.pop(stage, "").split())
         if text:
             self._note(f"{stage}: {text}")
+
+
+def _count(event: FrameEvent | SegmentEvent) -> str:
+    return f"{event.frames_done} of {event.frames_total}" if event.frames_total else str(event.frames_done)
+
+
+def _told(scores: Scores | None) -> str:
+    known = scores.model_dump(include=set(Scores.model_fields), exclude_none=True) if scores else {}
+    told = ", ".join(f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3g}" for name, value in known.items())
+    return f": {told}" if told else ""

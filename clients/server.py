@@ -30,17 +30,17 @@ def require_server_extra() -> None:
         raise LocalServerFailed("a server needs more packages: pip install 'reelgraph[server]'")
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of the server side, run by the Python that runs us."""
-    return [sys.executable, "-m", "composition", *arguments]
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line of a module of the server side, run by the Python that runs us."""
+    return [sys.executable, "-m", module, *arguments]
 
 
-def become(*arguments: str) -> NoReturn:
-    """Replace this process by the server side's command, so that signals and the exit status are its own."""
+def become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by a command of the server side, so that signals and the exit status are its own."""
     require_server_extra()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, command(*arguments))  # noqa: S606 (no shell is wanted)
+    os.execv(sys.executable, command(module, *arguments))  # noqa: S606 (no shell is wanted)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def local_server(display: Display, serve: Sequence[str] | None = None, *, stop_s
     """
     if serve is None:
         require_server_extra()
-        serve = command("serve", "--host", "127.0.0.1", "--port", str(_free_port()))
+        serve = command("composition", "serve", "--host", "127.0.0.1", "--port", str(_free_port()))
     with tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C at the terminal is ours, and we cancel the job before the server is stopped.
         process = subprocess.Popen(

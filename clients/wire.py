@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from os import PathLike
@@ -13,14 +13,16 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ValidationError
 
 from clients.errors import ApiError, UnexpectedAnswer
-from clients.fields import ListOptions, VideoFields
-from clients.objects import Deleted, File, Model, Page, Video
+from clients.fields import ContentOptions, ImageFields, ListOptions, VideoFields
+from clients.objects import Deleted, File, ImagesResponse, Model, Page, Video
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+_OR_FOLDER = frozenset({"edge_frames"})
+"""Media fields that take a zip of pictures."""
 _POLL_S = 1.0
 _SILENCE_S = 60.0
 """An event stream that says nothing for so long, not even `: keep-alive`, is dead."""
@@ -36,6 +38,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A file on this disk that is sent along, under a field's name."""
+
+    name: str
+    path: Path
+    or_folder: bool = False
+    """Whether it may be a folder, which is sent as a zip of the files in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """One request, and how its answer is understood."""
 
@@ -45,9 +57,9 @@ class Call(Generic[T]):
     query: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     json: Mapping[str, object] | None = None
-    form: Mapping[str, str] = field(default_factory=dict[str, str])
-    parts: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    """Files on this disk. Where there are any, the request is multipart."""
+    form: Mapping[str, str | list[str]] = field(default_factory=dict[str, str | list[str]])
+    parts: Sequence[Part] = ()
+    """Where there are any, the request is multipart."""
     silence_s: float | None = None
     """How long the server may say nothing, where that is not what the client is set to; `inf` is for ever."""
 
@@ -97,7 +109,8 @@ def error_of(answer: Answer) -> ApiError:
 
 
 def upload_file(path: str | PathLike[str], purpose: str) -> Call[File]:
-    return Call("POST", "/v1/files", _as(File), form={"purpose": purpose}, parts={"file": Path(path)})
+    parts = [Part("file", Path(path), or_folder=True)]
+    return Call("POST", "/v1/files", _as(File), form={"purpose": purpose}, parts=parts)
 
 
 def list_files(**options: Unpack[ListOptions]) -> Call[Page[File]]:
@@ -113,14 +126,27 @@ def delete_file(file_id: str) -> Call[Deleted]:
 
 
 def create_video(model: str, fields: VideoFields) -> Call[Video]:
-    """JSON, unless a field is a file on this disk: then multipart, everything else as form fields."""
-    given = {"model": model} | {name: value for name, value in fields.items() if value is not None}
-    parts = {name: Path(cast("PathLike[str]", value)) for name, value in given.items() if isinstance(value, PathLike)}
-    rest = {name: value for name, value in given.items() if name not in parts}
+    """JSON, unless a field is a file on this disk: then multipart, everything else as form fields.
+
+    Raises:
+        ValueError: a list holds both files on this disk and others.
+    """
+    given = {"model": model} | _given(fields)
+    parts = [part for name, value in given.items() for part in _parts(name, value)]
     if not parts:
-        return Call("POST", "/v1/videos", _as(Video), json=rest)
-    form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in rest.items()}
+        return Call("POST", "/v1/videos", _as(Video), json=given)
+    sent = {part.name for part in parts}
+    form = _form({name: value for name, value in given.items() if name not in sent})
     return Call("POST", "/v1/videos", _as(Video), form=form, parts=parts)
+
+
+def edit_image(image: str | PathLike[str] | Sequence[str | PathLike[str]], fields: ImageFields) -> Call[ImagesResponse]:
+    """One picture is edited; of two, the first is the edges along which the second is edited."""
+    if isinstance(image, str | PathLike):
+        parts = [Part("image", Path(image))]
+    else:
+        parts = [Part("image[]", Path(path)) for path in image]
+    return Call("POST", "/v1/images/edits", _as(ImagesResponse), form=_form(_given(fields)), parts=parts)
 
 
 def list_videos(**options: Unpack[ListOptions]) -> Call[Page[Video]]:
@@ -146,14 +172,14 @@ def cancel_video(video_id: str) -> Call[Video]:
 
 
 def content(
-    video_id: str, variant: str | None, headers: Mapping[str, str] | None = None, *, live: bool = False
+    video_id: str, options: ContentOptions, headers: Mapping[str, str] | None = None, *, live: bool = False
 ) -> Call[None]:
     """The bytes of a result. `live`: the job may still run, and then nobody knows when the next ones come."""
     return Call(
         "GET",
         f"/v1/videos/{_segment(video_id)}/content",
         lambda _: None,
-        query={"variant": variant} if variant else {},
+        query=_query(options),
         headers={
             "Accept-Encoding": "identity",
             **(headers or {}),
@@ -189,8 +215,41 @@ def _as(model: type[M]) -> Callable[[Answer], M]:
     return lambda answer: model.model_validate_json(answer.body)
 
 
-def _query(options: ListOptions) -> dict[str, str | int]:
-    return cast("dict[str, str | int]", {name: value for name, value in options.items() if value is not None})
+def _given(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: _without_none(value) for name, value in fields.items() if value is not None}
+
+
+def _without_none(value: object) -> object:
+    return _given(cast("Mapping[str, object]", value)) if isinstance(value, Mapping) else value
+
+
+def _query(options: ListOptions | ContentOptions) -> dict[str, str | int]:
+    return cast("dict[str, str | int]", _given(options))
+
+
+def _form(fields: Mapping[str, object]) -> dict[str, str | list[str]]:
+    """Texts as they are, several of them as a field that is repeated, everything else as JSON."""
+    return {name: _text(value) for name, value in fields.items()}
+
+
+def _text(value: object) -> str | list[str]:
+    if isinstance(value, str):
+        return value
+    entries = cast("Sequence[object]", value if isinstance(value, list | tuple) else ())
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    return texts if texts and len(texts) == len(entries) else json.dumps(value)
+
+
+def _parts(name: str, value: object) -> Iterator[Part]:
+    """Yield the files that a field's value means. Raises ValueError."""
+    if isinstance(value, PathLike):
+        yield Part(name, Path(cast("PathLike[str]", value)), or_folder=name in _OR_FOLDER)
+    elif isinstance(value, list | tuple):
+        entries = cast("Sequence[object]", value)
+        paths = [Path(cast("PathLike[str]", entry)) for entry in entries if isinstance(entry, PathLike)]
+        if paths and len(paths) < len(entries):
+            raise ValueError(f"{name}: a list holds either paths or file ids and data: URLs, not both")
+        yield from (Part(name, path) for path in paths)
 
 
 def _segment(name: str) -> str:

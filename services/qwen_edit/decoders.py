@@ -6,18 +6,16 @@ and not clamped, because a clamp has no gradient where it acts.
 
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLQwenImage
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 from torch.utils.checkpoint import checkpoint
 
 from services.errors import ConfigError
+from services.qwen_edit.guidance import read_weights
 
 Part = Callable[[Tensor], Tensor]
 
@@ -150,7 +148,7 @@ class StillDecoder(nn.Module):
                 x = cast("Tensor", checkpoint(part, x, use_reentrant=False))
             else:
                 x = part(x)
-        return x.float()
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _TinyBlock(nn.Module):
@@ -181,7 +179,7 @@ class TinyDecoder(nn.Module):
 
     def __init__(self, file: Path, dtype: torch.dtype) -> None:
         super().__init__()
-        state = _tiny_state(file)
+        state = read_weights(file, "tiny_decoder")
         try:
             self.body, self._dtype = _tiny_body(state), dtype
         except (KeyError, RuntimeError) as error:
@@ -194,15 +192,6 @@ class TinyDecoder(nn.Module):
         """(n, z, h, w) float32 normalised → (n, 3, H, W) float32, about [-1, 1]."""
         x = torch.tanh(latents / 3) * 3
         return self.body(x.to(self._dtype, memory_format=torch.channels_last)).float() * 2 - 1
-
-
-def _tiny_state(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return cast("dict[str, Tensor]", torch.load(file, map_location="cpu", weights_only=True))
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"tiny_decoder: {file} cannot be read ({error})", param="tiny_decoder") from error
 
 
 def _tiny_body(state: dict[str, Tensor]) -> nn.Sequential:

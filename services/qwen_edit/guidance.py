@@ -173,7 +173,7 @@ class Vgg16Features(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """(n, 3, h, w) about [0, 1] → the features of the four layers, (n, 64 … 512, h/1 … h/8, w/1 … w/8)."""
-        features = (pictures.float() - self.mean) / self.std
+        features = (pictures.to(self.mean.dtype) - self.mean) / self.std
         found: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             features = layer(features)
@@ -195,20 +195,29 @@ def randomise(layers: nn.Module) -> None:
 
 def trunk_weights(layers: nn.Module, file: Path, model: str) -> dict[str, Tensor]:
     """Return what `layers` take of a torchvision checkpoint's `features`. Raises ConfigError."""
+    state = read_weights(file, model)
+    found = {name: state.get(f"features.{name}") for name in layers.state_dict()}
+    for name, weight in layers.state_dict().items():
+        given = found[name]
+        if given is None or given.shape != weight.shape:
+            shape = "missing" if given is None else f"of the shape {tuple(given.shape)}"
+            raise ConfigError(
+                f"{model}: {file} is not torchvision's checkpoint: features.{name} is {shape}", param=model
+            )
+    return {name: weight.float() for name, weight in found.items() if weight is not None}
+
+
+def read_weights(file: Path, param: str) -> dict[str, Tensor]:
+    """Return the tensors in a file, safetensors or .pth, by their names. Raises ConfigError, with `param` to blame."""
     try:
         if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = cast("dict[str, Tensor]", torch.load(file, map_location="cpu", weights_only=True))
-        found = {name: state[f"features.{name}"].float() for name in layers.state_dict()}
-        for name, weight in layers.state_dict().items():
-            if weight.shape != found[name].shape:
-                raise ConfigError(
-                    f"{model}: {file}: features.{name} has the shape {tuple(found[name].shape)}", param=model
-                )
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise ConfigError(f"{model}: {file} is not torchvision's checkpoint ({error})", param=model) from error
-    return found
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, ValueError) as error:
+        raise ConfigError(f"{param}: {file} cannot be read ({type(error).__name__})", param=param) from error
+    if not isinstance(state, dict):
+        raise ConfigError(f"{param}: {file} has no weights by name", param=param)
+    return cast("dict[str, Tensor]", state)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,26 @@
-"""A server, and both clients of it behind one face."""
+"""A server, both clients of it behind one face, and `reel`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 from video_server import Script, VideoServer, running
 
 from clients import AsyncClient, Client
+from clients.cli import app
 from clients.flows import Backoff
 
+Reel = Callable[..., Result]
+Program = Callable[..., "subprocess.Popen[str]"]
+
 QUICK = Backoff(limit=3, first_s=0.001, longest_s=0.002)
+AS_A_PROGRAM = [sys.executable, "-c", "from clients.cli import main; main()"]
+WAIT_S = 30
 
 
 @pytest.fixture
@@ -36,6 +45,27 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "in.mp4"
     path.write_bytes(b"a clip" * 1000)
     return path
+
+
+@pytest.fixture
+def reel(server: VideoServer) -> Reel:
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in arguments], env={"REELGRAPH_URL": server.url})
+
+    return run
+
+
+@pytest.fixture
+def program(server: VideoServer) -> Program:
+    def start(*arguments: str | Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*AS_A_PROGRAM, "--url", server.url, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
 class Blocking:

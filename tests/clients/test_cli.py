@@ -6,27 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
+from typer.testing import CliRunner
 from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
 
 from clients.cli import app
-
-Reel = Callable[..., Result]
-
-AS_A_PROGRAM = [sys.executable, "-c", "from clients.cli import main; main()"]
-WAIT_S = 30
-
-
-@pytest.fixture
-def reel(server: VideoServer) -> Reel:
-    def run(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(app, [str(word) for word in arguments], env={"REELGRAPH_URL": server.url})
-
-    return run
 
 
 @pytest.fixture
@@ -178,22 +166,9 @@ def test_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("reelgraph 0.")
 
 
-@pytest.fixture
-def program(server: VideoServer) -> Callable[..., "subprocess.Popen[str]"]:
-    def start(*arguments: str | Path) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [*AS_A_PROGRAM, "--url", server.url, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_cancels_the_job(
-    program: Callable[..., "subprocess.Popen[str]"],
+    program: Program,
     server: VideoServer,
     script: Script,
     clip: Path,
@@ -213,7 +188,7 @@ def test_an_interrupt_cancels_the_job(
 
 
 def test_an_interrupt_of_watching_lets_the_job_go_on(
-    program: Callable[..., "subprocess.Popen[str]"], server: VideoServer, script: Script, reel: Reel, clip: Path
+    program: Program, server: VideoServer, script: Script, reel: Reel, clip: Path
 ) -> None:
     reel("v2v", "--video", clip, "-o", clip.parent / "out.mp4")
     script.hold_at = 8

@@ -1,15 +1,31 @@
 """Both clients against a server, over sockets."""
 
 import inspect
+import io
 import os
 import socket
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Blocking, Looping
-from video_server import CAPTION, CONTENT, FAILURE, STORY, THUMBNAIL, Script, VideoServer
+from video_server import (
+    CAPTION,
+    CONTENT,
+    CSV,
+    EDIT_STORY,
+    EDITED,
+    FAILURE,
+    FRAMES,
+    STORY,
+    TABLE,
+    THUMBNAIL,
+    Script,
+    VideoServer,
+    zipped,
+)
 
 from clients import client as module
 from clients.errors import (
@@ -20,7 +36,7 @@ from clients.errors import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from clients.objects import ProgressEvent, SegmentEvent, StageEvent, StatusEvent, TextEvent
+from clients.objects import FrameEvent, ProgressEvent, SegmentEvent, StageEvent, StatusEvent, TextEvent
 
 Way = Blocking | Looping
 
@@ -78,6 +94,79 @@ def test_a_path_is_sent_along(client: Any, way: Way, server: VideoServer, clip: 
     assert server.jobs[video.id].fields == {**sent, "input_video": clip.read_text()}
 
 
+def test_pictures_are_sent_along_under_one_name(client: Any, way: Way, server: VideoServer, tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{number}.png" for number in (2, 10, 1)]
+    for picture in pictures:
+        picture.write_text(picture.stem)
+    seen: list[tuple[int, int | None]] = []
+    fields = {"edge_frames": pictures, "init_frame": pictures[0], "on_progress": lambda *at: seen.append(at)}
+    video = way.take(client.videos.create(model="rolling-edit", **fields))
+    sent = {"model": "rolling-edit", "edge_frames": ["2", "10", "1"], "init_frame": "2"}
+    assert server.jobs[video.id].fields == sent
+    assert seen == sorted(seen)
+    assert seen[-1] == (5, 5)  # of all together
+
+
+def test_a_folder_of_pictures_is_sent_as_a_zip(client: Any, way: Way, server: VideoServer, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+    video = way.take(client.videos.create(model="rolling-edit", edge_frames=tmp_path))
+    sent = server.jobs[video.id].fields["edge_frames"].encode("latin-1")
+    with zipfile.ZipFile(io.BytesIO(sent)) as archive:
+        assert archive.read("1.png") == b"one"
+    assert way.take(client.files.upload(tmp_path)).kind == "pictures"
+    assert server.files["file_1"][0]["filename"] == f"{tmp_path.name}.zip"
+
+
+def test_a_folder_without_pictures_is_found_before_anything_is_sent(
+    client: Any, way: Way, server: VideoServer, clip: Path
+) -> None:
+    (clip.parent / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="there are no files in the folder"):
+        way.take(client.videos.create(model="rolling-edit", init_frame=clip, edge_frames=clip.parent / "empty"))
+    with pytest.raises(IsADirectoryError):
+        way.take(client.videos.create(model="rolling-edit", init_frame=clip.parent))
+    assert server.seen == []
+
+
+def test_a_branch_is_ordered_as_json(client: Any, way: Way, server: VideoServer) -> None:
+    branch, ttlg = {"video": "video_9", "frame": 3}, {"edge_scale": 2.0, "loss": "l1"}
+    video = way.take(client.videos.create(model="rolling-edit", branch_from=branch, ttlg=ttlg, debug=True))
+    assert server.jobs[video.id].fields == {
+        "model": "rolling-edit",
+        "branch_from": branch,
+        "ttlg": ttlg,
+        "debug": True,
+    }
+
+
+def test_a_picture_is_edited(client: Any, way: Way, server: VideoServer, clip: Path) -> None:
+    answer = way.take(client.images.edit(image=clip, prompt="a fox", n=2, ttlg={"lr": 0.1}, model=None))
+    assert [(picture.content, picture.seed) for picture in answer.data] == [(EDITED, 7), (EDITED, 8)]
+    assert (answer.data[0].scores.edge_loss, answer.data[0].scores.temporal_loss) == (0.52, None)
+    assert (answer.size, answer.output_format, answer.facts) == ("64x48", "png", {"seed": 7})
+    fields = {"prompt": "a fox", "n": "2", "ttlg": '{"lr": 0.1}'}
+    assert server.edits == [(fields, [("image", "in.mp4", clip.read_bytes())])]
+
+
+def test_a_picture_is_edited_along_the_edges_before_it(client: Any, way: Way, server: VideoServer, clip: Path) -> None:
+    edges = clip.with_name("edges.png")
+    edges.write_bytes(b"edges")
+    seen: list[tuple[int, int | None]] = []
+    way.take(client.images.edit(image=[edges, clip], edge_filter="sobel", on_progress=lambda *at: seen.append(at)))
+    files = [("image[]", "edges.png", b"edges"), ("image[]", "in.mp4", clip.read_bytes())]
+    assert server.edits == [({"edge_filter": "sobel"}, files)]
+    assert seen[-1] == (6005, 6005)
+
+
+def test_an_edit_that_is_refused_says_why(client: Any, way: Way, server: VideoServer, clip: Path) -> None:
+    with pytest.raises(ApiError) as caught:
+        way.take(client.images.edit(image=clip, steps=0))
+    assert (caught.value.status, caught.value.param) == (422, "steps")
+    with pytest.raises(FileNotFoundError):
+        way.take(client.images.edit(image=[clip, clip.with_name("nowhere.png")]))
+    assert len(server.seen) == 1
+
+
 def test_videos_can_be_cancelled_and_deleted(client: Any, way: Way) -> None:
     video = way.take(client.videos.create(model="v2v", input_video="file_1"))
     stopped = way.take(client.videos.cancel(video.id))
@@ -116,6 +205,20 @@ def test_events_are_read_to_the_end(client: Any, way: Way) -> None:
     kinds = [type(event) for event in events[-4:]]
     assert kinds == [ProgressEvent, ProgressEvent, SegmentEvent, StatusEvent]
     assert next(event for event in events if isinstance(event, StageEvent)).seconds == 0.5
+
+
+def test_frames_are_told_with_their_scores(client: Any, way: Way, script: Script) -> None:
+    script.story = list(EDIT_STORY)
+    video = way.take(client.videos.create(model="rolling-edit", rgb_video="file_1"))
+    frames = [event for event in way.take(client.videos.events(video.id)) if isinstance(event, FrameEvent)]
+    assert [(event.index, event.frames_done, event.frames_total) for event in frames] == [
+        (0, 1, 3),
+        (1, 2, 3),
+        (2, 3, 3),
+    ]
+    assert frames[0].scores is None
+    assert frames[1].scores is not None
+    assert (frames[1].scores.gram_loss, frames[1].scores.temporal_loss) == (0.001234, None)
 
 
 def test_broken_events_go_on_behind_the_last_one(client: Any, way: Way, server: VideoServer, script: Script) -> None:
@@ -190,6 +293,20 @@ def test_content_is_streamed_while_the_job_runs(client: Any, way: Way, script: S
     script.cut_content = [700]
     with pytest.raises(ConnectionLost):
         way.take(client.videos.stream_content(video.id))
+
+
+def test_results_of_a_rolling_edit(client: Any, way: Way, tmp_path: Path) -> None:
+    video = way.take(client.videos.create(model="rolling-edit", rgb_video="file_1"))
+    target = tmp_path / "content"
+    way.take(client.videos.download(video.id, target, variant="metrics"))
+    assert target.read_bytes() == CSV
+    way.take(client.videos.download(video.id, target, variant="metrics", format="json"))
+    assert target.read_bytes() == TABLE
+    assert b"".join(way.take(client.videos.stream_content(video.id, variant="metrics", format="json"))) == TABLE
+    seen: list[tuple[int, int | None]] = []
+    way.take(client.videos.download(video.id, target, variant="frames", on_progress=lambda *at: seen.append(at)))
+    assert target.read_bytes() == zipped(FRAMES)
+    assert seen[-1] == (len(zipped(FRAMES)), None)  # nobody knows how long it will be
 
 
 def test_a_download_appears_whole(client: Any, way: Way, script: Script, tmp_path: Path) -> None:
@@ -297,7 +414,7 @@ def test_nobody_there(way: Way) -> None:
         way.close(client)
 
 
-@pytest.mark.parametrize("name", ["Client", "Files", "Videos", "Models"])
+@pytest.mark.parametrize("name", ["Client", "Files", "Videos", "Images", "Models"])
 def test_both_clients_offer_the_same(name: str) -> None:
     blocking, looping = getattr(module, name), getattr(module, f"Async{name}")
     public = {method for method in vars(blocking) if not method.startswith("_")}

@@ -90,7 +90,7 @@ def test_an_event_that_cannot_be_read_is_an_error(wire: bytes) -> None:
 
 
 def test_another_file_under_the_same_name_is_read_from_its_beginning() -> None:
-    download = Download("video_1", None, BACKOFF, None)
+    download = Download("video_1", {}, BACKOFF, None)
     download.opened(200, {"content-length": "10", "etag": '"one"'})
     download.took(4)
     download.failed(ConnectionLost("broke"))
@@ -103,7 +103,7 @@ def test_another_file_under_the_same_name_is_read_from_its_beginning() -> None:
 
 
 def test_bytes_from_the_wrong_place_are_refused() -> None:
-    download = Download("video_1", None, BACKOFF, None)
+    download = Download("video_1", {}, BACKOFF, None)
     download.opened(200, {"content-length": "10", "etag": '"one"'})
     download.took(4)
     with pytest.raises(UnexpectedAnswer, match="asked for bytes from 4"):
@@ -111,7 +111,7 @@ def test_bytes_from_the_wrong_place_are_refused() -> None:
 
 
 def test_too_few_bytes_are_not_the_whole() -> None:
-    download = Download("video_1", None, BACKOFF, None)
+    download = Download("video_1", {}, BACKOFF, None)
     download.opened(200, {"content-length": "10"})
     download.took(4)
     with pytest.raises(ConnectionLost, match="4 of 10 bytes"):
@@ -119,7 +119,7 @@ def test_too_few_bytes_are_not_the_whole() -> None:
 
 
 def test_a_download_that_breaks_at_the_same_byte_each_time_is_given_up() -> None:
-    download = Download("video_1", None, BACKOFF, None)
+    download = Download("video_1", {}, BACKOFF, None)
     for _ in range(BACKOFF.limit):
         download.opened(200, {"content-length": "10"})
         download.took(4)

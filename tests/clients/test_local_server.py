@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from video_server import CAPTION, CONTENT
+from video_server import CAPTION, CONTENT, FRAMES
 
 from clients import Client
 from clients.errors import LocalServerFailed
@@ -24,14 +24,15 @@ WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; fro
 Reel = Callable[..., "subprocess.Popen[str]"]
 
 
-def stand_in(folder: Path, body: str) -> None:
-    """Write a package `composition` whose command line does `body`, and leaves its process id in the file `pid`."""
-    package = folder / "composition"
-    package.mkdir()
-    (package / "__init__.py").touch()
+def stand_in(folder: Path, body: str, module: str = "composition/__main__.py") -> None:
+    """Write a module that does `body` and leaves its process id in the file `pid`: by default that of a package."""
+    path = folder / module
+    path.parent.mkdir(parents=True)
+    for package in path.relative_to(folder).parents[:-1]:
+        (folder / package / "__init__.py").touch()
     head = f"import os, pathlib, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     sign = f"pathlib.Path({str(folder / 'pid')!r}).write_text(str(os.getpid()))\n"
-    (package / "__main__.py").write_text(f"{head}{sign}{body}\n")
+    path.write_text(f"{head}{sign}{body}\n")
 
 
 def serving(script: str = "") -> str:
@@ -150,7 +151,7 @@ def test_a_server_that_does_not_want_to_stop_is_killed(place: Path) -> None:
     assert not is_alive(place)
 
 
-@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("demo",)])
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",)])
 def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
     process = reel(*command, command=WITHOUT_RAY)
     _, told = process.communicate(timeout=WAIT_S)
@@ -171,6 +172,25 @@ def test_serve_and_keys_become_the_server_side(reel: Reel, place: Path, given: l
     out, _ = process.communicate(timeout=WAIT_S)
     assert (process.returncode, json.loads(out)) == (5, passed_on)
     assert (place / "pid").read_text() == str(process.pid)
+
+
+def test_the_self_test_is_a_command_of_the_server_side(reel: Reel, place: Path) -> None:
+    stand_in(place, "import json\nprint(json.dumps(sys.argv[1:]))\nsys.exit(5)", "services/qwen_edit/self_test.py")
+    process = reel("self-test", "--steps", "2", "--help")
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, json.loads(out)) == (5, ["--steps", "2", "--help"])
+    assert (place / "pid").read_text() == str(process.pid)
+
+
+def test_an_edit_with_a_server_of_its_own(reel: Reel, place: Path) -> None:
+    stand_in(place, serving("story=EDIT_STORY").replace("Script,", "EDIT_STORY, Script,"))
+    process = reel("edit", "--rgb-video", "in.mp4", "--out-frames-dir", "frames", "--local")
+    out, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, told
+    assert out == "seed: 7\nframes\n"
+    assert {path.name: path.read_bytes() for path in (place / "frames").iterdir()} == FRAMES
+    assert told.splitlines()[-1] == "stopping the server"
+    assert not is_alive(place)
 
 
 def test_an_error_of_the_block_is_its_own(place: Path) -> None:

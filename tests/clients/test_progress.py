@@ -2,18 +2,24 @@
 
 import io
 import re
+from typing import Any
 
 from rich.console import Console
-from video_server import CAPTION, STORY
+from video_server import CAPTION, EDIT_STORY, STORY
 
 from clients.objects import EVENTS, Event
 from clients.progress import Bars, Lines, display
 
-STORY_EVENTS: list[Event] = [
-    EVENTS[name].model_validate({"id": number, **data})
-    for number, (name, data) in enumerate(STORY, 1)
-    if name in EVENTS
-]
+
+def events_of(story: list[tuple[str, dict[str, Any]]]) -> list[Event]:
+    return [
+        EVENTS[name].model_validate({"id": number, **data})
+        for number, (name, data) in enumerate(story, 1)
+        if name in EVENTS
+    ]
+
+
+STORY_EVENTS = events_of(STORY)
 
 
 def terminal() -> tuple[Bars, io.StringIO]:
@@ -43,6 +49,28 @@ def test_lines_tell_each_thing_once() -> None:
     ]
 
 
+def test_lines_tell_a_frame_with_its_scores() -> None:
+    stream = io.StringIO()
+    with Lines(stream).watching() as show:
+        for event in events_of(EDIT_STORY):
+            show(event)
+    assert stream.getvalue().splitlines() == [
+        "in progress",
+        "frame 1 of 3",
+        "edit: 4 of 4",
+        "frame 2 of 3: edge 0.52, gram 0.00123, lpips to init 0.25, lpips to prev 0.5",
+        "frame 3 of 3: edge 0.5",
+        "completed",
+    ]
+
+
+def test_a_frame_of_nobody_knows_how_many_is_told() -> None:
+    stream = io.StringIO()
+    with Lines(stream).watching() as show:
+        show(EVENTS["frame"].model_validate({"id": 1, "index": 4, "frames_done": 5, "scores": {"newer": [1]}}))
+    assert stream.getvalue() == "frame 5\n"
+
+
 def test_lines_keep_a_text_that_was_not_finished() -> None:
     stream = io.StringIO()
     with Lines(stream).watching() as show:
@@ -70,6 +98,14 @@ def test_bars_stand_where_the_events_have_put_them() -> None:
     assert " ".join(f"describe {CAPTION}".split()) in " ".join(picture.split())
     assert re.search(r"denoise\s+━+\s+2/2", picture)
     assert re.search(r"frames\s+━+\s+5/5", picture)
+
+
+def test_the_bar_of_frames_moves_with_each_and_not_back() -> None:
+    bars, screen = terminal()
+    with bars.watching() as show:
+        for event in events_of(EDIT_STORY[:-2]):  # the last is a segment of the first frame alone
+            show(event)
+    assert re.search(r"frames\s+━+\S*\s*━*\s*2/3", last_picture(screen))
 
 
 def test_a_stage_that_begins_again_is_shown_again() -> None:

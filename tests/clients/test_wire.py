@@ -58,8 +58,43 @@ def test_an_empty_id_is_refused() -> None:
 def test_fields_of_a_form_are_json_where_they_are_no_strings() -> None:
     call = wire.create_video("v2v", {"image": Path("a.png"), "join": False, "steps": 4, "prompt": "4", "seed": None})
     assert call.form == {"model": "v2v", "join": "false", "steps": "4", "prompt": "4"}
-    assert call.parts == {"image": Path("a.png")}
+    assert call.parts == [wire.Part("image", Path("a.png"))]
     assert call.json is None
+
+
+def test_paths_in_a_list_are_parts_of_one_name() -> None:
+    call = wire.create_video("rolling-edit", {"edge_frames": [Path("2.png"), Path("10.png")], "branch_from": None})
+    assert call.parts == [wire.Part("edge_frames", Path("2.png")), wire.Part("edge_frames", Path("10.png"))]
+    assert call.form == {"model": "rolling-edit"}
+
+
+def test_ids_in_a_list_are_a_field_that_is_repeated_or_json() -> None:
+    ids = ["file_1", "data:image/png;base64,AA=="]
+    call = wire.create_video("rolling-edit", {"edge_frames": ids, "ttlg": {"lr": 0.1, "every": None}})
+    assert call.json == {"model": "rolling-edit", "edge_frames": ids, "ttlg": {"lr": 0.1}}
+    assert not call.parts
+    call = wire.create_video("rolling-edit", {"edge_frames": ids, "init_frame": Path("a.png"), "ttlg": {"lr": 0.1}})
+    assert call.form == {"model": "rolling-edit", "edge_frames": ids, "ttlg": '{"lr": 0.1}'}
+    call = wire.create_video("rolling-edit", {"edge_frames": [], "init_frame": Path("a.png")})
+    assert call.form == {"model": "rolling-edit", "edge_frames": "[]"}
+
+
+def test_a_list_of_both_paths_and_ids_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^edge_frames: .* not both"):
+        wire.create_video("rolling-edit", {"edge_frames": [Path("2.png"), "file_1"]})
+
+
+def test_only_where_pictures_go_a_folder_may_stand() -> None:
+    call = wire.create_video("rolling-edit", {"edge_frames": Path("edges"), "init_frame": Path("a.png")})
+    assert {part.name: part.or_folder for part in call.parts} == {"edge_frames": True, "init_frame": False}
+
+
+def test_one_picture_is_edited_or_two_in_order() -> None:
+    one = wire.edit_image("a.png", {"prompt": "4", "n": 2, "ttlg": {"loss": "l1"}, "seed": None})
+    assert one.parts == [wire.Part("image", Path("a.png"))]
+    assert one.form == {"prompt": "4", "n": "2", "ttlg": '{"loss": "l1"}'}
+    two = wire.edit_image([Path("edges.png"), Path("a.png")], {})
+    assert two.parts == [wire.Part("image[]", Path("edges.png")), wire.Part("image[]", Path("a.png"))]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
 """A small server that speaks the HTTP surface over real sockets, and breaks in the ways that a test asks for."""
 
 import asyncio
+import io
 import json
 import os
 import re
 import socket
 import sys
 import threading
+import zipfile
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import UploadFile
 
@@ -44,6 +47,21 @@ STORY: list[tuple[str, dict[str, Any]]] = [
     ("segment", {"index": 0, "first": 0, "frames": 5, "frames_done": 5, "frames_total": 5}),
     ("status", {"status": "completed"}),
 ]
+SCORES = {"edge_loss": 0.52, "gram_loss": 0.001234, "temporal_loss": None, "lpips_to_init": 0.25, "lpips_to_prev": 0.5}
+EDIT_STORY: list[tuple[str, dict[str, Any]]] = [
+    ("status", {"status": "in_progress"}),
+    ("frame", {"index": 0, "frames_done": 1, "frames_total": 3, "scores": None}),
+    ("progress", {"stage": "edit", "done": 4, "total": 4}),
+    ("frame", {"index": 1, "frames_done": 2, "frames_total": 3, "scores": SCORES}),
+    ("segment", {"index": 0, "first": 0, "frames": 1, "frames_done": 1, "frames_total": 3}),
+    ("frame", {"index": 2, "frames_done": 3, "frames_total": 3, "scores": {"edge_loss": 0.5}}),
+    ("status", {"status": "completed"}),
+]
+FRAMES = {f"{index:06}.png": b"frame %d" % index * 1000 for index in range(3)}
+DEBUG = {"000001-soft_edges.png": b"soft", "000002-target_edges.png": b"target"}
+CSV = b"frame,edge_loss\r\n1,0.52\r\n2,0.5\r\n"
+TABLE = b'[{"frame": 1, "edge_loss": 0.52}, {"frame": 2, "edge_loss": 0.5}]'
+EDITED = b"\x89PNG edited"
 FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
 
 
@@ -65,6 +83,10 @@ class Script:
     live: bool = False
     """Whether content is streamed as it would be while the job runs."""
     etag: str = '"one"'
+    contents: dict[str, bytes] = field(default_factory=dict)
+    """Variants that are other than the usual."""
+    missing: set[str] = field(default_factory=set)
+    """Variants that are not there."""
     refuse: list[tuple[int, str]] = field(default_factory=list)
     """(status, body) for the next requests in turn."""
     api_key: str | None = None
@@ -115,6 +137,7 @@ class VideoServer:
             ("GET", "/v1/files", self.list_files),
             ("GET", "/v1/files/{file_id}", self.file),
             ("DELETE", "/v1/files/{file_id}", self.delete_file),
+            ("POST", "/v1/images/edits", self.edit_image),
             ("POST", "/v1/videos", self.create),
             ("GET", "/v1/videos", self.list_videos),
             ("GET", "/v1/videos/{video_id}", self.video),
@@ -131,6 +154,8 @@ class VideoServer:
         self.seen: list[Seen] = []
         self.files: dict[str, tuple[dict[str, Any], bytes]] = {}
         self.jobs: dict[str, Job] = {}
+        self.edits: list[tuple[dict[str, Any], list[tuple[str, str | None, bytes]]]] = []
+        """Of each edit, the fields and the files: (part, file name, bytes)."""
         self.held = threading.Event()
         """Set when a job stands still."""
 
@@ -169,7 +194,8 @@ class VideoServer:
         if not data:
             raise Refused(422, "undecodable_media", "file: the file is empty", "file")
         number = len(self.files) + 1
-        media = {"kind": "video", "width": 64, "height": 48, "frames": 10, "rate": "24000/1001", "duration_s": 0.4}
+        kind = "pictures" if data.startswith(b"PK") else "video"
+        media = {"kind": kind, "width": 64, "height": 48, "frames": 10, "rate": "24000/1001", "duration_s": 0.4}
         file = {"id": f"file_{number}", "object": "file", "created_at": number, **about, **media, "damaged": None}
         self.files[file["id"]] = file, data
         return file
@@ -190,15 +216,28 @@ class VideoServer:
             fields = await request.json()
         else:
             async with request.form() as form:
-                fields = {
-                    name: (await value.read()).decode("latin-1") if isinstance(value, UploadFile) else value
-                    for name, value in form.items()
-                }
+                fields: dict[str, Any] = {}
+                for name, value in form.multi_items():
+                    read = (await value.read()).decode("latin-1") if isinstance(value, UploadFile) else value
+                    fields[name] = [*_listed(fields[name]), read] if name in fields else read
         if fields.get("steps") == 0:
             raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
         job = Job(f"video_{len(self.jobs) + 1}", fields, list(self.script.story), self.script.polls)
         self.jobs[job.id] = job
         return self._shown(job)
+
+    async def edit_image(self, request: Request) -> dict[str, Any]:
+        async with request.form() as form:
+            items = form.multi_items()
+            fields = {name: value for name, value in items if isinstance(value, str)}
+            files = [(name, part.filename, await part.read()) for name, part in items if isinstance(part, UploadFile)]
+        if fields.get("steps") == "0":
+            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
+        self.edits.append((fields, files))
+        picture = {"b64_json": b64encode(EDITED).decode(), "scores": SCORES}
+        data = [{**picture, "seed": 7 + number} for number in range(int(fields.get("n", 1)))]
+        facts = {"seed": 7}
+        return {"created": 1, "data": data, "size": "64x48", "output_format": "png", "facts": facts}
 
     async def list_videos(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
         return _page([self._shown(job) for job in self.jobs.values()], limit, after, order)
@@ -225,11 +264,19 @@ class VideoServer:
         job.cancelled.set()
         return self._shown(job)
 
-    async def content(self, video_id: str, request: Request, variant: str = "video") -> Response:
+    async def content(
+        self,
+        video_id: str,
+        request: Request,
+        variant: str = "video",
+        form: Annotated[str, Query(alias="format")] = "csv",
+    ) -> Response:
         _found(self.jobs, video_id)
-        data = {"video": CONTENT, "thumbnail": THUMBNAIL}[variant]
+        contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if form == "json" else CSV}
+        contents |= {"frames": zipped(FRAMES), "debug": zipped(DEBUG), **self.script.contents}
+        data = _found({name: data for name, data in contents.items() if name not in self.script.missing}, variant)
         cut = self.script.cut_content.pop(0) if self.script.cut_content else None
-        if self.script.live:
+        if self.script.live or variant in ("frames", "debug"):
             return StreamingResponse(_pieces(data, cut), media_type="video/mp4")
         headers = {"ETag": self.script.etag, "Content-Length": str(len(data)), "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
@@ -280,7 +327,7 @@ class VideoServer:
             "size": "64x48",
             "seconds": "0.3125",
             "prompt": job.fields.get("prompt"),
-            "caption": CAPTION,
+            "caption": None if job.fields["model"] == "rolling-edit" else CAPTION,
             "error": ending.get("error"),
             "remixed_from_video_id": None,
             "stage": None,
@@ -308,6 +355,19 @@ def _page(entries: list[dict[str, Any]], limit: int, after: str | None, order: s
     data = entries[start : start + limit]
     ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
     return {"object": "list", "data": data, **ends, "has_more": start + limit < len(entries)}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip of these files, under these names as they are."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
 
 
 async def _pieces(data: bytes, cut: int | None) -> AsyncIterator[bytes]:

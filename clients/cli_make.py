@@ -1,0 +1,48 @@
+"""What the commands share that have a job done: find a server, carry the order out, say what there is now."""
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from clients.cli_resources import Address, connect
+from clients.client import Client
+from clients.flows import Backoff
+from clients.objects import Video
+from clients.options import RunOptions
+from clients.order import Order, carry_out
+from clients.progress import Display, display
+from clients.server import local_server
+
+_BESIDE = Backoff(limit=4, first_s=0.25)
+"""A server of our own that is gone will not come back."""
+
+
+def make(ctx: typer.Context, order: Order, how: RunOptions) -> None:
+    """Carry an order out on the server that the command line names."""
+    screen = display(sys.stderr)
+    with local_client(screen, ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
+        video = carry_out(client, order, screen)
+    report(video, [result.target for result in order.results], as_json=how["as_json"])
+
+
+@contextmanager
+def local_client(screen: Display, address: Address | None = None) -> Generator[Client]:
+    """A client of a server that lives as long as the block."""
+    api_key = address.api_key if address else None
+    with local_server(screen) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
+        yield client
+
+
+def report(video: Video, paths: list[Path], *, as_json: bool) -> None:
+    """Print what was made, and where it lies."""
+    if as_json:
+        typer.echo(video.model_copy(update={"paths": [str(path) for path in paths]}).model_dump_json(indent=2))
+        return
+    if video.caption:
+        typer.echo(f"caption: {video.caption}")
+    typer.echo(f"seed: {video.params.get('seed')}")
+    for path in paths:
+        typer.echo(str(path))
