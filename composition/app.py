@@ -16,16 +16,23 @@ from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.decode import MediaLimits
 from composition.graph import GraphRequest, GraphSettings
+from composition.image_edit import MODEL as EDITS
+from composition.image_edit import Editor
 from composition.ingress import Ingress, IngressSettings
 from composition.jobs import JobRunner, RunnerSettings
+from composition.rolling_edit import RollingEdit, RollingEditRequest
 from composition.store import Store
 from composition.v2v import V2V, V2VRequest
 from composition.wan_i2v import WanI2V, WanI2VRequest
 from services.errors import ConfigError
 from services.internvl.service import InternVL, InternVLSettings
+from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.wan.service import Wan, WanSettings
 
 Kind = Literal["graph", "service"]
+
+SERVICES = ("internvl", "wan", "qwen-edit")
+"""The deployments that are models."""
 
 TRANSPORT = Transport(
     lost=(
@@ -65,8 +72,10 @@ class AppSettings(BaseModel):
     """After a runner dies, its jobs lie still for this long."""
     max_attempts: int = Field(default=5, ge=1)
     """A job whose runs were all lost this often has failed."""
-    internvl: InternVLSettings
-    wan: WanSettings
+    internvl: InternVLSettings | None = None
+    """The models, each as it is to be loaded. A graph is there when all of its models are."""
+    wan: WanSettings | None = None
+    qwen_edit: QwenEditSettings | None = None
 
     @property
     def state(self) -> Path:
@@ -99,14 +108,8 @@ def build(args: AppSettings) -> Application:
         ConfigError: `auth` is `keys` and there is no key: nobody could get in.
     """
     _need_keys(args)
-    home = args.state
-    internvl = _deployed(InternVL, "internvl").bind(args.internvl, home, replica)
-    wan = _deployed(Wan, "wan").bind(args.wan, home, replica)
-    requests: dict[str, type[GraphRequest]] = {"v2v": V2VRequest, "wan-i2v": WanI2VRequest}
-    graphs = {
-        "v2v": _deployed(V2V, "v2v").bind(internvl, wan, _graph(args, "v2v"), TRANSPORT),
-        "wan-i2v": _deployed(WanI2V, "wan-i2v").bind(wan, _graph(args, "wan-i2v"), TRANSPORT),
-    }
+    services = _services(args)
+    graphs, requests = _graphs(args, services)
     running = RunnerSettings(
         database=args.database_url,
         artifacts=args.artifact_store,
@@ -125,20 +128,70 @@ def build(args: AppSettings) -> Application:
         max_json_bytes=args.max_json_bytes,
         max_queued_jobs=args.max_queued_jobs,
         defaults=args.defaults,
-        limits={"num_frames": args.wan.max_frames, "max_area": args.wan.max_area, "steps": args.wan.max_steps},
-        rate=float(args.wan.rate or 16),
+        limits=_limits(args),
+        rate=float((args.wan.rate if args.wan else None) or 16),
     )
     # The runner is bound to the front door only so that it belongs to the application; nobody calls it.
     opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
-    return _deployed(opened, "ingress").bind(requests, front, states, jobs)
+    return _deployed(opened, "ingress").bind(requests, front, states, services.get("qwen-edit"), jobs)
+
+
+def _services(args: AppSettings) -> dict[str, Application]:
+    """The models that the configuration names."""
+    services: dict[str, Application] = {}
+    for name, cls, settings in (
+        ("internvl", InternVL, args.internvl),
+        ("wan", Wan, args.wan),
+        ("qwen-edit", QwenEdit, args.qwen_edit),
+    ):
+        if settings is not None:
+            services[name] = _deployed(cls, name).bind(settings, args.state, replica)
+    return services
+
+
+def _graphs(
+    args: AppSettings, services: Mapping[str, Application]
+) -> tuple[dict[str, Application], dict[str, type[GraphRequest]]]:
+    """The graphs whose models are there, and what each is asked with."""
+    graphs: dict[str, Application] = {}
+    requests: dict[str, type[GraphRequest]] = {}
+    for name, cls, request, needed in (
+        ("v2v", V2V, V2VRequest, ("internvl", "wan")),
+        ("wan-i2v", WanI2V, WanI2VRequest, ("wan",)),
+        ("rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
+    ):
+        if services.keys() >= set(needed):
+            models = [services[model] for model in needed]
+            graphs[name] = _deployed(cls, name).bind(*models, _graph(args, name), TRANSPORT)
+            requests[name] = request
+    if not graphs:
+        raise ConfigError("args: name the models to serve: internvl and wan, wan alone, or qwen_edit")
+    return graphs, requests
+
+
+def _limits(args: AppSettings) -> dict[str, dict[str, float]]:
+    """Model → field → the most that may be asked, so that it is refused before it is a job."""
+    limits: dict[str, dict[str, float]] = {}
+    if args.wan is not None:
+        wan: dict[str, float] = {
+            "num_frames": args.wan.max_frames,
+            "max_area": args.wan.max_area,
+            "steps": args.wan.max_steps,
+        }
+        limits |= {"v2v": wan, "wan-i2v": wan}
+    if args.qwen_edit is not None:
+        limits["rolling-edit"] = {"max_area": args.qwen_edit.max_area, "steps": args.qwen_edit.max_steps}
+    return limits
 
 
 class Front(Ingress):
     """The front door as Serve opens it."""
 
-    def __init__(self, requests: Any, settings: IngressSettings, asked: Any, jobs: object) -> None:
+    def __init__(self, requests: Any, settings: IngressSettings, asked: Any, qwen_edit: Any, jobs: object) -> None:
         del jobs
-        super().__init__(requests, settings, asked)
+        limits, defaults = settings.limits.get("rolling-edit", {}), settings.defaults.get(EDITS, {})
+        editor = None if qwen_edit is None else Editor(qwen_edit, limits, defaults, TRANSPORT)
+        super().__init__(requests, settings, asked, editor)
 
 
 def replica() -> str:
@@ -153,8 +206,11 @@ def states() -> Mapping[str, tuple[Kind, str]]:
     """Ask Serve how the models and graphs stand: name → (kind, state)."""
     here = serve.get_replica_context().app_name
     found = serve.status().applications[here].deployments
-    kinds: dict[str, Kind] = {"internvl": "service", "wan": "service", "v2v": "graph", "wan-i2v": "graph"}
-    return {name: (kind, str(found[name].status.value)) for name, kind in kinds.items() if name in found}
+    return {
+        name: ("service" if name in SERVICES else "graph", str(deployment.status.value))
+        for name, deployment in found.items()
+        if name not in ("jobs", "ingress")
+    }
 
 
 def _deployed(cls: type, name: str) -> Any:

@@ -1,19 +1,26 @@
-"""What a job gives out: its file, or a range of it; its segments while it still runs; and its events."""
+"""What a job gives out: its file, or a range of it; its segments while it still runs; its frames; and its events."""
 
 import asyncio
+import io
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+import zipfile
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from composition.artifacts import Artifacts
 from composition.store import Store
+from composition.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
 
 POLL_S = 0.2
 """How often a follower looks for news."""
 KEEP_ALIVE_S = 15.0
 """A silent event stream says this often that it is still there."""
+
+SCORES = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+"""The columns of a job's metrics, behind the frame's number."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -85,3 +92,54 @@ async def told(store: Store, job_id: str, after: int) -> AsyncIterator[str]:
                 heard = time.monotonic()
                 yield ": keep-alive\n\n"
             await asyncio.sleep(POLL_S)
+
+
+def table(stills: Sequence[Still]) -> str:
+    """The scores of a job's frames as CSV, a line for each frame behind the first."""
+    rows = (("" if value is None else repr(value) for value in row.values()) for row in scored(stills))
+    return "".join(f"{','.join(row)}\r\n" for row in (("frame", *SCORES), *rows))
+
+
+def scored(stills: Sequence[Still]) -> list[dict[str, Any]]:
+    """The scores of a job's frames, one object for each frame behind the first."""
+    return [
+        {"frame": still.index, **{name: still.scores.get(name) for name in SCORES}}
+        for still in stills
+        if still.scores is not None
+    ]
+
+
+async def zipped(artifacts: Artifacts, stills: Sequence[Still], *, named: bool) -> AsyncIterator[bytes]:
+    """Yield pictures as a zip archive, one after another, so that none waits in memory for the others.
+
+    Args:
+        artifacts: where they lie.
+        stills: the pictures.
+        named: whether an entry is called by what it shows, beside its frame.
+    """
+    sink = Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for still in stills:
+            entry = zipfile.ZipInfo(f"{still.index:06d}-{still.name}.png" if named else f"{still.index:06d}.png")
+            data = b"".join(await asyncio.to_thread(list, artifacts.read(still.key)))
+            archive.writestr(entry, data)
+            yield sink.drained()
+    yield sink.drained()
+
+
+class Sink(io.RawIOBase):
+    """What was written since the last time, for a writer that never goes back."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._held.append(bytes(data))
+        return len(data)
+
+    def drained(self) -> bytes:
+        held, self._held = b"".join(self._held), []
+        return held

@@ -27,6 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
+MediaKind = Literal["image", "video", "pictures"]
+"""What a file is; `pictures` is a zip archive of them, or a folder."""
+
 log = logging.getLogger(__name__)
 
 START_S = 30.0
@@ -66,21 +69,21 @@ class MediaLimits(BaseModel):
 class MediaFacts:
     """What a file is."""
 
-    kind: Literal["video", "image"]
+    kind: MediaKind
     width: int
-    """Pixels, as it is shown: rotation is applied."""
+    """Pixels, as it is shown: rotation is applied. Of several pictures, that of the first."""
     height: int
     """Pixels."""
     frames: int
     """As far as is known: AVI says so for certain only once it was decoded to its end."""
     rate: Fraction | None
-    """Frames per second, on average where they come at irregular times; None for a picture."""
+    """Frames per second, on average where they come at irregular times; None for pictures."""
     duration_s: float
     damaged: str | None
     """What is wrong although it can be used, as far as it was decoded. A frame that is missing is filled with the one
     before it."""
     codec: str
-    """FFmpeg's name."""
+    """FFmpeg's name. Of several pictures, that of the first."""
 
 
 class Decoder:
@@ -117,13 +120,16 @@ class Decoder:
     ) -> AsyncGenerator["Decoder"]:
         """Open a file; when the block is left, however that happens, its process is gone.
 
+        A zip archive is opened as the pictures in it, in natural order of their names; so is a folder.
+
         Args:
-            path: a local file.
+            path: a local file, or a folder of pictures.
             limits: what it may be and cost.
             param: the field to blame.
 
         Raises:
-            UndecodableMedia: it is empty, no video or picture, without frames, or its end is missing.
+            UndecodableMedia: it is empty, no video or picture, without frames, or its end is missing; or that can be
+                said of one of its pictures, which is named.
             LimitExceeded: its header or its packets go beyond a limit.
             ServiceLost: no process could be started.
         """
@@ -142,7 +148,10 @@ class Decoder:
         return self._facts
 
     async def sample(self, count: int) -> Frames:
-        """Return `count` (1 to 16) frames spread over the video, or all if it has fewer, at InternVL's positions."""
+        """Return `count` (1 to 16) frames spread over the video, or all if it has fewer, at InternVL's positions.
+
+        Pictures of another size than the first one's are made its size.
+        """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
         return self._frames(await self._ask({"op": "sample", "count": count}), 0)
@@ -155,7 +164,8 @@ class Decoder:
     async def runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield the frames from the one numbered `start`, `count` of them or all, in runs of 1 to 16.
 
-        Each run is decoded when it is asked for. Runs of large frames are short: up to 64 MiB.
+        Each run is decoded when it is asked for. Runs of large frames are short: up to 64 MiB. The frames of a run have
+        one size: a run of pictures ends where another size begins, or before one that cannot be decoded.
         """
         stop = sys.maxsize if count is None else start + count
         while start < stop:

@@ -4,9 +4,10 @@ Only a worker process opens files (`composition.decode_worker`): they come from 
 """
 
 import bisect
+import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -63,7 +64,7 @@ class Index:
 class Walk:
     """Goes forward through decoded frames. Where one is missing, the one before it stays shown."""
 
-    def __init__(self, frames: Iterator[tuple[int, VideoFrame]], begin: int) -> None:
+    def __init__(self, frames: Generator[tuple[int, VideoFrame]], begin: int) -> None:
         self._frames = frames
         self._ahead: tuple[int, VideoFrame] | None = None
         self._shown: VideoFrame | None = None
@@ -82,20 +83,27 @@ class Walk:
         self._ahead = self._ahead or next(self._frames, None)
         return self._ahead[1] if self._ahead else None
 
+    def close(self) -> None:
+        """Decode no more."""
+        self._frames.close()
+
 
 class Footage:
     """One file, open: what it is, where its frames lie, and their pixels.
+
+    Args:
+        source: its path, or all of its bytes.
+        limits: what it may be.
 
     Raises:
         UndecodableMedia: it is no video or picture, it is cut short, or none of its frames decodes.
         LimitExceeded: its header or its packets go beyond a limit.
     """
 
-    def __init__(self, path: str, limits: Limits) -> None:
-        self._path = path
+    def __init__(self, source: str | bytes, limits: Limits) -> None:
+        self._source = source
         self._limits = limits
-        with Path(path).open("rb") as file:
-            head = file.read(HEAD)
+        head = _head(source)
         self._header = read_header(head)
         if self._header.size is not None:
             limits.check_size(*self._header.size)
@@ -120,7 +128,7 @@ class Footage:
         options = {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
         form = self._header.picture
         container = av.open(
-            f"file:{self._path}",
+            io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
             "r",
             format=form,
             options={} if form == "jpeg_pipe" else options,  # it tells the size of a JPEG only where there is no bound
@@ -215,12 +223,16 @@ class Footage:
         """Whether the file has an index of its frames and says when each is shown."""
         return self._form in (MOV, MATROSKA) and self._index.pts is not None
 
+    @property
+    def still(self) -> bool:
+        """Whether it is a picture."""
+        return self._header.picture is not None or (self._form == "gif" and self._index.frames == 1)
+
     def facts(self) -> dict[str, Any]:
         """`composition.decode.MediaFacts` as JSON."""
-        still = self._header.picture is not None or (self._form == "gif" and self._index.frames == 1)
-        rate = None if still else self._rate()
+        rate = None if self.still else self._rate()
         return {
-            "kind": "image" if still else "video",
+            "kind": "image" if self.still else "video",
             "width": self.paint.size[0],
             "height": self.paint.size[1],
             "frames": self._index.frames,
@@ -274,7 +286,7 @@ class Footage:
                 break
         return None
 
-    def _decoded(self, packets: "Iterator[Packet[VideoStream]]", begin: int) -> Iterator[tuple[int, VideoFrame]]:
+    def _decoded(self, packets: "Iterator[Packet[VideoStream]]", begin: int) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, passing over what cannot be decoded."""
         timed = self._index.pts is not None
         counted = expected = begin
@@ -345,3 +357,15 @@ class Footage:
         there = self._walk.place + 1
         if there < self._index.frames:
             raise UndecodableMedia(f"its end cannot be decoded: only {there} of {self._index.frames} frames can")
+
+    def close(self) -> None:
+        """Let go of the file at once: what decodes it holds on to it."""
+        self._walk.close()
+        self._container.close()
+
+
+def _head(source: str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    with Path(source).open("rb") as file:
+        return file.read(HEAD)

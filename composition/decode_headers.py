@@ -12,6 +12,8 @@ MIRRORED = frozenset({2, 4, 5, 7})
 """The EXIF orientations that mirror."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
+ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+"""How a zip archive begins: one with files, an empty one, one of several parts."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def read_header(head: bytes) -> Header:
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         width, height = struct.unpack(">II", head[16:24].ljust(8, b"\0"))
         return Header((width, height), "png_pipe")
-    if head.startswith(b"GIF8"):
+    if is_gif(head):
         width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
         return Header((width, height))
     if head.startswith(b"\xff\xd8\xff"):
@@ -105,6 +107,14 @@ def _exif_orientation(head: bytes) -> int:
     return 1
 
 
+def is_gif(head: bytes) -> bool:
+    return head.startswith(b"GIF8")
+
+
+def is_zip(head: bytes) -> bool:
+    return head.startswith(ZIP)
+
+
 def unreadable(head: bytes) -> str:
     """Why FFmpeg found nothing in the file, as far as its first bytes tell."""
     if not head:
@@ -113,7 +123,16 @@ def unreadable(head: bytes) -> str:
         return "it is an MP4 whose index (the moov box) is missing or broken: it was cut off or never finished"
     if _is_text(head):
         return "it is text, not a video or a picture"
-    return "it is not a video or a picture in a known format (MP4, MOV, WebM, MKV, AVI, TS, PNG, JPEG, WebP, GIF)"
+    return "it is not a video or a picture in a known format (MP4, MOV, WebM, MKV, AVI, TS, PNG, JPEG, WebP, GIF, zip)"
+
+
+def not_a_picture(head: bytes) -> str:
+    """Why a file among pictures is none, as far as its first bytes tell."""
+    if not head:
+        return "it is empty"
+    if _is_text(head):
+        return "it is text, not a picture"
+    return "it is not a picture in a known format (PNG, JPEG, WebP, still GIF)"
 
 
 def _is_text(head: bytes) -> bool:

@@ -9,6 +9,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from services.frames import Pixels
 
+RUN_BYTES = 64 << 20
+"""The most pixels in a run of more than one frame."""
 SWSCALE_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 """Matrices (ISO/IEC 23091-2) that swscale converts: BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020."""
 DECORD_MATRICES = frozenset({1, 5, 6})

@@ -21,13 +21,13 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
+from composition.decode_album import Album, is_album
 from composition.decode_footage import THREADS, Footage
 from composition.decode_headers import Limits
+from composition.decode_pixels import RUN_BYTES
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
-RUN_BYTES = 64 << 20
-"""The most pixels in a run of more than one frame."""
 VERIFIED = 8
 """How many frames spread over a file are decoded when it is verified."""
 DECORD_FRAMES = 256
@@ -56,7 +56,7 @@ def spread(count: int, frames: int) -> list[int]:
 
 
 class Film:
-    """Answers what is asked of a file."""
+    """The frames of a video or a picture, (n, height, width, 3) uint8 RGB."""
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
@@ -68,20 +68,17 @@ class Film:
         footage = self.footage
         return footage.indexed and footage.paint.plain and footage.frames <= DECORD_FRAMES and not footage.damaged
 
-    def answer(self, request: dict[str, Any]) -> Pixels | None:
-        """Return (n, height, width, 3) uint8 RGB, or None where no pixels are asked for or none are left."""
-        match request["op"]:
-            case "run":
-                return self._run(request["start"], request["most"])
-            case "sample":
-                return self._sample(request["count"])
-            case "last":
-                return self._painted([self.footage.last()], 1)
-            case _:
-                self.footage.verify(spread(VERIFIED, self.footage.frames))
-                return None
+    @property
+    def frames(self) -> int:
+        """How many there are, as far as is known."""
+        return self.footage.frames
 
-    def _run(self, start: int, most: int) -> Pixels | None:
+    def facts(self) -> dict[str, Any]:
+        """`composition.decode.MediaFacts` as JSON."""
+        return self.footage.facts()
+
+    def run(self, start: int, most: int) -> Pixels | None:
+        """Frames from `start` on, up to `most` of them; None behind the last one."""
         width, height = self.footage.paint.size
         most = min(most, self.footage.frames - start, max(1, RUN_BYTES // (width * height * 3)))
         if most < 1:
@@ -89,13 +86,21 @@ class Film:
         shown = (self.footage.show(start + i) for i in range(most))
         return self._painted((frame for frame in shown if frame is not None), most)
 
-    def _sample(self, count: int) -> Pixels | None:
-        positions = spread(count, self.footage.frames)
+    def sample(self, positions: list[int]) -> Pixels | None:
+        """The frames at `positions`."""
         pixels = self._by_decord(positions) if self.decord_agrees else None
         if pixels is None:
             shown = (self.footage.show(position) for position in positions)
             pixels = self._painted((frame for frame in shown if frame is not None), len(positions))
         return pixels
+
+    def last(self) -> Pixels | None:
+        """The last frame that can be decoded, a run of one."""
+        return self._painted([self.footage.last()], 1)
+
+    def verify(self, positions: list[int]) -> None:
+        """Decode the frames at `positions` and the last one."""
+        self.footage.verify(positions)
 
     def _painted(self, frames: Iterable[VideoFrame], most: int) -> Pixels | None:
         width, height = self.footage.paint.size
@@ -133,6 +138,20 @@ class Film:
         return pixels
 
 
+def answer(film: Film | Album, request: dict[str, Any]) -> Pixels | None:
+    """Return (n, height, width, 3) uint8 RGB, or None where no pixels are asked for or none are left."""
+    match request["op"]:
+        case "run":
+            return film.run(request["start"], request["most"])
+        case "sample":
+            return film.sample(spread(request["count"], film.frames))
+        case "last":
+            return film.last()
+        case _:
+            film.verify(spread(VERIFIED, film.frames))
+            return None
+
+
 def confine(limits: Limits) -> None:
     """Bind this process to what decoding one file needs."""
     for what, limit in (
@@ -154,17 +173,17 @@ def allow_cpu(limits: Limits) -> None:
 
 def serve(link: socket.socket, limits: Limits, path: str) -> None:
     """Open the file, answer that, and answer requests until there are no more."""
-    film: Film | None = None
+    film: Film | Album | None = None
     request: dict[str, Any] | None = {}
     while request is not None:
         allow_cpu(limits)
         pixels = None
         try:
             if film is None:
-                film = Film(path, limits)
+                film = Album(path, limits) if is_album(path) else Film(path, limits)
             else:
-                pixels = film.answer(request)
-            send(link, {"facts": film.footage.facts(), "shape": None if pixels is None else pixels.shape}, pixels)
+                pixels = answer(film, request)
+            send(link, {"facts": film.facts(), "shape": None if pixels is None else pixels.shape}, pixels)
         except MemoryError:
             send_error(link, LimitExceeded(f"decoding it takes more than {limits.memory_bytes} bytes (memory_bytes)"))
         except FFmpegError as error:

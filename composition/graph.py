@@ -1,18 +1,18 @@
 """What all graphs have in common: how a request is completed, what a run is told, what a graph is bound with."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.calls import Transport
-from composition.decode import Decoder, MediaLimits
+from composition.decode import Decoder, MediaKind, MediaLimits
 from services.frames import Frames, JsonValue
-
-MediaKind = Literal["image", "video"]
 
 
 class GraphRequest(BaseModel):
@@ -21,12 +21,23 @@ class GraphRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {}
-    """The fields that hold media. By handle: a path or URL that the replica can open. Over HTTP: a file id, a `data:`
-    URL, or the multipart part of that name."""
+    """The fields that hold media. By handle: a path or URL that the replica can open; `pictures` may lie in a folder.
+    Over HTTP: a file id, a `data:` URL, or the multipart part of that name; `pictures` may be a list of these."""
     REFERENCE: ClassVar[str] = ""
     """The field that OpenAI's `input_reference` stands for."""
     STAGES: ClassVar[Mapping[str, float]] = {}
     """The stages of a run in their order, each with its share of the whole: an estimate, for progress."""
+    KEEPS_FRAMES: ClassVar[bool] = False
+    """Whether each frame is kept without loss as soon as it is made: where it is costly, and the next is made of it."""
+    SEGMENTS: ClassVar[tuple[int, int]] = (8, 32)
+    """Frames in the output's first segment, which is short so that a player starts early, and in each later one."""
+
+    def check_media(self, frames: Mapping[str, int]) -> None:
+        """Check the request against its media, before anything is made. Raises InvalidParameter.
+
+        Args:
+            frames: media field → how many frames, or pictures, there are.
+        """
 
 
 Request = TypeVar("Request", bound=GraphRequest)
@@ -43,6 +54,8 @@ class Known:
     facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     frames: int = 0
     """How many frames of the output are safe and need not be sent again."""
+    last: str = ""
+    """Where the last of them lies, without loss, if the graph's frames are kept."""
 
 
 NOTHING_KNOWN = Known()
@@ -73,7 +86,11 @@ class Media:
 
     @asynccontextmanager
     async def opened(self, url: str) -> AsyncGenerator[Decoder]:
-        """Raises NotFound, UndecodableMedia, LimitExceeded."""
+        """A file of any kind, or a folder of pictures. Raises NotFound, UndecodableMedia, LimitExceeded."""
+        if "://" not in url and await asyncio.to_thread(Path(url).is_dir):
+            async with Decoder.open(Path(url), self._limits) as decoder:
+                yield decoder
+            return
         async with self._artifacts.local(url) as path, Decoder.open(path, self._limits) as decoder:
             yield decoder
 

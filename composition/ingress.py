@@ -1,28 +1,28 @@
 """The front door: HTTP routes, and the one place where an error becomes a response."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.content import byte_range, kept, live, told
-from composition.decode import MediaLimits
+from composition.bodies import REFERENCE_NAME, BodySettings, read_body, taken_media
+from composition.content import byte_range, kept, live, scored, table, told, zipped
+from composition.decode import MediaKind, MediaLimits
+from composition.forms import Part
 from composition.graph import GraphRequest
+from composition.image_edit import Editor, ImageEditRequest, ImagesObject
 from composition.metrics import JobCollector
+from composition.orders import Orders
 from composition.schemas import (
     Deleted,
     Entry,
@@ -33,15 +33,13 @@ from composition.schemas import (
     ModelObject,
     VideoObject,
     file_object,
-    parsed,
     video_object,
 )
-from composition.store import Order, Page, Store, new_id
+from composition.store import Order, Page, Store
 from composition.tables import Job
-from composition.uploads import Part, Uploads, limited
+from composition.uploads import Uploads
 from services.errors import (
     InvalidParameter,
-    InvalidRequest,
     NotFound,
     QueueFull,
     ReelError,
@@ -53,31 +51,27 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
 MAX_PAGE = 100
-MAX_PARTS = 8
-MAX_FIELDS = 100
 
 
-class IngressSettings(BaseModel):
+class IngressSettings(BodySettings):
     """What the configuration tells the front door."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     database: str
     artifacts: ArtifactSettings
     auth: Literal["keys", "none"] = "keys"
     media: MediaLimits = MediaLimits()
-    max_body_bytes: int = Field(default=2 << 30, ge=1)
-    """Of any request."""
-    max_json_bytes: int = Field(default=64 << 20, ge=1)
-    """Of a JSON body, which is read into memory; larger media goes into a form, or is uploaded first."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is answered 429."""
     defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
     """Model → values for the fields that a request leaves out."""
-    limits: Mapping[str, float] = Field(default_factory=dict[str, float])
-    """Field → the most that may be asked."""
+    limits: Mapping[str, Mapping[str, float]] = Field(default_factory=dict[str, Mapping[str, float]])
+    """Model → field → the most that may be asked."""
     rate: float = 16.0
     """Frames per second that `seconds` is reckoned with."""
+
+
+ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
+"""Of the metrics."""
 
 
 class Paging(BaseModel):
@@ -94,14 +88,6 @@ class Paging(BaseModel):
         return Page(self.limit, self.after, self.order)
 
 
-@dataclass(frozen=True)
-class Body:
-    """A request's body: its fields, and the files among them."""
-
-    fields: dict[str, Any]
-    parts: dict[str, Part]
-
-
 class Ingress:
     """The HTTP application.
 
@@ -109,6 +95,7 @@ class Ingress:
         requests: model → the class of its requests.
         settings: see IngressSettings.
         states: asks Serve for the state of each deployment: name → (kind, state).
+        editor: makes single pictures, where a model for it is served.
     """
 
     def __init__(
@@ -116,13 +103,17 @@ class Ingress:
         requests: Mapping[str, type[GraphRequest]],
         settings: IngressSettings,
         states: Callable[[], Mapping[str, tuple[Literal["graph", "service"], str]]],
+        editor: Editor | None = None,
     ) -> None:
         self._requests = requests
+        self._editor = editor
         self._settings = settings
         self._states = states
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
-        self._uploads = Uploads(self._store, self._artifacts, settings.media)
+        self._uploads = Uploads(self._store, self._artifacts, settings.media, settings.max_body_bytes)
+        kept_by = self._store, self._artifacts
+        self._orders = Orders(requests, settings.defaults, settings.limits, settings.rate, self._uploads, kept_by)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -143,6 +134,7 @@ class Ingress:
         v1.add_api_route("/files", self.list_files, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
+        v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=_image_body())
         v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=_video_body(self._requests))
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.get_video, methods=["GET"])
@@ -193,10 +185,10 @@ class Ingress:
 
     async def create_file(self, request: Request) -> FileObject:
         """Take a file in, once it is known to decode."""
-        async with self._body(request) as body:
-            part = body.parts.get("file")
-            if part is None:
-                raise InvalidParameter("file: a multipart part of this name is required", param="file")
+        async with read_body(request, self._settings) as body:
+            part = body.fields.get("file")
+            if not isinstance(part, Part):
+                raise InvalidParameter("file: one multipart part of this name is required", param="file")
             purpose = str(body.fields.get("purpose", "input"))[:64]
             return file_object(await self._uploads.admit(part, request.state.owner, purpose, "file"))
 
@@ -218,28 +210,11 @@ class Ingress:
 
     async def create_video(self, request: Request) -> VideoObject:
         """Store a job that makes a video; it is run as soon as there is room."""
-        owner: str = request.state.owner
         await asyncio.to_thread(self._store.refuse_when_full, self._settings.max_queued_jobs)
-        async with self._body(request) as body:
-            fields = dict(body.fields)
-            model = fields.pop("model", None)
-            request_type = self._requests.get(model) if isinstance(model, str) else None
-            if request_type is None:
-                known = ", ".join(self._requests)
-                raise InvalidParameter(f"model: there is no {str(model)[:60]!r}; there are {known}", param="model")
-            media = _take_media(request_type, fields, body.parts)
-            fields = {**self._settings.defaults.get(model, {}), **self._openai_fields(fields)}
-            # What can be said without looking at the media is said first.
-            asked = parsed(request_type, {**fields, **dict.fromkeys(media, "pending")}, self._settings.limits)
-            files = {
-                name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
-                for name, value in media.items()
-            }
-        params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
-        keys = {name: file.key for name, file in files.items()}
-        job = Job(id=new_id("video"), owner=owner, model=model, params=params, media=keys, created_at=time.time())
+        async with read_body(request, self._settings) as body:
+            job = await self._orders.job(body, request.state.owner)
         job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
-        log.info("job created", extra={"job": job.id, "model": model})
+        log.info("job created", extra={"job": job.id, "model": job.model})
         return video_object(job, [])
 
     async def list_videos(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[VideoObject]:
@@ -266,12 +241,19 @@ class Ingress:
         await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
         return Deleted(id=video_id, object="video.deleted")
 
-    async def get_content(self, request: Request, video_id: str, variant: str = "video") -> Response:
+    async def get_content(
+        self, request: Request, video_id: str, variant: str = "video", form: ContentForm = None
+    ) -> Response:
         """The video, or a range of it; while the job runs, what exists so far and then what is added.
 
-        Of a job that was cancelled or failed, what there was by then.
+        Of a job that was cancelled or failed, what there was by then. `frames` and `debug` are zip archives of PNGs,
+        and `metrics` a table of the frames' scores; they hold what there is when they are asked for.
         """
         job = await self._job(request, video_id)
+        if form is not None and variant != "metrics":
+            raise InvalidParameter(f"format: only metrics have one, got {form!r}", param="format")
+        if variant in job.results and variant in ("frames", "debug", "metrics"):
+            return await self._gathered(job, variant, form or "csv")
         key = job.results.get(variant)
         if key is not None:
             return await self._ranged(request, job, variant, key)
@@ -297,6 +279,29 @@ class Ingress:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(told(self._store, job.id, int(after)), media_type="text/event-stream", headers=headers)
 
+    async def _gathered(self, job: Job, variant: str, form: str) -> Response:
+        """What is put together of a job's stills."""
+        stills = await asyncio.to_thread(self._store.stills, job.id, frames=variant != "debug")
+        headers = {"Cache-Control": "no-store"}
+        if variant != "metrics":
+            chunks = zipped(self._artifacts, stills, named=variant == "debug")
+            return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+        if form == "csv":
+            return Response(table(stills), media_type="text/csv; charset=utf-8", headers=headers)
+        return JSONResponse({"video": job.id, "facts": job.facts, "frames": scored(stills)}, headers=headers)
+
+    async def edit_image(self, request: Request) -> ImagesObject:
+        """Edit one picture and wait for it. Leaving stops the work."""
+        if self._editor is None:
+            raise NotFound("no model that edits pictures is served here")
+        async with read_body(request, self._settings) as body:
+            media, fields = taken_media({"image": "pictures"}, "", body)
+            given = media.get("image")
+            values = given if isinstance(given, list) else [given] if given is not None else []
+            asked = self._editor.asked(fields, len(values))
+            pictures = [await self._uploads.picture(value, request.state.owner, "image") for value in values]
+        return await self._editor.edit(asked, pictures)
+
     async def _job(self, request: Request, video_id: str) -> Job:
         return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
 
@@ -321,86 +326,6 @@ class Ingress:
             return Response(status_code=status, headers=headers, media_type=kind)
         chunks = self._artifacts.read(key, start, stop)
         return StreamingResponse(chunks, status_code=status, headers=headers, media_type=kind)
-
-    def _openai_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Read OpenAI's `seconds` as a number of frames. Raises InvalidParameter."""
-        seconds = fields.pop("seconds", None)
-        if seconds is None or "num_frames" in fields:
-            return fields
-        try:
-            wanted = float(seconds)
-        except (TypeError, ValueError):
-            wanted = 0.0
-        if not 0 < wanted < 3600:
-            raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
-        return {**fields, "num_frames": 1 + 4 * max(1, round(wanted * self._settings.rate / 4))}
-
-    @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncGenerator[Body]:
-        """Read a body, JSON or form, within the limit; its files are gone when the block is left.
-
-        Raises InvalidRequest, PayloadTooLarge.
-        """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_json = kind == "application/json"
-        most = self._settings.max_json_bytes if is_json else self._settings.max_body_bytes
-        receive = limited(request.receive, request.headers.get("content-length"), most)
-        bounded = Request(request.scope, receive)
-        if is_json:
-            yield Body(_json_object(await bounded.body()), {})
-        elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-            async with bounded.form(max_files=MAX_PARTS, max_fields=MAX_FIELDS) as form:
-                parts = {k: Part(v.file, v.filename or k) for k, v in form.items() if isinstance(v, UploadFile)}
-                yield Body(_nested({k: v for k, v in form.items() if isinstance(v, str)}), parts)
-        else:
-            raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
-
-
-def _take_media(
-    request_type: type[GraphRequest], fields: dict[str, Any], parts: Mapping[str, Part]
-) -> dict[str, Part | str]:
-    """Take the media out of `fields` and `parts`, under their own names. Raises InvalidParameter."""
-    found: dict[str, Part | str] = {}
-    for name in ("input_reference", *request_type.MEDIA):
-        value: Any = parts.get(name) or fields.pop(name, None)
-        if isinstance(value, dict):  # OpenAI's reference object
-            reference = cast("dict[str, Any]", value)
-            value = reference.get("file_id") or reference.get("image_url")
-        if value is None:
-            continue
-        if not isinstance(value, str | Part):
-            raise InvalidParameter(f"{name}: must be a file id, a data: URL or a form part", param=name)
-        target = request_type.REFERENCE if name == "input_reference" else name
-        if target in found:
-            raise InvalidParameter(f"{name}: give either this or input_reference, not both", param=name)
-        found[target] = value
-    unknown = set(parts) - set(request_type.MEDIA) - {"input_reference"}
-    if unknown:
-        name = min(unknown)[:60]
-        raise InvalidParameter(f"{name}: there is no such media field", param=name)
-    return found
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return cast("dict[str, Any]", value)
-
-
-def _nested(flat: Mapping[str, str]) -> dict[str, Any]:
-    """Read `a[b]` in a form as field `b` of `a`, one level deep, as OpenAI's clients write it."""
-    fields: dict[str, Any] = {}
-    for name, value in flat.items():
-        outer, bracket, inner = name.removesuffix("]").partition("[")
-        if bracket and name.endswith("]"):
-            fields[outer] = {**fields.get(outer, {}), inner: value}
-        else:
-            fields[name] = value
-    return fields
 
 
 def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:
@@ -443,7 +368,10 @@ def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
     for model, request_type in requests.items():
         schema = request_type.model_json_schema()
         named = {"type": "string", "enum": [model]}
-        media = dict.fromkeys(("input_reference", *request_type.MEDIA), _MEDIA_SCHEMA)
+        kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
+        if request_type.REFERENCE:
+            kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
+        media = {name: _media_schema(kind) for name, kind in kinds.items()}
         schema["properties"] = {"model": named, **schema["properties"], **media}
         schema["required"] = ["model"]
         schemas.append(schema)
@@ -451,6 +379,21 @@ def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-_MEDIA_SCHEMA = {"type": "string", "description": "A file id, a data: URL, or in a form the file itself."}
+def _image_body() -> dict[str, Any]:
+    schema = ImageEditRequest.model_json_schema()
+    schema["properties"]["image"] = _media_schema("pictures")
+    schema["required"] = ["image"]
+    content = {kind: {"schema": schema} for kind in ("multipart/form-data", "application/json")}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _media_schema(kind: MediaKind) -> dict[str, Any]:
+    one = {"type": "string", "description": "A file id, a data: URL, or in a form the file itself."}
+    if kind != "pictures":
+        return one
+    several = "Of pictures, a zip archive or several: a JSON array, or in a form the same name several times."
+    return {"anyOf": [one, {"type": "array", "items": one}], "description": several}
+
+
 _MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg"}
 _ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}

@@ -1,24 +1,27 @@
-"""Writing a job's output as it is made: closed segments into the artifact store, each recorded when it is whole."""
+"""Writing a job's output as it is made: closed segments into the artifact store, each recorded when it is whole.
+
+Where the graph keeps its frames, each is also written by itself, without loss, before it waits for its segment.
+"""
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from composition.artifacts import Artifacts
-from composition.encode import SegmentEncoder, jpeg, remux
-from composition.store import Lease, News, Store
-from composition.tables import Segment
+from composition.encode import SegmentEncoder, jpeg, png, remux
+from composition.graph import GraphRequest
+from composition.store import FRAME, Lease, News, Store
+from composition.tables import Segment, Still
 from services.errors import ModelFailed
-from services.frames import Frames, Pixels
+from services.frames import Frames, Pixels, Scores, Sketch
 
-FIRST_SEGMENT = 8
-"""Frames in the first segment: few, so that a player starts early."""
-SEGMENT = 32
-"""Frames in each later one."""
 THUMBNAIL_SIDE = 640
 """Pixels."""
 
@@ -39,14 +42,19 @@ class Recorder:
     interrupted and resumed is byte for byte the one that was not.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, done: list[Segment]) -> None:
+    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, graph: type[GraphRequest]) -> None:
+        done = store.segments(lease.job_id)
+        self._segments, self._keeps = graph.SEGMENTS, graph.KEEPS_FRAMES
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
         self._keys = [segment.key for segment in done]
         self._index = max((segment.index for segment in done), default=-2) + 1
         self.frames = sum(segment.frames for segment in done)
-        """How many frames are safe."""
+        """How many frames are in segments."""
+        self._kept = store.stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
+        self.safe = self._kept[-1].index + 1 if self._kept else self.frames
+        """How many frames need not be made again."""
         self.total: int | None = None
         """How many there will be, where that is known."""
         self._waiting: list[Pixels] = []
@@ -59,17 +67,38 @@ class Recorder:
         """How many frames were taken so far, those included that are not yet in a segment."""
         return self._taken
 
-    async def take(self, frames: Frames) -> None:
+    async def restore(self, rate: Fraction) -> None:
+        """Take again the frames that are safe and in no segment yet, as an earlier recorder has kept them."""
+        for still in self._kept:
+            pixels = await asyncio.to_thread(self._read, still.key)
+            frame = Frames(pixels[None], still.index, rate)
+            await self._fit(frame)
+            await self._take(frame)
+
+    async def take(self, frames: Frames, scores: Scores | None = None, sketches: Sequence[Sketch] = ()) -> None:
         """Take the run that comes next; frames that are written already are passed over.
+
+        Args:
+            frames: the run; a single frame where the graph keeps its frames.
+            scores: how good the frame is.
+            sketches: pictures of how it was made.
 
         Raises:
             ModelFailed: the run leaves a gap, or has another size or rate than the ones before.
         """
+        await self._fit(frames)
+        if self._keeps and frames.first >= self.safe:
+            await asyncio.to_thread(self._keep, frames, scores, sketches)
+        await self._take(frames)
+
+    async def _fit(self, frames: Frames) -> None:
         fmt = Format(frames.width, frames.height, frames.rate)
         if self._encoder is None:
             await self._begin(fmt)
         if fmt != self._format:
             raise ModelFailed(f"the frames changed from {self._format} to {fmt} within one video")
+
+    async def _take(self, frames: Frames) -> None:
         if frames.first > self._taken:
             raise ModelFailed(f"frame {self._taken} is missing; the next one to come was {frames.first}")
         fresh = frames.pixels[self._taken - frames.first :]
@@ -89,7 +118,7 @@ class Recorder:
         await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [])
 
     def _wanted(self) -> int:
-        return FIRST_SEGMENT if self._index == 0 else SEGMENT
+        return self._segments[0 if self._index == 0 else 1]
 
     async def _begin(self, fmt: Format) -> None:
         self._format = fmt
@@ -107,14 +136,36 @@ class Recorder:
         if self._encoder is None:
             raise AssertionError("a segment is cut only after a frame was taken")
         data = self._encoder.segment(pixels, self.frames, self._index + 1)
-        changes: dict[str, Any] = {"frames_done": self.frames + len(pixels)}
+        done = max(self.safe, self.frames + len(pixels))
+        changes: dict[str, Any] = {"frames_done": done}
         if self.frames == 0:
             thumbnail = f"{self._folder}/thumbnail.jpg"
             self._artifacts.put(thumbnail, jpeg(pixels[0], THUMBNAIL_SIDE))
             changes["results"] = {"thumbnail": thumbnail}
         said = {"index": self._index, "first": self.frames, "frames": len(pixels)}
-        news = News("segment", {**said, "frames_done": changes["frames_done"], "frames_total": self.total})
+        news = News("segment", {**said, "frames_done": done, "frames_total": self.total})
         self._write(data, len(pixels), changes, [news])
+
+    def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
+        index = frames.first
+        pictures = {sketch.name: sketch.picture for sketch in sketches} | {FRAME: frames}
+        rows: list[Still] = []
+        for name, picture in pictures.items():
+            key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
+            self._artifacts.put(key, png(picture.pixels[0]))
+            rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
+        told: dict[str, Any] | None = None
+        if scores is not None:
+            told = {name: value for name, value in asdict(scores).items() if name != "frame"}
+        rows[-1].scores = told
+        self.safe = index + 1
+        results = {"frames": "stills", "metrics": "stills"} | ({"debug": "stills"} if sketches else {})
+        said = {"index": index, "frames_done": self.safe, "frames_total": self.total, "scores": told}
+        self._store.record(self._lease, {"frames_done": self.safe, "results": results}, [News("frame", said)], rows)
+
+    def _read(self, key: str) -> Pixels:
+        with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
+            return np.array(picture)
 
     def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[News]) -> None:
         # The fence is in the name: a runner that lost its lease writes beside its successor, not over it.

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from composition.artifacts import Artifacts
@@ -14,7 +15,7 @@ from composition.recorder import Recorder
 from composition.store import Lease, News, Store
 from composition.tables import Job, Stage
 from services.errors import ModelFailed
-from services.frames import Clip, Fact, Frames, Item, Progress, StageDone, Text
+from services.frames import Clip, Fact, Frames, Item, Progress, Scores, Sketch, StageDone, Text
 
 REPORT_EVERY_S = 0.2
 """A watcher is told of steps at most this often."""
@@ -99,15 +100,18 @@ class Run:
         self._lease = lease
         self._behind = int(job.facts.get("clip_frames", 0))
         """How many frames of the output come from a clip and stand before those of the graph."""
+        self._scores: Scores | None = None
+        self._sketches: list[Sketch] = []
 
     async def go(self, graph: Handle, request_type: type[GraphRequest], transport: Transport, *, again: bool) -> None:
         """Raises what the graph raises, LeaseLost, StorageFailed."""
         job = self._job
-        recorder = Recorder(self._store, self._artifacts, self._lease, self._store.segments(job.id))
+        recorder = await asyncio.to_thread(Recorder, self._store, self._artifacts, self._lease, request_type)
+        recorder.total = job.frames_total
         report = Report(self._store, self._lease, request_type.STAGES)
         media = {field: self._artifacts.url(key) for field, key in job.media.items()}
         request = request_type.model_validate({**job.params, **media})
-        known = Known(job.id, again, job.facts, recorder.frames)
+        known = Known(job.id, again, job.facts, recorder.safe, await self._restored(recorder))
         writing = asyncio.create_task(report.write_always())
         try:
             async with opened(stream(graph, "run", request, known), transport) as items:
@@ -118,10 +122,24 @@ class Run:
         await report.write()
         await recorder.finish()
 
+    async def _restored(self, recorder: Recorder) -> str:
+        """Return where the last frame lies that is kept, with the recorder where it was when that had been taken."""
+        last = await asyncio.to_thread(self._store.still, self._job.id, -1)
+        if last is None or self._job.rate is None:
+            return ""
+        await recorder.restore(Fraction(self._job.rate))
+        return self._artifacts.url(last.key)
+
     async def _take(self, item: Item, recorder: Recorder, report: Report) -> None:
         match item:
             case Frames():
-                await recorder.take(Frames(item.pixels, item.first + self._behind, item.rate))
+                run = Frames(item.pixels, item.first + self._behind, item.rate)
+                await recorder.take(run, self._scores, self._sketches)
+                self._scores, self._sketches = None, []
+            case Scores():
+                self._scores = item
+            case Sketch():
+                self._sketches.append(item)
             case Clip():
                 await self._take_clip(item, recorder, report)
             case Progress():

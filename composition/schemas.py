@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from composition.graph import GraphRequest
+from composition.decode import MediaKind
 from composition.tables import File, Job, Stage
 from services.errors import InvalidParameter, LimitExceeded
 
@@ -42,12 +42,12 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
-    kind: Literal["image", "video"]
+    kind: MediaKind
     width: int
     height: int
     frames: int
     rate: str | None
-    """Frames per second as a fraction, `25` or `24000/1001`; none for a picture."""
+    """Frames per second as a fraction, `25` or `24000/1001`; none for pictures."""
     duration_s: float
     codec: str
     damaged: str | None
@@ -125,6 +125,7 @@ class ModelObject(BaseModel):
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 class ListPage(BaseModel, Generic[Entry]):
@@ -177,7 +178,7 @@ def _eta_s(job: Job) -> float | None:
     return round((time.time() - job.started_at) * (1 - job.progress) / job.progress, 1)
 
 
-def parsed(request_type: type[GraphRequest], fields: Mapping[str, Any], limits: Mapping[str, float]) -> GraphRequest:
+def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping[str, float]) -> Asked:
     """Return the request that `fields` make, its seed drawn.
 
     Args:
@@ -207,7 +208,7 @@ def parsed(request_type: type[GraphRequest], fields: Mapping[str, Any], limits: 
     return request
 
 
-def _explained(detail: ErrorDetails, request_type: type[GraphRequest]) -> InvalidParameter:
+def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidParameter:
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "body"
     if detail["type"] == "extra_forbidden":

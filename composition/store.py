@@ -16,12 +16,14 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Engine, Select, create_engine, delete, event, func, or_, select
 from sqlalchemy.orm import Session
 
-from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Table
+from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Still, Table
 from services.errors import Conflict, LeaseLost, NotFound, QueueFull
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Order = Literal["asc", "desc"]
 
+FRAME = "frame"
+"""The name of a still that is a frame of the output."""
 
 Row = TypeVar("Row", Job, File)
 
@@ -138,6 +140,19 @@ class Store:
             query = select(Segment).where(Segment.job_id == job_id, Segment.index > after).order_by(Segment.index)
             return list(session.scalars(query))
 
+    def stills(self, job_id: str, *, frames: bool, start: int = 0) -> list[Still]:
+        """The frames that are kept without loss, or the other pictures, of frame `start` and later ones, in order."""
+        with self._read() as session:
+            wanted = Still.name == FRAME if frames else Still.name != FRAME
+            query = select(Still).where(Still.job_id == job_id, wanted, Still.index >= start)
+            return list(session.scalars(query.order_by(Still.index, Still.name)))
+
+    def still(self, job_id: str, index: int) -> Still | None:
+        """A frame that is kept without loss; -1 is the last one there is."""
+        with self._read() as session:
+            query = select(Still).where(Still.job_id == job_id, Still.name == FRAME).order_by(Still.index.desc())
+            return session.scalars((query if index < 0 else query.where(Still.index == index)).limit(1)).first()
+
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[Event]:
         """The events numbered above `after`, in order."""
         with self._read() as session:
@@ -215,7 +230,7 @@ class Store:
     def forget(self, job_id: str) -> None:
         """Remove a job and all that belongs to it."""
         with self._write() as session, session.begin():
-            for table in (Segment, Stage, Event):
+            for table in (Segment, Still, Stage, Event):
                 session.execute(delete(table).where(table.job_id == job_id))
             session.execute(delete(Job).where(Job.id == job_id))
 

@@ -71,6 +71,21 @@ class Segment(Table):
     frames: Mapped[int]
 
 
+class Still(Table):
+    """A frame of a job's output, kept without loss, or a picture of how it was made."""
+
+    __tablename__ = "stills"
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    """Of the frame, from 0."""
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """`frame`, or what else it shows."""
+    key: Mapped[str]
+    scores: Mapped[dict[str, Any] | None]
+    """How far the frame is from what it was to be, where that was measured."""
+
+
 class Stage(Table):
     """One service's part in a job, when it was done."""
 

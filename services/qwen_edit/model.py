@@ -162,15 +162,16 @@ class QwenEditModel:
 
     @torch.no_grad()
     def _pixels(self, latents: Tensor, sitting: Sitting) -> Pixels:
-        """Decode as the pipeline does, then bring it to the given picture's size: (1, h, w, 3) uint8."""
+        """Decode as the pipeline does, then bring it to the size that is wanted: (1, h, w, 3) uint8."""
         vae = self._pipe.vae
         latents = latents[:, :, None].to(vae.dtype)
         mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
         scale = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
         picture = finite(vae.decode(latents / scale + mean, return_dict=False)[0][:, :, 0])
         made = _picture(picture.float() * 0.5 + 0.5)
-        size = sitting.image.width, sitting.image.height
-        return np.array(made if made.size == size else made.resize(size, Image.Resampling.LANCZOS))[None]
+        return np.array(made if made.size == sitting.size else made.resize(sitting.size, Image.Resampling.LANCZOS))[
+            None
+        ]
 
     def _guiding_decoder(self) -> StillDecoder | TinyDecoder:
         settings = self._settings
@@ -229,12 +230,10 @@ class QwenEditModel:
     @torch.no_grad()
     def _scores(self, sitting: Sitting, losses: Losses, pixels: Pixels) -> Scores:
         made = self._tensor(Frames(pixels))
-        found = {f"{name}_loss": float(loss) for name, loss in losses.of(made).items()}
+        found: dict[str, float | None] = {f"{name}_loss": float(loss) for name, loss in losses.of(made).items()}
         if self._lpips is not None:
-            first, previous = self._tensor(sitting.first), self._tensor(sitting.image)
-            same = first.shape == made.shape
-            to_first = self._lpips.between(made, first if same else resized(first, *made.shape[-2:]))
-            return Scores(0, **found, lpips_to_init=to_first, lpips_to_prev=self._lpips.between(made, previous))
+            for name, other in (("init", sitting.first), ("prev", sitting.image)):
+                found[f"lpips_to_{name}"] = self._lpips.between(made, resized(self._tensor(other), *made.shape[-2:]))
         return Scores(0, **found)
 
     @torch.no_grad()

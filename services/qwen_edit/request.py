@@ -35,6 +35,7 @@ def from_json(value: object) -> object:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_plain)]
+Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")] | None
 Scale = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -113,6 +114,8 @@ class EditFields(BaseModel):
 class EditRequest(EditFields):
     """One picture, edited."""
 
+    size: Size = None
+    """`WIDTHxHEIGHT` of the result in pixels; by default the picture's own."""
     edge_filter: EdgeFilter = "none"
     """How edges are taken from the edge picture; `none` where it shows edges already."""
     debug: bool = False
@@ -126,4 +129,4 @@ def working_size(width: int, height: int, max_area: int) -> tuple[int, int]:
     """
     scale = min(1.0, (max_area / (width * height)) ** 0.5)
     rounding = round if scale == 1.0 else int  # below the limit, never back over it
-    return tuple(max(32, rounding(side * scale / 16) * 16) for side in (width, height))  # pyright: ignore[reportReturnType]
+    return max(32, rounding(width * scale / 16) * 16), max(32, rounding(height * scale / 16) * 16)

@@ -71,6 +71,8 @@ class Sitting:
     """The picture that shows the edges, or from which they are taken."""
     first: Frames
     """The clip's first frame, whose style is kept and to which the result is compared."""
+    size: tuple[int, int]
+    """Width and height of the result, in pixels."""
     width: int
     """Pixels, at which it is sampled."""
     height: int
@@ -113,7 +115,7 @@ class QwenEdit:
         """Edit a picture.
 
         The stream is: facts (`seed`, `size`, which nets measure), progress of `denoise`, sketches if asked for, Scores,
-        the picture in the size of `image`, then StageDone. Closing it stops the work before the next denoising step or
+        the picture in `size`, then StageDone. Closing it stops the work before the next denoising step or
         the next update of the guidance.
 
         Args:
@@ -133,19 +135,22 @@ class QwenEdit:
         sitting = self._plan(request, image, edges, first or image)
 
         def work(outlet: Outlet[Item]) -> None:
-            began = time.perf_counter()
-            outlet.put(Fact("seed", sitting.seed))
-            outlet.put(Fact("size", f"{sitting.width}x{sitting.height}"))
-            for name in ("vgg16", "lpips"):
-                outlet.put(Fact(name, self._trunk(name)))
-            self._model.edit(sitting, outlet)
-            weights = self._settings.weights
-            seconds = time.perf_counter() - began
-            outlet.put(StageDone("edit", NAME, weights.source, weights.revision or "", self._replica(), seconds))
+            self._work(sitting, outlet)
 
         async with aclosing(self._worker.stream(work, key)) as items:
             async for item in items:
                 yield item
+
+    def _work(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
+        began = time.perf_counter()
+        outlet.put(Fact("seed", sitting.seed))
+        outlet.put(Fact("size", f"{sitting.width}x{sitting.height}"))
+        for name in ("vgg16", "lpips"):
+            outlet.put(Fact(name, self._trunk(name)))
+        self._model.edit(sitting, outlet)
+        weights = self._settings.weights
+        seconds = time.perf_counter() - began
+        outlet.put(StageDone("edit", NAME, weights.source, weights.revision or "", self._replica(), seconds))
 
     async def stop(self, key: str) -> None:
         """Cancel what was started with `key`, if it still runs."""
@@ -181,12 +186,17 @@ class QwenEdit:
                 "ttlg.gram_scale: must be 0, because this deployment has no VGG16 (vgg16 in its configuration)",
                 param="ttlg.gram_scale",
             )
-        width, height = working_size(image.width, image.height, request.max_area)
+        size = image.width, image.height
+        if request.size is not None:
+            across, down = map(int, request.size.split("x"))
+            _within("size", across * down, settings.max_area, "pixels")
+            size = across, down
+        width, height = working_size(*size, request.max_area)
         for picture in (image, edges):
             if picture is not None:
                 self._model.check_shape(picture.width, picture.height)
         seed = secrets.randbelow(JSON_SAFE) if request.seed < 0 else request.seed
-        return Sitting(request, image, edges, first, width, height, seed)
+        return Sitting(request, image, edges, first, size, width, height, seed)
 
 
 def _within(field: str, value: int, limit: int, unit: str) -> None:

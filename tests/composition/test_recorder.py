@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.recorder import FIRST_SEGMENT, SEGMENT, Recorder
+from composition.graph import GraphRequest
+from composition.recorder import Recorder
 from composition.store import Lease, Store, new_id
 from composition.tables import Job
 from services.errors import LeaseLost, ModelFailed
 from services.frames import Frames
 
+FIRST_SEGMENT, SEGMENT = GraphRequest.SEGMENTS
 TOTAL = FIRST_SEGMENT + SEGMENT + 5
 
 
@@ -48,7 +50,7 @@ class Room:
         return Lease(job.id, job.fence)
 
     def recorder(self, lease: Lease) -> Recorder:
-        return Recorder(self.store, self.artifacts, lease, self.store.segments(lease.job_id))
+        return Recorder(self.store, self.artifacts, lease, GraphRequest)
 
     def bytes_of(self, lease: Lease, key: str | None = None) -> bytes:
         return b"".join(self.artifacts.read(key or str(self.store.job(lease.job_id).results["video"])))

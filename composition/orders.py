@@ -1,0 +1,158 @@
+"""From the body of a request to a job: its model's request, complete and checked, and the media it needs."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator
+
+from composition.artifacts import Artifacts
+from composition.bodies import Body, taken_media
+from composition.graph import GraphRequest
+from composition.rolling_edit import Branch
+from composition.schemas import parsed
+from composition.store import Store, new_id
+from composition.tables import File, Job
+from composition.uploads import Uploads
+from services.errors import InvalidParameter, NotFound
+from services.qwen_edit.request import from_json
+
+BRANCH = "branch_from"
+"""The field that names an older job to go on from. A model that has it keeps its frames."""
+
+
+class _Branching(BaseModel):
+    """The one field that must be read before the others."""
+
+    branch_from: Annotated[Branch, BeforeValidator(from_json)]
+
+
+class Orders:
+    """Makes jobs of bodies.
+
+    Args:
+        requests: model → the class of its requests.
+        defaults: model → values for the fields that a request leaves out.
+        limits: model → field → the most that may be asked.
+        rate: frames per second that OpenAI's `seconds` is reckoned with.
+        store, artifacts, uploads: where older jobs and media are.
+    """
+
+    def __init__(
+        self,
+        requests: Mapping[str, type[GraphRequest]],
+        defaults: Mapping[str, Mapping[str, Any]],
+        limits: Mapping[str, Mapping[str, float]],
+        rate: float,
+        uploads: Uploads,
+        kept: tuple[Store, Artifacts],
+    ) -> None:
+        self._requests = requests
+        self._defaults = defaults
+        self._limits = limits
+        self._rate = rate
+        self._uploads = uploads
+        self._store, self._artifacts = kept
+
+    async def job(self, body: Body, owner: str) -> Job:
+        """Return the job that a body asks for; it is not stored yet, its media are.
+
+        Raises InvalidParameter, LimitExceeded, NotFound, UndecodableMedia.
+        """
+        model = str(body.fields.get("model"))
+        request_type = self._requests.get(model)
+        if request_type is None:
+            known = ", ".join(self._requests)
+            raise InvalidParameter(f"model: there is no {model[:60]!r}; there are {known}", param="model")
+        media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
+        del fields["model"]
+        inherited: dict[str, File] = {}
+        if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
+            fields, inherited = await self._branched(request_type, fields, set(media), owner)
+        fields = {**self._defaults.get(model, {}), **self._openai_fields(fields)}
+        pending = dict.fromkeys({*media, *inherited}, "pending")
+        # What can be said without looking at the media is said first.
+        asked = parsed(request_type, {**fields, **pending}, self._limits.get(model, {}))
+        files = inherited | {
+            name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
+            for name, value in media.items()
+        }
+        asked.check_media({name: int(file.facts["frames"]) for name, file in files.items()})
+        params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
+        keys = {name: file.key for name, file in files.items()}
+        return Job(id=new_id("video"), owner=owner, model=model, params=params, media=keys, created_at=time.time())
+
+    async def _branched(
+        self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str], owner: str
+    ) -> tuple[dict[str, Any], dict[str, File]]:
+        """Return the fields with those of the older job behind them, and the media that come from it.
+
+        The first frame is the older job's frame; edges that are not given go on where that frame stands.
+        """
+        branch = parsed(_Branching, {BRANCH: fields[BRANCH]}, {}).branch_from
+        old = await asyncio.to_thread(self._older, branch.video, request_type, owner)
+        still = await asyncio.to_thread(self._store.still, old.id, branch.frame)
+        if still is None:
+            last = await asyncio.to_thread(self._store.still, old.id, -1)
+            there = f"it has 0 to {last.index}" if last else "it has none yet"
+            raise InvalidParameter(f"{BRANCH}.frame: {old.id} has no frame {branch.frame}; {there}", param=BRANCH)
+        inherited: dict[str, File] = {}
+        behind = {name: value for name, value in old.params.items() if name not in {*request_type.MEDIA, BRANCH}}
+        own_edges = given - {request_type.REFERENCE}
+        if own_edges:
+            behind["edge_start"] = 0
+        else:
+            behind["edge_start"] = int(old.params["edge_start"]) + branch.frame
+            behind |= {} if "max_frames" in fields else _left(old, branch.frame)
+            for name in old.media:
+                if name != request_type.REFERENCE:
+                    inherited[name] = await asyncio.to_thread(self._still_there, old, name, owner)
+        if request_type.REFERENCE not in given:
+            data = b"".join(await asyncio.to_thread(list, self._artifacts.read(still.key)))
+            inherited[request_type.REFERENCE] = await self._uploads.keep(data, owner, BRANCH)
+        merged = {
+            name: {**value, **fields[name]} if _both_objects(value, fields.get(name)) else fields.get(name, value)
+            for name, value in behind.items()
+        }
+        return {**fields, **merged}, inherited
+
+    def _older(self, video: str, request_type: type[GraphRequest], owner: str) -> Job:
+        try:
+            old = self._store.job(video, owner)
+        except NotFound as error:
+            raise NotFound(f"{BRANCH}.video: {error.message}", param=BRANCH) from error
+        if self._requests.get(old.model) is not request_type:
+            raise InvalidParameter(f"{BRANCH}.video: {old.id} is a {old.model}, which cannot be branched", param=BRANCH)
+        return old
+
+    def _still_there(self, old: Job, name: str, owner: str) -> File:
+        try:
+            return self._store.file(str(old.params[name]), owner)
+        except NotFound as error:
+            raise NotFound(
+                f"{BRANCH}.video: the {name} of {old.id} was deleted; give the edges again", param=BRANCH
+            ) from error
+
+    def _openai_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Read OpenAI's `seconds` as a number of frames. Raises InvalidParameter."""
+        seconds = fields.pop("seconds", None)
+        if seconds is None or "num_frames" in fields:
+            return fields
+        try:
+            wanted = float(seconds)
+        except (TypeError, ValueError):
+            wanted = 0.0
+        if not 0 < wanted < 3600:
+            raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
+        return {**fields, "num_frames": 1 + 4 * max(1, round(wanted * self._rate / 4))}
+
+
+def _left(old: Job, frame: int) -> dict[str, int]:
+    """How many frames the older job would still have made, that frame counted."""
+    most = old.params.get("max_frames")
+    return {} if most is None else {"max_frames": max(1, int(most) - frame)}
+
+
+def _both_objects(one: object, other: object) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
