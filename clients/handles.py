@@ -16,11 +16,12 @@ from ray import serve
 from composition.app import TRANSPORT
 from composition.calls import opened, stream
 from composition.graph import GraphRequest
+from composition.rolling_edit import RollingEditRequest
 from composition.v2v import V2VRequest
 from composition.wan_i2v import WanI2VRequest
 from services.frames import Item
 
-__all__ = ["Graphs", "V2VRequest", "WanI2VRequest"]
+__all__ = ["Graphs", "RollingEditRequest", "V2VRequest", "WanI2VRequest"]
 
 
 class Graphs:
@@ -46,6 +47,13 @@ class Graphs:
     def wan_i2v(self, request: WanI2VRequest) -> AsyncGenerator[Item]:
         """Make a video that begins with a picture. Otherwise as `v2v`."""
         return self._run("wan-i2v", request)
+
+    def rolling_edit(self, request: RollingEditRequest) -> AsyncGenerator[Item]:
+        """Redraw a first frame along a sequence of edges. Otherwise as `v2v`.
+
+        `edge_frames` may be a folder of pictures. Each frame comes behind its Scores.
+        """
+        return self._run("rolling-edit", request)
 
     async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:
         handle = cast("Any", serve).get_deployment_handle(graph, self._application)

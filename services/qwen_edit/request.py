@@ -93,8 +93,8 @@ class EditFields(BaseModel):
     prompt: Prompt = DEFAULT_PROMPT
     """What to do. Where edges are given they are picture 1, and picture 2 is edited; else picture 1 is edited."""
     negative_prompt: Prompt = " "
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 40
-    """Denoising steps."""
+    steps: Annotated[int, Field(ge=2, le=MAX_STEPS)] = 40
+    """Denoising steps. The noise schedule is stretched to end at a given level, and a single step cannot be."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
     """Classifier-free guidance; 1 or less turns it off and halves the time."""
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1

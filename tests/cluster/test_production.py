@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import yaml
 from ray import serve
+from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
-from clients.handles import Graphs, V2VRequest, WanI2VRequest
+from clients.handles import Graphs, RollingEditRequest, V2VRequest, WanI2VRequest
 from composition.__main__ import deploy, read_config
 from composition.app import AppSettings, build
 from services.errors import ConfigError, NotFound, UndecodableMedia
-from services.frames import Fact, Frames, Item, Progress, StageDone, Text
+from services.frames import Fact, Frames, Item, Progress, Scores, StageDone, Text
 from services.worker import ServiceInfo
+from tests.cluster.edges import clip, edges_of, png
 from tests.cluster.server import CLIP, ROOT, free_port, until
 
 pytestmark = pytest.mark.cluster
@@ -32,21 +35,40 @@ def test_both_files_pass_rays_own_schema_and_ours(name: str) -> None:
     assert set(raw) <= set(ServeDeploySchema.model_fields), "Ray passes over a misspelled key in silence"
     settings = AppSettings.model_validate(schema.applications[0].args)
     named = {deployment.name for deployment in schema.applications[0].deployments}
-    assert named == {"internvl", "wan", "v2v", "wan-i2v", "jobs", "ingress"}
+    assert named == {"internvl", "wan", "qwen-edit", "v2v", "wan-i2v", "rolling-edit", "jobs", "ingress"}
+    assert settings.wan
     assert settings.wan.max_frames >= 121
 
 
 def test_the_production_file_reserves_scales_drains_and_refuses() -> None:
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]
     of = {deployment["name"]: deployment for deployment in raw["deployments"]}
-    for model in ("internvl", "wan"):
+    for model in ("internvl", "wan", "qwen-edit"):
         assert of[model]["ray_actor_options"]["num_gpus"] == 1
         assert of[model]["autoscaling_config"]["max_replicas"] > 1
         assert of[model]["max_queued_requests"] > 0
     assert of["wan"]["graceful_shutdown_timeout_s"] >= 3600
     assert of["ingress"]["backpressure_config"]["status_code"] == 429
-    for weights in (raw["args"]["internvl"]["weights"], raw["args"]["wan"]["weights"]):
-        assert re.fullmatch(r"[0-9a-f]{40}", weights["revision"])
+    for model in ("internvl", "wan", "qwen_edit"):
+        assert re.fullmatch(r"[0-9a-f]{40}", raw["args"][model]["weights"]["revision"])
+
+
+def test_a_graph_is_there_when_its_models_are(tmp_path: Path) -> None:
+    raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]["args"]
+    for models, names in (
+        ({"wan"}, {"wan", "wan-i2v"}),
+        ({"qwen_edit"}, {"qwen-edit", "rolling-edit"}),
+        ({"internvl", "wan"}, {"internvl", "wan", "v2v", "wan-i2v"}),
+    ):
+        kept = {name: value for name, value in raw.items() if name not in {"internvl", "wan", "qwen_edit"} - models}
+        built = build(AppSettings.model_validate({**kept, "home": str(tmp_path), "auth": "none"}))
+        assert deployments_of(built) == names | {"jobs", "ingress"}
+    with pytest.raises(ConfigError, match="name the models"):
+        build(AppSettings.model_validate({"home": str(tmp_path), "auth": "none"}))
+
+
+def deployments_of(app: Any) -> set[str]:
+    return {built.name for built in build_app(app, name="reelgraph").deployments}
 
 
 def test_it_does_not_start_without_a_key(tmp_path: Path) -> None:
@@ -64,6 +86,8 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     args |= {"home": str(home), "auth": "none"}
     args["internvl"]["weights"] = {"miniature": "tiny"}
     args["wan"] |= {"weights": {"miniature": "a14b"}, "offload": "none", "dtype": "float32"}
+    small = {"reference_area": 9216, "condition_area": 12544}
+    args["qwen_edit"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32", **small}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
     ray.init(namespace="serve", num_cpus=16, num_gpus=4, include_dashboard=False, log_to_driver=False)
@@ -78,12 +102,12 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def test_the_models_have_a_gpu_each(production: None) -> None:
     infos: dict[str, ServiceInfo] = {
-        name: serve.get_deployment_handle(name, "reelgraph").info.remote().result() for name in ("internvl", "wan")
+        name: serve.get_deployment_handle(name, "reelgraph").info.remote().result()
+        for name in ("internvl", "wan", "qwen-edit")
     }
-    devices = {name: info.replica.rpartition("gpu=")[2] for name, info in infos.items()}
-    assert devices["internvl"].isdecimal()
-    assert devices["wan"].isdecimal()
-    assert devices["internvl"] != devices["wan"]
+    devices = [info.replica.rpartition("gpu=")[2] for info in infos.values()]
+    assert all(device.isdecimal() for device in devices)
+    assert len(set(devices)) == 3
 
 
 async def collected(stream: Any) -> list[Item]:
@@ -98,6 +122,24 @@ async def test_a_graph_by_handle(production: None) -> None:
     caption = next(item.value for item in items if isinstance(item, Fact) and item.name == "caption")
     assert "".join(item.piece for item in items if isinstance(item, Text)).strip() == caption
     assert [item.stage for item in items if isinstance(item, StageDone)] == ["describe", "generate"]
+
+
+async def test_the_rolling_edit_by_handle(production: None, tmp_path: Path) -> None:
+    (tmp_path / "edges").mkdir()
+    frames = clip(4)
+    (tmp_path / "first.png").write_bytes(png(frames[0]))
+    for index, edge in enumerate(edges_of(frames[1:])):
+        (tmp_path / "edges" / f"{index}.png").write_bytes(png(edge))
+    request = RollingEditRequest(
+        init_frame=str(tmp_path / "first.png"), edge_frames=str(tmp_path / "edges"), steps=2, seed=5
+    )
+    items = await collected(Graphs().rolling_edit(request))
+    made = [item for item in items if isinstance(item, Frames)]
+    assert [item.first for item in made] == [0, 1, 2, 3]
+    assert np.array_equal(made[0].pixels[0], frames[0])
+    scores = [item for item in items if isinstance(item, Scores)]
+    assert [item.frame for item in scores] == [1, 2, 3]
+    assert all(item.edge_loss and item.gram_loss is None and item.lpips_to_prev is None for item in scores)
 
 
 async def test_errors_arrive_as_ours(production: None, tmp_path: Path) -> None:

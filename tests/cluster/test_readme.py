@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import av
@@ -36,10 +37,15 @@ def frames(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_the_curl_lines(server: Server, folder: Path) -> None:
-    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "URL=" in text]
+@pytest.mark.parametrize("model", ["v2v", "rolling-edit"])
+def test_the_curl_lines(server: Server, folder: Path, model: str) -> None:
+    (block,) = [text for kind, text in BLOCKS if kind == "sh" and f"model={model} " in text]
     run(server, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", server.url)])
-    assert frames(folder / "continued.mp4") > 1
+    if model == "v2v":
+        assert frames(folder / "continued.mp4") > 1
+    else:
+        with zipfile.ZipFile(folder / "frames.zip") as archive:
+            assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
 
 
 @pytest.mark.parametrize("library", ["openai", "clients"])
@@ -56,3 +62,5 @@ def test_the_reel_lines(server: Server, folder: Path) -> None:
     run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
     assert frames(folder / "continued.mp4") > 1
     assert frames(folder / "joined.mp4") > 132
+    assert frames(folder / "edited.mp4") == 9
+    assert len(list((folder / "frames").iterdir())) == 9

@@ -1,0 +1,79 @@
+"""A rolling edit survives: whichever process is killed, it goes on at its next frame, with the same frames."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.cluster.conftest import content, ended
+from tests.cluster.edges import clip, edges_of, png, zipped
+from tests.cluster.server import Server, until
+from tests.cluster.test_rolling_edit import upload
+
+pytestmark = pytest.mark.cluster
+
+TOTAL = 12
+SAFE = 5
+"""Frames that are there when a process is killed: 0 to 4."""
+FRAMES = clip(TOTAL)
+
+
+@pytest.fixture(scope="module")
+def http(strict: Server) -> Iterator[httpx.Client]:
+    with strict.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def job(http: httpx.Client) -> dict[str, Any]:
+    """Slow enough to be hit in the middle."""
+    enlarged = np.kron(FRAMES[0], np.ones((2, 2, 1), np.uint8))
+    edges = upload(http, zipped(edges_of(FRAMES[1:])))
+    return {"model": "rolling-edit", "init_frame": upload(http, png(enlarged)), "edge_frames": edges, "seed": 3}
+
+
+def begun(http: httpx.Client, job: dict[str, Any]) -> str:
+    answer = http.post("/v1/videos", json=job)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def variant(http: httpx.Client, video_id: str, name: str) -> bytes:
+    return http.get(f"/v1/videos/{video_id}/content", params={"variant": name}).content
+
+
+@pytest.fixture(scope="module")
+def undisturbed(http: httpx.Client, job: dict[str, Any]) -> str:
+    video = ended(http, begun(http, job))
+    assert video["status"] == "completed", video
+    return video["id"]
+
+
+def stills(server: Server, video_id: str) -> dict[str, int]:
+    """The frames as they lie on the disk, and when each was written, in nanoseconds."""
+    folder = server.home / "artifacts" / "videos" / video_id / "stills"
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*-frame-*.png"))}
+
+
+@pytest.mark.parametrize("deployment", ["qwen-edit", "rolling-edit", "jobs"])
+def test_a_killed_process_costs_no_frame(
+    strict: Server, http: httpx.Client, job: dict[str, Any], undisturbed: str, deployment: str
+) -> None:
+    process = until(lambda: strict.replicas(deployment), what=f"a replica of {deployment}")[0]
+    video_id = begun(http, job)
+    until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
+    before = stills(strict, video_id)
+    process.kill()
+    video = ended(http, video_id)
+    assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
+    assert SAFE <= len(before) < TOTAL
+    after = stills(strict, video_id)
+    assert {name: after[name] for name in before} == before  # none was made, or written, again
+    assert len(after) == TOTAL
+    assert content(http, video_id) == content(http, undisturbed)
+    for name in ("frames", "metrics"):
+        assert variant(http, video_id, name) == variant(http, undisturbed, name), name
+    told = http.get(f"/v1/videos/{video_id}/events").text
+    assert told.count("event: frame\n") == TOTAL
