@@ -42,7 +42,7 @@ def measure() -> Report:
         warm = [jobs[0], jobs[1], jobs[len(JOINED)]]
         for number, (name, frames, join) in enumerate(warm + jobs):
             clip = upload(client, _clip(Path(folder) / f"{frames}.mp4", frames))
-            with _watched() as peak:
+            with watched() as peak:
                 video = finished(client, create(client, input_video=clip, join=join, **JOB))
             if number >= len(warm):
                 found[name] = peak[0] / 2**20
@@ -60,7 +60,7 @@ def measure() -> Report:
 
 
 @contextmanager
-def _watched() -> Iterator[list[float]]:
+def watched() -> Iterator[list[float]]:
     """Watch this process and all below it; the list holds the peak in bytes."""
     peak, over = [0.0], threading.Event()
 

@@ -59,7 +59,7 @@ def upload(client: httpx.Client, path: Path) -> str:
 
 
 def create(client: httpx.Client, **fields: Any) -> str:
-    """Ask for a V2V job and return its id."""
+    """Ask for a job, V2V where no model is named, and return its id."""
     answer = client.post("/v1/videos", json={"model": "v2v", **fields})
     answer.raise_for_status()
     return answer.json()["id"]

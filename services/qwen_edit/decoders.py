@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows it
 from torch.utils.checkpoint import checkpoint
 
 from services.errors import ConfigError
-from services.qwen_edit.guidance import read_weights
+from services.qwen_edit.guidance import averaged, read_weights
 
 Part = Callable[[Tensor], Tensor]
 
@@ -43,7 +43,7 @@ def shrunk(latents: Tensor, scale: float) -> Tensor:
     if scale >= 1:
         return latents
     height, width = (max(4, round(side * scale)) for side in latents.shape[-2:])
-    return F.adaptive_avg_pool2d(latents, (height, width))
+    return averaged(latents, height, width)
 
 
 class _Norm(nn.Module):

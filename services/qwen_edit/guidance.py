@@ -12,6 +12,7 @@ FreeDoM (arXiv 2303.09833), with the denoiser's output held constant: the gradie
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol, cast, runtime_checkable
@@ -33,6 +34,8 @@ STYLE_LAYERS = (3, 8, 15, 22)
 """relu1_2, relu2_2, relu3_3 and relu4_3 in torchvision's `vgg16().features`."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM_SEED = 16
+LEAST_SIDE = 8
+"""Pixels. Of less VGG16's last layer sees nothing."""
 UNSEEN = 10
 """Without a velocity, only the last one in so many steps is guided: before, latents are mostly noise."""
 
@@ -49,6 +52,12 @@ def _magnitude(squared: Tensor) -> Tensor:
     return (squared + SOFT**2).sqrt() - SOFT
 
 
+def _padded(pictures: Tensor) -> Tensor:
+    """Repeat the outermost pixels once. By slices: on a GPU the gradient of F.pad's "replicate" depends on chance."""
+    wider = torch.cat([pictures[..., :1], pictures, pictures[..., -1:]], -1)
+    return torch.cat([wider[..., :1, :], wider, wider[..., -1:, :]], -2)
+
+
 def sobel_edges(pictures: Tensor) -> Tensor:
     """Return the length of the luma's gradient, differentiable everywhere.
 
@@ -61,7 +70,7 @@ def sobel_edges(pictures: Tensor) -> Tensor:
     luma = _luma(pictures) if pictures.shape[1] == 3 else pictures
     smooth, slope = luma.new_tensor([1.0, 2.0, 1.0]) / 4, luma.new_tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]  # (2, 1, 3, 3)
-    gradient = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
+    gradient = F.conv2d(_padded(luma), kernels)
     return _magnitude(gradient.square().sum(1, keepdim=True))
 
 
@@ -69,7 +78,7 @@ def laplacian_edges(pictures: Tensor) -> Tensor:
     """Return the absolute Laplacian (four neighbours) of the luma. Shapes and range as `sobel_edges`."""
     luma = _luma(pictures) if pictures.shape[1] == 3 else pictures
     kernel = luma.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).view(1, 1, 3, 3)
-    return _magnitude(F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernel).square())
+    return _magnitude(F.conv2d(_padded(luma), kernel).square())
 
 
 EDGES: Mapping[str, Callable[[Tensor], Tensor]] = {"sobel": sobel_edges, "laplacian": laplacian_edges}
@@ -90,17 +99,36 @@ def resized(pictures: Tensor, height: int, width: int) -> Tensor:
     if pictures.shape[-2:] == (height, width):
         return pictures
     if height <= pictures.shape[-2] and width <= pictures.shape[-1]:
-        return F.adaptive_avg_pool2d(pictures, (height, width))
+        return averaged(pictures, height, width)
     return F.interpolate(pictures, (height, width), mode="nearest-exact")
 
 
+def averaged(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Return pictures shrunk so that each pixel is the mean of the area it covers.
+
+    By two products of matrices: on a GPU the gradient of adaptive pooling depends on chance.
+    """
+    down, across = (_shares(old, new) for old, new in zip(pictures.shape[-2:], (height, width), strict=True))
+    return down.to(pictures) @ pictures @ across.to(pictures).T
+
+
+@lru_cache(maxsize=64)
+def _shares(old: int, new: int) -> Tensor:
+    """(new, old) float64: how much of each old pixel lies in each new one, relative to that one's length."""
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    pixels = torch.arange(old, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return overlap.clamp_min(0) * new / old
+
+
 def fitted(pictures: Tensor, longest: int | None) -> Tensor:
-    """Return pictures shrunk until no side has more than `longest` pixels."""
+    """Return pictures shrunk until no side has more than `longest` pixels, and none of at least 8 fewer than 8."""
     height, width = pictures.shape[-2:]
     if longest is None or max(height, width) <= longest:
         return pictures
     scale = longest / max(height, width)
-    return resized(pictures, max(1, round(height * scale)), max(1, round(width * scale)))
+    height, width = (max(min(side, LEAST_SIDE), round(side * scale)) for side in (height, width))
+    return resized(pictures, height, width)
 
 
 def distance(ours: Tensor, theirs: Tensor, kind: LossKind) -> Tensor:

@@ -41,6 +41,8 @@ from services.worker import Outlet
 
 STYLES_KEPT = 8
 """Clips whose first frame's Gram matrices are kept."""
+LONGEST = 200
+"""Qwen2.5-VL's image processor takes no picture that is more than so many times as long as it is wide."""
 
 
 class CapturingEuler(FlowMatchEulerDiscreteScheduler):
@@ -69,8 +71,8 @@ class QwenEditModel:
             self._pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
         if settings.compile:
             self._pipe.transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
-        # The pipeline reads its module's constants, and a process has one model.
-        edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = settings.reference_area, settings.condition_area
+        if self._device.type == "cuda":  # gradients too must be the same when a frame is made again
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
         self._decoder = self._guiding_decoder()
         self._vgg16 = Vgg16Features(settings.vgg16).to(self._device) if settings.vgg16 is not None else None
@@ -80,11 +82,12 @@ class QwenEditModel:
         """The nets that are there."""
         self._styles: OrderedDict[tuple[bytes, int], Sequence[Tensor]] = OrderedDict()
 
-    def check_shape(self, width: int, height: int) -> None:
+    def check_shape(self, width: int, height: int, param: str) -> None:
         """Raise InvalidParameter when a picture is so long that a side vanishes where the model scales it down."""
-        for area in (self._settings.reference_area, self._settings.condition_area):
-            if min(edit_plus.calculate_dimensions(area, width / height)) < 32:
-                raise InvalidParameter(f"image: {width}x{height} is too long and narrow for this model", param="image")
+        reference = edit_plus.calculate_dimensions(self._settings.reference_area, width / height)
+        seen = edit_plus.calculate_dimensions(self._settings.condition_area, width / height)
+        if min(*reference, *seen) < 32 or max(seen) > LONGEST * min(seen):
+            raise InvalidParameter(f"{param}: {width}x{height} is too long and narrow for this model", param=param)
 
     def edit(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
         """Edit `sitting`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
@@ -144,6 +147,9 @@ class QwenEditModel:
         images = [_picture(_grey(edges))] if edges is not None else []
         images.append(Image.fromarray(sitting.image.pixels[0]))
         guided = request.true_cfg_scale > 1
+        # The pipeline takes these from its module alone.
+        edit_plus.VAE_IMAGE_SIZE = self._settings.reference_area
+        edit_plus.CONDITION_IMAGE_SIZE = self._settings.condition_area
         latents = self._pipe(
             image=images,
             prompt=request.prompt,

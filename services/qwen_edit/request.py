@@ -5,6 +5,8 @@ from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from services.errors import InvalidParameter
+
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 8_000
 """Characters."""
@@ -76,7 +78,10 @@ class Guidance(BaseModel):
     @model_validator(mode="after")
     def _there_is_a_window(self) -> "Guidance":
         if self.end_step is not None and self.start_step > self.end_step:
-            raise ValueError(f"start_step: must not be after end_step, got {self.start_step} and {self.end_step}")
+            raise InvalidParameter(
+                f"ttlg.start_step: must not be after end_step, got {self.start_step} and {self.end_step}",
+                param="ttlg.start_step",
+            )
         return self
 
     @property
@@ -107,7 +112,10 @@ class EditFields(BaseModel):
     @model_validator(mode="after")
     def _guidance_begins_in_time(self) -> "EditFields":
         if self.ttlg.on and self.ttlg.start_step >= self.steps:
-            raise ValueError(f"ttlg.start_step: must be below steps, got {self.ttlg.start_step} of {self.steps} steps")
+            raise InvalidParameter(
+                f"ttlg.start_step: must be below steps, got {self.ttlg.start_step} of {self.steps} steps",
+                param="ttlg.start_step",
+            )
         return self
 
 
@@ -128,5 +136,7 @@ def working_size(width: int, height: int, max_area: int) -> tuple[int, int]:
     Pixels throughout.
     """
     scale = min(1.0, (max_area / (width * height)) ** 0.5)
-    rounding = round if scale == 1.0 else int  # below the limit, never back over it
-    return max(32, rounding(width * scale / 16) * 16), max(32, rounding(height * scale / 16) * 16)
+    across, down = (max(32, round(side / 16) * 16) for side in (width, height))
+    if scale == 1.0 and across * down <= max_area:
+        return across, down
+    return max(32, int(width * scale / 16) * 16), max(32, int(height * scale / 16) * 16)

@@ -192,9 +192,9 @@ class QwenEdit:
             _within("size", across * down, settings.max_area, "pixels")
             size = across, down
         width, height = working_size(*size, request.max_area)
-        for picture in (image, edges):
-            if picture is not None:
-                self._model.check_shape(picture.width, picture.height)
+        self._model.check_shape(image.width, image.height, "image")
+        if edges is not None:  # which are resized to what is sampled
+            self._model.check_shape(width, height, "size" if request.size else "image")
         seed = secrets.randbelow(JSON_SAFE) if request.seed < 0 else request.seed
         return Sitting(request, image, edges, first, size, width, height, seed)
 

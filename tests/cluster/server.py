@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
-START_S = 240.0
+START_S = 420.0
 T = TypeVar("T")
 
 

@@ -31,7 +31,13 @@ def job(http: httpx.Client) -> dict[str, Any]:
     """Slow enough to be hit in the middle."""
     enlarged = np.kron(FRAMES[0], np.ones((2, 2, 1), np.uint8))
     edges = upload(http, zipped(edges_of(FRAMES[1:])))
-    return {"model": "rolling-edit", "init_frame": upload(http, png(enlarged)), "edge_frames": edges, "seed": 3}
+    return {
+        "model": "rolling-edit",
+        "init_frame": upload(http, png(enlarged)),
+        "edge_frames": edges,
+        "seed": 3,
+        "steps": 5,
+    }
 
 
 def begun(http: httpx.Client, job: dict[str, Any]) -> str:

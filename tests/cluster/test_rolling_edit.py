@@ -236,7 +236,7 @@ NAN = float("nan")
         ({"ttlg": {"edge_scale": -1}}, "ttlg.edge_scale", "greater than or equal to 0, got -1"),
         ({"ttlg": {"lr": NAN}}, "ttlg.lr", "finite number"),
         ({"ttlg": {"lr": 0}}, "ttlg.lr", "greater than 0, got 0"),
-        ({"ttlg": {"start_step": 5, "end_step": 2}}, "ttlg", "start_step: must not be after end_step, got 5 and 2"),
+        ({"ttlg": {"start_step": 5, "end_step": 2}}, "ttlg.start_step", "must not be after end_step, got 5 and 2"),
         ({"ttlg": {"start_step": 5}}, "ttlg.start_step", "got 5 of 3 steps"),
         ({"ttlg": {"edge_scal": 1}}, "ttlg.edge_scal", "there is no such field"),
         ({"ttlg": "edge"}, "ttlg", "must be a JSON object"),

@@ -18,6 +18,7 @@ from services.qwen_edit.guidance import (
     Reference,
     Update,
     Vgg16Features,
+    averaged,
     edge_loss,
     fitted,
     gram_loss,
@@ -149,6 +150,14 @@ def test_sizes_shrink_by_averages_and_grow_by_repeating() -> None:
     assert set(resized(picture, 4, 4).unique().tolist()) == {0.0, 1.0}
     assert fitted(torch.zeros(1, 3, 30, 60), 20).shape == (1, 3, 10, 20)
     assert fitted(torch.zeros(1, 3, 30, 60), 100).shape == (1, 3, 30, 60)
+
+
+def test_averages_are_of_areas() -> None:
+    picture = torch.rand(1, 2, 30, 45, dtype=torch.float64)
+    assert torch.allclose(averaged(picture, 10, 9), F.avg_pool2d(picture, (3, 5)))
+    assert torch.allclose(averaged(torch.ones(1, 1, 7, 11), 3, 4), torch.ones(1, 1, 3, 4))
+    steps = torch.tensor([0.0, 1.0, 2.0]).view(1, 1, 1, 3)
+    assert averaged(steps, 1, 2).flatten().tolist() == pytest.approx([1 / 3, 5 / 3])
 
 
 # Decoders.
