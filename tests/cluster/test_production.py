@@ -90,10 +90,10 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     args["qwen_edit"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32", **small}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
-    ray.init(namespace="serve", num_cpus=16, num_gpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(namespace="serve", num_cpus=32, num_gpus=4, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_config(file, "127.0.0.1", free_port()))
-        until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 240, "the deployment")
+        until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 420, "the deployment")
         yield
     finally:
         serve.shutdown()
