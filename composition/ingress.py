@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -366,7 +366,7 @@ def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
     """Describe the bodies that a video is asked for with: one schema for each model."""
     schemas: list[dict[str, Any]] = []
     for model, request_type in requests.items():
-        schema = request_type.model_json_schema()
+        schema = _schema(request_type)
         named = {"type": "string", "enum": [model]}
         kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
         if request_type.REFERENCE:
@@ -380,11 +380,29 @@ def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
 
 
 def _image_body() -> dict[str, Any]:
-    schema = ImageEditRequest.model_json_schema()
+    schema = _schema(ImageEditRequest)
     schema["properties"]["image"] = _media_schema("pictures")
     schema["required"] = ["image"]
     content = {kind: {"schema": schema} for kind in ("multipart/form-data", "application/json")}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _schema(request_type: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema with what it refers to in place: its references would point to the root of the document."""
+    schema = request_type.model_json_schema()
+    parts: dict[str, Any] = schema.pop("$defs", {})
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inlined(each) for each in cast("list[Any]", node)]
+        if not isinstance(node, dict):
+            return node
+        given = cast("dict[str, Any]", node)
+        reference = str(given.get("$ref", ""))
+        rest = {name: inlined(value) for name, value in given.items() if name != "$ref"}
+        return {**inlined(parts[reference.rpartition("/")[2]]), **rest} if reference else rest
+
+    return inlined(schema)
 
 
 def _media_schema(kind: MediaKind) -> dict[str, Any]:

@@ -288,6 +288,15 @@ def test_edges_that_are_no_pictures(http: httpx.Client, first_id: str, data: byt
     assert words in error["message"]
 
 
+def test_the_schema_tells_of_the_fields(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    for path in ("/v1/videos", "/v1/images/edits"):
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert '"#/$defs' not in json.dumps(body)
+        found = [each for each in body.get("oneOf", [body]) if "ttlg" in each["properties"]]
+        assert found[0]["properties"]["ttlg"]["properties"]["lr"]["exclusiveMinimum"] == 0
+
+
 # Beside each other.
 
 
