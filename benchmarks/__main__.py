@@ -14,6 +14,8 @@ BENCHMARKS = (
     "job_call",
     "memory",
     "cancel",
+    "ttlg",
+    "memory_edit",
 )
 
 

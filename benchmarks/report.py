@@ -34,6 +34,15 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """One of several tables, under a heading of its own."""
+
+    title: str
+    method: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a benchmark found."""
 
@@ -48,6 +57,8 @@ class Report:
     """Installed packages whose versions matter."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Versions of what is not installed here: name → version."""
+    sections: Sequence[Section] = ()
+    """Where one table is not enough; `rows` is then empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,10 @@ def write(name: str, report: Report, load_before: float) -> Path:
     day = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     goals = [{"what": g.what, "value": round(g.value, 3), "limit": g.limit, "met": g.met} for g in report.goals]
     facts = {"title": report.title, "date": day, "machine": where, "versions": versions, "method": report.method}
-    found = {"rows": [dict(row) for row in report.rows], "goals": goals, "samples": dict(report.samples)}
+    found: dict[str, object] = {"rows": [dict(row) for row in report.rows], "goals": goals}
+    if report.sections:
+        found["sections"] = {section.title: [dict(row) for row in section.rows] for section in report.sections}
+    found["samples"] = dict(report.samples)
     (RESULTS / f"{name}.json").write_text(json.dumps(facts | found, indent=1, ensure_ascii=False) + "\n")
     page = RESULTS / f"{name}.md"
     page.write_text(_page(report, day, where, versions))
@@ -104,8 +118,6 @@ def write(name: str, report: Report, load_before: float) -> Path:
 
 
 def _page(report: Report, day: str, where: Mapping[str, str | float], versions: Mapping[str, str]) -> str:
-    headings = list(report.rows[0])
-    table = [headings, ["---"] * len(headings), *([_cell(row[h]) for h in headings] for row in report.rows)]
     goals = [
         f"- {goal.what}: {goal.value:.3f}, aimed at {'at most' if goal.at_most else 'at least'} {goal.limit:g}: "
         f"{'met' if goal.met else '**missed**'}"
@@ -118,11 +130,24 @@ def _page(report: Report, day: str, where: Mapping[str, str | float], versions: 
     parts = [
         f"# {report.title}",
         report.method,
-        "\n".join(f"| {' | '.join(cells)} |" for cells in table),
+        _table(report.rows),
         "\n".join(goals),
+        *(
+            part
+            for section in report.sections
+            for part in (f"## {section.title}", section.method, _table(section.rows))
+        ),
         f"{day}. {machine}. {', '.join(f'{name} {number}' for name, number in versions.items())}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    headings = list(rows[0])
+    table = [headings, ["---"] * len(headings), *([_cell(row[h]) for h in headings] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
 def _cell(value: str | float) -> str:

@@ -51,12 +51,13 @@ class _Norm(nn.Module):
 
     def __init__(self, source: Any) -> None:
         super().__init__()
-        self.scale = source.scale
-        self.gamma = nn.Parameter(source.gamma.detach().reshape(-1, 1, 1).clone())
+        self.gamma = nn.Parameter(source.gamma.detach().reshape(-1, 1, 1) * source.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        narrow = x.dtype in (torch.float16, torch.bfloat16)
-        return F.normalize(x.float() if narrow else x, dim=1).to(x.dtype) * self.scale * self.gamma
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
+        # A product, because the way back through a quotient is longer.
+        return (wide * length.reciprocal()).to(x.dtype) * self.gamma
 
 
 class _Residual(nn.Module):
@@ -81,8 +82,11 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         q, k, v = self.to_qkv(self.norm(x)).reshape(n, 1, 3 * c, h * w).transpose(2, 3).chunk(3, dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.squeeze(1).transpose(1, 2).reshape(n, c, h, w)) + x
+        # A CPU goes back through each head on a core of its own, and here is only one: its rows make several.
+        heads = max(parts for parts in range(1, 9) if h % parts == 0) if x.device.type == "cpu" else 1
+        q = q.reshape(n, heads, -1, c)
+        out = F.scaled_dot_product_attention(q, k.expand(-1, heads, -1, -1), v.expand(-1, heads, -1, -1))
+        return self.proj(out.reshape(n, h * w, c).transpose(1, 2).reshape(n, c, h, w)) + x
 
 
 class _Upsample(nn.Module):

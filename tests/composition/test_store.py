@@ -8,8 +8,8 @@ from pathlib import Path
 import pgserver
 import pytest
 
-from composition.store import Lease, News, Page, Store, new_id
-from composition.tables import File, Job, Segment
+from composition.store import FRAME, Lease, News, Page, Store, new_id
+from composition.tables import File, Job, Segment, Still
 from services.errors import Conflict, LeaseLost, NotFound, QueueFull
 
 
@@ -207,3 +207,78 @@ def test_keys_are_kept_as_hashes_only(store: Store) -> None:
     assert key not in repr([vars(row) for row in store.api_keys()])
     assert store.revoke_keys("ann") == 1
     assert store.owner_of(key) is None
+
+
+# Stills.
+
+
+def held(store: Store, lease_s: float = 60.0) -> Lease:
+    claimed = store.claim(lease_s)
+    assert claimed
+    return Lease(claimed.id, claimed.fence)
+
+
+def still(lease: Lease, index: int, name: str = FRAME, scores: dict[str, float] | None = None) -> Still:
+    key = f"{lease.job_id}/{index}-{name}-{lease.fence}"
+    return Still(job_id=lease.job_id, index=index, name=name, key=key, scores=scores)
+
+
+def test_stills_are_found_by_their_frame_and_by_what_they_show(store: Store) -> None:
+    job(store)
+    job(store)
+    lease, other = held(store), held(store)
+    assert store.still(lease.job_id, -1) is None
+    for index in (2, 0, 10, 1):  # in no order
+        sketches = [still(lease, index, name) for name in ("soft_edges", "after")]
+        store.record(lease, {}, [], [*sketches, still(lease, index, scores={"edge_loss": index / 4})])
+    store.record(other, {}, [], [still(other, 99)])
+    frames = store.stills(lease.job_id, frames=True)
+    assert [(row.index, row.name) for row in frames] == [(index, FRAME) for index in (0, 1, 2, 10)]
+    assert [row.scores for row in frames] == [{"edge_loss": index / 4} for index in (0, 1, 2, 10)]
+    assert [row.index for row in store.stills(lease.job_id, frames=True, start=2)] == [2, 10]
+    sketches = store.stills(lease.job_id, frames=False, start=2)
+    assert [(row.index, row.name) for row in sketches] == [
+        (i, name) for i in (2, 10) for name in ("after", "soft_edges")
+    ]
+    assert [row.scores for row in sketches] == [None] * 4
+    found = [store.still(lease.job_id, index) for index in (-1, 0, 2, 3)]
+    assert [row.index if row else None for row in found] == [10, 0, 2, None]
+
+
+def test_a_still_is_kept_once_and_with_all_that_belongs_to_it(store: Store) -> None:
+    job(store)
+    lease = held(store)
+    store.record(lease, {"frames_done": 1}, [News("frame", {"index": 0})], [still(lease, 0)])
+    again = [still(lease, 1, "soft_edges"), still(lease, 0, scores={"edge_loss": 1.0})]
+    with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
+        store.record(lease, {"frames_done": 2}, [News("frame", {"index": 0})], again)
+    assert [(row.index, row.scores) for row in store.stills(lease.job_id, frames=True)] == [(0, None)]
+    assert store.stills(lease.job_id, frames=False) == []
+    assert store.job(lease.job_id).frames_done == 1
+    assert [event.kind for event in store.events(lease.job_id)] == ["status", "status", "frame"]
+
+
+def test_who_lost_the_lease_adds_no_still_and_a_successor_goes_on(store: Store) -> None:
+    job(store)
+    old = held(store, lease_s=-1.0)
+    store.record(old, {"frames_done": 1}, [], [still(old, 0)])
+    new = held(store)
+    assert new.job_id == old.job_id
+    with pytest.raises(LeaseLost):
+        store.record(old, {"frames_done": 2}, [News("frame", {"index": 1})], [still(old, 1)])
+    store.record(new, {"frames_done": 2}, [], [still(new, 1)])
+    keys = [row.key for row in store.stills(new.job_id, frames=True)]
+    assert keys == [f"{new.job_id}/0-{FRAME}-{old.fence}", f"{new.job_id}/1-{FRAME}-{new.fence}"]
+
+
+def test_a_job_that_is_forgotten_leaves_no_still(store: Store) -> None:
+    job(store)
+    job(store)
+    lease, other = held(store), held(store)
+    for each in (lease, other):
+        store.record(each, {}, [], [still(each, 0), still(each, 0, "soft_edges")])
+    store.end(lease, "completed")
+    assert store.still(lease.job_id, 0) is not None
+    store.forget(lease.job_id)
+    assert store.stills(lease.job_id, frames=True) == store.stills(lease.job_id, frames=False) == []
+    assert len(store.stills(other.job_id, frames=True)) == len(store.stills(other.job_id, frames=False)) == 1

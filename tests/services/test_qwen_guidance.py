@@ -319,7 +319,7 @@ def test_the_losses_fall(vae, vgg16) -> None:
     reference = Reference(sobel_edges(stripes()), style, previous)
     for name in ("edge", "gram", "temporal"):
         scales = {f"{other}_scale": float(other == name) for other in ("edge", "gram", "temporal")}
-        settings = Guidance(**scales, lr=0.1, inner_steps=12, gram_size=SIDE)
+        settings = Guidance.model_validate({**scales, "lr": 0.1, "inner_steps": 12, "gram_size": SIDE})
         seen: list[float] = []
         LossGuidance(
             settings,

@@ -1,0 +1,32 @@
+"""Guidance at test time: what it does to a rolling edit, what it costs, and which cheap ways keep its direction."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import ttlg_cost, ttlg_direction, ttlg_quality
+from benchmarks.report import RESULTS, Report
+from benchmarks.ttlg_cases import loaded
+
+METHOD = """\
+On the miniature of Qwen-Image-Edit, on the CPU, in this process: no server. Each part says what it measures."""
+
+
+def measure() -> Report:
+    """Measure quality, cost and direction, and draw the losses. A quarter of an hour on two cores."""
+    with tempfile.TemporaryDirectory() as home:
+        edit = loaded(Path(home))
+        quality = ttlg_quality.measure(edit)
+        direction = ttlg_direction.measure(edit)
+    cost, goals, samples = ttlg_cost.measure()
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "ttlg.csv").write_text(quality.csv())
+    (RESULTS / "ttlg.svg").write_text(quality.svg())
+    return Report(
+        "Guidance at test time",
+        METHOD,
+        rows=(),
+        goals=[*quality.goals(), *goals],
+        samples=samples,
+        packages=("torch", "diffusers"),
+        sections=[quality.section(), cost, *direction],
+    )

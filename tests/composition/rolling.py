@@ -1,0 +1,88 @@
+"""A rolling edit without Ray: its graph, the service that it asks, and media on the disk."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from composition.artifacts import ArtifactSettings
+from composition.calls import Transport
+from composition.encode import png
+from composition.graph import NOTHING_KNOWN, GraphSettings, Known
+from composition.rolling_edit import RollingEdit, RollingEditRequest
+from services.frames import Fact, Frames, Item, Pixels
+from tests.composition import albums, media
+from tests.composition.serving import EditService, Handle, noise
+
+EDGES = 5
+STEPS = 3
+FIRST = noise(0, 51, 37)
+
+T = TypeVar("T", bound=Item)
+
+
+class Gone(Exception):
+    """Stands for the transport's own exception."""
+
+
+class Full(Exception):
+    """Likewise."""
+
+
+class Room:
+    """A graph, the service that it asks, and media on the disk."""
+
+    def __init__(self, folder: Path, service: EditService | None = None, **defaults: Any) -> None:
+        self.folder = folder
+        self.service = service or EditService()
+        self.handle = Handle(self.service)
+        settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")), defaults=defaults)
+        self.graph = RollingEdit(self.handle, settings, Transport(lost=(Gone,), busy=(Full,)))
+
+    def picture(self, pixels: Pixels, name: str = "first.png") -> str:
+        (self.folder / name).write_bytes(png(pixels))
+        return str(self.folder / name)
+
+    def edges(self, count: int = EDGES) -> str:
+        files = {f"e{number}.png": albums.numbered(number) for number in range(count)}
+        return str(albums.folder(self.folder / f"edges{count}", files))
+
+    def request(self, **fields: Any) -> RollingEditRequest:
+        """A small edit; a field that is None is left out."""
+        given = {"init_frame": self.picture(FIRST), "edge_frames": self.edges(), "seed": 7, "steps": STEPS, **fields}
+        return RollingEditRequest.model_validate({name: v for name, v in given.items() if v is not None})
+
+    def run(self, request: RollingEditRequest, known: Known = NOTHING_KNOWN) -> AsyncGenerator[Item]:
+        return cast("AsyncGenerator[Item]", self.graph.run(request, known))
+
+    async def items(self, known: Known = NOTHING_KNOWN, **fields: Any) -> list[Item]:
+        async with aclosing(self.run(self.request(**fields), known)) as items:
+            return [item async for item in items]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [asked.request.seed for asked in self.service.asked]
+
+    @property
+    def followed(self) -> list[int]:
+        """The numbers of the edges that were followed."""
+        return [media.number_of(asked.edges.pixels[0]) for asked in self.service.asked if asked.edges is not None]
+
+
+def of(kind: type[T], items: list[Item]) -> list[T]:
+    return [item for item in items if isinstance(item, kind)]
+
+
+def facts(items: list[Item]) -> dict[str, object]:
+    return {fact.name: fact.value for fact in of(Fact, items)}
+
+
+def pictures(items: list[Item]) -> list[bytes]:
+    return [frames.pixels.tobytes() for frames in of(Frames, items)]
+
+
+async def gathered(items: AsyncGenerator[Item], seen: list[Item]) -> None:
+    """Take all there is, and keep what came before an error."""
+    async with aclosing(items):
+        async for item in items:
+            seen.append(item)  # noqa: PERF401 - a comprehension would lose them

@@ -1,0 +1,179 @@
+"""Deployments without Ray: handles and streaming calls within this process, and a service that edits by arithmetic."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch, StageDone
+from services.qwen_edit.request import EditRequest
+
+
+class Call:
+    """A streaming call. As in Ray, the other side works in a task of its own and waits for nobody who listens."""
+
+    def __init__(self, items: AsyncGenerator[Item]) -> None:
+        self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
+        self.task = asyncio.ensure_future(self._work(items))
+        self.cancelled = False
+
+    async def _work(self, items: AsyncGenerator[Item]) -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    self._waiting.put_nowait(item)
+        finally:
+            self._waiting.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        while (item := await self._waiting.get()) is not None:
+            yield item
+        await self.task
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.task.cancel()
+
+
+class Answers:
+    """What comes back from a broadcast."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[object]:
+        assert return_exceptions, "one replica that does not answer must not hide the others"
+        async with asyncio.timeout(timeout_s):
+            return [await self._answer]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a deployment, ready to be called."""
+
+    handle: "Handle"
+    name: str
+
+    def remote(self, *args: object) -> Call:
+        call = Call(getattr(self.handle.deployed, self.name)(*args))
+        self.handle.calls.append(call)
+        return call
+
+
+class Handle:
+    """Stands for a `DeploymentHandle`; what is deployed is an object of this process."""
+
+    def __init__(self, deployed: object) -> None:
+        self.deployed = deployed
+        self.calls: list[Call] = []
+
+    def options(self, *, method_name: str, stream: bool, _by_reference: bool) -> Method:
+        assert stream, "all methods stream"
+        assert _by_reference, "by value, a frame is too large for one of Ray's messages"
+        return Method(self, method_name)
+
+    def broadcast(self, method: str, *args: object) -> Answers:
+        return Answers(getattr(self.deployed, method)(*args))
+
+    async def rested(self) -> list[Call]:
+        """The calls so far, once none of them works any more."""
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(call.task for call in self.calls), return_exceptions=True)
+        return self.calls
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the service was asked, once."""
+
+    request: EditRequest
+    image: Frames
+    edges: Frames | None
+    first: Frames | None
+    key: str
+
+
+class EditService:
+    """Qwen-Image-Edit's place: the same stream, and pixels that depend on everything that the real ones depend on.
+
+    Args:
+        failing: number of the call, from 0 → what it raises in the middle of its steps.
+        hanging: number of the call that waits behind its first step until it `may_go_on`.
+    """
+
+    def __init__(self, failing: Mapping[int, Exception] | None = None, hanging: int | None = None) -> None:
+        self._failing = failing or {}
+        self._hanging = hanging
+        self.asked: list[Asked] = []
+        self.stopped: list[str] = []
+        self.working = 0
+        """Calls that have begun and not ended."""
+        self.hangs = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    async def edit(
+        self,
+        request: EditRequest,
+        image: Frames,
+        edges: Frames | None = None,
+        first: Frames | None = None,
+        key: str = "",
+    ) -> AsyncGenerator[Item]:
+        number = len(self.asked)
+        self.asked.append(Asked(request, image, edges, first, key))
+        self.working += 1
+        try:
+            yield Fact("seed", request.seed)
+            yield Fact("lpips", "random weights")
+            for step in range(request.steps + 1):
+                yield Progress("denoise", step, request.steps)
+                if step and number == self._hanging:
+                    self.hangs.set()
+                    await self.may_go_on.wait()
+                if step and number in self._failing:
+                    raise self._failing[number]
+            for item in results(request, image, edges, first or image):
+                yield item
+            yield StageDone("edit", "qwen-edit", "nowhere", "", f"replica {number % 2}", 0.5)
+        finally:
+            self.working -= 1
+
+    async def stop(self, key: str) -> None:
+        self.stopped.append(key)
+
+
+def results(request: EditRequest, image: Frames, edges: Frames | None, first: Frames) -> list[Item]:
+    """Sketches if they are asked for, scores, and the picture."""
+    style = first if request.ttlg.gram_scale > 0 else None
+    given = [frames.pixels for frames in (image, edges, style) if frames is not None]
+    mixed = zlib.crc32(b"".join(pixels.tobytes() for pixels in given))
+    pixels = np.random.default_rng([request.seed, mixed]).integers(0, 256, image.pixels.shape, dtype=np.uint8)
+    changed = [float(np.abs(pixels.astype(int) - other.pixels).mean()) for other in (image, first)]
+    found: list[Item] = []
+    if request.debug:
+        found += [Sketch(0, "inverted", Frames(255 - pixels)), Sketch(0, "mirrored", Frames(flipped(pixels)))]
+    return [*found, Scores(0, edge_loss=changed[0], temporal_loss=None, lpips_to_init=changed[1]), Frames(pixels)]
+
+
+def flipped(pixels: Pixels) -> Pixels:
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def noise(seed: int, width: int = 50, height: int = 34) -> Pixels:
+    """A picture in which every pixel counts, (h, w, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class MuteService:
+    """A service that says nothing of what it makes; it makes `picture`, or nothing."""
+
+    def __init__(self, picture: Frames | None = None) -> None:
+        self._picture = picture
+
+    async def edit(self, *asked: object) -> AsyncGenerator[Item]:
+        if self._picture is not None:
+            yield self._picture
