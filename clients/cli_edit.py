@@ -57,6 +57,15 @@ class EditSources(TypedDict, total=False):
     init_frame: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="The first frame: a picture.")
     ]
+    style_frame: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A picture whose style the Gram loss holds, where it is not the first frame.",
+        ),
+    ]
     edge_frames_dir: Annotated[
         Path | None,
         typer.Option(exists=True, readable=True, callback=_pictures, help="Edge pictures: a folder, or a .zip file."),
@@ -112,6 +121,7 @@ def edit(ctx: typer.Context, sources: EditSources, fields: EditOptions, results:
     _check(sources, results)
     files = {
         "init_frame": sources.get("init_frame"),
+        "style_frame": sources.get("style_frame"),
         "edge_frames": sources.get("edge_frames_dir"),
         "edge_video": sources.get("edge_video"),
         "rgb_video": sources.get("rgb_video"),

@@ -90,6 +90,7 @@ class VideoFields(ContinuationFields, EditFields, total=False):
     image: Media | None
     last_image: Media | None
     init_frame: Media | None
+    style_frame: Media | None
     edge_frames: Media | Sequence[Media] | None
     """Pictures, or a zip of them; the path of a folder is sent as a zip of the files in it."""
     edge_video: Media | None

@@ -79,11 +79,13 @@ class Editor:
             raise InvalidParameter(
                 f"image: give the picture, or the edge picture and the picture; got {pictures}", param="image"
             )
-        if pictures == 1:
-            if not fields.get("prompt"):
-                raise InvalidParameter("prompt: field required", param="prompt")
-            fields = {"ttlg": {"edge_scale": 0.0}, **fields}  # there are no edges to follow
-        return parsed(ImageEditRequest, {**self._defaults, **fields}, self._limits)
+        merged = {**self._defaults, **fields}
+        if pictures == 1 and not merged.get("prompt"):
+            raise InvalidParameter("prompt: field required", param="prompt")
+        asked = parsed(ImageEditRequest, merged, self._limits)
+        if pictures == 1 and "edge_scale" not in asked.ttlg.model_fields_set:  # there are no edges to follow
+            return asked.model_copy(update={"ttlg": asked.ttlg.model_copy(update={"edge_scale": 0.0})})
+        return asked
 
     async def edit(self, request: ImageEditRequest, pictures: Sequence[Frames]) -> ImagesObject:
         """Edit, and answer when all are done. Being cancelled stops the work within one denoising step."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.artifacts import Artifacts
 from composition.bodies import Body, taken_media
@@ -13,19 +13,22 @@ from composition.graph import GraphRequest
 from composition.rolling_edit import Branch
 from composition.schemas import parsed
 from composition.store import Store, new_id
-from composition.tables import File, Job
+from composition.tables import File, Job, Still
 from composition.uploads import Uploads
 from services.errors import InvalidParameter, NotFound
 from services.qwen_edit.request import from_json
 
 BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""
+STYLE = "style_frame"
+"""The field that is the older job's first frame where a branch does not begin with a frame of its own."""
 
 
 class _Branching(BaseModel):
-    """The one field that must be read before the others."""
+    """What must be read before the other fields."""
 
     branch_from: Annotated[Branch, BeforeValidator(from_json)]
+    ttlg: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict[str, Any])
 
 
 class Orders:
@@ -67,55 +70,68 @@ class Orders:
             raise InvalidParameter(f"model: there is no {model[:60]!r}; there are {known}", param="model")
         media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
         del fields["model"]
-        inherited: dict[str, File] = {}
+        inherited: dict[str, File | Still] = {}
         if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
-        fields = {**self._defaults.get(model, {}), **self._openai_fields(fields)}
+        fields = {**self._defaults.get(model, {}), **self._openai_fields(request_type, fields)}
         pending = dict.fromkeys({*media, *inherited}, "pending")
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, self._limits.get(model, {}))
-        files = inherited | {
+        files = {
             name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()
         }
+        files |= {name: file for name, file in inherited.items() if isinstance(file, File)}
         asked.check_media({name: int(file.facts["frames"]) for name, file in files.items()})
+        files |= {name: await self._kept(still, owner) for name, still in inherited.items() if isinstance(still, Still)}
         params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
         keys = {name: file.key for name, file in files.items()}
         return Job(id=new_id("video"), owner=owner, model=model, params=params, media=keys, created_at=time.time())
 
     async def _branched(
         self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str], owner: str
-    ) -> tuple[dict[str, Any], dict[str, File]]:
+    ) -> tuple[dict[str, Any], dict[str, File | Still]]:
         """Return the fields with those of the older job behind them, and the media that come from it.
 
         The first frame is the older job's frame; edges that are not given go on where that frame stands.
         """
-        branch = parsed(_Branching, {BRANCH: fields[BRANCH]}, {}).branch_from
+        read_first = {name: fields[name] for name in _Branching.model_fields if fields.get(name) is not None}
+        branching = parsed(_Branching, read_first, {})
+        branch = branching.branch_from
         old = await asyncio.to_thread(self._older, branch.video, request_type, owner)
         still = await asyncio.to_thread(self._store.still, old.id, branch.frame)
         if still is None:
             last = await asyncio.to_thread(self._store.still, old.id, -1)
             there = f"it has 0 to {last.index}" if last else "it has none yet"
             raise InvalidParameter(f"{BRANCH}.frame: {old.id} has no frame {branch.frame}; {there}", param=BRANCH)
-        inherited: dict[str, File] = {}
+        inherited: dict[str, File | Still] = {}
         behind = {name: value for name, value in old.params.items() if name not in {*request_type.MEDIA, BRANCH}}
-        own_edges = given - {request_type.REFERENCE}
-        if own_edges:
-            behind["edge_start"] = 0
+        pictures = {request_type.REFERENCE, STYLE}
+        if given - pictures:  # edges of its own
+            behind |= {"edge_start": 0, "max_frames": None}
         else:
             behind["edge_start"] = int(old.params["edge_start"]) + branch.frame
             behind |= {} if "max_frames" in fields else _left(old, branch.frame)
-            for name in old.media:
-                if name != request_type.REFERENCE:
-                    inherited[name] = await asyncio.to_thread(self._still_there, old, name, owner)
+            for name in old.media.keys() - pictures:
+                inherited[name] = await asyncio.to_thread(self._still_there, old, name, owner)
+        if not given & pictures:
+            inherited |= await self._style(old, branch.frame, owner)
         if request_type.REFERENCE not in given:
-            data = b"".join(await asyncio.to_thread(list, self._artifacts.read(still.key)))
-            inherited[request_type.REFERENCE] = await self._uploads.keep(data, owner, BRANCH)
-        merged = {
-            name: {**value, **fields[name]} if _both_objects(value, fields.get(name)) else fields.get(name, value)
-            for name, value in behind.items()
-        }
-        return {**fields, **merged}, inherited
+            inherited[request_type.REFERENCE] = still
+        guidance = {"ttlg": {**behind["ttlg"], **branching.ttlg}}
+        return {**behind, **fields, **guidance}, inherited
+
+    async def _style(self, old: Job, frame: int, owner: str) -> Mapping[str, File | Still]:
+        """Whose style the older job held, where that is not the very frame to begin with."""
+        if STYLE in old.media:
+            return {STYLE: await asyncio.to_thread(self._still_there, old, STYLE, owner)}
+        first = await asyncio.to_thread(self._store.still, old.id, 0)
+        return {STYLE: first} if first is not None and frame > 0 else {}
+
+    async def _kept(self, still: Still, owner: str) -> File:
+        """Keep a frame of an older job as a file, which stays when that job is deleted."""
+        data = b"".join(await asyncio.to_thread(list, self._artifacts.read(still.key)))
+        return await self._uploads.keep(data, owner, BRANCH)
 
     def _older(self, video: str, request_type: type[GraphRequest], owner: str) -> Job:
         try:
@@ -131,11 +147,13 @@ class Orders:
             return self._store.file(str(old.params[name]), owner)
         except NotFound as error:
             raise NotFound(
-                f"{BRANCH}.video: the {name} of {old.id} was deleted; give the edges again", param=BRANCH
+                f"{BRANCH}.video: the {name} of {old.id} was deleted; give {name} again", param=BRANCH
             ) from error
 
-    def _openai_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Read OpenAI's `seconds` as a number of frames. Raises InvalidParameter."""
+    def _openai_fields(self, request_type: type[GraphRequest], fields: dict[str, Any]) -> dict[str, Any]:
+        """Read OpenAI's `seconds` as a number of frames, where that can be chosen. Raises InvalidParameter."""
+        if "num_frames" not in request_type.model_fields:
+            return fields
         seconds = fields.pop("seconds", None)
         if seconds is None or "num_frames" in fields:
             return fields
@@ -152,7 +170,3 @@ def _left(old: Job, frame: int) -> dict[str, int]:
     """How many frames the older job would still have made, that frame counted."""
     most = old.params.get("max_frames")
     return {} if most is None else {"max_frames": max(1, int(most) - frame)}
-
-
-def _both_objects(one: object, other: object) -> bool:
-    return isinstance(one, dict) and isinstance(other, dict)

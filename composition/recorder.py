@@ -87,6 +87,8 @@ class Recorder:
             ModelFailed: the run leaves a gap, or has another size or rate than the ones before.
         """
         await self._fit(frames)
+        if frames.first > self._taken:
+            raise ModelFailed(f"frame {self._taken} is missing; the next one to come was {frames.first}")
         if self._keeps and frames.first >= self.safe:
             await asyncio.to_thread(self._keep, frames, scores, sketches)
         await self._take(frames)
@@ -99,8 +101,6 @@ class Recorder:
             raise ModelFailed(f"the frames changed from {self._format} to {fmt} within one video")
 
     async def _take(self, frames: Frames) -> None:
-        if frames.first > self._taken:
-            raise ModelFailed(f"frame {self._taken} is missing; the next one to come was {frames.first}")
         fresh = frames.pixels[self._taken - frames.first :]
         if len(fresh):
             self._waiting.append(fresh)

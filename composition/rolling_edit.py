@@ -17,6 +17,7 @@ from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch, StageDone
 from services.qwen_edit.request import MAX_SEED, EdgeFilter, EditFields, EditRequest, from_json
 
+MAX_FRAME = 2**31 - 1
 DEFAULT_RATE = Fraction(16)
 """Frames per second where the edges are pictures and say none."""
 
@@ -28,7 +29,7 @@ class Branch(BaseModel):
 
     video: str
     """The older job's id."""
-    frame: Annotated[int, Field(ge=0)]
+    frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
 
 
 class RollingEditRequest(GraphRequest, EditFields):
@@ -39,6 +40,7 @@ class RollingEditRequest(GraphRequest, EditFields):
 
     MEDIA = {  # noqa: RUF012
         "init_frame": "image",
+        "style_frame": "image",
         "edge_frames": "pictures",
         "edge_video": "video",
         "rgb_video": "video",
@@ -50,6 +52,8 @@ class RollingEditRequest(GraphRequest, EditFields):
 
     init_frame: str | None = None
     """The first frame; by default that of `rgb_video`."""
+    style_frame: str | None = None
+    """Whose style the Gram loss holds, and which `lpips_to_init` compares with; by default the first frame."""
     edge_frames: str | None = None
     """Edge pictures, white on black, in the natural order of their names."""
     edge_video: str | None = None
@@ -68,7 +72,8 @@ class RollingEditRequest(GraphRequest, EditFields):
     debug: bool = False
     """Keep pictures of the edges and of what guidance did, for each frame."""
     branch_from: Annotated[Branch, BeforeValidator(from_json)] | None = None
-    """Begin at a frame of an older job, with its fields for all that is not given. Over HTTP only."""
+    """Begin at a frame of an older job, with its fields for all that is not given, and its first frame for
+    `style_frame`. Over HTTP only."""
 
     @model_validator(mode="after")
     def _something_to_follow(self) -> "RollingEditRequest":
@@ -118,7 +123,8 @@ class Roll:
     """One rolling edit, with everything decided that was left open."""
 
     edit: EditRequest
-    first: Frames
+    style: Frames
+    """Whose style is held."""
     seed: int
     total: int
     """Frames, the first one counted."""
@@ -147,8 +153,9 @@ class RollingEdit:
         if known.again:
             await stop_everywhere(self._qwen_edit, known.key, self._transport)
         first = await self._first(request)
+        style = await self._media.picture(request.style_frame) if request.style_frame else first
         async with self._media.opened(request.edges[1]) as edges:
-            roll = _planned(request, first, edges, known)
+            roll = _planned(request, style, edges, known)
             yield Fact("seed", roll.seed)
             yield Fact("frames_total", roll.total)
             if known.frames == 0:
@@ -166,11 +173,8 @@ class RollingEdit:
                                 if stages.passes(item):
                                     yield item
                         made += 1
-            if made < roll.total:  # some files do not know how many frames they have
-                yield Fact("frames_total", made)
-                yield Fact("degraded", f"{request.edges[0]}: ended after {made - 1} edges")
-            for stage in stages.done():
-                yield stage
+            for item in [*_fallen_short(roll, request.edges[0], edges, made), *stages.done()]:
+                yield item
 
     async def _first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
@@ -184,7 +188,7 @@ class RollingEdit:
         seed = (roll.seed + roll.start + index) % (MAX_SEED + 1)
         edit = roll.edit.model_copy(update={"seed": seed})
         edge = Frames(np.ascontiguousarray(pixels)[None])
-        call = stream(self._qwen_edit, "edit", edit, previous, edge, roll.first, roll.key)
+        call = stream(self._qwen_edit, "edit", edit, previous, edge, roll.style, roll.key)
         async with opened(call, self._transport) as items:
             async for item in items:
                 match item:
@@ -223,9 +227,16 @@ class Stages:
         return list(self._done.values())
 
 
-def _planned(request: RollingEditRequest, first: Frames, edges: Decoder, known: Known) -> Roll:
+def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:
+    """What is known of the edges only when they have all been read."""
+    if made < roll.total:  # some files do not know how many frames they have
+        return [Fact("frames_total", made), Fact("degraded", f"{field}: ended after {made - 1} edges")]
+    return [Fact("degraded", f"{field}: {edges.facts.damaged}")] if edges.facts.damaged else []
+
+
+def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
     fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     seed = secrets.randbelow(2**53) if request.seed < 0 else request.seed
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
-    return Roll(edit, first, seed, request.frames_total(edges.facts.frames), rate, request.edge_start, known.key)
+    return Roll(edit, style, seed, request.frames_total(edges.facts.frames), rate, request.edge_start, known.key)

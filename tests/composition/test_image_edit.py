@@ -61,6 +61,9 @@ def test_what_is_asked_stands_before_the_configuration_s_defaults() -> None:
     assert made.asked({"ttlg": '{"lr": 0.25}'}, 2).ttlg.lr == 0.25
     assert made.asked({"size": "auto"}, 2).size is None
     assert made.asked({"prompt": "x"}, 1).ttlg.edge_scale == 0
+    assert made.asked({"prompt": "x", "ttlg": '{"gram_scale": 1}'}, 1).ttlg.edge_scale == 0
+    assert made.asked({"prompt": "x", "ttlg": {"edge_scale": 2}}, 1).ttlg.edge_scale == 2  # the service refuses it
+    assert editor(EditService(), prompt="at night").asked({}, 1).prompt == "at night"
 
 
 @pytest.mark.parametrize(

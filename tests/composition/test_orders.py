@@ -83,6 +83,11 @@ async def test_seconds_are_read_as_frames(counter: Counter, seconds: object, fra
     assert (await free.video(seconds=seconds, num_frames=13)).params["num_frames"] == 13
 
 
+async def test_a_model_whose_length_lies_in_its_edges_has_no_seconds(counter: Counter) -> None:
+    with pytest.raises(InvalidParameter, match="seconds: there is no such field"):
+        await counter.edit(seconds=2)
+
+
 @pytest.mark.parametrize("seconds", ["", "long", 0, -1, 3600, "nan", "inf", [4], {}])
 async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None:
     with pytest.raises(InvalidParameter, match="seconds: must be a number above 0, got ") as caught:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from composition.encode import png
+from composition.store import Page
 from composition.tables import Job
 from services.errors import InvalidParameter, LimitExceeded, NotFound, ReelError
 from tests.composition import albums, media
@@ -32,10 +33,16 @@ async def test_what_is_not_given_is_the_older_job_s(counter: Counter, old: Job, 
     job = await counter.branch(old.id, frame)
     branch = {"video": old.id, "frame": frame}
     first = counter.store.file(job.params["init_frame"], "ann")
-    expected = {"init_frame": first.id, "branch_from": branch} | ({"edge_start": frame} if frame else {})
+    expected: dict[str, Any] = {"init_frame": first.id, "branch_from": branch}
+    media = {"init_frame": first.key, "edge_frames": counter.edges.key}
+    if frame:
+        style = counter.store.file(job.params["style_frame"], "ann")
+        assert counter.data(style) == png(frame_of(0))
+        expected |= {"edge_start": frame, "style_frame": style.id}
+        media |= {"style_frame": style.key}
     assert changed(job, old) == expected
     assert counter.data(first) == png(frame_of(frame))
-    assert job.media == {"init_frame": first.key, "edge_frames": counter.edges.key}
+    assert job.media == media
     assert (job.owner, job.model) == ("ann", "rolling-edit")
     assert job.id != old.id
 
@@ -46,7 +53,7 @@ async def test_what_is_given_stands_before_the_older_job_s(counter: Counter, old
     merged = {**old.params["ttlg"], "lr": 0.5}
     different = changed(job, old)
     assert {name: different[name] for name in given} == {**given, "ttlg": merged}
-    assert set(different) == {*given, "init_frame", "branch_from", "edge_start"}
+    assert set(different) == {*given, "init_frame", "style_frame", "branch_from", "edge_start"}
     assert (job.params["edge_start"], job.params["prompt"]) == (2, "a boat")
     assert (await counter.branch(old.id, 2, edge_start=1)).params["edge_start"] == 1
     drawn = {(await counter.branch(old.id, 2, seed=-1)).params["seed"] for _ in range(2)}
@@ -78,7 +85,7 @@ async def test_own_edges_begin_at_their_first(counter: Counter) -> None:
     video = await counter.upload(media.count(counter.folder / "a.mp4", 6, rate=Fraction(12)).read_bytes())
     job = await counter.branch(old.id, 2, edge_video=video.id)
     assert (job.params["edge_start"], job.params["edge_frames"], job.params["seed"]) == (0, None, 5)
-    assert job.media.keys() == {"init_frame", "edge_video"}
+    assert job.media.keys() == {"init_frame", "style_frame", "edge_video"}
     assert counter.data(counter.store.file(job.params["init_frame"], "ann")) == png(frame_of(2))
     assert (await counter.branch(old.id, 2, edge_video=video.id, edge_start=3)).params["edge_start"] == 3
     assert (await counter.branch(old.id, 2)).params["edge_start"] == 3
@@ -87,9 +94,35 @@ async def test_own_edges_begin_at_their_first(counter: Counter) -> None:
 @pytest.mark.parametrize("field", ["init_frame", "input_reference"])
 async def test_an_own_first_frame_stands_before_the_older_job_s_frame(counter: Counter, old: Job, field: str) -> None:
     mine = await counter.upload(albums.numbered(9))
+    files = len(counter.store.files("ann", Page(100))[0])
     job = await counter.branch(old.id, 3, **{field: mine.id})
     assert job.media == {"init_frame": mine.key, "edge_frames": counter.edges.key}
     assert job.params["edge_start"] == 3
+    assert len(counter.store.files("ann", Page(100))[0]) == files
+
+
+async def test_own_edges_end_where_they_end(counter: Counter) -> None:
+    old = await counter.begun(await counter.edit(max_frames=EDGES + 1), 3)
+    edges = await counter.upload(albums.album(counter.folder / "two.zip", 2).read_bytes())
+    assert (await counter.branch(old.id, 2, edge_frames=edges.id)).params["max_frames"] is None
+    with pytest.raises(InvalidParameter, match="max_frames: 4 frames need 3 edges, and there are 2"):
+        await counter.branch(old.id, 2, edge_frames=edges.id, max_frames=4)
+
+
+async def test_the_style_is_handed_on(counter: Counter, old: Job) -> None:
+    middle = await counter.branch(old.id, 1)
+    counter.store.end(counter.lease(old), "completed")
+    await counter.begun(middle, 2)
+    assert (await counter.branch(middle.id, 1)).params["style_frame"] == middle.params["style_frame"]
+    mine = await counter.upload(albums.numbered(9))
+    assert (await counter.branch(middle.id, 1, style_frame=mine.id)).media["style_frame"] == mine.key
+
+
+async def test_guidance_that_is_no_json_object(counter: Counter, old: Job) -> None:
+    for bad in ("{", "3", "[]"):
+        with pytest.raises(InvalidParameter, match="ttlg: ") as caught:
+            await counter.branch(old.id, 1, ttlg=bad)
+        assert caught.value.param == "ttlg"
 
 
 async def test_an_ordinary_video_is_taken_over_as_the_edges(counter: Counter) -> None:
@@ -105,7 +138,8 @@ async def test_an_ordinary_video_is_taken_over_as_the_edges(counter: Counter) ->
     ("branch", "param", "words"),
     [
         ({"frame": FRAMES}, "branch_from", "branch_from.frame: OLD has no frame 4; it has 0 to 3"),
-        ({"frame": 2**40}, "branch_from", "branch_from.frame: OLD has no frame 1099511627776; it has 0 to 3"),
+        ({"frame": 2**31 - 1}, "branch_from", "branch_from.frame: OLD has no frame 2147483647; it has 0 to 3"),
+        ({"frame": 2**31}, "branch_from.frame", "branch_from.frame: input should be less than or equal to 2147483647"),
         ({"frame": -1}, "branch_from.frame", "branch_from.frame: input should be greater than or equal to 0, got -1"),
         ({"frame": "last"}, "branch_from.frame", "branch_from.frame: input should be a valid integer"),
         ({"frame": None}, "branch_from.frame", "branch_from.frame: "),
@@ -137,12 +171,16 @@ async def test_a_job_without_a_frame_yet(counter: Counter) -> None:
 
 
 async def test_a_job_that_is_not_there_or_somebody_else_s(counter: Counter, old: Job) -> None:
-    counter.store.stop_job(old.id, "ann", delete_it=True)
-    for video, owner in (("video_none", "ann"), (old.id, "bob"), (old.id, "ann")):
+    async def refused(video: str, owner: str) -> None:
         with pytest.raises(NotFound) as caught:
             await counter.branch(video, 1, owner)
         assert caught.value.param == "branch_from"
         assert caught.value.message == f"branch_from.video: there is no video {video!r}"
+
+    await refused("video_none", "ann")
+    await refused(old.id, "bob")
+    counter.store.stop_job(old.id, "ann", delete_it=True)
+    await refused(old.id, "ann")
 
 
 async def test_a_job_of_another_model(counter: Counter) -> None:
@@ -161,7 +199,9 @@ async def test_edges_that_were_deleted_must_be_given_again(counter: Counter, old
     with pytest.raises(NotFound) as caught:
         await counter.branch(old.id, 1)
     assert caught.value.param == "branch_from"
-    assert caught.value.message == (f"branch_from.video: the edge_frames of {old.id} was deleted; give the edges again")
+    assert caught.value.message == (
+        f"branch_from.video: the edge_frames of {old.id} was deleted; give edge_frames again"
+    )
     edges = await counter.upload(albums.album(counter.folder / "again.zip", 3).read_bytes())
     assert (await counter.branch(old.id, 1, edge_frames=edges.id)).media["edge_frames"] == edges.key
 
@@ -187,3 +227,20 @@ async def test_no_edge_is_left_behind_the_last_frame(counter: Counter) -> None:
     old = await counter.begun(await counter.edit(), EDGES + 1)
     with pytest.raises(InvalidParameter, match="the 4 edges that there are, got 4"):
         await counter.branch(old.id, EDGES)
+
+
+async def test_guidance_in_a_form_s_json_is_merged_like_an_object(counter: Counter, old: Job) -> None:
+    plain = await counter.branch(old.id, 1, ttlg={"lr": 0.5})
+    assert (await counter.branch(old.id, 1, ttlg='{"lr": 0.5}')).params["ttlg"] == plain.params["ttlg"]
+
+
+async def test_a_frame_s_number_beyond_all_numbers(counter: Counter, old: Job) -> None:
+    with pytest.raises(InvalidParameter):
+        await counter.branch(old.id, 2**63)
+
+
+async def test_a_branch_that_is_refused_leaves_no_upload(counter: Counter, old: Job) -> None:
+    before = {file.id for file in counter.store.files("ann", Page(100))[0]}
+    with pytest.raises(LimitExceeded):
+        await counter.branch(old.id, 1, steps=21)
+    assert {file.id for file in counter.store.files("ann", Page(100))[0]} == before

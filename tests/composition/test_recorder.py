@@ -123,3 +123,18 @@ async def test_a_gap_and_another_size_are_refused(room: Room) -> None:
 async def test_no_frame_at_all_is_a_failure(room: Room) -> None:
     with pytest.raises(ModelFailed, match="no frame"):
         await room.recorder(room.held()).finish()
+
+
+async def test_who_lost_the_lease_overwrites_no_segment(room: Room) -> None:
+    whole, broken = room.held(), room.held(lease_s=-1.0)
+    await recorded(room, whole, runs())
+    before = room.recorder(broken)
+    await before.take(next(runs()))
+    resumed = room.again()
+    after = room.recorder(resumed)
+    for run in runs():
+        await after.take(run)
+    with pytest.raises(LeaseLost):
+        await before.take(Frames(np.zeros((9, 32, 32, 3), np.uint8), 7, Fraction(16)))
+    await after.finish()
+    assert room.bytes_of(resumed) == room.bytes_of(whole)

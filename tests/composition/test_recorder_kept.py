@@ -14,7 +14,7 @@ from composition.graph import GraphRequest
 from composition.recorder import Recorder
 from composition.store import Lease, News, Store
 from composition.tables import Table
-from services.errors import LeaseLost
+from services.errors import LeaseLost, ModelFailed
 from services.frames import Frames, Scores, Sketch
 from tests.composition.serving import noise
 from tests.composition.test_recorder import Room, recorded, runs
@@ -146,6 +146,16 @@ async def test_frames_and_scores_are_kept_as_they_come(keeping: KeepingRoom) -> 
     assert sorted(keeping.store.job(lease.job_id).results) == ["debug", "frames", "metrics", "thumbnail"]
 
 
+async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
+    lease = keeping.held()
+    recorder = keeping.recorder(lease)
+    await recorder.take(*drawing(0))
+    with pytest.raises(ModelFailed, match="frame 1 is missing; the next one to come was 4"):
+        await recorder.take(*drawing(4))
+    assert [still.index for still in keeping.store.stills(lease.job_id, frames=True)] == [0]
+    assert keeping.store.job(lease.job_id).frames_done == 1
+
+
 async def test_without_sketches_there_is_no_debug(keeping: KeepingRoom) -> None:
     lease = keeping.held()
     await keeping.recorder(lease).take(drawing(0)[0])
@@ -203,15 +213,16 @@ async def test_frames_that_are_safe_are_passed_over(keeping: KeepingRoom) -> Non
 
 
 async def test_who_lost_the_lease_keeps_no_frame(keeping: KeepingRoom) -> None:
+    """Nor does it overwrite what its successor has kept, though it draws something else."""
     whole, broken = keeping.held(), keeping.held(lease_s=-1.0)
     await keeping.drawn(whole, Life())
     before = await keeping.drawn(broken, Life(), stop=3)
     lease = keeping.again()
-    after = await keeping.drawn(lease, Life(), stop=3)
+    after = await keeping.drawn(lease, Life(), stop=4)
     with pytest.raises(LeaseLost):
-        await before.take(*drawing(3))
-    assert len(keeping.store.stills(broken.job_id, frames=True)) == 3
-    for index in range(3, FRAMES):
+        await before.take(Frames(noise(99, 34, 18)[None], 3, RATE))
+    assert len(keeping.store.stills(broken.job_id, frames=True)) == 4
+    for index in range(4, FRAMES):
         await after.take(*drawing(index))
     await after.finish()
     assert await keeping.results(broken.job_id) == await keeping.results(whole.job_id)

@@ -15,6 +15,8 @@ from tests.composition.rolling import EDGES, FIRST, STEPS, Room, facts, of, pict
 from tests.composition.serving import flipped
 from tests.composition.test_decode import workers
 
+MJPEG = media.Coding("mjpeg", "yuvj420p", form="avi", tagged=False)
+
 
 @pytest.fixture
 def room(tmp_path: Path) -> Room:
@@ -73,6 +75,14 @@ async def test_edges_before_edge_start_are_passed_over(
     assert room.seeds == [7 + 1 + number for number in followed]
     assert [run.first for run in frames] == list(range(len(followed) + 1))
     assert np.array_equal(frames[0].pixels[0], FIRST)
+
+
+async def test_damage_that_edges_have_is_told(room: Room) -> None:
+    video = media.clip(room.folder / "a.avi", [media.numbered(n) for n in range(8)], coding=MJPEG)
+    media.spoil(video, [3, 4])
+    items = await room.items(edge_frames=None, edge_video=str(video))
+    assert str(facts(items)["degraded"]).startswith("edge_video: ")
+    assert len(of(Frames, items)) == facts(items)["frames_total"]
 
 
 @pytest.mark.parametrize(
@@ -195,11 +205,16 @@ async def test_it_goes_on_behind_any_frame_as_if_nothing_had_been(tmp_path: Path
 
 
 @pytest.mark.parametrize("frame", [1, 3, 4])
-async def test_a_branch_from_any_frame_with_nothing_changed_is_the_same_video(tmp_path: Path, frame: int) -> None:
+@pytest.mark.parametrize("gram_scale", [0.0, 1.0])
+async def test_a_branch_from_any_frame_with_nothing_changed_is_the_same_video(
+    tmp_path: Path, frame: int, gram_scale: float
+) -> None:
     whole, branch = Room(tmp_path), Room(tmp_path)
-    expected = await whole.items()
+    ttlg = {"gram_scale": gram_scale}
+    expected = await whole.items(ttlg=ttlg)
     begin = branch.picture(of(Frames, expected)[frame].pixels[0], "begin.png")
-    items = await branch.items(init_frame=begin, edge_start=frame)
+    style = branch.picture(FIRST, "style.png")
+    items = await branch.items(init_frame=begin, style_frame=style, edge_start=frame, ttlg=ttlg)
     assert branch.seeds == whole.seeds[frame:]
     assert branch.followed == whole.followed[frame:]
     assert [run.first for run in of(Frames, items)] == list(range(EDGES + 1 - frame))

@@ -9,7 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from composition.rolling_edit import RollingEditRequest
-from services.errors import InvalidParameter, ModelFailed, NotFound, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
+from services.errors import (
+    InvalidParameter,
+    ModelFailed,
+    NotFound,
+    ReelError,
+    ServiceBusy,
+    ServiceLost,
+    UndecodableMedia,
+)
 from services.frames import Frames, Item, Progress
 from tests.composition import media
 from tests.composition.rolling import EDGES, STEPS, Full, Gone, Room, gathered, of

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,16 @@ from composition.calls import Transport
 from composition.content import table, zipped
 from composition.decode import MediaLimits
 from composition.encode import png
+from composition.graph import Known
 from composition.rolling_edit import RollingEditRequest
 from composition.run import Run
 from composition.store import Lease, Store, new_id
 from composition.tables import Job
 from services.errors import LeaseLost, ServiceLost
+from services.frames import Frames, Item, Scores, Sketch
 from tests.composition import albums
 from tests.composition.rolling import EDGES, FIRST, STEPS, Gone, Room
-from tests.composition.serving import EditService, Handle
+from tests.composition.serving import EditService, Handle, noise
 from tests.composition.test_decode import workers
 
 FRAMES = EDGES + 1
@@ -139,3 +142,25 @@ async def test_a_runner_that_lost_its_lease_changes_nothing_of_its_successor_s_w
     with pytest.raises(LeaseLost):
         await before
     assert await desk.results(job.id) == results
+
+
+class Sparing:
+    """A graph that says something of its second frame alone."""
+
+    async def run(self, request: RollingEditRequest, known: Known) -> AsyncGenerator[Item]:
+        frames = [Frames(noise(index)[None], index) for index in range(3)]
+        yield frames[0]
+        yield Sketch(1, "inverted", frames[2])
+        yield Scores(1, edge_loss=0.5)
+        yield frames[1]
+        yield frames[2]
+
+
+async def test_scores_and_sketches_belong_to_the_frame_behind_them_alone(desk: Desk) -> None:
+    desk.job()
+    job, lease = desk.claimed()
+    run = Run(desk.store, desk.artifacts, MediaLimits(), job, lease)
+    await run.go(Handle(Sparing()), RollingEditRequest, Transport(), again=False)
+    frames = desk.store.stills(job.id, frames=True)
+    assert [still.scores and still.scores["edge_loss"] for still in frames] == [None, 0.5, None]
+    assert [(still.index, still.name) for still in desk.store.stills(job.id, frames=False)] == [(1, "inverted")]
