@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,6 +34,8 @@ WIDTH, HEIGHT = 64, 48
 PICTURE, OTHER = (Frames(RANDOM.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)) for _ in range(2))
 EDGES_16 = Frames(np.where(np.indices((1, HEIGHT, WIDTH, 3))[2] // 8 % 2, 255, 0).astype(np.uint8))
 """Bars, 16 pixels apart."""
+AREAS = 64 * 64, 112 * 112
+"""Pixels to which given pictures are scaled, for the VAE and for Qwen2.5-VL."""
 UNGUIDED = Guidance(edge_scale=0)
 FIELDS = {"prompt": "a boat", "steps": 4, "seed": 3, "true_cfg_scale": 1.0, "ttlg": UNGUIDED}
 REQUEST = EditRequest(**FIELDS)
@@ -71,8 +74,8 @@ def loaded(home: Path, **settings) -> QwenEdit:
         "weights": Weights(miniature="tiny"),
         "device": "cpu",
         "dtype": "float32",
-        "reference_area": 64 * 64,
-        "condition_area": 112 * 112,
+        "reference_area": AREAS[0],
+        "condition_area": AREAS[1],
         **settings,
     }
     return QwenEdit(QwenEditSettings(**fields), home, lambda: "qwen-edit#test cpu")
@@ -112,7 +115,8 @@ def changed(**fields) -> EditRequest:
 
 
 def pipeline_of(home: Path) -> Any:
-    """Diffusers' own, its text encoder not yet repaired."""
+    """Diffusers' own, its text encoder not yet repaired, which sees pictures as small as `loaded` does."""
+    edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = AREAS
     folder = resolve(Weights(miniature="tiny"), home, write)
     pipe = QwenImageEditPlusPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
