@@ -116,8 +116,6 @@ class Run:
         try:
             async with opened(stream(graph, "run", request, known), transport) as items:
                 async for item in items:
-                    if writing.done():
-                        writing.result()  # it only ends by an error, which must not pass unheard
                     await self._take(item, recorder, report)
         finally:
             writing.cancel()
