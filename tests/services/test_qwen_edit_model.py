@@ -19,23 +19,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.errors import ConfigError, ModelFailed
-from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
+from services.frames import Fact, Frames, Item, Pixels, Progress, Sketch
 from services.levers import StepCache
 from services.qwen_edit.guidance import EDGES
 from services.qwen_edit.miniature import write
 from services.qwen_edit.model import STYLES_KEPT, repair_text_encoder
 from services.qwen_edit.request import EditRequest, Guidance
 from services.qwen_edit.scores import PerceptualDistance
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
+from services.qwen_edit.service import QwenEdit
 from services.weights import Weights, resolve
+from tests.services.qwen import AREAS, loaded, pixels_of, scores_of
 
 RANDOM = np.random.default_rng(7)
 WIDTH, HEIGHT = 64, 48
 PICTURE, OTHER = (Frames(RANDOM.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)) for _ in range(2))
 EDGES_16 = Frames(np.where(np.indices((1, HEIGHT, WIDTH, 3))[2] // 8 % 2, 255, 0).astype(np.uint8))
 """Bars, 16 pixels apart."""
-AREAS = 64 * 64, 112 * 112
-"""Pixels to which given pictures are scaled, for the VAE and for Qwen2.5-VL."""
 UNGUIDED = Guidance(edge_scale=0)
 FIELDS = {"prompt": "a boat", "steps": 4, "seed": 3, "true_cfg_scale": 1.0, "ttlg": UNGUIDED}
 REQUEST = EditRequest(**FIELDS)
@@ -69,18 +68,6 @@ def guided(qwen) -> Pixels:
     return asyncio.run(made(qwen, changed(ttlg=Guidance())))
 
 
-def loaded(home: Path, **settings) -> QwenEdit:
-    fields = {
-        "weights": Weights(miniature="tiny"),
-        "device": "cpu",
-        "dtype": "float32",
-        "reference_area": AREAS[0],
-        "condition_area": AREAS[1],
-        **settings,
-    }
-    return QwenEdit(QwenEditSettings(**fields), home, lambda: "qwen-edit#test cpu")
-
-
 async def collected(
     qwen: QwenEdit,
     request: EditRequest = REQUEST,
@@ -94,16 +81,7 @@ async def collected(
 async def made(
     qwen: QwenEdit, request: EditRequest = REQUEST, image: Frames = PICTURE, edges: Frames | None = EDGES_16
 ) -> Pixels:
-    """The picture, (1, h, w, 3)."""
     return pixels_of(await collected(qwen, request, image, edges))
-
-
-def pixels_of(items: list[Item]) -> Pixels:
-    return next(item.pixels for item in items if isinstance(item, Frames))
-
-
-def scores_of(items: list[Item]) -> Scores:
-    return next(item for item in items if isinstance(item, Scores))
 
 
 def sketches_of(items: list[Item]) -> dict[str, Pixels]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
-from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch, StageDone
+from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
 from services.qwen_edit.request import EditFields, EditRequest, Guidance, working_size
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.weights import Weights
 from services.worker import ServiceInfo
+from tests.services.qwen import loaded, pixels_of, scores_of
 
 RANDOM = np.random.default_rng(7)
 PICTURE = Frames(RANDOM.integers(0, 256, (1, 44, 60, 3), np.uint8))
@@ -42,18 +43,6 @@ def blind(home) -> QwenEdit:
     return loaded(home)
 
 
-def loaded(home: Path, **more) -> QwenEdit:
-    fields = {
-        "weights": Weights(miniature="tiny"),
-        "device": "cpu",
-        "dtype": "float32",
-        "reference_area": 64 * 64,
-        "condition_area": 112 * 112,
-        **more,
-    }
-    return QwenEdit(QwenEditSettings(**fields), home, lambda: "qwen-edit#test cpu")
-
-
 async def collected(
     qwen: QwenEdit,
     request: EditRequest = REQUEST,
@@ -65,18 +54,8 @@ async def collected(
     return [item async for item in qwen.edit(request, image, edges, first, key)]
 
 
-def pixels_of(items: list[Item]) -> Pixels:
-    (pixels,) = (item.pixels for item in items if isinstance(item, Frames))
-    return pixels
-
-
 def facts_of(items: list[Item]) -> dict[str, object]:
     return {item.name: item.value for item in items if isinstance(item, Fact)}
-
-
-def scores_of(items: list[Item]) -> Scores:
-    (scores,) = (item for item in items if isinstance(item, Scores))
-    return scores
 
 
 def changed(**fields) -> EditRequest:
