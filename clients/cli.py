@@ -17,7 +17,7 @@ from clients.cli_edit import edit
 from clients.cli_make import local_client, make, report
 from clients.cli_resources import Address, files_app, jobs_app, models
 from clients.errors import ApiError, ClientError, ServerUnreachable
-from clients.fields import ContinuationFields, SamplingFields
+from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
 from clients.options import AsJson, InputFile, MakeOptions, grouped
 from clients.order import Order, Result, carry_out
 from clients.progress import display
@@ -122,6 +122,20 @@ def i2v(
     """Make a video that begins with a picture."""
     media = {"image": image} | ({"last_image": last_image} if last_image else {})
     make(ctx, Order("wan-i2v", media, fields, [Result(how["out"], {})]), how)
+
+
+@app.command()
+@grouped
+def animate(ctx: typer.Context, image: InputFile, fields: AnimationFields, how: MakeOptions) -> None:
+    """Make a picture move."""
+    make(ctx, Order("svd", {"image": image}, fields, [Result(how["out"], {})]), how)
+
+
+@app.command()
+@grouped
+def upscale(ctx: typer.Context, video: InputFile, fields: UpscaleFields, how: MakeOptions) -> None:
+    """Make a video two to four times as large."""
+    make(ctx, Order("realesrgan", {"input_video": video}, fields, [Result(how["out"], {})]), how)
 
 
 @app.command()

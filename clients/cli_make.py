@@ -43,6 +43,7 @@ def report(video: Video, paths: list[Path], *, as_json: bool) -> None:
         return
     if video.caption:
         typer.echo(f"caption: {video.caption}")
-    typer.echo(f"seed: {video.params.get('seed')}")
+    if "seed" in video.params:
+        typer.echo(f"seed: {video.params['seed']}")
     for path in paths:
         typer.echo(str(path))

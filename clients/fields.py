@@ -40,6 +40,27 @@ class ContinuationFields(SamplingFields, total=False):
     join: Annotated[bool | None, "Whether the result begins with the given video."]
 
 
+class AnimationFields(TypedDict, total=False):
+    """How Stable Video Diffusion samples. It reads no text: the picture is all it goes by."""
+
+    num_frames: Annotated[int | None, "Frames to make."]
+    steps: Annotated[int | None, "Denoising steps."]
+    seed: Annotated[int | None, "The same seed makes the same pixels; -1 draws one."]
+    max_area: Annotated[int | None, "The most pixels a frame may have; the aspect is kept."]
+    size: Annotated[str | None, "WIDTHxHEIGHT in pixels, instead of max-area."]
+    fps: Annotated[float | None, "Frames per second of the video."]
+    motion_bucket_id: Annotated[int | None, "How much moves, 1 to 255."]
+    noise_aug_strength: Annotated[float | None, "Noise added to the picture: more motion, less likeness."]
+    min_guidance_scale: Annotated[float | None, "Guidance of the first frame."]
+    max_guidance_scale: Annotated[float | None, "Guidance of the last frame; 1 or less turns it off for all."]
+
+
+class UpscaleFields(TypedDict, total=False):
+    """What Real-ESRGAN takes."""
+
+    scale: Annotated[int | None, "How many times as wide and as high: 2, 3 or 4."]
+
+
 class GuidanceFields(TypedDict, total=False):
     """Guidance by losses while a picture is sampled. A scale of 0 turns its loss off."""
 
@@ -82,7 +103,7 @@ class BranchFrom(TypedDict):
     frame: int
 
 
-class VideoFields(ContinuationFields, EditFields, total=False):
+class VideoFields(ContinuationFields, EditFields, AnimationFields, UpscaleFields, total=False):
     """Every field, media among them."""
 
     input_video: Media | None

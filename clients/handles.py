@@ -17,11 +17,13 @@ from composition.app import TRANSPORT
 from composition.calls import opened, stream
 from composition.graph import GraphRequest
 from composition.rolling_edit import RollingEditRequest
+from composition.svd import AnimateRequest
+from composition.upscale import VideoUpscaleRequest
 from composition.v2v import V2VRequest
 from composition.wan_i2v import WanI2VRequest
 from services.frames import Item
 
-__all__ = ["Graphs", "RollingEditRequest", "V2VRequest", "WanI2VRequest"]
+__all__ = ["AnimateRequest", "Graphs", "RollingEditRequest", "V2VRequest", "VideoUpscaleRequest", "WanI2VRequest"]
 
 
 class Graphs:
@@ -54,6 +56,14 @@ class Graphs:
         `edge_frames` may be a folder of pictures. Each frame comes behind its Scores.
         """
         return self._run("rolling-edit", request)
+
+    def svd(self, request: AnimateRequest) -> AsyncGenerator[Item]:
+        """Make a picture move. Otherwise as `v2v`."""
+        return self._run("animate", request)
+
+    def realesrgan(self, request: VideoUpscaleRequest) -> AsyncGenerator[Item]:
+        """Make a video two to four times as large. Otherwise as `v2v`."""
+        return self._run("upscale", request)
 
     async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:
         handle = cast("Any", serve).get_deployment_handle(graph, self._application)

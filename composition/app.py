@@ -22,17 +22,24 @@ from composition.ingress import Ingress, IngressSettings
 from composition.jobs import JobRunner, RunnerSettings
 from composition.rolling_edit import RollingEdit, RollingEditRequest
 from composition.store import Store
+from composition.svd import Animate, AnimateRequest
+from composition.upscale import Upscale, VideoUpscaleRequest
 from composition.v2v import V2V, V2VRequest
 from composition.wan_i2v import WanI2V, WanI2VRequest
 from services.errors import ConfigError
 from services.internvl.service import InternVL, InternVLSettings
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
+from services.realesrgan.service import RealEsrgan, RealEsrganSettings
+from services.svd.service import Svd, SvdSettings
 from services.wan.service import Wan, WanSettings
 
 Kind = Literal["graph", "service"]
 
-SERVICES = ("internvl", "wan", "qwen-edit")
+SERVICES = ("internvl", "wan", "qwen-edit", "svd", "realesrgan")
 """The deployments that are models."""
+
+UNNAMED = ("animate", "upscale", "jobs", "ingress")
+"""The deployments that are no model's name: jobs of one stage alone have the name of that stage's model."""
 
 TRANSPORT = Transport(
     lost=(
@@ -76,6 +83,8 @@ class AppSettings(BaseModel):
     """The models, each as it is to be loaded. A graph is there when all of its models are."""
     wan: WanSettings | None = None
     qwen_edit: QwenEditSettings | None = None
+    svd: SvdSettings | None = None
+    realesrgan: RealEsrganSettings | None = None
 
     @property
     def state(self) -> Path:
@@ -143,6 +152,8 @@ def _services(args: AppSettings) -> dict[str, Application]:
         ("internvl", InternVL, args.internvl),
         ("wan", Wan, args.wan),
         ("qwen-edit", QwenEdit, args.qwen_edit),
+        ("svd", Svd, args.svd),
+        ("realesrgan", RealEsrgan, args.realesrgan),
     ):
         if settings is not None:
             services[name] = _deployed(cls, name).bind(settings, args.state, replica)
@@ -155,17 +166,19 @@ def _graphs(
     """The graphs whose models are there, and what each is asked with."""
     graphs: dict[str, Application] = {}
     requests: dict[str, type[GraphRequest]] = {}
-    for name, cls, request, needed in (
-        ("v2v", V2V, V2VRequest, ("internvl", "wan")),
-        ("wan-i2v", WanI2V, WanI2VRequest, ("wan",)),
-        ("rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
+    for model, deployment, cls, request, needed in (
+        ("v2v", "v2v", V2V, V2VRequest, ("internvl", "wan")),
+        ("wan-i2v", "wan-i2v", WanI2V, WanI2VRequest, ("wan",)),
+        ("rolling-edit", "rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
+        ("svd", "animate", Animate, AnimateRequest, ("svd",)),
+        ("realesrgan", "upscale", Upscale, VideoUpscaleRequest, ("realesrgan",)),
     ):
         if services.keys() >= set(needed):
-            models = [services[model] for model in needed]
-            graphs[name] = _deployed(cls, name).bind(*models, _graph(args, name), TRANSPORT)
-            requests[name] = request
+            handles = [services[name] for name in needed]
+            graphs[model] = _deployed(cls, deployment).bind(*handles, _graph(args, model), TRANSPORT)
+            requests[model] = request
     if not graphs:
-        raise ConfigError("args: name the models to serve: internvl and wan, wan alone, or qwen_edit")
+        raise ConfigError("args: name the models to serve: internvl and wan, or one of wan, qwen_edit, svd, realesrgan")
     return graphs, requests
 
 
@@ -181,6 +194,9 @@ def _limits(args: AppSettings) -> dict[str, dict[str, float]]:
         limits |= {"v2v": wan, "wan-i2v": wan}
     if args.qwen_edit is not None:
         limits["rolling-edit"] = {"max_area": args.qwen_edit.max_area, "steps": args.qwen_edit.max_steps}
+    if args.svd is not None:
+        svd = args.svd
+        limits["svd"] = {"num_frames": svd.max_frames, "max_area": svd.max_area, "steps": svd.max_steps}
     return limits
 
 
@@ -209,7 +225,7 @@ def states() -> Mapping[str, tuple[Kind, str]]:
     return {
         name: ("service" if name in SERVICES else "graph", str(deployment.status.value))
         for name, deployment in found.items()
-        if name not in ("jobs", "ingress")
+        if name not in UNNAMED
     }
 
 

@@ -74,20 +74,48 @@ async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> Non
         await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
-async def in_order(calls: Iterable[Callable[[], Awaitable[T]]], window: int) -> AsyncGenerator[T]:
-    """Start up to `window` calls at a time and yield their results in the order of `calls`.
+async def in_order(
+    calls: AsyncIterable[Callable[[], Awaitable[T]]] | Iterable[Callable[[], Awaitable[T]]], window: int
+) -> AsyncGenerator[T]:
+    """Start up to `window` calls at a time and yield their results in the order of `calls`, each as soon as it can be.
 
-    The window is the back-pressure: a call is begun only when the one `window` places before it has been taken.
-    What is still running when the iterator is closed is cancelled.
+    The window is the back-pressure: a call is drawn and begun only when the one `window` places before it has been
+    taken. What is still running when the iterator is closed is cancelled, and so is the drawing.
     """
+    source = _each(calls)
     running: deque[asyncio.Future[T]] = deque()
+    drawing: asyncio.Future[Callable[[], Awaitable[T]] | None] | None = None
+    drained = False
     try:
-        for call in calls:
-            if len(running) >= window:
+        while running or not drained:
+            if drawing is None and not drained and len(running) < window:
+                drawing = asyncio.ensure_future(_next(source))
+            waited: list[asyncio.Future[Any]] = [*([drawing] if drawing else []), *([running[0]] if running else [])]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if drawing is not None and drawing.done():
+                call, drawing = drawing.result(), None
+                if call is None:
+                    drained = True
+                else:
+                    running.append(asyncio.ensure_future(call()))
+            elif running[0].done():
                 yield await running.popleft()
-            running.append(asyncio.ensure_future(call()))
-        while running:
-            yield await running.popleft()
     finally:
-        for left in running:
-            left.cancel()
+        left: list[asyncio.Future[Any]] = [*running, *([drawing] if drawing else [])]
+        for future in left:
+            future.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await source.aclose()
+
+
+async def _each(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def _next(source: AsyncGenerator[T]) -> T | None:
+    return await anext(source, None)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.calls import Transport
 from composition.decode import Decoder, MediaKind, MediaLimits
-from services.frames import Frames, JsonValue
+from services.frames import Fact, Frames, Item, JsonValue, StageDone
 
 
 class GraphRequest(BaseModel):
@@ -100,4 +100,38 @@ class Media:
             return await decoder.last()
 
 
-__all__ = ["NOTHING_KNOWN", "GraphRequest", "GraphSettings", "Known", "Media", "MediaKind", "Transport", "completed"]
+class Stages:
+    """Says once for the whole video what every frame's call says again."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, object] = {}
+        self._done: dict[str, StageDone] = {}
+
+    def passes(self, item: Item) -> bool:
+        """Whether the item is new to those who watch."""
+        if isinstance(item, StageDone):
+            before = self._done.get(item.replica)
+            self._done[item.replica] = replace(item, seconds=item.seconds + (before.seconds if before else 0.0))
+            return False
+        if not isinstance(item, Fact):
+            return True
+        new = item.name != "seed" and self._told.get(item.name) != item.value
+        self._told[item.name] = item.value
+        return new
+
+    def done(self) -> list[StageDone]:
+        """What each replica did, in all."""
+        return list(self._done.values())
+
+
+__all__ = [
+    "NOTHING_KNOWN",
+    "GraphRequest",
+    "GraphSettings",
+    "Known",
+    "Media",
+    "MediaKind",
+    "Stages",
+    "Transport",
+    "completed",
+]

@@ -14,7 +14,8 @@ from composition.encode import png
 from composition.schemas import parsed
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
-from services.qwen_edit.request import MAX_SEED, EditRequest, Size
+from services.limits import MAX_SEED, Size
+from services.qwen_edit.request import EditRequest
 
 MODEL = "qwen-edit"
 MAX_PICTURES = 2
@@ -29,7 +30,7 @@ class ImageEditRequest(EditRequest):
     model: Literal["qwen-edit"] = MODEL
     n: Annotated[int, Field(ge=1, le=4)] = 1
     """How many, each with the seed after the one before."""
-    size: Annotated[Size, BeforeValidator(lambda size: None if size == "auto" else size)] = None
+    size: Annotated[Size | None, BeforeValidator(lambda size: None if size == "auto" else size)] = None
     """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the picture's own."""
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png"] = "png"

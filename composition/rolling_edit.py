@@ -12,10 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.decode import Decoder
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed
+from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, Stages, completed
 from services.errors import InvalidParameter
-from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch, StageDone
-from services.qwen_edit.request import MAX_SEED, EdgeFilter, EditFields, EditRequest, from_json
+from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
+from services.limits import MAX_SEED
+from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest, from_json
 
 MAX_FRAME = 2**31 - 1
 DEFAULT_RATE = Fraction(16)
@@ -201,30 +202,6 @@ class RollingEdit:
                         yield replace(item, frame=index)
                     case _:
                         yield item
-
-
-class Stages:
-    """Says once for the whole video what every frame's call says again."""
-
-    def __init__(self) -> None:
-        self._told: dict[str, object] = {}
-        self._done: dict[str, StageDone] = {}
-
-    def passes(self, item: Item) -> bool:
-        """Whether the item is new to those who watch."""
-        if isinstance(item, StageDone):
-            before = self._done.get(item.replica)
-            self._done[item.replica] = replace(item, seconds=item.seconds + (before.seconds if before else 0.0))
-            return False
-        if not isinstance(item, Fact):
-            return True
-        new = item.name != "seed" and self._told.get(item.name) != item.value
-        self._told[item.name] = item.value
-        return new
-
-    def done(self) -> list[StageDone]:
-        """What each replica did, in all."""
-        return list(self._done.values())
 
 
 def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:

@@ -147,11 +147,12 @@ class Run:
             case Text():
                 report.text(item)
             case Fact():
-                if item.name == "frames_total":
-                    recorder.total = int(item.value or 0)
+                recorder.total = int(item.value or 0) if item.name == "frames_total" else recorder.total
                 report.fact(item)
             case StageDone():
                 report.stage(item)
+            case _:
+                raise AssertionError(f"a graph does not put out a {type(item).__name__}")
 
     async def _take_clip(self, clip: Clip, recorder: Recorder, report: Report) -> None:
         """Pull the clip's frames; the graph goes on with its own work meanwhile."""

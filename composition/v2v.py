@@ -16,7 +16,8 @@ from composition.wan_i2v import wan_request
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
-from services.wan.request import MAX_TEXT, Sampling
+from services.limits import MAX_TEXT
+from services.wan.request import Sampling
 
 
 class V2VRequest(GraphRequest, Sampling):

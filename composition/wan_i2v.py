@@ -8,7 +8,8 @@ from pydantic import Field
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed
 from services.frames import Fact, Item
-from services.wan.request import MAX_TEXT, Sampling, WanRequest
+from services.limits import MAX_TEXT
+from services.wan.request import Sampling, WanRequest
 
 
 class WanI2VRequest(GraphRequest, Sampling):

@@ -141,4 +141,32 @@ class Sketch:
     picture: Frames
 
 
-Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Scores | Sketch
+Features: TypeAlias = NDArray[np.float32]
+"""Float32, in the shape that stands beside it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """A face that was found in a picture. Places are fractions of that picture's width and height.
+
+    Raises:
+        ValueError: when an array has another shape, or numbers that are not finite.
+    """
+
+    embedding: Features
+    """(512,), of length 1: whose face it is."""
+    keypoints: Features
+    """(5, 2), x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+    box: Features
+    """(4,): left, top, right, bottom."""
+    crop: Frames | None = None
+    """The face, upright, 112 x 112 pixels."""
+
+    def __post_init__(self) -> None:
+        for name, shape in (("embedding", (512,)), ("keypoints", (5, 2)), ("box", (4,))):
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"Face.{name} must be {shape} finite float32, got {array.shape} {array.dtype}")
+
+
+Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Scores | Sketch | Face

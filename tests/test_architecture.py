@@ -22,13 +22,15 @@ RUNNING = tuple(
     if path.stem not in ("request", "service")
 )
 
+TORCH = ("torch", "torchvision", "lpips", "diffusers", "transformers", "spandrel")
+
 # Library → the only files that may import it.
 ONLY_IN = {
     "ray": ("composition/app.py", "composition/__main__.py", "clients/handles.py"),
     "fastapi": ("composition/ingress.py",),
     "av": MEDIA,
     "decord": MEDIA,
-    **dict.fromkeys(("torch", "torchvision", "lpips", "diffusers", "transformers"), ("services/device.py", *RUNNING)),
+    **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", *RUNNING)),
 }
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 
@@ -56,7 +58,7 @@ def allowed(path: Path, module: str) -> bool:
         shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
         return target[0] == "services" and (own or shared)
     if room == "composition":
-        spoken = target[:2] in (["services", "frames"], ["services", "errors"])
+        spoken = target[0] == "services" and target[1:2] in (["frames"], ["errors"], ["limits"])
         request = target[0] == "services" and target[2:3] == ["request"]
         bound = target[0] == "services" and target[2:3] == ["service"] and name_of(path) == "composition/app.py"
         return target[0] == "composition" or spoken or request or bound

@@ -15,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows it
 from torch.utils.checkpoint import checkpoint
 
 from services.errors import ConfigError
-from services.qwen_edit.guidance import averaged, read_weights
+from services.pixels import averaged
+from services.qwen_edit.guidance import read_weights
 
 Part = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,6 @@ FreeDoM (arXiv 2303.09833), with the denoiser's output held constant: the gradie
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol, cast, runtime_checkable
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from services.errors import ConfigError, ModelFailed
+from services.pixels import averaged
 from services.qwen_edit.request import Guidance, LossKind
 
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -101,24 +101,6 @@ def resized(pictures: Tensor, height: int, width: int) -> Tensor:
     if height <= pictures.shape[-2] and width <= pictures.shape[-1]:
         return averaged(pictures, height, width)
     return F.interpolate(pictures, (height, width), mode="nearest-exact")
-
-
-def averaged(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Return pictures shrunk so that each pixel is the mean of the area it covers.
-
-    By two products of matrices: on a GPU the gradient of adaptive pooling depends on chance.
-    """
-    down, across = (_shares(old, new) for old, new in zip(pictures.shape[-2:], (height, width), strict=True))
-    return down.to(pictures) @ pictures @ across.to(pictures).T
-
-
-@lru_cache(maxsize=64)
-def _shares(old: int, new: int) -> Tensor:
-    """(new, old) float64: how much of each old pixel lies in each new one, relative to that one's length."""
-    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
-    pixels = torch.arange(old, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return overlap.clamp_min(0) * new / old
 
 
 def fitted(pictures: Tensor, longest: int | None) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from services.device import device_of, failure_of, finite, place, quiet, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress, Scores, Sketch
+from services.pixels import pixels_of, tensor_of
 from services.qwen_edit.decoders import StillDecoder, TinyDecoder, shrunk, unpacked
 from services.qwen_edit.guidance import (
     EDGES,
@@ -251,8 +252,8 @@ class QwenEditModel:
         _put_sketch("soft_edges", _grey(soft / soft.amax().clamp_min(1 / 255)), outlet)
 
     def _tensor(self, frames: Frames) -> Tensor:
-        """(1, 3, h, w) float32 in [0, 1]. Copied: Ray's arrays are read-only, and torch has no such tensors."""
-        return torch.tensor(frames.pixels[:1], device=self._device).permute(0, 3, 1, 2).float() / 255
+        """(1, 3, h, w) float32 in [0, 1]."""
+        return tensor_of(frames.pixels[:1], self._device)
 
 
 def _operator(sitting: Sitting) -> Callable[[Tensor], Tensor]:
@@ -270,7 +271,7 @@ def _grey(edges: Tensor) -> Tensor:
 
 def _picture(picture: Tensor) -> Image.Image:
     """(1, 3, h, w) about [0, 1], clamped here."""
-    return Image.fromarray((picture[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(pixels_of(picture)[0])
 
 
 def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:

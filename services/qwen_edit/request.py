@@ -6,11 +6,8 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size
 
-MAX_SEED = 2**63 - 1
-MAX_TEXT = 8_000
-"""Characters."""
-MAX_STEPS = 1_000
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
 """Reshape picture 2 along the fine outlines that picture 1 draws, and put out one picture."""
 
@@ -37,7 +34,6 @@ def from_json(value: object) -> object:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_plain)]
-Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")] | None
 Scale = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -102,7 +98,7 @@ class EditFields(BaseModel):
     """Denoising steps. The noise schedule is stretched to end at a given level, and a single step cannot be."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
     """Classifier-free guidance; 1 or less turns it off and halves the time."""
-    seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1
+    seed: Seed = -1
     """-1 draws one, and says which."""
     max_area: Annotated[int, Field(ge=32 * 32, le=4096 * 4096)] = 1024 * 1024
     """The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again."""
@@ -122,21 +118,9 @@ class EditFields(BaseModel):
 class EditRequest(EditFields):
     """One picture, edited."""
 
-    size: Size = None
+    size: Size | None = None
     """`WIDTHxHEIGHT` of the result in pixels; by default the picture's own."""
     edge_filter: EdgeFilter = "none"
     """How edges are taken from the edge picture; `none` where it shows edges already."""
     debug: bool = False
     """Put out, beside the result, the edges and what the last guided step changed."""
-
-
-def working_size(width: int, height: int, max_area: int) -> tuple[int, int]:
-    """Return the (width, height) at which a picture is sampled: multiples of 16, nearest to its own within `max_area`.
-
-    Pixels throughout.
-    """
-    scale = min(1.0, (max_area / (width * height)) ** 0.5)
-    across, down = (max(32, round(side / 16) * 16) for side in (width, height))
-    if scale == 1.0 and across * down <= max_area:
-        return across, down
-    return max(32, int(width * scale / 16) * 16), max(32, int(height * scale / 16) * 16)

@@ -1,6 +1,5 @@
 """How Qwen-Image-Edit is served: pictures in, a stream of facts, progress, scores and one picture out."""
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -10,16 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.errors import InvalidParameter, LimitExceeded
+from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, StageDone
 from services.levers import Offload, Precision, StepCache
-from services.qwen_edit.request import EditRequest, working_size
+from services.limits import drawn, within, working_size
+from services.qwen_edit.request import EditRequest
 from services.weights import Weights
 from services.worker import Outlet, ServiceInfo, Worker
 
 NAME = "qwen-edit"
-JSON_SAFE = 2**53
-"""Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 
 Trunk = Literal["random"] | Path
 """A file with torchvision's weights, or weights drawn from a fixed seed."""
@@ -174,9 +172,9 @@ class QwenEdit:
 
     def _plan(self, request: EditRequest, image: Frames, edges: Frames | None, first: Frames) -> Sitting:
         settings, ttlg = self._settings, request.ttlg
-        _within("steps", request.steps, settings.max_steps, "steps")
-        _within("max_area", request.max_area, settings.max_area, "pixels")
-        _within("ttlg.inner_steps", ttlg.inner_steps, settings.max_inner_steps, "updates")
+        within("steps", request.steps, settings.max_steps, "steps")
+        within("max_area", request.max_area, settings.max_area, "pixels")
+        within("ttlg.inner_steps", ttlg.inner_steps, settings.max_inner_steps, "updates")
         if ttlg.edge_scale > 0 and edges is None:
             raise InvalidParameter(
                 "ttlg.edge_scale: there are no edges to guide by; set it to 0", param="ttlg.edge_scale"
@@ -189,16 +187,11 @@ class QwenEdit:
         size = image.width, image.height
         if request.size is not None:
             across, down = map(int, request.size.split("x"))
-            _within("size", across * down, settings.max_area, "pixels")
+            within("size", across * down, settings.max_area, "pixels")
             size = across, down
         width, height = working_size(*size, request.max_area)
         self._model.check_shape(image.width, image.height, "image")
         if edges is not None:  # which are resized to what is sampled
             self._model.check_shape(width, height, "size" if request.size else "image")
-        seed = secrets.randbelow(JSON_SAFE) if request.seed < 0 else request.seed
+        seed = drawn(request.seed)
         return Sitting(request, image, edges, first, size, width, height, seed)
-
-
-def _within(field: str, value: int, limit: int, unit: str) -> None:
-    if value > limit:
-        raise LimitExceeded(f"{field}: at most {limit} {unit}, got {value}", param=field)

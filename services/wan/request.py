@@ -5,11 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from services.limits import MAX_TEXT, Seed, Size
+
 MAX_FRAMES = 1_000
 """Beyond this nothing that Wan was made for is left; the operator's own, lower limit is in the configuration."""
-MAX_SEED = 2**63 - 1
-MAX_TEXT = 8_000
-"""Characters. The text encoder reads 512 tokens and ignores the rest."""
 
 
 def _latent_aligned(num_frames: int) -> int:
@@ -28,7 +27,7 @@ class Sampling(BaseModel):
     """Frames to make, the picture that is given among them: a multiple of 4 plus 1."""
     max_area: Annotated[int, Field(ge=16 * 16, le=4096 * 4096)] = 704 * 1280
     """The most pixels a frame may have; width and height keep the picture's aspect within it."""
-    size: Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")] | None = None
+    size: Size | None = None
     """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."""
     steps: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Denoising steps."""
@@ -40,7 +39,7 @@ class Sampling(BaseModel):
     guidance_scale_2: Annotated[float, Field(ge=0, le=100)] | None = None
     """The low-noise expert's guidance, where the checkpoint has two experts; by default the same."""
     negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1
+    seed: Seed = -1
     """-1 draws one, and says which."""
 
 

@@ -1,6 +1,5 @@
 """How Wan is served: one picture in, a stream of facts, progress and frames out."""
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -11,16 +10,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from services.errors import InvalidParameter, LimitExceeded
+from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, StageDone
 from services.levers import Offload, Precision, StepCache
+from services.limits import drawn, within
 from services.wan.request import MAX_FRAMES, WanRequest, fit
 from services.weights import Weights
 from services.worker import Outlet, ServiceInfo, Worker
 
 NAME = "wan"
-JSON_SAFE = 2**53
-"""Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 
 
 def _exact(rate: object) -> object:
@@ -177,14 +175,14 @@ class Wan:
         self._worker.check()
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> Shot:
-        _within("num_frames", request.num_frames, self._settings.max_frames, "frames")
-        _within("steps", request.steps, self._settings.max_steps, "steps")
+        within("num_frames", request.num_frames, self._settings.max_frames, "frames")
+        within("steps", request.steps, self._settings.max_steps, "steps")
         if not 0 <= start <= request.num_frames:
             raise InvalidParameter(f"start: must be 0 to {request.num_frames}, got {start}", param="start")
         self._check_last_image(request, last_image)
         self._check_guidance(request)
         width, height = self._size(request, image)
-        seed = secrets.randbelow(JSON_SAFE) if request.seed < 0 else request.seed
+        seed = drawn(request.seed)
         return Shot(request, image, last_image, width, height, seed, start)
 
     def _check_last_image(self, request: WanRequest, last_image: Frames | None) -> None:
@@ -211,14 +209,14 @@ class Wan:
         multiple, longest = self._model.multiple, self._model.longest_side
         if request.size is None:
             field, value = "max_area", str(request.max_area)
-            _within("max_area", request.max_area, self._settings.max_area, "pixels")
+            within("max_area", request.max_area, self._settings.max_area, "pixels")
             width, height = fit(image.width, image.height, request.max_area, multiple)
             too_small = width * height > request.max_area
         else:
             field, value = "size", request.size
             width, height = (int(side) // multiple * multiple for side in request.size.split("x"))
             too_small = min(width, height) == 0
-            _within("size", width * height, self._settings.max_area, "pixels")
+            within("size", width * height, self._settings.max_area, "pixels")
         if too_small:
             raise InvalidParameter(f"{field}: the least frame is {multiple}x{multiple}, got {value}", param=field)
         if max(width, height) > longest:
@@ -226,8 +224,3 @@ class Wan:
                 f"{field}: no side may be longer than {longest} pixels, got {width}x{height}", param=field
             )
         return width, height
-
-
-def _within(field: str, value: int, limit: int, unit: str) -> None:
-    if value > limit:
-        raise LimitExceeded(f"{field}: at most {limit} {unit}, got {value}", param=field)

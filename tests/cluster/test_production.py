@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
-from clients.handles import Graphs, RollingEditRequest, V2VRequest, WanI2VRequest
+from clients.handles import AnimateRequest, Graphs, RollingEditRequest, V2VRequest, VideoUpscaleRequest, WanI2VRequest
 from composition.__main__ import deploy, read_config
 from composition.app import AppSettings, build
 from services.errors import ConfigError, NotFound, UndecodableMedia
@@ -25,6 +25,7 @@ from tests.cluster.server import CLIP, ROOT, free_port, until
 
 pytestmark = pytest.mark.cluster
 
+MODELS = {"internvl", "wan", "qwen_edit", "svd", "realesrgan"}
 SMALL: dict[str, Any] = {"num_frames": 9, "steps": 2, "max_area": 9216, "seed": 5}
 
 
@@ -35,7 +36,8 @@ def test_both_files_pass_rays_own_schema_and_ours(name: str) -> None:
     assert set(raw) <= set(ServeDeploySchema.model_fields), "Ray passes over a misspelled key in silence"
     settings = AppSettings.model_validate(schema.applications[0].args)
     named = {deployment.name for deployment in schema.applications[0].deployments}
-    assert named == {"internvl", "wan", "qwen-edit", "v2v", "wan-i2v", "rolling-edit", "jobs", "ingress"}
+    models = {"internvl", "wan", "qwen-edit", "svd", "realesrgan"}
+    assert named == models | {"v2v", "wan-i2v", "rolling-edit", "animate", "upscale", "jobs", "ingress"}
     assert settings.wan
     assert settings.wan.max_frames >= 121
 
@@ -43,13 +45,13 @@ def test_both_files_pass_rays_own_schema_and_ours(name: str) -> None:
 def test_the_production_file_reserves_scales_drains_and_refuses() -> None:
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]
     of = {deployment["name"]: deployment for deployment in raw["deployments"]}
-    for model in ("internvl", "wan", "qwen-edit"):
+    for model in ("internvl", "wan", "qwen-edit", "svd", "realesrgan"):
         assert of[model]["ray_actor_options"]["num_gpus"] == 1
         assert of[model]["autoscaling_config"]["max_replicas"] > 1
         assert of[model]["max_queued_requests"] > 0
     assert of["wan"]["graceful_shutdown_timeout_s"] >= 3600
     assert of["ingress"]["backpressure_config"]["status_code"] == 429
-    for model in ("internvl", "wan", "qwen_edit"):
+    for model in ("internvl", "wan", "qwen_edit", "svd"):
         assert re.fullmatch(r"[0-9a-f]{40}", raw["args"][model]["weights"]["revision"])
 
 
@@ -59,8 +61,10 @@ def test_a_graph_is_there_when_its_models_are(tmp_path: Path) -> None:
         ({"wan"}, {"wan", "wan-i2v"}),
         ({"qwen_edit"}, {"qwen-edit", "rolling-edit"}),
         ({"internvl", "wan"}, {"internvl", "wan", "v2v", "wan-i2v"}),
+        ({"svd"}, {"svd", "animate"}),
+        ({"realesrgan"}, {"realesrgan", "upscale"}),
     ):
-        kept = {name: value for name, value in raw.items() if name not in {"internvl", "wan", "qwen_edit"} - models}
+        kept = {name: value for name, value in raw.items() if name not in MODELS - models}
         built = build(AppSettings.model_validate({**kept, "home": str(tmp_path), "auth": "none"}))
         assert deployments_of(built) == names | {"jobs", "ingress"}
     with pytest.raises(ConfigError, match="name the models"):
@@ -88,9 +92,11 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     args["wan"] |= {"weights": {"miniature": "a14b"}, "offload": "none", "dtype": "float32"}
     small = {"reference_area": 9216, "condition_area": 12544}
     args["qwen_edit"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32", **small}
+    args["svd"] |= {"weights": {"miniature": "xt"}, "variant": None, "dtype": "float32"}
+    args["realesrgan"] = {"dtype": "float32"}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
-    ray.init(namespace="serve", num_cpus=32, num_gpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(namespace="serve", num_cpus=32, num_gpus=6, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_config(file, "127.0.0.1", free_port()))
         until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 420, "the deployment")
@@ -103,11 +109,11 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_the_models_have_a_gpu_each(production: None) -> None:
     infos: dict[str, ServiceInfo] = {
         name: serve.get_deployment_handle(name, "reelgraph").info.remote().result()
-        for name in ("internvl", "wan", "qwen-edit")
+        for name in ("internvl", "wan", "qwen-edit", "svd", "realesrgan")
     }
     devices = [info.replica.rpartition("gpu=")[2] for info in infos.values()]
     assert all(device.isdecimal() for device in devices)
-    assert len(set(devices)) == 3
+    assert len(set(devices)) == 5
 
 
 async def collected(stream: Any) -> list[Item]:
@@ -140,6 +146,21 @@ async def test_the_rolling_edit_by_handle(production: None, tmp_path: Path) -> N
     scores = [item for item in items if isinstance(item, Scores)]
     assert [item.frame for item in scores] == [1, 2, 3]
     assert all(item.edge_loss and item.gram_loss is None and item.lpips_to_prev is None for item in scores)
+
+
+async def test_a_picture_moves_and_is_enlarged_by_handle(production: None, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    request = AnimateRequest(image=str(tmp_path / "a.png"), num_frames=6, steps=2, size="128x64", seed=5)
+    items = await collected(Graphs().svd(request))
+    made = [item for item in items if isinstance(item, Frames)]
+    assert sum(item.count for item in made) == 6
+    assert {item.pixels.shape[1:] for item in made} == {(64, 128, 3)}
+    assert [item.stage for item in items if isinstance(item, StageDone)] == ["animate"]
+    larger = await collected(Graphs().realesrgan(VideoUpscaleRequest(input_video=str(tmp_path / "a.png"), scale=2)))
+    (frame,) = [item for item in larger if isinstance(item, Frames)]
+    assert frame.pixels.shape == (1, 2 * clip(1)[0].shape[0], 2 * clip(1)[0].shape[1], 3)
+    (done,) = [item for item in larger if isinstance(item, StageDone)]
+    assert done.source == "realesr-animevideov3"
 
 
 async def test_errors_arrive_as_ours(production: None, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Calls to other deployments: what is left is cancelled, what comes back is in order, what fails says how."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
 import pytest
 
@@ -115,3 +116,46 @@ async def test_what_runs_when_the_order_is_left_is_cancelled() -> None:
     await asyncio.sleep(0)
     assert ended == [1, 2, 3][: len(ended)]
     assert ended
+
+
+async def test_a_result_is_given_while_the_next_call_is_still_being_drawn() -> None:
+    drawn = asyncio.Event()
+
+    async def calls() -> AsyncGenerator[Callable[[], Awaitable[int]]]:
+        yield lambda: asyncio.sleep(0, 1)
+        await drawn.wait()
+        yield lambda: asyncio.sleep(0, 2)
+
+    async with asyncio.timeout(10), aclosing(in_order(calls(), window=3)) as results:
+        assert await anext(results) == 1
+        drawn.set()
+        assert [result async for result in results] == [2]
+
+
+async def test_when_the_order_is_left_nothing_more_is_drawn() -> None:
+    ended: list[str] = []
+
+    async def calls() -> AsyncGenerator[Callable[[], Awaitable[int]]]:
+        try:
+            yield lambda: asyncio.sleep(0, 1)
+            await asyncio.Event().wait()
+        finally:
+            ended.append("source")
+
+    async with aclosing(in_order(calls(), window=3)) as results:
+        await anext(results)
+    assert ended == ["source"]
+
+
+async def test_an_error_of_the_source_comes_behind_what_was_begun() -> None:
+    async def calls() -> AsyncGenerator[Callable[[], Awaitable[int]]]:
+        yield lambda: asyncio.sleep(0, 1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        raise ValueError("no more")
+
+    async with aclosing(in_order(calls(), window=3)) as results:
+        assert await anext(results) == 1
+        with pytest.raises(ValueError, match="no more"):
+            await anext(results)

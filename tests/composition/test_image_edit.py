@@ -20,7 +20,8 @@ from composition.image_edit import EditedImage, Editor, ImageEditRequest
 from composition.ingress import Ingress, IngressSettings
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Frames, Pixels
-from services.qwen_edit.request import DEFAULT_PROMPT, MAX_SEED
+from services.limits import MAX_SEED
+from services.qwen_edit.request import DEFAULT_PROMPT
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import EditService, Handle, MuteService, noise, results
 

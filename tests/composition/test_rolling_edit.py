@@ -9,7 +9,7 @@ import pytest
 
 from composition.graph import Known
 from services.frames import Fact, Frames, Progress, Scores, Sketch, StageDone
-from services.qwen_edit.request import MAX_SEED
+from services.limits import MAX_SEED
 from tests.composition import media
 from tests.composition.rolling import EDGES, FIRST, STEPS, Room, facts, of, pictures
 from tests.composition.serving import flipped

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
-from services.qwen_edit.request import EditFields, EditRequest, Guidance, working_size
+from services.limits import working_size
+from services.qwen_edit.request import EditFields, EditRequest, Guidance
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.weights import Weights
 from services.worker import ServiceInfo

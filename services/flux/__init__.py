@@ -1,0 +1,1 @@
+"""FLUX.1 text to image, with LoRA and a face's identity."""

@@ -1,0 +1,204 @@
+"""A face's identity in Flux: the face's embedding becomes tokens, and a ControlNet attends to them.
+
+Source: InfiniteYou: Flexible Photo Recrafting While Preserving Your Identity, arXiv 2503.16418.
+"""
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import FluxControlNetModel, FluxTransformer2DModel
+from PIL import Image, ImageDraw
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from services.errors import ConfigError
+from services.frames import Face, Features
+
+CONTROLNET = "InfuseNetModel"
+PROJECTION = "image_proj_model.safetensors"
+PICKLED_PROJECTION = "image_proj_model.bin"
+
+GUIDANCE = 1.0
+"""The distilled guidance at which InfiniteYou's ControlNet was trained, whatever the transformer's is."""
+
+NOSE = 2
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+"""RGB of the left eye, the right eye, the nose, the left and the right corner of the mouth."""
+LIMB_HALF_WIDTH = 4
+"""Pixels."""
+LIMB_BRIGHTNESS = 0.6
+POINT_RADIUS = 10
+"""Pixels."""
+
+STUMBLES = (OSError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What reading a file that is something else may raise."""
+
+
+class IdentityControlNet(FluxControlNetModel):
+    """A Flux ControlNet that attends to identity tokens instead of the prompt."""
+
+    _repeated_blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")  # diffusers' own class cannot be compiled
+
+    tokens: Tensor | None = None
+    """(1, n, joint_attention_dim), of the face that is being painted."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What FluxControlNetModel does, for `tokens`. Where it is to have no effect it is not computed."""
+        if kwargs["conditioning_scale"] == 0:
+            return None, None
+        text = kwargs["encoder_hidden_states"]
+        tokens = self.tokens.to(text).expand(text.shape[0], -1, -1)
+        kwargs |= {"encoder_hidden_states": tokens, "txt_ids": text.new_zeros(tokens.shape[1], 3)}
+        if kwargs["guidance"] is not None:
+            kwargs["guidance"] = torch.full_like(kwargs["guidance"], GUIDANCE)
+        return super().forward(*args, **kwargs)
+
+
+class Resampler(nn.Module):
+    """A perceiver: learned queries attend to the face's embedding and to each other, layer by layer.
+
+    (b, n, embedding_dim) → (b, queries, output_dim). The names of its parameters are those of InfiniteYou's file.
+    Source: Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198.
+    """
+
+    def __init__(
+        self, *, dim: int, depth: int, heads: int, queries: int, output_dim: int, embedding_dim: int = 512
+    ) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, queries, dim) / dim**0.5)
+        self.proj_in = nn.Linear(embedding_dim, dim)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([LatentAttention(dim, heads), _feed_forward(dim)]) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(dim, output_dim)
+        self.norm_out = nn.LayerNorm(output_dim)
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> "Resampler":
+        """Build the net that `tensors` are the parameters of. Raises KeyError or RuntimeError when they are of none."""
+        depth = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
+        net = cls(
+            dim=tensors["latents"].shape[2],
+            depth=depth,
+            heads=tensors["layers.0.0.to_q.weight"].shape[0] // LatentAttention.HEAD_DIM,
+            queries=tensors["latents"].shape[1],
+            output_dim=tensors["proj_out.weight"].shape[0],
+            embedding_dim=tensors["proj_in.weight"].shape[1],
+        )
+        net.load_state_dict(tensors)
+        return net
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        given = self.proj_in(embeddings)
+        latents = self.latents.expand(len(given), -1, -1)
+        for attention, feed_forward in self.layers:
+            latents = latents + attention(given, latents)
+            latents = latents + feed_forward(latents)
+        return self.norm_out(self.proj_out(latents))
+
+
+class LatentAttention(nn.Module):
+    """Latents attend to what is given and to themselves."""
+
+    HEAD_DIM = 64
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        inner = heads * self.HEAD_DIM
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, given: Tensor, latents: Tensor) -> Tensor:
+        latents = self.norm2(latents)
+        keys, values = self.to_kv(torch.cat([self.norm1(given), latents], 1)).chunk(2, -1)
+        mixed = F.scaled_dot_product_attention(*(self._heads(part) for part in (self.to_q(latents), keys, values)))
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, tensor: Tensor) -> Tensor:
+        """(b, n, heads * dim) → (b, heads, n, dim)."""
+        return tensor.unflatten(-1, (-1, self.HEAD_DIM)).transpose(1, 2)
+
+
+def _feed_forward(dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(), nn.Linear(4 * dim, dim, bias=False)
+    )
+
+
+class Identity:
+    """The loaded nets, and what a face is to them."""
+
+    def __init__(self, folder: Path, transformer: FluxTransformer2DModel, device: torch.device) -> None:
+        """Load them on the device, in the transformer's dtype. Raises ConfigError when they are not for it."""
+        self._resampler = _resampler(folder).to(device, transformer.dtype)
+        try:
+            self.controlnet = IdentityControlNet.from_pretrained(
+                folder / CONTROLNET, dtype=transformer.dtype, local_files_only=True
+            ).to(device)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"identity: there is no ControlNet of Flux in {CONTROLNET} ({error})") from error
+        made, wanted = self._resampler.proj_out.out_features, self.controlnet.config.joint_attention_dim
+        if made != wanted:
+            raise ConfigError(f"identity: the tokens have {made} channels, and the ControlNet takes {wanted}")
+        for name in ("in_channels", "num_attention_heads", "attention_head_dim", "pooled_projection_dim"):
+            own, others = self.controlnet.config[name], transformer.config[name]
+            if own != others:
+                raise ConfigError(f"identity: the ControlNet has {name} {own}, and the transformer {others}")
+
+    @torch.no_grad()
+    def tokens(self, face: Face) -> Tensor:
+        """(1, queries, joint_attention_dim)."""
+        embedding = torch.tensor(face.embedding).to(self.controlnet.device, self.controlnet.dtype)
+        return self._resampler(embedding[None, None])
+
+
+def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
+    """Draw a face's key points as InfiniteYou's ControlNet was trained to see them.
+
+    Args:
+        keypoints: (5, 2), as in Face: fractions of width and height.
+        width: of the picture, in pixels.
+        height: in pixels.
+    """
+    points = [(float(x) * width, float(y) * height) for x, y in keypoints]
+    picture = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(picture)
+    for index, point in enumerate(points):
+        if index != NOSE:
+            colour = tuple(int(level * LIMB_BRIGHTNESS) for level in COLOURS[index])
+            draw.polygon(_ellipse(point, points[NOSE]), fill=colour)
+    for point, colour in zip(points, COLOURS, strict=True):
+        draw.circle(point, POINT_RADIUS, fill=colour)
+    return picture
+
+
+def _ellipse(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+    """A thin ellipse from one point to the other, as a polygon."""
+    across, down = (end[0] - start[0]) / 2, (end[1] - start[1]) / 2
+    half = math.hypot(across, down) or 1.0
+    corners = []
+    for degree in range(0, 360, 5):
+        along, aside = math.cos(math.radians(degree)), LIMB_HALF_WIDTH / half * math.sin(math.radians(degree))
+        corners.append(
+            (start[0] + across + along * across - aside * down, start[1] + down + along * down + aside * across)
+        )
+    return corners
+
+
+def _resampler(folder: Path) -> Resampler:
+    try:
+        if (folder / PROJECTION).is_file():
+            tensors = load_file(folder / PROJECTION)
+        else:
+            tensors = torch.load(folder / PICKLED_PROJECTION, map_location="cpu", weights_only=True)["image_proj"]
+        return Resampler.of(tensors).eval()
+    except STUMBLES as error:
+        raise ConfigError(f"identity: there is no {PROJECTION} with what makes tokens of a face ({error})") from error

@@ -1,0 +1,299 @@
+"""LoRAs by the request: where the files are, what is taken from them, and which of them are in memory.
+
+Source: LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685.
+"""
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffusers import FluxPipeline
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.errors import InvalidParameter, ModelFailed
+from services.flux.request import Lora
+from services.flux.service import FluxSettings, LoraRepository
+from services.limits import within
+
+PARAM = "loras"
+PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
+STUMBLES = (OSError, SafetensorError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, re.error)
+"""What a converter may raise that meets a file it was not made for."""
+KEY = re.compile(r"transformer\.(.+)\.lora_([AB])\.weight")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adaptation:
+    """What one file adds to the transformer, which it fits."""
+
+    tensors: dict[str, Tensor]
+    """`transformer.LAYER.lora_A.weight` (rank, in) and `transformer.LAYER.lora_B.weight` (out, rank)."""
+    alphas: dict[str, float]
+    """By layer; what is not there is as large as its rank."""
+
+    @property
+    def layers(self) -> set[str]:
+        return {match[1] for key in self.tensors if (match := KEY.fullmatch(key))}
+
+    @property
+    def rank(self) -> int:
+        """The highest."""
+        return max(tensor.shape[0] for key, tensor in self.tensors.items() if ".lora_A." in key)
+
+    def levelled(self, rank: int) -> "Adaptation":
+        """The same product with every layer at `rank` and scale one: any two then differ by their tensors alone."""
+        tensors = {}
+        for key, tensor in self.tensors.items():
+            layer, side = KEY.fullmatch(key).groups()
+            if side == "A":
+                tensors[key] = functional.pad(tensor, (0, 0, 0, rank - tensor.shape[0]))
+            else:
+                scale = self.alphas.get(layer, tensor.shape[1]) / tensor.shape[1]
+                tensors[key] = functional.pad(tensor * scale, (0, rank - tensor.shape[1]))
+        return Adaptation(tensors, {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """Where a LoRA is in memory."""
+
+    adapter: str
+    """As peft knows it."""
+    stamp: tuple[int, int]
+    """When the file was changed and how large it was, when it was read."""
+
+
+class Library:
+    """The LoRAs that may be asked for."""
+
+    def __init__(self, settings: FluxSettings, home: Path) -> None:
+        self._folder = settings.lora_dir
+        self._listed = {known.name: known for known in settings.lora_repositories}
+        self._max_bytes = settings.max_lora_bytes
+        self._cache, self._offline = home / "models", settings.weights.offline
+
+    def check(self, name: str) -> None:
+        """Raise InvalidParameter when there is no such LoRA, or LimitExceeded when it is too large."""
+        if name not in self._listed:
+            self._local(name)
+
+    def find(self, name: str) -> Path:
+        """Return the file, downloaded if need be. Raises what `check` raises, and ModelFailed where the hub fails."""
+        known = self._listed.get(name)
+        if known is None:
+            return self._local(name)
+        path = self._downloaded(known)
+        self._check_bytes(name, path)
+        return path
+
+    def _local(self, name: str) -> Path:
+        wanted = PurePosixPath(name)
+        if wanted.is_absolute() or ".." in wanted.parts:
+            raise InvalidParameter(f"loras: {name} must lie inside the LoRA directory", param=PARAM)
+        if wanted.suffix in PICKLES:
+            raise InvalidParameter(f"loras: {name} must be a safetensors file: other formats can run code", param=PARAM)
+        path = self._folder and (self._folder / f"{name}.safetensors").resolve()
+        if path is None or not path.is_file():
+            raise InvalidParameter(f"loras: there is no {name} here", param=PARAM)
+        if not path.is_relative_to(self._folder.resolve()):
+            raise InvalidParameter(f"loras: {name} must lie inside the LoRA directory", param=PARAM)
+        self._check_bytes(name, path)
+        return path
+
+    def _check_bytes(self, name: str, path: Path) -> None:
+        within(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
+
+    def _downloaded(self, known: LoraRepository) -> Path:
+        try:
+            return Path(
+                hf_hub_download(
+                    known.repository,
+                    known.file,
+                    revision=known.revision,
+                    cache_dir=self._cache,
+                    local_files_only=self._offline,
+                )
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            where = "it is not downloaded yet, and offline is set" if self._offline else "the hub did not give it"
+            raise ModelFailed(f"loras: {known.name}: {where} ({type(error).__name__})", param=PARAM) from error
+
+
+class Loras:
+    """The LoRAs in memory, at most `max_loras`; that which was used longest ago makes room."""
+
+    def __init__(self, settings: FluxSettings, home: Path, pipe: FluxPipeline) -> None:
+        """To be made before the pipeline is placed or compiled: it looks at the transformer's layers as they are."""
+        self._settings = settings
+        self._library = Library(settings, home)
+        self._pipe = pipe
+        self._shapes = {
+            name: (layer.in_features, layer.out_features)
+            for name, layer in pipe.transformer.named_modules()
+            if isinstance(layer, nn.Linear)
+        }
+        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._layers: dict[str, set[str]] = {}
+        """Which layers an adapter of peft is of."""
+        self.loaded: tuple[str, ...] = ()
+        """Their names, that which was used longest ago first. Replaced as a whole: another thread may read it."""
+        self.check = self._library.check
+
+    @contextmanager
+    def on(self, wanted: Sequence[Lora]) -> Iterator[None]:
+        """Let the LoRAs of a request act, and none outside it.
+
+        Those of weight 0 are left out, so that they change nothing at all.
+
+        Raises:
+            InvalidParameter: one is not there, or is not for this transformer.
+            LimitExceeded: one is too large.
+            ModelFailed: the hub did not give one.
+        """
+        acting = [lora for lora in wanted if lora.weight != 0]
+        try:
+            if acting:
+                self._activate([self._slot(lora.name, acting) for lora in acting], [lora.weight for lora in acting])
+            yield
+        finally:
+            if self._layers:
+                self._pipe.transformer.set_adapters([], [])
+
+    def _activate(self, slots: list[Slot], weights: list[float]) -> None:
+        adapters = [slot.adapter for slot in slots]
+        if not self._settings.compile:
+            self._pipe.transformer.set_adapters(adapters, weights)
+            return
+        # By the order of the slots, and with the weights in tensors: else every combination would be compiled anew.
+        weight_of = dict(sorted(zip(adapters, weights, strict=True)))
+        for layer in self._pipe.transformer.modules():
+            if isinstance(layer, LoraLayer):
+                layer.set_adapter(list(weight_of))
+                for adapter, weight in weight_of.items():
+                    if adapter in layer.scaling:
+                        layer.scaling[adapter].fill_(weight)
+
+    def _slot(self, name: str, acting: Sequence[Lora]) -> Slot:
+        """Where the LoRA is in memory; loaded if need be, in place of one that this request does not name."""
+        path = self._library.find(name)
+        file = path.stat()
+        stamp = file.st_mtime_ns, file.st_size
+        # Compiled code holds for the slots that it met: with compilation a request takes the first ones.
+        places = len(acting) if self._settings.compile else self._settings.max_loras
+        # Of one length: peft looks for an adapter's parameters by its name as a part of theirs.
+        adapters = [f"slot_{index:02}" for index in range(places)]
+        slot = self._slots.get(name)
+        if slot is None or slot.stamp != stamp or slot.adapter not in adapters:
+            adaptation = self._read(name, path)
+            self._slots.pop(name, None)
+            slot = Slot(self._room(adapters, {lora.name for lora in acting}), stamp)
+            self._load(slot.adapter, adaptation)
+            self._slots[name] = slot
+        self._slots.move_to_end(name)
+        self.loaded = tuple(self._slots)
+        return slot
+
+    def _room(self, adapters: list[str], kept: set[str]) -> str:
+        """One of `adapters` that is free, or is made so."""
+        holders = {slot.adapter: name for name, slot in self._slots.items()}
+        free = [adapter for adapter in adapters if adapter not in holders]
+        if free:
+            return free[0]
+        oldest = next(adapter for adapter, name in holders.items() if adapter in adapters and name not in kept)
+        del self._slots[holders[oldest]]
+        self.loaded = tuple(self._slots)
+        return oldest
+
+    def _load(self, adapter: str, adaptation: Adaptation) -> None:
+        """Let peft hold an adaptation as `adapter`, in place of what that was."""
+        transformer, layers, rank = self._pipe.transformer, adaptation.layers, self._settings.max_lora_rank
+        before = self._layers.pop(adapter, None)
+        swap = self._settings.compile and before is not None and before >= layers
+        if swap:
+            layers = before  # those that this one leaves alone are set to zero
+        elif before is not None:
+            transformer.delete_adapters(adapter)
+        if self._settings.compile:
+            adaptation = adaptation.levelled(rank)
+            if not swap:
+                transformer.enable_lora_hotswap(target_rank=rank, check_compiled="ignore")
+        try:
+            self._pipe.load_lora_into_transformer(
+                adaptation.tensors,
+                network_alphas={f"transformer.{layer}.alpha": alpha for layer, alpha in adaptation.alphas.items()},
+                transformer=transformer,
+                adapter_name=adapter,
+                _pipeline=self._pipe,
+                hotswap=swap,
+                low_cpu_mem_usage=True,
+            )
+            self._layers[adapter] = layers
+        finally:
+            if adapter not in self._layers:
+                transformer.delete_adapters(adapter)
+
+    def _read(self, name: str, path: Path) -> Adaptation:
+        """Read a file in any of the layouts that diffusers knows, and make sure that it fits."""
+        try:
+            tensors, alphas, head = FluxPipeline.lora_state_dict(
+                str(path.parent),
+                weight_name=path.name,
+                use_safetensors=True,
+                local_files_only=True,
+                return_alphas=True,
+                return_lora_metadata=True,
+            )
+            adaptation = Adaptation(tensors, _alphas(tensors, alphas, head))
+        except STUMBLES as error:
+            raise InvalidParameter(f"loras: {name} cannot be read as a LoRA of Flux", param=PARAM) from error
+        self._check_fit(name, adaptation)
+        within(PARAM, adaptation.rank, self._settings.max_lora_rank, f"ranks in {name}")
+        return adaptation
+
+    def _check_fit(self, name: str, adaptation: Adaptation) -> None:
+        """Raise InvalidParameter unless every tensor has its place and its partner.
+
+        Of some diffusers would only warn; for others it would widen the transformer, or overwrite its norms, for good.
+        """
+        tensors = adaptation.tensors
+        for key in tensors:
+            match = KEY.fullmatch(key)
+            if match is None or match[1] not in self._shapes:
+                raise InvalidParameter(
+                    f"loras: {name} has {key[:200]}, which is not of Flux's transformer", param=PARAM
+                )
+            down, up = (tensors.get(f"transformer.{match[1]}.lora_{side}.weight") for side in "AB")
+            rank = 0 if down is None or down.ndim != 2 else down.shape[0]
+            wide, high = self._shapes[match[1]]
+            if rank == 0 or up is None or down.shape != (rank, wide) or up.shape != (high, rank):
+                raise InvalidParameter(f"loras: {name} does not fit the transformer at {match[1]}", param=PARAM)
+        if not tensors:
+            raise InvalidParameter(f"loras: {name} has no weights for Flux's transformer", param=PARAM)
+
+
+def _alphas(tensors: dict[str, Tensor], given: dict[str, Any] | None, head: dict[str, Any] | None) -> dict[str, float]:
+    """By layer: from beside the tensors, or as diffusers writes them into the file's head; else nothing."""
+    ranks = {
+        match[1]: len(tensor) for key, tensor in tensors.items() if (match := KEY.fullmatch(key)) and match[2] == "A"
+    }
+    if given:
+        return {layer: float(given.get(f"transformer.{layer}.alpha", rank)) for layer, rank in ranks.items()}
+    own = {key.removeprefix("transformer."): value for key, value in (head or {}).items()}
+    if "lora_alpha" not in own:
+        return {}
+    patterns = own.get("alpha_pattern") or {}
+    found = {layer: float(patterns.get(get_pattern_key(patterns, layer), own["lora_alpha"])) for layer in ranks}
+    return {
+        layer: alpha * math.sqrt(ranks[layer]) if own.get("use_rslora") else alpha for layer, alpha in found.items()
+    }

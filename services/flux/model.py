@@ -1,0 +1,212 @@
+"""How Flux runs: diffusers' pipeline up to the latents, picture by picture, then the VAE."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetPipeline,
+    FluxPipeline,
+)
+from torch import Tensor
+
+from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.errors import ConfigError
+from services.flux.identity import Identity, drawn_points
+from services.flux.loras import Loras
+from services.flux.miniature import write
+from services.flux.service import Canvas, FluxSettings
+from services.frames import Frames, Item, Pixels, Progress
+from services.pixels import averaged, pixels_of
+from services.weights import resolve
+from services.worker import Outlet
+
+PREVIEW_SIDE = 256
+"""Pixels of a preview's longer side."""
+
+OnStep = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]
+
+
+class CapturingEuler(FlowMatchEulerDiscreteScheduler):
+    """Flow-matching Euler that remembers the velocity of its last step, guidance included."""
+
+    velocity: Tensor | None = None
+
+    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.velocity = model_output
+        return super().step(model_output, *args, **kwargs)
+
+
+class FluxModel:
+    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+
+    def __init__(self, settings: FluxSettings, home: Path) -> None:
+        self._settings = settings
+        self._device = device_of(settings.device)
+        self._pipe = _load(settings, home)
+        self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
+        self._identity = self._load_identity(home)
+        self.loras = Loras(settings, home, self._pipe)
+        transformer = self._pipe.transformer
+        blocks = [transformer] if self._identity is None else [transformer, self._identity.controlnet]
+        set_attention(blocks, settings.attention)
+        place(self._pipe, self._device, settings.offload, in_order=settings.step_cache is None)
+        self._cache_steps()
+        if settings.compile:
+            for model in blocks:
+                model.compile_repeated_blocks(fullgraph=settings.step_cache is None)
+        self._face_pipe = None
+        if self._identity is not None:
+            self._face_pipe = FluxControlNetPipeline(**self._pipe.components, controlnet=self._identity.controlnet)
+            self._face_pipe.set_progress_bar_config(disable=True)
+            self._face_pipe._exclude_from_cpu_offload = ["vae", "controlnet"]
+        self.multiple: int = self._pipe.vae_scale_factor * 2
+        """Width and height in pixels are multiples of this."""
+
+    def paint(self, canvas: Canvas, outlet: Outlet[Item]) -> None:
+        """Paint the pictures of `canvas`, putting Progress and Frames into `outlet`.
+
+        Raises:
+            InvalidParameter: a LoRA cannot be used.
+            ModelFailed: out of memory, or numbers that are not finite.
+            DeviceFailed: the GPU is lost to this process.
+            Cancelled: nobody wants it any more; seen after each denoising step.
+        """
+        try:
+            try:
+                with self.loras.on(canvas.request.loras), self._facing(canvas):
+                    outlet.put(Progress("paint", 0, canvas.request.n * canvas.request.steps))
+                    for index in range(canvas.request.n):
+                        outlet.put(Frames(self._paint(canvas, index, outlet), first=index))
+            finally:  # a pipeline left by an exception keeps its step cache, and its models on the device
+                self._pipe.maybe_free_model_hooks()
+                self._pipe.scheduler.velocity = None
+        except RuntimeError as error:
+            failed = failure_of(
+                error, f"{canvas.width}x{canvas.height} pixels", "ask for a smaller size or fewer LoRAs"
+            )
+            if failed is None:
+                raise
+        else:
+            return
+        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        raise failed
+
+    def _paint(self, canvas: Canvas, index: int, outlet: Outlet[Item]) -> Pixels:
+        request = canvas.request
+        # On the CPU, whose generator gives every device the same noise.
+        generator = torch.Generator().manual_seed(canvas.seed + index)
+        pipe, more = self._pipe, {}
+        if canvas.face is not None:
+            pipe, more = self._face_pipe, self._control(canvas)
+        latents = pipe(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
+            true_cfg_scale=request.true_cfg_scale,
+            height=canvas.height,
+            width=canvas.width,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            generator=generator,
+            # Drawn here: the pipeline with a face would first spend random numbers on the key points.
+            latents=self._noise(canvas, generator),
+            output_type="latent",
+            callback_on_step_end=self._on_step(canvas, index, outlet),
+            max_sequence_length=self._settings.max_sequence_length,
+            **more,
+        ).images
+        outlet.check()
+        return self._decoded(self._unpacked(finite(latents), canvas))
+
+    def _control(self, canvas: Canvas) -> dict[str, Any]:
+        request = canvas.request
+        return {
+            "control_image": drawn_points(canvas.face.keypoints, canvas.width, canvas.height),
+            "controlnet_conditioning_scale": request.identity_strength,
+            "control_guidance_start": request.identity_start,
+            "control_guidance_end": request.identity_end,
+        }
+
+    def _on_step(self, canvas: Canvas, index: int, outlet: Outlet[Item]) -> OnStep:
+        steps, every = canvas.request.steps, self._settings.preview_every
+
+        def on_step_end(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            outlet.check()
+            done, preview = step + 1, None
+            if every and done % every == 0:
+                scheduler = pipe.scheduler
+                finished = tensors["latents"] - scheduler.sigmas[done].to(tensors["latents"]) * scheduler.velocity
+                preview = Frames(self._sketched(self._unpacked(finished, canvas)), first=index)
+            outlet.put(Progress("paint", index * steps + done, canvas.request.n * steps, preview))
+            return {}
+
+        return on_step_end
+
+    def _noise(self, canvas: Canvas, generator: torch.Generator) -> Tensor:
+        """The noise that the pipeline itself would draw, packed."""
+        channels = self._pipe.transformer.config.in_channels // 4
+        dtype = self._pipe.transformer.dtype
+        return self._pipe.prepare_latents(1, channels, canvas.height, canvas.width, dtype, self._device, generator)[0]
+
+    def _unpacked(self, latents: Tensor, canvas: Canvas) -> Tensor:
+        """(1, h/16 * w/16, 4z) → (1, z, h/8, w/8)."""
+        return self._pipe._unpack_latents(latents, canvas.height, canvas.width, self._pipe.vae_scale_factor)
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Pixels:
+        """Decode as the pipeline does: (1, z, h/8, w/8) → (1, h, w, 3) uint8."""
+        vae = self._pipe.vae
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        return pixels_of(finite(vae.decode(latents, return_dict=False)[0]) * 0.5 + 0.5)
+
+    def _sketched(self, latents: Tensor) -> Pixels:
+        """Decode small: the latents are themselves a coarse picture, and that is shrunk first."""
+        height, width = latents.shape[-2:]
+        scale = min(1.0, PREVIEW_SIDE / self._pipe.vae_scale_factor / max(height, width))
+        small = averaged(latents.float(), *(max(1, round(side * scale)) for side in (height, width)))
+        return self._decoded(small)
+
+    @contextmanager
+    def _facing(self, canvas: Canvas) -> Iterator[None]:
+        """Let the ControlNet attend to the face, where there is one."""
+        if canvas.face is None:
+            yield
+            return
+        self._identity.controlnet.tokens = self._identity.tokens(canvas.face)
+        if self._settings.step_cache is not None:
+            self._pipe.transformer.disable_cache()
+        try:
+            yield
+        finally:
+            self._identity.controlnet.tokens = None
+            self._cache_steps()
+
+    def _cache_steps(self) -> None:
+        if self._settings.step_cache is not None:
+            self._pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=self._settings.step_cache.threshold))
+
+    def _load_identity(self, home: Path) -> Identity | None:
+        settings = self._settings.identity
+        if settings is None:
+            return None
+        folder = resolve(settings.weights, home, write) / settings.subfolder
+        return Identity(folder, self._pipe.transformer, self._device)
+
+
+def _load(settings: FluxSettings, home: Path) -> FluxPipeline:
+    quiet()
+    for name in ("pipeline_flux", "pipeline_flux_controlnet"):  # they log what they cut off a prompt that is too long
+        logging.getLogger(f"diffusers.pipelines.flux.{name}").setLevel(logging.ERROR)
+    folder = resolve(settings.weights, home, write)
+    try:
+        pipe = FluxPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights: {settings.weights.source} is not a FLUX.1 checkpoint ({error})") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

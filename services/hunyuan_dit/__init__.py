@@ -1,0 +1,1 @@
+"""HunyuanDiT, which paints a picture anew in another style."""

@@ -1,0 +1,44 @@
+"""Writes the recogniser's tiny checkpoint: IR-SE50's layout, random weights, 3 MB.
+
+It has learnt nothing, but it tells faces apart: random filters see different faces differently, and the statistics of
+its normalisations are measured on random blots, so that what all pictures share does not drown it.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from services.errors import ConfigError
+from services.instantid.arcface import ArcFace
+
+SEED = 50
+WIDTH = 4
+FILE = "recognition_arcface_ir_se50.pth"
+BLOTS = 128
+"""Pictures that the statistics are measured on."""
+
+
+def write(form: str, folder: Path) -> None:
+    """Write a checkpoint into `folder`, which exists and is empty.
+
+    Args:
+        form: `tiny`: all 24 units of IR-SE50, with 4 to 32 channels instead of 64 to 512.
+        folder: where `InstantId` will read it.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    if form != "tiny":
+        raise ConfigError(f"recogniser.miniature: instantid has the form tiny, got {form!r}")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(SEED)
+        net = ArcFace(WIDTH, reduction=WIDTH).train()
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = None  # plain averages
+            elif isinstance(module, nn.Dropout):
+                module.p = 0.0
+        blots = torch.randn(BLOTS, 3, 14, 14) * 0.5
+        net(nn.functional.interpolate(blots, size=(112, 112), mode="bicubic").clamp(-1, 1))
+    torch.save(net.state_dict(), folder / FILE)

@@ -1,0 +1,1 @@
+"""Real-ESRGAN: pictures and frames, two to four times as large."""

@@ -1,0 +1,42 @@
+"""Writes tiny nets of Real-ESRGAN's two architectures, with random weights, in the layout of the released files."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.ESRGAN import ESRGAN
+from torch import nn
+
+from services.errors import ConfigError
+
+SEED = 4
+
+
+def write(form: str, folder: Path) -> None:
+    """Write a checkpoint into `folder`, which exists and is empty.
+
+    Args:
+        form: `compact` (as realesr-animevideov3 and realesr-general-x4v3 are), `rrdb` (as RealESRGAN_x4plus is),
+            or `rrdb-x2` (as RealESRGAN_x2plus is).
+        folder: where the file comes to lie.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        save_file(
+            {name: weight.contiguous() for name, weight in _net(form).state_dict().items()},
+            folder / f"{form}.safetensors",
+        )
+
+
+def _net(form: str) -> nn.Module:
+    if form == "compact":
+        return Compact(num_feat=8, num_conv=2, upscale=4)
+    if form == "rrdb":
+        return ESRGAN(num_filters=8, num_blocks=1, scale=4)
+    if form == "rrdb-x2":
+        return ESRGAN(num_filters=8, num_blocks=1, scale=4, shuffle_factor=2, in_nc=12)
+    raise ConfigError(f"weights.miniature: realesrgan has the forms compact, rrdb and rrdb-x2, got {form!r}")

@@ -1,0 +1,156 @@
+"""How Real-ESRGAN runs: batches of frames through the net, in tiles where they are large."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+
+from services.device import device_of, failure_of, finite
+from services.errors import ConfigError
+from services.frames import Pixels
+from services.pixels import averaged, pixels_of, tensor_of
+from services.realesrgan.miniature import write
+from services.realesrgan.service import SHIPPED, RealEsrganSettings
+from services.weights import resolve
+
+SUFFIXES = (".safetensors", ".pth")
+FARTHEST = 64
+"""The widest margin that is taken unasked."""
+
+
+class Tile(NamedTuple):
+    """A part of a picture, in its pixels: what it stands for, and what is looked at for it."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    seen: tuple[int, int, int, int]
+    """Top, bottom, left, right."""
+
+
+class RealEsrganModel:
+    """A loaded net."""
+
+    def __init__(self, settings: RealEsrganSettings, home: Path) -> None:
+        self._settings = settings
+        self._device = device_of(settings.device)
+        self._dtype = getattr(torch, settings.dtype)
+        loaded = _load(settings, home)
+        self.scale = loaded.scale
+        """How many times as wide and as high the net's own result is."""
+        self._multiple = loaded.size_requirements.multiple_of
+        net = loaded.model.requires_grad_(False).eval()
+        self._margin = min(reach(net), FARTHEST) if settings.tile_margin is None else settings.tile_margin
+        net = net.to(self._device, self._dtype, memory_format=torch.channels_last)
+        self._net = torch.compile(net) if settings.compile else net
+
+    @torch.no_grad()
+    def upscale(self, pixels: Pixels, scale: int, check: Callable[[], None]) -> Pixels:
+        """Enlarge frames.
+
+        Args:
+            pixels: (n, h, w, 3) uint8.
+            scale: at most the net's own.
+            check: called before each tile; what it raises ends the work.
+
+        Returns:
+            (n, scale · h, scale · w, 3) uint8.
+
+        Raises:
+            ModelFailed: out of memory, or numbers that are not finite.
+            DeviceFailed: the GPU is lost to this process.
+        """
+        height, width = pixels.shape[1:3]
+        made = torch.empty((len(pixels), height * scale, width * scale, 3), dtype=torch.uint8).numpy()
+        try:
+            for first in range(0, len(pixels), self._settings.batch):
+                batch = slice(first, first + self._settings.batch)
+                given = tensor_of(pixels[batch], self._device, self._dtype)
+                made[batch] = pixels_of(self._enlarged(given, scale, check))
+        except RuntimeError as error:
+            failed = failure_of(error, f"{width}x{height} pixels", "set a smaller tile or batch")
+            if failed is None:
+                raise
+        else:
+            return made
+        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        raise failed
+
+    def _enlarged(self, pictures: Tensor, scale: int, check: Callable[[], None]) -> Tensor:
+        """(n, 3, h, w) → (n, 3, scale · h, scale · w) float32."""
+        n, _, height, width = pictures.shape
+        whole = torch.empty((n, 3, height * self.scale, width * self.scale), device=pictures.device)
+        for tile in tiles(height, width, self._settings.tile, self._margin):
+            check()
+            top, bottom, left, right = tile.seen
+            seen = self._passed(pictures[..., top:bottom, left:right])
+            inner = seen[
+                ...,
+                (tile.top - top) * self.scale : (tile.bottom - top) * self.scale,
+                (tile.left - left) * self.scale : (tile.right - left) * self.scale,
+            ]
+            whole[
+                ...,
+                tile.top * self.scale : tile.bottom * self.scale,
+                tile.left * self.scale : tile.right * self.scale,
+            ] = inner
+        finite(whole)
+        return whole if scale == self.scale else averaged(whole.clamp(0, 1), height * scale, width * scale)
+
+    def _passed(self, part: Tensor) -> Tensor:
+        """Through the net, at a size that it takes."""
+        height, width = part.shape[-2:]
+        below, beside = -height % self._multiple, -width % self._multiple
+        part = F.pad(part, (0, beside, 0, below), mode="replicate").contiguous(memory_format=torch.channels_last)
+        return self._net(part)[..., : height * self.scale, : width * self.scale].float()
+
+
+def tiles(height: int, width: int, side: int, margin: int) -> Iterator[Tile]:
+    """Part a picture into tiles of at most `side` pixels, each seen with `margin` pixels round it; 0 is one tile."""
+    down, across = side or height, side or width
+    for top in range(0, height, down):
+        bottom = min(top + down, height)
+        for left in range(0, width, across):
+            right = min(left + across, width)
+            seen = max(0, top - margin), min(height, bottom + margin), max(0, left - margin), min(width, right + margin)
+            yield Tile(top, bottom, left, right, seen)
+
+
+def reach(net: nn.Module) -> int:
+    """How many pixels round a place can change the result there, at most: its convolutions one behind the other."""
+    return sum(max(layer.kernel_size) // 2 for layer in net.modules() if isinstance(layer, nn.Conv2d))
+
+
+def _load(settings: RealEsrganSettings, home: Path) -> ImageModelDescriptor:
+    path = _file(settings, home)
+    try:
+        loaded = ModelLoader(device="cpu").load_from_file(path)
+    except (UnsupportedModelError, UnpicklingError, OSError, ValueError, RuntimeError, LookupError, EOFError) as error:
+        raise ConfigError(f"weights: {path.name} is no net that is known ({error})", param="weights") from error
+    if not isinstance(loaded, ImageModelDescriptor) or loaded.input_channels != 3 or loaded.output_channels != 3:
+        raise ConfigError(f"weights: {path.name} does not make a colour picture out of one", param="weights")
+    return loaded
+
+
+def _file(settings: RealEsrganSettings, home: Path) -> Path:
+    if settings.weights is None:
+        return SHIPPED
+    folder = resolve(settings.weights, home, write)
+    if settings.file is not None:
+        path = folder / settings.file
+        if not path.is_file():
+            raise ConfigError(f"file: there is no {settings.file} in {settings.weights.source}", param="file")
+        return path
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(found) != 1:
+        raise ConfigError(
+            f"file: say which one: {settings.weights.source} has {len(found)} files of weights", param="file"
+        )
+    return found[0]

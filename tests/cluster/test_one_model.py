@@ -1,0 +1,83 @@
+"""Jobs of one model alone, on a real server: Stable Video Diffusion and Real-ESRGAN."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.cluster.conftest import content, ended
+from tests.cluster.edges import clip, png
+from tests.cluster.server import Server, until
+from tests.composition import media
+
+pytestmark = pytest.mark.cluster
+
+FRAMES = 40
+
+
+def decoded(data: bytes) -> list[NDArray[np.uint8]]:
+    with av.open(io.BytesIO(data), "r") as container:
+        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
+
+
+def ordered(http: httpx.Client, file: Path, part: str, **fields: str) -> dict[str, Any]:
+    with file.open("rb") as data:
+        answer = http.post("/v1/videos", data=fields, files={part: (file.name, data)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_video_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
+    job = ordered(http, media.count(tmp_path / "a.mp4", FRAMES), "input_reference", model="realesrgan", scale="2")
+    video = ended(http, job["id"])
+    assert (video["status"], video["size"], video["frames_done"]) == ("completed", "128x96", FRAMES), video
+    assert [(stage["name"], stage["model"]) for stage in video["stages"]] == [("upscale", "realesrgan")]
+    frames = decoded(content(http, job["id"]))
+    assert [media.number_of(frame) for frame in frames] == list(range(FRAMES))
+
+
+def test_a_killed_replica_costs_no_frame(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    large = [np.random.default_rng(n).integers(0, 256, (96, 128, 3), np.uint8) for n in range(90)]
+    file = media.clip(tmp_path / "a.mp4", large)
+    whole = ordered(http, file, "input_video", model="realesrgan", scale="4")
+    assert ended(http, whole["id"])["status"] == "completed"
+    job = ordered(http, file, "input_video", model="realesrgan", scale="4")
+    until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
+    for process in server.replicas("realesrgan"):
+        process.kill()
+    assert ended(http, job["id"], 240)["status"] == "completed"
+    assert content(http, job["id"]) == content(http, whole["id"])
+
+
+def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    fields = {"model": "svd", "num_frames": "6", "steps": "2", "size": "128x64", "fps": "5", "seed": "3"}
+    job = ordered(http, tmp_path / "a.png", "input_reference", **fields)
+    video = ended(http, job["id"])
+    assert (video["status"], video["size"], video["frames_done"]) == ("completed", "128x64", 6), video
+    assert len(decoded(content(http, job["id"]))) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"model": "svd", "prompt": "a dog"}, "prompt", "takes none"),
+        ({"model": "svd", "num_frames": "51"}, "num_frames", "limit of 50"),
+        ({"model": "svd", "motion_bucket_id": "0"}, "motion_bucket_id", "greater than or equal to 1"),
+        ({"model": "svd", "guidance_scale": "3", "max_guidance_scale": "3"}, "guidance_scale", "give one of"),
+        ({"model": "realesrgan", "scale": "5"}, "scale", "less than or equal to 4"),
+    ],
+)
+def test_what_cannot_be(http: httpx.Client, tmp_path: Path, fields: dict[str, str], param: str, words: str) -> None:
+    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    with (tmp_path / "a.png").open("rb") as data:
+        answer = http.post("/v1/videos", data=fields, files={"input_reference": ("a.png", data)})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param, error
+    assert words in error["message"]

@@ -1,0 +1,302 @@
+"""A face's identity in Flux: it acts, as far as is asked, where its points are, and without it nothing changes."""
+
+import asyncio
+import json
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
+from diffusers.pipelines.flux.pipeline_flux_controlnet import FluxControlNetPipeline
+from safetensors.torch import load_file, save_file
+
+from services.errors import ConfigError
+from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, drawn_points
+from services.flux.miniature import write
+from services.flux.request import FluxRequest
+from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.frames import Face, Frames, Pixels, Progress
+from services.levers import StepCache
+from services.weights import Weights, resolve
+
+FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
+POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
+NETS = IdentitySettings(weights=Weights(miniature="identity"))
+
+
+def face_of(seed: int, points: Any = POINTS) -> Face:
+    embedding = np.random.default_rng(seed).normal(size=512).astype(np.float32)
+    embedding /= np.float32(np.linalg.norm(embedding))
+    return Face(embedding, points, np.array([0.2, 0.2, 0.8, 0.9], np.float32))
+
+
+ADA, BEN = face_of(1), face_of(2)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def flux(home) -> Flux:
+    return loaded(home)
+
+
+@pytest.fixture(scope="module")
+def plain(flux) -> Pixels:
+    """Without a face."""
+    return asyncio.run(made(flux))
+
+
+@pytest.fixture(scope="module")
+def ada(flux) -> Pixels:
+    return asyncio.run(made(flux, ADA))
+
+
+def loaded(home: Path, **more) -> Flux:
+    fields = {"weights": Weights(miniature="tiny"), "device": "cpu", "dtype": "float32", "max_sequence_length": 32}
+    return Flux(FluxSettings(**{**fields, "identity": NETS, **more}), home, lambda: "flux#test cpu")
+
+
+async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
+    items = [item async for item in flux.paint(FluxRequest(**{**FIELDS, **fields}), face)]
+    return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
+
+
+@pytest.fixture
+def nets(home, tmp_path) -> Path:
+    """A copy of the nets, to be spoiled."""
+    write("identity", tmp_path)
+    return tmp_path
+
+
+# --- what a face does ---------------------------------------------------------------------------------------------
+
+
+async def test_the_same_face_is_the_same_and_another_another(flux, plain, ada):
+    ben = await made(flux, BEN)
+    assert np.array_equal(await made(flux, ADA), ada)
+    assert len({picture.tobytes() for picture in (plain, ada, ben)}) == 3
+    assert np.abs(ada.astype(int) - ben).mean() > 1
+
+
+async def test_without_a_face_nothing_has_changed(home, flux, plain):
+    assert np.array_equal(plain, await made(loaded(home, identity=None)))
+    await made(flux, ADA)
+    assert np.array_equal(await made(flux), plain)
+
+
+async def test_no_strength_is_no_face(flux, plain, ada):
+    assert np.array_equal(await made(flux, ADA, identity_strength=0), plain)
+    # The noise is the same, so that a little of it is not yet another picture.
+    assert np.abs((await made(flux, ADA, identity_strength=1e-7)).astype(int) - plain).max() <= 1
+    assert not np.array_equal(await made(flux, ADA, identity_strength=0.5), ada)
+
+
+async def test_it_acts_in_its_window(flux, plain, ada):
+    early = await made(flux, ADA, identity_end=0.5)
+    late = await made(flux, ADA, identity_start=0.5)
+    assert len({picture.tobytes() for picture in (plain, ada, early, late)}) == 4
+    assert np.array_equal(await made(flux, ADA, identity_start=0.4, identity_end=0.41), plain)  # no step lies in it
+
+
+async def test_outside_its_window_the_net_is_not_computed(flux):
+    blocks = []
+    controlnet = flux._model._identity.controlnet
+    hook = controlnet.transformer_blocks[0].register_forward_hook(lambda *_: blocks.append(1))
+    await made(flux, ADA, steps=4, identity_start=0.25, identity_end=0.75)
+    hook.remove()
+    assert len(blocks) == 2
+
+
+async def test_the_points_matter(flux, ada):
+    assert not np.array_equal(await made(flux, face_of(1, POINTS[:, ::-1].copy())), ada)
+
+
+async def test_the_net_hears_the_face_and_not_the_prompt(flux):
+    heard = []
+    controlnet = flux._model._identity.controlnet
+    hook = controlnet.context_embedder.register_forward_hook(lambda _module, args, _out: heard.append(args[0]))
+    await made(flux, ADA, steps=1)
+    await made(flux, ADA, steps=1, prompt="a red house")
+    hook.remove()
+    assert heard[0].shape == (1, 8, 32)
+    assert torch.equal(heard[0], heard[1])
+    assert torch.equal(heard[0], flux._model._identity.tokens(ADA))
+    assert controlnet.tokens is None
+
+
+async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
+    """Its own latents given, and the tokens in place of the prompt at a guidance of one, by hooks of the test's own."""
+    folder = resolve(NETS.weights, home, write)
+    pipe: Any = FluxControlNetPipeline.from_pretrained(
+        resolve(Weights(miniature="tiny"), home, write),
+        controlnet=FluxControlNetModel.from_pretrained(folder / CONTROLNET),
+        local_files_only=True,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    tokens = Resampler.of(load_file(folder / PROJECTION)).eval()(torch.tensor(ADA.embedding)[None, None]).detach()
+
+    def told(_module, args, kwargs):
+        return args, {
+            **kwargs,
+            "encoder_hidden_states": tokens,
+            "txt_ids": torch.zeros(8, 3),
+            "guidance": torch.ones(1),
+        }
+
+    pipe.controlnet.register_forward_pre_hook(told, with_kwargs=True)
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(1, 16, 6, 8, generator=generator)
+    unit = pipe(
+        prompt="a boat",
+        latents=pipe._pack_latents(noise, 1, 16, 6, 8),
+        width=64,
+        height=48,
+        num_inference_steps=3,
+        guidance_scale=3.5,
+        control_image=drawn_points(POINTS, 64, 48),
+        controlnet_conditioning_scale=0.7,
+        control_guidance_start=0.2,
+        control_guidance_end=0.9,
+        generator=generator,
+        max_sequence_length=32,
+        output_type="np",
+    ).images
+    pixels = await made(flux, ADA, identity_strength=0.7, identity_start=0.2, identity_end=0.9)
+    assert np.array_equal(pixels, (unit * 255).round().astype(np.uint8))
+
+
+async def test_several_pictures_and_guidance_by_a_negative_prompt(flux, ada):
+    two = await made(flux, ADA, n=2)
+    assert np.array_equal(two[:1], ada)
+    assert np.array_equal(two[1:], await made(flux, ADA, seed=4))
+    assert not np.array_equal(await made(flux, ADA, true_cfg_scale=4.0), ada)
+
+
+async def test_closing_the_stream_forgets_the_face(flux, plain, ada):
+    async with aclosing(flux.paint(FluxRequest(**{**FIELDS, "steps": 100}), BEN)) as stream:
+        async for item in stream:
+            if isinstance(item, Progress) and item.done == 1:
+                break
+    assert flux._model._identity.controlnet.tokens is None
+    assert np.array_equal(await made(flux), plain)
+    assert np.array_equal(await made(flux, ADA), ada)
+
+
+async def test_a_step_cache_rests_while_a_face_acts(home, flux, plain, ada):
+    cached = loaded(home, step_cache=StepCache(threshold=10), preview_every=1)
+    skipped = await made(cached)
+    assert not np.array_equal(skipped, plain)
+    assert np.array_equal(await made(cached, ADA), ada)
+    assert np.array_equal(await made(cached), skipped)
+
+
+async def test_bfloat16(home, ada):
+    half = await made(loaded(home, dtype="bfloat16"), ADA)
+    assert np.abs(half.astype(int) - ada).mean() < 16
+
+
+# --- the nets -----------------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_the_parameters_are_those_of_the_published_file(nets):
+    assert set(load_file(nets / PROJECTION)) == {
+        "latents",
+        *(f"{layer}.{kind}" for layer in ("proj_in", "proj_out", "norm_out") for kind in ("weight", "bias")),
+        *(
+            f"layers.{index}.{name}"
+            for index in range(2)
+            for name in (
+                *(f"0.{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")),
+                *(f"0.{projection}.weight" for projection in ("to_q", "to_kv", "to_out")),
+                *("1.0.weight", "1.0.bias", "1.1.weight", "1.3.weight"),
+            )
+        ),
+    }
+
+
+def test_a_net_of_the_published_size_is_built_from_its_parameters():
+    whole = Resampler(dim=1280, depth=1, heads=20, queries=8, output_dim=4096)
+    again = Resampler.of(whole.state_dict())
+    embedding = torch.randn(1, 1, 512, generator=torch.Generator().manual_seed(1))
+    assert again(embedding).shape == (1, 8, 4096)
+    assert torch.equal(again(embedding), whole(embedding))
+
+
+async def test_the_file_may_be_a_pickle_of_tensors_in_a_subfolder(home, nets, ada):
+    torch.save({"image_proj": load_file(nets / PROJECTION), "ip_adapter": {}}, nets / "image_proj_model.bin")
+    (nets / PROJECTION).unlink()
+    identity = IdentitySettings(weights=Weights(path=nets.parent), subfolder=nets.name)
+    assert np.array_equal(await made(loaded(home, identity=identity), ADA), ada)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+def test_a_pickle_of_anything_else_is_not_opened(home, nets):
+    torch.save({"image_proj": Payload(nets / "ran")}, nets / "image_proj_model.bin")
+    (nets / PROJECTION).unlink()
+    with pytest.raises(ConfigError, match="identity: there is no image_proj_model"):
+        loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
+    assert not (nets / "ran").exists()
+
+
+@pytest.mark.parametrize("fault", ["no net", "no tokens", "another net", "not a file of tensors"])
+def test_a_folder_without_the_nets(home, nets, fault):
+    if fault == "no net":
+        (nets / CONTROLNET / "config.json").unlink()
+    elif fault == "no tokens":
+        (nets / PROJECTION).unlink()
+    elif fault == "another net":
+        save_file({"weight": torch.ones(2)}, nets / PROJECTION)
+    else:
+        (nets / PROJECTION).write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="identity: there is no"):
+        loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
+
+
+def test_nets_for_another_transformer(home, nets):
+    config = json.loads((nets / CONTROLNET / "config.json").read_text())
+    tensors = load_file(nets / PROJECTION)
+    tensors |= {"proj_out.weight": torch.ones(48, 32), "proj_out.bias": torch.ones(48)}
+    tensors |= {"norm_out.weight": torch.ones(48), "norm_out.bias": torch.ones(48)}
+    save_file(tensors, nets / PROJECTION)
+    with pytest.raises(ConfigError, match="the tokens have 48 channels, and the ControlNet takes 32"):
+        loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
+    write("identity", nets)
+    narrow = {**{key: value for key, value in config.items() if key[0] != "_"}, "num_attention_heads": 1}
+    FluxControlNetModel(**narrow).save_pretrained(nets / CONTROLNET)
+    with pytest.raises(ConfigError, match="the ControlNet has num_attention_heads 1, and the transformer 2"):
+        loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
+
+
+# --- the points ---------------------------------------------------------------------------------------------------
+
+
+def test_points_are_drawn_in_their_colours_over_darker_limbs():
+    picture = np.array(drawn_points(POINTS, 400, 200))
+    assert picture.shape == (200, 400, 3)
+    for (x, y), colour in zip(POINTS, COLOURS, strict=True):
+        assert tuple(picture[int(y * 200), int(x * 400)]) == colour
+    for index in (0, 1, 3, 4):
+        x, y = (POINTS[index] + POINTS[2]) / 2
+        assert tuple(picture[int(y * 200), int(x * 400)]) == tuple(int(level * 0.6) for level in COLOURS[index])
+    assert (picture[:40] == 0).all()
+    assert 300 < np.all(picture == (255, 0, 0), 2).sum() < 360  # a disc of radius 10
+
+
+def test_points_that_fall_together_or_outside():
+    assert np.array(drawn_points(np.full((5, 2), 0.5, np.float32), 64, 64)).any()
+    assert not np.array(drawn_points(np.full((5, 2), 7.0, np.float32), 64, 64)).any()

@@ -1,0 +1,394 @@
+"""How Stable Video Diffusion is served: the order of its stream, what it refuses, and how it is stopped."""
+
+import asyncio
+import math
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from services.errors import Cancelled, InvalidParameter, LimitExceeded
+from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
+from services.svd.request import Animation, SvdRequest, fit
+from services.svd.service import Svd, SvdSettings
+from services.weights import Weights
+from services.worker import ServiceInfo
+
+PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.uint8))
+FIELDS = {"num_frames": 10, "size": "64x64", "steps": 2, "seed": 3, "fps": 12}
+REQUEST = SvdRequest(**FIELDS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def svd(home) -> Svd:
+    return loaded(home)
+
+
+@pytest.fixture(scope="module")
+def plain(svd) -> Pixels:
+    """What it makes of REQUEST and PICTURE."""
+    return pixels_of(asyncio.run(collected(svd)))
+
+
+def loaded(home: Path, **more) -> Svd:
+    fields = {"decode_window": 4, "decode_overlap": 1, "max_steps": 200, **more}
+    settings = SvdSettings(weights=Weights(miniature="xt"), device="cpu", dtype="float32", **fields)
+    return Svd(settings, home, lambda: "svd#test cpu")
+
+
+async def collected(svd: Svd, request: SvdRequest = REQUEST, image: Frames = PICTURE, **more) -> list[Item]:
+    return [item async for item in svd.animate(request, image, **more)]
+
+
+def runs_of(items: list[Item]) -> list[Frames]:
+    return [item for item in items if isinstance(item, Frames)]
+
+
+def pixels_of(items: list[Item]) -> Pixels:
+    return np.concatenate([run.pixels for run in runs_of(items)])
+
+
+def fact(items: list[Item], name: str):
+    return next(item.value for item in items if isinstance(item, Fact) and item.name == name)
+
+
+def changed(**fields) -> SvdRequest:
+    return SvdRequest(**{**FIELDS, **fields})
+
+
+# --- the stream ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_stream_in_its_order(svd):
+    items = await collected(svd)
+    told = [
+        (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
+        for item in items
+    ]
+    assert told == [
+        ("Fact",),
+        ("Fact",),
+        *(("Progress", "denoise", step, 2) for step in range(3)),
+        ("Progress", "decode", 0, 10),
+        ("Frames",),
+        ("Progress", "decode", 4, 10),
+        ("Frames",),
+        ("Progress", "decode", 8, 10),
+        ("Frames",),
+        ("Progress", "decode", 10, 10),
+        ("StageDone",),
+    ]
+    assert [(run.first, run.count, run.rate) for run in runs_of(items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
+    assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "64x64")]
+    last = items[-1]
+    assert isinstance(last, StageDone)
+    assert (last.stage, last.model, last.source, last.revision) == ("animate", "svd", "miniature:xt", "")
+    assert last.replica == "svd#test cpu"
+    assert last.seconds > 0
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9, 10])
+async def test_start_keeps_back_exactly_the_frames_before_it(svd, plain, start):
+    items = await collected(svd, start=start)
+    indices = [index for run in runs_of(items) for index in range(run.first, run.stop)]
+    assert indices == list(range(start, 10))
+    if indices:
+        assert np.array_equal(pixels_of(items), plain[start:])
+    last = next(item for item in reversed(items) if isinstance(item, Progress))
+    assert (last.stage, last.done, last.total) == ("decode", 10, 10)
+
+
+async def test_a_window_of_more_frames_than_travel_together_is_sent_in_runs(home, svd):
+    request = changed(num_frames=20, steps=1)
+    runs = runs_of(await collected(loaded(home, decode_window=20), request))
+    assert [(run.first, run.count) for run in runs] == [(0, 16), (16, 4)]
+    late = runs_of(await collected(loaded(home, decode_window=20), request, start=3))
+    assert [(run.first, run.count) for run in late] == [(3, 16), (19, 1)]
+    assert np.array_equal(late[1].pixels[0], runs[1].pixels[3])
+
+
+async def test_a_seed_is_drawn_told_and_good_for_the_same_video_again(svd):
+    drawn = await collected(svd, changed(seed=-1))
+    assert fact(drawn, "seed") != fact(await collected(svd, changed(seed=-1)), "seed")
+    again = await collected(svd, changed(seed=fact(drawn, "seed")))
+    assert np.array_equal(pixels_of(again), pixels_of(drawn))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"size": "191x130"}, "128x128"),
+        ({"size": None, "max_area": 192 * 128}, "192x128"),
+        ({"size": None, "max_area": 64 * 64}, "64x64"),
+    ],
+)
+async def test_the_size_is_told_and_kept(svd, fields, told):
+    items = await collected(svd, changed(**fields, num_frames=2, steps=1))
+    width, height = map(int, told.split("x"))
+    assert fact(items, "size") == told
+    assert pixels_of(items).shape == (2, height, width, 3)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"num_frames": 51}, "num_frames", "num_frames: at most 50 frames, got 51"),
+        ({"steps": 201}, "steps", "steps: at most 200 steps, got 201"),
+        ({"size": "1088x576"}, "size", "size: at most 589824 pixels, got 626688"),
+        ({"size": None, "max_area": 589_825}, "max_area", "max_area: at most 589824 pixels, got 589825"),
+    ],
+)
+async def test_limits_name_the_field_the_limit_and_the_value(svd, fields, param, message):
+    with pytest.raises(LimitExceeded) as caught:
+        await collected(svd, changed(**fields))
+    assert (caught.value.param, caught.value.message) == (param, message)
+
+
+async def test_limits_are_those_of_the_settings(home):
+    svd = loaded(home, max_frames=3, max_steps=1, max_area=64 * 64)
+    least = {"num_frames": 3, "steps": 1, "size": "64x64"}
+    assert len(pixels_of(await collected(svd, changed(**least)))) == 3
+    for beyond in ({"num_frames": 4}, {"steps": 2}, {"size": "128x64"}):
+        with pytest.raises(LimitExceeded):
+            await collected(svd, changed(**{**least, **beyond}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "param", "message"),
+    [
+        ({"size": "63x128"}, 0, "size", "the least frame is 64x64, got 63x128"),
+        ({}, -1, "start", "must be 0 to 10, got -1"),
+        ({}, 11, "start", "must be 0 to 10, got 11"),
+    ],
+)
+async def test_what_cannot_be_made(svd, fields, start, param, message):
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        await collected(svd, changed(**fields), start=start)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": "native"},
+        {"offload": "disk"},
+        {"dtype": "int8"},
+        {"decode_window": 0},
+        {"decode_window": 251},
+        {"decode_overlap": -1},
+        {"decode_overlap": 33},
+        {"max_frames": 1},
+        {"max_steps": 0},
+    ],
+)
+def test_settings_that_cannot_be(fields):
+    with pytest.raises(ValidationError):
+        SvdSettings(weights=Weights(miniature="xt"), **fields)
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_svd_xt():
+    assert SvdRequest().model_dump() == {
+        "num_frames": 25,
+        "steps": 25,
+        "fps": 6,
+        "motion_bucket_id": 127,
+        "noise_aug_strength": 0.02,
+        "min_guidance_scale": 1.0,
+        "max_guidance_scale": 3.0,
+        "max_area": 589_824,
+        "size": None,
+        "seed": -1,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_frames": 1},
+        {"num_frames": 251},
+        {"steps": 0},
+        {"steps": 1001},
+        {"fps": 0},
+        {"fps": 61},
+        {"fps": 23.976},
+        {"motion_bucket_id": 0},
+        {"motion_bucket_id": 256},
+        {"noise_aug_strength": -0.1},
+        {"noise_aug_strength": 10.1},
+        {"noise_aug_strength": float("nan")},
+        {"max_guidance_scale": float("inf")},
+        {"guidance_scale": 101},
+        {"min_guidance_scale": -1},
+        {"max_area": 64 * 64 - 1},
+        {"seed": -2},
+        {"seed": 2**63},
+        {"size": "1024"},
+        {"size": "0x576"},
+        {"shift": 5.0},
+    ],
+)
+def test_what_cannot_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        SvdRequest(**fields)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_prompt_is_refused_with_the_reason(name):
+    with pytest.raises(InvalidParameter, match=f"{name}: Stable Video Diffusion takes none") as caught:
+        SvdRequest.model_validate({name: "a boat"})
+    assert caught.value.param == name
+    for nothing in ("", None):
+        assert SvdRequest.model_validate({name: nothing}) == SvdRequest()
+
+
+def test_guidance_scale_is_the_greatest():
+    assert SvdRequest.model_validate({"guidance_scale": "4.5"}).max_guidance_scale == 4.5
+    with pytest.raises(InvalidParameter, match="one of guidance_scale and max_guidance_scale") as caught:
+        SvdRequest.model_validate({"guidance_scale": 4, "max_guidance_scale": 4})
+    assert caught.value.param == "guidance_scale"
+
+
+def test_guidance_does_not_shrink():
+    with pytest.raises(InvalidParameter, match=r"not be above max_guidance_scale, got 3\.5 and 3\.0") as caught:
+        SvdRequest(min_guidance_scale=3.5)
+    assert caught.value.param == "min_guidance_scale"
+    with pytest.raises(InvalidParameter):
+        SvdRequest(min_guidance_scale=1.5, max_guidance_scale=0)
+    assert SvdRequest(min_guidance_scale=3.0).min_guidance_scale == 3.0
+
+
+def test_guidance_is_turned_off_by_one_field_and_what_was_read_can_be_read_again():
+    off = SvdRequest.model_validate({"guidance_scale": 0})
+    assert (off.min_guidance_scale, off.max_guidance_scale) == (1.0, 0.0)
+    assert SvdRequest(**off.model_dump()) == off
+    assert SvdRequest.model_validate_json(off.model_dump_json()) == off
+
+
+def test_a_graph_can_nest_it():
+    class Graph(BaseModel):
+        animate: Animation | bool = True
+
+    nested = Graph.model_validate({"animate": {"fps": 12, "guidance_scale": 2}}).animate
+    assert nested == Animation(fps=12, max_guidance_scale=2)
+    assert Graph.model_validate({"animate": False}).animate is False
+    assert SvdRequest(**Animation(fps=12).model_dump(), seed=3) == SvdRequest(fps=12, seed=3)
+
+
+SIDES = st.integers(1, 10_000)
+AREAS = st.integers(64 * 64, 4096 * 4096)
+
+
+@given(SIDES, SIDES, AREAS)
+def test_a_fitted_size_is_whole_multiples_within_the_area(width, height, max_area):
+    fitted = fit(width, height, max_area, 64)
+    assert all(side >= 64 and side % 64 == 0 for side in fitted)
+    assert math.prod(fitted) <= max_area
+
+
+@given(st.integers(100, 1000), st.integers(100, 1000))
+def test_a_fitted_size_keeps_the_aspect_to_within_one_multiple(width, height):
+    fitted_width, fitted_height = fit(width, height, 1024 * 1024, 64)
+    ideal = math.sqrt(1024 * 1024 * width / height)
+    assert ideal - 65 < fitted_width <= ideal + 1e-6
+    assert ideal * height / width - 65 < fitted_height <= ideal * height / width + 1e-6
+
+
+@given(SIDES, SIDES, AREAS)
+def test_a_picture_on_its_side_gets_the_size_on_its_side(width, height, max_area):
+    assert fit(height, width, max_area, 64) == fit(width, height, max_area, 64)[::-1]
+
+
+def test_official_sizes_fit_themselves():
+    assert fit(1024, 576, 576 * 1024, 64) == (1024, 576)
+    assert fit(1920, 1080, 576 * 1024, 64) == (1024, 576)
+    assert fit(720, 1280, 576 * 1024, 64) == (576, 1024)
+    assert fit(1, 1, 576 * 1024, 64) == (768, 768)
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+
+async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(svd, plain):
+    forwards = []
+    hook = svd._model._pipe.unet.register_forward_hook(lambda *_: forwards.append(1))
+    async with aclosing(svd.animate(changed(steps=200), PICTURE)) as stream:
+        async for item in stream:
+            if isinstance(item, Progress) and item.done == 2:
+                break
+        before = len(forwards)
+    hook.remove()
+    assert before < 100  # of 200
+    assert len(forwards) - before <= 2  # the step that ran, and one that may just have begun
+    assert not (await svd.info()).busy
+    assert np.array_equal(pixels_of(await collected(svd)), plain)
+
+
+async def test_closing_while_frames_are_decoded_stops_the_decoding(svd, plain):
+    windows = []
+    hook = svd._model._pipe.vae.decoder.register_forward_hook(lambda *_: windows.append(1))
+    async with aclosing(svd.animate(changed(num_frames=50, steps=1), PICTURE)) as stream:
+        async for item in stream:
+            if isinstance(item, Frames):
+                break
+    hook.remove()
+    assert len(windows) < 13  # of 13
+    assert np.array_equal(pixels_of(await collected(svd)), plain)
+
+
+async def test_windows_before_the_start_are_not_decoded(svd):
+    windows = []
+    hook = svd._model._pipe.vae.decoder.register_forward_hook(lambda *_: windows.append(1))
+    await collected(svd, start=5)
+    hook.remove()
+    assert len(windows) == 2  # of 3
+
+
+async def test_stop_ends_the_stream_of_that_key(svd):
+    stream = svd.animate(changed(steps=200), PICTURE, key="job")
+    await anext(stream)
+    await svd.stop("another")
+    await svd.stop("job")
+    with pytest.raises(Cancelled):
+        async for _ in stream:
+            pass
+
+
+async def test_a_second_request_with_the_key_stops_the_first(svd, plain):
+    older = svd.animate(changed(steps=200), PICTURE, key="job")
+    await anext(older)
+    newer = asyncio.create_task(collected(svd, key="job"))
+    with pytest.raises(Cancelled):
+        async for _ in older:
+            pass
+    assert np.array_equal(pixels_of(await newer), plain)
+
+
+async def test_requests_take_turns(svd, plain):
+    together = await asyncio.gather(collected(svd), collected(svd, changed(seed=4)), collected(svd))
+    assert np.array_equal(pixels_of(together[0]), plain)
+    assert np.array_equal(pixels_of(together[2]), plain)
+    assert not np.array_equal(pixels_of(together[1]), plain)
+
+
+async def test_info_and_health(svd):
+    assert await svd.info() == ServiceInfo("svd", "miniature:xt", "", "svd#test cpu", busy=False)
+    stream = svd.animate(changed(steps=200), PICTURE)
+    await anext(stream)
+    assert (await svd.info()).busy
+    await stream.aclose()
+    svd.check_health()
