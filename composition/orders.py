@@ -16,7 +16,7 @@ from composition.store import Store, new_id
 from composition.tables import File, Job, Still
 from composition.uploads import Uploads
 from services.errors import InvalidParameter, NotFound
-from services.qwen_edit.request import from_json
+from services.limits import from_json
 
 BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""

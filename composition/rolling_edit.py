@@ -15,8 +15,8 @@ from composition.decode import Decoder
 from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, Stages, completed
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
-from services.limits import MAX_SEED
-from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest, from_json
+from services.limits import MAX_SEED, from_json
+from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest
 
 MAX_FRAME = 2**31 - 1
 DEFAULT_RATE = Fraction(16)

@@ -107,6 +107,24 @@ class StageDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """How a clip is made to suit the video of several that it becomes a part of."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    rate: Fraction
+    """Frames per second of the video."""
+    seconds: Fraction | None = None
+    """How long it is shown: its own frames are spread evenly over this. None keeps its own time."""
+    blend: bool = False
+    """What lies between two of its frames is a mix of both, linear in time; else it is the earlier one."""
+    crossfade: int = 0
+    """Frames of the video in which it is mixed with the end of the clip before it, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """Frames that lie in a file and belong here in the stream: whoever consumes the stream pulls them from it.
 
@@ -115,6 +133,19 @@ class Clip:
     """
 
     url: str
+    fit: Fit | None = None
+    """None where it is taken as it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Frames of a result of its own, beside the job's video: of another video, or of a picture."""
+
+    name: str
+    """The variant's, e.g. `hd` or `image`."""
+    frames: Frames
+    still: bool = False
+    """Whether it is a picture, which is whole with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +200,4 @@ class Face:
                 raise ValueError(f"Face.{name} must be {shape} finite float32, got {array.shape} {array.dtype}")
 
 
-Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Scores | Sketch | Face
+Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Result | Scores | Sketch | Face

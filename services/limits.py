@@ -1,7 +1,8 @@
 """What the requests of several models have in common, and how a limit of the operator's is held."""
 
+import json
 import secrets
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 
@@ -17,6 +18,16 @@ JSON_SAFE = 2**53
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 """`WIDTHxHEIGHT` in pixels."""
+
+
+def from_json(value: object) -> object:
+    """Read a form field that holds a JSON object as that object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return cast("object", json.loads(value))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("must be a JSON object") from error
 
 
 def within(field: str, value: int, limit: int, unit: str) -> None:

@@ -1,12 +1,12 @@
 """What may be asked of Flux, within which limits."""
 
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, from_json
 
 MAX_LORAS = 8
 """In one request."""
@@ -33,6 +33,23 @@ class Lora(BaseModel):
     """How strongly it acts; 0 leaves it out."""
 
 
+def _listed(value: object) -> object:
+    """Read what a form or a command line can say: JSON, and `name` or `name:weight` in place of an object."""
+    if isinstance(value, str):
+        value = from_json(value) if value.lstrip()[:1] in ("[", "{") else [value]
+    entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
+    return [_lora(entry) for entry in entries]
+
+
+def _lora(entry: object) -> object:
+    if not isinstance(entry, str):
+        return entry
+    if entry.lstrip().startswith("{"):
+        return from_json(entry)
+    name, colon, weight = entry.rpartition(":")
+    return {"name": name, "weight": weight} if colon else {"name": entry}
+
+
 class Painting(BaseModel):
     """How Flux samples. The defaults are those of FLUX.1-dev."""
 
@@ -42,8 +59,6 @@ class Painting(BaseModel):
     """What not to show; used while `true_cfg_scale` is above 1."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Classifier-free guidance by `negative_prompt`; 1 or less turns it off and halves the time."""
-    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
-    """Pictures to paint, each by a seed of its own: `seed`, `seed` + 1, and so on."""
     size: Size = "1024x1024"
     """`WIDTHxHEIGHT` in pixels; rounded down to multiples of 16."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 28
@@ -52,7 +67,8 @@ class Painting(BaseModel):
     """The guidance that the checkpoint was distilled to follow; it costs no time."""
     seed: Seed = -1
     """-1 draws one, and says which."""
-    loras: Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS)] = ()
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(_listed), Field(max_length=MAX_LORAS)] = ()
+    """A name alone is of weight 1."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     """How strongly the given face acts; 0 is as if there were none."""
     identity_start: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -82,3 +98,5 @@ class FluxRequest(Painting):
     """Pictures of what a text says."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
+    """Pictures to paint, each by a seed of its own: `seed`, `seed` + 1, and so on."""

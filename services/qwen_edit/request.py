@@ -1,12 +1,11 @@
 """What may be asked of Qwen-Image-Edit, within which limits."""
 
-import json
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, from_json
 
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
 """Reshape picture 2 along the fine outlines that picture 1 draws, and put out one picture."""
@@ -21,16 +20,6 @@ def _plain(text: str) -> str:
     if begin >= 0 and "|>" in text[begin:]:
         raise ValueError("must not contain marks of the form <|…|>, which the model takes for commands")
     return text
-
-
-def from_json(value: object) -> object:
-    """Read a form field that holds a JSON object as that object."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return cast("object", json.loads(value))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("must be a JSON object") from error
 
 
 Prompt = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_plain)]
