@@ -1,7 +1,8 @@
 """The list of everything: which models and graphs there are, and what is bound to what. There is no registry."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,6 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.decode import MediaLimits
+from composition.full_pipeline import FullPipeline, FullPipelineRequest
 from composition.graph import GraphRequest, GraphSettings
 from composition.image_edit import MODEL as EDITS
 from composition.image_edit import Editor
@@ -27,6 +29,11 @@ from composition.upscale import Upscale, VideoUpscaleRequest
 from composition.v2v import V2V, V2VRequest
 from composition.wan_i2v import WanI2V, WanI2VRequest
 from services.errors import ConfigError
+from services.flux.request import FluxRequest
+from services.flux.service import Flux, FluxSettings
+from services.frames import Face, Item
+from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
+from services.instantid.service import InstantId, InstantIdSettings
 from services.internvl.service import InternVL, InternVLSettings
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
@@ -35,11 +42,17 @@ from services.wan.service import Wan, WanSettings
 
 Kind = Literal["graph", "service"]
 
-SERVICES = ("internvl", "wan", "qwen-edit", "svd", "realesrgan")
+SERVICES = ("internvl", "wan", "qwen-edit", "flux", "instantid", "hunyuan-dit", "svd", "realesrgan", "text-to-video")
 """The deployments that are models."""
 
-UNNAMED = ("animate", "upscale", "jobs", "ingress")
+LORA_SETS = 8
+"""Of so many requests back a replica of Flux is known to hold the LoRAs."""
+
+UNNAMED = ("animate", "upscale", "film", "jobs", "ingress")
 """The deployments that are no model's name: jobs of one stage alone have the name of that stage's model."""
+
+PAINTERS = ("flux", "instantid", "hunyuan-dit", "svd", "realesrgan")
+"""The models of the full pipeline, which needs the first of them and takes of the others what there is."""
 
 TRANSPORT = Transport(
     lost=(
@@ -83,6 +96,9 @@ class AppSettings(BaseModel):
     """The models, each as it is to be loaded. A graph is there when all of its models are."""
     wan: WanSettings | None = None
     qwen_edit: QwenEditSettings | None = None
+    flux: FluxSettings | None = None
+    instantid: InstantIdSettings | None = None
+    hunyuan_dit: HunyuanDitSettings | None = None
     svd: SvdSettings | None = None
     realesrgan: RealEsrganSettings | None = None
 
@@ -139,6 +155,7 @@ def build(args: AppSettings) -> Application:
         defaults=args.defaults,
         limits=_limits(args),
         rate=float((args.wan.rate if args.wan else None) or 16),
+        served=tuple(services),
     )
     # The runner is bound to the front door only so that it belongs to the application; nobody calls it.
     opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
@@ -152,6 +169,9 @@ def _services(args: AppSettings) -> dict[str, Application]:
         ("internvl", InternVL, args.internvl),
         ("wan", Wan, args.wan),
         ("qwen-edit", QwenEdit, args.qwen_edit),
+        ("flux", RoutedFlux, args.flux),
+        ("instantid", InstantId, args.instantid),
+        ("hunyuan-dit", HunyuanDit, args.hunyuan_dit),
         ("svd", Svd, args.svd),
         ("realesrgan", RealEsrgan, args.realesrgan),
     ):
@@ -177,8 +197,13 @@ def _graphs(
             handles = [services[name] for name in needed]
             graphs[model] = _deployed(cls, deployment).bind(*handles, _graph(args, model), TRANSPORT)
             requests[model] = request
+    if "flux" in services:
+        painters = {name: services[name] for name in PAINTERS if name in services}
+        bound = _deployed(FullPipeline, "full-pipeline").bind(painters, _graph(args, "full-pipeline"), TRANSPORT)
+        graphs["full-pipeline"], requests["full-pipeline"] = bound, FullPipelineRequest
     if not graphs:
-        raise ConfigError("args: name the models to serve: internvl and wan, or one of wan, qwen_edit, svd, realesrgan")
+        one = "wan, qwen_edit, flux, svd, realesrgan"
+        raise ConfigError(f"args: name the models to serve: internvl and wan, or one of {one}")
     return graphs, requests
 
 
@@ -194,10 +219,34 @@ def _limits(args: AppSettings) -> dict[str, dict[str, float]]:
         limits |= {"v2v": wan, "wan-i2v": wan}
     if args.qwen_edit is not None:
         limits["rolling-edit"] = {"max_area": args.qwen_edit.max_area, "steps": args.qwen_edit.max_steps}
+    svd: dict[str, float] = {}
     if args.svd is not None:
-        svd = args.svd
-        limits["svd"] = {"num_frames": svd.max_frames, "max_area": svd.max_area, "steps": svd.max_steps}
+        svd = {"num_frames": args.svd.max_frames, "max_area": args.svd.max_area, "steps": args.svd.max_steps}
+        limits["svd"] = svd
+    if args.flux is not None:
+        pipeline: dict[str, float] = {"max_area": args.flux.max_area, "steps": args.flux.max_steps}
+        pipeline |= {f"animate.{name}": most for name, most in svd.items()}
+        if args.hunyuan_dit is not None:
+            pipeline["restyle.steps"] = args.hunyuan_dit.max_steps
+        limits["full-pipeline"] = pipeline
     return limits
+
+
+class RoutedFlux(Flux):
+    """Flux, whose replicas tell Serve which LoRAs they hold, so that a request goes to one that has its own."""
+
+    @cast("Any", serve).multiplexed(max_num_models_per_replica=LORA_SETS)
+    async def _held(self, names: str) -> str:
+        """The service itself keeps the LoRAs; Serve is only to know of the names."""
+        return names
+
+    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
+        names = serve.get_multiplexed_model_id()
+        if names:
+            await self._held(names)
+        async with aclosing(super().paint(request, face, key)) as items:
+            async for item in items:
+                yield item
 
 
 class Front(Ingress):

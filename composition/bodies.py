@@ -20,6 +20,8 @@ MediaValue: TypeAlias = Part | str | list[Part | str]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
+MAX_DIGITS = 18
+"""Of a Content-Length: Python reads no number of thousands of digits."""
 REFERENCE_NAME = "input_reference"
 """OpenAI's name for the media that a video begins with."""
 ONE_OF = "must be a file id (file_…), a data: URL or a form part"
@@ -81,7 +83,7 @@ def limited(receive: Receive, content_length: str | None, limit: int) -> Receive
     """
     too_large = f"the body has more bytes than the limit of {limit}"
     if content_length is not None:
-        if not content_length.isdecimal():
+        if not (content_length.isascii() and content_length.isdecimal() and len(content_length) <= MAX_DIGITS):
             raise InvalidRequest("Content-Length: must be a number")
         if int(content_length) > limit:
             raise PayloadTooLarge(f"{too_large}: Content-Length says {content_length}")

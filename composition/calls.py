@@ -37,9 +37,16 @@ class Transport:
         self.busy = busy
 
 
-def stream(handle: Handle, method: str, *args: object) -> Call[Any]:
-    """Begin a streaming call. By reference always: by value, Ray's messages end at 4 MiB, less than a frame."""
-    return handle.options(method_name=method, stream=True, _by_reference=True).remote(*args)
+def stream(handle: Handle, method: str, *args: object, prefers: str = "") -> Call[Any]:
+    """Begin a streaming call. By reference always: by value, Ray's messages end at 4 MiB, less than a frame.
+
+    Args:
+        handle: the deployment's.
+        method: which of its methods, with its arguments.
+        prefers: a replica that was asked with the same before is taken, if one is free.
+    """
+    options = {"multiplexed_model_id": prefers} if prefers else {}
+    return handle.options(method_name=method, stream=True, _by_reference=True, **options).remote(*args)
 
 
 @asynccontextmanager
@@ -106,6 +113,29 @@ async def in_order(
             future.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         await source.aclose()
+
+
+async def merged(*sources: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Yield what several generators make, each thing as soon as it is there, until all have ended.
+
+    All are closed when this one is, or when one of them raises.
+    """
+    drawing = {asyncio.ensure_future(_next(source)): source for source in sources}
+    try:
+        while drawing:
+            ready, _ = await asyncio.wait(drawing, return_when=asyncio.FIRST_COMPLETED)
+            for future in ready:
+                item = future.result()
+                source = drawing.pop(future)
+                if item is not None:
+                    drawing[asyncio.ensure_future(_next(source))] = source
+                    yield item
+    finally:
+        for future in drawing:
+            future.cancel()
+        await asyncio.gather(*drawing, return_exceptions=True)
+        for source in sources:
+            await source.aclose()
 
 
 async def _each(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T]:

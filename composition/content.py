@@ -46,26 +46,26 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-async def kept(store: Store, artifacts: Artifacts, job_id: str) -> AsyncIterator[bytes]:
-    """Yield what there is of a job's video."""
-    for segment in await asyncio.to_thread(store.segments, job_id):
+async def kept(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
+    """Yield what there is of one of a job's videos."""
+    for segment in await asyncio.to_thread(store.segments, job_id, variant=variant):
         for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
             yield chunk
 
 
-async def live(store: Store, artifacts: Artifacts, job_id: str) -> AsyncIterator[bytes]:
-    """Yield what exists of a job's video and then what is added, until the job ends.
+async def live(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
+    """Yield what exists of one of a job's videos and then what is added, until it is whole.
 
     Raises ModelFailed when the job fails, so that the connection breaks and nobody takes a torso for the whole.
     """
     index = -2
     while True:
         job = await asyncio.to_thread(store.job, job_id)
-        for segment in await asyncio.to_thread(store.segments, job_id, index):
+        for segment in await asyncio.to_thread(store.segments, job_id, index, variant):
             index = segment.index
             for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
                 yield chunk
-        if job.status == "completed":  # asked before the segments were, so that none is missed
+        if variant in job.results or job.status == "completed":  # as it was before the segments were asked for
             return
         if job.status == "failed":
             raise ModelFailed(job.error_message or "the job failed")

@@ -1,18 +1,24 @@
 """What all graphs have in common: how a request is completed, what a run is told, what a graph is bound with."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
+import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.calls import Transport
 from composition.decode import Decoder, MediaKind, MediaLimits
-from services.frames import Fact, Frames, Item, JsonValue, StageDone
+from composition.store import VIDEO
+from services.frames import Fact, Frames, Item, JsonValue, Pixels, StageDone
+
+IMAGE = "image"
+"""The variant that is a picture."""
 
 
 class GraphRequest(BaseModel):
@@ -27,10 +33,52 @@ class GraphRequest(BaseModel):
     """The field that OpenAI's `input_reference` stands for."""
     STAGES: ClassVar[Mapping[str, float]] = {}
     """The stages of a run in their order, each with its share of the whole: an estimate, for progress."""
+    OTHERS: ClassVar[tuple[str, ...]] = ()
+    """The videos that a run may make beside its plain frames."""
     KEEPS_FRAMES: ClassVar[bool] = False
     """Whether each frame is kept without loss as soon as it is made: where it is costly, and the next is made of it."""
     SEGMENTS: ClassVar[tuple[int, int]] = (8, 32)
     """Frames in the output's first segment, which is short so that a player starts early, and in each later one."""
+    WAITS: ClassVar[bool] = False
+    """Whether a run mostly waits for jobs of its own making, which must find a runner beside it."""
+
+    @property
+    def main(self) -> str:
+        """The variant of the content that the request is for."""
+        return VIDEO
+
+    @classmethod
+    def makes(cls, params: Mapping[str, Any]) -> set[str]:
+        """The videos that a stored request makes: plain frames, and OTHERS."""
+        del params
+        return {VIDEO, *cls.OTHERS}
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The stages of this run."""
+        return self.STAGES
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """Field → the model that it needs, where not every application with this graph has it."""
+        return {}
+
+    @classmethod
+    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+        """Return `fields` so that the video lasts OpenAI's `seconds`, as nearly as it can; as they are where it cannot.
+
+        Args:
+            seconds: above 0.
+            fields: of the request, as they came, with the defaults behind them.
+            rate: frames per second, for models that are not told one.
+        """
+        del rate
+        return {**fields, "seconds": seconds}
+
+    @classmethod
+    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
+        return dict(fields)
 
     def check_media(self, frames: Mapping[str, int]) -> None:
         """Check the request against its media, before anything is made. Raises InvalidParameter.
@@ -54,8 +102,12 @@ class Known:
     facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     frames: int = 0
     """How many frames of the output are safe and need not be sent again."""
-    last: str = ""
-    """Where the last of them lies, without loss, if the graph's frames are kept."""
+    kept: Sequence[str] = ()
+    """Where the first frames lie, without loss, if the graph's frames are kept."""
+    others: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of the results beside the output: how many frames are safe."""
+    pictures: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of the results that are pictures: where they lie."""
 
 
 NOTHING_KNOWN = Known()
@@ -74,7 +126,23 @@ class GraphSettings(BaseModel):
 
 def completed(request: Request, defaults: Mapping[str, Any]) -> Request:
     """Return the request with the configuration's defaults in the fields that were left out."""
-    return type(request).model_validate({**defaults, **request.model_dump(exclude_unset=True)})
+    behind = type(request).spelled_out(defaults)
+    return type(request).model_validate(merged_fields(behind, request.model_dump(exclude_unset=True)))
+
+
+def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` with what is left out taken from `behind`, also inside of fields that are objects.
+
+    What is only turned on (`true`) is as `behind` has it.
+    """
+    merged = dict(behind)
+    for name, value in given.items():
+        older = merged.get(name)
+        if isinstance(older, Mapping) and isinstance(value, Mapping):
+            merged[name] = merged_fields(cast("Mapping[str, Any]", older), cast("Mapping[str, Any]", value))
+        elif not (isinstance(older, Mapping) and value is True):
+            merged[name] = value
+    return merged
 
 
 class Media:
@@ -94,10 +162,20 @@ class Media:
         async with self._artifacts.local(url) as path, Decoder.open(path, self._limits) as decoder:
             yield decoder
 
+    async def own(self, url: str) -> Frames:
+        """A picture that the project itself has written: no process needs to guard against it. Raises NotFound."""
+        async with self._artifacts.local(url) as path:
+            return Frames(await asyncio.to_thread(_read, path))
+
     async def picture(self, url: str) -> Frames:
         """The only frame of a picture, or the last one of a video."""
         async with self.opened(url) as decoder:
             return await decoder.last()
+
+
+def _read(path: Path) -> Pixels:
+    with Image.open(path) as picture:
+        return np.array(picture)[None]
 
 
 class Stages:
@@ -125,6 +203,7 @@ class Stages:
 
 
 __all__ = [
+    "IMAGE",
     "NOTHING_KNOWN",
     "GraphRequest",
     "GraphSettings",
@@ -134,4 +213,5 @@ __all__ = [
     "Stages",
     "Transport",
     "completed",
+    "merged_fields",
 ]

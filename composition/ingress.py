@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,14 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.bodies import REFERENCE_NAME, BodySettings, read_body, taken_media
+from composition.bodies import ONE_OF, BodySettings, MediaValue, read_body, taken_media
 from composition.content import byte_range, kept, live, scored, table, told, zipped
-from composition.decode import MediaKind, MediaLimits
+from composition.decode import MediaLimits
+from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
 from composition.graph import GraphRequest
 from composition.image_edit import Editor, ImageEditRequest, ImagesObject
+from composition.image_generation import ImageGenerationRequest, PaintedImages, Painter
 from composition.metrics import JobCollector
-from composition.orders import Orders
+from composition.openapi import file_body, picture_body, video_body
+from composition.orders import Orders, Rules
 from composition.schemas import (
     Deleted,
     Entry,
@@ -33,9 +36,11 @@ from composition.schemas import (
     ModelObject,
     VideoObject,
     file_object,
+    parsed,
     video_object,
 )
-from composition.store import Order, Page, Store
+from composition.sse import EventStream, said
+from composition.store import VIDEO, Order, Page, Store
 from composition.tables import Job
 from composition.uploads import Uploads
 from services.errors import (
@@ -45,12 +50,15 @@ from services.errors import (
     ReelError,
     Unauthorized,
 )
+from services.frames import Frames
 
 log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
 MAX_PAGE = 100
+MAX_DIGITS = 18
+"""Of a number in a header: what a database can count."""
 
 
 class IngressSettings(BodySettings):
@@ -68,6 +76,8 @@ class IngressSettings(BodySettings):
     """Model → field → the most that may be asked."""
     rate: float = 16.0
     """Frames per second that `seconds` is reckoned with."""
+    served: tuple[str, ...] = ()
+    """The models that are there."""
 
 
 ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
@@ -95,7 +105,9 @@ class Ingress:
         requests: model → the class of its requests.
         settings: see IngressSettings.
         states: asks Serve for the state of each deployment: name → (kind, state).
-        editor: makes single pictures, where a model for it is served.
+        editor: edits single pictures, where a model for it is served.
+        painter: paints single pictures, likewise.
+        faces: finds the faces in single pictures, likewise.
     """
 
     def __init__(
@@ -104,16 +116,22 @@ class Ingress:
         settings: IngressSettings,
         states: Callable[[], Mapping[str, tuple[Literal["graph", "service"], str]]],
         editor: Editor | None = None,
+        *,
+        painter: Painter | None = None,
+        faces: FaceFinder | None = None,
     ) -> None:
         self._requests = requests
         self._editor = editor
+        self._painter = painter
+        self._faces = faces
         self._settings = settings
         self._states = states
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, self._artifacts, settings.media, settings.max_body_bytes)
         kept_by = self._store, self._artifacts
-        self._orders = Orders(requests, settings.defaults, settings.limits, settings.rate, self._uploads, kept_by)
+        rules = Rules(settings.defaults, settings.limits, settings.served, settings.rate)
+        self._orders = Orders(requests, rules, self._uploads, kept_by)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -130,12 +148,23 @@ class Ingress:
         api.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=PlainTextResponse)
         v1 = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)], responses=_ERRORS)
         v1.add_api_route("/models", self.list_models, methods=["GET"])
-        v1.add_api_route("/files", self.create_file, methods=["POST"], openapi_extra=_file_body())
+        v1.add_api_route("/files", self.create_file, methods=["POST"], openapi_extra=file_body())
         v1.add_api_route("/files", self.list_files, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
-        v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=_image_body())
-        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=_video_body(self._requests))
+        edit = picture_body(ImageEditRequest, {"image": "pictures"}, "image")
+        v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=edit)
+        v1.add_api_route(
+            "/images/generations",
+            self.create_image,
+            methods=["POST"],
+            response_model=PaintedImages,
+            responses={200: {"content": {"text/event-stream": {}}}},
+            openapi_extra=picture_body(ImageGenerationRequest, {"face": "image"}, "prompt"),
+        )
+        face = picture_body(FaceRequest, {"image": "image"}, "image")
+        v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
+        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=video_body(self._requests))
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.get_video, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.delete_video, methods=["DELETE"])
@@ -222,7 +251,8 @@ class Ingress:
         jobs, more = await asyncio.to_thread(self._store.jobs, request.state.owner, page.page())
         ids = [job.id for job in jobs]
         stages = await asyncio.to_thread(self._store.stages, ids)
-        return _list([video_object(job, stages[job.id]) for job in jobs], ids, more)
+        parts = await asyncio.to_thread(self._store.children, ids)
+        return _list([video_object(job, stages[job.id], parts[job.id]) for job in jobs], ids, more)
 
     async def get_video(self, request: Request, response: Response, video_id: str) -> VideoObject:
         """How a job stands."""
@@ -242,14 +272,16 @@ class Ingress:
         return Deleted(id=video_id, object="video.deleted")
 
     async def get_content(
-        self, request: Request, video_id: str, variant: str = "video", form: ContentForm = None
+        self, request: Request, video_id: str, variant: str | None = None, form: ContentForm = None
     ) -> Response:
-        """The video, or a range of it; while the job runs, what exists so far and then what is added.
+        """A result, or a range of it; without a variant that which the job is for, mostly `video`.
 
-        Of a job that was cancelled or failed, what there was by then. `frames` and `debug` are zip archives of PNGs,
-        and `metrics` a table of the frames' scores; they hold what there is when they are asked for.
+        Of a video that is still being made, what exists so far and then what is added; of a job that was cancelled or
+        failed, what there was by then. `frames` and `debug` are zip archives of PNGs, and `metrics` a table of the
+        frames' scores; they hold what there is when they are asked for.
         """
         job = await self._job(request, video_id)
+        variant = variant or job.main or VIDEO
         if form is not None and variant != "metrics":
             raise InvalidParameter(f"format: only metrics have one, got {form!r}", param="format")
         if variant in job.results and variant in ("frames", "debug", "metrics"):
@@ -257,22 +289,22 @@ class Ingress:
         key = job.results.get(variant)
         if key is not None:
             return await self._ranged(request, job, variant, key)
-        if variant != "video":
-            there = ", ".join(sorted({*job.results, "video"}))
+        if variant not in self._videos(job):
+            there = ", ".join(sorted({*job.results, *self._videos(job)})) or "nothing yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
-        if job.status == "failed" and job.frames_done == 0:
-            raise NotFound(f"the job has failed before there was a frame: {job.error_message}")
+        if job.ended and not await asyncio.to_thread(self._store.segments, job.id, variant=variant):
+            raise NotFound(f"the job has ended before there was a frame: {job.error_message or job.status}")
         if request.method == "HEAD":
             return Response(media_type="video/mp4")
         follow = kept if job.status == "failed" else live
-        chunks = follow(self._store, self._artifacts, job.id)
+        chunks = follow(self._store, self._artifacts, job.id, variant)
         return StreamingResponse(chunks, media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
     async def get_events(self, request: Request, video_id: str) -> Response:
         """Server-sent events, from the first or from behind `Last-Event-ID`."""
         job = await self._job(request, video_id)
         after = request.headers.get("last-event-id", "0")
-        if not after.isdecimal():
+        if not (after.isascii() and after.isdecimal() and len(after) <= MAX_DIGITS):
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
         if job.ended and int(after) >= job.last_event:
             return Response(status_code=204)  # by which an EventSource knows not to come back
@@ -302,12 +334,50 @@ class Ingress:
             pictures = [await self._uploads.picture(value, request.state.owner, "image") for value in values]
         return await self._editor.edit(asked, pictures)
 
+    def _videos(self, job: Job) -> set[str]:
+        """The variants that are videos, made or yet to be made."""
+        request = self._requests.get(job.model)
+        if request is None:
+            return {VIDEO}
+        return {name for name in (VIDEO, *request.OTHERS) if name in request.makes(job.params)}
+
+    async def create_image(self, request: Request) -> PaintedImages | Response:
+        """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""
+        if self._painter is None:
+            raise NotFound("no model that paints pictures is served here")
+        async with read_body(request, self._settings) as body:
+            media, fields = taken_media({"face": "image"}, "", body)
+            given = media.get("face")
+            asked = self._painter.asked(fields, face=given is not None)
+            face = None if given is None else await self._picture(given, request, "face")
+        if asked.stream:
+            return await EventStream(self._painter.events(asked, face), _error_event).begun()
+        return await self._painter.paint(asked, face)
+
+    async def find_face(self, request: Request) -> FaceObject:
+        """Find the largest face in a picture and wait for it; nothing is stored."""
+        if self._faces is None:
+            raise NotFound("no model that finds faces is served here")
+        async with read_body(request, self._settings) as body:
+            media, fields = taken_media({"image": "image"}, "", body)
+            parsed(FaceRequest, fields, {})
+            if "image" not in media:
+                raise InvalidParameter("image: field required", param="image")
+            image = await self._picture(media["image"], request, "image")
+        return await self._faces.find(image)
+
+    async def _picture(self, given: MediaValue, request: Request, param: str) -> Frames:
+        if isinstance(given, list):
+            raise InvalidParameter(f"{param}: {ONE_OF}, and only one of them", param=param)
+        return await self._uploads.picture(given, request.state.owner, param)
+
     async def _job(self, request: Request, video_id: str) -> Job:
         return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
 
     async def _shown(self, job: Job) -> VideoObject:
         stages = await asyncio.to_thread(self._store.stages, [job.id])
-        return video_object(job, stages[job.id])
+        parts = await asyncio.to_thread(self._store.children, [job.id])
+        return video_object(job, stages[job.id], parts[job.id])
 
     async def _ranged(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.size, key)
@@ -335,83 +405,39 @@ def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Make the response of an error: OpenAI's shape, never a traceback."""
     headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = "10"
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPException):
+        headers.update(error.headers or {})
+    status, detail = _described(error, str(request.scope.get("path")))
+    return JSONResponse(ErrorBody(error=detail).model_dump(), status, headers)
+
+
+def _error_event(error: BaseException) -> str:
+    """Make the last event of a stream that fails when its status is sent already."""
+    status, detail = _described(error, "event stream")
+    return said("error", {"type": "error", "status": status, "error": detail.model_dump()})
+
+
+def _described(error: BaseException, path: str) -> tuple[int, ErrorDetail]:
+    """An error's HTTP status, and what is said of it."""
+    param: str | None = None
     if isinstance(error, ReelError):
         status, code, message, param = error.status, error.code, error.message, error.param
-        if isinstance(error, QueueFull):
-            headers["Retry-After"] = "10"
-        if isinstance(error, Unauthorized):
-            headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = str(first["loc"][-1])
         status, code, message = 422, InvalidParameter.code, f"{param}: {first['msg']}"
     elif isinstance(error, HTTPException):
-        status, code, message, param = error.status_code, "http_error", str(error.detail), None
-        headers.update(error.headers or {})
+        status, code, message = error.status_code, "http_error", str(error.detail)
     else:
-        log.error("request failed", extra={"path": request.scope.get("path")}, exc_info=error)
-        status, code, message, param = 500, "internal_error", "the server made a mistake; it has been noted", None
+        log.error("request failed", extra={"path": path}, exc_info=error)
+        status, code, message = 500, "internal_error", "the server made a mistake; it has been noted"
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
-    return JSONResponse(body.model_dump(), status, headers)
+    return status, ErrorDetail(message=message, type=kind, param=param, code=code)
 
 
-def _file_body() -> dict[str, Any]:
-    file = {"type": "string", "format": "binary"}
-    schema = {"type": "object", "required": ["file"], "properties": {"file": file, "purpose": {"type": "string"}}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
-
-
-def _video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
-    """Describe the bodies that a video is asked for with: one schema for each model."""
-    schemas: list[dict[str, Any]] = []
-    for model, request_type in requests.items():
-        schema = _schema(request_type)
-        named = {"type": "string", "enum": [model]}
-        kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
-        if request_type.REFERENCE:
-            kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
-        media = {name: _media_schema(kind) for name, kind in kinds.items()}
-        schema["properties"] = {"model": named, **schema["properties"], **media}
-        schema["required"] = ["model"]
-        schemas.append(schema)
-    content = {kind: {"schema": {"oneOf": schemas}} for kind in ("application/json", "multipart/form-data")}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _image_body() -> dict[str, Any]:
-    schema = _schema(ImageEditRequest)
-    schema["properties"]["image"] = _media_schema("pictures")
-    schema["required"] = ["image"]
-    content = {kind: {"schema": schema} for kind in ("multipart/form-data", "application/json")}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _schema(request_type: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema with what it refers to in place: its references would point to the root of the document."""
-    schema = request_type.model_json_schema()
-    parts: dict[str, Any] = schema.pop("$defs", {})
-
-    def inlined(node: Any) -> Any:
-        if isinstance(node, list):
-            return [inlined(each) for each in cast("list[Any]", node)]
-        if not isinstance(node, dict):
-            return node
-        given = cast("dict[str, Any]", node)
-        reference = str(given.get("$ref", ""))
-        rest = {name: inlined(value) for name, value in given.items() if name != "$ref"}
-        return {**inlined(parts[reference.rpartition("/")[2]]), **rest} if reference else rest
-
-    return inlined(schema)
-
-
-def _media_schema(kind: MediaKind) -> dict[str, Any]:
-    one = {"type": "string", "description": "A file id, a data: URL, or in a form the file itself."}
-    if kind != "pictures":
-        return one
-    several = "Of pictures, a zip archive or several: a JSON array, or in a form the same name several times."
-    return {"anyOf": [one, {"type": "array", "items": one}], "description": several}
-
-
-_MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg"}
+_MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png"}
 _ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}

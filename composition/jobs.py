@@ -62,6 +62,10 @@ class JobRunner:
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
         self._running: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Of those, the ones that mostly wait for others. They have places of their own, or they could fill all."""
+        self._waits = [model for model, request in requests.items() if request.WAITS]
+        self._works = [model for model in requests if model not in self._waits]
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._work())
 
@@ -82,17 +86,24 @@ class JobRunner:
 
     async def _work(self) -> None:
         while not self._closing.is_set():
-            job = None
-            if len(self._running) < self._settings.concurrency:
-                job = await asyncio.to_thread(self._store.claim, self._settings.lease_s)
+            job = await asyncio.to_thread(self._store.claim, self._settings.lease_s, self._wanted())
             if job is not None:
                 task = asyncio.create_task(self._hold(job))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                for tasks in (self._running, self._waiting) if job.model in self._waits else (self._running,):
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
                 continue
             await asyncio.to_thread(self._sweep)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._settings.poll_s)
+
+    def _wanted(self) -> list[str] | None:
+        """The models of which one more job can be taken; None is all, those among them that are served no longer."""
+        most, waiting = self._settings.concurrency, len(self._waiting)
+        working = len(self._running) - waiting
+        if working < most and waiting < most:
+            return None
+        return (self._works if working < most else []) + (self._waits if waiting < most else [])
 
     def _sweep(self) -> None:
         """Remove what was deleted."""

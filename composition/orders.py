@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.artifacts import Artifacts
 from composition.bodies import Body, taken_media
-from composition.graph import GraphRequest
+from composition.graph import GraphRequest, merged_fields
 from composition.rolling_edit import Branch
 from composition.schemas import parsed
-from composition.store import Store, new_id
+from composition.store import VIDEO, Store, new_id
 from composition.tables import File, Job, Still
 from composition.uploads import Uploads
 from services.errors import InvalidParameter, NotFound
@@ -31,30 +32,38 @@ class _Branching(BaseModel):
     ttlg: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict[str, Any])
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the operator says about requests."""
+
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """Model → values for the fields that a request leaves out."""
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    """Model → field, or `field.field` → the most that may be asked."""
+    served: Collection[str] = ()
+    """The models that are there."""
+    rate: float = 16.0
+    """Frames per second that OpenAI's `seconds` is reckoned with."""
+
+
 class Orders:
     """Makes jobs of bodies.
 
     Args:
         requests: model → the class of its requests.
-        defaults: model → values for the fields that a request leaves out.
-        limits: model → field → the most that may be asked.
-        rate: frames per second that OpenAI's `seconds` is reckoned with.
-        store, artifacts, uploads: where older jobs and media are.
+        rules: see Rules.
+        uploads, kept: where media and older jobs are.
     """
 
     def __init__(
         self,
         requests: Mapping[str, type[GraphRequest]],
-        defaults: Mapping[str, Mapping[str, Any]],
-        limits: Mapping[str, Mapping[str, float]],
-        rate: float,
+        rules: Rules,
         uploads: Uploads,
         kept: tuple[Store, Artifacts],
     ) -> None:
         self._requests = requests
-        self._defaults = defaults
-        self._limits = limits
-        self._rate = rate
+        self._rules = rules
         self._uploads = uploads
         self._store, self._artifacts = kept
 
@@ -70,13 +79,17 @@ class Orders:
             raise InvalidParameter(f"model: there is no {model[:60]!r}; there are {known}", param="model")
         media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
         del fields["model"]
+        given = set(fields)
         inherited: dict[str, File | Still] = {}
         if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
-        fields = {**self._defaults.get(model, {}), **self._openai_fields(request_type, fields)}
+        behind, limits = (rules.get(model, {}) for rules in (self._rules.defaults, self._rules.limits))
+        fields = merged_fields(request_type.spelled_out(behind), request_type.spelled_out(fields))
+        fields = self._openai_fields(request_type, fields, given)
         pending = dict.fromkeys({*media, *inherited}, "pending")
         # What can be said without looking at the media is said first.
-        asked = parsed(request_type, {**fields, **pending}, self._limits.get(model, {}))
+        asked = parsed(request_type, {**fields, **pending}, limits)
+        self._need_models(asked)
         files = {
             name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()
@@ -86,7 +99,15 @@ class Orders:
         files |= {name: await self._kept(still, owner) for name, still in inherited.items() if isinstance(still, Still)}
         params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
         keys = {name: file.key for name, file in files.items()}
-        return Job(id=new_id("video"), owner=owner, model=model, params=params, media=keys, created_at=time.time())
+        main = None if asked.main == VIDEO else asked.main
+        said: dict[str, Any] = {"model": model, "params": params, "media": keys, "main": main}
+        return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
+
+    def _need_models(self, asked: GraphRequest) -> None:
+        """Raise InvalidParameter when a field needs a model that is not served."""
+        for name, model in asked.needs.items():
+            if model not in self._rules.served:
+                raise InvalidParameter(f"{name}: {model} is not served here", param=name)
 
     async def _branched(
         self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str], owner: str
@@ -150,12 +171,12 @@ class Orders:
                 f"{BRANCH}.video: the {name} of {old.id} was deleted; give {name} again", param=BRANCH
             ) from error
 
-    def _openai_fields(self, request_type: type[GraphRequest], fields: dict[str, Any]) -> dict[str, Any]:
-        """Read OpenAI's `seconds` as a number of frames, where that can be chosen. Raises InvalidParameter."""
-        if "num_frames" not in request_type.model_fields:
-            return fields
+    def _openai_fields(
+        self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str]
+    ) -> dict[str, Any]:
+        """Read OpenAI's `seconds`, where a number of frames is not given. Raises InvalidParameter."""
         seconds = fields.pop("seconds", None)
-        if seconds is None or "num_frames" in fields:
+        if seconds is None or "num_frames" in given:
             return fields
         try:
             wanted = float(seconds)
@@ -163,7 +184,7 @@ class Orders:
             wanted = 0.0
         if not 0 < wanted < 3600:
             raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
-        return {**fields, "num_frames": 1 + 4 * max(1, round(wanted * self._rate / 4))}
+        return request_type.lasting(wanted, fields, self._rules.rate)
 
 
 def _left(old: Job, frame: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Writing a job's output as it is made: closed segments into the artifact store, each recorded when it is whole.
+"""Writing what a job makes as it is made: closed segments into the artifact store, each recorded when it is whole.
 
 Where the graph keeps its frames, each is also written by itself, without loss, before it waits for its segment.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from composition.artifacts import Artifacts
 from composition.encode import SegmentEncoder, jpeg, png, remux
 from composition.graph import GraphRequest
-from composition.store import FRAME, Lease, News, Store
+from composition.store import FRAME, VIDEO, Lease, News, Store
 from composition.tables import Segment, Still
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Scores, Sketch
@@ -35,6 +35,18 @@ class Format:
     rate: Fraction
 
 
+@dataclass(frozen=True)
+class Output:
+    """One of a job's videos."""
+
+    variant: str = VIDEO
+    main: bool = True
+    """Whether the job is for this one: its frames are counted, and its size is the job's."""
+    keeps_frames: bool = False
+    segments: tuple[int, int] = GraphRequest.SEGMENTS
+    """Frames in the first segment, and in each later one."""
+
+
 class Recorder:
     """Takes frames in order and writes them; goes on behind what an earlier recorder of the same job has written.
 
@@ -42,9 +54,10 @@ class Recorder:
     interrupted and resumed is byte for byte the one that was not.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, graph: type[GraphRequest]) -> None:
-        done = store.segments(lease.job_id)
-        self._segments, self._keeps = graph.SEGMENTS, graph.KEEPS_FRAMES
+    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, output: Output) -> None:
+        done = store.segments(lease.job_id, variant=output.variant)
+        self._output = output
+        self._segments, self._keeps = output.segments, output.keeps_frames
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
@@ -61,6 +74,7 @@ class Recorder:
         self._taken = self.frames
         self._format: Format | None = None
         self._encoder: SegmentEncoder | None = None
+        self._whole = False
 
     @property
     def taken(self) -> int:
@@ -110,12 +124,15 @@ class Recorder:
 
     async def finish(self) -> None:
         """Write what is left, and then the whole as one file. Raises ModelFailed without any frame."""
+        if self._whole:
+            return
         if self._taken > self.frames:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the model made no frame")
         results = await asyncio.to_thread(self._assemble)
-        await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [])
+        await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [there(self._output.variant)])
+        self._whole = True
 
     def _wanted(self) -> int:
         return self._segments[0 if self._index == 0 else 1]
@@ -123,7 +140,9 @@ class Recorder:
     async def _begin(self, fmt: Format) -> None:
         self._format = fmt
         self._encoder = SegmentEncoder(fmt.width, fmt.height, fmt.rate, total_frames=self.total)
-        changes = {"width": fmt.width, "height": fmt.height, "rate": str(fmt.rate)}
+        changes: dict[str, Any] = {"rate": str(fmt.rate)}
+        if self._output.main:
+            changes |= {"width": fmt.width, "height": fmt.height}
         if self._index == -1:
             await asyncio.to_thread(self._write, self._encoder.init(), 0, changes, [])
 
@@ -137,12 +156,12 @@ class Recorder:
             raise AssertionError("a segment is cut only after a frame was taken")
         data = self._encoder.segment(pixels, self.frames, self._index + 1)
         done = max(self.safe, self.frames + len(pixels))
-        changes: dict[str, Any] = {"frames_done": done}
-        if self.frames == 0:
-            thumbnail = f"{self._folder}/thumbnail.jpg"
-            self._artifacts.put(thumbnail, jpeg(pixels[0], THUMBNAIL_SIDE))
-            changes["results"] = {"thumbnail": thumbnail}
-        said = {"index": self._index, "first": self.frames, "frames": len(pixels)}
+        changes: dict[str, Any] = {}
+        if self._output.main:
+            changes["frames_done"] = done
+            if self.frames == 0:
+                changes["results"] = {"thumbnail": thumbnail(self._artifacts, self._lease, pixels[0])}
+        said = {"variant": self._output.variant, "index": self._index, "first": self.frames, "frames": len(pixels)}
         news = News("segment", {**said, "frames_done": done, "frames_total": self.total})
         self._write(data, len(pixels), changes, [news])
 
@@ -159,9 +178,12 @@ class Recorder:
             told = {name: value for name, value in asdict(scores).items() if name != "frame"}
         rows[-1].scores = told
         self.safe = index + 1
-        results = {"frames": "stills", "metrics": "stills"} | ({"debug": "stills"} if sketches else {})
+        kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}
+        changes: dict[str, Any] = {"results": {kind: "stills" for kind, there in kinds.items() if there}}
+        if self._output.main:
+            changes["frames_done"] = self.safe
         said = {"index": index, "frames_done": self.safe, "frames_total": self.total, "scores": told}
-        self._store.record(self._lease, {"frames_done": self.safe, "results": results}, [News("frame", said)], rows)
+        self._store.record(self._lease, changes, [News("frame", said)], rows)
 
     def _read(self, key: str) -> Pixels:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
@@ -169,9 +191,11 @@ class Recorder:
 
     def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[News]) -> None:
         # The fence is in the name: a runner that lost its lease writes beside its successor, not over it.
-        key = f"{self._folder}/{self._index + 1:06d}-{self._lease.fence}.m4s"
+        variant, index = self._output.variant, self._index
+        key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
         self._artifacts.put(key, data)
-        row = Segment(job_id=self._lease.job_id, index=self._index, key=key, first=self.frames, frames=frames)
+        at = {"variant": variant, "index": index, "first": self.frames, "frames": frames}
+        row = Segment(job_id=self._lease.job_id, key=key, **at)
         self._store.record(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1
@@ -187,10 +211,27 @@ class Recorder:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
             remux(whole, target)
-            video = f"{self._folder}/video.mp4"
+            video = f"{self._folder}/{self._output.variant}.mp4"
             self._artifacts.put_file(video, target)
-        return {"video": video}
+        return {self._output.variant: video}
 
     @property
     def _folder(self) -> str:
-        return f"videos/{self._lease.job_id}"
+        return folder(self._lease)
+
+
+def folder(lease: Lease) -> str:
+    """Where all lies that a job makes."""
+    return f"videos/{lease.job_id}"
+
+
+def thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
+    """Store a small copy of a picture, (h, w, 3), and return its key."""
+    key = f"{folder(lease)}/thumbnail.jpg"
+    artifacts.put(key, jpeg(pixels, THUMBNAIL_SIDE))
+    return key
+
+
+def there(variant: str) -> News:
+    """That a result can be had now."""
+    return News("result", {"variant": variant})

@@ -161,7 +161,7 @@ class RollingEdit:
             yield Fact("frames_total", roll.total)
             if known.frames == 0:
                 yield Frames(first.pixels, 0, roll.rate)
-            previous = await self._media.picture(known.last) if known.frames > 1 else first
+            previous = await self._media.own(known.kept[-1]) if known.frames > 1 else first
             made = max(1, known.frames)
             stages = Stages()
             async with aclosing(edges.runs(roll.start + made - 1, roll.total - made)) as runs:

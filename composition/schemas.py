@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from composition.decode import MediaKind
+from composition.store import VIDEO
 from composition.tables import File, Job, Stage
 from services.errors import InvalidParameter, LimitExceeded
 
@@ -63,6 +64,16 @@ class StageObject(BaseModel):
     seconds: float
 
 
+class ChildObject(BaseModel):
+    """A part of a job that is a job itself."""
+
+    id: str
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int
+    """Percent."""
+
+
 class VideoError(BaseModel):
     code: str
     message: str
@@ -103,6 +114,12 @@ class VideoObject(BaseModel):
     """What was decided on the way."""
     results: list[str]
     """The variants of the content that exist."""
+    main: str
+    """The variant that the job is for, which content without a variant is."""
+    parent: str | None
+    """The job that this one is a part of."""
+    children: list[ChildObject]
+    """The jobs that are parts of this one."""
     stages: list[StageObject]
     degraded: str | None
 
@@ -142,7 +159,7 @@ def file_object(file: File) -> FileObject:
     return FileObject(created_at=created, **described, **file.facts)
 
 
-def video_object(job: Job, stages: Sequence[Stage]) -> VideoObject:
+def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()) -> VideoObject:
     """Raises nothing: every job that is stored can be shown."""
     seconds = float(job.frames_total / Fraction(job.rate)) if job.frames_total and job.rate else 0.0
     error = VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None
@@ -150,7 +167,7 @@ def video_object(job: Job, stages: Sequence[Stage]) -> VideoObject:
         id=job.id,
         model=job.model,
         status=job.status,  # pyright: ignore[reportArgumentType] - the column holds nothing else
-        progress=100 if job.status == "completed" else min(99, int(job.progress * 100)),
+        progress=_percent(job),
         created_at=int(job.created_at),
         started_at=int(job.started_at) if job.started_at else None,
         completed_at=int(job.completed_at) if job.completed_at else None,
@@ -167,9 +184,21 @@ def video_object(job: Job, stages: Sequence[Stage]) -> VideoObject:
         params=job.params,
         facts=job.facts,
         results=sorted(job.results),
+        main=job.main or VIDEO,
+        parent=job.parent,
+        children=[_child(child) for child in children],
         stages=[StageObject.model_validate(stage, from_attributes=True) for stage in stages],
         degraded=job.degraded,
     )
+
+
+def _percent(job: Job) -> int:
+    return 100 if job.status == "completed" else min(99, int(job.progress * 100))
+
+
+def _child(job: Job) -> ChildObject:
+    said = {"id": job.id, "model": job.model, "status": job.status, "progress": _percent(job)}
+    return ChildObject.model_validate(said)
 
 
 def _eta_s(job: Job) -> float | None:
@@ -194,7 +223,7 @@ def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping
     except ValidationError as error:
         raise _explained(error.errors()[0], request_type) from error
     for name, limit in limits.items():
-        value = getattr(request, name) if name in request_type.model_fields else None
+        value = _at(request, name)
         if value is not None and value > limit:
             raise LimitExceeded(f"{name}: {value} is more than the limit of {limit}", param=name)
     size: str | None = getattr(request, "size") if "size" in request_type.model_fields else None  # noqa: B009
@@ -206,6 +235,14 @@ def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping
     if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
         request = request.model_copy(update={"seed": secrets.randbelow(JSON_SAFE)})
     return request
+
+
+def _at(request: BaseModel, path: str) -> Any:
+    """The value of `field` or `field.field`; None where there is none."""
+    value: Any = request
+    for name in path.split("."):
+        value = getattr(value, name) if isinstance(value, BaseModel) and name in type(value).model_fields else None
+    return value
 
 
 def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidParameter:

@@ -13,15 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Engine, Select, create_engine, delete, event, func, or_, select
+from sqlalchemy import Engine, Select, create_engine, delete, event, func, inspect, or_, select, text, update
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateColumn
 
 from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Still, Table
-from services.errors import Conflict, LeaseLost, NotFound, QueueFull
+from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Order = Literal["asc", "desc"]
 
+VIDEO = "video"
+"""The variant that a job makes where nothing else is said."""
 FRAME = "frame"
 """The name of a still that is a frame of the output."""
 
@@ -66,9 +69,20 @@ class Store:
             _tune_sqlite(self._engine)
         self._writing = self._engine.execution_options(writing=True)
         Table.metadata.create_all(self._writing)
+        self._widen()
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _widen(self) -> None:
+        """Add the columns that a database of an older version lacks. None of them may be required."""
+        with self._writing.begin() as connection:
+            for table in Table.metadata.sorted_tables:
+                there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+                for column in table.columns:
+                    if column.name not in there:
+                        added = CreateColumn(column).compile(dialect=connection.dialect)
+                        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
 
     def check(self) -> None:
         """Raise when the database cannot be asked."""
@@ -87,9 +101,25 @@ class Store:
         """Store a job that is to run. Raises QueueFull when `max_queued` jobs wait already."""
         with self._write() as session, session.begin():
             self._refuse_when_full(session, max_queued)
-            session.add(job)
-            session.flush()
-            _tell(session, job, [News("status", {"status": "queued"})])
+            _add(session, job)
+        return job
+
+    def create_child(self, job: Job) -> Job:
+        """Store a job that is a part of another one, unless it is there already; return the one that is there.
+
+        It does not count as waiting in the queue: its parent has been let in. Raises NotFound without that parent,
+        and Cancelled where it is to stop.
+        """
+        with self._write() as session, session.begin():
+            there = session.get(Job, job.id)
+            if there is not None:
+                return there
+            parent = session.get(Job, job.parent, with_for_update=True)
+            if parent is None:
+                raise NotFound(f"there is no video {job.parent!r} to be a part of")
+            if parent.ended or parent.cancel_requested:
+                raise Cancelled("the job that this would be a part of is to stop")
+            _add(session, job)
         return job
 
     def refuse_when_full(self, max_queued: int) -> None:
@@ -98,7 +128,8 @@ class Store:
             self._refuse_when_full(session, max_queued)
 
     def _refuse_when_full(self, session: Session, max_queued: int) -> None:
-        waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status == "queued")) or 0
+        queued = select(func.count()).select_from(Job).where(Job.status == "queued", Job.parent.is_(None))
+        waiting = session.scalar(queued) or 0
         if waiting >= max_queued:
             raise QueueFull(f"{waiting} jobs wait already, and the limit is {max_queued}; try again later")
 
@@ -124,7 +155,19 @@ class Store:
             elif not delete_it:
                 raise Conflict(f"the job is {job.status} and cannot be cancelled any more", param="id")
             job.deleted = job.deleted or delete_it
+            if delete_it:
+                session.execute(update(Job).where(Job.parent == job.id).values(deleted=True))
+            _stop_children(session, job)
             return job
+
+    def children(self, job_ids: Sequence[str]) -> dict[str, list[Job]]:
+        """The jobs that are parts of others, by these, in the order in which they were made."""
+        found: dict[str, list[Job]] = {job_id: [] for job_id in job_ids}
+        with self._read() as session:
+            query = select(Job).where(Job.parent.in_(job_ids), Job.deleted.is_(False))
+            for job in session.scalars(query.order_by(Job.created_at, Job.id)):
+                found[job.parent or ""].append(job)
+        return found
 
     def stages(self, job_ids: Sequence[str]) -> dict[str, list[Stage]]:
         """The stages that were done, by job."""
@@ -134,11 +177,11 @@ class Store:
                 found[stage.job_id].append(stage)
         return found
 
-    def segments(self, job_id: str, after: int = -2) -> list[Segment]:
-        """The segments with an index above `after`, in order."""
+    def segments(self, job_id: str, after: int = -2, variant: str = VIDEO) -> list[Segment]:
+        """The segments of one of a job's videos with an index above `after`, in order."""
         with self._read() as session:
-            query = select(Segment).where(Segment.job_id == job_id, Segment.index > after).order_by(Segment.index)
-            return list(session.scalars(query))
+            mine = (Segment.job_id == job_id, Segment.variant == variant, Segment.index > after)
+            return list(session.scalars(select(Segment).where(*mine).order_by(Segment.index)))
 
     def stills(self, job_id: str, *, frames: bool, start: int = 0) -> list[Still]:
         """The frames that are kept without loss, or the other pictures, of frame `start` and later ones, in order."""
@@ -161,14 +204,20 @@ class Store:
 
     # Jobs, from their runner.
 
-    def claim(self, lease_s: float) -> Job | None:
-        """Take the oldest job that nobody works on: one that waits, or one whose runner let its lease run out."""
+    def claim(self, lease_s: float, models: Sequence[str] | None = None) -> Job | None:
+        """Take the oldest job that nobody works on: one that waits, or one whose runner let its lease run out.
+
+        Args:
+            lease_s: how long it is ours.
+            models: of which models; None is of any.
+        """
         now = time.time()
         free = or_(Job.status == "queued", (Job.status == "in_progress") & (Job.lease_until < now))
+        query = select(Job).where(free).order_by(Job.created_at, Job.id).limit(1)
+        if models is not None:
+            query = query.where(Job.model.in_(models))
         with self._write() as session, session.begin():
-            job = session.scalars(
-                select(Job).where(free).order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
-            ).first()
+            job = session.scalars(query.with_for_update(skip_locked=True)).first()
             if job is None:
                 return None
             job.fence += 1
@@ -332,6 +381,20 @@ def _held(session: Session, lease: Lease) -> Job:
     return job
 
 
+def _add(session: Session, job: Job) -> None:
+    session.add(job)
+    session.flush()
+    _tell(session, job, [News("status", {"status": "queued"})])
+
+
+def _stop_children(session: Session, parent: Job) -> None:
+    """What is made for a job is of no use when that stops."""
+    for job in session.scalars(select(Job).where(Job.parent == parent.id, Job.status.notin_(TERMINAL))):
+        job.cancel_requested = True
+        if job.status == "queued":
+            _end(session, job, "failed", ("cancelled", "the job that it is a part of was stopped"))
+
+
 def _tell(session: Session, job: Job, news: Iterable[News]) -> None:
     for item in news:
         job.last_event += 1
@@ -349,6 +412,8 @@ def _end(session: Session, job: Job, status: Status, error: tuple[str, str] | No
     # Steps and their pictures are of no use to anybody who comes later, and they are most of the bytes.
     session.execute(delete(Event).where(Event.job_id == job.id, Event.kind == "progress"))
     _tell(session, job, [News("status", said)])
+    if status == "failed":
+        _stop_children(session, job)
 
 
 def _paged(session: Session, query: Select[Row], table: type[Row], page: Page) -> tuple[list[Row], bool]:

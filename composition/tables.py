@@ -27,6 +27,10 @@ class Job(Table):
     """The request, whole, with the seed drawn; media fields hold file ids."""
     media: Mapped[dict[str, Any]]
     """Media field → key in the artifact store."""
+    main: Mapped[str | None]
+    """The variant that the job is for, where it is not `video`."""
+    parent: Mapped[str | None] = mapped_column(index=True)
+    """The job that this one is a part of."""
     created_at: Mapped[float] = mapped_column(index=True)
     """Unix seconds, as all times here."""
     status: Mapped[str] = mapped_column(default="queued", index=True)
@@ -60,11 +64,13 @@ class Job(Table):
 
 
 class Segment(Table):
-    """A whole, playable piece of a job's output. Index -1 is the initialisation segment, without frames."""
+    """A whole, playable piece of one of a job's videos. Index -1 is the initialisation segment, without frames."""
 
-    __tablename__ = "segments"
+    __tablename__ = "video_segments"
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
+    variant: Mapped[str] = mapped_column(primary_key=True)
+    """Which of the job's videos."""
     index: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str]
     first: Mapped[int]

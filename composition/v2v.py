@@ -1,9 +1,9 @@
 """V2V: a video → (its last frame, and sampled frames described by InternVL) → Wan → a video that continues it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from fractions import Fraction
 from math import ceil, floor
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,7 @@ from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.decode import MediaFacts
 from composition.encode import resized
 from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed
-from composition.wan_i2v import wan_request
+from composition.wan_i2v import frames_lasting, wan_request
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
@@ -37,6 +37,10 @@ class V2VRequest(GraphRequest, Sampling):
     """How many frames InternVL sees, spread evenly over the video."""
     join: bool = False
     """Give the input and its continuation in one video, at the input's size and rate."""
+
+    @classmethod
+    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+        return {**fields, "num_frames": frames_lasting(seconds, rate)}
 
 
 class V2V:

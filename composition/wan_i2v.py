@@ -1,7 +1,7 @@
 """Wan alone: a picture → a video that begins with it."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -25,6 +25,10 @@ class WanI2VRequest(GraphRequest, Sampling):
     """The last frame, for checkpoints that can end where they are told."""
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
 
+    @classmethod
+    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+        return {**fields, "num_frames": frames_lasting(seconds, rate)}
+
 
 class WanI2V:
     """The graph of one stage."""
@@ -47,6 +51,11 @@ class WanI2V:
         async with opened(call, self._transport) as items:
             async for item in items:
                 yield item
+
+
+def frames_lasting(seconds: float, rate: float) -> int:
+    """How many frames, 4k + 1, last about so long."""
+    return 1 + 4 * max(1, round(seconds * rate / 4))
 
 
 def wan_request(request: Sampling, prompt: str) -> WanRequest:

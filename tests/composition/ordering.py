@@ -10,7 +10,7 @@ from composition.bodies import Body
 from composition.decode import MediaLimits
 from composition.encode import png
 from composition.forms import Part
-from composition.orders import Orders
+from composition.orders import Orders, Rules
 from composition.rolling_edit import RollingEditRequest
 from composition.store import FRAME, Lease, Page, Store
 from composition.tables import File, Job, Still
@@ -34,7 +34,7 @@ class Counter:
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
         requests = {"v2v": V2VRequest, "rolling-edit": RollingEditRequest}
         kept = self.store, self.artifacts
-        self.orders = Orders(requests, DEFAULTS, limits, 16.0, self.uploads, kept)
+        self.orders = Orders(requests, Rules(DEFAULTS, limits), self.uploads, kept)
         self._files = {file.filename: file for file in self.store.files("ann", Page(100))[0]}
 
     @property

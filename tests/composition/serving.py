@@ -70,10 +70,14 @@ class Handle:
     def __init__(self, deployed: object) -> None:
         self.deployed = deployed
         self.calls: list[Call] = []
+        self.preferred: list[str] = []
 
-    def options(self, *, method_name: str, stream: bool, _by_reference: bool) -> Method:
+    def options(
+        self, *, method_name: str, stream: bool, _by_reference: bool, multiplexed_model_id: str = ""
+    ) -> Method:
         assert stream, "all methods stream"
         assert _by_reference, "by value, a frame is too large for one of Ray's messages"
+        self.preferred.append(multiplexed_model_id)
         return Method(self, method_name)
 
     def broadcast(self, method: str, *args: object) -> Answers:

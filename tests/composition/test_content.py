@@ -54,7 +54,7 @@ def add(running: tuple[Store, Artifacts, Lease], index: int) -> None:
     store, artifacts, lease = running
     key = f"videos/{lease.job_id}/{index}"
     artifacts.put(key, f"<{index}>".encode())
-    row = Segment(job_id=lease.job_id, index=index, key=key, first=0, frames=0)
+    row = Segment(job_id=lease.job_id, variant="video", index=index, key=key, first=0, frames=0)
     store.record(lease, {}, [News("segment", {"index": index})], [row])
 
 
@@ -62,7 +62,7 @@ async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: 
     store, artifacts, lease = running
     add(running, -1)
     add(running, 0)
-    chunks = live(store, artifacts, lease.job_id)
+    chunks = live(store, artifacts, lease.job_id, "video")
     assert [await anext(chunks), await anext(chunks)] == [b"<-1>", b"<0>"]
     add(running, 1)
     assert await anext(chunks) == b"<1>"
@@ -74,7 +74,7 @@ async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: 
 async def test_a_follower_of_a_job_that_fails_is_not_left_with_a_torso(running: tuple[Store, Artifacts, Lease]) -> None:
     store, artifacts, lease = running
     add(running, -1)
-    chunks = live(store, artifacts, lease.job_id)
+    chunks = live(store, artifacts, lease.job_id, "video")
     assert await anext(chunks) == b"<-1>"
     store.end(lease, "failed", ("model_failed", "no memory"))
     with pytest.raises(ModelFailed, match="no memory"):

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.graph import GraphRequest
-from composition.recorder import Recorder
+from composition.recorder import Output, Recorder
 from composition.store import Lease, Store, new_id
 from composition.tables import Job
 from services.errors import LeaseLost, ModelFailed
 from services.frames import Frames
 
-FIRST_SEGMENT, SEGMENT = GraphRequest.SEGMENTS
+FIRST_SEGMENT, SEGMENT = Output().segments
 TOTAL = FIRST_SEGMENT + SEGMENT + 5
 
 
@@ -50,7 +49,7 @@ class Room:
         return Lease(job.id, job.fence)
 
     def recorder(self, lease: Lease) -> Recorder:
-        return Recorder(self.store, self.artifacts, lease, GraphRequest)
+        return Recorder(self.store, self.artifacts, lease, Output())
 
     def bytes_of(self, lease: Lease, key: str | None = None) -> bytes:
         return b"".join(self.artifacts.read(key or str(self.store.job(lease.job_id).results["video"])))

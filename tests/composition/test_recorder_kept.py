@@ -10,8 +10,7 @@ import pytest
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.content import table, zipped
 from composition.encode import png
-from composition.graph import GraphRequest
-from composition.recorder import Recorder
+from composition.recorder import Output, Recorder
 from composition.store import Lease, News, Store
 from composition.tables import Table
 from services.errors import LeaseLost, ModelFailed
@@ -19,12 +18,7 @@ from services.frames import Frames, Scores, Sketch
 from tests.composition.serving import noise
 from tests.composition.test_recorder import Room, recorded, runs
 
-
-class Kept(GraphRequest):
-    """A graph whose frames are kept."""
-
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 3)
+KEPT = Output(keeps_frames=True, segments=(2, 3))
 
 
 FRAMES = 7
@@ -79,7 +73,7 @@ class KeepingRoom(Room):
         self.artifacts = MortalArtifacts(ArtifactSettings(url=str(folder / "artifacts")))
 
     def recorder(self, lease: Lease) -> Recorder:
-        return Recorder(self.store, self.artifacts, lease, Kept)
+        return Recorder(self.store, self.artifacts, lease, KEPT)
 
     async def drawn(self, lease: Lease, life: Life, stop: int = FRAMES, start: int | None = None) -> Recorder:
         """Record all frames, or those before `stop`, as a run of the job does, from the first that is not safe."""
@@ -158,8 +152,8 @@ async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
 
 async def test_without_sketches_there_is_no_debug(keeping: KeepingRoom) -> None:
     lease = keeping.held()
-    await keeping.recorder(lease).take(drawing(0)[0])
-    assert sorted(keeping.store.job(lease.job_id).results) == ["frames", "metrics"]
+    await keeping.recorder(lease).take(drawing(0)[0])  # nor, without scores, any metrics
+    assert sorted(keeping.store.job(lease.job_id).results) == ["frames"]
 
 
 async def test_a_graph_that_does_not_keep_its_frames_has_none(tmp_path: Path) -> None:

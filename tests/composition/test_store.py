@@ -91,9 +91,9 @@ def test_record_is_all_or_nothing(store: Store) -> None:
     held = store.claim(60)
     assert held
     lease = Lease(held.id, held.fence)
-    segment = Segment(job_id=made.id, index=0, key="k", first=0, frames=8)
+    segment = Segment(job_id=made.id, variant="video", index=0, key="k", first=0, frames=8)
     store.record(lease, {"facts": {"seed": 7}, "frames_done": 8}, [News("segment", {"index": 0})], [segment])
-    same = Segment(job_id=made.id, index=0, key="other", first=0, frames=8)
+    same = Segment(job_id=made.id, variant="video", index=0, key="other", first=0, frames=8)
     with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
         store.record(lease, {"frames_done": 16}, [News("segment", {"index": 0})], [same])
     after = store.job(made.id)

@@ -30,17 +30,25 @@ FRAMES = 70
 class Enlarging:
     """Real-ESRGAN's place: every pixel repeated, later runs sooner than earlier ones, by two replicas in turn."""
 
-    def __init__(self, failing: dict[int, Exception] | None = None) -> None:
+    def __init__(self, failing: dict[int, Exception] | None = None, held: int = 0) -> None:
         self.asked: list[Frames] = []
         self.working = self.most = 0
+        self.full = asyncio.Event()
+        """As many calls were under way at once as may be."""
         self._failing = failing or {}
+        self._held = held
+        """So many calls wait until the window is full."""
 
     async def upscale(self, request: UpscaleRequest, frames: Frames, key: str = "") -> AsyncGenerator[Item]:
         number = len(self.asked)
         self.asked.append(frames)
         self.working += 1
         self.most = max(self.most, self.working)
+        if self.working == WINDOW:
+            self.full.set()
         try:
+            if number < self._held:
+                await self.full.wait()
             for _ in range(20 - number):
                 await asyncio.sleep(0)
             if frames.first in self._failing:
@@ -89,8 +97,10 @@ async def test_every_frame_comes_out_larger_and_in_its_place(room: Room) -> None
     assert {item.total for item in of(Progress, items)} == {FRAMES}
 
 
-async def test_as_many_runs_as_the_window_are_under_way(room: Room) -> None:
-    await room.items()
+async def test_as_many_runs_as_the_window_are_under_way(tmp_path: Path) -> None:
+    room = Room(tmp_path, Enlarging(held=WINDOW - 1))
+    async with asyncio.timeout(60):
+        await room.items()
     assert room.service.most == WINDOW
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from services.frames import MAX_RUN, Clip, Face, Fact, Frames, Item, Progress, Scores, Sketch, StageDone, Text
+from services.frames import MAX_RUN, Clip, Face, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
 
 
 def pixels(count: int = 3, height: int = 4, width: int = 6) -> np.ndarray:
@@ -83,6 +83,7 @@ ITEMS = [
     Fact("seed", 7),
     StageDone("generate", "wan", "miniature:ti2v", "", "wan#1 cpu", 1.5),
     Clip("file:///a.mp4"),
+    Result("image", Frames(pixels(1)), still=True),
     Scores(3, edge_loss=0.5),
     Sketch(3, "soft_edges", Frames(pixels(1))),
     Face(np.ones(512, np.float32), np.zeros((5, 2), np.float32), np.zeros(4, np.float32)),
