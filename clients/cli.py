@@ -14,8 +14,9 @@ from typer.core import TyperGroup
 
 from clients import wire
 from clients.cli_edit import edit
+from clients.cli_image import face, image
 from clients.cli_make import local_client, make, report
-from clients.cli_resources import Address, files_app, jobs_app, models
+from clients.cli_resources import Address, files_app, jobs_app, models_app
 from clients.errors import ApiError, ClientError, ServerUnreachable
 from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
 from clients.options import AsJson, InputFile, MakeOptions, grouped
@@ -56,8 +57,10 @@ def _exit_status(error: ClientError) -> int:
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(files_app, name="files")
+app.add_typer(models_app, name="models")
 app.command()(edit)
-app.command()(models)
+app.command()(image)
+app.command()(face)
 
 
 def _show_version(wanted: bool) -> None:

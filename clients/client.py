@@ -8,6 +8,7 @@ from typing import Unpack
 
 from clients import wire
 from clients.connection import AsyncConnection, Connection
+from clients.faces import AsyncFaces, Faces
 from clients.fields import ListOptions
 from clients.flows import Backoff, OnBytes
 from clients.images import AsyncImages, Images
@@ -42,6 +43,7 @@ class Client:
         self.files = Files(self._connection)
         self.videos = Videos(self._connection, backoff)
         self.images = Images(self._connection)
+        self.faces = Faces(self._connection)
         self.models = Models(self._connection)
 
     def health(self) -> None:
@@ -73,6 +75,7 @@ class AsyncClient:
         self.files = AsyncFiles(self._connection)
         self.videos = AsyncVideos(self._connection, backoff)
         self.images = AsyncImages(self._connection)
+        self.faces = AsyncFaces(self._connection)
         self.models = AsyncModels(self._connection)
 
     async def health(self) -> None:

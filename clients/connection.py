@@ -35,8 +35,8 @@ class Connection:
         return wire.understood(call, _answer(response))
 
     @contextmanager
-    def _open(self, call: wire.Call[None]) -> Generator[httpx.Response]:
-        with _translated(self._url), self.http.stream(**_request(self._url, call, self._timeout_s)) as response:
+    def _open(self, call: wire.Call[None], parts: Sequence[Sent] = ()) -> Generator[httpx.Response]:
+        with _translated(self._url), self.http.stream(**_request(self._url, call, self._timeout_s, parts)) as response:
             if not response.is_success:
                 response.read()
                 raise wire.error_of(_answer(response))
@@ -56,9 +56,9 @@ class Connection:
             except ClientError as error:
                 time.sleep(flow.failed(error))
 
-    def stream(self, call: wire.Call[None]) -> Iterator[bytes]:
+    def stream(self, call: wire.Call[None]) -> Generator[bytes]:
         """Yield the bytes of one answer."""
-        with self._open(call) as response:
+        with OpenParts(call.parts, None) as parts, self._open(call, parts) as response:
             yield from response.iter_bytes()
 
     def pages(self, call: wire.Call[Page[T]]) -> Iterator[T]:
@@ -86,8 +86,8 @@ class AsyncConnection:
         return wire.understood(call, _answer(response))
 
     @asynccontextmanager
-    async def _open(self, call: wire.Call[None]) -> AsyncGenerator[httpx.Response]:
-        request = _request(self._url, call, self._timeout_s)
+    async def _open(self, call: wire.Call[None], parts: Sequence[Sent] = ()) -> AsyncGenerator[httpx.Response]:
+        request = _request(self._url, call, self._timeout_s, parts)
         with _translated(self._url):
             async with self.http.stream(**request) as response:
                 if not response.is_success:
@@ -110,9 +110,10 @@ class AsyncConnection:
                 await asyncio.sleep(flow.failed(error))
 
     async def stream(self, call: wire.Call[None]) -> AsyncGenerator[bytes]:
-        async with self._open(call) as response:
-            async for chunk in response.aiter_bytes():
-                yield chunk
+        with OpenParts(call.parts, None) as parts:
+            async with self._open(call, parts) as response:
+                async for chunk in response.aiter_bytes():
+                    yield chunk
 
     async def pages(self, call: wire.Call[Page[T]]) -> AsyncGenerator[T]:
         left: wire.Call[Page[T]] | None = call

@@ -3,9 +3,11 @@
 The server checks values and knows the defaults; the text beside a field is its help on the command line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Annotated, Literal, TypeAlias, TypedDict
+from typing import Annotated, Literal, Required, TypeAlias, TypedDict
+
+from clients.objects import Identity
 
 Media: TypeAlias = str | PathLike[str]
 """A file id or a `data:` URL as str; a path object is a file on this disk, sent along with the request."""
@@ -129,6 +131,53 @@ class ImageFields(GuidedFields, total=False):
     """How many pictures to make."""
     size: str | None
     """`WIDTHxHEIGHT` in pixels."""
+
+
+class PaintingFields(TypedDict, total=False):
+    """How Flux samples."""
+
+    negative_prompt: Annotated[str | None, "What it should not show; acts where true-cfg-scale is above 1."]
+    true_cfg_scale: Annotated[float | None, "Classifier-free guidance; 1 or less turns it off."]
+    size: Annotated[str | None, "WIDTHxHEIGHT in pixels."]
+    steps: Annotated[int | None, "Denoising steps."]
+    guidance_scale: Annotated[float | None, "The guidance that the model was distilled to follow."]
+    seed: Annotated[int | None, "The same seed makes the same pixels; -1 draws one."]
+    identity_strength: Annotated[float | None, "How strongly the given face acts; 0 is as if there were none."]
+    identity_start: Annotated[float | None, "The part of the steps after which the face begins to act."]
+    identity_end: Annotated[float | None, "The part of the steps after which the face no longer acts."]
+
+
+class Lora(TypedDict, total=False):
+    """A low-rank adaptation of the model."""
+
+    name: Required[str]
+    """A file in the server's directory, by its path without the ending; or a name on its list."""
+    weight: float
+    """How strongly it acts; 1 where it is not given."""
+
+
+class GenerationFields(PaintingFields, total=False):
+    """What the painting of pictures takes."""
+
+    prompt: Required[str]
+    model: str | None
+    n: int | None
+    """How many pictures to make, each with the seed after the one before."""
+    loras: Sequence[Lora | str] | None
+    """`name` or `name:weight` where it is a text."""
+    face: Media | None
+    """A picture of whoever is to be seen."""
+    identity: Identity | Mapping[str, object] | None
+    """Whoever is to be seen, as `faces.find` has answered; instead of `face`."""
+
+
+class StreamFields(GenerationFields, total=False):
+    """What it takes beside them where the answer is a stream."""
+
+    partial_images: int | None
+    """Previews of each picture, 0 to 3, where the server makes them; none where it is not given."""
+    progress: bool | None
+    """Whether each step is told."""
 
 
 class ContentOptions(TypedDict, total=False):

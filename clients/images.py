@@ -1,14 +1,20 @@
 """`/v1/images`, blocking and for asyncio."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from os import PathLike
 from typing import Unpack
 
+from pydantic import ValidationError
+
 from clients import wire
 from clients.connection import AsyncConnection, Connection
-from clients.fields import ImageFields
+from clients.errors import ConnectionLost, UnexpectedAnswer
+from clients.fields import GenerationFields, ImageFields, StreamFields
 from clients.flows import OnBytes
-from clients.objects import ImagesResponse
+from clients.objects import IMAGE_EVENTS, CompletedImage, ImageEvent, ImagesResponse
+from clients.sse import Decoder, Message
 
 
 class Images:
@@ -16,6 +22,26 @@ class Images:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    def generate(self, *, on_progress: OnBytes | None = None, **fields: Unpack[GenerationFields]) -> ImagesResponse:
+        """Paint pictures and wait for them; nothing is stored. Raises OSError before anything is sent.
+
+        Args:
+            on_progress: told how much has been sent.
+            fields: see GenerationFields.
+        """
+        return self._connection.send(wire.generate_image(fields), on_progress)
+
+    def stream_generate(self, **fields: Unpack[StreamFields]) -> Generator[ImageEvent]:
+        """Paint pictures and yield what is told of them, each picture as soon as it is there.
+
+        Closing the stream stops the work. Raises ConnectionLost where it ends before the last picture.
+        """
+        story = _Story()
+        with closing(self._connection.stream(wire.stream_image(fields))) as chunks:
+            for chunk in chunks:
+                yield from story.read(chunk)
+        story.closed()
 
     def edit(
         self,
@@ -40,6 +66,19 @@ class AsyncImages:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
+    async def generate(
+        self, *, on_progress: OnBytes | None = None, **fields: Unpack[GenerationFields]
+    ) -> ImagesResponse:
+        return await self._connection.send(wire.generate_image(fields), on_progress)
+
+    async def stream_generate(self, **fields: Unpack[StreamFields]) -> AsyncGenerator[ImageEvent]:
+        story = _Story()
+        async with aclosing(self._connection.stream(wire.stream_image(fields))) as chunks:
+            async for chunk in chunks:
+                for event in story.read(chunk):
+                    yield event
+        story.closed()
+
     async def edit(
         self,
         *,
@@ -48,3 +87,37 @@ class AsyncImages:
         **fields: Unpack[ImageFields],
     ) -> ImagesResponse:
         return await self._connection.send(wire.edit_image(image, fields), on_progress)
+
+
+class _Story:
+    """What a stream of pictures tells. It cannot be taken up again: whoever leaves has the work stopped."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder()
+        self._over = False
+
+    def read(self, chunk: bytes) -> Iterator[ImageEvent]:
+        """Yield the events that are whole. Raises ApiError where one tells of an error, and UnexpectedAnswer."""
+        for message in self._decoder.feed(chunk):
+            event = _event(message)
+            if event is not None:
+                self._over = isinstance(event, CompletedImage) and event.index + 1 >= event.n
+                yield event
+
+    def closed(self) -> None:
+        if not self._over:
+            raise ConnectionLost("the stream ended before the last picture")
+
+
+def _event(message: Message) -> ImageEvent | None:
+    """None for a kind of event that is newer than this client."""
+    try:
+        told = json.loads(message.data)
+        status = int(told.get("status", 500)) if message.event == "error" else None
+        kind = IMAGE_EVENTS.get(message.event)
+        event = kind.model_validate(told) if kind else None
+    except (ValueError, TypeError, AttributeError, ValidationError) as error:
+        raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
+    if status is not None:
+        raise wire.error_of(wire.Answer(status, {}, message.data.encode()))
+    return event

@@ -105,13 +105,9 @@ class Video(_Object):
         return self.status in ("completed", "failed")
 
 
-class EditedImage(_Object):
-    """A picture that was made."""
-
+class _Picture(_Object):
     b64_json: str
     """The picture, in base64."""
-    seed: int
-    scores: Scores | None = None
 
     @property
     def content(self) -> bytes:
@@ -119,8 +115,16 @@ class EditedImage(_Object):
         return b64decode(self.b64_json)
 
 
+class EditedImage(_Picture):
+    """A picture that was made."""
+
+    seed: int
+    scores: Scores | None = None
+    """Of an edited one."""
+
+
 class ImagesResponse(_Object):
-    """What the editing of a picture has made."""
+    """What the editing or the painting of pictures has made."""
 
     created: int
     """Seconds since 1970, UTC."""
@@ -129,6 +133,35 @@ class ImagesResponse(_Object):
     """`WIDTHxHEIGHT` in pixels."""
     output_format: str | None = None
     facts: dict[str, Any] = {}
+    """What was decided on the way."""
+    stages: list[StageRecord] = []
+
+
+class Identity(_Object):
+    """Whose face it is, and where it was: fractions of its picture's width and height."""
+
+    embedding: list[float]
+    """512 numbers, of length 1."""
+    keypoints: list[tuple[float, float]]
+    """x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom."""
+
+
+class Crop(_Picture):
+    """The face alone, upright, 112 x 112 pixels."""
+
+
+class Face(_Object):
+    """The largest face of a picture."""
+
+    identity: Identity
+    crop: Crop
+    faces: int
+    """How many were found."""
+    notice: str | None = None
+    """What whoever sent the picture should know."""
+    stages: list[StageRecord] = []
 
 
 class Model(_Object):
@@ -232,4 +265,48 @@ EVENTS: dict[str, type[Event]] = {
     "stage": StageEvent,
     "segment": SegmentEvent,
     "frame": FrameEvent,
+}
+
+
+class ImageProgress(_Object):
+    """`done` of `total` steps of all pictures are finished."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class PartialImage(_Picture):
+    """A small picture of what is being painted."""
+
+    partial_image_index: int
+    """The how-manieth of its picture, from 0."""
+    index: int
+    """Which picture, from 0."""
+    n: int
+    """Of how many."""
+    size: str | None = None
+    """Of the picture in pixels, `WIDTHxHEIGHT`."""
+
+
+class CompletedImage(_Picture):
+    """A picture that is painted."""
+
+    seed: int
+    index: int
+    """Which one, from 0."""
+    n: int
+    """Of how many."""
+    size: str | None = None
+    """`WIDTHxHEIGHT` in pixels."""
+    facts: dict[str, Any] = {}
+    """What was decided on the way."""
+
+
+ImageEvent: TypeAlias = ImageProgress | PartialImage | CompletedImage
+
+IMAGE_EVENTS: dict[str, type[ImageEvent]] = {
+    "image_generation.progress": ImageProgress,
+    "image_generation.partial_image": PartialImage,
+    "image_generation.completed": CompletedImage,
 }

@@ -13,8 +13,16 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ValidationError
 
 from clients.errors import ApiError, UnexpectedAnswer
-from clients.fields import ContentOptions, ImageFields, ListOptions, VideoFields
-from clients.objects import Deleted, File, ImagesResponse, Model, Page, Video
+from clients.fields import (
+    ContentOptions,
+    GenerationFields,
+    ImageFields,
+    ListOptions,
+    Media,
+    StreamFields,
+    VideoFields,
+)
+from clients.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -131,13 +139,7 @@ def create_video(model: str, fields: VideoFields) -> Call[Video]:
     Raises:
         ValueError: a list holds both files on this disk and others.
     """
-    given = {"model": model} | _given(fields)
-    parts = [part for name, value in given.items() for part in _parts(name, value)]
-    if not parts:
-        return Call("POST", "/v1/videos", _as(Video), json=given)
-    sent = {part.name for part in parts}
-    form = _form({name: value for name, value in given.items() if name not in sent})
-    return Call("POST", "/v1/videos", _as(Video), form=form, parts=parts)
+    return _posted("/v1/videos", _as(Video), {"model": model} | _given(fields))
 
 
 def edit_image(image: str | PathLike[str] | Sequence[str | PathLike[str]], fields: ImageFields) -> Call[ImagesResponse]:
@@ -147,6 +149,21 @@ def edit_image(image: str | PathLike[str] | Sequence[str | PathLike[str]], field
     else:
         parts = [Part("image[]", Path(path)) for path in image]
     return Call("POST", "/v1/images/edits", _as(ImagesResponse), form=_form(_given(fields)), parts=parts)
+
+
+def generate_image(fields: GenerationFields) -> Call[ImagesResponse]:
+    """JSON, unless the face is a file on this disk."""
+    return _posted("/v1/images/generations", _as(ImagesResponse), _given(fields))
+
+
+def stream_image(fields: StreamFields) -> Call[None]:
+    """The same as a stream of events."""
+    call: Call[None] = _posted("/v1/images/generations", lambda _: None, {**_given(fields), "stream": True})
+    return replace(call, headers={"Accept": "text/event-stream"}, silence_s=_SILENCE_S)
+
+
+def find_face(image: Media) -> Call[Face]:
+    return _posted("/v1/faces", _as(Face), {"image": image})
 
 
 def list_videos(**options: Unpack[ListOptions]) -> Call[Page[Video]]:
@@ -211,6 +228,16 @@ def next_page(call: Call[Page[T]], page: Page[T]) -> Call[Page[T]] | None:
     return replace(call, query={**call.query, "after": page.last_id})
 
 
+def _posted(path: str, parse: Callable[[Answer], T], given: Mapping[str, object]) -> Call[T]:
+    """JSON, unless a field is a file on this disk: then multipart, everything else as form fields."""
+    parts = [part for name, value in given.items() for part in _parts(name, value)]
+    if not parts:
+        return Call("POST", path, parse, json=given)
+    sent = {part.name for part in parts}
+    form = _form({name: value for name, value in given.items() if name not in sent})
+    return Call("POST", path, parse, form=form, parts=parts)
+
+
 def _as(model: type[M]) -> Callable[[Answer], M]:
     return lambda answer: model.model_validate_json(answer.body)
 
@@ -220,6 +247,8 @@ def _given(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _without_none(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return _given(cast("Mapping[str, object]", value)) if isinstance(value, Mapping) else value
 
 

@@ -16,15 +16,20 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.decode import MediaLimits
+from composition.faces import FaceFinder
 from composition.full_pipeline import FullPipeline, FullPipelineRequest
-from composition.graph import GraphRequest, GraphSettings
+from composition.graph import GraphRequest, GraphSettings, merged_fields
 from composition.image_edit import MODEL as EDITS
 from composition.image_edit import Editor
+from composition.image_generation import Painter
 from composition.ingress import Ingress, IngressSettings
 from composition.jobs import JobRunner, RunnerSettings
 from composition.rolling_edit import RollingEdit, RollingEditRequest
+from composition.scenes import Maker, StoryboardRequest, StoryboardSettings
 from composition.store import Store
+from composition.storyboard import Storyboard
 from composition.svd import Animate, AnimateRequest
+from composition.text_to_video import Film, FilmRequest
 from composition.upscale import Upscale, VideoUpscaleRequest
 from composition.v2v import V2V, V2VRequest
 from composition.wan_i2v import WanI2V, WanI2VRequest
@@ -38,6 +43,7 @@ from services.internvl.service import InternVL, InternVLSettings
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.service import Svd, SvdSettings
+from services.text_to_video.service import TextToVideo, TextToVideoSettings
 from services.wan.service import Wan, WanSettings
 
 Kind = Literal["graph", "service"]
@@ -101,6 +107,9 @@ class AppSettings(BaseModel):
     hunyuan_dit: HunyuanDitSettings | None = None
     svd: SvdSettings | None = None
     realesrgan: RealEsrganSettings | None = None
+    text_to_video: TextToVideoSettings | None = None
+    scenes_by: Maker = "full-pipeline"
+    """What makes the scenes of a storyboard: Flux and Stable Video Diffusion, or text-to-video in their place."""
 
     @property
     def state(self) -> Path:
@@ -109,6 +118,13 @@ class AppSettings(BaseModel):
         home = home.expanduser().absolute()
         home.mkdir(parents=True, exist_ok=True)
         return home
+
+    @property
+    def all_defaults(self) -> dict[str, Mapping[str, Any]]:
+        """Those of a storyboard stand before those of the pipeline that makes its scenes."""
+        behind = FullPipelineRequest.spelled_out(self.defaults.get("full-pipeline", {}))
+        before = StoryboardRequest.spelled_out(self.defaults.get("storyboard", {}))
+        return {**self.defaults, "storyboard": merged_fields(behind, before)}
 
     @property
     def database_url(self) -> str:
@@ -152,14 +168,15 @@ def build(args: AppSettings) -> Application:
         max_body_bytes=args.max_body_bytes,
         max_json_bytes=args.max_json_bytes,
         max_queued_jobs=args.max_queued_jobs,
-        defaults=args.defaults,
+        defaults=args.all_defaults,
         limits=_limits(args),
         rate=float((args.wan.rate if args.wan else None) or 16),
         served=tuple(services),
     )
     # The runner is bound to the front door only so that it belongs to the application; nobody calls it.
     opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
-    return _deployed(opened, "ingress").bind(requests, front, states, services.get("qwen-edit"), jobs)
+    pictures = {name: services[name] for name in ("qwen-edit", "flux", "instantid") if name in services}
+    return _deployed(opened, "ingress").bind(requests, front, states, pictures, jobs)
 
 
 def _services(args: AppSettings) -> dict[str, Application]:
@@ -174,6 +191,7 @@ def _services(args: AppSettings) -> dict[str, Application]:
         ("hunyuan-dit", HunyuanDit, args.hunyuan_dit),
         ("svd", Svd, args.svd),
         ("realesrgan", RealEsrgan, args.realesrgan),
+        ("text-to-video", TextToVideo, args.text_to_video),
     ):
         if settings is not None:
             services[name] = _deployed(cls, name).bind(settings, args.state, replica)
@@ -192,6 +210,7 @@ def _graphs(
         ("rolling-edit", "rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
         ("svd", "animate", Animate, AnimateRequest, ("svd",)),
         ("realesrgan", "upscale", Upscale, VideoUpscaleRequest, ("realesrgan",)),
+        ("text-to-video", "film", Film, FilmRequest, ("text-to-video",)),
     ):
         if services.keys() >= set(needed):
             handles = [services[name] for name in needed]
@@ -201,10 +220,26 @@ def _graphs(
         painters = {name: services[name] for name in PAINTERS if name in services}
         bound = _deployed(FullPipeline, "full-pipeline").bind(painters, _graph(args, "full-pipeline"), TRANSPORT)
         graphs["full-pipeline"], requests["full-pipeline"] = bound, FullPipelineRequest
+    if args.scenes_by in graphs and (args.scenes_by == "text-to-video" or "svd" in services):
+        told = _storyboard(args, services)
+        bound = _deployed(Storyboard, "storyboard").bind(services.get("internvl"), told, TRANSPORT)
+        graphs["storyboard"], requests["storyboard"] = bound, StoryboardRequest
     if not graphs:
         one = "wan, qwen_edit, flux, svd, realesrgan"
         raise ConfigError(f"args: name the models to serve: internvl and wan, or one of {one}")
     return graphs, requests
+
+
+def _storyboard(args: AppSettings, services: Mapping[str, Application]) -> StoryboardSettings:
+    return StoryboardSettings(
+        artifacts=args.artifact_store,
+        media=args.media,
+        defaults=dict(args.all_defaults.get("storyboard", {})),
+        database=args.database_url,
+        maker=args.scenes_by,
+        models=tuple(services),
+        film=dict(args.defaults.get("text-to-video", {})),
+    )
 
 
 def _limits(args: AppSettings) -> dict[str, dict[str, float]]:
@@ -228,7 +263,11 @@ def _limits(args: AppSettings) -> dict[str, dict[str, float]]:
         pipeline |= {f"animate.{name}": most for name, most in svd.items()}
         if args.hunyuan_dit is not None:
             pipeline["restyle.steps"] = args.hunyuan_dit.max_steps
-        limits["full-pipeline"] = pipeline
+        limits |= {"full-pipeline": pipeline, "storyboard": pipeline}
+        limits["flux"] = {"n": args.flux.max_n, "steps": args.flux.max_steps, "max_area": args.flux.max_area}
+    if args.text_to_video is not None:
+        film = args.text_to_video
+        limits["text-to-video"] = {"num_frames": film.max_frames, "max_area": film.max_area, "steps": film.max_steps}
     return limits
 
 
@@ -252,11 +291,20 @@ class RoutedFlux(Flux):
 class Front(Ingress):
     """The front door as Serve opens it."""
 
-    def __init__(self, requests: Any, settings: IngressSettings, asked: Any, qwen_edit: Any, jobs: object) -> None:
+    def __init__(
+        self, requests: Any, settings: IngressSettings, asked: Any, models: Mapping[str, Any], jobs: object
+    ) -> None:
         del jobs
-        limits, defaults = settings.limits.get("rolling-edit", {}), settings.defaults.get(EDITS, {})
-        editor = None if qwen_edit is None else Editor(qwen_edit, limits, defaults, TRANSPORT)
-        super().__init__(requests, settings, asked, editor)
+        qwen_edit, flux, instantid = (models.get(name) for name in ("qwen-edit", "flux", "instantid"))
+        limits, defaults = settings.limits, settings.defaults
+        editor = painter = faces = None
+        if qwen_edit is not None:
+            editor = Editor(qwen_edit, limits.get("rolling-edit", {}), defaults.get(EDITS, {}), TRANSPORT)
+        if flux is not None:
+            painter = Painter(flux, instantid, limits.get("flux", {}), defaults.get("flux", {}), TRANSPORT)
+        if instantid is not None:
+            faces = FaceFinder(instantid, TRANSPORT)
+        super().__init__(requests, settings, asked, editor, painter=painter, faces=faces)
 
 
 def replica() -> str:

@@ -63,6 +63,11 @@ class GraphRequest(BaseModel):
         """Field → the model that it needs, where not every application with this graph has it."""
         return {}
 
+    @property
+    def mentions(self) -> Mapping[str, str]:
+        """Place in the request → the id of a picture that is named there."""
+        return {}
+
     @classmethod
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         """Return `fields` so that the video lasts OpenAI's `seconds`, as nearly as it can; as they are where it cannot.

@@ -97,8 +97,9 @@ class Orders:
         files |= {name: file for name, file in inherited.items() if isinstance(file, File)}
         asked.check_media({name: int(file.facts["frames"]) for name, file in files.items()})
         files |= {name: await self._kept(still, owner) for name, still in inherited.items() if isinstance(still, Still)}
+        mentioned = {place: await self._mentioned(place, value, owner) for place, value in asked.mentions.items()}
         params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
-        keys = {name: file.key for name, file in files.items()}
+        keys = {name: file.key for name, file in (files | mentioned).items()}
         main = None if asked.main == VIDEO else asked.main
         said: dict[str, Any] = {"model": model, "params": params, "media": keys, "main": main}
         return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
@@ -108,6 +109,16 @@ class Orders:
         for name, model in asked.needs.items():
             if model not in self._rules.served:
                 raise InvalidParameter(f"{name}: {model} is not served here", param=name)
+
+    async def _mentioned(self, place: str, file_id: str, owner: str) -> File:
+        """The picture that is named inside of a field. Raises NotFound, InvalidParameter."""
+        try:
+            file = await asyncio.to_thread(self._store.file, file_id, owner)
+        except NotFound as error:
+            raise NotFound(f"{place}: {error.message}", param=place) from error
+        if file.facts["kind"] != "image":
+            raise InvalidParameter(f"{place}: must be a picture, and is of kind {file.facts['kind']}", param=place)
+        return file
 
     async def _branched(
         self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str], owner: str

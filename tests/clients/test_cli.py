@@ -91,6 +91,8 @@ def test_what_the_server_refuses_is_a_wrong_request(reel: Reel, clip: Path, tmp_
         ("i2v", "--image", "in.mp4", "-o", "out.mp4", "--join"),
         ("files", "upload", "nowhere.mp4"),
         ("--url", "127.0.0.1:8000", "models"),
+        ("models", "pull", "--config", "nowhere.yaml"),
+        ("models", "push"),
         ("jobs", "list", "--limit", "0"),
     ],
 )
@@ -141,7 +143,9 @@ def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
 
 def test_models(reel: Reel) -> None:
     assert reel("models").stdout == "v2v  graph    ready\nwan  service  not ready\n"
+    assert reel("models", "list").stdout == reel("models").stdout
     assert json.loads(reel("models", "--json").stdout)["data"][1]["ready"] is False
+    assert reel("models", "list", "--json").stdout == reel("models", "--json").stdout
 
 
 def test_the_key_comes_from_the_environment_or_an_option(reel: Reel, server: VideoServer, script: Script) -> None:

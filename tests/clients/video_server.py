@@ -62,6 +62,13 @@ DEBUG = {"000001-soft_edges.png": b"soft", "000002-target_edges.png": b"target"}
 CSV = b"frame,edge_loss\r\n1,0.52\r\n2,0.5\r\n"
 TABLE = b'[{"frame": 1, "edge_loss": 0.52}, {"frame": 2, "edge_loss": 0.5}]'
 EDITED = b"\x89PNG edited"
+PAINTED = b"\x89PNG painted"
+CROP = b"\x89PNG face"
+IDENTITY: dict[str, Any] = {
+    "embedding": [(-1) ** number * 0.044194173824159216 for number in range(512)],
+    "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
+    "box": [0.351, 0.113, 0.531, 0.34],
+}
 FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
 
 
@@ -80,6 +87,8 @@ class Script:
     """For each connection for events in turn, the number of events after which it breaks."""
     cut_content: list[int] = field(default_factory=list)
     """For each connection for content in turn, the number of bytes after which it breaks."""
+    painting: list[tuple[str, dict[str, Any]]] | None = None
+    """What a stream of pictures tells, where it is other than the usual."""
     live: bool = False
     """Whether content is streamed as it would be while the job runs."""
     etag: str = '"one"'
@@ -138,6 +147,8 @@ class VideoServer:
             ("GET", "/v1/files/{file_id}", self.file),
             ("DELETE", "/v1/files/{file_id}", self.delete_file),
             ("POST", "/v1/images/edits", self.edit_image),
+            ("POST", "/v1/images/generations", self.paint),
+            ("POST", "/v1/faces", self.face),
             ("POST", "/v1/videos", self.create),
             ("GET", "/v1/videos", self.list_videos),
             ("GET", "/v1/videos/{video_id}", self.video),
@@ -156,8 +167,12 @@ class VideoServer:
         self.jobs: dict[str, Job] = {}
         self.edits: list[tuple[dict[str, Any], list[tuple[str, str | None, bytes]]]] = []
         """Of each edit, the fields and the files: (part, file name, bytes)."""
+        self.asked: list[tuple[dict[str, Any], dict[str, bytes]]] = []
+        """Of each request for painted pictures or a face, the fields and the files."""
         self.held = threading.Event()
-        """Set when a job stands still."""
+        """Set when a job, or a stream of pictures, stands still."""
+        self.left = threading.Event()
+        """Set when whoever listened to a stream of pictures that stood still is gone."""
 
     def requests(self, method: str, path: str) -> list[Seen]:
         return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
@@ -238,6 +253,55 @@ class VideoServer:
         data = [{**picture, "seed": 7 + number} for number in range(int(fields.get("n", 1)))]
         facts = {"seed": 7}
         return {"created": 1, "data": data, "size": "64x48", "output_format": "png", "facts": facts}
+
+    async def _take(self, request: Request) -> dict[str, Any]:
+        if request.headers["content-type"] == "application/json":
+            fields, files = await request.json(), {}
+        else:
+            async with request.form() as form:
+                fields, files = {}, {}
+                for name, value in form.multi_items():
+                    if isinstance(value, UploadFile):
+                        files[name] = await value.read()
+                    else:
+                        fields[name] = [*_listed(fields[name]), value] if name in fields else value
+        if str(fields.get("steps")) == "0":
+            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
+        self.asked.append((fields, files))
+        return fields
+
+    async def paint(self, request: Request) -> Any:
+        fields = await self._take(request)
+        n = int(fields.get("n", 1))
+        if str(fields.get("stream")).lower() == "true":
+            story = self.script.painting or painting(n)
+            return StreamingResponse(self._painted(story), media_type="text/event-stream")
+        data = [{"b64_json": b64encode(PAINTED).decode(), "seed": 7 + number} for number in range(n)]
+        facts = {"seed": 7, "notice": "the face is small"}
+        told = {"created": 1, "data": data, "size": "64x48", "output_format": "png", "facts": facts}
+        return {**told, "stages": [STORY[5][1]]}
+
+    async def _painted(self, story: list[tuple[str, dict[str, Any]]]) -> AsyncIterator[str]:
+        cut = self.script.cut_events.pop(0) if self.script.cut_events else None
+        yield ": begun\n\n"
+        for number, (name, data) in enumerate(story):
+            if number == cut:
+                raise Broken
+            if number == self.script.hold_at:
+                self.held.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.left.set()
+            yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+    async def face(self, request: Request) -> dict[str, Any]:
+        fields = await self._take(request)
+        if fields.get("image") == "file_none":
+            raise Refused(422, "invalid_parameter", "image: there is no face in this picture", "image")
+        crop = {"b64_json": b64encode(CROP).decode()}
+        told = {"object": "face", "identity": IDENTITY, "crop": crop, "stages": [STORY[5][1]]}
+        return {**told, "faces": 2, "notice": "2 faces were found, and the largest is taken"}
 
     async def list_videos(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
         return _page([self._shown(job) for job in self.jobs.values()], limit, after, order)
@@ -340,6 +404,22 @@ class VideoServer:
             "degraded": None,
             "newer": "than the client",
         }
+
+
+def painting(n: int) -> list[tuple[str, dict[str, Any]]]:
+    """What a stream of `n` pictures of two steps tells."""
+    story: list[tuple[str, dict[str, Any]]] = []
+    for index in range(n):
+        done = range(2 * index + (index > 0), 2 * index + 3)
+        steps = [{"stage": "paint", "done": number, "total": 2 * n} for number in done]
+        shown = {"b64_json": b64encode(b"%d" % index).decode(), "size": "64x48", "index": index, "n": n}
+        facts = {"facts": {"seed": 7, "notice": "the face is small"}}
+        whole = {**shown, "b64_json": b64encode(PAINTED + b"%d" % index).decode(), "seed": 7 + index, **facts}
+        story += [("image_generation.progress", step) for step in steps]
+        story.append(("image_generation.partial_image", {**shown, "partial_image_index": 0}))
+        story.append(("image_generation.tomorrow", {"what": "a kind of event that is newer than the client"}))
+        story.append(("image_generation.completed", whole))
+    return story
 
 
 def _found(held: dict[str, Any], name: str) -> Any:

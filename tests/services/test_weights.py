@@ -2,10 +2,11 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import ConfigError
-from services.weights import Weights, resolve
+from services.licences import licence_of
+from services.weights import Weights, resolve, unplugged
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -108,3 +109,110 @@ def test_a_repository_that_was_downloaded_before_needs_no_hub(tmp_path):
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").write_text("{}")
     assert resolve(Weights(repository="a/b", revision=COMMIT, offline=True), tmp_path, write) == snapshot
+
+
+def pointer(size: int) -> str:
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize {size}\n"
+
+
+def clone(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_safetensors", ".safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_clone_whose_files_were_not_fetched(tmp_path):
+    folder = clone(
+        tmp_path,
+        README="a clone",
+        unet__a_safetensors=pointer(1_500_000_000),
+        unet__b_safetensors=pointer(500_000_000),
+        vae__whole_safetensors="weights",
+    )
+    with pytest.raises(ConfigError, match=r"unet/a\.safetensors and 1 more .* 2\.0 GB .*git lfs pull") as caught:
+        resolve(Weights(path=folder), tmp_path / "home", write)
+    assert caught.value.param == "weights.path"
+    assert resolve(Weights(path=folder, files=("vae/*",)), tmp_path / "home", write) == folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "weights", pointer(5).replace("v1", "v9"), "x" + pointer(5), pointer(5) + "x" * 2000],
+)
+def test_what_is_no_pointer(tmp_path, text):
+    assert resolve(Weights(path=clone(tmp_path, a_safetensors=text)), tmp_path / "home", write) == tmp_path
+
+
+def test_what_git_keeps_for_itself_is_not_looked_at(tmp_path):
+    clone(tmp_path / ".git", a_safetensors=pointer(5))
+    assert resolve(Weights(path=tmp_path), tmp_path / "home", write) == tmp_path
+
+
+@pytest.mark.parametrize("repository", ["", "a", "a/b/c", "../b", "a/..", "a/b?x=1", "https://hub/a/b", "a/ b"])
+def test_what_is_no_repository(repository):
+    with pytest.raises(ValidationError):
+        Weights(repository=repository, revision=COMMIT)
+
+
+@pytest.mark.parametrize("endpoint", ["hub.example", "file:///etc", ""])
+def test_what_is_no_address_of_a_hub(endpoint):
+    with pytest.raises(ValidationError, match="endpoint"):
+        Weights(repository="a/b", revision=COMMIT, endpoint=endpoint)
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    weights: Weights = Weights(miniature="tiny")
+    size: int = 3
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    weights: Weights
+    identity: Inner | None = None
+    several: tuple[Inner, ...] = ()
+
+
+def test_unplugged_reaches_all_weights():
+    remote = Weights(repository="a/b", revision=COMMIT)
+    settings = Outer(weights=remote, identity=Inner(weights=remote), several=(Inner(size=1), Inner(size=2)))
+    found = unplugged(settings)
+    assert found.weights.offline
+    assert found.identity is not None
+    assert found.identity.weights.offline
+    assert [(one.size, one.weights.offline) for one in found.several] == [(1, True), (2, True)]
+    assert not settings.weights.offline
+    assert unplugged(Outer(weights=remote)).identity is None
+
+
+@pytest.mark.parametrize(
+    ("source", "commercial"),
+    [
+        ("black-forest-labs/FLUX.1-dev", "forbidden"),
+        ("path:FLUX.1-dev", "forbidden"),
+        ("AI-ModelScope/FLUX.1-dev", "forbidden"),
+        ("ByteDance/InfiniteYou", "forbidden"),
+        ("path:antelopev2", "forbidden"),
+        ("stabilityai/stable-video-diffusion-img2vid-xt", "restricted"),
+        ("Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers-Distilled", "restricted"),
+        ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "free"),
+        ("somebody/something", "unknown"),
+        ("miniature:tiny", "unknown"),
+    ],
+)
+def test_licences(source, commercial):
+    assert licence_of(source).commercial == commercial
+
+
+def test_conditions_are_logged_when_weights_are_loaded(tmp_path, caplog):
+    folder = tmp_path / "FLUX.1-dev"
+    folder.mkdir()
+    resolve(Weights(path=folder), tmp_path / "home", write)
+    (tmp_path / "other").mkdir()
+    resolve(Weights(path=tmp_path / "other"), tmp_path / "home", write)
+    (record,) = caplog.records
+    assert vars(record)["licence"] == "FLUX.1 [dev] Non-Commercial"

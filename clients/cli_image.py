@@ -1,0 +1,169 @@
+"""`reel image` and `reel face`: pictures that are painted, and the faces that they are painted with."""
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, cast
+
+import typer
+
+from clients.cli_make import local_client
+from clients.cli_resources import Address, connect
+from clients.client import Client
+from clients.disk import Landing
+from clients.errors import ClientError
+from clients.fields import PaintingFields, StreamFields
+from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
+from clients.options import MakeOptions, RunOptions, grouped, target
+from clients.progress import Display, display
+
+_MAX_IDENTITY_BYTES = 1 << 20
+_KEYPOINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
+_SIDES = ("left", "top", "right", "bottom")
+
+
+def _png(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{path} must end with .png")
+    return target(path)
+
+
+def _identity(path: Path) -> dict[str, object]:
+    """Read what `reel face --identity-out` has written."""
+    try:
+        if path.stat().st_size > _MAX_IDENTITY_BYTES:
+            raise typer.BadParameter(f"{path} has more bytes than an identity can have")
+        told: object = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise typer.BadParameter(f"{path} holds no JSON object")
+    return cast("dict[str, object]", told)
+
+
+class ImageOptions(PaintingFields, total=False):
+    """The fields, as options."""
+
+    n: Annotated[int | None, "How many pictures; several are called NAME-1.png and so on."]
+    loras: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="NAME[:WEIGHT]", help="A low-rank adaptation; may be given several times."),
+    ]
+    face: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="A picture of whoever is to be seen."),
+    ]
+    identity: Annotated[
+        dict[str, object] | None,
+        typer.Option(
+            parser=lambda path: _identity(Path(path)),
+            metavar="FILE.json",
+            help="Whoever is to be seen, as reel face --identity-out has written; instead of --face.",
+        ),
+    ]
+
+
+class PictureOptions(MakeOptions):
+    """Where the pictures go."""
+
+    out: Annotated[Path, typer.Option("-o", "--out", callback=_png, help="Where the picture goes: a .png file.")]
+
+
+class FaceResults(TypedDict, total=False):
+    """What is wanted, and where it goes."""
+
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", callback=_png, help="Where the face alone goes: a .png file.")
+    ]
+    identity_out: Annotated[
+        Path | None, typer.Option(callback=target, help="Where the identity goes, for reel image --identity.")
+    ]
+
+
+@grouped
+def image(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    fields: ImageOptions,
+    how: PictureOptions,
+) -> None:
+    """Paint a picture of what a text says, with a face in it if one is given."""
+    if {"face", "identity"} <= fields.keys():
+        raise typer.BadParameter("give one of them, not both", param_hint="--face, --identity")
+    screen = display(sys.stderr)
+    asked = cast("StreamFields", {**fields, "loras": fields.get("loras") or None, "prompt": prompt, "progress": True})
+    with _server(ctx, screen, local=how["local"]) as client:
+        made = _paint(client, asked, how["out"], screen)
+    if how["as_json"]:
+        typer.echo(json.dumps([{**picture.model_dump(exclude={"b64_json"}), "path": str(to)} for picture, to in made]))
+        return
+    if notice := made[0][0].facts.get("notice"):
+        typer.echo(f"notice: {notice}")
+    for picture, to in made:
+        typer.echo(f"seed: {picture.seed}\n{to}")
+
+
+@grouped
+def face(
+    ctx: typer.Context,
+    picture: Annotated[
+        Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True, help="A picture of a face.")
+    ],
+    results: FaceResults,
+    how: RunOptions,
+) -> None:
+    """Find the largest face in a picture: where it is, and whose it is, in numbers."""
+    screen = display(sys.stderr)
+    with _server(ctx, screen, local=how["local"]) as client, screen.transfer(f"upload {picture.name}") as show:
+        found = client.faces.find(picture, on_progress=show)
+    if path := results.get("out"):
+        _write(path, found.crop.content)
+    if path := results.get("identity_out"):
+        _write(path, found.identity.model_dump_json().encode())
+    if how["as_json"]:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    for name, value in _told(found):
+        typer.echo(f"{name:<20}{value}")
+
+
+@contextmanager
+def _server(ctx: typer.Context, screen: Display, *, local: bool) -> Generator[Client]:
+    with local_client(screen, ctx.find_object(Address)) if local else connect(ctx) as client:
+        yield client
+
+
+def _paint(client: Client, asked: StreamFields, out: Path, screen: Display) -> list[tuple[CompletedImage, Path]]:
+    """Write each picture when it is there. Interrupted, it leaves those, and the server stops."""
+    made: list[tuple[CompletedImage, Path]] = []
+    try:
+        with screen.watching() as show, closing(client.images.stream_generate(**asked)) as events:
+            for event in events:
+                if isinstance(event, ImageProgress):
+                    if event.done == 0:
+                        show(StatusEvent(id=0, status="in_progress"))
+                    show(ProgressEvent(id=0, stage=event.stage, done=event.done, total=event.total))
+                elif isinstance(event, CompletedImage):
+                    to = out if event.n == 1 else out.with_name(f"{out.stem}-{event.index + 1}{out.suffix}")
+                    _write(to, event.content)
+                    made.append((event, to))
+    except (ClientError, KeyboardInterrupt):
+        for _, to in made:
+            screen.note(f"{to} is there")
+        raise
+    return made
+
+
+def _write(to: Path, data: bytes) -> None:
+    with Landing(to) as landing:
+        landing.write(data, 0)
+
+
+def _told(found: Face) -> list[tuple[str, Any]]:
+    """What a person wants to know, in rows. Places are fractions of the picture's width and height."""
+    box = "  ".join(f"{side} {place:.3f}" for side, place in zip(_SIDES, found.identity.box, strict=True))
+    points = [f"{x:.3f}  {y:.3f}" for x, y in found.identity.keypoints]
+    rows = [("faces", found.faces), ("box", box), *zip(_KEYPOINTS, points, strict=True)]
+    return [*rows, ("notice", found.notice)] if found.notice else rows

@@ -1,0 +1,33 @@
+"""`/v1/faces`, blocking and for asyncio."""
+
+from clients import wire
+from clients.connection import AsyncConnection, Connection
+from clients.fields import Media
+from clients.flows import OnBytes
+from clients.objects import Face
+
+
+class Faces:
+    """`/v1/faces`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def find(self, image: Media, *, on_progress: OnBytes | None = None) -> Face:
+        """Find the largest face in a picture; nothing is stored. Raises OSError before anything is sent.
+
+        Args:
+            image: a file id or a `data:` URL as str; a path object is a file on this disk.
+            on_progress: told how much of the file has been sent.
+        """
+        return self._connection.send(wire.find_face(image), on_progress)
+
+
+class AsyncFaces:
+    """`/v1/faces`. See Faces."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def find(self, image: Media, *, on_progress: OnBytes | None = None) -> Face:
+        return await self._connection.send(wire.find_face(image), on_progress)

@@ -1,0 +1,146 @@
+"""Painting without Ray: a service that paints by arithmetic, one that finds faces so, and a front door before them."""
+
+import asyncio
+import socket
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from composition.artifacts import ArtifactSettings
+from composition.calls import Transport
+from composition.faces import FaceFinder
+from composition.image_generation import Painter
+from composition.ingress import Ingress, IngressSettings
+from services.flux.request import FluxRequest
+from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
+from tests.composition.rolling import Full, Gone
+from tests.composition.serving import Handle, noise
+
+LIMITS = {"max_area": 64 * 64, "steps": 40, "n": 4}
+TRANSPORT = Transport((Gone,), (Full,))
+
+
+class PaintService:
+    """Flux' place: the same stream, and pixels that depend on everything that the real ones depend on.
+
+    Args:
+        failing: steps that are done of all pictures → what is raised then; 0 is before anything is said.
+        hanging: steps that are done when it waits until it `may_go_on`.
+        preview_every: as Flux' setting.
+        forgets: index of a picture that never comes.
+    """
+
+    def __init__(
+        self,
+        failing: Mapping[int, Exception] | None = None,
+        hanging: int | None = None,
+        preview_every: int = 0,
+        forgets: int | None = None,
+    ) -> None:
+        self._failing = failing or {}
+        self._hanging = hanging
+        self._preview_every = preview_every
+        self._forgets = forgets
+        self.asked: list[tuple[FluxRequest, Face | None, str]] = []
+        self.working = 0
+        self.hangs = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
+        self.asked.append((request, face, key))
+        self.working += 1
+        try:
+            await self._at(0)
+            yield Fact("seed", request.seed)
+            yield Fact("size", request.size)
+            total = request.n * request.steps
+            yield Progress("paint", 0, total)
+            for done in range(1, total + 1):
+                index, step = divmod(done - 1, request.steps)
+                preview = None
+                if self._preview_every and (step + 1) % self._preview_every == 0:
+                    preview = Frames(noise(done, 8, 6)[None], first=index)
+                yield Progress("paint", done, total, preview)
+                await self._at(done)
+                if step + 1 == request.steps and index != self._forgets:
+                    yield Frames(painted(request, index, face), first=index)
+            yield StageDone("paint", "flux", "nowhere", "", "flux#1", 0.5)
+        finally:
+            self.working -= 1
+
+    async def _at(self, done: int) -> None:
+        if done == self._hanging:
+            self.hangs.set()
+            await self.may_go_on.wait()
+        if done in self._failing:
+            raise self._failing[done]
+
+
+def painted(request: FluxRequest, index: int, face: Face | None = None) -> Pixels:
+    """(1, h, w, 3)."""
+    width, height = map(int, request.size.split("x"))
+    mixed = zlib.crc32(b"" if face is None else face.embedding.tobytes())
+    return np.random.default_rng([request.seed + index, mixed]).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+
+
+class FaceService:
+    """InstantID's place: the face of a picture is what its pixels say.
+
+    Args:
+        failing: is raised, where it is given.
+        left_out: classes of the items that it does not say.
+    """
+
+    def __init__(self, failing: Exception | None = None, left_out: tuple[type, ...] = ()) -> None:
+        self._failing = failing
+        self._left_out = left_out
+        self.asked: list[tuple[Frames, str]] = []
+
+    async def face(self, image: Frames, key: str = "") -> AsyncGenerator[Item]:
+        self.asked.append((image, key))
+        if self._failing is not None:
+            raise self._failing
+        items: list[Item] = [Fact("faces", 2), Fact("notice", "2 faces were found"), seen_in(image)]
+        for item in (*items, StageDone("face", "instantid", "nowhere", "", "instantid#1", 0.25)):
+            if not isinstance(item, self._left_out):
+                yield item
+
+
+def seen_in(image: Frames) -> Face:
+    random = np.random.default_rng(zlib.crc32(image.pixels.tobytes()))
+    embedding = random.normal(size=512).astype(np.float32)
+    embedding /= np.sqrt(np.cumsum(embedding**2)[-1])  # as a model does: of length 1 but for what float32 loses
+    places = random.uniform(-0.1, 1.1, (7, 2)).astype(np.float32)
+    crop = Frames(random.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8))
+    return Face(embedding, places[:5], places[5:].reshape(4), crop)
+
+
+def painter(flux: object, instantid: object | None = None, **defaults: Any) -> Painter:
+    found = None if instantid is None else Handle(instantid)
+    return Painter(Handle(flux), found, LIMITS, {"size": "32x16", "steps": 4, **defaults}, TRANSPORT)
+
+
+def front_door(
+    folder: Path, painting: Painter | None = None, finding: FaceFinder | None = None, **settings: Any
+) -> Ingress:
+    store, artifacts = f"sqlite:///{folder / 'store.db'}", ArtifactSettings(url=str(folder / "artifacts"))
+    given = IngressSettings(database=store, artifacts=artifacts, **{"auth": "none", **settings})
+    return Ingress({}, given, dict, painter=painting, faces=finding)
+
+
+@asynccontextmanager
+async def served(door: Ingress) -> AsyncIterator[str]:
+    """Serve over a socket of this machine, in this loop; the address."""
+    server = uvicorn.Server(uvicorn.Config(door.api(), log_level="critical", timeout_graceful_shutdown=1))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task

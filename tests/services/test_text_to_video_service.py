@@ -1,0 +1,332 @@
+"""How text-to-video is served: the order of its stream, what it refuses, and how it is stopped."""
+
+import asyncio
+import json
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from services.errors import Cancelled, InvalidParameter, LimitExceeded
+from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
+from services.text_to_video.miniature import write
+from services.text_to_video.request import Filming, TextToVideoRequest
+from services.text_to_video.service import TextToVideo, TextToVideoSettings
+from services.weights import Weights
+from services.worker import ServiceInfo
+
+FIELDS = {"prompt": "a boat", "num_frames": 10, "size": "32x16", "steps": 2, "seed": 3, "fps": 12}
+REQUEST = TextToVideoRequest(**FIELDS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def service(home) -> TextToVideo:
+    return loaded(home)
+
+
+@pytest.fixture(scope="module")
+def plain(service) -> Pixels:
+    """What it makes of REQUEST."""
+    return pixels_of(asyncio.run(collected(service)))
+
+
+def loaded(home: Path, **more) -> TextToVideo:
+    fields = {"weights": Weights(miniature="tiny"), "decode_batch": 4, "max_steps": 200, **more}
+    return TextToVideo(
+        TextToVideoSettings(device="cpu", dtype="float32", **fields), home, lambda: "text-to-video#test cpu"
+    )
+
+
+async def collected(service: TextToVideo, request: TextToVideoRequest = REQUEST, **more) -> list[Item]:
+    return [item async for item in service.film(request, **more)]
+
+
+def runs_of(items: list[Item]) -> list[Frames]:
+    return [item for item in items if isinstance(item, Frames)]
+
+
+def pixels_of(items: list[Item]) -> Pixels:
+    return np.concatenate([run.pixels for run in runs_of(items)])
+
+
+def fact(items: list[Item], name: str):
+    return next(item.value for item in items if isinstance(item, Fact) and item.name == name)
+
+
+def changed(**fields) -> TextToVideoRequest:
+    return TextToVideoRequest(**{**FIELDS, **fields})
+
+
+# --- the stream ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_stream_in_its_order(service):
+    items = await collected(service)
+    told = [
+        (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
+        for item in items
+    ]
+    assert told == [
+        ("Fact",),
+        ("Fact",),
+        *(("Progress", "denoise", step, 2) for step in range(3)),
+        ("Progress", "decode", 0, 10),
+        ("Frames",),
+        ("Progress", "decode", 4, 10),
+        ("Frames",),
+        ("Progress", "decode", 8, 10),
+        ("Frames",),
+        ("Progress", "decode", 10, 10),
+        ("StageDone",),
+    ]
+    assert [(run.first, run.count, run.rate) for run in runs_of(items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
+    assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "32x16")]
+    last = items[-1]
+    assert isinstance(last, StageDone)
+    assert (last.stage, last.model, last.source, last.revision) == ("film", "text-to-video", "miniature:tiny", "")
+    assert last.replica == "text-to-video#test cpu"
+    assert last.seconds > 0
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9, 10])
+async def test_start_keeps_back_exactly_the_frames_before_it(service, plain, start):
+    items = await collected(service, start=start)
+    indices = [index for run in runs_of(items) for index in range(run.first, run.stop)]
+    assert indices == list(range(start, 10))
+    if indices:
+        assert np.array_equal(pixels_of(items), plain[start:])
+    decoding = [item.done for item in items if isinstance(item, Progress) and item.stage == "decode"]
+    assert (decoding[0], decoding[-1]) == (start, 10)
+
+
+@pytest.mark.parametrize(("start", "batches"), [(0, [4, 4, 2]), (4, [4, 2]), (5, [4, 2]), (9, [2]), (10, [])])
+async def test_batches_before_the_start_are_not_decoded(service, start, batches):
+    decoded = []
+    hook = service._model._pipe.vae.decoder.register_forward_hook(lambda _m, args, _o: decoded.append(len(args[0])))
+    await collected(service, start=start)
+    hook.remove()
+    assert decoded == batches
+
+
+async def test_a_seed_is_drawn_told_and_good_for_the_same_video_again(service):
+    drawn = await collected(service, changed(seed=-1))
+    assert fact(drawn, "seed") != fact(await collected(service, changed(seed=-1)), "seed")
+    again = await collected(service, changed(seed=fact(drawn, "seed")))
+    assert np.array_equal(pixels_of(again), pixels_of(drawn))
+
+
+@pytest.mark.parametrize(("size", "told"), [("39x31", "32x24"), ("72x40", "72x40"), ("10x10", "8x8")])
+async def test_the_size_is_told_and_kept(service, size, told):
+    items = await collected(service, changed(size=size, num_frames=2, steps=1))
+    width, height = map(int, told.split("x"))
+    assert fact(items, "size") == told
+    assert pixels_of(items).shape == (2, height, width, 3)
+
+
+async def test_frames_are_shown_at_the_rate_that_is_asked_for_and_are_the_same(service, plain):
+    items = await collected(service, changed(fps=30))
+    assert {run.rate for run in runs_of(items)} == {30}
+    assert np.array_equal(pixels_of(items), plain)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"num_frames": 201}, "num_frames", "num_frames: at most 200 frames, got 201"),
+        ({"steps": 201}, "steps", "steps: at most 200 steps, got 201"),
+        ({"size": "576x328"}, "size", "size: at most 184320 pixels, got 188928"),
+        ({"size": "9999x9999"}, "size", "size: at most 184320 pixels, got 99840064"),
+    ],
+)
+async def test_limits_name_the_field_the_limit_and_the_value(service, fields, param, message):
+    with pytest.raises(LimitExceeded) as caught:
+        await collected(service, changed(**fields))
+    assert (caught.value.param, caught.value.message) == (param, message)
+
+
+async def test_limits_are_those_of_the_settings(home):
+    service = loaded(home, max_frames=3, max_steps=1, max_area=32 * 16)
+    least = {"num_frames": 3, "steps": 1, "size": "32x16"}
+    assert len(pixels_of(await collected(service, changed(**least)))) == 3
+    for beyond in ({"num_frames": 4}, {"steps": 2}, {"size": "40x16"}):
+        with pytest.raises(LimitExceeded):
+            await collected(service, changed(**{**least, **beyond}))
+
+
+@pytest.mark.parametrize("solver", [None, "dpm++"])
+async def test_there_are_no_more_steps_than_the_noise_schedule_has(home, tmp_path, solver):
+    write("tiny", tmp_path)
+    schedule = tmp_path / "scheduler" / "scheduler_config.json"
+    schedule.write_text(json.dumps({**json.loads(schedule.read_text()), "num_train_timesteps": 20}))
+    service = loaded(home, weights=Weights(path=tmp_path), solver=solver)
+    with pytest.raises(LimitExceeded, match="steps: at most 18 steps, got 19"):
+        await collected(service, changed(steps=19))
+    longest = await collected(service, changed(steps=18, num_frames=2))
+    assert pixels_of(longest).shape == (2, 16, 32, 3)
+
+
+@pytest.mark.parametrize("start", [-1, 11])
+async def test_a_start_that_is_not_in_the_video(service, start):
+    with pytest.raises(InvalidParameter, match=f"start: must be 0 to 10, got {start}") as caught:
+        await collected(service, start=start)
+    assert caught.value.param == "start"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": "native"},
+        {"compile": True},
+        {"offload": "disk"},
+        {"dtype": "int8"},
+        {"solver": "euler"},
+        {"decode_batch": 0},
+        {"decode_batch": 17},
+        {"max_frames": 1},
+        {"max_frames": 251},
+        {"max_area": 0},
+        {"max_steps": 0},
+    ],
+)
+def test_settings_that_cannot_be(fields):
+    with pytest.raises(ValidationError):
+        TextToVideoSettings(weights=Weights(miniature="tiny"), **fields)
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_the_model_card():
+    assert TextToVideoRequest(prompt="a boat").model_dump() == {
+        "prompt": "a boat",
+        "negative_prompt": "",
+        "num_frames": 16,
+        "steps": 25,
+        "guidance_scale": 9.0,
+        "fps": 8,
+        "size": "256x256",
+        "seed": -1,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ""},
+        {"prompt": "x" * 8_001},
+        {"prompt": "\ud800"},
+        {"prompt": None},
+        {"negative_prompt": "x" * 8_001},
+        {"num_frames": 1},
+        {"num_frames": 251},
+        {"steps": 0},
+        {"steps": 1001},
+        {"fps": 0},
+        {"fps": 61},
+        {"fps": 23.976},
+        {"guidance_scale": -1},
+        {"guidance_scale": 101},
+        {"guidance_scale": float("nan")},
+        {"seed": -2},
+        {"seed": 2**63},
+        {"size": "256"},
+        {"size": "0x256"},
+        {"size": "8x8"},
+        {"size": None},
+        {"image": "a.png"},
+    ],
+)
+def test_what_cannot_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        TextToVideoRequest(**{"prompt": "a boat", **fields})
+
+
+def test_there_must_be_a_prompt():
+    with pytest.raises(ValidationError, match="prompt"):
+        TextToVideoRequest.model_validate({})
+
+
+def test_a_graph_can_nest_it():
+    class Graph(BaseModel):
+        film: Filming = Filming()
+
+    nested = Graph.model_validate({"film": {"fps": 12}}).film
+    assert nested == Filming(fps=12)
+    assert TextToVideoRequest(**nested.model_dump(), prompt="a boat") == TextToVideoRequest(prompt="a boat", fps=12)
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+
+async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(service, plain):
+    forwards = []
+    hook = service._model._pipe.unet.register_forward_hook(lambda *_: forwards.append(1))
+    async with aclosing(service.film(changed(steps=200))) as stream:
+        async for item in stream:
+            if isinstance(item, Progress) and item.done == 2:
+                break
+        before = len(forwards)
+    hook.remove()
+    assert before < 100  # of 200
+    assert len(forwards) - before <= 2  # the step that ran, and one that may just have begun
+    assert not (await service.info()).busy
+    assert np.array_equal(pixels_of(await collected(service)), plain)
+
+
+async def test_closing_while_frames_are_decoded_stops_the_decoding(service, plain):
+    batches = []
+    hook = service._model._pipe.vae.decoder.register_forward_hook(lambda *_: batches.append(1))
+    async with aclosing(service.film(changed(num_frames=200, steps=1))) as stream:
+        async for item in stream:
+            if isinstance(item, Frames):
+                break
+    hook.remove()
+    assert len(batches) < 25  # of 50
+    assert np.array_equal(pixels_of(await collected(service)), plain)
+
+
+async def test_stop_ends_the_stream_of_that_key(service):
+    stream = service.film(changed(steps=200), key="job")
+    await anext(stream)
+    await service.stop("another")
+    await service.stop("job")
+    with pytest.raises(Cancelled):
+        async for _ in stream:
+            pass
+
+
+async def test_a_second_request_with_the_key_stops_the_first(service, plain):
+    older = service.film(changed(steps=200), key="job")
+    await anext(older)
+    newer = asyncio.create_task(collected(service, key="job"))
+    with pytest.raises(Cancelled):
+        async for _ in older:
+            pass
+    assert np.array_equal(pixels_of(await newer), plain)
+
+
+async def test_requests_take_turns(service, plain):
+    together = await asyncio.gather(collected(service), collected(service, changed(seed=4)), collected(service))
+    assert np.array_equal(pixels_of(together[0]), plain)
+    assert np.array_equal(pixels_of(together[2]), plain)
+    assert not np.array_equal(pixels_of(together[1]), plain)
+
+
+async def test_info_and_health(service):
+    idle = ServiceInfo("text-to-video", "miniature:tiny", "", "text-to-video#test cpu", busy=False)
+    assert await service.info() == idle
+    stream = service.film(changed(steps=200))
+    await anext(stream)
+    assert (await service.info()).busy
+    await stream.aclose()
+    service.check_health()
