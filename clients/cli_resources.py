@@ -16,11 +16,13 @@ from clients.options import After, AsJson, Limit, OutputFile, grouped
 from clients.order import Result, fetch, watch
 from clients.order import upload as send
 from clients.progress import display
+from clients.server import become
 
 Id = Annotated[str, typer.Argument(metavar="ID")]
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Jobs, and the videos that they make.")
 files_app = typer.Typer(no_args_is_help=True, help="Uploaded files.")
+models_app = typer.Typer(help="What a server can be asked for, and the weights that it needs.")
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,32 @@ def delete_file(ctx: typer.Context, file_id: Id, as_json: AsJson = False) -> Non
     _show(deleted, [(deleted.id, "deleted")], as_json=as_json)
 
 
+@models_app.callback(invoke_without_command=True)
 def models(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """What the server can be asked for, and whether it is ready; or one of the commands."""
+    if ctx.invoked_subcommand is None:
+        list_models(ctx, as_json)
+
+
+@models_app.command("list")
+def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """What the server can be asked for, and whether it is ready."""
     with connect(ctx) as client:
         page = client.models.list()
     rows = [(model.id, model.kind, "ready" if model.ready else "not ready") for model in page.data]
     _show(page, rows, as_json=as_json)
+
+
+@models_app.command("pull")
+def pull_models(
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is to be served.")] = None,
+    accept_licences: Annotated[
+        bool, typer.Option("--accept-licences", help="Do not ask where a licence has conditions.")
+    ] = False,
+) -> None:
+    """Fetch the weights that a configuration names, and print their licences. Needs no server."""
+    words = ["--config", str(config)] if config is not None else []
+    become("composition", "pull", *words, *(["--accept-licences"] if accept_licences else []))
 
 
 def _show(answer: BaseModel, rows: Sequence[Sequence[str]], *, as_json: bool) -> None:

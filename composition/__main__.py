@@ -1,7 +1,7 @@
-"""Run the server on this machine, or on the cluster that RAY_ADDRESS names; manage API keys.
+"""Run the server on this machine, or on the cluster that RAY_ADDRESS names; manage API keys; fetch weights.
 
-`python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`. The command line
-of a user, `reel`, calls this.
+`python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
+`python -m composition pull --config FILE`. The command line of a user, `reel`, calls this.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from ray.serve.config import ProxyLocation
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from composition.app import AppSettings
+from composition.pull import end_at_once, pull
 from composition.store import Store
 from services.errors import ConfigError, ReelError
 
@@ -132,12 +133,17 @@ def main(arguments: list[str] | None = None) -> int:
     keys = commands.add_parser("keys")
     keys.add_argument("action", choices=["create", "list", "revoke"])
     keys.add_argument("owner", nargs="?")
-    for command in (serving, keys):
+    pulling = commands.add_parser("pull")
+    pulling.add_argument("--accept-licences", action="store_true")
+    for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     given = parser.parse_args(arguments)
     try:
         if given.command == "serve":
             return run(read_config(given.config, given.host, given.port))
+        if given.command == "pull":
+            end_at_once()
+            return pull(settings_of(read_config(given.config)), accept_licences=given.accept_licences)
         return manage_keys(read_config(given.config), given.action, given.owner)
     except ReelError as error:
         print(error.message, file=sys.stderr)

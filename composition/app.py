@@ -45,6 +45,7 @@ from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.service import Svd, SvdSettings
 from services.text_to_video.service import TextToVideo, TextToVideoSettings
 from services.wan.service import Wan, WanSettings
+from services.weights import unplugged
 
 Kind = Literal["graph", "service"]
 
@@ -108,6 +109,8 @@ class AppSettings(BaseModel):
     svd: SvdSettings | None = None
     realesrgan: RealEsrganSettings | None = None
     text_to_video: TextToVideoSettings | None = None
+    offline: bool = False
+    """Never ask a hub: only weights that were fetched before."""
     scenes_by: Maker = "full-pipeline"
     """What makes the scenes of a storyboard: Flux and Stable Video Diffusion, or text-to-video in their place."""
 
@@ -186,7 +189,7 @@ def _services(args: AppSettings) -> dict[str, Application]:
         ("internvl", InternVL, args.internvl),
         ("wan", Wan, args.wan),
         ("qwen-edit", QwenEdit, args.qwen_edit),
-        ("flux", RoutedFlux, args.flux),
+        ("flux", RoutedFlux, _with_loras(args)),
         ("instantid", InstantId, args.instantid),
         ("hunyuan-dit", HunyuanDit, args.hunyuan_dit),
         ("svd", Svd, args.svd),
@@ -194,8 +197,18 @@ def _services(args: AppSettings) -> dict[str, Application]:
         ("text-to-video", TextToVideo, args.text_to_video),
     ):
         if settings is not None:
-            services[name] = _deployed(cls, name).bind(settings, args.state, replica)
+            told = unplugged(settings) if args.offline else settings
+            services[name] = _deployed(cls, name).bind(told, args.state, replica)
     return services
+
+
+def _with_loras(args: AppSettings) -> FluxSettings | None:
+    """LoRAs lie in `home/loras`, unless the configuration says where."""
+    flux = args.flux
+    if flux is None or flux.lora_dir is not None:
+        return flux
+    (args.state / "loras").mkdir(exist_ok=True)
+    return flux.model_copy(update={"lora_dir": args.state / "loras"})
 
 
 def _graphs(

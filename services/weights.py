@@ -1,18 +1,36 @@
-"""Where a model's weights are: a Hugging Face repository at a revision, a local folder, or the project's miniature."""
+"""Where a model's weights are: a repository at a commit, a local folder, or the project's miniature."""
 
-import fcntl
 import hashlib
+import logging
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rich.filesize import decimal
 
+from services.downloads import Hub, Listing, Meter, Reference, Told, alone, need_room
 from services.errors import ConfigError
+from services.licences import licence_of
+
+log = logging.getLogger("ray.serve.reelgraph.weights")
+
+LOG_EVERY_S = 5.0
+SUFFIXES = {".bin", ".ckpt", ".gguf", ".model", ".onnx", ".pt", ".pth", ".safetensors"}
+"""What git-lfs keeps apart."""
+_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)\n")
+_POINTER_BYTES = 1024
+"""A pointer is shorter, says git-lfs' specification."""
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Weights(BaseModel):
@@ -20,14 +38,21 @@ class Weights(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repository: str | None = None
-    """A Hugging Face model repository, `owner/name`."""
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")] | None = None
+    """A model repository, `owner/name`."""
     revision: str | None = None
     """The commit of the repository, 40 hexadecimal digits: a branch moves, and then two replicas differ."""
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """Whose repository it is."""
+    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    """Address of a mirror; by default the hub's own, or what HF_ENDPOINT and MODELSCOPE_ENDPOINT say."""
     path: Path | None = None
-    """A folder in the layout that `from_pretrained` reads."""
+    """A folder in the layout that `from_pretrained` reads, e.g. a clone of a repository made with git-lfs."""
     miniature: str | None = None
     """A form of the project's own tiny checkpoint; it is written on first use."""
+    files: tuple[str, ...] = ()
+    """Patterns (`*` matches `/` too) of the files that are needed; by default all. Repositories often hold the same
+    weights several times over: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
     offline: bool = False
     """Never ask the hub; only what has been downloaded before."""
 
@@ -47,6 +72,20 @@ class Weights(BaseModel):
         """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
         return self.repository or (f"path:{self.path.name}" if self.path else f"miniature:{self.miniature}")
 
+    def needs(self, file: str) -> bool:
+        """Whether `files` names this one."""
+        return not self.files or any(fnmatchcase(file, pattern) for pattern in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """How large a repository's files are, of those that are needed."""
+
+    total: int
+    """Bytes."""
+    missing: int
+    """Bytes that are not here yet."""
+
 
 def resolve(weights: Weights, home: Path, write_miniature: Callable[[str, Path], None]) -> Path:
     """Return the local folder of `weights`, downloading or writing it under `home` where it is not there yet.
@@ -57,32 +96,159 @@ def resolve(weights: Weights, home: Path, write_miniature: Callable[[str, Path],
         write_miniature: the model's own `write(form, folder)`, from its `miniature.py`.
 
     Raises:
-        ConfigError: the folder does not exist, or the repository cannot be had.
+        ConfigError: the folder does not exist or is not whole, or the repository cannot be had.
     """
-    if weights.path is not None:
-        if not weights.path.is_dir():
-            raise ConfigError(f"weights.path: there is no folder {weights.path}", param="weights.path")
-        return weights.path
     if weights.miniature is not None:
         return _miniature(weights.miniature, home / "miniatures", write_miniature)
-    return _snapshot(weights, home / "models")
-
-
-def _snapshot(weights: Weights, cache: Path) -> Path:
-    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    download = cast("Callable[..., str]", snapshot_download)
-    try:
-        return Path(
-            download(weights.repository, revision=weights.revision, cache_dir=cache, local_files_only=weights.offline)
+    licence = licence_of(weights.source)
+    if licence.must_be_accepted:
+        log.warning(
+            "weights under a licence with conditions",
+            extra={"weights": weights.source, "licence": licence.name, "commercial": licence.commercial},
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        where = "not downloaded yet, and offline is set" if weights.offline else "the hub did not give it"
+    if weights.path is not None:
+        return _local(weights, weights.path)
+    return fetch(weights, home, _logged(weights))
+
+
+def fetch(weights: Weights, home: Path, told: Told) -> Path:
+    """Return the folder of a repository's files, downloading what is missing.
+
+    What was downloaded before is taken without asking the hub. One process downloads a repository at a time.
+
+    Raises:
+        ConfigError: the hub does not give it, the disk is too small, or `offline` is set and something is missing.
+    """
+    hub, reference = _hub(weights, home)
+    known = hub.remembered()
+    if known is not None and not _missing(weights, hub, known):
+        return hub.folder
+    if weights.offline:
+        return _as_it_is(weights, hub, reference, known)
+    with alone(reference.cache / ".locks" / f"{weights.hub}--{reference.repository.replace('/', '--')}.lock"):
+        listing = _listed(weights, hub, reference)
+        missing = _missing(weights, hub, listing)
+        if missing:
+            need_room(reference.cache, sum(missing.values()) - hub.arrived(missing))
+            hub.download(missing, Meter(sum(missing.values()), told))
+        for file, size in _missing(weights, hub, listing).items():
+            raise reference.failed(f"{file} came with {_bytes(hub.folder / file)} bytes, and the hub lists {size}")
+    return hub.folder
+
+
+def inventory(weights: Weights, home: Path) -> Inventory:
+    """Say how much there is to download, and make sure that the hub would give it. Raises ConfigError."""
+    hub, reference = _hub(weights, home)
+    known = hub.remembered()
+    if known is None and weights.offline:
+        _as_it_is(weights, hub, reference, known)
+        return Inventory(0, 0)
+    listing = _listed(weights, hub, reference)
+    missing = _missing(weights, hub, listing)
+    if missing and weights.offline:
+        _as_it_is(weights, hub, reference, listing)
+    if missing:
+        hub.admitted(max(missing, key=missing.__getitem__))
+    total = sum(size for file, size in listing.items() if weights.needs(file))
+    return Inventory(total, sum(missing.values()) - hub.arrived(missing))
+
+
+def unplugged(settings: Settings) -> Settings:
+    """Return the same settings with `offline` in all weights that they name, however deep."""
+    if isinstance(settings, Weights):
+        return settings.model_copy(update={"offline": True})
+    return settings.model_copy(update={name: _unplugged(value) for name, value in settings})
+
+
+def _unplugged(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return unplugged(value)
+    return tuple(map(_unplugged, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else value
+
+
+def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:
+    """The hub that `weights` names; its package is imported here, where it is needed."""
+    reference = Reference(weights.repository or "", weights.revision or "", home / "models", weights.endpoint)
+    if weights.hub == "huggingface":
+        from services.huggingface import HuggingFace
+
+        return HuggingFace(reference), reference
+    try:
+        from services.modelscope import ModelScope
+    except ImportError as error:
         raise ConfigError(
-            f"weights.repository: {weights.repository} at {weights.revision}: {where} ({type(error).__name__})",
-            param="weights.repository",
+            f"weights.hub: modelscope needs a package ({error}): pip install 'reelgraph[modelscope]'",
+            param="weights.hub",
         ) from error
+    return ModelScope(reference), reference
+
+
+def _listed(weights: Weights, hub: Hub, reference: Reference) -> Listing:
+    listing = hub.remembered() or hub.listed()
+    if not any(map(weights.needs, listing)):
+        raise reference.failed(f"none of its {len(listing)} files is one of {list(weights.files) or 'any'}")
+    return listing
+
+
+def _missing(weights: Weights, hub: Hub, listing: Listing) -> dict[str, int]:
+    """The files that are needed and are not there, or in another size."""
+    needed = {file: size for file, size in listing.items() if weights.needs(file)}
+    return {file: size for file, size in needed.items() if _bytes(hub.folder / file) != size}
+
+
+def _bytes(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _as_it_is(weights: Weights, hub: Hub, reference: Reference, known: Listing | None) -> Path:
+    """What there is, without asking: whole as far as anybody knows. Raises ConfigError."""
+    if known is None and hub.folder.is_dir():
+        return hub.folder
+    missing = _missing(weights, hub, known) if known else {}
+    what = f"{len(missing)} of its files are missing" if known else "not downloaded yet"
+    raise reference.failed(f"{what}, and offline is set; `reel models pull` fetches it")
+
+
+def _logged(weights: Weights) -> Told:
+    said = -LOG_EVERY_S
+
+    def told(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done == total or now - said >= LOG_EVERY_S:
+            said = now
+            log.info("weights arrive", extra={"weights": weights.source, "bytes": done, "of": total})
+
+    return told
+
+
+def _local(weights: Weights, folder: Path) -> Path:
+    """Take a folder as it is, unless git-lfs has still to fetch what is in it."""
+    if not folder.is_dir():
+        raise ConfigError(f"weights.path: there is no folder {folder}", param="weights.path")
+    pointers = {
+        file: int(match[1])
+        for file in _heavy(folder)
+        if weights.needs(file.relative_to(folder).as_posix())
+        and file.stat().st_size < _POINTER_BYTES
+        and (match := _POINTER.match(file.read_bytes()))
+    }
+    if pointers:
+        first = next(iter(pointers)).relative_to(folder)
+        raise ConfigError(
+            f"weights.path: {first} and {len(pointers) - 1} more files in {folder} are pointers of git-lfs, whose "
+            f"{decimal(sum(pointers.values()))} are still missing: run `git lfs pull` there",
+            param="weights.path",
+        )
+    return folder
+
+
+def _heavy(folder: Path) -> Iterator[Path]:
+    """The files that look like weights, in order."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        paths = (Path(place, name) for name in sorted(names))
+        yield from (path for path in paths if path.suffix in SUFFIXES and path.is_file())
 
 
 def _miniature(form: str, folder: Path, write: Callable[[str, Path], None]) -> Path:
@@ -90,9 +256,7 @@ def _miniature(form: str, folder: Path, write: Callable[[str, Path], None]) -> P
     made_by = Path(write.__code__.co_filename)
     stamp = made_by.read_bytes() + version("diffusers").encode() + version("transformers").encode()
     target = folder / f"{made_by.parent.name}-{form}-{hashlib.sha256(stamp).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder / f"{target.name}.lock"):
         if not target.is_dir():
             draft = Path(tempfile.mkdtemp(dir=folder, prefix=".draft-"))
             try:

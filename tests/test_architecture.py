@@ -32,6 +32,8 @@ ONLY_IN = {
     "decord": MEDIA,
     **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", *RUNNING)),
 }
+FETCHING = ("composition/app.py", "composition/pull.py")
+"""They may also import what brings weights here."""
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 
 
@@ -58,7 +60,9 @@ def allowed(path: Path, module: str) -> bool:
         shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
         return target[0] == "services" and (own or shared)
     if room == "composition":
-        spoken = target[0] == "services" and target[1:2] in (["frames"], ["errors"], ["limits"])
+        shared = ["frames", "errors", "limits"]
+        shared += ["weights", "downloads", "licences"] if name_of(path) in FETCHING else []
+        spoken = target[0] == "services" and target[1:2] in [[name] for name in shared]
         request = target[0] == "services" and target[2:3] == ["request"]
         bound = target[0] == "services" and target[2:3] == ["service"] and name_of(path) == "composition/app.py"
         return target[0] == "composition" or spoken or request or bound

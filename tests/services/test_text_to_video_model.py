@@ -226,12 +226,14 @@ async def test_forward_chunking_feeds_one_frame_at_a_time(home, service, plain):
         assert sum(parts) == sum(whole)
 
 
-async def test_the_batches_are_those_of_the_settings(home):
+async def test_the_batches_are_those_of_the_settings_and_keep_nothing_for_gradients(home):
     service = loaded(home, decode_batch=3)
     batches = []
-    service._model._pipe.vae.decoder.register_forward_hook(lambda _module, args, _out: batches.append(len(args[0])))
+    service._model._pipe.vae.decoder.register_forward_hook(
+        lambda _module, args, out: batches.append((len(args[0]), out.requires_grad))
+    )
     await made(service, changed(num_frames=8))
-    assert batches == [3, 3, 2]
+    assert batches == [(3, False), (3, False), (2, False)]
 
 
 async def test_a_variant_is_read_instead_of_the_plain_files(home, plain, tmp_path):

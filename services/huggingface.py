@@ -1,0 +1,136 @@
+"""huggingface.co, or a mirror of it, through huggingface_hub and in the layout of its cache."""
+
+import glob
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from huggingface_hub import (
+    HfApi,
+    get_cached_repo_tree,
+    get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
+    hf_hub_url,
+    snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+)
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import tqdm
+
+from services.downloads import Listing, Meter, Reference, causes, described
+
+SITE = "https://huggingface.co"
+LEFTOVER_S = 60.0
+"""A partial file that nobody has written to for this long belongs to a process that is gone."""
+
+
+_FAILURES = (
+    hub_errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+    hub_errors.XetDownloadError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+class HuggingFace:
+    """One repository at one commit. A file that is whole is kept; one that was cut off begins again."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._home = reference.cache / f"models--{reference.repository.replace('/', '--')}"
+        self.folder = self._home / "snapshots" / reference.revision
+
+    def remembered(self) -> Listing | None:
+        wanted = self._reference
+        try:
+            files = get_cached_repo_tree(wanted.repository, revision=wanted.revision, cache_dir=wanted.cache)
+        except hub_errors.CachedRepoTreeNotFoundError:
+            return None
+        return {file.path: file.size for file in files}
+
+    def listed(self) -> Listing:
+        wanted = self._reference
+        with self._explained():
+            api = HfApi(endpoint=wanted.endpoint)
+            tree = api.list_repo_tree(wanted.repository, revision=wanted.revision, recursive=True)
+            return {file.path: file.size for file in tree if isinstance(file, RepoFile)}
+
+    def admitted(self, file: str) -> None:
+        wanted = self._reference
+        with self._explained():
+            url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
+            get_hf_file_metadata(url, endpoint=wanted.endpoint)
+
+    def arrived(self, files: Listing) -> int:
+        """None: huggingface_hub does not take up the part of a file. Those of processes that died are deleted."""
+        for partial in (self._home / "blobs").glob("*.incomplete"):
+            if time.time() - partial.stat().st_mtime > LEFTOVER_S:
+                partial.unlink(missing_ok=True)
+        return 0
+
+    def download(self, files: Listing, meter: Meter) -> None:
+        wanted = self._reference
+        for file in files:
+            self._drop(file)
+        with self._explained():
+            cast("Callable[..., str]", snapshot_download)(
+                wanted.repository,
+                revision=wanted.revision,
+                cache_dir=wanted.cache,
+                endpoint=wanted.endpoint,
+                allow_patterns=[glob.escape(file) for file in files],
+                tqdm_class=_counting(meter),
+            )
+
+    def _drop(self, file: str) -> None:
+        """Delete a file that is there in another size than it should be: the hub's cache would keep it."""
+        path = self.folder / file
+        if path.exists():
+            path.resolve().unlink()
+        path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except _FAILURES as error:
+            answers = (cause for cause in causes(error) if isinstance(cause, hub_errors.HfHubHTTPError))
+            answer = next(answers, None)
+            raise self._reference.failed(self._words(answer) if answer else described(error)) from error
+
+    def _words(self, answer: hub_errors.HfHubHTTPError) -> str:
+        wanted = self._reference
+        page = f"{(wanted.endpoint or SITE).rstrip('/')}/{wanted.repository}"
+        match answer:
+            case hub_errors.GatedRepoError():
+                return (
+                    "it is only for who has accepted its licence. Accept it with your account at "
+                    f"{page}, make an access token at {SITE}/settings/tokens, and set HF_TOKEN to it"
+                )
+            case hub_errors.RevisionNotFoundError():
+                return f"there is no such commit; see {page}/commits/main"
+            case hub_errors.RepositoryNotFoundError():
+                return "there is no such repository, or it is private: then set HF_TOKEN to a token that may read it"
+            case hub_errors.DisabledRepoError():
+                return f"the hub has disabled it; see {page}"
+            case _:
+                status = answer.response.status_code
+                hint = "; HF_TOKEN may be wrong, or may not read it" if status in (401, 403) else ""
+                return f"the hub answered {status}{hint}"
+
+
+def _counting(meter: Meter) -> type[Any]:
+    """A bar that draws nothing and counts what snapshot_download writes to disk."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **{**kwargs, "disable": True})  # pyright: ignore[reportUnknownMemberType]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self._counts and n:
+                meter.add(int(n))
+            return super().update(n)
+
+    return Bar
