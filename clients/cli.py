@@ -87,10 +87,11 @@ def serve(
     config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is served, and how.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to listen on.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Leave out what this graph or model does not need.")] = None,
 ) -> None:
     """Serve on this machine until stopped."""
-    given = {"--config": config, "--host": host, "--port": port}
-    words = (word for name, value in given.items() if value is not None for word in (name, str(value)))
+    given = [("--config", config), ("--host", host), ("--port", port), *(("--only", name) for name in only or [])]
+    words = (word for name, value in given if value is not None for word in (name, str(value)))
     become("composition", "serve", *words)
 
 
@@ -150,7 +151,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     screen = display(sys.stderr)
     continuation = out / "continuation.mp4"
-    with local_client(screen) as client:
+    with local_client(screen, ["v2v"]) as client:
         video = carry_out(client, Order("v2v", {"input_video": _CLIP}, {}, [Result(continuation, {})]), screen)
     caption = out / "caption.txt"
     caption.write_text(f"{video.caption or ''}\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, 
 from clients.options import MakeOptions, RunOptions, grouped, target
 from clients.progress import Display, display
 
+_MODELS = ("flux", "instantid")
 _MAX_IDENTITY_BYTES = 1 << 20
 _KEYPOINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 _SIDES = ("left", "top", "right", "bottom")
@@ -131,7 +132,7 @@ def face(
 
 @contextmanager
 def _server(ctx: typer.Context, screen: Display, *, local: bool) -> Generator[Client]:
-    with local_client(screen, ctx.find_object(Address)) if local else connect(ctx) as client:
+    with local_client(screen, _MODELS, ctx.find_object(Address)) if local else connect(ctx) as client:
         yield client
 
 

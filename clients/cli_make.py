@@ -1,7 +1,7 @@
 """What the commands share that have a job done: find a server, carry the order out, say what there is now."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +23,16 @@ _BESIDE = Backoff(limit=4, first_s=0.25)
 def make(ctx: typer.Context, order: Order, how: RunOptions) -> None:
     """Carry an order out on the server that the command line names."""
     screen = display(sys.stderr)
-    with local_client(screen, ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
+    with local_client(screen, [order.model], ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
         video = carry_out(client, order, screen)
     report(video, [result.target for result in order.results], as_json=how["as_json"])
 
 
 @contextmanager
-def local_client(screen: Display, address: Address | None = None) -> Generator[Client]:
-    """A client of a server that lives as long as the block."""
+def local_client(screen: Display, only: Sequence[str], address: Address | None = None) -> Generator[Client]:
+    """A client of a server of these graphs or models that lives as long as the block."""
     api_key = address.api_key if address else None
-    with local_server(screen) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
+    with local_server(screen, only=only) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
         yield client
 
 

@@ -42,19 +42,28 @@ class ContinuationFields(SamplingFields, total=False):
     join: Annotated[bool | None, "Whether the result begins with the given video."]
 
 
-class AnimationFields(TypedDict, total=False):
-    """How Stable Video Diffusion samples. It reads no text: the picture is all it goes by."""
+class MotionFields(TypedDict, total=False):
+    """What Stable Video Diffusion makes of a picture. It reads no text: the picture is all it goes by."""
 
     num_frames: Annotated[int | None, "Frames to make."]
+    fps: Annotated[float | None, "Frames per second of the video."]
+    motion_bucket_id: Annotated[int | None, "How much moves, 1 to 255."]
+    noise_aug_strength: Annotated[float | None, "Noise added to the picture: more motion, less likeness."]
+
+
+class MotionSamplingFields(TypedDict, total=False):
+    """How it samples."""
+
     steps: Annotated[int | None, "Denoising steps."]
     seed: Annotated[int | None, "The same seed makes the same pixels; -1 draws one."]
     max_area: Annotated[int | None, "The most pixels a frame may have; the aspect is kept."]
     size: Annotated[str | None, "WIDTHxHEIGHT in pixels, instead of max-area."]
-    fps: Annotated[float | None, "Frames per second of the video."]
-    motion_bucket_id: Annotated[int | None, "How much moves, 1 to 255."]
-    noise_aug_strength: Annotated[float | None, "Noise added to the picture: more motion, less likeness."]
     min_guidance_scale: Annotated[float | None, "Guidance of the first frame."]
     max_guidance_scale: Annotated[float | None, "Guidance of the last frame; 1 or less turns it off for all."]
+
+
+class AnimationFields(MotionFields, MotionSamplingFields, total=False):
+    """What Stable Video Diffusion takes."""
 
 
 class UpscaleFields(TypedDict, total=False):
@@ -105,34 +114,6 @@ class BranchFrom(TypedDict):
     frame: int
 
 
-class VideoFields(ContinuationFields, EditFields, AnimationFields, UpscaleFields, total=False):
-    """Every field, media among them."""
-
-    input_video: Media | None
-    input_reference: Media | None
-    image: Media | None
-    last_image: Media | None
-    init_frame: Media | None
-    style_frame: Media | None
-    edge_frames: Media | Sequence[Media] | None
-    """Pictures, or a zip of them; the path of a folder is sent as a zip of the files in it."""
-    edge_video: Media | None
-    rgb_video: Media | None
-    branch_from: BranchFrom | None
-    debug: bool | None
-    """Whether pictures of what was compared are kept."""
-
-
-class ImageFields(GuidedFields, total=False):
-    """What the editing of a single picture takes."""
-
-    model: str | None
-    n: int | None
-    """How many pictures to make."""
-    size: str | None
-    """`WIDTHxHEIGHT` in pixels."""
-
-
 class PaintingFields(TypedDict, total=False):
     """How Flux samples."""
 
@@ -156,19 +137,96 @@ class Lora(TypedDict, total=False):
     """How strongly it acts; 1 where it is not given."""
 
 
-class GenerationFields(PaintingFields, total=False):
-    """What the painting of pictures takes."""
+class AppearanceFields(PaintingFields, total=False):
+    """What the painting is adapted by."""
 
-    prompt: Required[str]
-    model: str | None
-    n: int | None
-    """How many pictures to make, each with the seed after the one before."""
     loras: Sequence[Lora | str] | None
     """`name` or `name:weight` where it is a text."""
     face: Media | None
     """A picture of whoever is to be seen."""
     identity: Identity | Mapping[str, object] | None
     """Whoever is to be seen, as `faces.find` has answered; instead of `face`."""
+
+
+class RestyleFields(TypedDict, total=False):
+    """How HunyuanDiT paints a picture anew."""
+
+    prompt: Annotated[str | None, "The style, and what is to be seen."]
+    negative_prompt: Annotated[str | None, "What the picture painted anew should not show."]
+    strength: Annotated[float | None, "How much is painted anew, 0 to 1."]
+    steps: Annotated[int | None, "Denoising steps of the whole schedule, of which the strength is the part done."]
+    guidance_scale: Annotated[float | None, "Classifier-free guidance; 1 or less turns it off."]
+    guidance_rescale: Annotated[float | None, "How far the contrast is brought back to the unguided one, 0 to 1."]
+    seed: Annotated[int | None, "The same seed makes the same pixels; -1 takes that of the whole."]
+    max_area: Annotated[int | None, "The most pixels at which the picture is sampled."]
+
+
+class ShootingFields(AppearanceFields, total=False):
+    """How a picture is painted and what becomes of it: the full pipeline's fields, and a storyboard's for each scene.
+
+    True turns a stage on as the server has it; False turns it off.
+    """
+
+    restyle: RestyleFields | str | bool | None
+    """A text is the style's prompt."""
+    animate: AnimationFields | bool | None
+    upscale: UpscaleFields | bool | None
+
+
+class StoryFields(TypedDict, total=False):
+    """What the storyboard takes beside the fields of its scenes."""
+
+    topic: Annotated[str | None, "What a script is to be written about, instead of a given one."]
+    scenes: Annotated[int | None, "How many scenes the script of a topic is to have."]
+    scene_s: Annotated[float | None, "Seconds of each scene, where the topic's own sentences are the scenes."]
+    write_prompts: Annotated[bool | None, "Whether a language model turns descriptions into prompts for pictures."]
+    fallback: Annotated[
+        Literal["placeholder", "error"] | None, "What stands in for a scene that cannot be made; or all has failed."
+    ]
+    crossfade_s: Annotated[float | None, "Seconds in which a scene passes into the next."]
+    interpolate: Annotated[int | None, "Times as many frames per second as the scenes are made with, 1 to 4."]
+
+
+class VideoFields(
+    ContinuationFields, EditFields, AnimationFields, UpscaleFields, ShootingFields, StoryFields, total=False
+):
+    """Every field, media among them."""
+
+    input_video: Media | None
+    input_reference: Media | None
+    image: Media | None
+    last_image: Media | None
+    init_frame: Media | None
+    style_frame: Media | None
+    edge_frames: Media | Sequence[Media] | None
+    """Pictures, or a zip of them; the path of a folder is sent as a zip of the files in it."""
+    edge_video: Media | None
+    rgb_video: Media | None
+    branch_from: BranchFrom | None
+    debug: bool | None
+    """Whether pictures of what was compared are kept."""
+    script: Mapping[str, object] | None
+    """`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; a scene's `face` is a file id,
+    its duration is in seconds."""
+
+
+class ImageFields(GuidedFields, total=False):
+    """What the editing of a single picture takes."""
+
+    model: str | None
+    n: int | None
+    """How many pictures to make."""
+    size: str | None
+    """`WIDTHxHEIGHT` in pixels."""
+
+
+class GenerationFields(AppearanceFields, total=False):
+    """What the painting of pictures takes."""
+
+    prompt: Required[str]
+    model: str | None
+    n: int | None
+    """How many pictures to make, each with the seed after the one before."""
 
 
 class StreamFields(GenerationFields, total=False):
@@ -183,7 +241,9 @@ class StreamFields(GenerationFields, total=False):
 class ContentOptions(TypedDict, total=False):
     """Which of a job's results, and how it is written."""
 
-    variant: Annotated[str | None, "One of the job's results, e.g. thumbnail; the video where it is not given."]
+    variant: Annotated[
+        str | None, "One of the job's results, e.g. thumbnail; what the job is for where it is not given."
+    ]
     format: Annotated[Literal["csv", "json"] | None, "Of metrics: csv where it is not given."]
 
 

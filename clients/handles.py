@@ -5,7 +5,7 @@
         ...
 
 The one client file that needs the `server` extra. Nothing is stored: a stream that breaks is gone; for work that
-survives, make a job over HTTP.
+survives, make a job over HTTP. A storyboard is made of such jobs, so it has no stream here.
 """
 
 from collections.abc import AsyncGenerator
@@ -15,15 +15,26 @@ from ray import serve
 
 from composition.app import TRANSPORT
 from composition.calls import opened, stream
+from composition.full_pipeline import FullPipelineRequest
 from composition.graph import GraphRequest
 from composition.rolling_edit import RollingEditRequest
 from composition.svd import AnimateRequest
+from composition.text_to_video import FilmRequest
 from composition.upscale import VideoUpscaleRequest
 from composition.v2v import V2VRequest
 from composition.wan_i2v import WanI2VRequest
 from services.frames import Item
 
-__all__ = ["AnimateRequest", "Graphs", "RollingEditRequest", "V2VRequest", "VideoUpscaleRequest", "WanI2VRequest"]
+__all__ = [
+    "AnimateRequest",
+    "FilmRequest",
+    "FullPipelineRequest",
+    "Graphs",
+    "RollingEditRequest",
+    "V2VRequest",
+    "VideoUpscaleRequest",
+    "WanI2VRequest",
+]
 
 
 class Graphs:
@@ -57,12 +68,24 @@ class Graphs:
         """
         return self._run("rolling-edit", request)
 
+    def full_pipeline(self, request: FullPipelineRequest) -> AsyncGenerator[Item]:
+        """Make a picture of a prompt, and a video of the picture. Otherwise as `v2v`.
+
+        The plain frames are those before they are enlarged; pictures and enlarged frames are Results, named `image`,
+        `painted` and `hd`. `face` is a path or URL that the graph's replica can open.
+        """
+        return self._run("full-pipeline", request)
+
+    def text_to_video(self, request: FilmRequest) -> AsyncGenerator[Item]:
+        """Make a video of a text. Otherwise as `v2v`."""
+        return self._run("film", request)
+
     def svd(self, request: AnimateRequest) -> AsyncGenerator[Item]:
         """Make a picture move. Otherwise as `v2v`."""
         return self._run("animate", request)
 
     def realesrgan(self, request: VideoUpscaleRequest) -> AsyncGenerator[Item]:
-        """Make a video two to four times as large. Otherwise as `v2v`."""
+        """Make a video, or a picture, two to four times as large. Otherwise as `v2v`; a picture is a Result."""
         return self._run("upscale", request)
 
     async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:

@@ -66,6 +66,16 @@ class StageRecord(_Object):
     seconds: float
 
 
+class Child(_Object):
+    """A part of a job that is a job itself."""
+
+    id: str
+    model: str
+    status: Status
+    progress: int = 0
+    """Percent."""
+
+
 class Video(_Object):
     """A job, and the video that it makes."""
 
@@ -94,8 +104,16 @@ class Video(_Object):
     eta_s: float | None = None
     params: dict[str, Any] = {}
     """All parameters of the job, with the seed that was drawn."""
+    facts: dict[str, Any] = {}
+    """What was decided on the way."""
     results: list[str] = []
     """The variants that `content` can give."""
+    main: str = "video"
+    """The variant that the job is for: `content` without a variant."""
+    parent: str | None = None
+    """The job that this one is a part of."""
+    children: list[Child] = []
+    """The jobs that are parts of this one, in their order."""
     stages: list[StageRecord] = []
     degraded: str | None = None
     """What had to be left out, where the video could be made all the same."""
@@ -235,8 +253,9 @@ class StageEvent(_Event, StageRecord):
 
 
 class SegmentEvent(_Event):
-    """A playable piece of the video is there."""
+    """A playable piece of one of the job's videos is there."""
 
+    variant: str = "video"
     index: int
     first: int
     """Index of its first frame."""
@@ -246,8 +265,14 @@ class SegmentEvent(_Event):
     preview: str | None = None
 
 
+class ResultEvent(_Event):
+    """One of the job's results is there, whole."""
+
+    variant: str
+
+
 class FrameEvent(_Event):
-    """A frame of a rolling edit is there."""
+    """A frame that is kept without loss is there, of a rolling edit or a full pipeline."""
 
     index: int
     frames_done: int
@@ -255,7 +280,9 @@ class FrameEvent(_Event):
     scores: Scores | None = None
 
 
-Event: TypeAlias = StatusEvent | ProgressEvent | TextEvent | FactEvent | StageEvent | SegmentEvent | FrameEvent
+Event: TypeAlias = (
+    StatusEvent | ProgressEvent | TextEvent | FactEvent | StageEvent | SegmentEvent | ResultEvent | FrameEvent
+)
 
 EVENTS: dict[str, type[Event]] = {
     "status": StatusEvent,
@@ -264,6 +291,7 @@ EVENTS: dict[str, type[Event]] = {
     "fact": FactEvent,
     "stage": StageEvent,
     "segment": SegmentEvent,
+    "result": ResultEvent,
     "frame": FrameEvent,
 }
 

@@ -1,8 +1,9 @@
 """From files on this disk to results on this disk: upload, order, watch, download."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,7 @@ class Order:
     media: Mapping[str, Path]
     """Media field → file on this disk."""
     fields: Mapping[str, object]
+    """The others. A path within one, however deep, is a file that is uploaded too, once, and stands for its id."""
     results: Sequence[Result]
 
 
@@ -42,8 +44,13 @@ def carry_out(client: Client, order: Order, display: Display) -> Video:
     Raises:
         JobFailed, ClientError, OSError, KeyboardInterrupt.
     """
-    sent = {field: upload(client, path, display).id for field, path in order.media.items()}
-    fields = cast("VideoFields", {**order.fields, **sent})
+
+    @cache
+    def id_of(path: Path) -> str:
+        return upload(client, path, display).id
+
+    sent = {field: id_of(path) for field, path in order.media.items()}
+    fields = cast("VideoFields", {**{name: _sent(value, id_of) for name, value in order.fields.items()}, **sent})
     video = client.videos.create(model=order.model, **fields)
     try:
         display.note(f"job {video.id}")
@@ -82,6 +89,17 @@ def fetch(client: Client, video_id: str, result: Result, display: Display) -> No
         with drafts(result.target) as draft:
             archive = client.videos.download(video_id, draft / "content.zip", on_progress=show, **result.options)
             unpack(archive, result.target, result.names)
+
+
+def _sent(value: object, id_of: Callable[[Path], str]) -> object:
+    """The same value, with ids in place of paths."""
+    if isinstance(value, Path):
+        return id_of(value)
+    if isinstance(value, Mapping):
+        return {name: _sent(inner, id_of) for name, inner in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list):
+        return [_sent(entry, id_of) for entry in cast("list[object]", value)]
+    return value
 
 
 def _cancel(client: Client, video_id: str) -> str:

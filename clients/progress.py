@@ -29,6 +29,7 @@ from clients.objects import (
     FactEvent,
     FrameEvent,
     ProgressEvent,
+    ResultEvent,
     Scores,
     SegmentEvent,
     StageEvent,
@@ -40,6 +41,8 @@ Show: TypeAlias = Callable[[Event], None]
 
 _FRAMES = "frames"
 """The bar of frames that are written."""
+_PLAIN = "video"
+"""The video whose frames may be told singly."""
 
 
 class Display(Protocol):
@@ -111,9 +114,10 @@ class _JobView:
         self._singly = False
         """Whether each frame is told by itself: then segments, which come later, tell nothing new."""
         self._status = Text("waiting")
+        self._there: list[Text] = []
 
     def __rich__(self) -> Group:
-        return Group(self._status, *self._texts.values(), self._bars)
+        return Group(self._status, *self._texts.values(), self._bars, *self._there)
 
     def show(self, event: Event) -> None:
         match event:
@@ -127,8 +131,10 @@ class _JobView:
                 self._singly = True
                 self._move(_FRAMES, event.frames_done, event.frames_total)
             case SegmentEvent():
-                if not self._singly:
-                    self._move(_FRAMES, event.frames_done, event.frames_total)
+                if not (self._singly and event.variant == _PLAIN):
+                    self._move(_bar(event), event.frames_done, event.frames_total)
+            case ResultEvent():
+                self._there.append(Text(f"{event.variant} is there"))
             case StageEvent():
                 self._written.add(event.name)
             case FactEvent():  # told at the end, with the video
@@ -215,8 +221,10 @@ class _JobLines:
                 self._singly = True
                 self._note(f"frame {_count(event)}{_told(event.scores)}")
             case SegmentEvent():
-                if not self._singly:
-                    self._note(f"{_FRAMES}: {_count(event)}")
+                if not (self._singly and event.variant == _PLAIN):
+                    self._note(f"{_bar(event)}: {_count(event)}")
+            case ResultEvent():
+                self._note(f"{event.variant} is there")
             case StageEvent():
                 self._tell(event.name)
                 self._note(f"{event.name}: done in {event.seconds:.1f} s ({event.model}, {event.source})")
@@ -236,6 +244,10 @@ class _JobLines:
         text = " ".join(self._texts.pop(stage, "").split())
         if text:
             self._note(f"{stage}: {text}")
+
+
+def _bar(event: SegmentEvent) -> str:
+    return _FRAMES if event.variant == _PLAIN else f"{event.variant} {_FRAMES}"
 
 
 def _count(event: FrameEvent | SegmentEvent) -> str:

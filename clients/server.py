@@ -44,12 +44,15 @@ def become(module: str, *arguments: str) -> NoReturn:
 
 
 @contextmanager
-def local_server(display: Display, serve: Sequence[str] | None = None, *, stop_s: float = _STOP_S) -> Generator[str]:
+def local_server(
+    display: Display, serve: Sequence[str] | None = None, *, only: Sequence[str] = (), stop_s: float = _STOP_S
+) -> Generator[str]:
     """Start a server on a free port of this machine, yield its URL when it is ready, and stop it in any case.
 
     Args:
         display: where the waiting is shown.
         serve: the command that serves; it prints its URL and then `ready`, each on a line of its own.
+        only: the graphs or models that are wanted; none is all.
         stop_s: how long it may take to stop before it is killed.
 
     Raises:
@@ -57,7 +60,8 @@ def local_server(display: Display, serve: Sequence[str] | None = None, *, stop_s
     """
     if serve is None:
         require_server_extra()
-        serve = command("composition", "serve", "--host", "127.0.0.1", "--port", str(_free_port()))
+        wanted = [word for name in only for word in ("--only", name)]
+        serve = command("composition", "serve", "--host", "127.0.0.1", "--port", str(_free_port()), *wanted)
     with tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C at the terminal is ours, and we cancel the job before the server is stopped.
         process = subprocess.Popen(

@@ -25,7 +25,13 @@ class Videos:
         self._backoff = backoff
 
     def create(self, *, model: str, on_progress: OnBytes | None = None, **fields: Unpack[VideoFields]) -> Video:
-        """Order a video. `model` is `v2v`, `wan-i2v` or `rolling-edit`; a path object as medium is sent along.
+        """Order a video, or a picture where the job is for one. A path object as medium is sent along.
+
+        Args:
+            model: `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or of one stage alone `wan-i2v`, `svd`,
+                `text-to-video`, `realesrgan`.
+            on_progress: told how much has been sent.
+            fields: see VideoFields; which of them a model takes, the server says.
 
         Raises OSError before anything is sent, and ValueError for a list of both paths and ids.
         """
@@ -73,7 +79,8 @@ class Videos:
     def stream_content(self, video_id: str, **options: Unpack[ContentOptions]) -> Iterator[bytes]:
         """Yield a result's bytes; while the job runs, what there is so far and then the rest as it is made.
 
-        Raises ConnectionLost in the middle when the job fails.
+        Without a variant it is what the job is for, the video's `main`; so it is for `download`. Raises ConnectionLost
+        in the middle when the job fails.
         """
         return self._connection.stream(wire.content(video_id, options, live=True))
 

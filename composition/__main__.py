@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from ray.serve._private import api as private  # what `serve run` itself uses: R
 from ray.serve.config import ProxyLocation
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from composition.app import AppSettings
+from composition.app import SERVICES, AppSettings, deployments_of, needed_by
 from composition.pull import end_at_once, pull
 from composition.store import Store
 from services.errors import ConfigError, ReelError
@@ -30,17 +31,38 @@ LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml
 POLL_S = 0.25
 
 
-def read_config(path: Path, host: str | None = None, port: int | None = None) -> ServeDeploySchema:
-    """Read a configuration file, with another host or port where they are given. Raises ConfigError."""
+def read_config(
+    path: Path, host: str | None = None, port: int | None = None, only: Sequence[str] = ()
+) -> ServeDeploySchema:
+    """Read a configuration file. Raises ConfigError.
+
+    Args:
+        path: the file.
+        host, port: others than it says.
+        only: graphs or models; what none of them needs is left out.
+    """
     try:
         raw = yaml.safe_load(path.read_text())
+        if only:
+            narrow(raw["applications"][0], only)
         config = ServeDeploySchema.model_validate(raw)
         settings_of(config)
-    except (OSError, yaml.YAMLError, ValidationError, IndexError) as error:
+    except (OSError, yaml.YAMLError, ValidationError, LookupError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     overrides = {"host": host, "port": port}
     http = config.http_options.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     return config.model_copy(update={"http_options": http})
+
+
+def narrow(application: dict[str, Any], only: Sequence[str]) -> None:
+    """Take out of an application's configuration the models that `only` does not need. Raises ConfigError."""
+    settings = AppSettings.model_validate(application["args"])
+    kept = {name for model in only for name in needed_by(model, settings.scenes_by)}
+    wanted = {name: value for name, value in application["args"].items() if name.replace("_", "-") not in SERVICES}
+    there = {name: value for name, value in application["args"].items() if name.replace("_", "-") in kept}
+    application["args"] = wanted | there
+    names = deployments_of(AppSettings.model_validate(application["args"]))
+    application["deployments"] = [entry for entry in application["deployments"] if entry["name"] in names]
 
 
 def settings_of(config: ServeDeploySchema) -> AppSettings:
@@ -130,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     serving = commands.add_parser("serve")
     serving.add_argument("--host")
     serving.add_argument("--port", type=int)
+    serving.add_argument("--only", action="append", default=[], metavar="MODEL")
     keys = commands.add_parser("keys")
     keys.add_argument("action", choices=["create", "list", "revoke"])
     keys.add_argument("owner", nargs="?")
@@ -140,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.command == "serve":
-            return run(read_config(given.config, given.host, given.port))
+            return run(read_config(given.config, given.host, given.port, given.only))
         if given.command == "pull":
             end_at_once()
             return pull(settings_of(read_config(given.config)), accept_licences=given.accept_licences)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -60,6 +61,27 @@ UNNAMED = ("animate", "upscale", "film", "jobs", "ingress")
 
 PAINTERS = ("flux", "instantid", "hunyuan-dit", "svd", "realesrgan")
 """The models of the full pipeline, which needs the first of them and takes of the others what there is."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph that needs each of its models."""
+
+    deployment: str
+    cls: type
+    request: type[GraphRequest]
+    needed: tuple[str, ...]
+
+
+GRAPHS = {
+    "v2v": Graph("v2v", V2V, V2VRequest, ("internvl", "wan")),
+    "wan-i2v": Graph("wan-i2v", WanI2V, WanI2VRequest, ("wan",)),
+    "rolling-edit": Graph("rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
+    "svd": Graph("animate", Animate, AnimateRequest, ("svd",)),
+    "realesrgan": Graph("upscale", Upscale, VideoUpscaleRequest, ("realesrgan",)),
+    "text-to-video": Graph("film", Film, FilmRequest, ("text-to-video",)),
+}
+"""By the name that jobs have. A deployment is called otherwise where that is the name of its model."""
 
 TRANSPORT = Transport(
     lost=(
@@ -217,18 +239,11 @@ def _graphs(
     """The graphs whose models are there, and what each is asked with."""
     graphs: dict[str, Application] = {}
     requests: dict[str, type[GraphRequest]] = {}
-    for model, deployment, cls, request, needed in (
-        ("v2v", "v2v", V2V, V2VRequest, ("internvl", "wan")),
-        ("wan-i2v", "wan-i2v", WanI2V, WanI2VRequest, ("wan",)),
-        ("rolling-edit", "rolling-edit", RollingEdit, RollingEditRequest, ("qwen-edit",)),
-        ("svd", "animate", Animate, AnimateRequest, ("svd",)),
-        ("realesrgan", "upscale", Upscale, VideoUpscaleRequest, ("realesrgan",)),
-        ("text-to-video", "film", Film, FilmRequest, ("text-to-video",)),
-    ):
-        if services.keys() >= set(needed):
-            handles = [services[name] for name in needed]
-            graphs[model] = _deployed(cls, deployment).bind(*handles, _graph(args, model), TRANSPORT)
-            requests[model] = request
+    for model, graph in GRAPHS.items():
+        if services.keys() >= set(graph.needed):
+            handles = [services[name] for name in graph.needed]
+            graphs[model] = _deployed(graph.cls, graph.deployment).bind(*handles, _graph(args, model), TRANSPORT)
+            requests[model] = graph.request
     if "flux" in services:
         painters = {name: services[name] for name in PAINTERS if name in services}
         bound = _deployed(FullPipeline, "full-pipeline").bind(painters, _graph(args, "full-pipeline"), TRANSPORT)
@@ -238,9 +253,33 @@ def _graphs(
         bound = _deployed(Storyboard, "storyboard").bind(services.get("internvl"), told, TRANSPORT)
         graphs["storyboard"], requests["storyboard"] = bound, StoryboardRequest
     if not graphs:
-        one = "wan, qwen_edit, flux, svd, realesrgan"
+        one = "wan, qwen_edit, flux, svd, realesrgan, text_to_video"
         raise ConfigError(f"args: name the models to serve: internvl and wan, or one of {one}")
     return graphs, requests
+
+
+def deployments_of(args: AppSettings) -> set[str]:
+    """The names of all deployments that `build` makes of these."""
+    models = {name for name in SERVICES if getattr(args, name.replace("-", "_")) is not None}
+    names = {graph.deployment for graph in GRAPHS.values() if models >= set(graph.needed)}
+    films = "text-to-video" in models if args.scenes_by == "text-to-video" else {"flux", "svd"} <= models
+    names |= {"full-pipeline"} if "flux" in models else set()
+    names |= {"storyboard"} if films else set()
+    return models | names | {"jobs", "ingress"}
+
+
+def needed_by(model: str, scenes_by: Maker) -> tuple[str, ...]:
+    """The models that a graph, or a model by itself, makes use of. Raises ConfigError where there is no such name."""
+    if model in GRAPHS:
+        return GRAPHS[model].needed
+    if model == "storyboard":
+        return ("internvl", *needed_by(scenes_by, scenes_by))
+    if model == "full-pipeline":
+        return PAINTERS
+    if model in SERVICES:
+        return (model,)
+    names = ", ".join((*GRAPHS, "full-pipeline", "storyboard", *SERVICES))
+    raise ConfigError(f"only: there is no {model[:60]!r}; there are {names}", param="only")
 
 
 def _storyboard(args: AppSettings, services: Mapping[str, Application]) -> StoryboardSettings:

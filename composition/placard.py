@@ -91,7 +91,7 @@ def _laid_out(text: str, width: int, height: int) -> list[_Line]:
     sizes = range(large, int(body.size) - 1, -1)
     fitting = next((size for size in sizes if first and _font(size).getlength(first) <= width), None)
     lines: list[_Line] = []
-    if fitting is not None and sum(_font(fitting).getmetrics()) <= height:
+    if fitting is not None:
         lines.append(_Line(first, _font(fitting), HEADING, fitting // 4))
     room = height - sum(line.height for line in lines)
     words = _drawable(rest if lines else text).split()
@@ -123,7 +123,7 @@ def _wrapped(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: i
 def _drawable(text: str) -> str:
     """What the font can show of a text: accents off, words with other letters out."""
     plain = "".join(PLAIN.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
-    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    bare = "".join(letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf"))
     return " ".join(word for word in bare.split() if all(map(_known, word)))
 
 
@@ -139,7 +139,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 @lru_cache(maxsize=4096)
 def _known(letter: str) -> bool:
     """Whether the font has the letter: what it has not, it draws as one and the same box."""
-    return letter.isprintable() and _drawn(letter) != _drawn("\uffff")
+    return _drawn(letter) != _drawn("\uffff")
 
 
 def _drawn(letter: str) -> bytes:

@@ -37,6 +37,7 @@ class Report:
         self._store = store
         self._lease = lease
         self._stages = stages
+        self._reached = 0.0
         self._changes: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
         self._news: list[News] = []
@@ -78,7 +79,8 @@ class Report:
             said["preview"] = f"data:image/jpeg;base64,{picture}"
         self._news = [news for news in self._news if news.kind != "progress" or news.data["stage"] != item.stage]
         self._news.append(News("progress", said))
-        self._changes.update(stage=item.stage, progress=self._share(item))
+        self._reached = max(self._reached, self._share(item))
+        self._changes.update(stage=item.stage, progress=self._reached)
 
     def stage(self, done: StageDone) -> None:
         self._done.append(done)

@@ -120,7 +120,6 @@ class Storyboard:
                 url = await asyncio.to_thread(self._clip, board, scenes[shown], made[shown], size)
                 yield Clip(url, board.fit(scenes[shown], *size))
                 shown += 1
-                yield Progress("stitch", shown, len(scenes))
             if shown == len(scenes):
                 return
             await asyncio.sleep(POLL_S)

@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import psutil
 import yaml
+
+from composition.__main__ import narrow
+from composition.app import SERVICES
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
@@ -43,14 +46,26 @@ class Server:
     Args:
         home: its REELGRAPH_HOME.
         arguments: what is merged into the application's `args`.
-        config: the configuration file it starts from.
+        only: the graphs that it serves.
+        replicas: of each model.
     """
 
-    def __init__(self, home: Path, arguments: dict[str, Any] | None = None, config: str = "serve_config.local.yaml"):
+    def __init__(
+        self,
+        home: Path,
+        arguments: dict[str, Any] | None = None,
+        only: Sequence[str] = ("v2v", "rolling-edit"),
+        replicas: int = 1,
+    ):
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        raw = yaml.safe_load((ROOT / config).read_text())
-        raw["applications"][0]["args"] |= {"home": str(home), **(arguments or {})}
+        raw = yaml.safe_load((ROOT / "serve_config.local.yaml").read_text())
+        application = raw["applications"][0]
+        application["args"] |= {"home": str(home), **(arguments or {})}
+        narrow(application, only)
+        for deployment in application["deployments"]:
+            if deployment["name"] in SERVICES:
+                deployment["num_replicas"] = replicas
         self.config = home / "serve_config.yaml"
         self.config.write_text(yaml.safe_dump(raw))
         self.port = free_port()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     TextToVideoSDPipeline,
@@ -17,7 +18,7 @@ from diffusers import (
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from safetensors.torch import load_file, save_file
 
-from services.errors import ConfigError, ModelFailed
+from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.frames import Frames, Item, Pixels, Progress
 from services.svd.miniature import write as write_svd
 from services.text_to_video.miniature import write
@@ -270,14 +271,31 @@ def test_the_miniature_is_small_and_has_the_real_one_s_geometry(home, pipe):
 
 
 def test_the_miniature_is_the_same_each_time(tmp_path):
-    random = torch.random.get_rng_state()
     for name in ("one", "other"):
+        torch.rand(1)  # whatever was drawn before
+        random = torch.random.get_rng_state()
         (tmp_path / name).mkdir()
         write("tiny", tmp_path / name)
-    assert torch.equal(torch.random.get_rng_state(), random)
+        assert torch.equal(torch.random.get_rng_state(), random)
     files = [file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.safetensors")]
     assert len(files) == 3
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes() for file in files)
+
+
+async def test_the_least_frame_is_what_the_checkpoint_compresses_into_one_place(home, pipe, tmp_path):
+    deeper = AutoencoderKL(
+        block_out_channels=(4,) * 5,
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+    TextToVideoSDPipeline(**{**pipe.components, "vae": deeper}).save_pretrained(tmp_path)
+    service = loaded(home, weights=Weights(path=tmp_path))
+    assert (await made(service, changed(size="47x16", steps=1))).shape == (5, 16, 32, 3)
+    with pytest.raises(InvalidParameter, match="size: the least frame is 16x16, got 15x32") as caught:
+        await made(service, changed(size="15x32"))
+    assert caught.value.param == "size"
 
 
 # --- failures -----------------------------------------------------------------------------------------------------
