@@ -1,6 +1,7 @@
 """`reel`: the command line.
 
-Exit status: 0 done, 1 failed, 2 asked for something that cannot be, 3 no server answers, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 asked for something that cannot be, 3 no server answers, 4 the film is there but has
+placeholders for scenes that could not be made, 130 interrupted.
 """
 
 import signal
@@ -16,7 +17,9 @@ from clients import wire
 from clients.cli_edit import edit
 from clients.cli_image import face, image
 from clients.cli_make import local_client, make, report
+from clients.cli_pipeline import ends, pipeline
 from clients.cli_resources import Address, files_app, jobs_app, models_app
+from clients.cli_story import storyboard
 from clients.errors import ApiError, ClientError, ServerUnreachable
 from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
 from clients.options import AsJson, InputFile, MakeOptions, grouped
@@ -61,6 +64,8 @@ app.add_typer(models_app, name="models")
 app.command()(edit)
 app.command()(image)
 app.command()(face)
+app.command()(pipeline)
+app.command()(storyboard)
 
 
 def _show_version(wanted: bool) -> None:
@@ -137,9 +142,20 @@ def animate(ctx: typer.Context, image: InputFile, fields: AnimationFields, how: 
 
 @app.command()
 @grouped
-def upscale(ctx: typer.Context, video: InputFile, fields: UpscaleFields, how: MakeOptions) -> None:
-    """Make a video two to four times as large."""
-    make(ctx, Order("realesrgan", {"input_video": video}, fields, [Result(how["out"], {})]), how)
+def upscale(
+    ctx: typer.Context,
+    fields: UpscaleFields,
+    how: MakeOptions,
+    video: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, readable=True)] = None,
+    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, readable=True)] = None,
+) -> None:
+    """Make a video, or a picture, two to four times as large. The result of a picture is a .png file."""
+    if (video is None) == (image is None):
+        raise typer.BadParameter("give one of them", param_hint="--video, --image")
+    if image is not None:
+        ends(how["out"], ".png", "--out")
+    media = {name: path for name, path in (("input_video", video), ("image", image)) if path is not None}
+    make(ctx, Order("realesrgan", media, fields, [Result(how["out"], {})]), how)
 
 
 @app.command()

@@ -91,7 +91,7 @@ def _laid_out(text: str, width: int, height: int) -> list[_Line]:
     sizes = range(large, int(body.size) - 1, -1)
     fitting = next((size for size in sizes if first and _font(size).getlength(first) <= width), None)
     lines: list[_Line] = []
-    if fitting is not None:
+    if fitting is not None and sum(_font(fitting).getmetrics()) <= height:
         lines.append(_Line(first, _font(fitting), HEADING, fitting // 4))
     room = height - sum(line.height for line in lines)
     words = _drawable(rest if lines else text).split()

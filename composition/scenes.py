@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from composition.full_pipeline import FullPipelineRequest
 from composition.graph import GraphRequest, GraphSettings
-from composition.script import MAX_SCENE_S, MAX_SCENES, Scene, Script
+from composition.script import MAX_SCENE_S, MAX_SCENES, MAX_TOPIC, Scene, Script
 from composition.shooting import Shooting, switched
 from composition.stitch import total
 from composition.store import VIDEO
@@ -34,7 +34,7 @@ class StoryboardRequest(GraphRequest, Shooting):
 
     script: Script | None = None
     """`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; a `face` is a file id."""
-    topic: Annotated[str, Field(min_length=1, max_length=MAX_TEXT // 2)] | None = None
+    topic: Annotated[str, Field(min_length=1, max_length=MAX_TOPIC)] | None = None
     """What a script is to be written about, where none is given."""
     scenes: Annotated[int, Field(ge=1, le=MAX_SCENES)] | None = None
     """How many scenes the script of a topic is to have."""

@@ -256,6 +256,13 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
     message = message[0].lower() + message[1:]
     if detail["type"] == "missing":
         return InvalidParameter(f"{name}: {message}", param=name)
-    got = repr(detail["input"])
-    got = got if len(got) <= SHOWN_VALUE else f"{got[:SHOWN_VALUE]}…"
-    return InvalidParameter(f"{name}: {message}, got {got}", param=name)
+    return InvalidParameter(f"{name}: {message}, got {_shown(detail["input"])}", param=name)
+
+
+def _shown(value: object) -> str:
+    """The beginning of a bad value."""
+    try:
+        got = repr(value)
+    except RecursionError:
+        return "what is nested too deep to be shown"
+    return got if len(got) <= SHOWN_VALUE else f"{got[:SHOWN_VALUE]}…"

@@ -151,7 +151,7 @@ def test_a_server_that_does_not_want_to_stop_is_killed(place: Path) -> None:
     assert not is_alive(place)
 
 
-@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",)])
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",), ("models", "pull")])
 def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
     process = reel(*command, command=WITHOUT_RAY)
     _, told = process.communicate(timeout=WAIT_S)
@@ -164,6 +164,10 @@ def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
         (["serve", "--config", "in.mp4", "--port", "8001"], ["serve", "--config", "in.mp4", "--port", "8001"]),
         (["serve", "--host", "0.0.0.0"], ["serve", "--host", "0.0.0.0"]),
         (["keys", "add", "--owner", "me", "--help"], ["keys", "add", "--owner", "me", "--help"]),
+        (
+            ["models", "pull", "--config", "in.mp4", "--accept-licences"],
+            ["pull", "--config", "in.mp4", "--accept-licences"],
+        ),
     ],
 )
 def test_serve_and_keys_become_the_server_side(reel: Reel, place: Path, given: list[str], passed_on: list[str]) -> None:

@@ -61,6 +61,7 @@ FRAMES = {f"{index:06}.png": b"frame %d" % index * 1000 for index in range(3)}
 DEBUG = {"000001-soft_edges.png": b"soft", "000002-target_edges.png": b"target"}
 CSV = b"frame,edge_loss\r\n1,0.52\r\n2,0.5\r\n"
 TABLE = b'[{"frame": 1, "edge_loss": 0.52}, {"frame": 2, "edge_loss": 0.5}]'
+HD = CONTENT[::-1]
 EDITED = b"\x89PNG edited"
 PAINTED = b"\x89PNG painted"
 CROP = b"\x89PNG face"
@@ -69,6 +70,7 @@ IDENTITY: dict[str, Any] = {
     "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
     "box": [0.351, 0.113, 0.531, 0.34],
 }
+UNDESCRIBED = ("rolling-edit", "full-pipeline", "storyboard", "realesrgan")
 FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
 
 
@@ -96,6 +98,8 @@ class Script:
     """Variants that are other than the usual."""
     missing: set[str] = field(default_factory=set)
     """Variants that are not there."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What is known of a job, where it is other than the usual."""
     refuse: list[tuple[int, str]] = field(default_factory=list)
     """(status, body) for the next requests in turn."""
     api_key: str | None = None
@@ -332,12 +336,18 @@ class VideoServer:
         self,
         video_id: str,
         request: Request,
-        variant: str = "video",
+        variant: str | None = None,
         form: Annotated[str, Query(alias="format")] = "csv",
     ) -> Response:
-        _found(self.jobs, video_id)
+        variant = variant or _main(_found(self.jobs, video_id).fields)
         contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if form == "json" else CSV}
-        contents |= {"frames": zipped(FRAMES), "debug": zipped(DEBUG), **self.script.contents}
+        contents |= {
+            "image": PAINTED,
+            "hd": HD,
+            "frames": zipped(FRAMES),
+            "debug": zipped(DEBUG),
+            **self.script.contents,
+        }
         data = _found({name: data for name, data in contents.items() if name not in self.script.missing}, variant)
         cut = self.script.cut_content.pop(0) if self.script.cut_content else None
         if self.script.live or variant in ("frames", "debug"):
@@ -391,7 +401,7 @@ class VideoServer:
             "size": "64x48",
             "seconds": "0.3125",
             "prompt": job.fields.get("prompt"),
-            "caption": None if job.fields["model"] == "rolling-edit" else CAPTION,
+            "caption": None if job.fields["model"] in UNDESCRIBED else CAPTION,
             "error": ending.get("error"),
             "remixed_from_video_id": None,
             "stage": None,
@@ -399,10 +409,13 @@ class VideoServer:
             "frames_total": 5,
             "eta_s": None,
             "params": {**job.fields, "seed": 7},
+            "facts": {"seed": 7},
+            "main": _main(job.fields),
             "results": ["thumbnail", "video"],
             "stages": [STORY[5][1]],
             "degraded": None,
             "newer": "than the client",
+            **self.script.about,
         }
 
 
@@ -420,6 +433,14 @@ def painting(n: int) -> list[tuple[str, dict[str, Any]]]:
         story.append(("image_generation.tomorrow", {"what": "a kind of event that is newer than the client"}))
         story.append(("image_generation.completed", whole))
     return story
+
+
+def _main(fields: Mapping[str, Any]) -> str:
+    """The variant that a job is for."""
+    if fields["model"] == "full-pipeline":
+        off = [name for name in ("animate", "upscale") if fields.get(name) in (False, "false")]
+        return {"animate": "image", "upscale": "video"}[off[0]] if off else "hd"
+    return "image" if fields["model"] == "realesrgan" and "image" in fields else "video"
 
 
 def _found(held: dict[str, Any], name: str) -> Any:

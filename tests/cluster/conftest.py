@@ -31,6 +31,22 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.kill()
 
 
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the full pipeline and the storyboard, with two replicas of each model."""
+    svd = {
+        "weights": {"miniature": "xt"},
+        "dtype": "float32",
+        "decode_window": 2,
+        "decode_overlap": 1,
+        "max_frames": 50,
+    }
+    arguments = {"svd": svd, "lease_s": 3.0, "concurrency": 6}
+    made = Server(tmp_path_factory.mktemp("studio"), arguments, ("full-pipeline", "storyboard"), replicas=2).start()
+    yield made
+    made.kill()
+
+
 @pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:

@@ -106,7 +106,25 @@ async def test_it_goes_on_behind_what_is_safe(room: Room, safe: int) -> None:
     assert facts(items)["frames_total"] == 10
 
 
-async def test_what_a_dead_caller_left_running_is_stopped_first(room: Room) -> None:
+@pytest.mark.parametrize(("again", "log"), [(True, ["stop job", "film job"]), (False, ["film job"])])
+async def test_every_replica_is_told_to_stop_before_a_second_run(tmp_path: Path, again: bool, log: list[str]) -> None:
+    class Watched:
+        def __init__(self) -> None:
+            self.log: list[str] = []
+
+        async def stop(self, key: str) -> None:
+            self.log.append(f"stop {key}")
+
+        async def film(self, _request: TextToVideoRequest, _start: int, key: str) -> AsyncGenerator[Item]:
+            self.log.append(f"film {key}")
+            yield Fact("seed", 3)
+
+    service = Watched()
+    await Room(tmp_path, service).items(Known("job", again=again))
+    assert service.log == log
+
+
+async def test_what_a_dead_caller_left_running_does_not_go_on(room: Room) -> None:
     async with aclosing(room.run(Known("job"), steps=200)) as left:
         async for item in left:
             if isinstance(item, Progress):

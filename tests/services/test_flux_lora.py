@@ -21,14 +21,10 @@ from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
 from services.frames import Frames, Pixels, Progress
 from services.weights import Weights, resolve
+from tests.services.flux_loras import QUERIES, VALUES, WIDTH, tensors_of
 
 FIELDS = {"prompt": "a boat", "size": "32x32", "steps": 2, "seed": 3}
-WIDTH = 32
 COMMIT = "0123456789" * 4
-QUERIES = [f"transformer_blocks.{block}.attn.to_q" for block in range(2)]
-VALUES = [
-    f"{kind}.{block}.attn.to_v" for kind in ("transformer_blocks", "single_transformer_blocks") for block in range(2)
-]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +57,6 @@ def flux(home, folder) -> Flux:
 @pytest.fixture(scope="module")
 def plain(flux) -> Pixels:
     return asyncio.run(made(flux))
-
-
-def tensors_of(layers: list[str], rank: int, seed: int) -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for layer in layers:
-        tensors[f"transformer.{layer}.lora_A.weight"] = torch.randn(rank, WIDTH, generator=random)
-        tensors[f"transformer.{layer}.lora_B.weight"] = torch.randn(WIDTH, rank, generator=random)
-    return tensors
 
 
 def settings_of(folder: Path, **more) -> FluxSettings:

@@ -283,13 +283,12 @@ def test_the_miniature_is_the_same_each_time(tmp_path):
 
 
 async def test_the_least_frame_is_what_the_checkpoint_compresses_into_one_place(home, pipe, tmp_path):
-    deeper = AutoencoderKL(
-        block_out_channels=(4,) * 5,
-        down_block_types=("DownEncoderBlock2D",) * 5,
-        up_block_types=("UpDecoderBlock2D",) * 5,
-        layers_per_block=1,
-        norm_num_groups=2,
-    )
+    levels: dict[str, Any] = {
+        "block_out_channels": (4,) * 5,
+        "down_block_types": ("DownEncoderBlock2D",) * 5,
+        "up_block_types": ("UpDecoderBlock2D",) * 5,
+    }
+    deeper = AutoencoderKL(**levels, layers_per_block=1, norm_num_groups=2)
     TextToVideoSDPipeline(**{**pipe.components, "vae": deeper}).save_pretrained(tmp_path)
     service = loaded(home, weights=Weights(path=tmp_path))
     assert (await made(service, changed(size="47x16", steps=1))).shape == (5, 16, 32, 3)

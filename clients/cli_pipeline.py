@@ -1,0 +1,179 @@
+"""`reel pipeline`: from words to a picture to a video to a larger video; and what the storyboard shares with it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, cast
+
+import typer
+
+from clients.cli_make import local_client, report
+from clients.cli_resources import Address, connect
+from clients.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
+from clients.objects import Video
+from clients.options import MakeOptions, RunOptions, grouped, target
+from clients.order import Order, Result, carry_out
+from clients.progress import display
+
+_MAX_JSON_BYTES = 32 << 20
+"""A script of a hundred scenes whose texts are as long as they may be has fewer."""
+
+
+def json_object(path: Path) -> dict[str, object]:
+    """Read a file that holds a JSON object. Raises BadParameter for what is none, or could not be sent as one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
+        if len(data) > _MAX_JSON_BYTES:
+            raise typer.BadParameter(f"{path} has more bytes than the limit of {_MAX_JSON_BYTES}")
+        told: object = json.loads(data)
+        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()  # JSON has no word for NaN or half a character
+    except (OSError, ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise typer.BadParameter(f"{path} holds no JSON object")
+    return cast("dict[str, object]", told)
+
+
+def ends(path: Path | None, suffix: str, option: str) -> None:
+    """Raise BadParameter where a result that is not of that form would go."""
+    if path is not None and path.suffix.lower() != suffix:
+        raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
+
+
+class RestyleOptions(RestyleFields, total=False):
+    """The fields, as options."""
+
+    prompt: Annotated[
+        str | None,
+        typer.Option("--restyle", metavar="STYLE", help="Have the picture painted anew, in the style that this says."),
+    ]
+
+
+class ShootingOptions(PaintingFields, MotionFields, UpscaleFields, total=False):
+    """How a picture is painted and what becomes of it, as options."""
+
+    face: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="A picture of whoever is to be seen."),
+    ]
+    identity: Annotated[
+        dict[str, object] | None,
+        typer.Option(
+            parser=lambda path: json_object(Path(path)),
+            metavar="FILE.json",
+            help="Whoever is to be seen, as reel face --identity-out has written; instead of --face.",
+        ),
+    ]
+    loras: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="NAME[:WEIGHT]", help="A low-rank adaptation; may be given several times."),
+    ]
+    restyle: RestyleOptions | None
+    animate: MotionSamplingFields | None
+    no_restyle: Annotated[bool, typer.Option("--no-restyle", help="Leave the picture as it was painted.")]
+    no_upscale: Annotated[bool, typer.Option("--no-upscale", help="Leave the video as small as it was made.")]
+
+
+class PipelineOptions(ShootingOptions, total=False):
+    """And what a picture alone may do without."""
+
+    no_animate: Annotated[bool, typer.Option("--no-animate", help="Make no video: the picture is the result.")]
+
+
+class PipelineResults(TypedDict, total=False):
+    """What is wanted beside the main result, and where it goes."""
+
+    image_out: Annotated[
+        Path | None, typer.Option(callback=target, help="Where the picture that is animated goes: a .png file.")
+    ]
+    video_out: Annotated[
+        Path | None, typer.Option(callback=target, help="Where the video goes before it is enlarged: a .mp4 file.")
+    ]
+
+
+class PipelineOutput(MakeOptions):
+    """Where the main result goes."""
+
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", callback=target, help="Where the result goes: .mp4, or .png with --no-animate."),
+    ]
+
+
+@grouped
+def pipeline(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    options: PipelineOptions,
+    results: PipelineResults,
+    how: PipelineOutput,
+) -> None:
+    """Paint a picture of what a text says, make it move, and enlarge the video; each of it only if it is wanted.
+
+    With --no-animate the result is the picture, enlarged where --scale is given.
+    """
+    asked = {"prompt": prompt, **shot(options)}
+    asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
+    shoot(ctx, Order("full-pipeline", {}, asked, _wanted(asked, results, how["out"])), how)
+
+
+def shot(options: PipelineOptions | ShootingOptions) -> dict[str, object]:
+    """Return the fields that the options say. Raises BadParameter where they contradict each other."""
+    asked: dict[str, object] = {**options}
+    if {"face", "identity"} <= asked.keys():
+        raise typer.BadParameter("give one of them, not both", param_hint="--face, --identity")
+    if not asked.get("loras"):
+        asked.pop("loras", None)
+    animate = {name: asked.pop(name) for name in MotionFields.__optional_keys__ if name in asked}
+    animate |= cast("dict[str, object]", asked.pop("animate", {}))
+    upscale = {name: asked.pop(name) for name in UpscaleFields.__optional_keys__ if name in asked}
+    stages: dict[str, Any] = {"restyle": asked.pop("restyle", {}), "animate": animate, "upscale": upscale}
+    for stage, given in stages.items():
+        off = asked.pop(f"no_{stage}", False)
+        if off and given:
+            named = ", ".join(sorted(given))
+            raise typer.BadParameter(f"{named} cannot be given for what is left out", param_hint=f"--no-{stage}")
+        if off or given:
+            asked[stage] = False if off else given
+    return asked
+
+
+def shoot(ctx: typer.Context, order: Order, how: RunOptions) -> Video:
+    """Carry an order out, and print the stages of the work and what was made."""
+    screen = display(sys.stderr)
+    with local_client(screen, [order.model], ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
+        video = carry_out(client, order, screen)
+    if not how["as_json"]:
+        _print_stages(video)
+    report(video, [result.target for result in order.results], as_json=how["as_json"])
+    return video
+
+
+def _wanted(asked: dict[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
+    """The results in the order in which they are there. Raises BadParameter."""
+    image_out, video_out = results.get("image_out"), results.get("video_out")
+    still = asked["animate"] is False
+    ends(out, ".png" if still else ".mp4", "--out")
+    ends(image_out, ".png", "--image-out")
+    ends(video_out, ".mp4", "--video-out")
+    if still and video_out:
+        raise typer.BadParameter("there is no video with --no-animate", param_hint="--video-out")
+    places = [path.resolve() for path in (image_out, video_out, out) if path]
+    if len(set(places)) < len(places):
+        raise typer.BadParameter("each result needs a file of its own", param_hint="--out, --image-out, --video-out")
+    wanted: list[Result] = []
+    if image_out:
+        wanted.append(Result(image_out, {"variant": "image"}))
+    if video_out:
+        wanted.append(Result(video_out, {"variant": "video"}))
+    enlarged = still and bool(asked.get("upscale"))
+    return [*wanted, Result(out, {"variant": "hd"} if enlarged else {})]
+
+
+def _print_stages(video: Video) -> None:
+    rows = [(stage.name, stage.model, f"{stage.seconds:.1f} s") for stage in video.stages]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, model, seconds in rows:
+        typer.echo(f"{name:<{widths[0]}}  {model:<{widths[1]}}  {seconds:>{widths[2]}}")

@@ -1,0 +1,86 @@
+"""`reel storyboard`: from a script of scenes, or a topic, to a film."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from clients.cli_pipeline import ShootingOptions, ends, json_object, shoot, shot
+from clients.fields import StoryFields
+from clients.objects import Video
+from clients.options import MakeOptions, grouped
+from clients.order import Order, Result
+
+PLACEHOLDERS = 4
+"""Exit status: the film is there, but some of its scenes could not be made."""
+_FILE_ID = "file_"
+
+
+@grouped
+def storyboard(
+    ctx: typer.Context,
+    story: StoryFields,
+    options: ShootingOptions,
+    how: MakeOptions,
+    script: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SCRIPT.json",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The scenes; a scene's face is a file beside the script, or a file id. Without it: --topic.",
+        ),
+    ] = None,
+) -> None:
+    """Film a script: a clip for each scene, all of them in one video.
+
+    A scene that cannot be made is a card that says so, and then the exit status is 4; see --fallback.
+    """
+    if (script is None) == ("topic" not in story):
+        raise typer.BadParameter("give one of them", param_hint="SCRIPT.json, --topic")
+    ends(how["out"], ".mp4", "--out")
+    asked = {**story, **shot(options)}
+    if script is not None:
+        asked["script"] = _script(script)
+    video = shoot(ctx, Order("storyboard", {}, asked, [Result(how["out"], {})]), how)
+    if told := _placeholders(video):
+        typer.echo(f"reel: {told}", err=True)
+        raise typer.Exit(PLACEHOLDERS)
+
+
+def _script(path: Path) -> dict[str, object]:
+    """Read a script, with paths in place of the names of files. What else is wrong with it the server says."""
+    script = json_object(path)
+    scenes = script.get("scenes")
+    if not isinstance(scenes, list):
+        return script
+    return {**script, "scenes": [_scene(scene, path) for scene in cast("list[object]", scenes)]}
+
+
+def _scene(scene: object, script: Path) -> object:
+    """Raises BadParameter where a scene's face is neither a file id nor a file."""
+    if not isinstance(scene, dict):
+        return scene
+    fields = cast("dict[str, object]", scene)
+    face = fields.get("face")
+    if not isinstance(face, str) or face.startswith(_FILE_ID):
+        return fields
+    picture = script.parent / face
+    try:
+        there = picture.is_file()
+    except OSError:  # no file can have such a name
+        there = False
+    if not there:
+        number = fields.get("scene_number")
+        raise typer.BadParameter(f"the face of scene {number}: {face!r} is no file beside {script}")
+    return {**fields, "face": picture}
+
+
+def _placeholders(video: Video) -> str | None:
+    """Say in one line which scenes are placeholders and why; None where there is none."""
+    numbers = video.facts.get("placeholders")
+    if not numbers:
+        return None
+    why = " ".join((video.degraded or "the server does not say why").split())
+    return f"the film has placeholders for scenes that could not be made ({numbers}): {why}"

@@ -1,0 +1,1 @@
+"""ModelScope's text-to-video: a video of what a text says."""

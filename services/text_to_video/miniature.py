@@ -1,0 +1,90 @@
+"""Writes text-to-video's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
+
+The frames it makes are noise: it exists so that everything round the weights can run on a laptop.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from services.errors import ConfigError
+
+SEED = 22
+TEXT_DIM = 32
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+
+def write(form: str, folder: Path) -> None:
+    """Write a checkpoint into `folder`, which exists and is empty.
+
+    Args:
+        form: `tiny`: 8 x 8 compression into 4 channels as in the real VAE, a UNet of four levels with the real one's
+            kinds of blocks, a CLIP of 32 channels, a tokenizer of characters.
+        folder: where `TextToVideoSDPipeline.from_pretrained` will read it.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    if form != "tiny":
+        raise ConfigError(f"weights.miniature: text_to_video has the form tiny, got {form!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pipeline = TextToVideoSDPipeline(vae=_vae(), **_clip(), unet=_unet(), scheduler=_scheduler())
+    pipeline.save_pretrained(folder)
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.18215,
+    )
+
+
+def _clip() -> dict[str, Any]:
+    symbols = [*CHARACTERS, *(c + "</w>" for c in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[], model_max_length=77)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_DIM,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=TEXT_DIM,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(config).eval()}
+
+
+def _unet() -> UNet3DConditionModel:
+    """The kinds of blocks are the class's own defaults, which are the real checkpoint's."""
+    return UNet3DConditionModel(
+        sample_size=32,
+        block_out_channels=(16, 16, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=TEXT_DIM,
+        attention_head_dim=8,
+    )
+
+
+def _scheduler() -> DDIMScheduler:
+    """As in the real checkpoint."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )

@@ -1,0 +1,133 @@
+"""How ModelScope's text-to-video runs: diffusers' pipeline up to the latents, then the VAE batch by batch."""
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from torch import Tensor
+
+from services.device import device_of, failure_of, finite, place, quiet
+from services.errors import ConfigError
+from services.frames import Frames, Item, Progress
+from services.pixels import pixels_of
+from services.text_to_video.miniature import write
+from services.text_to_video.service import Shot, TextToVideoSettings
+from services.weights import resolve
+from services.worker import Outlet
+
+
+class TextToVideoModel:
+    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+
+    def __init__(self, settings: TextToVideoSettings, home: Path) -> None:
+        self._settings = settings
+        device = device_of(settings.device)
+        self._pipe = _load(settings, home)
+        if settings.solver is not None:
+            self._pipe.scheduler = DPMSolverMultistepScheduler.from_config(self._pipe.scheduler.config)
+        if settings.forward_chunking:
+            _feed_by_frames(self._pipe.unet)
+        # In chunks a layer is called more than once in a pass.
+        place(self._pipe, device, settings.offload, in_order=not settings.forward_chunking)
+
+        self.multiple: int = self._pipe.vae_scale_factor
+        """Width and height in pixels are multiples of this: the UNet takes latents of any size."""
+        schedule = self._pipe.scheduler.config
+        self.most_steps: int = schedule.num_train_timesteps - schedule.get("steps_offset", 0) - 1
+        """Denoising steps that the noise schedule has room for; DPM-Solver++ begins one above the first."""
+
+    def film(self, shot: Shot, outlet: Outlet[Item]) -> None:
+        """Denoise and decode `shot`, putting Progress and Frames into `outlet`.
+
+        Raises:
+            ModelFailed: out of memory, or numbers that are not finite.
+            DeviceFailed: the GPU is lost to this process.
+            Cancelled: nobody wants it any more; seen after each denoising step and each decoded batch.
+        """
+        try:
+            try:
+                self._decode(self._denoise(shot, outlet), shot, outlet)
+            finally:  # a pipeline left by an exception keeps its models on the device
+                self._pipe.maybe_free_model_hooks()
+        except RuntimeError as error:
+            task = f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames"
+            failed = failure_of(error, task, "ask for a smaller size or fewer frames")
+            if failed is None:
+                raise
+        else:
+            return
+        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        raise failed
+
+    def _denoise(self, shot: Shot, outlet: Outlet[Item]) -> Tensor:
+        """Return the scaled latents, (1, z, frames, h, w) in the pipeline's dtype."""
+        request = shot.request
+        outlet.put(Progress("denoise", 0, request.steps))
+
+        def on_step(step: int, _timestep: Tensor, _latents: Tensor) -> None:
+            outlet.put(Progress("denoise", step + 1, request.steps))
+
+        latents = self._pipe(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            height=shot.height,
+            width=shot.width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            # On the CPU, whose generator gives every device the same noise.
+            generator=torch.Generator().manual_seed(shot.seed),
+            output_type="latent",
+            callback=on_step,
+        ).frames
+        return finite(latents)
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
+        vae, total, batch = self._pipe.vae, shot.request.num_frames, self._settings.decode_batch
+        scaled = 1 / vae.config.scaling_factor * latents[0].transpose(0, 1)  # (frames, z, h, w)
+        done = shot.start
+        outlet.put(Progress("decode", done, total))
+        while done < total:
+            # Cut at the same places whatever the start: how a frame is rounded depends on what is decoded with it.
+            first = done // batch * batch
+            video = vae.decode(scaled[first : first + batch]).sample  # (n, 3, height, width) about [-1, 1]
+            pixels = pixels_of(finite(video).float() * 0.5 + 0.5)
+            outlet.put(Frames(pixels[done - first :], done, Fraction(shot.request.fps)))
+            done = first + len(pixels)
+            outlet.put(Progress("decode", done, total))
+
+
+def _feed_by_frames(unet: UNet3DConditionModel) -> None:
+    """Let the feed-forward layers take one frame at a time.
+
+    Layers within a frame see (frames, pixels, channels), and those along time (pixels, frames, channels), for which
+    diffusers' own chunking, along one dimension for both, would go pixel by pixel.
+    """
+    unet.enable_forward_chunking(chunk_size=1, dim=0)
+    for module in unet.modules():
+        if isinstance(module, TransformerTemporalModel):
+            for block in module.transformer_blocks:
+                block.set_chunk_feed_forward(chunk_size=1, dim=1)
+
+
+def _load(settings: TextToVideoSettings, home: Path) -> TextToVideoSDPipeline:
+    quiet()
+    # It logs what it cuts off a prompt that is too long.
+    logging.getLogger(TextToVideoSDPipeline.__module__).setLevel(logging.ERROR)
+    folder = resolve(settings.weights, home, write)
+    try:
+        pipe = TextToVideoSDPipeline.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype), variant=settings.variant, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights: {settings.weights.source} is not a text-to-video checkpoint ({error})") from error
+    if not isinstance(pipe.unet, UNet3DConditionModel):  # diffusers only logs it
+        kind = type(pipe.unet).__name__
+        raise ConfigError(f"weights: {settings.weights.source} is not a text-to-video checkpoint (it has a {kind})")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,73 @@
+"""What the tests of the full pipeline and of the storyboard share: small requests, and what comes of them."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.cluster.conftest import ended
+from tests.cluster.server import ROOT
+
+FACE = ROOT / "tests" / "data" / "astronaut.png"
+SMALL: dict[str, Any] = {
+    "prompt": "a red fox in snow",
+    "seed": 5,
+    "size": "64x64",
+    "steps": 2,
+    "animate": {"num_frames": 6, "steps": 2, "max_area": 64 * 64},
+    "upscale": {"scale": 2},
+}
+
+
+def asked(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> str:
+    """Order a small video and return its id."""
+    answer = http.post("/v1/videos", json={"model": model, **SMALL, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def made(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> dict[str, Any]:
+    """Order a small video and return its record when it is completed."""
+    video = ended(http, asked(http, model, **fields), 240)
+    assert video["status"] == "completed", video
+    return video
+
+
+def result(http: httpx.Client, video_id: str, variant: str | None = None) -> bytes:
+    answer = http.get(f"/v1/videos/{video_id}/content", params={"variant": variant} if variant else {})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def frames_of(data: bytes) -> list[NDArray[np.uint8]]:
+    with av.open(io.BytesIO(data), "r") as container:
+        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
+
+
+def mirrored() -> bytes:
+    """The other face: the first one, seen in a mirror."""
+    target = io.BytesIO()
+    with Image.open(FACE) as picture:
+        Image.fromarray(np.array(picture.convert("RGB"))[:, ::-1].copy()).save(target, "PNG")
+    return target.getvalue()
+
+
+def uploaded(http: httpx.Client, data: bytes | Path) -> str:
+    data = data.read_bytes() if isinstance(data, Path) else data
+    answer = http.post("/v1/files", files={"file": ("face.png", data)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def painted(http: httpx.Client, **fields: Any) -> bytes:
+    """A picture of Flux, as a PNG."""
+    given = {"prompt": "a boat", "size": "64x64", "steps": 2, "seed": 3, **fields}
+    answer = http.post("/v1/images/generations", json=given)
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])

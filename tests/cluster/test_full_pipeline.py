@@ -1,0 +1,245 @@
+"""The full pipeline on a real server: its stages, what flows, what is refused, what is killed."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.cluster.conftest import ended, staged
+from tests.cluster.server import Server, until
+from tests.cluster.studio import FACE, SMALL, asked, frames_of, made, mirrored, painted, result, uploaded
+from tests.services.flux_loras import QUERIES, VALUES, tensors_of
+
+pytestmark = pytest.mark.cluster
+
+LONG: dict[str, Any] = {
+    "restyle": {"prompt": "watercolour", "steps": 40},
+    "steps": 40,
+    "animate": {"num_frames": 25, "steps": 25, "max_area": 128 * 128},
+}
+"""Long enough to be hit in the middle."""
+
+
+@pytest.fixture(scope="module")
+def http(studio: Server) -> Any:
+    with studio.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def loras(studio: Server) -> list[str]:
+    """Two that fit."""
+    folder = studio.home / "loras"
+    save_file(tensors_of(QUERIES, rank=2, seed=1), folder / "ink.safetensors")
+    save_file(tensors_of(VALUES, rank=4, seed=2), folder / "oil.safetensors")
+    return ["ink", "oil"]
+
+
+def stages_of(video: dict[str, Any]) -> list[str]:
+    return [stage["name"] for stage in video["stages"]]
+
+
+def test_every_stage_runs_and_each_result_can_be_had(http: httpx.Client, loras: list[str]) -> None:
+    fields = {"prompt": "a red fox in snow", "seed": "5", "size": "64x64", "steps": "2", "restyle": "watercolour"}
+    form = {**fields, "model": "full-pipeline", "animate": json.dumps(SMALL["animate"]), "upscale": '{"scale": 3}'}
+    with FACE.open("rb") as face:
+        answer = http.post("/v1/videos", data={**form, "loras": loras}, files={"face": ("me.png", face)})
+    assert answer.status_code == 200, answer.text
+    video = ended(http, answer.json()["id"], 240)
+    assert video["status"] == "completed", video
+    assert stages_of(video) == ["face", "paint", "restyle", "animate", "upscale"]
+    assert (video["main"], video["size"], video["frames_done"]) == ("hd", "192x192", 6)
+    assert set(video["results"]) == {"frames", "hd", "image", "painted", "thumbnail", "video"}
+    assert [frame.shape for frame in frames_of(result(http, video["id"], "video"))] == [(64, 64, 3)] * 6
+    large = result(http, video["id"])
+    assert large == result(http, video["id"], "hd"), "the large video is what the job is for"
+    assert [frame.shape for frame in frames_of(large)] == [(192, 192, 3)] * 6
+    for name in ("image", "painted"):
+        assert result(http, video["id"], name).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("fields", "stages", "main"),
+    [
+        ({"upscale": False}, ["paint", "animate"], "video"),
+        ({"animate": False, "upscale": False}, ["paint"], "image"),
+        ({"animate": False, "restyle": "ink"}, ["paint", "restyle", "upscale"], "image"),
+    ],
+)
+def test_each_stage_can_be_left_out(http: httpx.Client, fields: dict[str, Any], stages: list[str], main: str) -> None:
+    video = made(http, **fields)
+    assert (stages_of(video), video["main"]) == (stages, main)
+    assert result(http, video["id"])
+    if main == "image":
+        answer = http.get(f"/v1/videos/{video['id']}/content", params={"variant": "video"})
+        assert answer.status_code == 404
+        assert "there is" in answer.json()["error"]["message"]
+
+
+def test_faces_make_pictures_different_and_a_strength_of_nothing_is_no_face(http: httpx.Client) -> None:
+    plain, ann, bob = painted(http), uploaded(http, FACE), uploaded(http, mirrored())
+    with_ann = painted(http, face=ann)
+    assert len({plain, with_ann, painted(http, face=bob)}) == 3
+    assert painted(http, face=ann) == with_ann
+    assert painted(http, face=ann, identity_strength=0) == plain
+    found = http.post("/v1/faces", json={"image": ann}).json()
+    assert painted(http, identity=found["identity"]) == with_ann
+    only = {"animate": False, "upscale": False, "size": "64x64"}
+    first, second = (made(http, **only, **whose) for whose in ({"face": ann}, {"identity": found["identity"]}))
+    assert result(http, first["id"]) == result(http, second["id"])
+
+
+def test_loras_in_turn_by_four_clients_never_mix(studio: Server, http: httpx.Client, loras: list[str]) -> None:
+    plain = painted(http)
+    assert painted(http, loras=[{"name": "ink", "weight": 0}]) == plain
+    alone = {name: painted(http, loras=[name]) for name in loras}
+    assert len({plain, *alone.values()}) == 3
+    before = sum(process.memory_info().rss for process in studio.replicas("flux"))
+
+    def ask(number: int) -> bool:
+        name = loras[number % 2]
+        with studio.client() as client:
+            return painted(client, loras=[name]) == alone[name]
+
+    with ThreadPoolExecutor(4) as clients:
+        assert all(clients.map(ask, range(100)))
+    after = sum(process.memory_info().rss for process in studio.replicas("flux"))
+    assert after < before * 1.1 + (64 << 20)
+
+
+def test_the_first_large_frames_are_there_before_the_last_is_decoded(http: httpx.Client) -> None:
+    video_id = asked(http, animate={"num_frames": 49, "steps": 2, "max_area": 128 * 128}, upscale={"scale": 2})
+    kinds: list[str] = []
+    with http.stream("GET", f"/v1/videos/{video_id}/events", timeout=240) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: ") and "preview" not in line:
+                said = json.loads(line[6:])
+                kinds += [f"{said['variant']} {said['first']}"] if "first" in said else []
+                kinds += [said["name"]] if "replica" in said else []
+    assert kinds.index("hd 0") < kinds.index("animate"), kinds
+    assert kinds.index("video 0") < kinds.index("hd 0")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(http: httpx.Client) -> dict[str, bytes]:
+    video = made(http, **LONG)
+    return {name: result(http, video["id"], name) for name in ("painted", "image", "video", "hd")}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "stage"),
+    [
+        ("flux", "paint"),
+        ("hunyuan-dit", "restyle"),
+        ("svd", "animate"),
+        ("realesrgan", "upscale"),
+        ("full-pipeline", "animate"),
+        ("jobs", "animate"),
+    ],
+)
+def test_a_killed_process_costs_time_and_nothing_else(
+    studio: Server, http: httpx.Client, undisturbed: dict[str, bytes], deployment: str, stage: str
+) -> None:
+    processes = until(lambda: studio.replicas(deployment), what=f"replicas of {deployment}")
+    video_id = asked(http, **LONG)
+    staged(http, video_id, stage)
+    for process in processes:
+        process.kill()
+    video = ended(http, video_id, 240)
+    assert video["status"] == "completed", video
+    assert {name: result(http, video_id, name) for name in undisturbed} == undisturbed
+    if stage in ("animate", "upscale"):
+        assert stages_of(video).count("paint") == 1, "the picture that was there is not painted again"
+
+
+def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Client) -> None:
+    slow = {"steps": 100, "size": "256x256", "animate": {"num_frames": 25, "steps": 100, "max_area": 256 * 256}}
+    for model, stage, fields in (("flux", "paint", slow), ("svd", "animate", {**slow, "steps": 2})):
+        video_id = asked(http, **fields)
+        staged(http, video_id, stage)
+        http.post(f"/v1/videos/{video_id}/cancel")
+        video = ended(http, video_id, 60)
+        assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
+        until(lambda model=model: all(idle(process) for process in studio.replicas(model)), 30, f"{model} to rest")
+
+
+def idle(process: psutil.Process) -> bool:
+    return process.cpu_percent(interval=0.3) < 20.0
+
+
+def pickled(studio: Server) -> str:
+    torch.save({"a": torch.zeros(1)}, studio.home / "loras" / "evil.safetensors")
+    return "evil"
+
+
+def foreign(studio: Server) -> str:
+    save_file({"unet.down.lora_A.weight": torch.zeros(2, 8)}, studio.home / "loras" / "foreign.safetensors")
+    return "foreign"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"prompt": ""}, "prompt", "at least 1"),
+        ({"animate": {"num_frames": 51}}, "animate.num_frames", "limit of 50"),
+        ({"animate": {"num_frames": 0}}, "animate.num_frames", "greater than or equal to 2"),
+        ({"animate": {"prompt": "dog"}}, "prompt", "takes none"),
+        ({"steps": 101}, "steps", "limit of 100"),
+        ({"upscale": {"scale": 7}}, "upscale.scale", "less than or equal to 4"),
+        ({"size": "9000x9000"}, "size", "limit"),
+        ({"restyle": {"strength": 2, "prompt": "x"}}, "restyle.strength", "less than or equal to 1"),
+        ({"identity": {"embedding": [1]}}, "identity.embedding", "512"),
+        ({"promt": "x"}, "promt", "did you mean prompt"),
+        ({"face": "file_nothing"}, "face", "no file"),
+        ({"loras": [{"name": "a", "weight": 50}]}, "loras.0.weight", "less than or equal to 10"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(http: httpx.Client, fields: dict[str, Any], param: str, words: str) -> None:
+    answer = http.post("/v1/videos", json={"model": "full-pipeline", **SMALL, **fields})
+    assert answer.status_code in (404, 422), answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param, error
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("route", ["videos", "images"])
+def test_loras_that_cannot_be_used(studio: Server, http: httpx.Client, route: str) -> None:
+    cases = {
+        "nothing": "there is no nothing here",
+        "../outside": "inside the LoRA directory",
+        "/etc/passwd": "inside the LoRA directory",
+        "style.bin": "other formats can run code",
+        pickled(studio): "cannot be read as a LoRA",
+        foreign(studio): "lora",
+    }
+    for name, words in cases.items():
+        if route == "images":
+            answer = http.post(
+                "/v1/images/generations", json={"prompt": "x", "size": "64x64", "steps": 2, "loras": [name]}
+            )
+            assert answer.status_code == 422, answer.text
+            error = answer.json()["error"]
+        else:
+            video = ended(http, asked(http, loras=[name], animate=False, upscale=False), 60)
+            assert video["status"] == "failed"
+            error = video["error"]
+        assert words in error["message"], error
+        assert error["code"] in ("invalid_parameter", "limit_exceeded")
+    assert painted(http), "the replica goes on"
+
+
+def test_a_picture_without_a_face(http: httpx.Client, tmp_path: Path) -> None:
+    from tests.cluster.edges import clip, png
+
+    plain = uploaded(http, png(clip(1)[0] * 0))
+    video = ended(http, asked(http, face=plain, animate=False, upscale=False), 60)
+    assert (video["status"], video["error"]["message"]) == ("failed", "face: there is no face in this picture")
+    answer = http.post("/v1/faces", json={"image": plain})
+    assert answer.status_code == 422
+    assert "no face" in answer.json()["error"]["message"]
