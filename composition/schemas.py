@@ -256,7 +256,8 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
     message = message[0].lower() + message[1:]
     if detail["type"] == "missing":
         return InvalidParameter(f"{name}: {message}", param=name)
-    return InvalidParameter(f"{name}: {message}, got {_shown(detail["input"])}", param=name)
+    got = _shown(detail["input"])
+    return InvalidParameter(f"{name}: {message}, got {got}", param=name)
 
 
 def _shown(value: object) -> str:
