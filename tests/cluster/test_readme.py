@@ -48,6 +48,24 @@ def test_the_curl_lines(server: Server, folder: Path, model: str) -> None:
             assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
 
 
+def test_the_curl_lines_of_the_full_pipeline(studio: Server, folder: Path) -> None:
+    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "model=full-pipeline " in text]
+    run(studio, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", studio.url)])
+    assert frames(folder / "hd.mp4") == frames(folder / "small.mp4") == 14
+    assert (folder / "fox.png").read_bytes().startswith(b"\x89PNG")
+    told = (folder / "events.txt").read_text()
+    assert told.count("event: image_generation.partial_image\n") == 2
+    assert told.count("event: image_generation.completed\n") == 1
+
+
+def test_the_reel_lines_of_pictures_and_films(studio: Server, folder: Path) -> None:
+    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel storyboard" in text]
+    run(studio, folder, ["bash", "-euo", "pipefail", "-c", block])
+    assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
+    assert frames(folder / "fox.mp4") == 14
+    assert frames(folder / "film.mp4") == 12 + 12 - 3
+
+
 @pytest.mark.parametrize("library", ["openai", "clients"])
 def test_the_python_blocks(server: Server, folder: Path, library: str) -> None:
     (block,) = [
