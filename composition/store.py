@@ -272,9 +272,12 @@ class Store:
             job.attempts -= 1
 
     def condemned(self, limit: int = 20) -> list[str]:
-        """Jobs that were deleted and that nobody works on any more."""
+        """Jobs that were deleted and that nobody works on any more, nor on what they are a part of."""
+        unfinished = select(Job.id).where(Job.status.notin_(TERMINAL))
+        alone = or_(Job.parent.is_(None), Job.parent.notin_(unfinished))
         with self._read() as session:
-            return list(session.scalars(select(Job.id).where(Job.deleted, Job.status.in_(TERMINAL)).limit(limit)))
+            query = select(Job.id).where(Job.deleted, Job.status.in_(TERMINAL), alone)
+            return list(session.scalars(query.limit(limit)))
 
     def forget(self, job_id: str) -> None:
         """Remove a job and all that belongs to it."""

@@ -174,7 +174,7 @@ OUT = ("-o", "film.mp4")
         (("--topic", "x", "--fallback", "skip", *OUT), "is not one of"),
         (("--topic", "x", "--crossfade-s", "inf", *OUT), "must be a finite number"),
         (("--topic", "x", "--no-animate", *OUT), "No such option"),
-        (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "scale cannot be given for what is left out"),
+        (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "upscale.scale cannot be given for what is left out"),
     ],
 )
 def test_nothing_is_sent_for_a_wrong_command_line(

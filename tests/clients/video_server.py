@@ -339,16 +339,12 @@ class VideoServer:
         variant: str | None = None,
         form: Annotated[str, Query(alias="format")] = "csv",
     ) -> Response:
-        variant = variant or _main(_found(self.jobs, video_id).fields)
+        job = _found(self.jobs, video_id)
         contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if form == "json" else CSV}
-        contents |= {
-            "image": PAINTED,
-            "hd": HD,
-            "frames": zipped(FRAMES),
-            "debug": zipped(DEBUG),
-            **self.script.contents,
-        }
-        data = _found({name: data for name, data in contents.items() if name not in self.script.missing}, variant)
+        contents |= {"image": PAINTED, "hd": HD, "frames": zipped(FRAMES), "debug": zipped(DEBUG)}
+        contents |= self.script.contents
+        there = {name: data for name, data in contents.items() if name not in self.script.missing}
+        data = _found(there, variant or _main(job.fields))
         cut = self.script.cut_content.pop(0) if self.script.cut_content else None
         if self.script.live or variant in ("frames", "debug"):
             return StreamingResponse(_pieces(data, cut), media_type="video/mp4")

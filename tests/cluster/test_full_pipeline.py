@@ -1,6 +1,7 @@
 """The full pipeline on a real server: its stages, what flows, what is refused, what is killed."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from tests.services.flux_loras import QUERIES, VALUES, tensors_of
 pytestmark = pytest.mark.cluster
 
 LONG: dict[str, Any] = {
-    "restyle": {"prompt": "watercolour", "steps": 40},
-    "steps": 40,
-    "animate": {"num_frames": 25, "steps": 25, "max_area": 128 * 128},
+    "restyle": {"prompt": "watercolour", "steps": 20},
+    "steps": 30,
+    "animate": {"num_frames": 14, "steps": 12, "max_area": 96 * 96},
 }
 """Long enough to be hit in the middle."""
 
@@ -42,7 +43,8 @@ def loras(studio: Server) -> list[str]:
 
 
 def stages_of(video: dict[str, Any]) -> list[str]:
-    return [stage["name"] for stage in video["stages"]]
+    """In their order; of what two replicas did together, once."""
+    return list(dict.fromkeys(stage["name"] for stage in video["stages"]))
 
 
 def test_every_stage_runs_and_each_result_can_be_had(http: httpx.Client, loras: list[str]) -> None:
@@ -114,7 +116,7 @@ def test_loras_in_turn_by_four_clients_never_mix(studio: Server, http: httpx.Cli
 
 
 def test_the_first_large_frames_are_there_before_the_last_is_decoded(http: httpx.Client) -> None:
-    video_id = asked(http, animate={"num_frames": 49, "steps": 2, "max_area": 128 * 128}, upscale={"scale": 2})
+    video_id = asked(http, animate={"num_frames": 30, "steps": 2, "max_area": 96 * 96}, upscale={"scale": 2})
     kinds: list[str] = []
     with http.stream("GET", f"/v1/videos/{video_id}/events", timeout=240) as answer:
         for line in answer.iter_lines():
@@ -149,13 +151,13 @@ def test_a_killed_process_costs_time_and_nothing_else(
     processes = until(lambda: studio.replicas(deployment), what=f"replicas of {deployment}")
     video_id = asked(http, **LONG)
     staged(http, video_id, stage)
-    for process in processes:
-        process.kill()
+    busiest(processes).kill()
     video = ended(http, video_id, 240)
     assert video["status"] == "completed", video
     assert {name: result(http, video_id, name) for name in undisturbed} == undisturbed
     if stage in ("animate", "upscale"):
-        assert stages_of(video).count("paint") == 1, "the picture that was there is not painted again"
+        painted_s = [each["seconds"] for each in video["stages"] if each["name"] == "paint"]
+        assert len(painted_s) == 1, "the picture that was there is not painted again"
 
 
 def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Client) -> None:
@@ -167,6 +169,14 @@ def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Clien
         video = ended(http, video_id, 60)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
         until(lambda model=model: all(idle(process) for process in studio.replicas(model)), 30, f"{model} to rest")
+
+
+def busiest(processes: list[psutil.Process]) -> psutil.Process:
+    """The one that is at work."""
+    before = [sum(process.cpu_times()[:2]) for process in processes]
+    time.sleep(0.2)
+    spent = [sum(process.cpu_times()[:2]) - was for process, was in zip(processes, before, strict=True)]
+    return processes[spent.index(max(spent))]
 
 
 def idle(process: psutil.Process) -> bool:

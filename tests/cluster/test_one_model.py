@@ -1,6 +1,7 @@
 """Jobs of one model alone, on a real server: Stable Video Diffusion and Real-ESRGAN."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from tests.composition import media
 pytestmark = pytest.mark.cluster
 
 FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def http(studio: Server) -> Iterator[httpx.Client]:
+    with studio.client() as client:
+        yield client
 
 
 def decoded(data: bytes) -> list[NDArray[np.uint8]]:
@@ -41,14 +48,14 @@ def test_a_video_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
     assert [media.number_of(frame) for frame in frames] == list(range(FRAMES))
 
 
-def test_a_killed_replica_costs_no_frame(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+def test_a_killed_replica_costs_no_frame(studio: Server, http: httpx.Client, tmp_path: Path) -> None:
     large = [np.random.default_rng(n).integers(0, 256, (96, 128, 3), np.uint8) for n in range(90)]
     file = media.clip(tmp_path / "a.mp4", large)
     whole = ordered(http, file, "input_video", model="realesrgan", scale="4")
     assert ended(http, whole["id"])["status"] == "completed"
     job = ordered(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
-    for process in server.replicas("realesrgan"):
+    for process in studio.replicas("realesrgan"):
         process.kill()
     assert ended(http, job["id"], 240)["status"] == "completed"
     assert content(http, job["id"]) == content(http, whole["id"])

@@ -15,8 +15,9 @@ from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
 from clients.handles import AnimateRequest, Graphs, RollingEditRequest, V2VRequest, VideoUpscaleRequest, WanI2VRequest
-from composition.__main__ import deploy, read_config
-from composition.app import AppSettings, build
+from composition.__main__ import deploy, narrow, read_config
+from composition.app import PAINTERS, SERVICES, AppSettings, build
+from composition.app import deployments_of as deployed_by
 from services.errors import ConfigError, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Scores, StageDone, Text
 from services.worker import ServiceInfo
@@ -25,19 +26,24 @@ from tests.cluster.server import CLIP, ROOT, free_port, until
 
 pytestmark = pytest.mark.cluster
 
-MODELS = {"internvl", "wan", "qwen_edit", "svd", "realesrgan"}
+MODELS = {name.replace("-", "_") for name in SERVICES}
+COMMENT = re.compile(r"^( +)# ( *(?:- |[a-z_]+:))", re.M)
+"""A line of a configuration that is a comment; what is prose there does not begin with a key."""
 SMALL: dict[str, Any] = {"num_frames": 9, "steps": 2, "max_area": 9216, "seed": 5}
 
 
 @pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.local.yaml"])
-def test_both_files_pass_rays_own_schema_and_ours(name: str) -> None:
-    raw = yaml.safe_load((ROOT / name).read_text())
+@pytest.mark.parametrize("comments", [False, True])
+def test_both_files_pass_rays_own_schema_and_ours(name: str, comments: bool) -> None:
+    text = (ROOT / name).read_text()
+    raw = yaml.safe_load(COMMENT.sub(r"\1\2", text) if comments else text)
     schema = ServeDeploySchema.model_validate(raw)
     assert set(raw) <= set(ServeDeploySchema.model_fields), "Ray passes over a misspelled key in silence"
     settings = AppSettings.model_validate(schema.applications[0].args)
     named = {deployment.name for deployment in schema.applications[0].deployments}
-    models = {"internvl", "wan", "qwen-edit", "svd", "realesrgan"}
-    assert named == models | {"v2v", "wan-i2v", "rolling-edit", "animate", "upscale", "jobs", "ingress"}
+    assert named == deployed_by(settings)
+    if comments or name == "serve_config.local.yaml":
+        assert set(SERVICES) <= named, "both know every model"
     assert settings.wan
     assert settings.wan.max_frames >= 121
 
@@ -45,13 +51,13 @@ def test_both_files_pass_rays_own_schema_and_ours(name: str) -> None:
 def test_the_production_file_reserves_scales_drains_and_refuses() -> None:
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]
     of = {deployment["name"]: deployment for deployment in raw["deployments"]}
-    for model in ("internvl", "wan", "qwen-edit", "svd", "realesrgan"):
+    for model in ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan"):
         assert of[model]["ray_actor_options"]["num_gpus"] == 1
         assert of[model]["autoscaling_config"]["max_replicas"] > 1
         assert of[model]["max_queued_requests"] > 0
     assert of["wan"]["graceful_shutdown_timeout_s"] >= 3600
     assert of["ingress"]["backpressure_config"]["status_code"] == 429
-    for model in ("internvl", "wan", "qwen_edit", "svd"):
+    for model in ("internvl", "wan", "qwen_edit", "flux", "svd"):
         assert re.fullmatch(r"[0-9a-f]{40}", raw["args"][model]["weights"]["revision"])
 
 
@@ -63,12 +69,41 @@ def test_a_graph_is_there_when_its_models_are(tmp_path: Path) -> None:
         ({"internvl", "wan"}, {"internvl", "wan", "v2v", "wan-i2v"}),
         ({"svd"}, {"svd", "animate"}),
         ({"realesrgan"}, {"realesrgan", "upscale"}),
+        ({"flux"}, {"flux", "full-pipeline"}),
+        ({"flux", "svd"}, {"flux", "svd", "animate", "full-pipeline", "storyboard"}),
     ):
         kept = {name: value for name, value in raw.items() if name not in MODELS - models}
-        built = build(AppSettings.model_validate({**kept, "home": str(tmp_path), "auth": "none"}))
-        assert deployments_of(built) == names | {"jobs", "ingress"}
+        settings = AppSettings.model_validate({**kept, "home": str(tmp_path), "auth": "none"})
+        assert deployments_of(build(settings)) == names | {"jobs", "ingress"} == deployed_by(settings)
     with pytest.raises(ConfigError, match="name the models"):
         build(AppSettings.model_validate({"home": str(tmp_path), "auth": "none"}))
+
+
+def test_text_to_video_can_make_the_scenes(tmp_path: Path) -> None:
+    film = {"text_to_video": {"weights": {"miniature": "tiny"}}, "home": str(tmp_path), "auth": "none"}
+    settings = AppSettings.model_validate({**film, "scenes_by": "text-to-video"})
+    names = {"text-to-video", "film", "storyboard", "jobs", "ingress"}
+    assert deployments_of(build(settings)) == names == deployed_by(settings)
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        (["v2v"], {"internvl", "wan", "v2v", "wan-i2v"}),
+        (["upscale"], None),
+        (["storyboard", "realesrgan"], {"internvl", *PAINTERS, "full-pipeline", "storyboard", "animate", "upscale"}),
+        (["instantid"], {"instantid"}),
+    ],
+)
+def test_a_configuration_can_be_narrowed(only: list[str], names: set[str] | None) -> None:
+    raw = yaml.safe_load((ROOT / "serve_config.local.yaml").read_text())
+    if names is None:
+        with pytest.raises(ConfigError, match="only: there is no 'upscale'; there are v2v, "):
+            narrow(raw["applications"][0], only)
+        return
+    narrow(raw["applications"][0], only)
+    schema = ServeDeploySchema.model_validate(raw)
+    assert {deployment.name for deployment in schema.applications[0].deployments} == names | {"jobs", "ingress"}
 
 
 def deployments_of(app: Any) -> set[str]:
@@ -92,11 +127,12 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     args["wan"] |= {"weights": {"miniature": "a14b"}, "offload": "none", "dtype": "float32"}
     small = {"reference_area": 9216, "condition_area": 12544}
     args["qwen_edit"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32", **small}
+    args["flux"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32"}
     args["svd"] |= {"weights": {"miniature": "xt"}, "variant": None, "dtype": "float32"}
     args["realesrgan"] = {"dtype": "float32"}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
-    ray.init(namespace="serve", num_cpus=32, num_gpus=6, include_dashboard=False, log_to_driver=False)
+    ray.init(namespace="serve", num_cpus=32, num_gpus=7, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_config(file, "127.0.0.1", free_port()))
         until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 420, "the deployment")
@@ -109,11 +145,11 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_the_models_have_a_gpu_each(production: None) -> None:
     infos: dict[str, ServiceInfo] = {
         name: serve.get_deployment_handle(name, "reelgraph").info.remote().result()
-        for name in ("internvl", "wan", "qwen-edit", "svd", "realesrgan")
+        for name in ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan")
     }
     devices = [info.replica.rpartition("gpu=")[2] for info in infos.values()]
     assert all(device.isdecimal() for device in devices)
-    assert len(set(devices)) == 5
+    assert len(set(devices)) == 6
 
 
 async def collected(stream: Any) -> list[Item]:

@@ -1,0 +1,296 @@
+"""The storyboard with a runner of jobs, without Ray: scenes as jobs, a writer that may write nonsense, lost scenes."""
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from pydantic import ValidationError
+
+from composition.artifacts import Artifacts, ArtifactSettings
+from composition.calls import Transport
+from composition.full_pipeline import FullPipelineRequest
+from composition.jobs import JobRunner, RunnerSettings
+from composition.scenes import Board, StoryboardRequest, StoryboardSettings, frames_of, job_of
+from composition.script import Scene, Script
+from composition.store import Store, new_id
+from composition.storyboard import Storyboard
+from composition.tables import Job
+from services.errors import InvalidParameter, LimitExceeded, ModelFailed
+from services.frames import Item, Progress, StageDone, Text
+from services.internvl.request import DescribeRequest
+from tests.composition.rolling import Gone
+from tests.composition.serving import Handle
+from tests.composition.studio import MODELS, Room, Studio
+
+SHOT: dict[str, Any] = {"seed": 7, "animate": {"num_frames": 6}, "upscale": False}
+
+
+class Writer:
+    """InternVL's place: answers in turn what it is told to.
+
+    Args:
+        answers: to questions for a script; one that is an error is raised.
+    """
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self._answers = list(answers)
+        self.asked: list[DescribeRequest] = []
+        self.stopped: list[str] = []
+
+    async def describe(self, request: DescribeRequest, frames: None = None, key: str = "") -> AsyncGenerator[Item]:
+        self.asked.append(request)
+        yield Progress("describe", 0, request.max_new_tokens)
+        if "makes pictures of texts" in request.prompt:
+            answer: str | Exception = f"a picture of {len(self.asked)}"
+        else:
+            answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        for piece in (answer[:5], answer[5:]):
+            yield Text("describe", piece)
+        yield StageDone("describe", "internvl", "nowhere", "", "internvl#0", 0.5)
+
+    async def stop(self, key: str) -> None:
+        self.stopped.append(key)
+
+
+def script(*durations: float, **first: Any) -> dict[str, Any]:
+    scenes: list[dict[str, Any]] = [
+        {"scene_number": n, "description": f"a fox {n}", "duration": s} for n, s in enumerate(durations, 1)
+    ]
+    scenes[0].update(first)
+    return {"title": "The fox", "scenes": scenes}
+
+
+class Set:
+    """A store, and a runner of storyboards and of their scenes."""
+
+    def __init__(self, folder: Path, studio: Studio | None = None, writer: Writer | None = None) -> None:
+        self.url = f"sqlite:///{folder / 'store.db'}"
+        self.store = Store(self.url)
+        self.room = Room(folder, studio)
+        self.where = ArtifactSettings(url=str(folder / "artifacts"))
+        self.artifacts = Artifacts(self.where)
+        settings = StoryboardSettings(artifacts=self.where, database=self.url, models=MODELS)
+        internvl = Handle(writer) if writer else None
+        self.graphs = {
+            "storyboard": Handle(Storyboard(internvl, settings, Transport(lost=(Gone,)))),
+            "full-pipeline": Handle(self.room.graph),
+        }
+
+    @asynccontextmanager
+    async def working(self, concurrency: int = 1) -> AsyncIterator[None]:
+        settings = RunnerSettings(
+            database=self.url, artifacts=self.where, concurrency=concurrency, poll_s=0.02, lease_s=30
+        )
+        requests: dict[str, Any] = {"storyboard": StoryboardRequest, "full-pipeline": FullPipelineRequest}
+        runner = JobRunner(self.graphs, requests, settings, Transport(lost=(Gone,)))
+        try:
+            yield
+        finally:
+            await runner.close()
+
+    def ordered(self, **fields: Any) -> Job:
+        asked = StoryboardRequest.model_validate({**SHOT, **fields})
+        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "created_at": time.time()}
+        return self.store.create_job(Job(id=new_id("video"), owner="ann", model="storyboard", **said), 99)
+
+    async def ended(self, job: Job) -> Job:
+        async with asyncio.timeout(60):
+            while not (now := await asyncio.to_thread(self.store.job, job.id)).ended:
+                pass
+        return now
+
+    def video(self, job: Job) -> bytes:
+        return b"".join(self.artifacts.read(str(self.store.job(job.id).results["video"])))
+
+
+def count(data: bytes) -> int:
+    with av.open(io.BytesIO(data), "r") as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+async def test_a_runner_with_one_place_makes_the_scenes_beside_the_film(tmp_path: Path) -> None:
+    stage = Set(tmp_path)
+    async with stage.working():
+        films = [stage.ordered(script=script(1, 0.5, 2)) for _ in range(2)]
+        done = [await stage.ended(film) for film in films]
+    assert [film.status for film in done] == ["completed", "completed"]
+    assert stage.video(films[0]) == stage.video(films[1]), "the same seed, the same film"
+    assert count(stage.video(films[0])) == done[0].frames_done == done[0].frames_total == 6 + 3 + 12
+    scenes = stage.store.children([films[0].id])[films[0].id]
+    assert [scene.params["prompt"] for scene in scenes] == ["a fox 1", "a fox 2", "a fox 3"]
+    assert [scene.params["seed"] for scene in scenes] == [7, 8, 9]
+    assert [scene.params["animate"]["num_frames"] for scene in scenes] == [6, 3, 6], "the longest is shown slower"
+    assert done[0].facts["script_source"] == "request"
+
+
+@pytest.mark.parametrize(
+    ("answers", "source", "told"),
+    [
+        ([json.dumps(script(1, 1))], "model", "a fox 1"),
+        (["no JSON at all", json.dumps(script(1, 1))], "model, repaired", "a fox 1"),
+        (["```json\n{", '{"title": "x", "scenes": []}'], "sentences", "It sails."),
+        ([json.dumps(script(1, 1, face="file_x")), json.dumps(script(1e6, 1))], "sentences", "It sails."),
+        ([LimitExceeded("prompt: too long for the model's context")], "sentences", "It sails."),
+    ],
+)
+async def test_what_the_writer_writes_is_checked(
+    tmp_path: Path, answers: list[str | Exception], source: str, told: str
+) -> None:
+    writer = Writer(*answers)
+    stage = Set(tmp_path, writer=writer)
+    async with stage.working(2):
+        film = await stage.ended(stage.ordered(topic="It sails. It sinks.", scenes=2, scene_s=1))
+    assert film.status == "completed", film.error_message
+    assert film.facts["script_source"] == source
+    written = Script.model_validate_json(film.facts["script"])
+    assert written.scenes[0].description == told
+    assert ("script_refused" in film.facts) == (source != "model")
+    scenes = stage.store.children([film.id])[film.id]
+    assert all(scene.params["prompt"].startswith("a picture of ") for scene in scenes)
+    assert json.loads(film.facts["prompts"]) == [scene.params["prompt"] for scene in scenes]
+    if source == "model, repaired":
+        assert "no JSON at all" in writer.asked[1].prompt
+
+
+async def test_without_a_writer_the_topic_is_split(tmp_path: Path) -> None:
+    stage = Set(tmp_path)
+    async with stage.working():
+        film = await stage.ended(stage.ordered(topic="It sails. It sinks.", scene_s=0.5))
+    assert film.facts["script_source"] == "sentences"
+    assert [scene.params["prompt"] for scene in stage.store.children([film.id])[film.id]] == ["It sails.", "It sinks."]
+
+
+async def test_a_lost_scene_is_a_card(tmp_path: Path) -> None:
+    stage = Set(tmp_path, Studio({"flux:0": ModelFailed("no memory")}))
+    async with stage.working():
+        film = await stage.ended(stage.ordered(script=script(1, 1), crossfade_s=0.5, interpolate=2))
+        assert film.status == "completed"
+        assert (film.facts["placeholders"], film.degraded) == ("1", "scene 1 is a placeholder: no memory")
+        assert count(stage.video(film)) == 12 + 12 - 6
+        other = await stage.ended(stage.ordered(script=script(1, 1)))
+        assert other.degraded is None
+
+
+async def test_a_lost_scene_can_be_the_end(tmp_path: Path) -> None:
+    stage = Set(tmp_path, Studio({"flux:1": ModelFailed("no memory")}))
+    async with stage.working():
+        film = await stage.ended(stage.ordered(script=script(1, 1, 1), fallback="error"))
+        assert (film.status, film.error_message) == ("failed", "scene 2: no memory")
+        kept = stage.store.children([film.id])[film.id][0]
+        assert kept.status == "completed"
+
+
+async def test_when_no_scene_can_be_made_it_has_failed(tmp_path: Path) -> None:
+    stage = Set(tmp_path, Studio({f"flux:{n}": ModelFailed("no memory") for n in range(2)}))
+    async with stage.working():
+        film = await stage.ended(stage.ordered(script=script(1, 1)))
+    assert (film.status, film.error_message) == ("failed", "no scene could be made; scene 1: no memory")
+
+
+async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
+    stage = Set(tmp_path)
+    film = stage.ordered(script=script(1, 1))
+    asked = StoryboardRequest.model_validate(film.params)
+    assert asked.script
+    board = Board(asked, film, asked.script, ["a", "b"], 7)
+    settings = StoryboardSettings(artifacts=stage.where, database=stage.url, models=MODELS)
+    second = stage.store.create_child(job_of(board, asked.script.scenes[1], 1, settings))
+    stage.store.stop_job(second.id, "ann", delete_it=True)
+    async with stage.working():
+        done = await stage.ended(film)
+    assert done.status == "completed"
+    assert "scene 2 is a placeholder" in str(done.degraded)
+
+
+async def test_it_goes_on_with_the_scenes_that_are_there(tmp_path: Path) -> None:
+    stage = Set(tmp_path)
+    film = stage.ordered(script=script(1, 1, 1))
+    whole = stage.ordered(script=script(1, 1, 1))
+    async with stage.working(2):
+        await stage.ended(whole)
+    painted = stage.room.studio.count("flux")
+    assert stage.store.job(film.id).ended, "both were made"
+    again = stage.store.job(film.id)
+    assert stage.video(again) == stage.video(whole)
+    assert painted == 6
+
+
+async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
+    graph = Storyboard(None, StoryboardSettings(artifacts=Set(tmp_path).where, database=Set(tmp_path).url), Transport())
+    with pytest.raises(InvalidParameter, match="ask for it over HTTP"):
+        async for _ in graph.run(StoryboardRequest(script=Script.model_validate(script(1)))):
+            pass
+
+
+def board(film: bool = False, **fields: Any) -> tuple[Board, StoryboardSettings]:
+    asked = StoryboardRequest.model_validate({**SHOT, "script": script(1), **fields})
+    assert asked.script
+    parent = Job(id="video_p", owner="ann", params={"face": "file_f"}, media={"face": "files/f"}, created_at=1.0)
+    maker: dict[str, Any] = {"maker": "text-to-video", "film": {"steps": 3}} if film else {"models": ("flux", "svd")}
+    settings = StoryboardSettings(artifacts=ArtifactSettings(url="/nowhere"), database="sqlite://", **maker)
+    return Board(asked, parent, asked.script, ["a fox"], 7), settings
+
+
+def test_what_a_scene_says_stands_before_what_all_say() -> None:
+    told, settings = board(
+        script=script(1, style="ink", lora=["snow:0.5"], face="file_s"), loras=["oil"], restyle="oil", face="file_f"
+    )
+    told.parent.media["script.scenes.1.face"] = "files/s"
+    scene = told.script.scenes[0]
+    job = job_of(told, scene, 0, settings)
+    assert (job.params["face"], job.media) == ("file_s", {"face": "files/s"})
+    assert [lora["name"] for lora in job.params["loras"]] == ["snow"]
+    assert job.params["prompt"] == "a fox, ink", "nothing that could restyle is served"
+    restyling = settings.model_copy(update={"models": MODELS})
+    styled = job_of(told, scene, 0, restyling)
+    assert (styled.params["restyle"]["prompt"], styled.params["prompt"]) == ("ink", "a fox")
+    assert styled.id == job.id, "the same scene of the same film"
+
+
+def test_text_to_video_in_place_of_pictures() -> None:
+    told, settings = board(film=True, script=script(1, style="ink"))
+    job = job_of(told, told.script.scenes[0], 0, settings)
+    assert (job.model, job.params["prompt"], job.params["steps"], job.params["num_frames"]) == (
+        "text-to-video", "a fox, ink", 3, 6,
+    )  # fmt: skip
+    for fields in ({"loras": ["a"]}, {"restyle": "ink"}, {"script": script(1, lora="a")}):
+        told, settings = board(film=True, **fields)
+        with pytest.raises(InvalidParameter, match="made by text-to-video here"):
+            job_of(told, told.script.scenes[0], 0, settings)
+
+
+def test_a_scene_has_the_frames_that_its_time_needs() -> None:
+    def scene(duration: float) -> Scene:
+        return Scene(scene_number=1, description="x", duration=duration)
+
+    assert [frames_of(scene(s), 6, 25) for s in (0.01, 1, 1.01, 60)] == [2, 6, 7, 25]
+    told, _ = board(script=script(1, 2), interpolate=3, crossfade_s=0.5)
+    assert (told.rate, told.frames) == (Fraction(18), 18 + 36 - 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "give either this or topic"),
+        ({"script": script(1), "topic": "x"}, "give either this or topic"),
+        ({"topic": " "}, "blank"),
+        ({"topic": "x" * 5000}, "4000"),
+        ({"script": {"scenes": []}}, "1 to 100 scenes"),
+        ({"script": script(1), "animate": "false"}, "cannot be turned off"),
+        ({"script": script(1), "scenes": 3}, "only for a topic"),
+        ({"script": script(1), "crossfade_s": float("nan")}, "finite"),
+    ],
+)
+def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValidationError, InvalidParameter), match=words):
+        StoryboardRequest.model_validate(fields)
