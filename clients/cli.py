@@ -146,8 +146,12 @@ def upscale(
     ctx: typer.Context,
     fields: UpscaleFields,
     how: MakeOptions,
-    video: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, readable=True)] = None,
-    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, readable=True)] = None,
+    video: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="The video to enlarge.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="Or the picture to enlarge.")
+    ] = None,
 ) -> None:
     """Make a video, or a picture, two to four times as large. The result of a picture is a .png file."""
     if (video is None) == (image is None):

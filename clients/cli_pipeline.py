@@ -133,7 +133,7 @@ def shot(options: PipelineOptions | ShootingOptions) -> dict[str, object]:
     for stage, given in stages.items():
         off = asked.pop(f"no_{stage}", False)
         if off and given:
-            named = ", ".join(sorted(given))
+            named = ", ".join(f"{stage}.{name}" for name in sorted(given))
             raise typer.BadParameter(f"{named} cannot be given for what is left out", param_hint=f"--no-{stage}")
         if off or given:
             asked[stage] = False if off else given

@@ -13,10 +13,19 @@ from pydantic import Field
 
 from composition.calls import Handle, Transport, in_order, merged, opened, stop_everywhere, stream
 from composition.faces import face_of
-from composition.graph import IMAGE, NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, Stages, completed
+from composition.graph import (
+    IMAGE,
+    NOTHING_KNOWN,
+    GraphRequest,
+    GraphSettings,
+    Known,
+    Media,
+    Stages,
+    completed,
+    told_rate,
+)
 from composition.shooting import Shooting, switched
 from composition.store import VIDEO
-from composition.svd import told_rate
 from composition.upscale import WINDOW, upscaled
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest, Painting
@@ -89,7 +98,7 @@ class FullPipelineRequest(GraphRequest, Shooting):
         if not isinstance(given, Mapping):
             return dict(fields)
         animate = cast("Mapping[str, Any]", given)
-        return {**fields, "animate": {"num_frames": max(2, round(seconds * told_rate(animate))), **animate}}
+        return {**fields, "animate": {"num_frames": max(2, round(seconds * told_rate(animate, SvdRequest))), **animate}}
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from composition.decode import Decoder, MediaKind, MediaLimits
 from composition.store import VIDEO
 from services.frames import Fact, Frames, Item, JsonValue, Pixels, StageDone
 
+MAX_RATE = 60
 IMAGE = "image"
 """The variant that is a picture."""
 
@@ -150,6 +151,16 @@ def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     return merged
 
 
+def told_rate(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
+    """Frames per second as `fps` says it, or else the model's default; what is none is refused later."""
+    default = float(model.model_fields["fps"].default)
+    try:
+        told = float(fields.get("fps", default))
+    except (TypeError, ValueError, OverflowError):
+        return default
+    return told if 1 <= told <= MAX_RATE else default
+
+
 class Media:
     """Opens the media that a request names."""
 
@@ -219,4 +230,5 @@ __all__ = [
     "Transport",
     "completed",
     "merged_fields",
+    "told_rate",
 ]

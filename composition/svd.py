@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed
+from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed, told_rate
 from services.frames import Fact, Item
 from services.svd.request import SvdRequest
 
@@ -22,16 +22,7 @@ class AnimateRequest(GraphRequest, SvdRequest):
     @classmethod
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         del rate
-        return {**fields, "num_frames": max(2, round(seconds * told_rate(fields)))}
-
-
-def told_rate(fields: Mapping[str, Any]) -> float:
-    """Frames per second, as fields of Stable Video Diffusion say; what is none is refused later."""
-    default = SvdRequest.model_fields["fps"].default
-    try:
-        return float(fields.get("fps", default))
-    except (TypeError, ValueError):
-        return float(default)
+        return {**fields, "num_frames": max(2, round(seconds * told_rate(fields, SvdRequest)))}
 
 
 class Animate:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, completed
+from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, completed, told_rate
 from services.frames import Fact, Item
 from services.limits import MAX_TEXT
 from services.text_to_video.request import Filming, TextToVideoRequest
@@ -23,17 +23,7 @@ class FilmRequest(GraphRequest, Filming):
     @classmethod
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         del rate
-        return {**fields, "num_frames": max(2, round(seconds * _told_rate(fields)))}
-
-
-def _told_rate(fields: Mapping[str, Any]) -> float:
-    """Frames per second, as the fields say them; what is none is refused later."""
-    default = float(Filming.model_fields["fps"].default)
-    try:
-        told = float(fields.get("fps", default))
-    except (TypeError, ValueError, OverflowError):
-        return default
-    return told if 1 <= told <= 60 else default
+        return {**fields, "num_frames": max(2, round(seconds * told_rate(fields, Filming)))}
 
 
 class Film:

@@ -10,10 +10,12 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, png
 from tests.cluster.server import Server, until
+from tests.cluster.test_full_pipeline import busiest
 from tests.composition import media
 
 pytestmark = pytest.mark.cluster
@@ -43,7 +45,7 @@ def test_a_video_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
     job = ordered(http, media.count(tmp_path / "a.mp4", FRAMES), "input_reference", model="realesrgan", scale="2")
     video = ended(http, job["id"])
     assert (video["status"], video["size"], video["frames_done"]) == ("completed", "128x96", FRAMES), video
-    assert [(stage["name"], stage["model"]) for stage in video["stages"]] == [("upscale", "realesrgan")]
+    assert {(stage["name"], stage["model"]) for stage in video["stages"]} == {("upscale", "realesrgan")}
     frames = decoded(content(http, job["id"]))
     assert [media.number_of(frame) for frame in frames] == list(range(FRAMES))
 
@@ -55,10 +57,21 @@ def test_a_killed_replica_costs_no_frame(studio: Server, http: httpx.Client, tmp
     assert ended(http, whole["id"])["status"] == "completed"
     job = ordered(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
-    for process in studio.replicas("realesrgan"):
-        process.kill()
+    busiest(studio.replicas("realesrgan")).kill()
     assert ended(http, job["id"], 240)["status"] == "completed"
     assert content(http, job["id"]) == content(http, whole["id"])
+
+
+def test_a_picture_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    job = ordered(http, tmp_path / "a.png", "image", model="realesrgan", scale="3")
+    video = ended(http, job["id"])
+    height, width = clip(1)[0].shape[:2]
+    assert (video["status"], video["main"], video["size"]) == ("completed", "image", f"{3 * width}x{3 * height}"), video
+    answer = http.get(f"/v1/videos/{job['id']}/content")
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (3 * width, 3 * height)
 
 
 def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
@@ -78,6 +91,8 @@ def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
         ({"model": "svd", "motion_bucket_id": "0"}, "motion_bucket_id", "greater than or equal to 1"),
         ({"model": "svd", "guidance_scale": "3", "max_guidance_scale": "3"}, "guidance_scale", "give one of"),
         ({"model": "realesrgan", "scale": "5"}, "scale", "less than or equal to 4"),
+        ({"model": "realesrgan", "image": "file_x"}, "input_video", "give either this or image"),
+        ({"model": "storyboard"}, "input_reference", "there is no such media field"),
     ],
 )
 def test_what_cannot_be(http: httpx.Client, tmp_path: Path, fields: dict[str, str], param: str, words: str) -> None:

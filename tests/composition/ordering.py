@@ -10,9 +10,13 @@ from composition.bodies import Body
 from composition.decode import MediaLimits
 from composition.encode import png
 from composition.forms import Part
+from composition.full_pipeline import FullPipelineRequest
+from composition.graph import GraphRequest
 from composition.orders import Orders, Rules
 from composition.rolling_edit import RollingEditRequest
+from composition.scenes import StoryboardRequest
 from composition.store import FRAME, Lease, Page, Store
+from composition.svd import AnimateRequest
 from composition.tables import File, Job, Still
 from composition.uploads import Uploads
 from composition.v2v import V2VRequest
@@ -20,21 +24,41 @@ from services.frames import Pixels
 from tests.composition.serving import noise
 
 EDGES = 4
-LIMITS = {"v2v": {"num_frames": 17, "max_area": 4096}, "rolling-edit": {"steps": 20, "max_area": 4096}}
-DEFAULTS = {"v2v": {"max_area": 4096, "num_frames": 17}, "rolling-edit": {"steps": 4, "max_area": 2048}}
+SERVED = ("flux", "svd")
+LIMITS = {
+    "v2v": {"num_frames": 17, "max_area": 4096},
+    "rolling-edit": {"steps": 20, "max_area": 4096},
+    "full-pipeline": {"steps": 50, "animate.num_frames": 30},
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "v2v": {"max_area": 4096, "num_frames": 17},
+    "rolling-edit": {"steps": 4, "max_area": 2048},
+    "full-pipeline": {"size": "64x64", "animate": {"num_frames": 8, "steps": 3}},
+}
 
 
 class Counter:
     """Takes orders of `ann`. In a `stocked` folder she has uploaded a first frame, edges and a clip."""
 
-    def __init__(self, folder: Path, limits: Mapping[str, Mapping[str, float]] = LIMITS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Mapping[str, Mapping[str, float]] = LIMITS,
+        served: tuple[str, ...] = SERVED,
+    ) -> None:
         self.folder = folder
         self.store = Store(f"sqlite:///{folder / 'store.db'}")
         self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
-        requests = {"v2v": V2VRequest, "rolling-edit": RollingEditRequest}
+        requests: dict[str, type[GraphRequest]] = {
+            "v2v": V2VRequest,
+            "rolling-edit": RollingEditRequest,
+            "svd": AnimateRequest,
+            "full-pipeline": FullPipelineRequest,
+            "storyboard": StoryboardRequest,
+        }
         kept = self.store, self.artifacts
-        self.orders = Orders(requests, Rules(DEFAULTS, limits), self.uploads, kept)
+        self.orders = Orders(requests, Rules(DEFAULTS, limits, served), self.uploads, kept)
         self._files = {file.filename: file for file in self.store.files("ann", Page(100))[0]}
 
     @property
@@ -64,6 +88,10 @@ class Counter:
     async def video(self, **fields: Any) -> Job:
         """Order the continuation of a clip."""
         return await self._ordered("ann", "v2v", {"input_video": self.clip.id, **fields})
+
+    async def ordered(self, model: str, **fields: Any) -> Job:
+        """Order anything."""
+        return await self._ordered("ann", model, fields)
 
     async def _ordered(self, owner: str, model: str, fields: dict[str, Any]) -> Job:
         given = {"model": model, **fields}

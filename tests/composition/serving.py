@@ -72,9 +72,7 @@ class Handle:
         self.calls: list[Call] = []
         self.preferred: list[str] = []
 
-    def options(
-        self, *, method_name: str, stream: bool, _by_reference: bool, multiplexed_model_id: str = ""
-    ) -> Method:
+    def options(self, *, method_name: str, stream: bool, _by_reference: bool, multiplexed_model_id: str = "") -> Method:
         assert stream, "all methods stream"
         assert _by_reference, "by value, a frame is too large for one of Ray's messages"
         self.preferred.append(multiplexed_model_id)

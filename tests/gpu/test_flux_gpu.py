@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.errors import Cancelled, ModelFailed
-from services.flux.request import FluxRequest
+from services.flux.request import FluxRequest, Lora
 from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels
 from services.levers import StepCache
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 4, "seed": 3}
 REQUEST = FluxRequest(**FIELDS)
-INK = FluxRequest(**FIELDS, loras=("ink",))
+INK = FluxRequest(**FIELDS, loras=(Lora(name="ink"),))
 NETS = IdentitySettings(weights=Weights(miniature="identity"))
 POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
 FACE = Face(np.full(512, 512**-0.5, np.float32), POINTS, np.array([0.2, 0.2, 0.8, 0.9], np.float32))
@@ -198,10 +198,10 @@ async def test_compiled_blocks_take_a_lora(home, folder, plain):
 
 
 async def test_memory_that_runs_out_is_said_and_the_next_request_works(home, plain, request):
-    flux = loaded(home)
+    flux = loaded(home, max_area=2048 * 2048)
     await made(flux)
     request.getfixturevalue("little_memory")
-    with pytest.raises(ModelFailed, match="1920x1088 pixels: ask for a smaller size or fewer LoRAs"):
-        await made(flux, FluxRequest(**{**FIELDS, "size": "1920x1088"}))
+    with pytest.raises(ModelFailed, match="2048x2048 pixels: ask for a smaller size or fewer LoRAs"):
+        await made(flux, FluxRequest(**{**FIELDS, "size": "2048x2048"}))
     flux.check_health()
     assert np.array_equal(await made(flux), plain)

@@ -143,10 +143,10 @@ async def test_a_compiled_transformer(home, plain):
 
 
 async def test_memory_that_runs_out_is_said_and_the_next_request_works(home, plain, request):
-    hunyuan = loaded(home)
+    hunyuan, large = loaded(home, max_area=2048 * 2048), RestyleRequest(**FIELDS, max_area=2048 * 2048)
     await made(hunyuan)
     request.getfixturevalue("little_memory")
-    with pytest.raises(ModelFailed, match="1024x1024 pixels: ask for a smaller max_area"):
-        await made(hunyuan, image=Frames(np.zeros((1, 1024, 1024, 3), np.uint8)))
+    with pytest.raises(ModelFailed, match="2048x2048 pixels: ask for a smaller max_area"):
+        await made(hunyuan, large, Frames(np.zeros((1, 2048, 2048, 3), np.uint8)))
     hunyuan.check_health()
     assert np.array_equal(await made(hunyuan), plain)
