@@ -17,12 +17,12 @@ from clients import wire
 from clients.cli_edit import edit
 from clients.cli_image import face, image
 from clients.cli_make import local_client, make, report
-from clients.cli_pipeline import ends, pipeline
+from clients.cli_pipeline import pipeline
 from clients.cli_resources import Address, files_app, jobs_app, models_app
 from clients.cli_story import storyboard
 from clients.errors import ApiError, ClientError, ServerUnreachable
 from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
-from clients.options import AsJson, InputFile, MakeOptions, grouped
+from clients.options import AsJson, InputFile, MakeOptions, ends, grouped
 from clients.order import Order, Result, carry_out
 from clients.progress import display
 from clients.server import become

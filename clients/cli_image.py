@@ -16,11 +16,10 @@ from clients.disk import Landing
 from clients.errors import ClientError
 from clients.fields import PaintingFields, StreamFields
 from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
-from clients.options import MakeOptions, RunOptions, grouped, target
+from clients.options import MakeOptions, RunOptions, grouped, json_object, target
 from clients.progress import Display, display
 
 _MODELS = ("flux", "instantid")
-_MAX_IDENTITY_BYTES = 1 << 20
 _KEYPOINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -29,19 +28,6 @@ def _png(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() != ".png":
         raise typer.BadParameter(f"{path} must end with .png")
     return target(path)
-
-
-def _identity(path: Path) -> dict[str, object]:
-    """Read what `reel face --identity-out` has written."""
-    try:
-        if path.stat().st_size > _MAX_IDENTITY_BYTES:
-            raise typer.BadParameter(f"{path} has more bytes than an identity can have")
-        told: object = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise typer.BadParameter(f"{path} holds no JSON object")
-    return cast("dict[str, object]", told)
 
 
 class ImageOptions(PaintingFields, total=False):
@@ -59,7 +45,7 @@ class ImageOptions(PaintingFields, total=False):
     identity: Annotated[
         dict[str, object] | None,
         typer.Option(
-            parser=lambda path: _identity(Path(path)),
+            parser=lambda path: json_object(Path(path)),
             metavar="FILE.json",
             help="Whoever is to be seen, as reel face --identity-out has written; instead of --face.",
         ),

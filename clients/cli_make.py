@@ -20,12 +20,22 @@ _BESIDE = Backoff(limit=4, first_s=0.25)
 """A server of our own that is gone will not come back."""
 
 
-def make(ctx: typer.Context, order: Order, how: RunOptions) -> None:
-    """Carry an order out on the server that the command line names."""
+def make(ctx: typer.Context, order: Order, how: RunOptions, *, stages: bool = False) -> Video:
+    """Carry an order out on the server that the command line names, and say what there is now.
+
+    Args:
+        ctx: of the command.
+        order: what is wanted.
+        how: the options that all such commands have.
+        stages: whether the stages of the work are printed too.
+    """
     screen = display(sys.stderr)
     with local_client(screen, [order.model], ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
         video = carry_out(client, order, screen)
+    if stages and not how["as_json"]:
+        _print_stages(video)
     report(video, [result.target for result in order.results], as_json=how["as_json"])
+    return video
 
 
 @contextmanager
@@ -47,3 +57,10 @@ def report(video: Video, paths: list[Path], *, as_json: bool) -> None:
         typer.echo(f"seed: {video.params['seed']}")
     for path in paths:
         typer.echo(str(path))
+
+
+def _print_stages(video: Video) -> None:
+    rows = [(stage.name, stage.model, f"{stage.seconds:.1f} s") for stage in video.stages]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, model, seconds in rows:
+        typer.echo(f"{name:<{widths[0]}}  {model:<{widths[1]}}  {seconds:>{widths[2]}}")

@@ -1,45 +1,15 @@
 """`reel pipeline`: from words to a picture to a video to a larger video; and what the storyboard shares with it."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, cast
 
 import typer
 
-from clients.cli_make import local_client, report
-from clients.cli_resources import Address, connect
+from clients.cli_make import make
 from clients.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
-from clients.objects import Video
-from clients.options import MakeOptions, RunOptions, grouped, target
-from clients.order import Order, Result, carry_out
-from clients.progress import display
-
-_MAX_JSON_BYTES = 32 << 20
-"""A script of a hundred scenes whose texts are as long as they may be has fewer."""
-
-
-def json_object(path: Path) -> dict[str, object]:
-    """Read a file that holds a JSON object. Raises BadParameter for what is none, or could not be sent as one."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-        if len(data) > _MAX_JSON_BYTES:
-            raise typer.BadParameter(f"{path} has more bytes than the limit of {_MAX_JSON_BYTES}")
-        told: object = json.loads(data)
-        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()  # JSON has no word for NaN or half a character
-    except (OSError, ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise typer.BadParameter(f"{path} holds no JSON object")
-    return cast("dict[str, object]", told)
-
-
-def ends(path: Path | None, suffix: str, option: str) -> None:
-    """Raise BadParameter where a result that is not of that form would go."""
-    if path is not None and path.suffix.lower() != suffix:
-        raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
+from clients.options import MakeOptions, ends, grouped, json_object, target
+from clients.order import Order, Result
 
 
 class RestyleOptions(RestyleFields, total=False):
@@ -116,7 +86,7 @@ def pipeline(
     """
     asked = {"prompt": prompt, **shot(options)}
     asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
-    shoot(ctx, Order("full-pipeline", {}, asked, _wanted(asked, results, how["out"])), how)
+    make(ctx, Order("full-pipeline", {}, asked, _wanted(asked, results, how["out"])), how, stages=True)
 
 
 def shot(options: PipelineOptions | ShootingOptions) -> dict[str, object]:
@@ -140,17 +110,6 @@ def shot(options: PipelineOptions | ShootingOptions) -> dict[str, object]:
     return asked
 
 
-def shoot(ctx: typer.Context, order: Order, how: RunOptions) -> Video:
-    """Carry an order out, and print the stages of the work and what was made."""
-    screen = display(sys.stderr)
-    with local_client(screen, [order.model], ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
-        video = carry_out(client, order, screen)
-    if not how["as_json"]:
-        _print_stages(video)
-    report(video, [result.target for result in order.results], as_json=how["as_json"])
-    return video
-
-
 def _wanted(asked: dict[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
     """The results in the order in which they are there. Raises BadParameter."""
     image_out, video_out = results.get("image_out"), results.get("video_out")
@@ -170,10 +129,3 @@ def _wanted(asked: dict[str, object], results: PipelineResults, out: Path) -> Se
         wanted.append(Result(video_out, {"variant": "video"}))
     enlarged = still and bool(asked.get("upscale"))
     return [*wanted, Result(out, {"variant": "hd"} if enlarged else {})]
-
-
-def _print_stages(video: Video) -> None:
-    rows = [(stage.name, stage.model, f"{stage.seconds:.1f} s") for stage in video.stages]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, model, seconds in rows:
-        typer.echo(f"{name:<{widths[0]}}  {model:<{widths[1]}}  {seconds:>{widths[2]}}")

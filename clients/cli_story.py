@@ -5,10 +5,11 @@ from typing import Annotated, cast
 
 import typer
 
-from clients.cli_pipeline import ShootingOptions, ends, json_object, shoot, shot
+from clients.cli_make import make
+from clients.cli_pipeline import ShootingOptions, shot
 from clients.fields import StoryFields
 from clients.objects import Video
-from clients.options import MakeOptions, grouped
+from clients.options import MakeOptions, ends, grouped, json_object
 from clients.order import Order, Result
 
 PLACEHOLDERS = 4
@@ -43,7 +44,7 @@ def storyboard(
     asked = {**story, **shot(options)}
     if script is not None:
         asked["script"] = _script(script)
-    video = shoot(ctx, Order("storyboard", {}, asked, [Result(how["out"], {})]), how)
+    video = make(ctx, Order("storyboard", {}, asked, [Result(how["out"], {})]), how, stages=True)
     if told := _placeholders(video):
         typer.echo(f"reel: {told}", err=True)
         raise typer.Exit(PLACEHOLDERS)

@@ -2,12 +2,16 @@
 
 import functools
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, get_args, get_type_hints, is_typeddict
+from typing import Annotated, Any, TypedDict, cast, get_args, get_type_hints, is_typeddict
 
 import typer
+
+_MAX_JSON_BYTES = 32 << 20
+"""A script of a hundred scenes whose texts are as long as they may be has fewer."""
 
 
 def target(path: Path | None) -> Path | None:
@@ -17,6 +21,28 @@ def target(path: Path | None) -> Path | None:
     if path is not None and path.exists() and not path.is_file():
         raise typer.BadParameter(f"{path} exists and is not a file")
     return path
+
+
+def json_object(path: Path) -> dict[str, object]:
+    """Read a file that holds a JSON object. Raises BadParameter for what is none, or could not be sent as one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
+        if len(data) > _MAX_JSON_BYTES:
+            raise typer.BadParameter(f"{path} has more bytes than the limit of {_MAX_JSON_BYTES}")
+        told: object = json.loads(data)
+        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()  # JSON has no word for NaN or half a character
+    except (OSError, ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise typer.BadParameter(f"{path} holds no JSON object")
+    return cast("dict[str, object]", told)
+
+
+def ends(path: Path | None, suffix: str, option: str) -> None:
+    """Raise BadParameter where a result that is not of that form would go."""
+    if path is not None and path.suffix.lower() != suffix:
+        raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
 
 
 InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True)]
