@@ -16,22 +16,32 @@ BENCHMARKS = (
     "cancel",
     "ttlg",
     "memory_edit",
+    "upscale",
+    "pipeline",
 )
+ON_DEVICES = ("upscale", "pipeline")
+"""Those with `measure(device: str) -> Report`."""
 
 
 def main() -> int:
     """The entry point. Returns 1 when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    names = parser.parse_args().names or BENCHMARKS
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help=f"for {', '.join(ON_DEVICES)}")
+    given = parser.parse_args()
+    names = given.names or BENCHMARKS
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
+    elsewhere = sorted(set(names) - set(ON_DEVICES)) if given.device != "cpu" else []
+    if elsewhere:
+        parser.error(f"--device {given.device}: these run on the CPU: {', '.join(elsewhere)}")
     missed = False
     for name in names:
         load_before = os.getloadavg()[0]
-        report: Report = importlib.import_module(f"benchmarks.{name}").measure()
-        path = write(name, report, load_before)
+        measure = importlib.import_module(f"benchmarks.{name}").measure
+        report: Report = measure(given.device) if name in ON_DEVICES else measure()
+        path = write(name if given.device == "cpu" else f"{name}_{given.device}", report, load_before)
         print(path.read_text())
         missed = missed or not all(goal.met for goal in report.goals)
     return int(missed)

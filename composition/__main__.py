@@ -28,7 +28,7 @@ from composition.store import Store
 from services.errors import ConfigError, ReelError
 
 LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
-POLL_S = 0.25
+POLL_S = 1.0
 
 
 def read_config(

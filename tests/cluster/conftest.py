@@ -33,7 +33,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the full pipeline and the storyboard, with two replicas of each model."""
+    """A server of the full pipeline and the storyboard, with two replicas of each model that every scene needs."""
     svd = {
         "weights": {"miniature": "xt"},
         "dtype": "float32",
@@ -42,7 +42,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "max_frames": 50,
     }
     arguments = {"svd": svd, "lease_s": 3.0, "concurrency": 6}
-    made = Server(tmp_path_factory.mktemp("studio"), arguments, ("full-pipeline", "storyboard"), replicas=2).start()
+    home, twice = tmp_path_factory.mktemp("studio"), ("flux", "svd", "realesrgan")
+    made = Server(home, arguments, ("full-pipeline", "storyboard"), twice).start()
     yield made
     made.kill()
 

@@ -15,7 +15,6 @@ import psutil
 import yaml
 
 from composition.__main__ import narrow
-from composition.app import SERVICES
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
@@ -47,7 +46,7 @@ class Server:
         home: its REELGRAPH_HOME.
         arguments: what is merged into the application's `args`.
         only: the graphs that it serves.
-        replicas: of each model.
+        twice: the models that have two replicas.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Server:
         home: Path,
         arguments: dict[str, Any] | None = None,
         only: Sequence[str] = ("v2v", "rolling-edit"),
-        replicas: int = 1,
+        twice: Sequence[str] = (),
     ):
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
@@ -64,8 +63,7 @@ class Server:
         application["args"] |= {"home": str(home), **(arguments or {})}
         narrow(application, only)
         for deployment in application["deployments"]:
-            if deployment["name"] in SERVICES:
-                deployment["num_replicas"] = replicas
+            deployment["num_replicas"] = 2 if deployment["name"] in twice else 1
         self.config = home / "serve_config.yaml"
         self.config.write_text(yaml.safe_dump(raw))
         self.port = free_port()
@@ -91,7 +89,11 @@ class Server:
             assert self.process.poll() is None, said
             return "\nready" in f"\n{said}"
 
-        until(ready, START_S, "the start of the server")
+        try:
+            until(ready, START_S, "the start of the server")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
