@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from composition.calls import Handle, Transport, opened, stream
 from composition.encode import png
 from composition.schemas import StageObject
-from services.errors import InvalidParameter, ModelFailed
+from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Face, Fact, Frames, Item, StageDone
 from services.limits import from_json
 
@@ -123,7 +123,9 @@ class FaceFinder:
         except InvalidParameter as error:
             if error.param != LOOKED_AT:
                 raise
-            raise type(error)(f"image{error.message.removeprefix(LOOKED_AT)}", param="image") from error
+            # Not type(error): through Ray it comes as a class of Ray's making.
+            kind = LimitExceeded if isinstance(error, LimitExceeded) else InvalidParameter
+            raise kind(f"image{error.message.removeprefix(LOOKED_AT)}", param="image") from error
         facts = {item.name: item.value for item in items if isinstance(item, Fact)}
         faces, notice = facts.get("faces"), facts.get("notice")
         if face.crop is None or not isinstance(faces, int):

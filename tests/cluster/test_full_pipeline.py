@@ -21,8 +21,8 @@ pytestmark = pytest.mark.cluster
 
 LONG: dict[str, Any] = {
     "restyle": {"prompt": "watercolour", "steps": 20},
-    "steps": 30,
-    "animate": {"num_frames": 14, "steps": 12, "max_area": 96 * 96},
+    "steps": 20,
+    "animate": {"num_frames": 12, "steps": 8, "max_area": 96 * 96},
 }
 """Long enough to be hit in the middle."""
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.conftest import ended
 from tests.cluster.server import Server, until
 from tests.cluster.studio import FACE, SMALL, frames_of, result, uploaded
-from tests.cluster.test_full_pipeline import busiest
+from tests.cluster.test_full_pipeline import busiest, stages_of
 
 pytestmark = pytest.mark.cluster
 
@@ -106,8 +106,8 @@ def test_a_scene_has_its_own_face_and_shares_the_rest(http: httpx.Client) -> Non
     face = uploaded(http, FACE)
     video = made(http, script=script(1, 1, face=face, style="ink"), write_prompts=False)
     first, second = scenes_of(http, video)
-    assert [stage["name"] for stage in first["stages"]] == ["face", "paint", "restyle", "animate", "upscale"]
-    assert [stage["name"] for stage in second["stages"]] == ["paint", "animate", "upscale"]
+    assert stages_of(first) == ["face", "paint", "restyle", "animate", "upscale"]
+    assert stages_of(second) == ["paint", "animate", "upscale"]
     assert first["params"]["restyle"]["prompt"] == "ink"
     answer = http.delete(f"/v1/files/{face}")
     assert answer.status_code == 200, "nothing needs it any more"
@@ -118,7 +118,7 @@ def undisturbed(http: httpx.Client) -> bytes:
     return result(http, made(http, script=script(1, 1, 1), write_prompts=False, **LONG)["id"])
 
 
-@pytest.mark.parametrize("deployment", ["storyboard", "jobs", "full-pipeline", "svd"])
+@pytest.mark.parametrize("deployment", ["storyboard", "jobs", "full-pipeline", "flux"])
 def test_whichever_process_is_killed_it_is_the_same_film(
     studio: Server, http: httpx.Client, undisturbed: bytes, deployment: str
 ) -> None:
