@@ -27,7 +27,7 @@ ROUNDS = 3
 STREAMED, BEHIND, ALL_CORES = "streamed", "one process, 1 thread", "one process, all cores"
 LONGEST, EARLY = "makespan / longest stage", "first enlarged frame / SVD's last window"
 
-SMALL = Case(192, 128, steps=4)
+SMALL = Case(192, 128, steps=25)
 FULL = Case(1024, 576, steps=25, full_size=True, dtype="bfloat16", device="cuda")
 
 METHOD = """\

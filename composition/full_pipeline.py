@@ -98,7 +98,7 @@ class FullPipelineRequest(GraphRequest, Shooting):
         if not isinstance(given, Mapping):
             return dict(fields)
         animate = cast("Mapping[str, Any]", given)
-        return {**fields, "animate": {"num_frames": max(2, round(seconds * told_rate(animate, SvdRequest))), **animate}}
+        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, Field
 
@@ -79,13 +79,13 @@ class Orders:
             raise InvalidParameter(f"model: there is no {model[:60]!r}; there are {known}", param="model")
         media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
         del fields["model"]
-        given = set(fields)
         inherited: dict[str, File | Still] = {}
         if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
         behind, limits = (rules.get(model, {}) for rules in (self._rules.defaults, self._rules.limits))
-        fields = merged_fields(request_type.spelled_out(behind), request_type.spelled_out(fields))
-        fields = self._openai_fields(request_type, fields, given)
+        own = request_type.spelled_out(fields)
+        fields = merged_fields(request_type.spelled_out(behind), own)
+        fields = self._openai_fields(request_type, fields, _names(own))
         pending = dict.fromkeys({*media, *inherited}, "pending")
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, limits)
@@ -196,6 +196,12 @@ class Orders:
         if not 0 < wanted < 3600:
             raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
         return request_type.lasting(wanted, fields, self._rules.rate)
+
+
+def _names(fields: Mapping[str, Any]) -> set[str]:
+    """The fields that are given, those inside of objects among them."""
+    objects = [cast("Mapping[str, Any]", value) for value in fields.values() if isinstance(value, Mapping)]
+    return {*fields, *(name for each in objects for name in each)}
 
 
 def _left(old: Job, frame: int) -> dict[str, int]:

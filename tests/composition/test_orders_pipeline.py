@@ -40,14 +40,16 @@ async def test_defaults_stand_behind_objects_too(counter: Counter, animate: Any,
 
 @pytest.mark.parametrize(
     ("fields", "frames"),
-    [({"num_frames": 4}, 4), ({"fps": 10}, 20), ({"fps": "nan"}, 12), ({"fps": 10**400}, 12), ({}, 12)],
+    [({"num_frames": 4}, 12), ({"fps": 10}, 20), ({"fps": "nan"}, 12), ({"fps": 10**400}, 12), ({}, 12)],
 )
 def test_seconds_count_at_the_model_s_own_rate(fields: dict[str, Any], frames: int) -> None:
     assert FullPipelineRequest.lasting(2, {"animate": fields}, 16)["animate"]["num_frames"] == frames
 
 
-async def test_a_number_of_frames_stands_before_seconds(counter: Counter) -> None:
-    assert (await counter.ordered("full-pipeline", seconds="2", **FOX)).params["animate"]["num_frames"] == 8
+async def test_seconds_stand_before_the_operator_s_number_and_behind_the_user_s(counter: Counter) -> None:
+    assert (await counter.ordered("full-pipeline", seconds="2", **FOX)).params["animate"]["num_frames"] == 12
+    job = await counter.ordered("full-pipeline", seconds="2", animate={"num_frames": 4}, **FOX)
+    assert job.params["animate"]["num_frames"] == 4
     with pytest.raises(InvalidParameter, match="seconds: must be a number above 0"):
         await counter.ordered("full-pipeline", seconds="long", **FOX)
 
