@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from composition.run import Run
 from composition.store import Lease, Store, new_id
 from composition.tables import Job
 from services.errors import ModelFailed, ServiceLost
+from services.flux.request import FluxRequest
+from services.frames import Face, Frames, Item
 from tests.composition.rolling import Gone
 from tests.composition.serving import Handle
 from tests.composition.studio import FRAMES, HEIGHT, WIDTH, Room, Studio
@@ -146,9 +149,12 @@ async def test_a_picture_alone_is_a_job_too(desk: Desk) -> None:
 
 
 class Silent(Studio):
-    async def paint(self, *asked: Any) -> Any:
-        for nothing in ():
-            yield nothing
+    """Flux says when it is done, and gives nothing."""
+
+    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
+        async for item in super().paint(request, face, key):
+            if not isinstance(item, Frames):
+                yield item
 
 
 async def test_no_picture_is_a_failure(desk: Desk) -> None:
