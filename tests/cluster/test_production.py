@@ -14,12 +14,20 @@ from ray import serve
 from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
-from clients.handles import AnimateRequest, Graphs, RollingEditRequest, V2VRequest, VideoUpscaleRequest, WanI2VRequest
+from clients.handles import (
+    AnimateRequest,
+    FullPipelineRequest,
+    Graphs,
+    RollingEditRequest,
+    V2VRequest,
+    VideoUpscaleRequest,
+    WanI2VRequest,
+)
 from composition.__main__ import deploy, narrow, read_config
 from composition.app import PAINTERS, SERVICES, AppSettings, build
 from composition.app import deployments_of as deployed_by
-from services.errors import ConfigError, NotFound, UndecodableMedia
-from services.frames import Fact, Frames, Item, Progress, Scores, StageDone, Text
+from services.errors import ConfigError, InvalidParameter, NotFound, UndecodableMedia
+from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo
 from tests.cluster.edges import clip, edges_of, png
 from tests.cluster.server import CLIP, ROOT, free_port, until
@@ -197,6 +205,19 @@ async def test_a_picture_moves_and_is_enlarged_by_handle(production: None, tmp_p
     assert frame.pixels.shape == (1, 2 * clip(1)[0].shape[0], 2 * clip(1)[0].shape[1], 3)
     (done,) = [item for item in larger if isinstance(item, StageDone)]
     assert done.source == "realesr-animevideov3"
+
+
+async def test_the_full_pipeline_by_handle(production: None) -> None:
+    small = {"num_frames": 5, "steps": 2, "max_area": 64 * 64}
+    fields = {"prompt": "a boat", "size": "64x64", "steps": 2, "seed": 5, "animate": small, "upscale": {"scale": 2}}
+    items = await collected(Graphs().full_pipeline(FullPipelineRequest.model_validate(fields)))
+    (picture,) = [item for item in items if isinstance(item, Result) and item.still]
+    assert (picture.name, picture.frames.pixels.shape) == ("image", (1, 64, 64, 3))
+    assert [item.first for item in items if isinstance(item, Frames)] == list(range(5))
+    large = [item.frames for item in items if isinstance(item, Result) and item.name == "hd"]
+    assert [(run.first, run.count, run.width) for run in large] == [(0, 4, 128), (4, 1, 128)]
+    with pytest.raises(InvalidParameter, match="hunyuan-dit is not served here"):
+        await collected(Graphs().full_pipeline(FullPipelineRequest.model_validate({**fields, "restyle": "ink"})))
 
 
 async def test_errors_arrive_as_ours(production: None, tmp_path: Path) -> None:
