@@ -13,18 +13,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffusers import FluxPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.errors import InvalidParameter, ModelFailed
+from services.errors import ConfigError, InvalidParameter, ModelFailed
+from services.flux.miniature import write
 from services.flux.request import Lora
 from services.flux.service import FluxSettings, LoraRepository
 from services.limits import within
+from services.weights import Weights, resolve
 
 PARAM = "loras"
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
@@ -81,7 +81,7 @@ class Library:
         self._folder = settings.lora_dir
         self._listed = {known.name: known for known in settings.lora_repositories}
         self._max_bytes = settings.max_lora_bytes
-        self._cache, self._offline = home / "models", settings.weights.offline
+        self._home, self._offline = home, settings.weights.offline
 
     def check(self, name: str) -> None:
         """Raise InvalidParameter when there is no such LoRA, or LimitExceeded when it is too large."""
@@ -115,19 +115,14 @@ class Library:
         within(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
 
     def _downloaded(self, known: LoraRepository) -> Path:
+        where = {"repository": known.repository, "revision": known.revision, "files": (known.file,)}
         try:
-            return Path(
-                hf_hub_download(
-                    known.repository,
-                    known.file,
-                    revision=known.revision,
-                    cache_dir=self._cache,
-                    local_files_only=self._offline,
-                )
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            where = "it is not downloaded yet, and offline is set" if self._offline else "the hub did not give it"
-            raise ModelFailed(f"loras: {known.name}: {where} ({type(error).__name__})", param=PARAM) from error
+            path = resolve(Weights(**where, offline=self._offline), self._home, write) / known.file
+        except ConfigError as error:
+            raise ModelFailed(f"loras: {known.name}: {error.message}", param=PARAM) from error
+        if not path.is_file():
+            raise ModelFailed(f"loras: {known.name}: {known.file} is not in {known.repository}", param=PARAM)
+        return path
 
 
 class Loras:

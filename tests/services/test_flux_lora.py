@@ -295,10 +295,12 @@ async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folde
     known = {"name": "house-style", "repository": "owner/style", "revision": COMMIT, "file": "style.safetensors"}
     offline = Weights(path=resolve(Weights(miniature="tiny"), home, write)).model_copy(update={"offline": True})
     flux = loaded(tmp_path, folder, weights=offline, lora_repositories=[known])
-    with pytest.raises(ModelFailed, match="house-style: it is not downloaded yet, and offline is set"):
+    with pytest.raises(ModelFailed, match=r"house-style: .*not downloaded yet, and offline is set"):
         await painted(flux, [{"name": "house-style"}])
     snapshot = tmp_path / "models" / "models--owner--style" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
+    with pytest.raises(ModelFailed, match=r"style.safetensors is not in owner/style"):
+        await made(flux, **{"house-style": 1})
     (snapshot / "style.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
     assert np.array_equal(await painted(flux, [{"name": "house-style"}]), by_diffusers(home, folder, ink=1))
     assert await flux.loras_loaded() == ["house-style"]
