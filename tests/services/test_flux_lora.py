@@ -300,7 +300,7 @@ async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folde
     snapshot = tmp_path / "models" / "models--owner--style" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     with pytest.raises(ModelFailed, match=r"style.safetensors is not in owner/style"):
-        await made(flux, **{"house-style": 1})
+        await painted(flux, [{"name": "house-style"}])
     (snapshot / "style.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
     assert np.array_equal(await painted(flux, [{"name": "house-style"}]), by_diffusers(home, folder, ink=1))
     assert await flux.loras_loaded() == ["house-style"]
