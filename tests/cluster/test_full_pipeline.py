@@ -115,6 +115,17 @@ def test_loras_in_turn_by_four_clients_never_mix(studio: Server, http: httpx.Cli
     assert after < before * 1.1 + (64 << 20)
 
 
+def test_requests_go_to_a_replica_that_holds_their_loras(http: httpx.Client, loras: list[str]) -> None:
+    def replica() -> str:
+        given = {"prompt": "a boat", "size": "32x32", "steps": 1, "loras": loras}
+        answer = http.post("/v1/images/generations", json=given)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["stages"][-1]["replica"])
+
+    # Serve hears of a replica's LoRAs after a moment. By chance twelve are the same once in two thousand times.
+    until(lambda: len({replica() for _ in range(12)}) == 1, 40, "twelve requests at one replica")
+
+
 def test_the_first_large_frames_are_there_before_the_last_is_decoded(http: httpx.Client) -> None:
     video_id = asked(http, animate={"num_frames": 30, "steps": 2, "max_area": 96 * 96}, upscale={"scale": 2})
     kinds: list[str] = []
