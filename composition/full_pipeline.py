@@ -27,7 +27,7 @@ from composition.graph import (
 from composition.shooting import Shooting, switched
 from composition.store import VIDEO
 from composition.upscale import WINDOW, upscaled
-from services.errors import InvalidParameter, ModelFailed
+from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
@@ -135,10 +135,7 @@ class FullPipeline:
         The plain frames are Stable Video Diffusion's, one by one; the enlarged ones are Results named `hd`. A picture
         that is known is not painted again, nor is a frame that is kept made again once all of them are.
         """
-        request = completed(request, self._settings.defaults)
-        for field, model in request.needs.items():
-            if model not in self._models:
-                raise InvalidParameter(f"{field}: {model} is not served here", param=field)
+        request = completed(request, self._settings.defaults).served_by(self._models)
         if known.again:
             for handle in self._models.values():
                 await stop_everywhere(handle, known.key, self._transport)

@@ -1,11 +1,11 @@
 """What all graphs have in common: how a request is completed, what a run is told, what a graph is bound with."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from composition.artifacts import Artifacts, ArtifactSettings
 from composition.calls import Transport
 from composition.decode import Decoder, MediaKind, MediaLimits
 from composition.store import VIDEO
+from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, JsonValue, Pixels, StageDone
 
 MAX_RATE = 60
@@ -63,6 +64,17 @@ class GraphRequest(BaseModel):
     def needs(self) -> Mapping[str, str]:
         """Field → the model that it needs, where not every application with this graph has it."""
         return {}
+
+    def served_by(self, models: Collection[str]) -> Self:
+        """Return the request without what was not asked for and needs a model that is not there.
+
+        Raises InvalidParameter where it was asked for.
+        """
+        missing = {name: model for name, model in self.needs.items() if model not in models}
+        for name, model in missing.items():
+            if name in self.model_fields_set:
+                raise InvalidParameter(f"{name}: {model} is not served here", param=name)
+        return self.model_copy(update=dict.fromkeys(missing))
 
     @property
     def mentions(self) -> Mapping[str, str]:

@@ -88,8 +88,7 @@ class Orders:
         fields = self._openai_fields(request_type, fields, _names(own))
         pending = dict.fromkeys({*media, *inherited}, "pending")
         # What can be said without looking at the media is said first.
-        asked = parsed(request_type, {**fields, **pending}, limits)
-        self._need_models(asked)
+        asked = parsed(request_type, {**fields, **pending}, limits).served_by(self._rules.served)
         files = {
             name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()
@@ -103,12 +102,6 @@ class Orders:
         main = None if asked.main == VIDEO else asked.main
         said: dict[str, Any] = {"model": model, "params": params, "media": keys, "main": main}
         return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
-
-    def _need_models(self, asked: GraphRequest) -> None:
-        """Raise InvalidParameter when a field needs a model that is not served."""
-        for name, model in asked.needs.items():
-            if model not in self._rules.served:
-                raise InvalidParameter(f"{name}: {model} is not served here", param=name)
 
     async def _mentioned(self, place: str, file_id: str, owner: str) -> File:
         """The picture that is named inside of a field. Raises NotFound, InvalidParameter."""

@@ -69,7 +69,11 @@ class StoryboardRequest(GraphRequest, Shooting):
     @property
     def needs(self) -> Mapping[str, str]:
         faces = self.face is not None or bool(self.mentions)
-        wanted = {"face": (faces, "instantid"), "restyle": (self.restyle is not None, "hunyuan-dit")}
+        wanted = {
+            "face": (faces, "instantid"),
+            "restyle": (self.restyle is not None, "hunyuan-dit"),
+            "upscale": (self.upscale is not None, "realesrgan"),
+        }
         return {field: model for field, (there, model) in wanted.items() if there}
 
     @classmethod
@@ -88,7 +92,7 @@ class StoryboardSettings(GraphSettings):
     database: str
     """SQLAlchemy URL of the jobs."""
     maker: Maker = "full-pipeline"
-    """What makes a scene's clip."""
+    """What makes a scene's clip. Those of text-to-video are not enlarged."""
     models: tuple[str, ...] = ()
     """The models that are served."""
     film: dict[str, Any] = Field(default_factory=dict[str, Any])

@@ -50,7 +50,7 @@ class Counter:
         self.store = Store(f"sqlite:///{folder / 'store.db'}")
         self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
-        requests: dict[str, type[GraphRequest]] = {
+        self.requests: dict[str, type[GraphRequest]] = {
             "v2v": V2VRequest,
             "rolling-edit": RollingEditRequest,
             "svd": AnimateRequest,
@@ -58,7 +58,7 @@ class Counter:
             "storyboard": StoryboardRequest,
         }
         kept = self.store, self.artifacts
-        self.orders = Orders(requests, Rules(DEFAULTS, limits, served), self.uploads, kept)
+        self.orders = Orders(self.requests, Rules(DEFAULTS, limits, served), self.uploads, kept)
         self._files = {file.filename: file for file in self.store.files("ann", Page(100))[0]}
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from composition.full_pipeline import FullPipelineRequest
+from composition.orders import Orders, Rules
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from tests.composition.ordering import Counter
 
@@ -81,6 +82,16 @@ async def test_what_needs_a_model_that_is_not_there(
     with pytest.raises(InvalidParameter, match=f"{param}: {model} is not served here") as caught:
         await counter.ordered("full-pipeline", **{**FOX, **fields})
     assert caught.value.param == param
+
+
+async def test_what_was_not_asked_for_and_is_not_there_is_left_out(stocked: Path) -> None:
+    counter = Counter(stocked)
+    job = await counter.ordered("full-pipeline", prompt="a fox")
+    assert (job.params["upscale"], job.main) == (None, None)
+    alone = Counter(stocked, served=("flux",))
+    alone.orders = Orders(alone.requests, Rules(served=("flux",)), alone.uploads, (alone.store, alone.artifacts))
+    job = await alone.ordered("full-pipeline", prompt="a fox")
+    assert (job.params["animate"], job.params["upscale"], job.main) == (None, None, "image")
 
 
 def script(face: str) -> dict[str, Any]:
