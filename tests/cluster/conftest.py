@@ -12,14 +12,14 @@ from tests.cluster.server import CLIP, Server, until
 Create = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("server")).start()
     yield made
     assert made.stop() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with keys, small limits and short leases, for tests that break in or break it."""
     limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "auth": "keys"}
@@ -31,7 +31,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the full pipeline and the storyboard, with two replicas of each model that every scene needs."""
     svd = {
@@ -54,7 +54,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clip_id(server: Server) -> str:
     """The shipped clip as an upload."""
     with server.client() as client, CLIP.open("rb") as file:
