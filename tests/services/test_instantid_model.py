@@ -3,10 +3,12 @@
 import asyncio
 import math
 import pickle
-from importlib.util import find_spec
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +23,7 @@ from services.instantid.mtcnn import Mtcnn
 from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
 from services.weights import Weights
 
+ROOT = Path(__file__).parents[2]
 ASTRONAUT = np.array(Image.open(Path(__file__).parents[1] / "data/astronaut.png").convert("RGB"))
 CPU = torch.device("cpu")
 TINY = Weights(miniature="tiny")
@@ -350,11 +353,26 @@ def test_a_pack_that_is_not_there_or_lies_a_folder_deeper(home, tmp_path):
             loaded(home, detector=pack(folder))
 
 
-@pytest.mark.skipif(find_spec("insightface") is not None, reason="insightface is installed")
+WITHOUT = """
+import sys
+from pathlib import Path
+
+sys.modules["insightface"] = None  # as if it were not installed
+from services.errors import ConfigError
+from tests.services.test_instantid_model import loaded, pack
+
+try:
+    loaded(Path(sys.argv[1]), detector=pack(Path(sys.argv[2])))
+except ConfigError as error:
+    print(error.message)
+"""
+
+
 def test_insightface_is_not_installed(home, tmp_path):
     (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"")
-    with pytest.raises(ConfigError, match="detector: insightface is not installed"):
-        loaded(home, detector=pack(tmp_path))
+    command = [sys.executable, "-c", WITHOUT, str(home), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("detector: insightface is not installed")
 
 
 OFFSETS = np.array([[-10, -12], [11, -10], [1, 1], [-8, 12], [9, 11]], float)
@@ -363,7 +381,6 @@ OFFSETS = np.array([[-10, -12], [11, -10], [1, 1], [-8, 12], [9, 11]], float)
 
 def write_red_detector(folder: Path) -> None:
     """Write a net with SCRFD's inputs and outputs that takes every red 8 x 8 pixels for a face of 64 x 64."""
-    onnx = pytest.importorskip("onnx")
     nodes, constants, names = [], [], []
 
     def told(name: str, stride: int, weight, bias, activation: str) -> None:
@@ -402,7 +419,6 @@ def write_red_detector(folder: Path) -> None:
 
 
 def test_what_insightface_finds_is_passed_on(home, tmp_path):
-    pytest.importorskip("insightface")
     write_red_detector(tmp_path)
     picture = np.zeros((1280, 1280, 3), np.uint8)
     picture[480:496, 640:656, 0] = 255
@@ -420,7 +436,6 @@ def test_what_insightface_finds_is_passed_on(home, tmp_path):
 
 
 def test_a_pack_without_a_detector(home, tmp_path):
-    pytest.importorskip("insightface")
     (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"not a net")
     with pytest.raises(ConfigError, match="has no detector"):
         loaded(home, detector=pack(tmp_path))
