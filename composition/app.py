@@ -1,7 +1,7 @@
 """The list of everything: which models and graphs there are, and what is bound to what. There is no registry."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,33 +239,39 @@ def _graphs(
     """The graphs whose models are there, and what each is asked with."""
     graphs: dict[str, Application] = {}
     requests: dict[str, type[GraphRequest]] = {}
-    for model, graph in GRAPHS.items():
-        if services.keys() >= set(graph.needed):
+    for model in served(args, services.keys()):
+        if model == "full-pipeline":
+            painters = {name: services[name] for name in PAINTERS if name in services}
+            bound = _deployed(FullPipeline, model).bind(painters, _graph(args, model), TRANSPORT)
+            graphs[model], requests[model] = bound, FullPipelineRequest
+        elif model == "storyboard":
+            told = _storyboard(args, services)
+            bound = _deployed(Storyboard, model).bind(services.get("internvl"), told, TRANSPORT)
+            graphs[model], requests[model] = bound, StoryboardRequest
+        else:
+            graph = GRAPHS[model]
             handles = [services[name] for name in graph.needed]
             graphs[model] = _deployed(graph.cls, graph.deployment).bind(*handles, _graph(args, model), TRANSPORT)
             requests[model] = graph.request
-    if "flux" in services:
-        painters = {name: services[name] for name in PAINTERS if name in services}
-        bound = _deployed(FullPipeline, "full-pipeline").bind(painters, _graph(args, "full-pipeline"), TRANSPORT)
-        graphs["full-pipeline"], requests["full-pipeline"] = bound, FullPipelineRequest
-    if args.scenes_by in graphs and (args.scenes_by == "text-to-video" or "svd" in services):
-        told = _storyboard(args, services)
-        bound = _deployed(Storyboard, "storyboard").bind(services.get("internvl"), told, TRANSPORT)
-        graphs["storyboard"], requests["storyboard"] = bound, StoryboardRequest
     if not graphs:
         one = "wan, qwen_edit, flux, svd, realesrgan, text_to_video"
         raise ConfigError(f"args: name the models to serve: internvl and wan, or one of {one}")
     return graphs, requests
 
 
+def served(args: AppSettings, models: Collection[str]) -> list[str]:
+    """The graphs whose models are there."""
+    names = [model for model, graph in GRAPHS.items() if set(graph.needed) <= set(models)]
+    names += ["full-pipeline"] if "flux" in models else []
+    scenes = ("text-to-video",) if args.scenes_by == "text-to-video" else ("flux", "svd")
+    return names + (["storyboard"] if set(scenes) <= set(models) else [])
+
+
 def deployments_of(args: AppSettings) -> set[str]:
     """The names of all deployments that `build` makes of these."""
     models = {name for name in SERVICES if getattr(args, name.replace("-", "_")) is not None}
-    names = {graph.deployment for graph in GRAPHS.values() if models >= set(graph.needed)}
-    films = "text-to-video" in models if args.scenes_by == "text-to-video" else {"flux", "svd"} <= models
-    names |= {"full-pipeline"} if "flux" in models else set()
-    names |= {"storyboard"} if films else set()
-    return models | names | {"jobs", "ingress"}
+    graphs = {GRAPHS[model].deployment if model in GRAPHS else model for model in served(args, models)}
+    return models | graphs | {"jobs", "ingress"}
 
 
 def needed_by(model: str, scenes_by: Maker) -> tuple[str, ...]:

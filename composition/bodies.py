@@ -21,7 +21,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 MAX_DIGITS = 18
-"""Of a Content-Length: Python reads no number of thousands of digits."""
+"""Of a number in a header: Python reads none of thousands of digits, and a database counts no further."""
 REFERENCE_NAME = "input_reference"
 """OpenAI's name for the media that a video begins with."""
 ONE_OF = "must be a file id (file_…), a data: URL or a form part"
@@ -74,6 +74,11 @@ async def read_body(request: Request, settings: BodySettings) -> AsyncGenerator[
         raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
 
 
+def is_number(text: str) -> bool:
+    """Whether the value of a header is a whole number that can be read."""
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 def limited(receive: Receive, content_length: str | None, limit: int) -> Receive:
     """Return a `receive` that raises PayloadTooLarge as soon as a body is known to have more than `limit` bytes.
 
@@ -83,7 +88,7 @@ def limited(receive: Receive, content_length: str | None, limit: int) -> Receive
     """
     too_large = f"the body has more bytes than the limit of {limit}"
     if content_length is not None:
-        if not (content_length.isascii() and content_length.isdecimal() and len(content_length) <= MAX_DIGITS):
+        if not is_number(content_length):
             raise InvalidRequest("Content-Length: must be a number")
         if int(content_length) > limit:
             raise PayloadTooLarge(f"{too_large}: Content-Length says {content_length}")

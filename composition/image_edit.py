@@ -1,7 +1,6 @@
 """One edited picture, at once and without a job: `POST /v1/images/edits`."""
 
 import base64
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from composition.encode import png
 from composition.schemas import parsed
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
-from services.limits import MAX_SEED, Size
+from services.limits import MAX_SEED, Size, drawn
 from services.qwen_edit.request import EditRequest
 
 MODEL = "qwen-edit"
@@ -92,7 +91,7 @@ class Editor:
         """Edit, and answer when all are done. Being cancelled stops the work within one denoising step."""
         made: list[EditedImage] = []
         facts: dict[str, JsonValue] = {}
-        seed = secrets.randbelow(2**53) if request.seed < 0 else request.seed
+        seed = drawn(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0
         for number in range(request.n):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.bodies import ONE_OF, BodySettings, MediaValue, read_body, taken_media
+from composition.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
 from composition.content import byte_range, kept, live, scored, table, told, zipped
 from composition.decode import MediaLimits
 from composition.faces import FaceFinder, FaceObject, FaceRequest
@@ -57,8 +57,6 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
 MAX_PAGE = 100
-MAX_DIGITS = 18
-"""Of a number in a header: what a database can count."""
 
 
 class IngressSettings(BodySettings):
@@ -304,7 +302,7 @@ class Ingress:
         """Server-sent events, from the first or from behind `Last-Event-ID`."""
         job = await self._job(request, video_id)
         after = request.headers.get("last-event-id", "0")
-        if not (after.isascii() and after.isdecimal() and len(after) <= MAX_DIGITS):
+        if not is_number(after):
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
         if job.ended and int(after) >= job.last_event:
             return Response(status_code=204)  # by which an EventSource knows not to come back

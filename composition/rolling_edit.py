@@ -1,6 +1,5 @@
 """Rolling edit: a first frame and a sequence of edges → a video, each frame edited out of the one before."""
 
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from composition.decode import Decoder
 from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, Stages, completed
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
-from services.limits import MAX_SEED, from_json
+from services.limits import MAX_SEED, drawn, from_json
 from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest
 
 MAX_FRAME = 2**31 - 1
@@ -214,6 +213,6 @@ def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fac
 def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
     fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
-    seed = secrets.randbelow(2**53) if request.seed < 0 else request.seed
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
-    return Roll(edit, style, seed, request.frames_total(edges.facts.frames), rate, request.edge_start, known.key)
+    total = request.frames_total(edges.facts.frames)
+    return Roll(edit, style, drawn(request.seed), total, rate, request.edge_start, known.key)

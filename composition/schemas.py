@@ -1,7 +1,6 @@
 """Request and response bodies of the HTTP surface. Where OpenAI has a shape for it, it is OpenAI's."""
 
 import difflib
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -14,9 +13,8 @@ from composition.decode import MediaKind
 from composition.store import VIDEO
 from composition.tables import File, Job, Stage
 from services.errors import InvalidParameter, LimitExceeded
+from services.limits import drawn
 
-JSON_SAFE = 2**53
-"""Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 SHOWN_VALUE = 60
 """Characters of a bad value that an error repeats."""
 
@@ -233,7 +231,7 @@ def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping
             most = limits["max_area"]
             raise LimitExceeded(f"size: {size} has {width * height} pixels, and the limit is {most}", param="size")
     if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
-        request = request.model_copy(update={"seed": secrets.randbelow(JSON_SAFE)})
+        request = request.model_copy(update={"seed": drawn(-1)})
     return request
 
 

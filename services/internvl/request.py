@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_TEXT = 8_000
-"""Characters."""
+from services.limits import MAX_TEXT
+
 MAX_NEW_TOKENS = 4_096
 
 

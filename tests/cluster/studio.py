@@ -2,12 +2,14 @@
 
 import base64
 import io
+import time
 from pathlib import Path
 from typing import Any
 
 import av
 import httpx
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -71,3 +73,16 @@ def painted(http: httpx.Client, **fields: Any) -> bytes:
     answer = http.post("/v1/images/generations", json=given)
     assert answer.status_code == 200, answer.text
     return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+def stages_of(video: dict[str, Any]) -> list[str]:
+    """In their order; of what two replicas did together, once."""
+    return list(dict.fromkeys(stage["name"] for stage in video["stages"]))
+
+
+def busiest(processes: list[psutil.Process]) -> psutil.Process:
+    """The one that is at work."""
+    before = [sum(process.cpu_times()[:2]) for process in processes]
+    time.sleep(0.2)
+    spent = [sum(process.cpu_times()[:2]) - was for process, was in zip(processes, before, strict=True)]
+    return processes[spent.index(max(spent))]

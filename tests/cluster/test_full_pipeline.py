@@ -1,7 +1,6 @@
 """The full pipeline on a real server: its stages, what flows, what is refused, what is killed."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,19 @@ from safetensors.torch import save_file
 
 from tests.cluster.conftest import ended, staged
 from tests.cluster.server import Server, until
-from tests.cluster.studio import FACE, SMALL, asked, frames_of, made, mirrored, painted, result, uploaded
+from tests.cluster.studio import (
+    FACE,
+    SMALL,
+    asked,
+    busiest,
+    frames_of,
+    made,
+    mirrored,
+    painted,
+    result,
+    stages_of,
+    uploaded,
+)
 from tests.services.flux_loras import QUERIES, VALUES, tensors_of
 
 pytestmark = pytest.mark.cluster
@@ -40,11 +51,6 @@ def loras(studio: Server) -> list[str]:
     save_file(tensors_of(QUERIES, rank=2, seed=1), folder / "ink.safetensors")
     save_file(tensors_of(VALUES, rank=4, seed=2), folder / "oil.safetensors")
     return ["ink", "oil"]
-
-
-def stages_of(video: dict[str, Any]) -> list[str]:
-    """In their order; of what two replicas did together, once."""
-    return list(dict.fromkeys(stage["name"] for stage in video["stages"]))
 
 
 def test_every_stage_runs_and_each_result_can_be_had(http: httpx.Client, loras: list[str]) -> None:
@@ -180,14 +186,6 @@ def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Clien
         video = ended(http, video_id, 60)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
         until(lambda model=model: all(idle(process) for process in studio.replicas(model)), 30, f"{model} to rest")
-
-
-def busiest(processes: list[psutil.Process]) -> psutil.Process:
-    """The one that is at work."""
-    before = [sum(process.cpu_times()[:2]) for process in processes]
-    time.sleep(0.2)
-    spent = [sum(process.cpu_times()[:2]) - was for process, was in zip(processes, before, strict=True)]
-    return processes[spent.index(max(spent))]
 
 
 def idle(process: psutil.Process) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, png
 from tests.cluster.server import Server, until
-from tests.cluster.test_full_pipeline import busiest
+from tests.cluster.studio import busiest
 from tests.composition import media
 
 pytestmark = pytest.mark.cluster

@@ -9,8 +9,7 @@ import pytest
 
 from tests.cluster.conftest import ended
 from tests.cluster.server import Server, until
-from tests.cluster.studio import FACE, SMALL, frames_of, result, uploaded
-from tests.cluster.test_full_pipeline import busiest, stages_of
+from tests.cluster.studio import FACE, SMALL, busiest, frames_of, result, stages_of, uploaded
 
 pytestmark = pytest.mark.cluster
 
