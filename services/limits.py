@@ -1,6 +1,7 @@
 """What the requests of several models have in common, and how a limit of the operator's is held."""
 
 import json
+import math
 import secrets
 from typing import Annotated, cast
 
@@ -39,6 +40,19 @@ def within(field: str, value: int, limit: int, unit: str) -> None:
 def drawn(seed: int) -> int:
     """Return the seed, or one by chance where it is -1."""
     return secrets.randbelow(JSON_SAFE) if seed < 0 else seed
+
+
+def fit(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
+    """Return the (width, height) nearest to the given aspect, of at most `max_area` pixels, both a `multiple`.
+
+    Pixels throughout. A picture so long that one side would vanish gets that side at one `multiple`.
+    """
+    longest = max(multiple, max_area // multiple // multiple * multiple)
+
+    def whole(side: int) -> int:
+        return min(longest, max(multiple, side // multiple * multiple))
+
+    return whole(math.isqrt(max_area * width // height)), whole(math.isqrt(max_area * height // width))
 
 
 def working_size(width: int, height: int, max_area: int) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """What may be asked of Stable Video Diffusion, within which limits."""
 
-import math
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -77,16 +76,3 @@ class SvdRequest(Animation):
     """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."""
     seed: Seed = -1
     """-1 draws one, and says which."""
-
-
-def fit(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) nearest to the given aspect, of at most `max_area` pixels, both a `multiple`.
-
-    Pixels throughout. A picture so long that one side would vanish gets that side at one `multiple`.
-    """
-    longest = max(multiple, max_area // multiple // multiple * multiple)
-
-    def whole(side: int) -> int:
-        return min(longest, max(multiple, side // multiple * multiple))
-
-    return whole(math.isqrt(max_area * width // height)), whole(math.isqrt(max_area * height // width))

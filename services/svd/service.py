@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, StageDone
 from services.levers import Offload, Precision
-from services.limits import drawn, within
-from services.svd.request import MAX_FRAMES, SvdRequest, fit
+from services.limits import drawn, fit, within
+from services.svd.request import MAX_FRAMES, SvdRequest
 from services.weights import Weights
 from services.worker import Outlet, ServiceInfo, Worker
 

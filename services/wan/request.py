@@ -1,6 +1,5 @@
 """What may be asked of Wan, within which limits."""
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -47,16 +46,3 @@ class WanRequest(Sampling):
     """A video that begins with a given picture."""
 
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-
-
-def fit(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) nearest to the given aspect, of at most `max_area` pixels, both a `multiple`.
-
-    Pixels throughout. A picture so long that one side would vanish gets that side at one `multiple`.
-    """
-    aspect = width / height
-    best_height = max(multiple, int(math.sqrt(max_area / aspect)) // multiple * multiple)
-    best_width = max(multiple, int(math.sqrt(max_area * aspect)) // multiple * multiple)
-    best_width = min(best_width, max(multiple, max_area // multiple // multiple * multiple))
-    best_height = min(best_height, max(multiple, max_area // multiple // multiple * multiple))
-    return best_width, best_height

@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, StageDone
 from services.levers import Offload, Precision, StepCache
-from services.limits import drawn, within
-from services.wan.request import MAX_FRAMES, WanRequest, fit
+from services.limits import drawn, fit, within
+from services.wan.request import MAX_FRAMES, WanRequest
 from services.weights import Weights
 from services.worker import Outlet, ServiceInfo, Worker
 

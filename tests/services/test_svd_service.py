@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
-from services.svd.request import Animation, SvdRequest, fit
+from services.limits import fit
+from services.svd.request import Animation, SvdRequest
 from services.svd.service import Svd, SvdSettings
 from services.weights import Weights
 from services.worker import ServiceInfo

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.wan.request import WanRequest, fit
+from services.limits import fit
+from services.wan.request import WanRequest
 
 SIDES = st.integers(1, 10_000)
 MULTIPLES = st.sampled_from([16, 32])
