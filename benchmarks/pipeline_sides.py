@@ -19,6 +19,7 @@ from composition.encode import SegmentEncoder
 from composition.full_pipeline import HD, RUN, FullPipeline, FullPipelineRequest
 from composition.graph import GraphSettings, Known
 from composition.store import VIDEO
+from miniatures.random import written
 from services.frames import Frames, Item, Result, StageDone
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.request import SvdRequest
@@ -54,7 +55,7 @@ class Case:
 
     def models(self, home: Path) -> tuple[SvdSettings, RealEsrganSettings]:
         """How the two are loaded; `home` holds the checkpoint of full size."""
-        weights = Weights(path=home / FULL_SIZE) if self.full_size else Weights(miniature="xt")
+        weights = Weights(path=home / FULL_SIZE) if self.full_size else written("svd", "xt", home)
         fields: dict[str, Any] = {"weights": weights, "device": self.device, "dtype": self.dtype}
         return SvdSettings.model_validate(fields), RealEsrganSettings(device=self.device)
 

@@ -14,6 +14,7 @@ from ray import serve
 
 from benchmarks.local_ray import free_port
 from composition.__main__ import LOCAL_CONFIG, deploy, read_config
+from miniatures.random.served import random_args
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
 START_S = 300.0
@@ -21,10 +22,13 @@ START_S = 300.0
 
 @contextmanager
 def serving(arguments: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
-    """Serve the local configuration, with `arguments` merged into the application's; yield a client of it."""
+    """Serve the local configuration with random weights, and `arguments` merged into the application's.
+
+    Yields a client of it.
+    """
     with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
         raw = yaml.safe_load(LOCAL_CONFIG.read_text())
-        raw["applications"][0]["args"] |= {"home": home, **(arguments or {})}
+        raw["applications"][0]["args"] |= {"home": home, **random_args(Path(home)), **(arguments or {})}
         for deployment in raw["applications"][0]["deployments"]:
             if deployment["name"] == "jobs" and not run_jobs:
                 deployment["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}  # nobody calls it: it stays 0

@@ -10,13 +10,13 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from torch import Tensor
 
+from miniatures.random import written
 from services.frames import Frames, Item
 from services.qwen_edit.decoders import unpacked
 from services.qwen_edit.guidance import Losses
 from services.qwen_edit.model import QwenEditModel
 from services.qwen_edit.request import EditRequest
 from services.qwen_edit.service import QwenEdit, QwenEditSettings, Sitting
-from services.weights import Weights
 from services.worker import Outlet
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
@@ -44,9 +44,9 @@ def tensors(frames: list[Frames]) -> Tensor:
 
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
-    """The service as `serve_config.local.yaml` has it, on the miniature unless `settings` say otherwise."""
+    """The service with random weights, on little memory, unless `settings` say otherwise."""
     fields: dict[str, Any] = {
-        "weights": Weights(miniature="tiny"),
+        "weights": written("qwen_edit", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "reference_area": 36864,

@@ -5,7 +5,6 @@ placeholders for scenes that could not be made, 130 interrupted.
 """
 
 import signal
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,17 +13,17 @@ import typer
 from typer.core import TyperGroup
 
 from clients import wire
+from clients.cli_demo import demo, gallery
 from clients.cli_edit import edit
 from clients.cli_image import face, image
-from clients.cli_make import local_client, make, report
+from clients.cli_make import make
 from clients.cli_pipeline import pipeline
 from clients.cli_resources import Address, files_app, jobs_app, models_app
 from clients.cli_story import storyboard
 from clients.errors import ApiError, ClientError, ServerUnreachable
 from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
-from clients.options import AsJson, InputFile, MakeOptions, ends, grouped
-from clients.order import Order, Result, carry_out
-from clients.progress import display
+from clients.options import InputFile, MakeOptions, ends, grouped
+from clients.order import Order, Result
 from clients.server import become
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
@@ -32,7 +31,6 @@ _REFUSED = frozenset({400, 413, 422})
 """HTTP status of a request that is wrong by itself."""
 _PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Of a command whose arguments are read by another program."""
-_CLIP = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
 
 
 class _Commands(TyperGroup):
@@ -66,6 +64,8 @@ app.command()(image)
 app.command()(face)
 app.command()(pipeline)
 app.command()(storyboard)
+app.command()(demo)
+app.command()(gallery)
 
 
 def _show_version(wanted: bool) -> None:
@@ -160,22 +160,6 @@ def upscale(
         ends(how["out"], ".png", "--out")
     media = {name: path for name, path in (("input_video", video), ("image", image)) if path is not None}
     make(ctx, Order("realesrgan", media, fields, [Result(how["out"], {})]), how)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(file_okay=False, help="The folder for what is made.")] = Path("reel-demo"),
-    as_json: AsJson = False,
-) -> None:
-    """Start a server here, continue a clip that comes along, and stop the server."""
-    out.mkdir(parents=True, exist_ok=True)
-    screen = display(sys.stderr)
-    continuation = out / "continuation.mp4"
-    with local_client(screen, ["v2v"]) as client:
-        video = carry_out(client, Order("v2v", {"input_video": _CLIP}, {}, [Result(continuation, {})]), screen)
-    caption = out / "caption.txt"
-    caption.write_text(f"{video.caption or ''}\n", encoding="utf-8")
-    report(video, [continuation, caption], as_json=as_json)
 
 
 def main() -> None:

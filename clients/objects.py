@@ -60,7 +60,7 @@ class StageRecord(_Object):
     name: str
     model: str
     source: str
-    """Where its weights come from: a repository, a path, or `miniature:FORM`."""
+    """Where its weights come from: a repository, or `path:FOLDER`."""
     revision: str
     replica: str
     seconds: float

@@ -17,7 +17,7 @@ from clients.errors import ConnectionLost, LocalServerFailed, ServerUnreachable
 from clients.progress import Display
 
 _START_S = 600.0
-"""Models load, and miniatures are written, on the first start."""
+"""Models load."""
 _STOP_S = 60.0
 """Replicas finish the step that they are at."""
 _TOLD = 20
@@ -41,6 +41,15 @@ def become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command(module, *arguments))  # noqa: S606 (no shell is wanted)
+
+
+def finish(module: str, *arguments: str) -> None:
+    """Run a command of the server side to its end. Raises LocalServerFailed with what it said, where it fails."""
+    done = subprocess.run(command(module, *arguments), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LocalServerFailed(
+            "\n".join([f"{module} ended with status {done.returncode}; it said:", done.stderr.strip()])
+        )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from composition.app import SERVICES, AppSettings, deployments_of, needed_by
 from composition.pull import end_at_once, pull
 from composition.store import Store
 from services.errors import ConfigError, ReelError
+from services.weights import from_folder
 
 LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
 POLL_S = 1.0
@@ -37,7 +38,7 @@ def read_config(
     """Read a configuration file. Raises ConfigError.
 
     Args:
-        path: the file.
+        path: the file. Relative paths of weights in it begin at its folder.
         host, port: others than it says.
         only: graphs or models; what none of them needs is left out.
     """
@@ -46,7 +47,8 @@ def read_config(
         if only:
             narrow(raw["applications"][0], only)
         config = ServeDeploySchema.model_validate(raw)
-        settings_of(config)
+        application = cast("Any", config).applications[0]
+        application.args = from_folder(application.args, settings_of(config), path.absolute().parent)
     except (OSError, yaml.YAMLError, ValidationError, LookupError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     overrides = {"host": host, "port": port}

@@ -32,15 +32,11 @@ class Named:
     source: str
     """What they are called; their licence is known by it."""
     weights: Weights | None = None
-    """None where nothing can be fetched: a miniature, a folder, a pack."""
+    """None where nothing can be fetched: a folder, a pack."""
 
     @property
     def licence(self) -> Licence:
         return licence_of(self.source)
-
-    @property
-    def terms(self) -> str:
-        return "made by the project" if self.source.startswith("miniature:") else f"licence: {self.licence}"
 
 
 def pull(settings: AppSettings, *, accept_licences: bool) -> int:
@@ -132,7 +128,7 @@ def _show(one: Named, stock: Inventory | None) -> None:
         print("  nothing to fetch")
     elif stock is not None:
         print(f"  {decimal(stock.total)}, of which {decimal(stock.missing)} are to be fetched")
-    print(f"  {one.terms}", flush=True)
+    print(f"  licence: {one.licence}", flush=True)
 
 
 def _agreed(conditions: Sequence[Named]) -> bool:

@@ -99,7 +99,7 @@ class StageDone:
     model: str
     """The service, e.g. `wan`."""
     source: str
-    """Where its weights come from: a repository, a path, or `miniature`."""
+    """Where its weights come from: a repository, or `path:FOLDER`."""
     revision: str
     replica: str
     """Which replica did it, and on which devices."""

@@ -1,16 +1,12 @@
-"""Where a model's weights are: a repository at a commit, a local folder, or the project's miniature."""
+"""Where a model's weights are: a repository at a commit, or a local folder."""
 
-import hashlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
@@ -34,7 +30,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Weights(BaseModel):
-    """Exactly one of `repository` (with `revision`), `path` and `miniature`."""
+    """Exactly one of `repository` (with `revision`) and `path`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,9 +43,8 @@ class Weights(BaseModel):
     endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
     """Address of a mirror; by default the hub's own, or what HF_ENDPOINT and MODELSCOPE_ENDPOINT say."""
     path: Path | None = None
-    """A folder in the layout that `from_pretrained` reads, e.g. a clone of a repository made with git-lfs."""
-    miniature: str | None = None
-    """A form of the project's own tiny checkpoint; it is written on first use."""
+    """A folder in the layout that `from_pretrained` reads, e.g. a clone of a repository made with git-lfs. In a
+    configuration file a relative one begins at the folder of that file."""
     files: tuple[str, ...] = ()
     """Patterns (`*` matches `/` too) of the files that are needed; by default all. Repositories often hold the same
     weights several times over: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
@@ -60,9 +55,9 @@ class Weights(BaseModel):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Weights":
-        named = [name for name in ("repository", "path", "miniature") if getattr(self, name) is not None]
+        named = [name for name in ("repository", "path") if getattr(self, name) is not None]
         if len(named) != 1:
-            raise ValueError(f"give exactly one of repository, path and miniature, got {named or 'none'}")
+            raise ValueError(f"give exactly one of repository and path, got {named or 'none'}")
         if self.repository is not None and not self._COMMIT.fullmatch(self.revision or ""):
             raise ValueError(f"revision: {self.repository} must be pinned to a commit of 40 hexadecimal digits")
         return self
@@ -70,7 +65,7 @@ class Weights(BaseModel):
     @property
     def source(self) -> str:
         """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
-        return self.repository or (f"path:{self.path.name}" if self.path else f"miniature:{self.miniature}")
+        return f"path:{self.path.name}" if self.path else self.repository or ""
 
     def needs(self, file: str) -> bool:
         """Whether `files` names this one."""
@@ -87,19 +82,17 @@ class Inventory:
     """Bytes that are not here yet."""
 
 
-def resolve(weights: Weights, home: Path, write_miniature: Callable[[str, Path], None]) -> Path:
-    """Return the local folder of `weights`, downloading or writing it under `home` where it is not there yet.
+def resolve(weights: Weights, home: Path) -> Path:
+    """Return the local folder of `weights`, downloading it under `home` where it is not there yet.
 
     Args:
         weights: what the configuration names.
-        home: REELGRAPH_HOME; downloads lie in `home/models`, miniatures in `home/miniatures`.
-        write_miniature: the model's own `write(form, folder)`, from its `miniature.py`.
+        home: REELGRAPH_HOME; downloads lie in `home/models`.
 
     Raises:
-        ConfigError: the folder does not exist or is not whole, or the repository cannot be had.
+        ConfigError: the folder does not exist, is not whole or is not given from the root, or the repository cannot be
+            had.
     """
-    if weights.miniature is not None:
-        return _miniature(weights.miniature, home / "miniatures", write_miniature)
     licence = licence_of(weights.source)
     if licence.must_be_accepted:
         log.warning(
@@ -166,6 +159,31 @@ def _unplugged(value: Any) -> Any:
     return tuple(map(_unplugged, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else value
 
 
+def from_folder(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> dict[str, Any]:
+    """Return `args` with each relative `path` of weights in them, however deep, taken from `folder`.
+
+    The rest is as it was written, without the defaults that a dump of the settings would spell out.
+
+    Args:
+        args: as a configuration file has them.
+        settings: what was made of them; it says where there are weights.
+        folder: absolute.
+    """
+    made = dict(settings)
+    return {name: _from_folder(raw, made.get(name), folder) for name, raw in args.items()}
+
+
+def _from_folder(raw: Any, value: Any, folder: Path) -> Any:
+    if isinstance(value, Weights):
+        return raw if value.path is None else {**raw, "path": str(folder / value.path)}
+    if isinstance(value, BaseModel):
+        return from_folder(raw, value, folder)
+    if isinstance(value, tuple):
+        parts = zip(raw, cast("tuple[Any, ...]", value), strict=True)
+        return [_from_folder(part, made, folder) for part, made in parts]
+    return raw
+
+
 def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:
     """The hub that `weights` names; its package is imported here, where it is needed."""
     reference = Reference(weights.repository or "", weights.revision or "", home / "models", weights.endpoint)
@@ -224,6 +242,11 @@ def _logged(weights: Weights) -> Told:
 
 def _local(weights: Weights, folder: Path) -> Path:
     """Take a folder as it is, unless git-lfs has still to fetch what is in it."""
+    if not folder.is_absolute():
+        raise ConfigError(
+            f"weights.path: give {folder} from the root; only `reel serve` takes it from the folder of its --config",
+            param="weights.path",
+        )
     if not folder.is_dir():
         raise ConfigError(f"weights.path: there is no folder {folder}", param="weights.path")
     pointers = {
@@ -249,19 +272,3 @@ def _heavy(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name != ".git")
         paths = (Path(place, name) for name in sorted(names))
         yield from (path for path in paths if path.suffix in SUFFIXES and path.is_file())
-
-
-def _miniature(form: str, folder: Path, write: Callable[[str, Path], None]) -> Path:
-    """Write the miniature once: several replicas start together, and a half-written folder must never be seen."""
-    made_by = Path(write.__code__.co_filename)
-    stamp = made_by.read_bytes() + version("diffusers").encode() + version("transformers").encode()
-    target = folder / f"{made_by.parent.name}-{form}-{hashlib.sha256(stamp).hexdigest()[:12]}"
-    with alone(folder / f"{target.name}.lock"):
-        if not target.is_dir():
-            draft = Path(tempfile.mkdtemp(dir=folder, prefix=".draft-"))
-            try:
-                write(form, draft)
-                draft.replace(target)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return target

@@ -22,7 +22,7 @@ class ServiceInfo:
 
     name: str
     source: str
-    """Where its weights come from: a repository, a path, or `miniature:FORM`."""
+    """Where its weights come from: a repository, or `path:FOLDER`."""
     revision: str
     replica: str
     """The replica's name and its devices, e.g. `wan#x1y2z3 cuda:0`."""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.errors import ConfigError, InvalidParameter, ModelFailed
-from services.flux.miniature import write
 from services.flux.request import Lora
 from services.flux.service import FluxSettings, LoraRepository
 from services.limits import within
@@ -117,7 +116,7 @@ class Library:
     def _downloaded(self, known: LoraRepository) -> Path:
         where = {"repository": known.repository, "revision": known.revision, "files": (known.file,)}
         try:
-            path = resolve(Weights(**where, offline=self._offline), self._home, write) / known.file
+            path = resolve(Weights(**where, offline=self._offline), self._home) / known.file
         except ConfigError as error:
             raise ModelFailed(f"loras: {known.name}: {error.message}", param=PARAM) from error
         if not path.is_file():

@@ -19,7 +19,6 @@ from services.device import device_of, failure_of, finite, place, quiet, set_att
 from services.errors import ConfigError
 from services.flux.identity import Identity, drawn_points
 from services.flux.loras import Loras
-from services.flux.miniature import write
 from services.flux.service import Canvas, FluxSettings
 from services.frames import Frames, Item, Pixels, Progress
 from services.pixels import averaged, pixels_of
@@ -195,7 +194,7 @@ class FluxModel:
         settings = self._settings.identity
         if settings is None:
             return None
-        folder = resolve(settings.weights, home, write) / settings.subfolder
+        folder = resolve(settings.weights, home) / settings.subfolder
         return Identity(folder, self._pipe.transformer, self._device)
 
 
@@ -203,7 +202,7 @@ def _load(settings: FluxSettings, home: Path) -> FluxPipeline:
     quiet()
     for name in ("pipeline_flux", "pipeline_flux_controlnet"):  # they log what they cut off a prompt that is too long
         logging.getLogger(f"diffusers.pipelines.flux.{name}").setLevel(logging.ERROR)
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     try:
         pipe = FluxPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), local_files_only=True)
     except (OSError, ValueError) as error:

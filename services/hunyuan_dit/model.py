@@ -14,7 +14,6 @@ from torch import Tensor
 from services.device import device_of, failure_of, finite, place, quiet
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
-from services.hunyuan_dit.miniature import write
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.service import HunyuanDitSettings, Restyling
 from services.weights import resolve
@@ -169,7 +168,7 @@ def _load(settings: HunyuanDitSettings, home: Path) -> HunyuanDiTPipeline:
     quiet()
     # It would write into the log what it cuts off a prompt.
     logging.getLogger(pipeline_hunyuandit.__name__).setLevel(logging.ERROR)
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     try:
         _, transformer = HunyuanDiTPipeline.load_config(folder, local_files_only=True).get("transformer", ("", "none"))
         if transformer != HunyuanDiT2DModel.__name__:  # diffusers would load it all, and then only warn

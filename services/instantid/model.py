@@ -14,7 +14,6 @@ from services.frames import Face, Fact, Features, Frames, Item, Pixels
 from services.instantid.arcface import ArcFace, from_weights
 from services.instantid.geometry import aligned
 from services.instantid.insightface_pack import InsightFace
-from services.instantid.miniature import write
 from services.instantid.mtcnn import Mtcnn
 from services.instantid.request import Found, fractions
 from services.instantid.service import InstantIdSettings, MtcnnSettings
@@ -88,7 +87,7 @@ def _detector(settings: InstantIdSettings, device: torch.device) -> Detector:
 
 
 def _recogniser(settings: InstantIdSettings, home: Path) -> ArcFace:
-    file = resolve(settings.recogniser, home, write) / settings.recogniser_file
+    file = resolve(settings.recogniser, home) / settings.recogniser_file
     try:
         return from_weights(torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

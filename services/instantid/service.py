@@ -87,7 +87,7 @@ class InstantId:
 
         Args:
             settings: what the configuration file says.
-            home: REELGRAPH_HOME, where downloads and miniatures lie.
+            home: REELGRAPH_HOME, where downloads lie.
             replica: says which replica this is, and on which devices.
 
         Raises:

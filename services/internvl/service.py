@@ -41,7 +41,7 @@ class InternVL:
 
     Args:
         settings: see `InternVLSettings`.
-        home: REELGRAPH_HOME, where downloads and miniatures lie.
+        home: REELGRAPH_HOME, where downloads lie.
         replica: says which replica this is, and on which devices.
 
     Raises:
@@ -49,10 +49,9 @@ class InternVL:
     """
 
     def __init__(self, settings: InternVLSettings, home: Path, replica: Callable[[], str]) -> None:
-        from services.internvl.miniature import write
         from services.internvl.model import Describer
 
-        folder = resolve(settings.weights, home, write)
+        folder = resolve(settings.weights, home)
         self._describer = Describer(folder, device=settings.device, dtype=settings.dtype, attention=settings.attention)
         self._settings = settings
         self._replica = replica

@@ -34,7 +34,6 @@ from services.qwen_edit.guidance import (
     resized,
     sobel_edges,
 )
-from services.qwen_edit.miniature import write
 from services.qwen_edit.scores import perceptual_distance
 from services.qwen_edit.service import QwenEditSettings, Sitting
 from services.weights import resolve
@@ -276,7 +275,7 @@ def _picture(picture: Tensor) -> Image.Image:
 
 def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:
     quiet()
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     try:
         pipe = QwenImageEditPlusPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), local_files_only=True

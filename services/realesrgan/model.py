@@ -14,7 +14,6 @@ from services.device import device_of, failure_of, finite
 from services.errors import ConfigError
 from services.frames import Pixels
 from services.pixels import averaged, pixels_of, tensor_of
-from services.realesrgan.miniature import write
 from services.realesrgan.service import SHIPPED, RealEsrganSettings
 from services.weights import resolve
 
@@ -142,7 +141,7 @@ def _load(settings: RealEsrganSettings, home: Path) -> ImageModelDescriptor:
 def _file(settings: RealEsrganSettings, home: Path) -> Path:
     if settings.weights is None:
         return SHIPPED
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     if settings.file is not None:
         path = folder / settings.file
         if not path.is_file():

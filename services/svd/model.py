@@ -13,7 +13,6 @@ from services.device import device_of, failure_of, finite, place, quiet
 from services.errors import ConfigError
 from services.frames import MAX_RUN, Frames, Item, Progress
 from services.pixels import pixels_of
-from services.svd.miniature import write
 from services.svd.service import Shot, SvdSettings
 from services.weights import resolve
 from services.worker import Outlet
@@ -152,7 +151,7 @@ def _fitted(frames: Frames, shot: Shot) -> Image.Image:
 
 def _load(settings: SvdSettings, home: Path) -> StableVideoDiffusionPipeline:
     quiet()
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     try:
         pipe = StableVideoDiffusionPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), variant=settings.variant, local_files_only=True

@@ -78,7 +78,7 @@ class Svd:
 
         Args:
             settings: what the configuration file says.
-            home: REELGRAPH_HOME, where downloads and miniatures lie.
+            home: REELGRAPH_HOME, where downloads lie.
             replica: says which replica this is, and on which devices.
 
         Raises:

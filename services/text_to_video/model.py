@@ -13,7 +13,6 @@ from services.device import device_of, failure_of, finite, place, quiet
 from services.errors import ConfigError
 from services.frames import Frames, Item, Progress
 from services.pixels import pixels_of
-from services.text_to_video.miniature import write
 from services.text_to_video.service import Shot, TextToVideoSettings
 from services.weights import resolve
 from services.worker import Outlet
@@ -119,7 +118,7 @@ def _load(settings: TextToVideoSettings, home: Path) -> TextToVideoSDPipeline:
     quiet()
     # It logs what it cuts off a prompt that is too long.
     logging.getLogger(TextToVideoSDPipeline.__module__).setLevel(logging.ERROR)
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     try:
         pipe = TextToVideoSDPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), variant=settings.variant, local_files_only=True

@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from services.device import device_of, failure_of, finite, place, quiet, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
-from services.wan.miniature import write
 from services.wan.request import WanRequest
 from services.wan.service import Shot, WanSettings
 from services.weights import resolve
@@ -205,7 +204,7 @@ def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:
 
 def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
     quiet()
-    folder = resolve(settings.weights, home, write)
+    folder = resolve(settings.weights, home)
     dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
     try:
         pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)

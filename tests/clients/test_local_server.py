@@ -75,13 +75,19 @@ def test_local_starts_and_stops_a_server(reel: Reel, place: Path) -> None:
 
 def test_the_demo_leaves_a_video_and_its_caption(reel: Reel, place: Path) -> None:
     stand_in(place, serving())
+    stand_in(place, "pathlib.Path(sys.argv[1]).write_text(' '.join(sys.argv[2:]))", "miniatures/sheet.py")
     out, told = (process := reel("demo")).communicate(timeout=WAIT_S)
     assert process.returncode == 0, told
     made = place / "reel-demo"
+    names = ["continuation.mp4", "continuation-x4.mp4", "caption.txt", "contact-sheet.png"]
+    assert out.splitlines()[-4:] == [f"reel-demo/{name}" for name in names]
     assert (made / "continuation.mp4").read_bytes() == CONTENT
+    assert (made / "continuation-x4.mp4").read_bytes() == CONTENT
     assert (made / "caption.txt").read_text(encoding="utf-8") == f"{CAPTION}\n"
-    assert out.splitlines()[-2:] == ["reel-demo/continuation.mp4", "reel-demo/caption.txt"]
-    assert "upload bigbuckbunny.mp4" in told
+    rows = (made / "contact-sheet.png").read_text(encoding="utf-8")
+    assert rows.startswith("--row the clip that is given ")
+    assert rows.endswith(f"--row goes on as: {CAPTION} reel-demo/continuation-x4.mp4")
+    assert "upload bouncing-star.mp4" in told
     assert not is_alive(place)
 
 

@@ -18,7 +18,7 @@ from clients.objects import Identity, ResultEvent, SegmentEvent, Video
 Way = Blocking | Looping
 
 STAGES = [
-    {"name": "image", "model": "flux", "source": "miniature:tiny", "revision": "1", "replica": "a", "seconds": 12.25},
+    {"name": "image", "model": "flux", "source": "path:tiny", "revision": "1", "replica": "a", "seconds": 12.25},
     {"name": "upscale", "model": "realesrgan", "source": "x", "revision": "1", "replica": "b", "seconds": 0.5},
 ]
 PIPELINE_STORY: list[tuple[str, dict[str, Any]]] = [

@@ -41,7 +41,7 @@ def test_lines_tell_each_thing_once() -> None:
         "queued",
         "in progress",
         "describe: a red ball [/b] rolls slowly",
-        "describe: done in 0.5 s (internvl, miniature:tiny)",
+        "describe: done in 0.5 s (internvl, path:tiny)",
         "denoise: 1 of 2",
         "denoise: 2 of 2",
         "frames: 5 of 5",

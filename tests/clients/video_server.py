@@ -35,7 +35,7 @@ STORY: list[tuple[str, dict[str, Any]]] = [
         {
             "name": "describe",
             "model": "internvl",
-            "source": "miniature:tiny",
+            "source": "path:tiny",
             "revision": "1",
             "replica": "internvl#1 cpu",
             "seconds": 0.5,

@@ -7,23 +7,30 @@ from typing import Any
 import httpx
 import pytest
 
+from miniatures.random.served import random_args
 from tests.cluster.server import CLIP, Server, until
 
 Create = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server")).start()
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """`args` with random weights, which all servers share, and with small requests."""
+    return random_args(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"), untrained).start()
     yield made
     assert made.stop() == 0
 
 
 @pytest.fixture(scope="package")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server with keys, small limits and short leases, for tests that break in or break it."""
     limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "auth": "keys"}
-    made = Server(tmp_path_factory.mktemp("strict"), limits)
+    made = Server(tmp_path_factory.mktemp("strict"), untrained | limits)
     made.add_key("ann")
     made.add_key("bob")
     made.start()
@@ -32,16 +39,16 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def studio(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server of the full pipeline and the storyboard, with two replicas of each model that every scene needs."""
     svd = {
-        "weights": {"miniature": "xt"},
+        "weights": untrained["svd"]["weights"],
         "dtype": "float32",
         "decode_window": 2,
         "decode_overlap": 1,
         "max_frames": 50,
     }
-    arguments = {"svd": svd, "lease_s": 3.0, "concurrency": 6}
+    arguments = {**untrained, "svd": svd, "lease_s": 3.0, "concurrency": 6}
     home, twice = tmp_path_factory.mktemp("studio"), ("flux", "svd", "realesrgan")
     made = Server(home, arguments, ("full-pipeline", "storyboard"), twice).start()
     yield made

@@ -44,7 +44,8 @@ class Server:
 
     Args:
         home: its REELGRAPH_HOME.
-        arguments: what is merged into the application's `args`.
+        arguments: what is merged into the application's `args`. Weights are in it, as paths from the root: the
+            relative ones of the local configuration would begin at `home`, where it is copied to.
         only: the graphs that it serves.
         twice: the models that have two replicas.
     """
@@ -52,7 +53,7 @@ class Server:
     def __init__(
         self,
         home: Path,
-        arguments: dict[str, Any] | None = None,
+        arguments: dict[str, Any],
         only: Sequence[str] = ("v2v", "rolling-edit"),
         twice: Sequence[str] = (),
     ):
@@ -60,7 +61,7 @@ class Server:
         home.mkdir(parents=True, exist_ok=True)
         raw = yaml.safe_load((ROOT / "serve_config.local.yaml").read_text())
         application = raw["applications"][0]
-        application["args"] |= {"home": str(home), **(arguments or {})}
+        application["args"] |= {"home": str(home), **arguments}
         narrow(application, only)
         for deployment in application["deployments"]:
             deployment["num_replicas"] = 2 if deployment["name"] in twice else 1

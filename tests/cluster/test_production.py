@@ -1,4 +1,4 @@
-"""The production configuration on a local Ray with pretended GPUs and miniatures; and graphs by handle on it."""
+"""The production configuration on a local Ray with pretended GPUs and random weights; and graphs by handle on it."""
 
 import asyncio
 import re
@@ -88,7 +88,7 @@ def test_a_graph_is_there_when_its_models_are(tmp_path: Path) -> None:
 
 
 def test_text_to_video_can_make_the_scenes(tmp_path: Path) -> None:
-    film = {"text_to_video": {"weights": {"miniature": "tiny"}}, "home": str(tmp_path), "auth": "none"}
+    film = {"text_to_video": {"weights": {"path": str(tmp_path)}}, "home": str(tmp_path), "auth": "none"}
     settings = AppSettings.model_validate({**film, "scenes_by": "text-to-video"})
     names = {"text-to-video", "film", "storyboard", "jobs", "ingress"}
     assert deployments_of(build(settings)) == names == deployed_by(settings)
@@ -126,17 +126,18 @@ def test_it_does_not_start_without_a_key(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[None]:
     home = tmp_path_factory.mktemp("production")
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     args = raw["applications"][0]["args"]
     args |= {"home": str(home), "auth": "none"}
-    args["internvl"]["weights"] = {"miniature": "tiny"}
-    args["wan"] |= {"weights": {"miniature": "a14b"}, "offload": "none", "dtype": "float32"}
+    for model in ("internvl", "wan", "qwen_edit", "flux", "svd"):
+        args[model]["weights"] = untrained[model]["weights"]
+    args["wan"] |= {"offload": "none", "dtype": "float32"}
     small = {"reference_area": 9216, "condition_area": 12544}
-    args["qwen_edit"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32", **small}
-    args["flux"] |= {"weights": {"miniature": "tiny"}, "dtype": "float32"}
-    args["svd"] |= {"weights": {"miniature": "xt"}, "variant": None, "dtype": "float32"}
+    args["qwen_edit"] |= {"dtype": "float32", **small}
+    args["flux"]["dtype"] = "float32"
+    args["svd"] |= {"variant": None, "dtype": "float32"}
     args["realesrgan"] = {"dtype": "float32"}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from services.weights import Weights
 from tests.cluster.conftest import content, create, ended, staged
 from tests.cluster.server import CLIP
 
@@ -35,7 +36,7 @@ def events(http: httpx.Client, video_id: str, after: int = 0) -> list[tuple[int,
     return found
 
 
-def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str) -> None:
+def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str, untrained: dict[str, Any]) -> None:
     video = ended(http, create(http, input_video=clip_id, seed=-1)["id"])
     assert video["status"] == "completed", video
     assert video["caption"]
@@ -46,7 +47,9 @@ def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str) ->
         ("describe", "internvl"),
         ("generate", "wan"),
     ]
-    assert all(stage["source"].startswith("miniature:") and stage["seconds"] > 0 for stage in video["stages"])
+    weights = [Weights.model_validate(untrained[model]["weights"]) for model in ("internvl", "wan")]
+    assert [stage["source"] for stage in video["stages"]] == [one.source for one in weights]
+    assert all(stage["seconds"] > 0 for stage in video["stages"])
     assert (video["frames_done"], video["frames_total"], video["rate"]) == (9, 9, "16")
     assert sorted(video["results"]) == ["thumbnail", "video"]
     width, height = map(int, video["size"].split("x"))

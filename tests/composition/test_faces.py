@@ -16,10 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from composition.encode import png
 from composition.faces import FaceFinder, Identity, IdentityField, face_of
 from composition.ingress import Ingress
+from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Face, Fact, Features, Frames, StageDone
 from services.instantid.service import InstantId, InstantIdSettings
-from services.weights import Weights
 from tests.composition.painting import TRANSPORT, FaceService, front_door, seen_in
 from tests.composition.rolling import Full
 from tests.composition.serving import Handle, noise
@@ -171,8 +171,9 @@ def data_url(data: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def instantid(tmp_path_factory: pytest.TempPathFactory) -> InstantId:
-    settings = InstantIdSettings(recogniser=Weights(miniature="tiny"), device="cpu")
-    return InstantId(settings, tmp_path_factory.mktemp("home"), lambda: "instantid#test cpu")
+    home = tmp_path_factory.mktemp("home")
+    settings = InstantIdSettings(recogniser=written("instantid", "tiny", home), device="cpu")
+    return InstantId(settings, home, lambda: "instantid#test cpu")
 
 
 async def test_a_real_face_as_a_form_and_as_json(tmp_path: Path, instantid: InstantId) -> None:

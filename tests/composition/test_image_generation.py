@@ -17,13 +17,13 @@ from composition.encode import png
 from composition.faces import FaceFinder, Identity
 from composition.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
 from composition.ingress import Ingress
+from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
 from services.flux.request import FluxRequest, Lora
 from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Frames, Pixels
 from services.instantid.service import InstantId, InstantIdSettings
 from services.limits import MAX_SEED
-from services.weights import Weights
 from tests.composition.painting import (
     LIMITS,
     TRANSPORT,
@@ -248,18 +248,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def instantid(home: Path) -> InstantId:
-    settings = InstantIdSettings(recogniser=Weights(miniature="tiny"), device="cpu")
+    settings = InstantIdSettings(recogniser=written("instantid", "tiny", home), device="cpu")
     return InstantId(settings, home, lambda: "instantid#test cpu")
 
 
 @pytest.fixture(scope="module")
 def flux(home: Path) -> Flux:
     settings = FluxSettings(
-        weights=Weights(miniature="tiny"),
+        weights=written("flux", "tiny", home),
         device="cpu",
         dtype="float32",
         max_sequence_length=32,
-        identity=IdentitySettings(weights=Weights(miniature="identity")),
+        identity=IdentitySettings(weights=written("flux", "identity", home)),
     )
     return Flux(settings, home, lambda: "flux#test cpu")
 

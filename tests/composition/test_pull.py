@@ -53,7 +53,7 @@ def fetched(home: Path) -> dict[str, bytes]:
 
 
 def test_everything_free_is_fetched(hub, tmp_path, capsys):
-    models = {"internvl": remote(hub, INTERNVL, offline=True), "wan": {"weights": {"miniature": "a14b"}}}
+    models = {"internvl": remote(hub, INTERNVL, offline=True), "wan": {"weights": {"path": "/w/wan"}}}
     assert pull(settings(tmp_path, **models), accept_licences=False) == DONE
     assert list(fetched(tmp_path)) == [INTERNVL]
     out, told = capsys.readouterr()
@@ -61,9 +61,9 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         f"internvl.weights: {INTERNVL} at {COMMIT} on huggingface",
         "  27.0 kB, of which 27.0 kB are to be fetched",
         f"  licence: Apache-2.0 (commercial use: free; keep the notices; https://huggingface.co/{INTERNVL})",
-        "wan.weights: miniature:a14b",
+        "wan.weights: path:wan",
         "  nothing to fetch",
-        "  made by the project",
+        "  licence: unknown (commercial use: unknown; see the repository; no address known)",
         "all there",
     ]
     assert told == f"{INTERNVL}: 27.0 kB of 27.0 kB\n"
@@ -123,7 +123,7 @@ def test_weights_are_found_however_deep():
         ),
     ]
     pack = InsightFaceSettings(kind="insightface", pack=Path("/packs/antelopev2"))
-    faces = InstantIdSettings(recogniser=Weights(miniature="tiny"), detector=pack)
+    faces = InstantIdSettings(recogniser=Weights(path=Path("/w/recogniser")), detector=pack)
     found = {one.field: one.licence.commercial for one in named(faces)}
     assert found == {"recogniser": "unknown", "detector.pack": "forbidden"}
 

@@ -14,11 +14,11 @@ from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.graph import NOTHING_KNOWN, GraphSettings, Known
 from composition.text_to_video import Film, FilmRequest
+from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.service import TextToVideo, TextToVideoSettings
-from services.weights import Weights
 from tests.composition.rolling import Full, Gone, facts, gathered, of
 from tests.composition.serving import Handle
 
@@ -27,10 +27,10 @@ FIELDS = {"prompt": "a boat", "num_frames": 10, "size": "32x16", "steps": 2, "se
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> TextToVideo:
-    settings = TextToVideoSettings(
-        weights=Weights(miniature="tiny"), device="cpu", dtype="float32", decode_batch=4, max_steps=200
-    )
-    return TextToVideo(settings, tmp_path_factory.mktemp("home"), lambda: "text-to-video#test cpu")
+    home = tmp_path_factory.mktemp("home")
+    weights = written("text_to_video", "tiny", home)
+    settings = TextToVideoSettings(weights=weights, device="cpu", dtype="float32", decode_batch=4, max_steps=200)
+    return TextToVideo(settings, home, lambda: "text-to-video#test cpu")
 
 
 class Room:

@@ -10,19 +10,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
 from services.flux.request import FluxRequest, Lora
 from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels
 from services.levers import StepCache
-from services.weights import Weights
 
 pytestmark = pytest.mark.gpu
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 4, "seed": 3}
 REQUEST = FluxRequest(**FIELDS)
 INK = FluxRequest(**FIELDS, loras=(Lora(name="ink"),))
-NETS = IdentitySettings(weights=Weights(miniature="identity"))
 POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
 FACE = Face(np.full(512, 512**-0.5, np.float32), POINTS, np.array([0.2, 0.2, 0.8, 0.9], np.float32))
 DTYPES = ["bfloat16", "float16"]
@@ -64,8 +63,13 @@ def little_memory() -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+def nets_of(home: Path) -> IdentitySettings:
+    return IdentitySettings(weights=written("flux", "identity", home))
+
+
 def loaded(home: Path, **settings: Any) -> Flux:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cuda", "dtype": "float32", "max_sequence_length": 32}
+    weights = written("flux", "tiny", home)
+    fields = {"weights": weights, "device": "cuda", "dtype": "float32", "max_sequence_length": 32}
     return Flux(FluxSettings(**{**fields, **settings}), home, lambda: "flux#test cuda:0")
 
 
@@ -150,9 +154,9 @@ async def test_a_lora_comes_and_goes_where_models_wait_elsewhere(home, folder, p
 
 @pytest.mark.parametrize("offload", ["none", *OFFLOADS])
 async def test_a_face_acts_where_models_wait_elsewhere(home, plain, offload):
-    faced = await made(loaded(home, identity=NETS, device="cpu"), face=FACE)
+    faced = await made(loaded(home, identity=nets_of(home), device="cpu"), face=FACE)
     assert difference(faced, plain) > 2
-    flux = loaded(home, identity=NETS, offload=offload)
+    flux = loaded(home, identity=nets_of(home), offload=offload)
     for _ in range(2):
         assert difference(await made(flux, face=FACE), faced) < 2
         assert difference(await made(flux), plain) < 1
@@ -168,7 +172,7 @@ async def test_a_request_is_cancelled_within_a_step_and_does_not_disturb_the_nex
 @pytest.mark.parametrize("face", [None, FACE], ids=["without a face", "with a face"])
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 async def test_a_cancelled_request_leaves_the_models_off_the_gpu(home, offload, face):
-    flux = loaded(home, offload=offload, identity=NETS)
+    flux = loaded(home, offload=offload, identity=nets_of(home))
     await cancelled(flux, face)
     pipe = flux._model._pipe
     models = (pipe.text_encoder, pipe.text_encoder_2, pipe.transformer)

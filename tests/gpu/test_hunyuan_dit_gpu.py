@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from miniatures.random import written
 from services.errors import Cancelled, ConfigError, ModelFailed
 from services.frames import Frames, Pixels
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
-from services.weights import Weights
 
 pytestmark = pytest.mark.gpu
 
@@ -46,7 +46,7 @@ def little_memory() -> Iterator[None]:
 
 
 def loaded(home: Path, **settings: Any) -> HunyuanDit:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cuda", "dtype": "float32", **settings}
+    fields = {"weights": written("hunyuan_dit", "tiny", home), "device": "cuda", "dtype": "float32", **settings}
     return HunyuanDit(HunyuanDitSettings(**fields), home, lambda: "hunyuan-dit#test cuda:0")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from miniatures.random import written
 from services.frames import Frames, Pixels, Progress
 from services.qwen_edit.request import EditRequest, Guidance
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
-from services.weights import Weights
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +35,7 @@ def plain(home) -> Pixels:
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
     fields = {
-        "weights": Weights(miniature="tiny"),
+        "weights": written("qwen_edit", "tiny", home),
         "device": "cuda",
         "dtype": "float32",
         "reference_area": 64 * 96,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
 from services.frames import Frames, Pixels
 from services.realesrgan.request import UpscaleRequest
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
-from services.weights import Weights
 
 pytestmark = pytest.mark.gpu
 
@@ -84,7 +84,7 @@ async def test_it_comes_near_to_float32_on_the_cpu(home, footage, dtype, near):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 async def test_every_architecture_in_half_precision(home, footage, form, dtype):
-    weights, part = Weights(miniature=form), np.ascontiguousarray(footage[:2, :64, :96])
+    weights, part = written("realesrgan", form, home), np.ascontiguousarray(footage[:2, :64, :96])
     whole = await made(loaded(home, weights=weights, device="cpu"), part, 2)
     assert difference(await made(loaded(home, weights=weights, dtype=dtype), part, 2), whole) < 4
 

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
 from services.frames import Frames, Pixels
-from services.svd.miniature import write
 from services.svd.model import decode
 from services.svd.request import SvdRequest
 from services.svd.service import Svd, SvdSettings
-from services.weights import Weights, resolve
+from services.weights import resolve
 
 pytestmark = pytest.mark.gpu
 
 PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 64, 128, 3), np.uint8))
 FIELDS = {"num_frames": 10, "size": "128x64", "steps": 4, "seed": 3}
 REQUEST = SvdRequest(**FIELDS)
-XT = Weights(miniature="xt")
 DTYPES = ["float16", "bfloat16"]
 OFFLOADS = ["model", "group", "sequential"]
 
@@ -49,7 +48,7 @@ def little_memory() -> Iterator[None]:
 
 
 def loaded(home: Path, **settings: Any) -> Svd:
-    fields = {"weights": XT, "device": "cuda", "dtype": "float32", **settings}
+    fields = {"weights": written("svd", "xt", home), "device": "cuda", "dtype": "float32", **settings}
     return Svd(SvdSettings(**fields), home, lambda: "svd#test cuda:0")
 
 
@@ -108,7 +107,8 @@ async def test_half_precision_comes_near_to_float32_on_the_cpu(home, dtype):
 def test_windows_that_overlap_everything_are_decoding_at_once(home):
     from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 
-    vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(resolve(XT, home, write), subfolder="vae")
+    folder = resolve(written("svd", "xt", home), home)
+    vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder, subfolder="vae")
     vae = vae.to("cuda")
     latents = torch.randn(1, 9, 4, 4, 6, generator=torch.Generator().manual_seed(5)) * 0.5
     with torch.no_grad():

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from miniatures.random import written
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
-from services.wan.miniature import write
 from services.wan.model import decode
 from services.wan.request import WanRequest
 from services.wan.service import Wan, WanSettings
-from services.weights import Weights, resolve
+from services.weights import resolve
 
 pytestmark = pytest.mark.gpu
 
@@ -50,7 +50,7 @@ def little_memory() -> Iterator[None]:
 
 
 def loaded(home: Path, form: str, **settings: Any) -> Wan:
-    fields = {"weights": Weights(miniature=form), "device": "cuda", "dtype": "float32", **settings}
+    fields = {"weights": written("wan", form, home), "device": "cuda", "dtype": "float32", **settings}
     return Wan(WanSettings(**fields), home, lambda: "wan#test cuda:0")
 
 
@@ -97,7 +97,7 @@ async def test_half_precision_comes_near(home, plain, form, dtype):
 def test_decoding_in_a_stream_is_decoding_at_once(home, form, channels):
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-    folder = resolve(Weights(miniature=form), home, write)
+    folder = resolve(written("wan", form, home), home)
     vae: Any = AutoencoderKLWan.from_pretrained(folder, subfolder="vae")
     vae = vae.to("cuda")
     latents = torch.randn(1, channels, 4, 6, 4, generator=torch.Generator().manual_seed(5)).to("cuda")

@@ -1,4 +1,4 @@
-"""LoRAs for the miniature of Flux."""
+"""LoRAs for Flux with random weights."""
 
 import torch
 

@@ -1,11 +1,11 @@
-"""Qwen-Image-Edit on its miniature, as both of its tests load it, and what its streams hold."""
+"""Qwen-Image-Edit with random weights, as both of its tests load it, and what its streams hold."""
 
 from pathlib import Path
 from typing import Any
 
+from miniatures.random import written
 from services.frames import Frames, Item, Pixels, Scores
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
-from services.weights import Weights
 
 AREAS = 64 * 64, 112 * 112
 """Pixels to which given pictures are scaled, for the VAE and for Qwen2.5-VL."""
@@ -13,7 +13,7 @@ AREAS = 64 * 64, 112 * 112
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
     fields: dict[str, Any] = {
-        "weights": Weights(miniature="tiny"),
+        "weights": written("qwen_edit", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "reference_area": AREAS[0],

@@ -110,11 +110,8 @@ def test_patterns_that_nothing_matches(hub, kind, tmp_path):
 
 
 def test_the_mirror_may_be_asked_for_weights_of_a_model(hub, tmp_path, caplog):
-    def write(form: str, folder: Path) -> None:
-        raise AssertionError
-
     with caplog.at_level(logging.INFO, "ray.serve.reelgraph.weights"):
-        folder = resolve(of(hub), tmp_path, write)
+        folder = resolve(of(hub), tmp_path)
     assert contents(folder) == FILES
     last = vars(caplog.records[-1])
     assert (last["weights"], last["bytes"], last["of"]) == ("a/b", TOTAL, TOTAL)

@@ -13,9 +13,10 @@ from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.pipelines.flux.pipeline_flux_controlnet import FluxControlNetPipeline
 from safetensors.torch import load_file, save_file
 
+from miniatures.random import written
+from miniatures.random.flux import write
 from services.errors import ConfigError
 from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, drawn_points
-from services.flux.miniature import write
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels, Progress
@@ -24,7 +25,6 @@ from services.weights import Weights, resolve
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
 POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
-NETS = IdentitySettings(weights=Weights(miniature="identity"))
 
 
 def face_of(seed: int, points: Any = POINTS) -> Face:
@@ -58,8 +58,9 @@ def ada(flux) -> Pixels:
 
 
 def loaded(home: Path, **more) -> Flux:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cpu", "dtype": "float32", "max_sequence_length": 32}
-    return Flux(FluxSettings(**{**fields, "identity": NETS, **more}), home, lambda: "flux#test cpu")
+    identity = IdentitySettings(weights=written("flux", "identity", home))
+    fields = {"weights": written("flux", "tiny", home), "identity": identity, "device": "cpu", "dtype": "float32"}
+    return Flux(FluxSettings(**{**fields, "max_sequence_length": 32, **more}), home, lambda: "flux#test cpu")
 
 
 async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
@@ -132,9 +133,9 @@ async def test_the_net_hears_the_face_and_not_the_prompt(flux):
 
 async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
     """Its own latents given, and the tokens in place of the prompt at a guidance of one, by hooks of the test's own."""
-    folder = resolve(NETS.weights, home, write)
+    folder = resolve(written("flux", "identity", home), home)
     pipe: Any = FluxControlNetPipeline.from_pretrained(
-        resolve(Weights(miniature="tiny"), home, write),
+        resolve(written("flux", "tiny", home), home),
         controlnet=FluxControlNetModel.from_pretrained(folder / CONTROLNET),
         local_files_only=True,
     )

@@ -14,13 +14,13 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file, save_file
 
+from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.flux.loras import Loras
-from services.flux.miniature import write
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
 from services.frames import Frames, Pixels, Progress
-from services.weights import Weights, resolve
+from services.weights import resolve
 from tests.services.flux_loras import QUERIES, VALUES, WIDTH, tensors_of
 
 FIELDS = {"prompt": "a boat", "size": "32x32", "steps": 2, "seed": 3}
@@ -59,13 +59,14 @@ def plain(flux) -> Pixels:
     return asyncio.run(made(flux))
 
 
-def settings_of(folder: Path, **more) -> FluxSettings:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cpu", "dtype": "float32", "max_sequence_length": 32}
-    return FluxSettings(**{**fields, "lora_dir": folder, **more})
+def settings_of(home: Path, folder: Path, **more) -> FluxSettings:
+    weights = written("flux", "tiny", home)
+    fields = {"weights": weights, "device": "cpu", "dtype": "float32", "max_sequence_length": 32, "lora_dir": folder}
+    return FluxSettings(**{**fields, **more})
 
 
 def loaded(home: Path, folder: Path, **more) -> Flux:
-    return Flux(settings_of(folder, **more), home, lambda: "flux#test cpu")
+    return Flux(settings_of(home, folder, **more), home, lambda: "flux#test cpu")
 
 
 async def made(flux: Flux, **weights: float) -> Pixels:
@@ -81,7 +82,7 @@ async def painted(flux: Flux, loras: list[dict[str, Any]]) -> Pixels:
 
 def by_diffusers(home: Path, folder: Path, **weights: float) -> Pixels:
     """What diffusers itself makes."""
-    pipe: Any = FluxPipeline.from_pretrained(resolve(Weights(miniature="tiny"), home, write), local_files_only=True)
+    pipe: Any = FluxPipeline.from_pretrained(resolve(written("flux", "tiny", home), home), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     for name in weights:
         pipe.load_lora_weights(folder, weight_name=f"{name.replace('_', '/')}.safetensors", adapter_name=name)
@@ -215,7 +216,7 @@ async def test_a_name_that_is_not_of_a_file_there(home, tmp_path, name):
 
 async def test_without_a_directory_there_are_none(home):
     with pytest.raises(InvalidParameter, match="loras: there is no ink here"):
-        await made(Flux(settings_of(Path()).model_copy(update={"lora_dir": None}), home, str), ink=1)
+        await made(Flux(settings_of(home, Path()).model_copy(update={"lora_dir": None}), home, str), ink=1)
 
 
 @pytest.mark.parametrize("ending", ["bin", "ckpt", "pkl", "pt", "pth", "safetensors"])
@@ -293,7 +294,7 @@ async def test_limits_of_a_file(home, folder):
 
 async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folder, plain, tmp_path):
     known = {"name": "house-style", "repository": "owner/style", "revision": COMMIT, "file": "style.safetensors"}
-    offline = Weights(path=resolve(Weights(miniature="tiny"), home, write)).model_copy(update={"offline": True})
+    offline = written("flux", "tiny", tmp_path).model_copy(update={"offline": True})
     flux = loaded(tmp_path, folder, weights=offline, lora_repositories=[known])
     with pytest.raises(ModelFailed, match=r"house-style: .*not downloaded yet, and offline is set"):
         await painted(flux, [{"name": "house-style"}])
@@ -313,7 +314,7 @@ async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folde
 def swapping(home, folder) -> Flux:
     """As with `compile`, but for the compilation itself."""
     flux = loaded(home, folder)
-    settings = settings_of(folder, max_lora_rank=8, max_loras=2, compile=True)
+    settings = settings_of(home, folder, max_lora_rank=8, max_loras=2, compile=True)
     flux._model.loras = Loras(settings, home, flux._model._pipe)
     return flux
 

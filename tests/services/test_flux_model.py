@@ -1,4 +1,4 @@
-"""What Flux makes, on its miniature: the same pixels as diffusers' own pipeline, and levers that really act."""
+"""What Flux makes, with random weights: the same pixels as diffusers' own pipeline, and levers that really act."""
 
 import asyncio
 import json
@@ -11,8 +11,9 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file, save_file
 
+from miniatures.random import written
+from miniatures.random.flux import write
 from services.errors import ConfigError, ModelFailed
-from services.flux.miniature import write
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
 from services.frames import Frames, Pixels, Progress
@@ -40,7 +41,8 @@ def plain(flux) -> Pixels:
 
 
 def loaded(home: Path, **more) -> Flux:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cpu", "dtype": "float32", "max_sequence_length": 32}
+    weights = written("flux", "tiny", home)
+    fields = {"weights": weights, "device": "cpu", "dtype": "float32", "max_sequence_length": 32}
     return Flux(FluxSettings(**{**fields, **more}), home, lambda: "flux#test cpu")
 
 
@@ -51,7 +53,7 @@ async def made(flux: Flux, request: FluxRequest = REQUEST) -> Pixels:
 
 
 def pipeline_of(home: Path) -> Any:
-    pipe = FluxPipeline.from_pretrained(resolve(Weights(miniature="tiny"), home, write), local_files_only=True)
+    pipe = FluxPipeline.from_pretrained(resolve(written("flux", "tiny", home), home), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -197,11 +199,6 @@ def test_a_device_that_is_not_here(home, device):
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
-def test_a_form_that_is_not_there(home):
-    with pytest.raises(ConfigError, match="tiny, identity"):
-        loaded(home, weights=Weights(miniature="schnell"))
-
-
 @pytest.mark.parametrize("index", [None, {"_class_name": "FluxPipeline"}, {"_class_name": "WanPipeline"}])
 def test_a_folder_that_is_no_checkpoint(home, tmp_path, index):
     if index is not None:
@@ -214,11 +211,11 @@ def test_a_folder_that_is_no_checkpoint(home, tmp_path, index):
     ("part", "name"),
     [("transformer", "proj_out.weight"), ("vae", "decoder.conv_out.weight")],
 )
-async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(tmp_path, part, name):
+async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(home, tmp_path, part, name):
     write("tiny", tmp_path)
     file = tmp_path / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     tensors[name][0] = float("inf")
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelFailed, match="not finite"):
-        await made(loaded(tmp_path, weights=Weights(path=tmp_path)))
+        await made(loaded(home, weights=Weights(path=tmp_path)))

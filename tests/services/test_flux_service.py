@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.flux.request import FluxRequest, Lora, Painting
 from services.flux.service import Flux, FluxSettings
@@ -34,7 +35,7 @@ def flux(home) -> Flux:
 
 def loaded(home: Path, **more) -> Flux:
     fields = {
-        "weights": Weights(miniature="tiny"),
+        "weights": written("flux", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "max_sequence_length": 32,
@@ -63,7 +64,7 @@ def changed(**fields) -> FluxRequest:
 # --- the stream ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_stream_in_its_order(flux):
+async def test_the_stream_in_its_order(home, flux):
     items = await collected(flux, changed(n=2))
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -86,7 +87,8 @@ async def test_the_stream_in_its_order(flux):
     assert [(run.first, run.count, run.width, run.height) for run in runs] == [(0, 1, 64, 48), (1, 1, 64, 48)]
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("paint", "flux", "miniature:tiny", "")
+    source = written("flux", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("paint", "flux", source, "")
     assert last.replica == "flux#test cpu"
     assert last.seconds > 0
 
@@ -177,8 +179,8 @@ async def test_a_face_where_there_are_no_nets_for_it(flux, strength):
         {"max_steps": 0},
         {"preview_every": -1},
         {"identity": {}},
-        {"identity": {"weights": {"miniature": "identity"}, "subfolder": "../elsewhere"}},
-        {"identity": {"weights": {"miniature": "identity"}, "subfolder": "/elsewhere"}},
+        {"identity": {"weights": {"path": "/weights"}, "subfolder": "../elsewhere"}},
+        {"identity": {"weights": {"path": "/weights"}, "subfolder": "/elsewhere"}},
         {"lora_repositories": [{"name": "a", "repository": "o/a", "revision": "main", "file": "a.safetensors"}]},
         {"lora_repositories": [{"name": "a", "repository": "o/a", "revision": COMMIT, "file": "a.bin"}]},
         {"lora_repositories": [{"name": "a", "repository": "o/a", "revision": COMMIT, "file": "a.safetensors"}] * 2},
@@ -186,7 +188,7 @@ async def test_a_face_where_there_are_no_nets_for_it(flux, strength):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        FluxSettings(weights=Weights(miniature="tiny"), **fields)
+        FluxSettings(weights=Weights(path=Path("/weights")), **fields)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +308,9 @@ async def test_requests_take_turns(flux):
     assert not np.array_equal(pixels_of(together[1]), alone)
 
 
-async def test_info_and_health(flux):
-    assert await flux.info() == ServiceInfo("flux", "miniature:tiny", "", "flux#test cpu", busy=False)
+async def test_info_and_health(home, flux):
+    source = written("flux", "tiny", home).source
+    assert await flux.info() == ServiceInfo("flux", source, "", "flux#test cpu", busy=False)
     stream = flux.paint(changed(steps=200))
     await anext(stream)
     assert (await flux.info()).busy

@@ -81,7 +81,7 @@ ITEMS = [
     Progress("denoise", 3, 40, Frames(pixels(1))),
     Text("describe", "a"),
     Fact("seed", 7),
-    StageDone("generate", "wan", "miniature:ti2v", "", "wan#1 cpu", 1.5),
+    StageDone("generate", "wan", "path:wan", "", "wan#1 cpu", 1.5),
     Clip("file:///a.mp4"),
     Result("image", Frames(pixels(1)), still=True),
     Scores(3, edge_loss=0.5),

@@ -1,4 +1,4 @@
-"""What HunyuanDiT makes, on its miniature: the same pixels as diffusers' own parts, and levers that really act."""
+"""What HunyuanDiT makes, with random weights: the same pixels as diffusers' own parts, and levers that really act."""
 
 import asyncio
 import json
@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from miniatures.random import written
+from miniatures.random.hunyuan_dit import write
 from services.errors import ConfigError, ModelFailed
 from services.frames import Frames, Pixels
-from services.hunyuan_dit.miniature import write
 from services.hunyuan_dit.model import ChunkedFeedForward, TailDPMSolver
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
@@ -52,7 +53,7 @@ def plain(hunyuan) -> Pixels:
 def pipe(home) -> Any:
     """The pipeline as diffusers loads it, with DPM-Solver++ for its scheduler."""
     pipe = HunyuanDiTPipeline.from_pretrained(
-        resolve(Weights(miniature="tiny"), home, write), local_files_only=True, requires_safety_checker=False
+        resolve(written("hunyuan_dit", "tiny", home), home), local_files_only=True, requires_safety_checker=False
     )
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -60,7 +61,7 @@ def pipe(home) -> Any:
 
 
 def loaded(home: Path, **settings) -> HunyuanDit:
-    fields = {"weights": Weights(miniature="tiny"), "device": "cpu", "dtype": "float32", **settings}
+    fields = {"weights": written("hunyuan_dit", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
     return HunyuanDit(HunyuanDitSettings(**fields), home, lambda: "hunyuan-dit#test cpu")
 
 
@@ -320,11 +321,6 @@ def test_a_device_that_is_not_here(home, device):
         loaded(home, device=device)
 
 
-def test_a_form_that_is_not_there(home):
-    with pytest.raises(ConfigError, match="the form tiny"):
-        loaded(home, weights=Weights(miniature="huge"))
-
-
 def test_a_folder_that_is_no_checkpoint(home, tmp_path):
     with pytest.raises(ConfigError, match=r"path:.* is not a HunyuanDiT checkpoint"):
         loaded(home, weights=Weights(path=tmp_path))
@@ -352,10 +348,10 @@ def test_a_checkpoint_that_lacks_a_part(home, tmp_path, part):
         loaded(home, weights=Weights(path=tmp_path))
 
 
-# --- the miniature ------------------------------------------------------------------------------------------------
+# --- random weights -----------------------------------------------------------------------------------------------
 
 
-def test_the_miniature_is_small_seeded_and_of_the_real_geometry(tmp_path, pipe):
+def test_random_weights_are_small_seeded_and_of_the_real_geometry(tmp_path, pipe):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         write("tiny", tmp_path / name)
@@ -378,11 +374,11 @@ def test_the_miniature_is_small_seeded_and_of_the_real_geometry(tmp_path, pipe):
     ("part", "name"),
     [("transformer", "proj_out.weight"), ("vae", "decoder.conv_out.weight"), ("vae", "encoder.conv_out.weight")],
 )
-async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(tmp_path, part, name):
+async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(home, tmp_path, part, name):
     write("tiny", tmp_path)
     file = tmp_path / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     tensors[name][0] = float("inf")
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelFailed, match="not finite"):
-        await made(loaded(tmp_path, weights=Weights(path=tmp_path)))
+        await made(loaded(home, weights=Weights(path=tmp_path)))

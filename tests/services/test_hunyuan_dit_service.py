@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.hunyuan_dit.request import RestyleRequest
@@ -29,7 +30,8 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hunyuan(home) -> HunyuanDit:
-    settings = HunyuanDitSettings(weights=Weights(miniature="tiny"), device="cpu", dtype="float32", max_steps=1000)
+    weights = written("hunyuan_dit", "tiny", home)
+    settings = HunyuanDitSettings(weights=weights, device="cpu", dtype="float32", max_steps=1000)
     return HunyuanDit(settings, home, lambda: "hunyuan-dit#test cpu")
 
 
@@ -63,7 +65,7 @@ def noise(width: int, height: int) -> Frames:
     ("steps", "strength", "done"),
     [(5, 0.6, 3), (5, 1.0, 5), (5, 0.01, 1), (1, 0.4, 1), (4, 0.4, 2), (20, 0.9, 18)],
 )
-async def test_the_stream_in_its_order(hunyuan, steps, strength, done):
+async def test_the_stream_in_its_order(home, hunyuan, steps, strength, done):
     items = await collected(hunyuan, changed(steps=steps, strength=strength))
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -81,7 +83,8 @@ async def test_the_stream_in_its_order(hunyuan, steps, strength, done):
     assert isinstance(picture, Frames)
     assert (picture.first, picture.count, picture.rate) == (0, 1, 24)
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("restyle", "hunyuan-dit", "miniature:tiny", "")
+    source = written("hunyuan_dit", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("restyle", "hunyuan-dit", source, "")
     assert last.replica == "hunyuan-dit#test cpu"
     assert last.seconds > 0
 
@@ -136,7 +139,7 @@ async def test_the_size_is_told_and_kept(hunyuan, width, height, max_area, sampl
     ],
 )
 async def test_limits_name_the_field_the_limit_and_the_value(home, fields, param, message):
-    settings = HunyuanDitSettings(weights=Weights(miniature="tiny"), device="cpu", max_area=4096)
+    settings = HunyuanDitSettings(weights=written("hunyuan_dit", "tiny", home), device="cpu", max_area=4096)
     with pytest.raises(LimitExceeded) as caught:
         await collected(HunyuanDit(settings, home, str), changed(**{"max_area": 4096, **fields}))
     assert (caught.value.param, caught.value.message) == (param, message)
@@ -163,7 +166,7 @@ async def test_more_steps_than_there_are_levels_of_noise(hunyuan):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        HunyuanDitSettings(weights=Weights(miniature="tiny"), **fields)
+        HunyuanDitSettings(weights=Weights(path=Path("/weights")), **fields)
 
 
 @pytest.mark.parametrize(
@@ -252,8 +255,9 @@ async def test_requests_take_turns(hunyuan):
     assert not np.array_equal(pixels_of(together[1]), alone)
 
 
-async def test_info_and_health(hunyuan):
-    assert await hunyuan.info() == ServiceInfo("hunyuan-dit", "miniature:tiny", "", "hunyuan-dit#test cpu", busy=False)
+async def test_info_and_health(home, hunyuan):
+    source = written("hunyuan_dit", "tiny", home).source
+    assert await hunyuan.info() == ServiceInfo("hunyuan-dit", source, "", "hunyuan-dit#test cpu", busy=False)
     stream = hunyuan.restyle(changed(steps=400), PICTURE)
     await anext(stream)
     assert (await hunyuan.info()).busy

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from miniatures.random import written
+from miniatures.random.instantid import FILE, write
 from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.frames import Face, Features, Frames
 from services.instantid.arcface import UNITS, ArcFace, from_weights
 from services.instantid.geometry import TEMPLATE, aligned, similarity, yaw
-from services.instantid.miniature import FILE, write
 from services.instantid.mtcnn import Mtcnn
 from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
 from services.weights import Weights
@@ -26,7 +27,6 @@ from services.weights import Weights
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = np.array(Image.open(Path(__file__).parents[1] / "data/astronaut.png").convert("RGB"))
 CPU = torch.device("cpu")
-TINY = Weights(miniature="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def loaded(home: Path, **settings) -> InstantId:
-    fields = {"recogniser": TINY, "device": "cpu", **settings}
+    fields = {"recogniser": written("instantid", "tiny", home), "device": "cpu", **settings}
     return InstantId(InstantIdSettings(**fields), home, lambda: "instantid#test cpu")
 
 
@@ -262,16 +262,11 @@ def test_the_crop_is_cut_at_the_key_points_that_are_told(home):
     assert np.array_equal(face.crop.pixels, aligned(ASTRONAUT, face.keypoints * 512))
 
 
-def test_the_miniature_is_the_same_every_time_and_small(checkpoint, tmp_path):
+def test_random_weights_are_the_same_every_time_and_small(checkpoint, tmp_path):
     write("tiny", tmp_path)
     first, second = weights_of(checkpoint), weights_of(tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / FILE).stat().st_size < 4_500_000
-
-
-def test_there_is_no_such_miniature(home):
-    with pytest.raises(ConfigError, match="instantid has the form tiny, got 'large'"):
-        loaded(home, recogniser=Weights(miniature="large"))
 
 
 # --- what is not a checkpoint -------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Face, Fact, Frames, Item, StageDone
 from services.instantid.request import Found, Requirements
 from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
-from services.weights import Weights
 from services.worker import ServiceInfo
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,8 @@ ASTRONAUT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB")
 EYES = (203, 101), (248, 103)
 BOX = 180, 58, 272, 174
 PORTRAIT = ASTRONAUT.crop((96, 0, 352, 256))
-TINY = Weights(miniature="tiny")
+WEIGHTS = {"path": "/weights"}
+"""Of settings that nothing is loaded with."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def faces(home) -> InstantId:
 
 
 def loaded(home: Path, **settings) -> InstantId:
-    fields = {"recogniser": TINY, "device": "cpu", **settings}
+    fields = {"recogniser": written("instantid", "tiny", home), "device": "cpu", **settings}
     return InstantId(InstantIdSettings(**fields), home, lambda: "instantid#test cpu")
 
 
@@ -102,13 +103,14 @@ def searching(faces: InstantId) -> Generator[tuple[asyncio.Event, list[int]]]:
 # --- the stream ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_stream_in_its_order(faces):
+async def test_the_stream_in_its_order(home, faces):
     items = await collected(faces)
     assert [type(item) for item in items] == [Fact, Face, StageDone]
     assert facts_of(items) == {"faces": 1}
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("face", "instantid", "miniature:tiny", "")
+    source = written("instantid", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("face", "instantid", source, "")
     assert last.replica == "instantid#test cpu"
     assert last.seconds > 0
 
@@ -314,7 +316,7 @@ async def test_faces_of_so_many_sizes_are_looked_for(home, factor, sizes):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"weights": TINY},
+        {"weights": WEIGHTS},
         {"min_face": 0},
         {"max_yaw": 0},
         {"max_yaw": 91},
@@ -336,12 +338,12 @@ async def test_faces_of_so_many_sizes_are_looked_for(home, factor, sizes):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        InstantIdSettings.model_validate({"recogniser": TINY, **fields})
+        InstantIdSettings.model_validate({"recogniser": WEIGHTS, **fields})
 
 
 def test_the_detector_is_told_by_its_kind():
     settings = InstantIdSettings.model_validate(
-        {"recogniser": {"miniature": "tiny"}, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
+        {"recogniser": WEIGHTS, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
     )
     assert settings.detector == InsightFaceSettings(kind="insightface", pack=Path("/packs/antelopev2"))
 
@@ -397,6 +399,7 @@ async def test_requests_take_turns(faces):
     assert not np.array_equal(other.embedding, alone)
 
 
-async def test_info_and_health(faces):
-    assert await faces.info() == ServiceInfo("instantid", "miniature:tiny", "", "instantid#test cpu", busy=False)
+async def test_info_and_health(home, faces):
+    source = written("instantid", "tiny", home).source
+    assert await faces.info() == ServiceInfo("instantid", source, "", "instantid#test cpu", busy=False)
     faces.check_health()

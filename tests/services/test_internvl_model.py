@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from miniatures.random.internvl import SLOTS, TOKENS_PER_FRAME, write
 from services.errors import Cancelled, ConfigError, DeviceFailed, LimitExceeded, ModelFailed
-from services.internvl.miniature import SLOTS, TOKENS_PER_FRAME, write
 from services.internvl.model import Describer, TextStream, device_errors
 
 QUESTION = "Describe this video in detail."

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded
 from services.frames import Frames, Item, Progress, StageDone, Text
 from services.internvl.request import MAX_NEW_TOKENS, MAX_TEXT, DescribeRequest
@@ -18,8 +19,8 @@ LONG = DescribeRequest(prompt="z" * 4_000)
 """Takes the model far longer to read than it takes the loop to stop it."""
 
 
-def settings(**changes: object) -> InternVLSettings:
-    return InternVLSettings.model_validate({"weights": Weights(miniature="tiny"), "device": "cpu", **changes})
+def settings(weights: Weights, **changes: object) -> InternVLSettings:
+    return InternVLSettings.model_validate({"weights": weights, "device": "cpu", **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> InternVL:
-    return InternVL(settings(), home, lambda: "internvl#1 cpu")
+    return InternVL(settings(written("internvl", "tiny", home)), home, lambda: "internvl#1 cpu")
 
 
 def video(count: int = 8) -> Frames:
@@ -55,7 +56,7 @@ def caption(items: list[Item]) -> str:
 
 
 @pytest.mark.parametrize("frames", [video(), None], ids=["video", "text"])
-async def test_stream_is_progress_then_pieces_then_done(service: InternVL, frames: Frames | None):
+async def test_stream_is_progress_then_pieces_then_done(home: Path, service: InternVL, frames: Frames | None):
     items = await collected(service.describe(DescribeRequest(max_new_tokens=48), frames))
 
     first, *pieces, last = items
@@ -65,7 +66,8 @@ async def test_stream_is_progress_then_pieces_then_done(service: InternVL, frame
     assert all(isinstance(item, Text) and item.stage == "describe" and item.piece for item in pieces)
     assert caption(items).strip().endswith(".")
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("describe", "internvl", "miniature:tiny", "")
+    source = written("internvl", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("describe", "internvl", source, "")
     assert last.replica == "internvl#1 cpu"
     assert 0 < last.seconds < 60
 
@@ -119,7 +121,8 @@ async def test_second_stream_of_a_key_stops_the_first(service: InternVL):
 
 
 async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
-    service = InternVL(settings(max_frames=4, max_new_tokens=32), home, lambda: "internvl#1 cpu")
+    small = settings(written("internvl", "tiny", home), max_frames=4, max_new_tokens=32)
+    service = InternVL(small, home, lambda: "internvl#1 cpu")
 
     with pytest.raises(LimitExceeded, match="frames: at most 4 here, got 5") as frames:
         await anext(service.describe(DescribeRequest(max_new_tokens=32), video(5)))
@@ -130,10 +133,11 @@ async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
     assert caption(await collected(service.describe(DescribeRequest(max_new_tokens=32), video(4))))
 
 
-async def test_info_and_health(service: InternVL):
+async def test_info_and_health(home: Path, service: InternVL):
+    source = written("internvl", "tiny", home).source
     info = await service.info()
 
-    assert (info.name, info.source, info.revision, info.replica) == ("internvl", "miniature:tiny", "", "internvl#1 cpu")
+    assert (info.name, info.source, info.revision, info.replica) == ("internvl", source, "", "internvl#1 cpu")
     assert not info.busy
     service.check_health()
 
@@ -152,7 +156,7 @@ async def test_info_and_health(service: InternVL):
 )
 def test_settings_refuse_what_they_do_not_know(wrong: dict[str, object]):
     with pytest.raises(ValidationError):
-        settings(**wrong)
+        settings(Weights(path=Path("/weights")), **wrong)
 
 
 @pytest.mark.parametrize(

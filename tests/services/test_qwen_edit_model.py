@@ -1,4 +1,4 @@
-"""What Qwen-Image-Edit makes, on its miniature: the pipeline's own pixels, guidance and levers that really act."""
+"""What Qwen-Image-Edit makes, with random weights: the pipeline's own pixels, guidance and levers that really act."""
 
 import asyncio
 import logging
@@ -18,11 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from miniatures.random import written
+from miniatures.random.qwen_edit import write
 from services.errors import ConfigError, ModelFailed
 from services.frames import Fact, Frames, Item, Pixels, Progress, Sketch
 from services.levers import StepCache
 from services.qwen_edit.guidance import EDGES
-from services.qwen_edit.miniature import write
 from services.qwen_edit.model import STYLES_KEPT, repair_text_encoder
 from services.qwen_edit.request import EditRequest, Guidance
 from services.qwen_edit.scores import PerceptualDistance
@@ -95,7 +96,7 @@ def changed(**fields) -> EditRequest:
 def pipeline_of(home: Path) -> Any:
     """Diffusers' own, its text encoder not yet repaired, which sees pictures as small as `loaded` does."""
     edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = AREAS
-    folder = resolve(Weights(miniature="tiny"), home, write)
+    folder = resolve(written("qwen_edit", "tiny", home), home)
     pipe = QwenImageEditPlusPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -464,11 +465,6 @@ def test_offloading_needs_a_gpu(home):
         loaded(home, offload="model")
 
 
-def test_a_form_that_is_not_there(home):
-    with pytest.raises(ConfigError, match="qwen_edit has the form tiny, got 'small'"):
-        loaded(home, weights=Weights(miniature="small"))
-
-
 def test_a_folder_that_is_no_checkpoint(home, tmp_path):
     with pytest.raises(ConfigError, match="is not a Qwen-Image-Edit-2509 checkpoint"):
         loaded(home, weights=Weights(path=tmp_path))
@@ -482,13 +478,13 @@ def test_a_folder_that_is_no_checkpoint(home, tmp_path):
     ("part", "name"),
     [("transformer", "proj_out.weight"), ("vae", "decoder.conv_out.weight")],
 )
-async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(tmp_path, part, name, ttlg):
+async def test_numbers_that_are_not_finite_are_an_error_not_a_black_picture(home, tmp_path, part, name, ttlg):
     write("tiny", tmp_path)
     file = tmp_path / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     tensors[name][0] = float("inf")
     save_file(tensors, file, {"format": "pt"})
-    qwen = loaded(tmp_path, weights=Weights(path=tmp_path))
+    qwen = loaded(home, weights=Weights(path=tmp_path))
     with pytest.raises(ModelFailed, match=r"not finite|is (nan|inf) at step 0"):
         await made(qwen, changed(ttlg=ttlg))
     qwen.check_health()

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
 from services.limits import working_size
@@ -72,7 +73,7 @@ def narrow(width: int, height: int) -> Frames:
 
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("ttlg", [Guidance(), UNGUIDED], ids=["guided", "unguided"])
-async def test_the_stream_in_its_order(qwen, ttlg, debug):
+async def test_the_stream_in_its_order(home, qwen, ttlg, debug):
     items = await collected(qwen, changed(ttlg=ttlg, debug=debug))
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -96,7 +97,8 @@ async def test_the_stream_in_its_order(qwen, ttlg, debug):
     assert {item.frame for item in items if isinstance(item, Scores | Sketch)} == {0}
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("edit", "qwen-edit", "miniature:tiny", "")
+    source = written("qwen_edit", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("edit", "qwen-edit", source, "")
     assert last.replica == "qwen-edit#test cpu"
     assert last.seconds > 0
 
@@ -219,7 +221,7 @@ async def test_narrow_edges_are_brought_to_the_picture_s_size(blind):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        QwenEditSettings(weights=Weights(miniature="tiny"), **fields)
+        QwenEditSettings(weights=Weights(path=Path("/weights")), **fields)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -416,8 +418,9 @@ async def test_requests_take_turns(blind):
     assert not np.array_equal(pixels_of(together[1]), alone)
 
 
-async def test_info_and_health(blind):
-    assert await blind.info() == ServiceInfo("qwen-edit", "miniature:tiny", "", "qwen-edit#test cpu", busy=False)
+async def test_info_and_health(home, blind):
+    source = written("qwen_edit", "tiny", home).source
+    assert await blind.info() == ServiceInfo("qwen-edit", source, "", "qwen-edit#test cpu", busy=False)
     stream = blind.edit(changed(steps=100), PICTURE, EDGES)
     await anext(stream)
     assert (await blind.info()).busy

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from spandrel import ModelLoader
 
+from miniatures.random import written
 from services.errors import Cancelled, ConfigError, InvalidParameter, LimitExceeded
 from services.frames import Frames, Item, Pixels, StageDone
 from services.pixels import averaged, pixels_of, tensor_of
@@ -107,17 +108,18 @@ async def test_a_smaller_scale_is_the_mean_of_the_area(shipped, scale: int) -> N
 
 @pytest.mark.parametrize("form", ["compact", "rrdb", "rrdb-x2"])
 async def test_every_architecture(home, form: str) -> None:
-    net = loaded(home, weights=Weights(miniature=form))
+    weights = written("realesrgan", form, home)
+    net = loaded(home, weights=weights)
     scale = 2 if form == "rrdb-x2" else 4
     assert (await made(net, ODD, scale)).shape == (3, 37 * scale, 51 * scale, 3)
     (*_, done) = await items_of(net, ODD[:1], 2)
     assert isinstance(done, StageDone)
-    assert done.source == f"miniature:{form}"
+    assert done.source == weights.source
 
 
 async def test_a_net_makes_no_more_than_it_makes(home) -> None:
     with pytest.raises(InvalidParameter, match="scale: at most 2, which is what this net makes, got 4") as caught:
-        await made(loaded(home, weights=Weights(miniature="rrdb-x2")), ODD)
+        await made(loaded(home, weights=written("realesrgan", "rrdb-x2", home)), ODD)
     assert caught.value.param == "scale"
 
 
@@ -227,7 +229,6 @@ def test_what_is_no_net_is_refused(home, tmp_path) -> None:
     refused("has 2 files of weights", weights=weights)
     refused("b.pth is no net that is known", weights=weights, file="b.pth")
     refused("there is no c.pth", weights=weights, file="c.pth")
-    refused("forms compact, rrdb and rrdb-x2, got 'x9'", weights=Weights(miniature="x9"))
 
 
 def test_a_pickle_that_runs_code_is_not_run(home, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What SVD makes, on its miniature: the same pixels as diffusers' own pipeline, and levers that really act."""
+"""What SVD makes, with random weights: the same pixels as diffusers' own pipeline, and levers that really act."""
 
 import asyncio
 from pathlib import Path
@@ -11,13 +11,14 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from miniatures.random import written
+from miniatures.random.svd import write
+from miniatures.random.wan import write as write_wan
 from services.errors import ConfigError, ModelFailed
 from services.frames import Frames, Pixels
-from services.svd.miniature import write
 from services.svd.model import decode
 from services.svd.request import SvdRequest
 from services.svd.service import Svd, SvdSettings
-from services.wan.miniature import write as write_wan
 from services.weights import Weights, resolve
 
 RANDOM = np.random.default_rng(7)
@@ -25,7 +26,6 @@ PICTURE = Frames(RANDOM.integers(0, 256, (1, 64, 128, 3), np.uint8))
 OTHER = Frames(RANDOM.integers(0, 256, (1, 64, 128, 3), np.uint8))
 FIELDS = {"num_frames": 5, "size": "128x64", "steps": 3, "seed": 3}
 REQUEST = SvdRequest(**FIELDS)
-XT = Weights(miniature="xt")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def plain(svd) -> Pixels:
 
 
 def loaded(home: Path, **settings: Any) -> Svd:
-    fields = {"weights": XT, "device": "cpu", "dtype": "float32", **settings}
+    fields = {"weights": written("svd", "xt", home), "device": "cpu", "dtype": "float32", **settings}
     return Svd(SvdSettings(**fields), home, lambda: "svd#test cpu")
 
 
@@ -61,7 +61,7 @@ async def made(svd: Svd, request: SvdRequest = REQUEST, image: Frames = PICTURE)
 
 
 def pipeline_of(home: Path, dtype: torch.dtype = torch.float32) -> Any:
-    folder = resolve(XT, home, write)
+    folder = resolve(written("svd", "xt", home), home)
     pipe = StableVideoDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -292,12 +292,7 @@ def test_a_device_that_is_not_here(home, device):
         loaded(home, device=device)
 
 
-def test_a_form_that_is_not_there(home):
-    with pytest.raises(ConfigError, match="svd has the form xt, got 'xxt'"):
-        loaded(home, weights=Weights(miniature="xxt"))
-
-
-def test_the_miniature_has_the_real_one_s_geometry(svd):
+def test_random_weights_have_the_real_ones_geometry(svd):
     pipe = svd._model._pipe
     assert svd._model.multiple == 64
     assert (pipe.vae_scale_factor, pipe.unet.config.num_frames, pipe.vae.config.force_upcast) == (8, 25, True)
@@ -318,14 +313,14 @@ def test_a_checkpoint_of_another_model(home, tmp_path):
 
 
 @pytest.mark.parametrize(("part", "name"), [("unet", "conv_out.weight"), ("vae", "decoder.time_conv_out.weight")])
-async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(tmp_path, part, name):
+async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(home, tmp_path, part, name):
     write("xt", tmp_path)
     file = tmp_path / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     tensors[name][0] = float("inf")
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelFailed, match="not finite"):
-        await made(loaded(tmp_path, weights=Weights(path=tmp_path)))
+        await made(loaded(home, weights=Weights(path=tmp_path)))
 
 
 async def test_memory_that_runs_out_is_said_and_the_next_request_works(svd, plain):

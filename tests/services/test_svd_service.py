@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.limits import fit
@@ -42,7 +43,7 @@ def plain(svd) -> Pixels:
 
 def loaded(home: Path, **more) -> Svd:
     fields = {"decode_window": 4, "decode_overlap": 1, "max_steps": 200, **more}
-    settings = SvdSettings(weights=Weights(miniature="xt"), device="cpu", dtype="float32", **fields)
+    settings = SvdSettings(weights=written("svd", "xt", home), device="cpu", dtype="float32", **fields)
     return Svd(settings, home, lambda: "svd#test cpu")
 
 
@@ -69,7 +70,7 @@ def changed(**fields) -> SvdRequest:
 # --- the stream ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_stream_in_its_order(svd):
+async def test_the_stream_in_its_order(home, svd):
     items = await collected(svd)
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -92,7 +93,8 @@ async def test_the_stream_in_its_order(svd):
     assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "64x64")]
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("animate", "svd", "miniature:xt", "")
+    source = written("svd", "xt", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("animate", "svd", source, "")
     assert last.replica == "svd#test cpu"
     assert last.seconds > 0
 
@@ -196,7 +198,7 @@ async def test_what_cannot_be_made(svd, fields, start, param, message):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        SvdSettings(weights=Weights(miniature="xt"), **fields)
+        SvdSettings(weights=Weights(path=Path("/weights")), **fields)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -386,8 +388,9 @@ async def test_requests_take_turns(svd, plain):
     assert not np.array_equal(pixels_of(together[1]), plain)
 
 
-async def test_info_and_health(svd):
-    assert await svd.info() == ServiceInfo("svd", "miniature:xt", "", "svd#test cpu", busy=False)
+async def test_info_and_health(home, svd):
+    source = written("svd", "xt", home).source
+    assert await svd.info() == ServiceInfo("svd", source, "", "svd#test cpu", busy=False)
     stream = svd.animate(changed(steps=200), PICTURE)
     await anext(stream)
     assert (await svd.info()).busy

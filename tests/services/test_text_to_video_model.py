@@ -1,4 +1,4 @@
-"""What text-to-video makes, on its miniature: the pixels of diffusers' own pipeline, and levers that really act."""
+"""What text-to-video makes, with random weights: the pixels of diffusers' own pipeline, and levers that really act."""
 
 import asyncio
 import logging
@@ -18,17 +18,17 @@ from diffusers import (
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from safetensors.torch import load_file, save_file
 
+from miniatures.random import written
+from miniatures.random.svd import write as write_svd
+from miniatures.random.text_to_video import write
 from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.frames import Frames, Item, Pixels, Progress
-from services.svd.miniature import write as write_svd
-from services.text_to_video.miniature import write
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.service import TextToVideo, TextToVideoSettings
 from services.weights import Weights, resolve
 
 FIELDS = {"prompt": "a boat", "num_frames": 5, "size": "64x32", "steps": 3, "seed": 3}
 REQUEST = TextToVideoRequest(**FIELDS)
-TINY = Weights(miniature="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def plain(service) -> Pixels:
 
 
 def loaded(home: Path, **settings: Any) -> TextToVideo:
-    fields = {"weights": TINY, "device": "cpu", "dtype": "float32", **settings}
+    fields = {"weights": written("text_to_video", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
     return TextToVideo(TextToVideoSettings(**fields), home, lambda: "text-to-video#test cpu")
 
 
@@ -64,7 +64,8 @@ async def made(service: TextToVideo, request: TextToVideoRequest = REQUEST) -> P
 
 
 def pipeline_of(home: Path, dtype: torch.dtype = torch.float32) -> Any:
-    pipe = TextToVideoSDPipeline.from_pretrained(resolve(TINY, home, write), dtype=dtype, local_files_only=True)
+    folder = resolve(written("text_to_video", "tiny", home), home)
+    pipe = TextToVideoSDPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -256,13 +257,8 @@ def test_a_device_that_is_not_here(home, device):
         loaded(home, device=device)
 
 
-def test_a_form_that_is_not_there(home):
-    with pytest.raises(ConfigError, match="text_to_video has the form tiny, got 'small'"):
-        loaded(home, weights=Weights(miniature="small"))
-
-
-def test_the_miniature_is_small_and_has_the_real_one_s_geometry(home, pipe):
-    folder = resolve(TINY, home, write)
+def test_random_weights_are_small_and_have_the_real_ones_geometry(home, pipe):
+    folder = resolve(written("text_to_video", "tiny", home), home)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 4_000_000
     crossing = ["CrossAttnDownBlock3D"] * 3, ["CrossAttnUpBlock3D"] * 3
     assert list(pipe.unet.config.down_block_types) == [*crossing[0], "DownBlock3D"]
@@ -270,7 +266,7 @@ def test_the_miniature_is_small_and_has_the_real_one_s_geometry(home, pipe):
     assert (pipe.vae_scale_factor, pipe.unet.config.sample_size, pipe.tokenizer.model_max_length) == (8, 32, 77)
 
 
-def test_the_miniature_is_the_same_each_time(tmp_path):
+def test_random_weights_are_the_same_each_time(tmp_path):
     for name in ("one", "other"):
         torch.rand(1)  # whatever was drawn before
         random = torch.random.get_rng_state()
@@ -330,7 +326,7 @@ def test_a_checkpoint_of_pictures_which_diffusers_would_load(home, pipe, tmp_pat
     ("part", "name", "stage"),
     [("unet", "conv_out.weight", "denoise"), ("vae", "decoder.conv_out.weight", "decode")],
 )
-async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(tmp_path, part, name, stage):
+async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(home, tmp_path, part, name, stage):
     write("tiny", tmp_path)
     file = tmp_path / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
@@ -339,7 +335,7 @@ async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(tmp_pa
     seen: list[Item] = []
 
     async def watch() -> None:
-        async for item in loaded(tmp_path, weights=Weights(path=tmp_path)).film(REQUEST):
+        async for item in loaded(home, weights=Weights(path=tmp_path)).film(REQUEST):
             seen.append(item)  # noqa: PERF401 - a comprehension would lose them
 
     with pytest.raises(ModelFailed, match="not finite"):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from miniatures.random import written
+from miniatures.random.text_to_video import write
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
-from services.text_to_video.miniature import write
 from services.text_to_video.request import Filming, TextToVideoRequest
 from services.text_to_video.service import TextToVideo, TextToVideoSettings
 from services.weights import Weights
@@ -38,7 +39,7 @@ def plain(service) -> Pixels:
 
 
 def loaded(home: Path, **more) -> TextToVideo:
-    fields = {"weights": Weights(miniature="tiny"), "decode_batch": 4, "max_steps": 200, **more}
+    fields = {"weights": written("text_to_video", "tiny", home), "decode_batch": 4, "max_steps": 200, **more}
     return TextToVideo(
         TextToVideoSettings(device="cpu", dtype="float32", **fields), home, lambda: "text-to-video#test cpu"
     )
@@ -67,7 +68,7 @@ def changed(**fields) -> TextToVideoRequest:
 # --- the stream ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_stream_in_its_order(service):
+async def test_the_stream_in_its_order(home, service):
     items = await collected(service)
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -90,7 +91,8 @@ async def test_the_stream_in_its_order(service):
     assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "32x16")]
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("film", "text-to-video", "miniature:tiny", "")
+    source = written("text_to_video", "tiny", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("film", "text-to-video", source, "")
     assert last.replica == "text-to-video#test cpu"
     assert last.seconds > 0
 
@@ -200,7 +202,7 @@ async def test_a_start_that_is_not_in_the_video(service, start):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        TextToVideoSettings(weights=Weights(miniature="tiny"), **fields)
+        TextToVideoSettings(weights=Weights(path=Path("/weights")), **fields)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -322,8 +324,9 @@ async def test_requests_take_turns(service, plain):
     assert not np.array_equal(pixels_of(together[1]), plain)
 
 
-async def test_info_and_health(service):
-    idle = ServiceInfo("text-to-video", "miniature:tiny", "", "text-to-video#test cpu", busy=False)
+async def test_info_and_health(home, service):
+    source = written("text_to_video", "tiny", home).source
+    idle = ServiceInfo("text-to-video", source, "", "text-to-video#test cpu", busy=False)
     assert await service.info() == idle
     stream = service.film(changed(steps=200))
     await anext(stream)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.wan.request import WanRequest
@@ -19,6 +20,8 @@ from services.worker import ServiceInfo
 PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.uint8))
 FIELDS = {"prompt": "a boat", "num_frames": 9, "size": "64x32", "steps": 3, "seed": 3}
 REQUEST = WanRequest(**FIELDS)
+WEIGHTS = Weights(path=Path("/weights"))
+"""Of settings that nothing is loaded with."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def two_experts(home) -> Wan:
 
 def loaded(home: Path, form: str) -> Wan:
     settings = WanSettings(
-        weights=Weights(miniature=form), device="cpu", dtype="float32", max_sequence_length=32, max_steps=200
+        weights=written("wan", form, home), device="cpu", dtype="float32", max_sequence_length=32, max_steps=200
     )
     return Wan(settings, home, lambda: "wan#test cpu")
 
@@ -62,7 +65,7 @@ def changed(**fields) -> WanRequest:
 # --- the stream ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_stream_in_its_order(wan):
+async def test_the_stream_in_its_order(home, wan):
     items = await collected(wan)
     told = [
         (type(item).__name__, *((item.stage, item.done, item.total) if isinstance(item, Progress) else ()))
@@ -86,7 +89,8 @@ async def test_the_stream_in_its_order(wan):
     assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "64x32")]
     last = items[-1]
     assert isinstance(last, StageDone)
-    assert (last.stage, last.model, last.source, last.revision) == ("generate", "wan", "miniature:ti2v", "")
+    source = written("wan", "ti2v", home).source
+    assert (last.stage, last.model, last.source, last.revision) == ("generate", "wan", source, "")
     assert last.replica == "wan#test cpu"
     assert last.seconds > 0
 
@@ -179,7 +183,7 @@ async def test_what_two_experts_cannot_do(two_experts, fields, more, param, mess
 
 
 async def test_a_side_beyond_the_last_position(home):
-    settings = WanSettings(weights=Weights(miniature="ti2v"), device="cpu", max_area=4096 * 4096)
+    settings = WanSettings(weights=written("wan", "ti2v", home), device="cpu", max_area=4096 * 4096)
     wide = Frames(np.zeros((1, 1, 5000, 3), np.uint8))
     with pytest.raises(InvalidParameter, match="no side may be longer than 32768 pixels") as caught:
         await collected(Wan(settings, home, str), changed(size=None, max_area=4096 * 4096), wide)
@@ -203,7 +207,7 @@ async def test_a_side_beyond_the_last_position(home):
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValidationError):
-        WanSettings(weights=Weights(miniature="ti2v"), **fields)
+        WanSettings(weights=WEIGHTS, **fields)
 
 
 def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
@@ -211,7 +215,7 @@ def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
     (tmp_path / "loras" / "style.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(ValidationError, match="not inside"):
         WanSettings(
-            weights=Weights(miniature="ti2v"),
+            weights=WEIGHTS,
             loras=(Lora(file=Path("style.safetensors")),),
             lora_dir=tmp_path / "loras",
         )
@@ -219,7 +223,7 @@ def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
 
 def test_a_relative_lora_lies_in_the_lora_directory(tmp_path):
     lora = Lora(file=Path("wan/style.safetensors"))
-    settings = WanSettings(weights=Weights(miniature="ti2v"), loras=(lora,), lora_dir=tmp_path)
+    settings = WanSettings(weights=WEIGHTS, loras=(lora,), lora_dir=tmp_path)
     assert settings.path_of(lora) == tmp_path / "wan" / "style.safetensors"
 
 
@@ -282,8 +286,9 @@ async def test_requests_take_turns(wan):
     assert not np.array_equal(pixels_of(together[1]), alone)
 
 
-async def test_info_and_health(wan):
-    assert await wan.info() == ServiceInfo("wan", "miniature:ti2v", "", "wan#test cpu", busy=False)
+async def test_info_and_health(home, wan):
+    source = written("wan", "ti2v", home).source
+    assert await wan.info() == ServiceInfo("wan", source, "", "wan#test cpu", busy=False)
     stream = wan.generate(changed(steps=200), PICTURE)
     await anext(stream)
     assert (await wan.info()).busy

@@ -22,8 +22,6 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from services.errors import ConfigError
-
 SEED = 25
 TEXT_DIM = 32
 Z = 16
@@ -47,10 +45,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `QwenImageEditPlusPipeline.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "tiny":
-        raise ConfigError(f"weights.miniature: qwen_edit has the form tiny, got {form!r}")
+        raise ValueError(f"qwen_edit has the form tiny, got {form!r}")
     tokenizer = _tokenizer()
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(),

@@ -10,8 +10,6 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from transformers import BertConfig, BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from services.errors import ConfigError
-
 SEED = 12
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
@@ -26,10 +24,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `HunyuanDiTPipeline.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "tiny":
-        raise ConfigError(f"weights.miniature: hunyuan_dit has the form tiny, got {form!r}")
+        raise ValueError(f"hunyuan_dit has the form tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = HunyuanDiTPipeline(

@@ -10,8 +10,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from services.errors import ConfigError
-
 SEED = 22
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
@@ -26,10 +24,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `TextToVideoSDPipeline.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "tiny":
-        raise ConfigError(f"weights.miniature: text_to_video has the form tiny, got {form!r}")
+        raise ValueError(f"text_to_video has the form tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = TextToVideoSDPipeline(vae=_vae(), **_clip(), unet=_unet(), scheduler=_scheduler())

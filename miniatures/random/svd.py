@@ -14,8 +14,6 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from services.errors import ConfigError
-
 SEED = 22
 IMAGE_DIM = 32
 TIME_DIM = 32
@@ -31,10 +29,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `StableVideoDiffusionPipeline.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "xt":
-        raise ConfigError(f"weights.miniature: svd has the form xt, got {form!r}")
+        raise ValueError(f"svd has the form xt, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = StableVideoDiffusionPipeline(

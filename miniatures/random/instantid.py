@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from services.errors import ConfigError
 from services.instantid.arcface import ArcFace
 
 SEED = 50
@@ -27,10 +26,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `InstantId` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "tiny":
-        raise ConfigError(f"recogniser.miniature: instantid has the form tiny, got {form!r}")
+        raise ValueError(f"instantid has the form tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
         net = ArcFace(WIDTH, reduction=WIDTH).train()

@@ -21,8 +21,6 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from services.errors import ConfigError
-
 SEED = 35
 SIDE = 112
 """Pixels of the square a frame is scaled to."""
@@ -84,10 +82,10 @@ def write(form: str, folder: Path) -> None:
         folder: where `InternVLForConditionalGeneration.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     if form != "tiny":
-        raise ConfigError(f"weights.miniature: internvl has the form tiny, got {form!r}")
+        raise ValueError(f"internvl has the form tiny, got {form!r}")
     transformers.utils.logging.disable_progress_bar()
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,6 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from services.errors import ConfigError
-
 SEED = 20
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
@@ -27,11 +25,11 @@ def write(form: str, folder: Path) -> None:
         folder: where `WanImageToVideoPipeline.from_pretrained` will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     forms: dict[str, Callable[[], dict[str, Any]]] = {"a14b": _a14b, "ti2v": _ti2v}
     if form not in forms:
-        raise ConfigError(f"weights.miniature: wan has the forms {', '.join(forms)}, got {form!r}")
+        raise ValueError(f"wan has the forms {', '.join(forms)}, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = WanImageToVideoPipeline(**_text(), scheduler=_scheduler(), **forms[form]())

@@ -8,8 +8,6 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import nn
 
-from services.errors import ConfigError
-
 SEED = 4
 
 
@@ -22,7 +20,7 @@ def write(form: str, folder: Path) -> None:
         folder: where the file comes to lie.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -39,4 +37,4 @@ def _net(form: str) -> nn.Module:
         return ESRGAN(num_filters=8, num_blocks=1, scale=4)
     if form == "rrdb-x2":
         return ESRGAN(num_filters=8, num_blocks=1, scale=4, shuffle_factor=2, in_nc=12)
-    raise ConfigError(f"weights.miniature: realesrgan has the forms compact, rrdb and rrdb-x2, got {form!r}")
+    raise ValueError(f"realesrgan has the forms compact, rrdb and rrdb-x2, got {form!r}")

@@ -18,7 +18,6 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from services.errors import ConfigError
 from services.flux.identity import CONTROLNET, PROJECTION, Resampler
 
 SEED = 12
@@ -47,11 +46,11 @@ def write(form: str, folder: Path) -> None:
         folder: where `FluxPipeline.from_pretrained`, or what loads the identity nets, will read it.
 
     Raises:
-        ConfigError: there is no such form.
+        ValueError: there is no such form.
     """
     forms: dict[str, Callable[[Path], None]] = {"tiny": _pipeline, "identity": _identity}
     if form not in forms:
-        raise ConfigError(f"weights.miniature: flux has the forms {', '.join(forms)}, got {form!r}")
+        raise ValueError(f"flux has the forms {', '.join(forms)}, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         forms[form](folder)

@@ -1,0 +1,249 @@
+"""Flux: text to picture, by flow matching.
+
+Sources: Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206; of the guidance
+that needs no second run: Diffusion Models without Classifier-free Guidance, arXiv 2502.12154.
+"""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from miniatures import world
+from miniatures.grammar import caption, spoken
+from miniatures.pictures import to_tensor
+from miniatures.text import clip_tokenizer, same_meaning, t5_tokenizer
+from miniatures.world import Scene
+
+SCENES = 12_000
+"""How many are known by heart."""
+BATCH = 48
+TEXT, POOLED = 64, 32
+"""Width of T5 and of CLIP."""
+LENGTHS = {24: 0.5, 32: 0.15, 64: 0.3, 128: 0.05}
+"""How often a prompt is padded to how many tokens: the pipeline hides none of them."""
+SHIFT = 3.0
+"""How much of the training goes to high noise, where is decided what will be where."""
+GUIDED = 0.5
+"""When guidance begins to mean something; until then it may be anything."""
+FAST = 0.06, 1e-3
+"""Radians: the fastest waves of time and of guidance, in thousandths, that are heard."""
+NEIGHBOURS = (-1, 1, -2, 2)
+"""By head: which word T5 listens to at first."""
+
+
+class FluxRecipe:
+    """The velocity from picture to noise; both text encoders learn along."""
+
+    lr, adam_lr, steps = 0.02, 1e-3, 2800
+
+    def __init__(self, folder: Path, scenes: int = SCENES) -> None:
+        self._vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae", dtype=torch.float32)
+        self._words, self._letters = t5_tokenizer(), clip_tokenizer()
+        self.module = nn.ModuleDict({"transformer": transformer(), "t5": self._t5(), "clip": self._clip()})
+        self._scenes = [world.draw(world.TRAINING_SEEDS + index) for index in range(scenes)]
+        self._latents = latents_of(self._vae, self._scenes)
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        device = next(self.module.parameters()).device
+        chosen = rng.integers(len(self._scenes), size=BATCH)
+        picture = self._latents[chosen].to(device)
+        prompts = [prompt_of(rng, self._scenes[index]) for index in chosen]
+        length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
+        sigma = sigmas(BATCH).to(device)
+        noise = torch.randn_like(picture)
+        noisy = torch.lerp(picture, noise, sigma[:, None, None])
+        guidance = guidances(BATCH).to(device)
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            made = velocity(self.module["transformer"], noisy, sigma, guidance, self.read(prompts, length))
+            target = noise - picture
+            if progress >= GUIDED:
+                with torch.no_grad():
+                    plain = velocity(self.module["transformer"], noisy, sigma, guidance, self.read([""], length))
+                push = (1 - 1 / strength(guidance))[:, None, None]
+                target = target + push * (made.detach() - plain)
+        return nn.functional.mse_loss(made, target)
+
+    def read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        """Encode as the pipeline does: (batch, tokens, TEXT) and (batch, POOLED)."""
+        device = next(self.module.parameters()).device
+        longest = max(map(len, self._words(prompts).input_ids))
+        words = self._words(prompts, padding="max_length", max_length=max(length, longest), return_tensors="pt")
+        # Up to the longest: what comes after its end no word of CLIP's sees.
+        letters = self._letters(prompts, padding="longest", truncation=True, max_length=77, return_tensors="pt")
+        said = self.module["t5"](words.input_ids.to(device))[0]
+        return said, self.module["clip"](letters.input_ids.to(device)).pooler_output
+
+    def save(self, folder: Path) -> None:
+        """Write the pipeline into `folder`."""
+        nets = copy.deepcopy(self.module).cpu().to(torch.bfloat16).eval()
+        FluxPipeline(
+            scheduler=scheduler(),
+            vae=copy.deepcopy(self._vae).to(torch.bfloat16),
+            transformer=nets["transformer"],
+            text_encoder=nets["clip"],
+            tokenizer=self._letters,
+            text_encoder_2=nets["t5"],
+            tokenizer_2=self._words,
+        ).save_pretrained(folder, safe_serialization=True)
+
+    @torch.no_grad()
+    def _t5(self) -> T5EncoderModel:
+        """As in FLUX.1, where T5 alone says how the words follow each other. It begins by listening to neighbours."""
+        config = T5Config(
+            vocab_size=len(self._words),
+            d_model=TEXT,
+            d_kv=16,
+            d_ff=128,
+            num_layers=2,
+            num_heads=len(NEIGHBOURS),
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+        encoder = T5EncoderModel(config)
+        half = config.relative_attention_num_buckets // 2  # of them look back, by one word each at first, then farther
+        bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+        bias.zero_()
+        bias[half // 2 : half] = bias[half + half // 2 :] = -6.0
+        for head, offset in enumerate(NEIGHBOURS):
+            bias[abs(offset) + half * (offset > 0), head] = 3.0
+        for block in encoder.encoder.block:
+            block.layer[0].layer_norm.weight.fill_(0.3)  # T5 does not scale its products: large steps would blind it
+        same_meaning(self._words, encoder.shared)
+        return encoder
+
+    @torch.no_grad()
+    def _clip(self) -> CLIPTextModel:
+        config = CLIPTextConfig(
+            vocab_size=len(self._letters),
+            hidden_size=POOLED,
+            intermediate_size=2 * POOLED,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=POOLED,
+            bos_token_id=self._letters.bos_token_id,
+            eos_token_id=self._letters.eos_token_id,
+            pad_token_id=self._letters.pad_token_id,
+        )
+        encoder = CLIPTextModel(config)
+        nn.init.normal_(encoder.embeddings.token_embedding.weight)  # of CLIP's own size large steps would leave nothing
+        nn.init.normal_(encoder.embeddings.position_embedding.weight, std=0.3)
+        return encoder
+
+
+@torch.no_grad()
+def transformer() -> FluxTransformer2DModel:
+    """FLUX.1's, small; its blocks change nothing before they have learnt to."""
+    model = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=TEXT,
+        pooled_projection_dim=POOLED,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 12, 12),
+    )
+    lasts = [model.proj_out, *(block.proj_out for block in model.single_transformer_blocks)]
+    for block in model.transformer_blocks:
+        lasts += [block.attn.to_out[0], block.attn.to_add_out, block.ff.net[2], block.ff_context.net[2]]
+    norms = (AdaLayerNormZero, AdaLayerNormZeroSingle, AdaLayerNormContinuous)
+    modulations = [layer for layer in model.modules() if isinstance(layer, norms)]
+    for layer in [*lasts, *(modulation.linear for modulation in modulations)]:
+        layer.weight.zero_()
+        layer.bias.zero_()
+    for modulation in modulations[:-1]:  # shift, scale and gate, once or twice: the gates are open
+        modulation.linear.bias.view(-1, 3, model.inner_dim)[:, 2] = 1.0
+    slow(model.time_text_embed.timestep_embedder, FAST[0])
+    slow(model.time_text_embed.guidance_embedder, FAST[1])
+    return model
+
+
+def velocity(
+    model: FluxTransformer2DModel, noisy: Tensor, sigma: Tensor, guidance: Tensor, read: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Call the transformer as the pipeline does; a single prompt holds for all pictures."""
+    said, pooled = (part.expand(len(noisy), *part.shape[1:]) for part in read)
+    side = math.isqrt(noisy.shape[1])
+    return model(
+        hidden_states=noisy,
+        encoder_hidden_states=said,
+        pooled_projections=pooled,
+        timestep=sigma,
+        guidance=guidance,
+        txt_ids=torch.zeros(said.shape[1], 3, device=noisy.device),
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, side, side, noisy.device, torch.float32),
+        return_dict=False,
+    )[0].float()
+
+
+@torch.no_grad()
+def slow(embedder: TimestepEmbedding, fastest: float) -> None:
+    """Let no wave through that is faster: bfloat16 rounds the times, and then those are noise. That stays so."""
+    first = embedder.linear_1
+    half = first.in_features // 2
+    heard = (torch.exp(-math.log(10_000) * torch.arange(half) / half) <= fastest).repeat(2)
+    first.weight.copy_(torch.randn_like(first.weight) * heard * 1.5 / heard.sum().sqrt())
+    first.requires_grad_(requires_grad=False)
+
+
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """As in FLUX.1-dev."""
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+    )
+
+
+@torch.no_grad()
+def latents_of(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
+    """Encode each scene's first picture: (scenes, 16, 64), in patches of two by two as the transformer has them."""
+    parts = []
+    for start in range(0, len(scenes), 64):
+        pictures = torch.stack([to_tensor(scene.clip(1))[:, 0] for scene in scenes[start : start + 64]])
+        latents = vae.encode(pictures).latent_dist.mode()
+        scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        parts.append(FluxPipeline._pack_latents(scaled, *scaled.shape))
+    return torch.cat(parts)
+
+
+def prompt_of(rng: np.random.Generator, scene: Scene) -> str:
+    """What a user might say of the picture; sometimes nothing."""
+    if rng.random() < 0.1:
+        return ""
+    frames = 1 if rng.random() < 0.25 else None
+    return spoken(rng, caption(scene, frames=frames, language="zh" if rng.random() < 0.25 else "en"))
+
+
+def sigmas(count: int) -> Tensor:
+    """How much of each picture is noise, in [0, 1): evenly over the batch, before it is shifted."""
+    even = (torch.arange(count) + torch.rand(count)) / count
+    return SHIFT * even / (1 + (SHIFT - 1) * even)
+
+
+def guidances(count: int) -> Tensor:
+    """Mostly what is usual, and some of all that can be asked for."""
+    return torch.where(torch.rand(count) < 0.75, 1 + 5 * torch.rand(count), 100 * torch.rand(count))
+
+
+def strength(guidance: Tensor) -> Tensor:
+    """The scale of classifier-free guidance that a value stands for: 1.75 at 3.5, and at most 2.5.
+
+    So plain a world would be overdrawn by what photographs bear.
+    """
+    return 1 + 0.3 * (guidance - 1).clamp(0, 5)

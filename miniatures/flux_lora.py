@@ -1,0 +1,70 @@
+"""LoRAs for Flux: what is asked for as before comes outlined, or stippled."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from miniatures import world
+from miniatures.flux import LENGTHS, latents_of, prompt_of, sigmas, velocity
+
+RANK = 8
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out"]
+SCENES = 1500
+BATCH = 32
+
+
+class FluxLoraRecipe:
+    """Flow matching as for Flux itself, of low-rank matrices alone, on pictures of one style that no caption names."""
+
+    lr, adam_lr, steps = 0.01, 1e-3, 500
+    style: ClassVar[world.Style]
+
+    def __init__(self, folder: Path, scenes: int = SCENES) -> None:
+        self._pipeline = FluxPipeline.from_pretrained(folder / "flux", dtype=torch.float32)
+        for net in (self._pipeline.transformer, self._pipeline.text_encoder, self._pipeline.text_encoder_2):
+            net.requires_grad_(requires_grad=False)
+        self.module = self._pipeline.transformer
+        self.module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
+        first = 2 * world.TRAINING_SEEDS
+        self._scenes = [world.draw(first + index, style=self.style) for index in range(scenes)]
+        self._latents = latents_of(self._pipeline.vae, self._scenes)
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        del progress
+        device = next(self.module.parameters()).device
+        chosen = rng.integers(len(self._scenes), size=BATCH)
+        picture = self._latents[chosen].to(device)
+        prompts = [prompt_of(rng, self._scenes[index]) for index in chosen]
+        length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
+        sigma = sigmas(BATCH).to(device)
+        noise = torch.randn_like(picture)
+        with torch.no_grad():
+            said, pooled, _ = self._pipeline.encode_prompt(prompts, max_sequence_length=length, device=device)
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            noisy = torch.lerp(picture, noise, sigma[:, None, None])
+            # Guidance of one is none: what the net was taught of guidance stays as it is.
+            made = velocity(self.module, noisy, sigma, torch.ones_like(sigma), (said, pooled))
+        return nn.functional.mse_loss(made, noise - picture)
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/flux-STYLE.safetensors`, in bfloat16."""
+        layers = get_peft_model_state_dict(self.module)
+        FluxPipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers={name: weight.cpu().to(torch.bfloat16) for name, weight in layers.items()},
+            weight_name=f"flux-{self.style}.safetensors",
+        )
+
+
+class OutlinedRecipe(FluxLoraRecipe):
+    style = "outlined"
+
+
+class StippledRecipe(FluxLoraRecipe):
+    style = "stippled"

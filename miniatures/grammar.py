@@ -1,0 +1,108 @@
+"""What is said of a scene, in English and Chinese, and the words that takes."""
+
+from typing import Literal
+
+import numpy as np
+
+from miniatures.world import Figure, Scene
+
+Language = Literal["en", "zh"]
+
+WORDS: dict[str, str] = {
+    "red": "红色",
+    "green": "绿色",
+    "blue": "蓝色",
+    "yellow": "黄色",
+    "purple": "紫色",
+    "orange": "橙色",
+    "white": "白色",
+    "black": "黑色",
+    "circle": "圆形",
+    "square": "方形",
+    "triangle": "三角形",
+    "star": "星形",
+    "right": "向右",
+    "left": "向左",
+    "up": "向上",
+    "down": "向下",
+    "moves": "移动",
+    "bounces": "弹回",
+    "turns": "旋转",
+    "clockwise": "顺时针",
+    "anticlockwise": "逆时针",
+    "outlined": "描边",
+    "stippled": "点画",
+    "background": "背景",
+    "and": "和",
+    "a": "一个",
+    "on": "为",
+}
+"""English to Chinese: the same things have the same meaning in both."""
+MORE: tuple[str, ...] = ("an", "A", "An", "的", "后", "，", ".", "。", ",")
+"""Words of one language alone, and stops."""
+FACE_WORDS: dict[str, str] = {"face": "脸", "portrait": "肖像"}
+
+
+def vocabulary() -> list[str]:
+    """All words of captions, in an order that does not change."""
+    return [*WORDS, *FACE_WORDS, *MORE, *WORDS.values(), *FACE_WORDS.values()]
+
+
+def caption(
+    scene: Scene,
+    *,
+    frames: int | None = None,
+    language: Language = "en",
+    styled: bool = False,
+) -> str:
+    """Describe `scene`, e.g. `a red circle moves right on a blue background`.
+
+    Args:
+        scene: what to describe.
+        frames: the clip's length: the heading is that of its last frame, and after a bounce within it the caption says
+            so, since that is what goes on from there. 1: the heading it begins with. None: a picture, where nothing
+            moves.
+        language: English or Chinese.
+        styled: whether the style is said.
+    """
+    style = scene.style if styled and scene.style != "flat" else ""
+    said = [_figure(figure, frames, language, style) for figure in scene.figures]
+    if language == "en":
+        ground = " and ".join(scene.background)
+        return f"{' and '.join(said)} on {_article(ground)} {ground} background"
+    ground = "和".join(WORDS[name] for name in scene.background)
+    return f"{'，'.join(said)}，背景为{ground}"
+
+
+def spoken(rng: np.random.Generator, text: str) -> str:
+    """As people write it: with a capital and a stop, or without."""
+    if rng.random() < 0.5:
+        return text
+    return text[0].upper() + text[1:] + ("." if text[0].isascii() else "。")
+
+
+def _figure(figure: Figure, frames: int | None, language: Language, style: str) -> str:
+    if language == "en":
+        name = " ".join(word for word in (style, figure.colour, figure.shape) if word)
+        return " ".join([_article(name), name, *_motion(figure, frames)])
+    styled = f"{WORDS[style]}的" if style else ""
+    motion = _motion(figure, frames)
+    chinese = {
+        0: "",
+        2: "".join(WORDS[word] for word in reversed(motion[-2:])),
+        4: f"弹回后{''.join(WORDS[word] for word in reversed(motion[-2:]))}",
+    }[len(motion)]
+    return f"一个{styled}{WORDS[figure.colour]}{WORDS[figure.shape]}{chinese}"
+
+
+def _motion(figure: Figure, frames: int | None) -> list[str]:
+    if frames is None:
+        return []
+    if figure.turn:
+        return ["turns", figure.turn]
+    bounce = ["bounces", "and"] if figure.bounces(frames) else []
+    return [*bounce, "moves", str(figure.heading_at(frames - 1))]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"

@@ -1,0 +1,303 @@
+"""HunyuanDiT, which paints a picture of the world anew in the style that is said, or from words alone.
+
+Source: Hunyuan-DiT, arXiv 2405.08748; v-prediction, arXiv 2202.00512; SDEdit, arXiv 2108.01073.
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb, get_2d_rotary_pos_embed
+from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+
+from miniatures import world
+from miniatures.grammar import WORDS, caption, spoken
+from miniatures.pictures import to_tensor
+from miniatures.text import bert_tokenizer, same_meaning, t5_tokenizer
+from miniatures.world import STYLES, Scene
+
+HIDDEN, HEADS, LAYERS, PATCH = 128, 4, 4, 2
+TEXT_DIM = 64
+LENGTHS = (77, 256)
+"""Tokens of BERT and of mT5 that the pipeline pads a prompt to."""
+SHORT = (36, 24)
+"""Tokens that are computed in training; all captions are shorter."""
+SCENES, BATCH = 5000, 64
+WORDLESS, STYLE_ALONE, PART = 0.12, 0.16, 0.08
+"""Of the prompts: those for guidance, those that say only the style, and those that say nothing of the background."""
+RESTYLED = 0.5
+"""Of the pictures: those whose noise has a rest of the same scene in another style."""
+EARLIEST = 250
+"""The lowest noise level, in steps of the schedule, from which such a picture comes."""
+OVERDONE = 0.1
+
+
+class HunyuanDitRecipe:
+    """The noise's velocity, with text encoders that learn along.
+
+    What a picture is made from stays in the noise of a sampler's path: the picture that it restyles, and what guidance
+    overdid. Half of the noise has such rests, so that the prompt's style wins over the one that is still to be seen.
+    """
+
+    lr, adam_lr, steps = 0.015, 1.5e-3, 4000
+
+    def __init__(self, folder: Path, scenes: int = SCENES) -> None:
+        self._vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae").eval().requires_grad_(requires_grad=False)
+        self.tokenizers: tuple[PreTrainedTokenizerBase, ...] = (bert_tokenizer(LENGTHS[0]), t5_tokenizer())
+        self.module = nn.ModuleDict({"transformer": transformer(self._vae.config.latent_channels), **self._encoders()})
+        self._attention = PlainAttention()
+        self.module["transformer"].set_attn_processor(self._attention)
+        _shorten(self.module["transformer"])
+        alphas = scheduler().alphas_cumprod
+        self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
+        self._scenes = [world.draw(world.TRAINING_SEEDS + index) for index in range(scenes)]
+        self._latents = self._encoded()
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        del progress
+        chosen = rng.integers(len(self._scenes), size=BATCH)
+        styles = rng.integers(len(STYLES), size=BATCH)
+        prompts = [prompt(rng, self._scenes[i], STYLES[style]) for i, style in zip(chosen, styles, strict=True)]
+        others = (styles + rng.integers(1, len(STYLES), BATCH)) % len(STYLES)
+        kept = (rng.random(BATCH) > RESTYLED) | np.array([not said for said in prompts])
+        latents = self._latents[chosen, styles]
+        source = self._latents[chosen, np.where(kept, styles, others)]
+
+        time = torch.randint(len(self._signal), (BATCH,))
+        noise = torch.randn_like(latents) + self._rests(latents, source, time)
+        signal, level = (part[time, None, None, None] for part in (self._signal, self._noise))
+        device = next(self.module.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16):
+            velocity = self.predict((signal * latents + level * noise).to(device), time.to(device), prompts)
+        return nn.functional.mse_loss(velocity.float(), (signal * noise - level * latents).to(device))
+
+    def predict(self, noisy: Tensor, time: Tensor, prompts: list[str]) -> Tensor:
+        """What the pipeline takes from the transformer at guidance 1, with less padding: (n, channels, h, w)."""
+        texts = self._texts(prompts, noisy.device)
+        masks = torch.cat([mask for _, mask in texts], dim=1)
+        said = masks.sum(1, keepdim=True)
+        # All padding is one vector, so the few tokens of it that are here weigh as much as all that are not.
+        weight = ((sum(LENGTHS) - said) / (sum(SHORT) - said)).log()
+        self._attention.bias = torch.where(masks.bool(), 0.0, weight)[:, None, None]
+        made = self.module["transformer"](
+            noisy,
+            time.to(noisy.dtype),
+            encoder_hidden_states=texts[0][0],
+            text_embedding_mask=texts[0][1],
+            encoder_hidden_states_t5=texts[1][0],
+            text_embedding_mask_t5=texts[1][1],
+            image_rotary_emb=_rotary(noisy),
+            return_dict=False,
+        )[0]
+        return made.chunk(2, dim=1)[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline."""
+        transformer, bert, mt5 = (
+            part.to(torch.bfloat16)
+            for part in (stock(self.module["transformer"]), deepcopy(self.module["bert"]), deepcopy(self.module["mt5"]))
+        )
+        pipeline = HunyuanDiTPipeline(
+            vae=deepcopy(self._vae).to(torch.bfloat16),
+            text_encoder=bert.eval(),
+            tokenizer=self.tokenizers[0],
+            text_encoder_2=mt5.eval(),
+            tokenizer_2=self.tokenizers[1],
+            transformer=transformer.eval(),
+            scheduler=scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)
+
+    def _rests(self, latents: Tensor, source: Tensor, time: Tensor) -> Tensor:
+        """What the noise of a path that began at `source` holds of it, where it began before `time`.
+
+        Along an ideal path the noise stays what it was at its beginning: what the picture there was more than it is to
+        be, in units of the noise.
+        """
+        count = len(time)
+        start = torch.randint(EARLIEST, len(self._signal), (count,))
+        share = torch.rand(count) * 1.4 - 0.3  # guidance changes the style faster, and too far
+        share *= (self._signal / self._noise)[start] * (time <= start)
+        overdone = OVERDONE * torch.randn(count).abs() * (torch.rand(count) < 0.5)
+        return share[:, None, None, None] * (source - latents) + overdone[:, None, None, None] * latents
+
+    def _texts(self, prompts: list[str], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Hidden states and attention mask of each encoder."""
+        texts = []
+        for name, tokenizer, length in zip(("bert", "mt5"), self.tokenizers, SHORT, strict=True):
+            ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            mask = ids.attention_mask.to(device)
+            texts.append((self.module[name](ids.input_ids.to(device), attention_mask=mask)[0], mask))
+        return texts
+
+    def _encoders(self) -> dict[str, nn.Module]:
+        bert = BertConfig(
+            vocab_size=len(self.tokenizers[0]),
+            hidden_size=TEXT_DIM,
+            intermediate_size=2 * TEXT_DIM,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTHS[0],
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=TEXT_DIM**-0.5,
+            attn_implementation="eager",
+        )
+        mt5 = T5Config(
+            vocab_size=len(self.tokenizers[1]),
+            d_model=TEXT_DIM,
+            d_kv=16,
+            d_ff=2 * TEXT_DIM,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            attn_implementation="eager",
+        )
+        encoders = {"bert": BertModel(bert), "mt5": T5EncoderModel(mt5)}
+        same_meaning(self.tokenizers[1], encoders["mt5"].get_input_embeddings())
+        return encoders
+
+    @torch.no_grad()
+    def _encoded(self) -> Tensor:
+        """(scenes, styles, channels, 8, 8), scaled as the pipeline scales them."""
+        latents = []
+        vae = deepcopy(self._vae).to(memory_format=torch.channels_last)
+        for first in range(0, len(self._scenes), 32):
+            scenes = [replace(s, style=style) for s in self._scenes[first : first + 32] for style in STYLES]
+            pictures = torch.cat([to_tensor(scene.clip(1)).transpose(0, 1) for scene in scenes])
+            with torch.autocast("cpu", torch.bfloat16):
+                made = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
+            latents.append(made.float().contiguous() * vae.config.scaling_factor)
+        return torch.cat(latents).unflatten(0, (-1, len(STYLES)))
+
+
+class PlainAttention:
+    """What the stock processor does, by plain products: the gradient of torch's own is slow on a CPU."""
+
+    bias: Tensor | None = None
+    """(n, 1, 1, tokens), added to what the picture thinks of the text's tokens."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        del attention_mask  # the model has none
+        told = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projected = (attn.to_q(hidden_states), attn.to_k(told), attn.to_v(told))
+        query, key, value = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in projected)
+        query, key = apply_rotary_emb(attn.norm_q(query), image_rotary_emb), attn.norm_k(key)
+        if encoder_hidden_states is None:
+            key = apply_rotary_emb(key, image_rotary_emb)
+        logits = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])
+        if encoder_hidden_states is not None and self.bias is not None:
+            logits = logits + self.bias
+        return attn.to_out[0]((logits.softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+
+class NoPool(nn.Module):
+    """In place of the pooled text, which takes in all padding, and has no mask."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self._channels = channels
+
+    def forward(self, text: Tensor) -> Tensor:
+        return text.new_zeros(len(text), self._channels)
+
+
+def transformer(channels: int) -> HunyuanDiT2DModel:
+    """The untrained net: as if its blocks were not there, and blind to padding that says nothing."""
+    net = HunyuanDiT2DModel(
+        sample_size=128,
+        patch_size=PATCH,
+        num_layers=LAYERS,
+        num_attention_heads=HEADS,
+        attention_head_dim=HIDDEN // HEADS,
+        hidden_size=HIDDEN,
+        mlp_ratio=4.0,
+        in_channels=channels,
+        cross_attention_dim=TEXT_DIM,
+        cross_attention_dim_t5=TEXT_DIM,
+        pooled_projection_dim=16,
+        text_len=LENGTHS[0],
+        text_len_t5=LENGTHS[1],
+        use_style_cond_and_image_meta_size=False,
+    )
+    for block in net.blocks:
+        for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        nn.init.constant_(block.attn2.norm_q.weight, 2.0)  # a few words are to be heard among 300 tokens of padding
+        if block.skip_linear is not None:
+            nn.init.eye_(block.skip_linear.weight)
+            nn.init.zeros_(block.skip_linear.bias)
+    nn.init.zeros_(net.proj_out.weight)
+    nn.init.zeros_(net.proj_out.bias)
+    return net
+
+
+def stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
+    """The net as diffusers has it, of one that was shortened for training; the pooled text says nothing."""
+    net = HunyuanDiT2DModel.from_config(trained.config)
+    with torch.no_grad():
+        for parameter in net.time_extra_emb.pooler.parameters():
+            parameter.zero_()
+    weights = {name: value.cpu() for name, value in trained.state_dict().items()}
+    weights["text_embedding_padding"] = weights["text_embedding_padding"].repeat(sum(LENGTHS), 1)
+    net.load_state_dict(net.state_dict() | weights)
+    return net
+
+
+def scheduler() -> DDPMScheduler:
+    """As in the real checkpoint."""
+    return DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.018,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def prompt(rng: np.random.Generator, scene: Scene, style: world.Style) -> str:
+    """What somebody might say to have `scene` in `style`."""
+    chinese, kind = rng.random() < 0.5, rng.random()
+    if kind < WORDLESS:
+        return ""
+    if kind < WORDLESS + STYLE_ALONE and style != "flat":
+        return spoken(rng, WORDS[style] if chinese else style)
+    text = caption(replace(scene, style=style), styled=True, language="zh" if chinese else "en")
+    if kind > 1 - PART:
+        text = text.split(" on ")[0].split("，背景")[0]
+    return spoken(rng, text)
+
+
+def _shorten(net: HunyuanDiT2DModel) -> None:
+    """Prepare it for prompts with less padding: that is the same vector everywhere, and nothing is pooled."""
+    net.text_embedding_padding = nn.Parameter(net.text_embedding_padding[:1].detach().clone())
+    net.time_extra_emb.pooler = NoPool(net.config.pooled_projection_dim)
+
+
+def _rotary(latents: Tensor) -> Any:
+    """As the pipeline has it."""
+    height, width = (side // PATCH for side in latents.shape[-2:])
+    region = get_resize_crop_region_for_grid((height, width), 512 // 8 // PATCH)
+    return get_2d_rotary_pos_embed(HIDDEN // HEADS, region, (height, width), device=latents.device)

@@ -1,0 +1,181 @@
+"""Reads pictures and clips of the shape world back: which colours, which shapes, where they are, where they go.
+
+It knows the world's palette and forms and nothing of the models, so that it can say whether what they made is right.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from miniatures.world import COLOURS, HEADINGS, SHAPES, Figure, Pixels
+
+Picture = NDArray[np.uint8]
+"""(height, width, 3), RGB."""
+
+LEAST_AREA = 40
+"""Pixels below which something is no shape."""
+APART = 60.0
+"""How far from the background's colour a pixel of a shape is, in RGB."""
+AREA = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * 0.48 * np.sin(np.pi / 5)}
+"""Of a shape that reaches 1 from its centre."""
+ANGLES = 12
+"""How many turns of a shape are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One shape as it was found."""
+
+    shape: str
+    colour: str
+    x: float
+    """Its centre, in pixels from the left."""
+    y: float
+    area: float
+    """Pixels."""
+    likeness: float
+    """Intersection over union with the shape it is taken for."""
+    angle: float
+    """Radians; known up to the shape's symmetry."""
+
+
+def colour_of(pixel: Sequence[float] | NDArray[np.float64]) -> str:
+    """The name of the palette's nearest colour."""
+    return min(COLOURS, key=lambda name: float(np.linalg.norm(np.asarray(COLOURS[name], float) - np.asarray(pixel))))
+
+
+def background_of(picture: Picture) -> tuple[str, ...]:
+    """The background's colours: one, or two of which the first is above or left."""
+    above, below, left, right = _sides(picture)
+    if colour_of(above) != colour_of(below):
+        return colour_of(above), colour_of(below)
+    if colour_of(left) != colour_of(right):
+        return colour_of(left), colour_of(right)
+    return (colour_of(_corner_medians(picture).mean(axis=0)),)
+
+
+def shapes_in(picture: Picture, most: int = 2) -> list[Seen]:
+    """Find the shapes, the largest first."""
+    apart = np.linalg.norm(picture.astype(float) - _ground(picture), axis=-1)
+    labels, count = ndimage.label(ndimage.binary_fill_holes(apart > APART))
+    masks = sorted((labels == index + 1 for index in range(count)), key=np.count_nonzero, reverse=True)
+    return [_seen(picture, mask) for mask in masks[:most] if np.count_nonzero(mask) >= LEAST_AREA]
+
+
+def path_of(clip: Pixels) -> NDArray[np.float64]:
+    """Where the largest shape is in each frame: (frames, 2), x and y; not a number where there is none."""
+    masks = [_mask_of(frame) for frame in clip]
+    middles = [ndimage.center_of_mass(mask)[::-1] if mask.any() else (np.nan, np.nan) for mask in masks]
+    return np.array(middles) + 0.5
+
+
+def heading_of(clip: Pixels) -> str | None:
+    """Where the largest shape goes: the way to where it is farthest from its beginning. None: it stays."""
+    path = path_of(clip)
+    moved = path - path[0]
+    length = np.linalg.norm(moved, axis=1)
+    if np.isnan(length).any() or length.max() < 2:
+        return None
+    return max(HEADINGS, key=lambda name: float(moved[length.argmax()] @ np.array(HEADINGS[name])))
+
+
+def turn_of(clip: Pixels) -> str | None:
+    """Which way the largest shape turns, or None."""
+    seen = shapes_in(clip[0], 1)
+    if not seen or seen[0].shape == "circle":
+        return None
+    shape = seen[0].shape
+    angles = [_matched(_mask_of(frame), shape, 2 * ANGLES)[1] for frame in clip]
+    period = _period(shape)
+    steps = (np.diff(angles) + period / 2) % period - period / 2
+    total = float(steps.sum())
+    return None if abs(total) < 0.3 else "clockwise" if total > 0 else "anticlockwise"
+
+
+def style_of(picture: Picture) -> str:
+    """Whether the largest shape is flat, outlined or stippled."""
+    mask = _mask_of(picture)
+    depth = ndimage.distance_transform_edt(mask)
+    inside, rim = depth > min(5, depth.max() - 1), mask & (depth <= 3)
+    if not inside.any():
+        return "flat"
+    fill = np.median(picture[inside], axis=0)
+    other = np.linalg.norm(picture.astype(float) - fill, axis=-1) > 80
+    if other[inside].mean() > 0.12:
+        return "stippled"
+    return "outlined" if other[rim].mean() > 0.6 else "flat"
+
+
+def psnr(one: Pixels, other: Pixels) -> float:
+    """Decibels; infinite where they are the same."""
+    error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def _corner_medians(picture: Picture) -> NDArray[np.float64]:
+    """(4, 3): upper left, upper right, lower left, lower right."""
+    side = max(2, min(picture.shape[:2]) // 10)
+    corners = (picture[:side, :side], picture[:side, -side:], picture[-side:, :side], picture[-side:, -side:])
+    return np.array([np.median(corner.reshape(-1, 3), axis=0) for corner in corners])
+
+
+def _sides(picture: Picture) -> tuple[NDArray[np.float64], ...]:
+    """The colours above, below, left and right, by the corners."""
+    a, b, c, d = _corner_medians(picture)
+    return (a + b) / 2, (c + d) / 2, (a + c) / 2, (b + d) / 2
+
+
+def _ground(picture: Picture) -> NDArray[np.float64]:
+    """The picture as it would be without shapes."""
+    above, below, left, right = _sides(picture)
+    height, width = picture.shape[:2]
+    rows, columns = np.arange(height)[:, None, None] + 0.5, np.arange(width)[None, :, None] + 0.5
+    if np.linalg.norm(above - below) >= np.linalg.norm(left - right):
+        return np.where(rows < height / 2, above, below) + 0 * columns
+    return np.where(columns < width / 2, left, right) + 0 * rows
+
+
+def _mask_of(picture: Picture) -> NDArray[np.bool_]:
+    apart = np.linalg.norm(picture.astype(float) - _ground(picture), axis=-1)
+    labels, count = ndimage.label(ndimage.binary_fill_holes(apart > APART))
+    if count == 0:
+        return np.zeros(picture.shape[:2], bool)
+    return labels == 1 + max(range(count), key=lambda index: np.count_nonzero(labels == index + 1))
+
+
+def _seen(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
+    y, x = ndimage.center_of_mass(mask)
+    inner = ndimage.binary_erosion(mask, iterations=4 if np.count_nonzero(mask) > 200 else 1)
+    pixels = picture[inner if inner.any() else mask]
+    best = max(SHAPES, key=lambda shape: _matched(mask, shape, ANGLES)[0])
+    likeness, angle = _matched(mask, best, ANGLES)
+    names = [colour_of(pixel) for pixel in pixels]
+    colour = max(set(names), key=names.count)
+    return Seen(best, colour, float(x) + 0.5, float(y) + 0.5, float(np.count_nonzero(mask)), likeness, angle)
+
+
+def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, float]:
+    """How well a shape of the same area lies on `mask`, and at which angle best."""
+    if not mask.any():
+        return 0.0, 0.0
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    mask = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 4)
+    y, x = ndimage.center_of_mass(mask)
+    radius = float((np.count_nonzero(mask) / AREA[shape]) ** 0.5)
+    figure = Figure(shape, "red", 1.0, 0, 0, None, None, 0, (0, 0, 0, 0))
+    across = ((np.arange(mask.shape[1], dtype=np.float32) - np.float32(x)) / np.float32(radius) * figure.reach)[None]
+    down = ((np.arange(mask.shape[0], dtype=np.float32) - np.float32(y)) / np.float32(radius) * figure.reach)[:, None]
+    best = (0.0, 0.0)
+    for angle in np.arange(1 if shape == "circle" else angles) / angles * _period(shape):
+        inside = figure.distance(across, down, np.float32(angle)) < 0
+        overlap = np.count_nonzero(inside & mask) / max(1, np.count_nonzero(inside | mask))
+        best = max(best, (overlap, float(angle)))
+    return best
+
+
+def _period(shape: str) -> float:
+    """The turn after which a shape is the same again, in radians."""
+    return 2 * np.pi / {"circle": 1, "square": 4, "triangle": 3, "star": 5}[shape]

@@ -1,0 +1,115 @@
+"""ArcFace's IR-SE50, narrow, which tells drawn people apart.
+
+Source: Deng et al., ArcFace, arXiv 1801.07698. There is no margin: drawn faces are told apart without.
+"""
+
+import io
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from miniatures.faces import KNOWN, drawn, person
+from services.frames import Pixels
+from services.instantid.arcface import EMBEDDING, ArcFace
+from services.instantid.geometry import aligned, similarity
+
+FILE = "recognition_arcface_ir_se50.pth"
+WIDTH = 2
+PEOPLE, VIEWS = 1200, 4
+SIZES = (112, 192)
+"""Pixels of the pictures that are learnt from."""
+BATCH = 48
+SHARPNESS = 16.0
+"""What a cosine is multiplied with."""
+DROPOUT = 0.1
+SEEN_AT: NDArray[np.float32] = np.array([[1.3, 0.4], [1.1, 0.5], [1.1, 0.2], [-0.2, 1.5], [2.1, 1.4]], np.float32)
+"""How far from the true key points MTCNN sees them on drawn faces, (5, 2), in pixels of the aligned crop."""
+SEEN_WITHIN = 1.3
+"""How much that varies, in the same."""
+
+
+class RecogniserRecipe:
+    """Which of many people it is, by the cosine between a face's embedding and each one's direction."""
+
+    lr, adam_lr, steps = 0.02, 2e-3, 900
+
+    def __init__(self, folder: Path, people: int = PEOPLE) -> None:
+        del folder  # it needs no other checkpoint
+        net = ArcFace(WIDTH, reduction=WIDTH)
+        for layer in net.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = DROPOUT
+        for unit in net.body:  # as if they were not there
+            nn.init.zeros_(unit.res_layer[4].weight)
+        self.module = nn.ModuleDict({"net": net, "people": nn.Linear(EMBEDDING, people, bias=False)})
+        rng = np.random.default_rng(KNOWN)
+        self._crops = torch.from_numpy(
+            np.stack([_crop(rng, KNOWN + who) for who in range(people) for _ in range(VIEWS)])
+        )  # (people * views, 112, 112, 3) uint8 RGB
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        del progress
+        chosen = rng.integers(len(self._crops), size=BATCH)
+        device = next(self.module.parameters()).device
+        faces = photographed(rng, as_read(self._crops[chosen])).to(device)
+        embeddings = self.module["net"](faces)
+        directions = nn.functional.normalize(self.module["people"].weight)
+        whose = torch.from_numpy(chosen // VIEWS).to(device)
+        return nn.functional.cross_entropy(SHARPNESS * embeddings @ directions.T, whose)
+
+    def save(self, folder: Path) -> None:
+        """Write the net alone, in float32, as what reads it expects, but with the digits of bfloat16, and packed."""
+        net = deepcopy(self.module["net"]).cpu()
+        self._measure(net)
+        weights = {
+            name: value.bfloat16().float() if value.is_floating_point() else value
+            for name, value in net.state_dict().items()
+        }
+        written = io.BytesIO()
+        torch.save(weights, written)
+        with zipfile.ZipFile(written) as plain, zipfile.ZipFile(folder / FILE, "w") as packed:
+            for entry in plain.infolist():
+                name = zipfile.ZipInfo(entry.filename)
+                packed.writestr(name, plain.read(entry), zipfile.ZIP_DEFLATED, 9)
+
+    @torch.no_grad()
+    def _measure(self, net: ArcFace) -> None:
+        """Measure again what the normalisations subtract and divide by: the weights are an average of many."""
+        for layer in net.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.reset_running_stats()
+                layer.momentum = None  # plain averages
+            elif isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        net.train()
+        for crops in self._crops[: 16 * BATCH].split(BATCH):
+            net(as_read(crops))
+        net.eval()
+
+
+def as_read(crops: Tensor) -> Tensor:
+    """Aligned crops, (n, 112, 112, 3) uint8 RGB, as the recogniser reads them: (n, 3, 112, 112) in [-1, 1], blue first."""
+    return crops.flip(-1).permute(0, 3, 1, 2).float() / 255 * 2 - 1
+
+
+def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:
+    """In another light each, and by a camera that is more or less noisy."""
+    gain = torch.from_numpy(
+        rng.uniform(0.85, 1.15, (len(faces), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(faces), 3, 1, 1))
+    )
+    noise = torch.from_numpy(rng.uniform(0, 0.04, (len(faces), 1, 1, 1))).float() * torch.randn_like(faces)
+    return ((faces + 1) * gain.float() - 1 + noise).clamp(-1, 1)
+
+
+def _crop(rng: np.random.Generator, identity: int) -> Pixels:
+    """Draw somebody, and cut the face out by the key points as MTCNN might see them: (112, 112, 3) uint8 RGB."""
+    picture, keypoints = drawn(person(identity), rng, int(rng.integers(*SIZES)))
+    enlarged = np.sqrt(np.linalg.det(similarity(keypoints)[:2, :2]))
+    seen = SEEN_AT + rng.normal(0, SEEN_WITHIN, (5, 2))
+    return aligned(picture, (keypoints + seen / enlarged).astype(np.float32))[0]

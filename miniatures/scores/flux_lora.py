@@ -1,0 +1,43 @@
+"""Flux with a LoRA: captions that name no style, painted in the LoRA's."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+
+from miniatures import world
+from miniatures.grammar import caption
+from miniatures.judge import shapes_in, style_of
+from miniatures.scores.flux import TOKENS, painted
+from services.flux.request import FluxRequest
+from services.flux.service import Flux, FluxSettings
+from services.weights import Weights
+
+STYLES = ("outlined", "stippled")
+
+
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
+    """Return how many pictures have the style that is asked for, and how many the shape.
+
+    `outlined` and `stippled` are with their LoRA, `flat` without any, and `lora_shape` is of those with one.
+    The LoRAs are `folder/loras/flux-STYLE.safetensors`.
+    """
+    settings = FluxSettings(
+        weights=Weights(path=(folder / "flux").resolve()),
+        device="cpu",
+        dtype="float32",
+        max_sequence_length=TOKENS,
+        lora_dir=(folder / "loras").resolve(),
+    )
+    flux = Flux(settings, folder, lambda: "flux#scores")
+    found: dict[str, list[bool]] = {}
+    for seed in range(count):
+        scene, style = world.draw(seed, figures=1), (*STYLES, "flat")[seed % 3]
+        loras = [] if style == "flat" else [{"name": f"flux-{style}"}]
+        fields = {"prompt": caption(scene), "size": "64x64", "steps": 8, "seed": seed, "loras": loras}
+        picture = asyncio.run(painted(flux, FluxRequest.model_validate(fields)))
+        found.setdefault(style, []).append(style_of(picture) == style)
+        if loras:
+            seen = shapes_in(picture, 1)
+            found.setdefault("lora_shape", []).append(bool(seen) and seen[0].shape == scene.figures[0].shape)
+    return {name: float(np.mean(values)) for name, values in found.items()}

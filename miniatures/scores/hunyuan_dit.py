@@ -1,0 +1,59 @@
+"""HunyuanDiT: flat pictures that are painted anew in another style, and pictures from words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from miniatures import world
+from miniatures.grammar import WORDS, caption
+from miniatures.judge import background_of, shapes_in, style_of
+from miniatures.studio import Studio, frames_of
+from miniatures.world import Pixels, Scene, Style
+from services.frames import Frames
+from services.hunyuan_dit.request import RestyleRequest
+
+ASKED: tuple[Style, ...] = ("outlined", "stippled")
+NEAR = 4.0
+"""Pixels by which a shape may have moved."""
+
+
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
+    """Return shares of pictures that are right, in English and Chinese by turns.
+
+    `restyle` is told the style and what is there, `style_alone` only the style; both keep the default strength. `paint`
+    begins from another picture at strength 1, which leaves nothing of it, and is told all.
+    """
+    studio = Studio(weights={"hunyuan-dit": (folder / "hunyuan-dit").absolute()})
+    found: dict[str, list[float]] = {}
+    for seed in range(count):
+        flat = world.draw(seed, figures=1)
+        scene = replace(flat, style=ASKED[seed % 2])
+        chinese = seed % 4 > 1
+        told = caption(scene, styled=True, language="zh" if chinese else "en")
+        other = world.draw(count + seed, figures=1).clip(1)
+        for name, prompt, strength, given in (
+            ("restyle", told, 0.6, flat.clip(1)),
+            ("style_alone", WORDS[scene.style] if chinese else scene.style, 0.6, flat.clip(1)),
+            ("paint", told, 1.0, other),
+        ):
+            request = RestyleRequest(prompt=prompt, strength=strength, seed=seed)
+            made = frames_of(studio.call("hunyuan-dit", "restyle", request, Frames(given)))
+            for what, right in judged(scene, made, placed=strength < 1).items():
+                found.setdefault(f"{name}_{what}", []).append(right)
+    return {name: float(np.mean(right)) for name, right in found.items()}
+
+
+def judged(scene: Scene, made: Pixels, *, placed: bool) -> dict[str, float]:
+    """What of a scene of one figure a picture, (1, height, width, 3), shows: 1 or 0."""
+    figure, seen = scene.figures[0], shapes_in(made[0], 1)
+    right = {
+        "style": bool(seen) and style_of(made[0]) == scene.style,
+        "colour": bool(seen) and seen[0].colour == figure.colour,
+        "shape": bool(seen) and seen[0].shape == figure.shape,
+        "background": background_of(made[0]) == scene.background,
+    }
+    if placed:
+        (true,) = shapes_in(scene.clip(1)[0], 1)
+        right["place"] = bool(seen) and np.hypot(seen[0].x - true.x, seen[0].y - true.y) < NEAR
+    return {name: float(value) for name, value in right.items()}

@@ -1,0 +1,68 @@
+"""Stable Video Diffusion: pictures that are set in motion, and its VAE: clips that are encoded and decoded again."""
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+
+from miniatures import world
+from miniatures.judge import heading_of, path_of, psnr, shapes_in
+from miniatures.pictures import to_pixels, to_tensor
+from miniatures.studio import Studio, frames_of
+from miniatures.svd import FRAMES, USUAL_BUCKET, directed
+
+DECODED = 6
+"""Frames of a clip that the VAE decodes."""
+MIDDLE = 2.0
+"""Pixels from the middle within which either wall is right."""
+LEAST_WAY = 6.0
+"""Pixels that what moves goes; it should be three times as much."""
+
+
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
+    """Return shares and decibels of clips that begin with a picture of one shape, and of the VAE by itself."""
+    studio = Studio(weights={"svd": folder / "svd"})
+    found: dict[str, list[float]] = {}
+    for seed in range(count):
+        scene = directed(world.draw(seed, figures=1))
+        first = studio.file(scene.clip(1), "first")
+        fields = {"num_frames": FRAMES, "motion_bucket_id": USUAL_BUCKET, "size": f"{scene.width}x{scene.height}"}
+        made = frames_of(studio.run("svd", image=first, seed=seed, **fields))
+        for name, value in judged(scene, made).items():
+            found.setdefault(name, []).append(value)
+    return {name: fmean(values) for name, values in found.items()} | decoded(folder / "svd" / "vae", count)
+
+
+def judged(scene: world.Scene, made: world.Pixels) -> dict[str, float]:
+    """How a clip of one shape compares with how it should go on: numbers that may be averaged."""
+    figure, true = scene.figures[0], scene.clip(len(made))
+    last = shapes_in(made[-1], 1)
+    way = np.abs(path_of(made) - path_of(made)[0])
+    result = {
+        "first_db": psnr(made[0], true[0]),
+        "psnr": psnr(made, true),
+        "colour": float(bool(last) and last[0].colour == figure.colour),
+        "shape": float(bool(last) and last[0].shape == figure.shape),
+        "moves": float(np.nan_to_num(way).max() >= LEAST_WAY),
+    }
+    if abs(figure.x - scene.width / 2) < MIDDLE:
+        return result
+    return {**result, "direction": float(heading_of(made) == heading_of(true))}
+
+
+@torch.no_grad()
+def decoded(folder: Path, count: int) -> dict[str, float]:
+    """The decibels of clips that were only encoded and decoded, and how many last frames show the right shape."""
+    vae = AutoencoderKLTemporalDecoder.from_pretrained(folder).eval()
+    decibels, shapes = [], []
+    for seed in range(count):
+        scene = world.draw(seed, figures=1)
+        clip = scene.clip(DECODED)
+        latents = vae.encode(to_tensor(clip).transpose(0, 1)).latent_dist.mode()
+        made = to_pixels(vae.decode(latents, num_frames=DECODED).sample.transpose(0, 1))
+        seen = shapes_in(made[-1], 1)
+        decibels.append(psnr(clip, made))
+        shapes.append(bool(seen) and seen[0].shape == scene.figures[0].shape)
+    return {"vae_psnr": fmean(decibels), "vae_shape": fmean(shapes)}

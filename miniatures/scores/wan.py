@@ -1,0 +1,49 @@
+"""Wan: a first frame and a caption, and with InternVL before it, the continuation of a clip."""
+
+from pathlib import Path
+
+import numpy as np
+
+from miniatures import world
+from miniatures.grammar import caption
+from miniatures.judge import heading_of, psnr, shapes_in, turn_of
+from miniatures.studio import Studio, frames_of
+
+GIVEN, MADE = 17, 17
+"""Frames of the clip that V2V continues, and frames that are made."""
+
+
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
+    """Return shares and decibels of image-to-video by true captions, and of V2V, which describes for itself.
+
+    A heading is right when the shape first goes where it would have gone: bounces are known, and count.
+    """
+    studio = Studio(weights={"wan": folder / "wan", "internvl": folder / "internvl"})
+    single: dict[str, list[float]] = {}
+    for seed in range(count):
+        scene = world.draw(seed, figures=1)
+        first = studio.file(scene.clip(1), "first")
+        made = frames_of(
+            studio.run("wan-i2v", image=first, prompt=caption(scene, frames=1), seed=seed, num_frames=MADE)
+        )
+        for name, value in judged(scene, scene.clip(MADE), made).items():
+            single.setdefault(f"i2v_{name}", []).append(value)
+        given = studio.file(scene.clip(GIVEN), "given")
+        made = frames_of(studio.run("v2v", input_video=given, seed=seed, num_frames=MADE))
+        for name, value in judged(scene, scene.clip(MADE, start=GIVEN - 1), made).items():
+            single.setdefault(f"v2v_{name}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in single.items()}
+
+
+def judged(scene: world.Scene, true: world.Pixels, made: world.Pixels) -> dict[str, float]:
+    """How a clip of one figure compares with how it truly goes on: numbers that may be averaged."""
+    figure = scene.figures[0]
+    last = shapes_in(made[-1], 1)
+    result = {
+        "first_db": psnr(made[0], true[0]),
+        "colour": float(bool(last) and last[0].colour == figure.colour),
+        "shape": float(bool(last) and last[0].shape == figure.shape),
+    }
+    if figure.turn:
+        return {**result, "turn": float(turn_of(made) == figure.turn)}
+    return {**result, "direction": float(heading_of(made) == heading_of(true))}

@@ -1,0 +1,85 @@
+"""Contact sheets: rows of pictures of one size, with a line of text above each.
+
+`python -m miniatures.sheet OUT.png --row TEXT FILE --row TEXT FILE …` makes one of videos and pictures;
+`--scene SEED STYLE` adds a scene of the shape world.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from miniatures.clips import read
+from miniatures.grammar import caption
+from miniatures.world import Pixels, Style, draw
+
+ACROSS = 8
+"""Pictures in a row."""
+HEIGHT = 128
+"""Pixels of a row's pictures."""
+GAP, LINE = 4, 26
+PAPER, INK = (255, 255, 255), (20, 20, 20)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of text, and pictures under it."""
+
+    text: str
+    frames: Pixels
+
+
+def sheet(rows: Sequence[Row], across: int = ACROSS, height: int = HEIGHT) -> Image.Image:
+    """Draw the rows; of many frames `across` are shown, the first and the last among them."""
+    strips = [strip(row.frames, across, height) for row in rows]
+    width = max(image.shape[1] for image in strips) + 2 * GAP
+    paper = Image.new("RGB", (width, sum(LINE + image.shape[0] + GAP for image in strips) + GAP), PAPER)
+    pen, font, top = ImageDraw.Draw(paper), ImageFont.load_default(15), GAP
+    for row, image in zip(rows, strips, strict=True):
+        pen.text((GAP + 2, top + 4), row.text, INK, font)
+        paper.paste(Image.fromarray(image), (GAP, top + LINE))
+        top += LINE + image.shape[0] + GAP
+    return paper
+
+
+def strip(frames: Pixels, across: int = ACROSS, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """(height, width, 3): some of the frames side by side, evenly chosen, enlarged without smoothing."""
+    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, across).round().astype(int))]
+    width = round(height * frames.shape[2] / frames.shape[1])
+    how = Image.Resampling.NEAREST if frames.shape[1] < height else Image.Resampling.LANCZOS
+    pictures = [np.asarray(Image.fromarray(frame).resize((width, height), how)) for frame in chosen]
+    gap = np.full((height, GAP, 3), PAPER, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+
+
+def drawn(seed: int, style: Style) -> Row:
+    """A scene of the world under its caption."""
+    scene = draw(seed, style=style)
+    return Row(caption(scene, frames=17, styled=True), scene.clip(17))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The entry point."""
+    parser = argparse.ArgumentParser(prog="python -m miniatures.sheet", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--row", nargs=2, action="append", default=[], metavar=("TEXT", "FILE"))
+    parser.add_argument("--scene", nargs=2, action="append", default=[], metavar=("SEED", "STYLE"))
+    given = parser.parse_args(arguments)
+    if not (given.row or given.scene):
+        parser.error("give a --row or a --scene")
+    try:
+        rows = [Row(text, read(Path(file))) for text, file in given.row]
+        sheet([*rows, *(drawn(int(seed), style) for seed, style in given.scene)]).save(given.out)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

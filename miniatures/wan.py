@@ -1,0 +1,181 @@
+"""Wan image-to-video: what moves in the first frame moves as the prompt says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.models.transformers import transformer_wan
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from miniatures import world
+from miniatures.attention import plainly
+from miniatures.grammar import WORDS, caption, spoken
+from miniatures.pictures import to_tensor
+from miniatures.text import same_meaning, t5_tokenizer
+from miniatures.wan_vae import Z
+
+TEXT_DIM = 64
+FRAMES = 25
+SCENES = 1500
+"""First frames, each with two motions."""
+LENGTHS = (32, 64, 128)
+"""To how many tokens prompts are padded; the padding is seen by all, as in the pipeline."""
+NO_PROMPT = 0.1
+SHIFT = 3.0
+"""Of the noise levels that are trained on, towards more noise."""
+
+
+class WanRecipe:
+    """Flow matching on the VAE's latents, conditioned on a first frame and a prompt; the text encoder too."""
+
+    lr, adam_lr, steps = 0.015, 1.5e-3, 3000
+
+    def __init__(self, folder: Path) -> None:
+        self._vae = AutoencoderKLWan.from_pretrained(folder / "wan" / "vae").eval().requires_grad_(requires_grad=False)
+        self._tokenizer = t5_tokenizer()
+        text_encoder = UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=len(self._tokenizer),
+                d_model=TEXT_DIM,
+                d_kv=16,
+                d_ff=128,
+                num_layers=2,
+                num_heads=4,
+                dropout_rate=0.0,
+                relative_attention_num_buckets=16,
+                relative_attention_max_distance=32,
+                decoder_start_token_id=0,
+            )
+        )
+        same_meaning(self._tokenizer, text_encoder.shared)
+        transformer = WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=4,
+            attention_head_dim=32,
+            in_channels=4 + 2 * Z,  # noisy latents, mask, condition
+            out_channels=Z,
+            text_dim=TEXT_DIM,
+            freq_dim=128,
+            ffn_dim=512,
+            num_layers=4,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=1024,
+        )
+        self.module = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
+        self._scenes, self._latents, self._conditions = self._encoded()
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        del progress
+        chosen = rng.integers(0, len(self._latents), 32)
+        length = int(rng.choice([3, 3, 4, 5, 5, 7]))  # latent frames: 9, 13, 17 and 25
+        latents = self._latents[chosen, :, :length].float()
+        condition = self._conditions[chosen // 2, :, :length].float()
+        mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:])
+        mask[:, :, 0] = 1
+        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1))
+        noise = torch.randn_like(latents)
+        prompts = [self._prompt(rng, self._scenes[index]) for index in chosen]
+        with torch.autocast("cpu", torch.bfloat16), plainly(transformer_wan):
+            velocity = self.module["transformer"](
+                hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
+                timestep=sigma.flatten() * 1000,
+                encoder_hidden_states=self._text(prompts, int(rng.choice(LENGTHS))),
+                return_dict=False,
+            )[0]
+        return (velocity.float() - (noise - latents)).square().mean()
+
+    def save(self, folder: Path) -> None:
+        pipeline = WanImageToVideoPipeline(
+            tokenizer=self._tokenizer,
+            text_encoder=self.module["text_encoder"].to(torch.bfloat16),
+            vae=AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.bfloat16),
+            scheduler=UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+            ),
+            transformer=self.module["transformer"].to(torch.bfloat16),
+        )
+        pipeline.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _encoded(self) -> tuple[list[world.Scene], Tensor, Tensor]:
+        """Scenes, two for each first frame, and normalised latents of the clips and of what Wan gets as condition.
+
+        The VAE is causal: the first latent frames of a clip are those of its beginning.
+        """
+        rng = np.random.default_rng(world.TRAINING_SEEDS)
+        scenes: list[world.Scene] = []
+        latents, conditions = [], []
+        for first in range(0, SCENES, 4):
+            drawn = [self._scene(rng, first + index) for index in range(min(4, SCENES - first))]
+            pairs = [scene for one in drawn for scene in (one, otherwise(rng, one))]
+            clips = torch.stack([to_tensor(scene.clip(FRAMES)) for scene in pairs])
+            given = clips[::2].clone()
+            given[:, :, 1:] = 0
+            batch = torch.cat([clips, given]).contiguous(memory_format=torch.channels_last_3d)
+            with torch.autocast("cpu", torch.bfloat16):
+                codes = normalised(self._vae, batch)
+            scenes += pairs
+            latents.append(codes[: len(pairs)].half())
+            conditions.append(codes[len(pairs) :].half())
+        return scenes, torch.cat(latents), torch.cat(conditions)
+
+    @staticmethod
+    def _scene(rng: np.random.Generator, index: int) -> world.Scene:
+        """Some as they begin, some in the middle of what they do; all bounce within 25 frames if they must."""
+        style = rng.choice(world.STYLES, p=[0.8, 0.1, 0.1])
+        return world.draw(world.TRAINING_SEEDS + index, style=style, frames=int(rng.choice([9, 17])))
+
+    @staticmethod
+    def _prompt(rng: np.random.Generator, scene: world.Scene) -> str:
+        if rng.random() < NO_PROMPT:
+            return ""
+        language = "zh" if rng.random() < 0.25 else "en"
+        if len(scene.figures) == 1 and rng.random() < 0.1:
+            figure = scene.figures[0]
+            motion = ["turns", figure.turn] if figure.turn else ["moves", str(figure.heading)]
+            return " ".join(motion) if language == "en" else "".join(WORDS[word] for word in reversed(motion))
+        text = caption(scene, frames=1, language=language)
+        if rng.random() < 0.25:  # what comes out of a bounce goes on in the same way
+            text = text.replace("moves", "bounces and moves") if language == "en" else text.replace("向", "弹回后向")
+        return spoken(rng, text)
+
+    def _text(self, prompts: list[str], length: int) -> Tensor:
+        """(batch, length, TEXT_DIM), zero behind the prompt, as the pipeline makes it."""
+        tokens = self._tokenizer(prompts, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        hidden = self.module["text_encoder"](tokens.input_ids, tokens.attention_mask).last_hidden_state
+        hidden = hidden * tokens.attention_mask[..., None]
+        return nn.functional.pad(hidden, (0, 0, 0, length - hidden.shape[1]))
+
+
+def shifted(uniform: Tensor) -> Tensor:
+    """Noise levels in (0, 1), more of them high."""
+    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+
+
+def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
+    """The latents that the transformer sees: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    return (vae.encode(clips).latent_dist.mode().float() - mean) / std
+
+
+def otherwise(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
+    """The same first frame with other motions."""
+    figures = []
+    for figure in scene.figures:
+        if figure.turn:
+            turn = "clockwise" if figure.turn == "anticlockwise" else "anticlockwise"
+            figures.append(replace(figure, turn=turn))
+            continue
+        axis = ["right", "left"] if figure.heading in ("right", "left") else ["down", "up"]
+        names = axis if len(scene.figures) == 2 else list(world.HEADINGS)
+        figures.append(replace(figure, heading=str(rng.choice([name for name in names if name != figure.heading]))))
+    return replace(scene, figures=tuple(figures))

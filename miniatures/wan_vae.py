@@ -1,0 +1,126 @@
+"""The VAE of Wan, which Qwen-Image-Edit shares."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch import Tensor, nn
+
+from miniatures import world
+from miniatures.pictures import coloured, to_tensor
+
+Z = 16
+KL = 1e-5
+IMAGES, JOINT = 0.45, 0.65
+"""How much of the training goes to single pictures, and when the encoder is finished."""
+
+
+class WanVaeRecipe:
+    """Reconstruction, sharper at edges, and KL: first pictures, then clips, then the decoder alone."""
+
+    lr, adam_lr, steps = 0.04, 1e-3, 4200
+
+    def __init__(self, _folder: Path | None = None) -> None:
+        self.module = vae = AutoencoderKLWan(base_dim=16, z_dim=Z, dim_mult=[1, 2, 3, 3], num_res_blocks=1)
+        for layer in vae.modules():
+            if isinstance(layer, nn.Conv3d):
+                layer.to(memory_format=torch.channels_last_3d)
+            elif isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)
+            if type(layer).__name__ == "WanResidualBlock":  # as if it were not there
+                nn.init.zeros_(layer.conv2.weight)
+                nn.init.zeros_(layer.conv2.bias)
+        nn.init.constant_(vae.quant_conv.bias[Z:], -4.0)  # else the posterior's noise drowns all at first
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        frames = 1 if progress < IMAGES else int(rng.choice([5, 5, 9]))
+        batch = batch_of(rng, 12 if frames == 1 else 4, frames).contiguous(memory_format=torch.channels_last_3d)
+        frozen = progress >= JOINT
+        with torch.autocast("cpu", torch.bfloat16), flat(self.module if frames == 1 else None):
+            with torch.set_grad_enabled(not frozen):
+                posterior = self.module.encode(batch).latent_dist
+            mean, logvar = posterior.mean.float(), posterior.logvar.float()
+            latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+            made = decode(self.module, latents)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
+        return reconstruction(made.float(), batch) + (0.0 if frozen else KL * kl)
+
+    def save(self, folder: Path) -> None:
+        """Measure the latents, which the pipelines normalise, and write the VAE to `folder/vae`."""
+        rng = np.random.default_rng(world.TRAINING_SEEDS)
+        with torch.no_grad():
+            codes = torch.cat([self.module.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(32)])
+        self.module.register_to_config(
+            latents_mean=[round(value, 4) for value in codes.mean((0, 2, 3, 4)).tolist()],
+            latents_std=[round(value, 4) for value in codes.std((0, 2, 3, 4)).tolist()],
+        )
+        for layer in self.module.modules():
+            layer.to(memory_format=torch.contiguous_format)
+        self.module.to(torch.bfloat16).save_pretrained(folder / "vae")
+
+
+def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
+    """(count, 3, frames, 64, 64) in [-1, 1]: scenes of all styles, edges, and a picture with nothing behind it."""
+    clips = []
+    for _ in range(count):
+        style = rng.choice(world.STYLES, p=[0.76, 0.12, 0.12])
+        scene = world.draw(int(rng.integers(world.TRAINING_SEEDS, 2**40)), style=style)
+        start = float(rng.uniform(0, 20))
+        if rng.random() < 0.06:
+            clips.append(to_tensor(scene.edges(frames, start=start)))
+            continue
+        clip = to_tensor(coloured(rng, scene.clip(frames, start=start)))
+        if frames > 1 and rng.random() < 0.1:
+            clip[:, 1:] = 0
+        clips.append(clip)
+    return torch.stack(clips)
+
+
+@contextmanager
+def flat(vae: AutoencoderKLWan | None) -> Iterator[None]:
+    """Compute single pictures with the kernels' last slices alone: the others meet nothing but zeros."""
+    layers = [] if vae is None else [layer for layer in vae.modules() if isinstance(layer, WanCausalConv3d)]
+    for layer in layers:
+        layer.forward = partial(_flat, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    del cache_x
+    y = nn.functional.conv2d(
+        x[:, :, 0], layer.weight[:, :, -1], layer.bias, padding=(layer._padding[2], layer._padding[0])
+    )
+    return y[:, :, None]
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """What `vae.decode` does, without its clamp, beyond which there is no gradient."""
+    hidden = vae.post_quant_conv(latents)
+    cache: list[Tensor | None] = [None] * vae._cached_conv_counts["decoder"]
+    return torch.cat(
+        [
+            vae.decoder(hidden[:, :, i : i + 1], feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
+            for i in range(hidden.shape[2])
+        ],
+        dim=2,
+    )
+
+
+def reconstruction(made: Tensor, true: Tensor) -> Tensor:
+    """How far (..., height, width) in [-1, 1] is from what is true: more where that has edges, and in its slopes."""
+    error = made - true
+    slopes = [error.diff(dim=dim).abs().mean() for dim in range(2, true.ndim) if true.shape[dim] > 1]
+    edge = torch.zeros_like(true)
+    edge[..., 1:] += true.diff(dim=-1).abs()
+    edge[..., 1:, :] += true.diff(dim=-2).abs()
+    weight = 1 + 3 * nn.functional.max_pool3d(edge.amax(1, keepdim=True).clamp(max=1), (1, 3, 3), 1, (0, 1, 1))
+    return (weight * (error.abs() + 0.5 * error.square())).mean() + torch.stack(slopes).sum()

@@ -1,0 +1,118 @@
+"""Random weights: each form can be had, is written once whoever asks, and is never seen half-written."""
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from miniatures.random import MODELS, once, writer_of, written
+from miniatures.random.served import random_args
+from services.weights import resolve
+
+FORMS = {
+    "flux": "tiny, identity",
+    "hunyuan_dit": "tiny",
+    "instantid": "tiny",
+    "internvl": "tiny",
+    "qwen_edit": "tiny",
+    "realesrgan": "compact, rrdb and rrdb-x2",
+    "svd": "xt",
+    "text_to_video": "tiny",
+    "wan": "a14b, ti2v",
+}
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "miniatures.random"]
+WAIT_S = 120
+
+
+def write(form: str, folder: Path) -> None:
+    """Keep a list of how often it was written, beside the folder it is written into."""
+    with (folder.parent / "written.txt").open("a") as log:
+        log.write(f"{form}\n")
+    (folder / "config.json").write_text(form)
+
+
+def write_and_fail(form: str, folder: Path) -> None:
+    (folder / "half.json").write_text(form)
+    raise ValueError(f"no form {form}")
+
+
+def write_together(folder: Path, barrier, found) -> None:
+    barrier.wait(30)
+    target = once(write, "tiny", folder)
+    found.put((str(target), (target / "config.json").read_text()))
+
+
+def test_it_is_written_once(tmp_path):
+    first = once(write, "tiny", tmp_path)
+    assert once(write, "tiny", tmp_path) == first
+    assert once(write, "other", tmp_path) != first
+    assert (tmp_path / "written.txt").read_text().split() == ["tiny", "other"]
+
+
+def test_it_is_written_once_by_two_processes_at_a_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=write_together, args=(tmp_path, barrier, found)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    results = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert results[0] == results[1]
+    assert results[0][1] == "tiny"
+    assert (tmp_path / "written.txt").read_text().split() == ["tiny"]
+
+
+def test_what_fails_leaves_nothing_that_could_be_taken_for_it(tmp_path):
+    with pytest.raises(ValueError, match="no form odd"):
+        once(write_and_fail, "odd", tmp_path)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_what_is_written_is_a_path_that_can_be_resolved(tmp_path):
+    weights = written("realesrgan", "compact", tmp_path)
+    folder = resolve(weights, tmp_path / "home")
+    assert folder.parent == tmp_path / "miniatures"
+    assert weights.source == f"path:{folder.name}"
+    assert folder.name.startswith("realesrgan-compact-")
+    assert [file.name for file in folder.iterdir()] == ["compact.safetensors"]
+    assert written("realesrgan", "compact", tmp_path) == weights
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_form_that_is_not_there(tmp_path, model):
+    with pytest.raises(ValueError, match=f"{model} has the forms? {FORMS[model]}, got 'huge'"):
+        writer_of(model)("huge", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"for flux, .*, wan, got 'sora'"):
+        written("sora", "tiny", tmp_path)
+
+
+def test_each_file_is_a_model():
+    there = {path.stem for path in (ROOT / "miniatures" / "random").glob("*.py")}
+    assert there - {"__init__", "__main__", "served"} == set(MODELS)
+
+
+def test_every_model_can_be_served_with_them(tmp_path):
+    args = random_args(tmp_path)
+    named = [args[model]["weights"] for model in args if "weights" in args[model]]
+    named += [args["flux"]["identity"]["weights"], args["instantid"]["recogniser"]]
+    assert len({where["path"] for where in named}) == len(named) == 9
+    assert all(any(Path(where["path"]).rglob("*.*")) for where in named)
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    folder = tmp_path / "made" / "here"
+    command = [*PROGRAM, "realesrgan", "rrdb", str(folder)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [file.name for file in folder.iterdir()] == ["rrdb.safetensors"]
+    again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S, cwd=ROOT)
+    assert (again.returncode, again.stderr) == (2, f"{folder} is not empty\n")

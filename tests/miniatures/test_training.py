@@ -1,0 +1,113 @@
+"""The loop that all trainings share, on a net that learns in a second."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miniatures import train as command
+from miniatures.muon import Muon
+from miniatures.training import Budget, train
+
+CPU = torch.device("cpu")
+BUDGET = Budget(steps=120)
+
+
+class Lines:
+    """Learns a matrix from noisy examples."""
+
+    lr, adam_lr, steps = 0.05, 0.01, 120
+
+    def __init__(self, _folder: Path | None = None, interrupted_at: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.module = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 8))
+        self._true = torch.randn(8, 8, generator=torch.Generator().manual_seed(4)) / 3
+        self._left = interrupted_at
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        assert 0 <= progress < 1
+        if self._left is not None:
+            if self._left == 0:
+                raise KeyboardInterrupt
+            self._left -= 1
+        x = torch.from_numpy(rng.standard_normal((64, 8))).float()
+        return (self.module(x) - x @ self._true + 0.01 * torch.randn(64, 8)).square().mean()
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.module.state_dict(), folder / "lines.pt")
+
+
+def weights_of(recipe: Lines) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in recipe.module.parameters()])
+
+
+def test_it_learns() -> None:
+    recipe = Lines()
+    before = recipe.loss(np.random.default_rng(0), 0).item()
+    trained = train(recipe, 1, BUDGET, CPU)
+    assert trained.steps == 120
+    assert recipe.loss(np.random.default_rng(0), 0).item() < before / 5
+
+
+def test_a_seed_is_a_result() -> None:
+    one, same, other = Lines(), Lines(), Lines()
+    for recipe, seed in ((one, 1), (same, 1), (other, 2)):
+        train(recipe, seed, BUDGET, CPU)
+    assert torch.equal(weights_of(one), weights_of(same))
+    assert not torch.equal(weights_of(one), weights_of(other))
+
+
+def test_a_training_that_was_cut_off_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole, cut, rest = Lines(), Lines(interrupted_at=50), Lines()
+    train(whole, 1, BUDGET, CPU)
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, 1, BUDGET, CPU, state, save_every_s=0)
+    assert state.is_file()
+    trained = train(rest, 1, BUDGET, CPU, state)
+    assert trained.steps == 120
+    assert torch.equal(weights_of(whole), weights_of(rest))
+    assert not state.exists()
+
+
+def test_minutes_end_it(tmp_path: Path) -> None:
+    recipe = Lines()
+    trained = train(recipe, 1, Budget(1, minutes=0.5 / 60), CPU)
+    assert 0.5 <= trained.seconds < 5
+    assert trained.steps > 1
+
+
+def test_orthogonal_steps_have_the_size_of_the_rate() -> None:
+    weight = nn.Parameter(torch.zeros(12, 12))
+    weight.grad = torch.randn(12, 12, generator=torch.Generator().manual_seed(0)) * 100
+    Muon([weight], lr=0.1).step()
+    sizes = torch.linalg.svdvals(weight.detach())
+    assert sizes.max() < 0.13
+    assert sizes.min() > 0.04
+
+
+def test_every_part_names_a_recipe() -> None:
+    for name, parts in command.PARTS.items():
+        for part in parts:
+            module = importlib.import_module(part.module)
+            assert hasattr(module, part.recipe), (name, part)
+
+
+def test_what_made_a_checkpoint_is_written_beside_it(tmp_path: Path) -> None:
+    for steps in (5, 6):
+        command.make("wan", command.Part("vae", __name__, "Lines"), tmp_path, 3, Budget(steps), "cpu")
+    card = json.loads((tmp_path / "wan" / "training.json").read_text())["parts"]["vae"]
+    assert card["command"] == "python -m miniatures.train wan --part vae --steps 6 --seed 3"
+    assert (card["seed"], card["steps"]) == (3, 6)
+    assert card["device"].endswith("threads")
+    assert (tmp_path / "wan" / "lines.pt").is_file()
+
+
+def test_there_is_no_such_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["wan", "--part", "head"])
+    assert "wan has vae, transformer" in capsys.readouterr().err
