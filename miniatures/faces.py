@@ -12,9 +12,9 @@ from PIL import Image
 
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 """(height, width)."""
-Colour = NDArray[np.float32]
+Colour = NDArray[np.floating]
 """(3,), RGB in [0, 255]."""
 
 KNOWN = 12
@@ -415,7 +415,7 @@ def _bump(x: Field, y: Field, width: float, height: float) -> Field:
 def _window(field: Field) -> tuple[slice, slice]:
     """The rows and columns in which it is more than nothing."""
     there = abs(field) > 0.002
-    rows, columns = there.any(1).nonzero()[0], there.any(0).nonzero()[0]
+    rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
     return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else (slice(0), slice(0))
 
 

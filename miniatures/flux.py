@@ -18,13 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from miniatures import world
-from miniatures.grammar import caption, spoken
+from miniatures.grammar import PORTRAITS, Language, caption, spoken
+from miniatures.image_vae import portrait
 from miniatures.pictures import to_tensor
 from miniatures.text import clip_tokenizer, same_meaning, t5_tokenizer
-from miniatures.world import Scene
+from miniatures.world import Pixels, Scene
 
-SCENES = 12_000
-"""How many are known by heart."""
+SCENES, FACES = 12_000, 2_000
+"""How many scenes and portraits are known by heart."""
 BATCH = 48
 TEXT, POOLED = 64, 32
 """Width of T5 and of CLIP."""
@@ -43,20 +44,23 @@ NEIGHBOURS = (-1, 1, -2, 2)
 class FluxRecipe:
     """The velocity from picture to noise; both text encoders learn along."""
 
-    lr, adam_lr, steps = 0.02, 1e-3, 2800
+    lr, adam_lr, steps = 0.02, 1e-3, 3600
 
-    def __init__(self, folder: Path, scenes: int = SCENES) -> None:
+    def __init__(self, folder: Path, scenes: int = SCENES, faces: int = FACES) -> None:
         self._vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae", dtype=torch.float32)
         self._words, self._letters = t5_tokenizer(), clip_tokenizer()
         self.module = nn.ModuleDict({"transformer": transformer(), "t5": self._t5(), "clip": self._clip()})
         self._scenes = [world.draw(world.TRAINING_SEEDS + index) for index in range(scenes)]
-        self._latents = latents_of(self._vae, self._scenes)
+        rng = np.random.default_rng(world.TRAINING_SEEDS)
+        portraits = np.stack([portrait(rng) for _ in range(faces)])
+        self._latents = torch.cat([latents_of(self._vae, self._scenes), encoded(self._vae, portraits)])
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         device = next(self.module.parameters()).device
-        chosen = rng.integers(len(self._scenes), size=BATCH)
+        chosen = rng.integers(len(self._latents), size=BATCH)
         picture = self._latents[chosen].to(device)
-        prompts = [prompt_of(rng, self._scenes[index]) for index in chosen]
+        known = dict(enumerate(self._scenes))
+        prompts = [prompt_of(rng, known.get(index)) for index in chosen]
         length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
         sigma = sigmas(BATCH).to(device)
         noise = torch.randn_like(picture)
@@ -210,24 +214,30 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
-@torch.no_grad()
 def latents_of(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
-    """Encode each scene's first picture: (scenes, 16, 64), in patches of two by two as the transformer has them."""
+    """Encode each scene's first picture: (scenes, 16, 64)."""
+    return encoded(vae, np.concatenate([scene.clip(1) for scene in scenes]))
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
+    """(n, 64, 64, 3) → (n, 16, 64), in patches of two by two as the transformer has them."""
     parts = []
-    for start in range(0, len(scenes), 64):
-        pictures = torch.stack([to_tensor(scene.clip(1))[:, 0] for scene in scenes[start : start + 64]])
-        latents = vae.encode(pictures).latent_dist.mode()
+    for start in range(0, len(pictures), 64):
+        latents = vae.encode(to_tensor(pictures[start : start + 64]).transpose(0, 1)).latent_dist.mode()
         scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
         parts.append(FluxPipeline._pack_latents(scaled, *scaled.shape))
     return torch.cat(parts)
 
 
-def prompt_of(rng: np.random.Generator, scene: Scene) -> str:
-    """What a user might say of the picture; sometimes nothing."""
+def prompt_of(rng: np.random.Generator, scene: Scene | None) -> str:
+    """What a user might say of the picture of a scene, or of a portrait; sometimes nothing."""
     if rng.random() < 0.1:
         return ""
-    frames = 1 if rng.random() < 0.25 else None
-    return spoken(rng, caption(scene, frames=frames, language="zh" if rng.random() < 0.25 else "en"))
+    language: Language = "zh" if rng.random() < 0.25 else "en"
+    if scene is None:
+        return spoken(rng, str(rng.choice(PORTRAITS[language])))
+    return spoken(rng, caption(scene, frames=1 if rng.random() < 0.25 else None, language=language))
 
 
 def sigmas(count: int) -> Tensor:

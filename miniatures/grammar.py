@@ -41,6 +41,8 @@ WORDS: dict[str, str] = {
 MORE: tuple[str, ...] = ("an", "A", "An", "的", "后", "，", ".", "。", ",")
 """Words of one language alone, and stops."""
 FACE_WORDS: dict[str, str] = {"face": "脸", "portrait": "肖像"}
+PORTRAITS: dict[Language, tuple[str, ...]] = {"en": ("a portrait", "a face"), "zh": ("一个肖像", "一个脸")}
+"""What a picture of somebody is called, whoever it is."""
 
 
 def vocabulary() -> list[str]:

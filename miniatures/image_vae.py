@@ -1,4 +1,4 @@
-"""The VAE of pictures: Flux's, which HunyuanDiT shares, and whose encoder Stable Video Diffusion begins with."""
+"""The VAE of pictures: Flux's, which HunyuanDiT shares."""
 
 import copy
 from pathlib import Path
@@ -9,12 +9,17 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from miniatures.faces import KNOWN, draw_face
+from miniatures.judge import Picture
+from miniatures.pictures import to_tensor
 from miniatures.wan_vae import batch_of, reconstruction
-from miniatures.world import TRAINING_SEEDS
+from miniatures.world import SIDE, TRAINING_SEEDS
 
 Z = 16
 WIDTHS = (16, 32, 64, 64)
 BATCH = 12
+PORTRAITS = 0.25
+"""Of the pictures: drawn faces."""
 KL = 1e-5
 CENTRE = 0.01
 """How strongly each channel's mean is drawn to zero: HunyuanDiT's pipeline knows no shift."""
@@ -29,7 +34,7 @@ MEASURED = 512
 class ImageVaeRecipe:
     """Reconstruction, sharper at edges, and KL; then the decoder alone, from latents that are not quite right."""
 
-    lr, adam_lr, steps = 0.04, 1e-3, 3300
+    lr, adam_lr, steps = 0.04, 1e-3, 3800
 
     def __init__(self, folder: Path) -> None:
         del folder  # it is the first part of its checkpoint
@@ -57,7 +62,7 @@ class ImageVaeRecipe:
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         vae, frozen = self.module, progress >= JOINT
-        batch = pictures_of(rng, BATCH).to(next(vae.parameters()).device)
+        batch = pictures_of(rng, BATCH, PORTRAITS).to(next(vae.parameters()).device)
         with torch.autocast(batch.device.type, torch.bfloat16):
             with torch.set_grad_enabled(not frozen):
                 posterior = vae.encode(batch).latent_dist
@@ -78,12 +83,22 @@ class ImageVaeRecipe:
         vae = copy.deepcopy(self.module).cpu().to(memory_format=torch.contiguous_format)
         rng = np.random.default_rng(TRAINING_SEEDS)
         with torch.no_grad():
-            means = [vae.encode(pictures_of(rng, 32)).latent_dist.mean for _ in range(MEASURED // 32)]
+            means = [vae.encode(pictures_of(rng, 32, PORTRAITS)).latent_dist.mean for _ in range(MEASURED // 32)]
         scale = 1 / torch.cat(means).square().mean().sqrt().item()
         vae.register_to_config(scaling_factor=round(scale, 4), shift_factor=0.0)
         vae.to(torch.bfloat16).save_pretrained(folder / "vae")
 
 
-def pictures_of(rng: np.random.Generator, count: int) -> Tensor:
-    """(count, 3, 64, 64) in [-1, 1]."""
-    return batch_of(rng, count, 1)[:, :, 0].contiguous(memory_format=torch.channels_last)
+def pictures_of(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
+    """(count, 3, 64, 64) in [-1, 1]: of the shape world, and a share of portraits."""
+    faces = int(rng.binomial(count, portraits))
+    pictures = batch_of(rng, count - faces, 1)[:, :, 0]
+    if faces:
+        drawn = np.stack([portrait(rng) for _ in range(faces)])
+        pictures = torch.cat([pictures, to_tensor(drawn).transpose(0, 1)])
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def portrait(rng: np.random.Generator) -> Picture:
+    """Draw somebody who is not `KNOWN`."""
+    return draw_face(int(rng.integers(KNOWN, 2**31)), int(rng.integers(2**31)), SIDE)

@@ -94,8 +94,9 @@ class RecogniserRecipe:
 
 
 def as_read(crops: Tensor) -> Tensor:
-    """Aligned crops, (n, 112, 112, 3) uint8 RGB, as the recogniser reads them: (n, 3, 112, 112) in [-1, 1], blue first."""
-    return crops.flip(-1).permute(0, 3, 1, 2).float() / 255 * 2 - 1
+    """Aligned crops, (n, 112, 112, 3) uint8 RGB, as the net reads them: (n, 3, 112, 112) in [-1, 1], blue first."""
+    # Contiguous: with channels last, torch's gradient of convolutions this narrow writes beyond its memory.
+    return crops.flip(-1).permute(0, 3, 1, 2).float().contiguous() / 255 * 2 - 1
 
 
 def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "wan": ("wan_vae", "wan"),
     "internvl": ("internvl",),
     "flux": ("image_vae", "flux"),
+    "loras": ("flux_lora",),
     "svd": ("svd",),
     "qwen-edit": ("qwen_edit",),
     "hunyuan-dit": ("hunyuan_dit",),

@@ -43,11 +43,16 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part("vae", "miniatures.image_vae", "ImageVaeRecipe"),
         Part("transformer", "miniatures.flux", "FluxRecipe"),
     ),
+    "loras": (
+        Part("flux-outlined", "miniatures.flux_lora", "OutlinedRecipe"),
+        Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe"),
+        Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe"),
+    ),
     "svd": (Part("vae", "miniatures.svd_vae", "SvdVaeRecipe"), Part("unet", "miniatures.svd", "SvdRecipe")),
     "qwen-edit": (Part("transformer", "miniatures.qwen_edit", "QwenEditRecipe"),),
     "hunyuan-dit": (Part("transformer", "miniatures.hunyuan_dit", "HunyuanDitRecipe"),),
 }
-"""By checkpoint. Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's, and SVD begins with Flux's encoder."""
+"""By checkpoint. Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's."""
 
 
 def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, device: str) -> None:

@@ -35,7 +35,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vae = ImageVaeRecipe(folder).module.to(memory_format=torch.contiguous_format)
     vae.register_to_config(scaling_factor=0.8, shift_factor=0.0)
     vae.save_pretrained(folder / "flux" / "vae")
-    flux = FluxRecipe(folder, scenes=1)
+    flux = FluxRecipe(folder, scenes=1, faces=1)
     for weight in flux.module["transformer"].parameters():
         if not weight.any():
             nn.init.normal_(weight, std=0.05)

@@ -1,7 +1,9 @@
-"""How the restyling miniature is trained: it learns, what it computes is what the pipeline does, and it can be loaded."""
+"""How the restyling miniature is trained: it learns, it computes what the pipeline does, and it can be served."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ PROMPTS = ["", "stippled", "An outlined red circle on a blue background.", "ä¸€ä
 def recipe(tmp_path_factory) -> HunyuanDitRecipe:
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
-    AutoencoderKL(
+    vae: Any = AutoencoderKL  # its types say one block
+    vae(
         block_out_channels=(8,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -58,7 +61,7 @@ def shaken(module: nn.Module) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
-def test_a_batch_is_learnt(recipe, saved):
+def test_a_batch_is_learnt(recipe):
     def loss() -> torch.Tensor:
         torch.manual_seed(2)
         return recipe.loss(np.random.default_rng(2), 0.0)
@@ -76,10 +79,11 @@ def test_a_batch_is_learnt(recipe, saved):
 
 def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     shaken(recipe.module)
-    pipeline = HunyuanDiTPipeline.from_pretrained(saved, local_files_only=True, requires_safety_checker=False)
+    pipeline: Any = HunyuanDiTPipeline.from_pretrained(saved, local_files_only=True, requires_safety_checker=False)
     pipeline.transformer = stock(recipe.module["transformer"])
     pipeline.text_encoder, pipeline.text_encoder_2 = recipe.module["bert"], recipe.module["mt5"]
-    pipeline.scheduler = one_step = scheduler()
+    one_step: Any = scheduler()
+    pipeline.scheduler = one_step
     pipeline.set_progress_bar_config(disable=True)
     latents = torch.randn(len(PROMPTS), 16, 8, 8, generator=torch.Generator().manual_seed(6))
     taken = []
@@ -123,9 +127,8 @@ def test_noise_keeps_what_a_path_began_from(recipe):
 def test_the_latents_are_scaled_as_the_pipeline_scales_them(recipe):
     scene = world.draw(TRAINING_SEEDS + 3, style=STYLES[2])
     pixels = torch.from_numpy(scene.clip(1)).permute(0, 3, 1, 2) / 127.5 - 1
-    vae = recipe._vae.float()
     with torch.no_grad():
-        latents = vae.encode(pixels).latent_dist.mode() * SCALE
+        latents = recipe._vae.encode(pixels).latent_dist.mode() * SCALE
     assert (recipe._latents[3, 2] - latents[0]).abs().max() < 0.05 * latents.abs().max()
     assert not torch.allclose(recipe._latents[3, 2], recipe._latents[3, 0], atol=0.01)
 
@@ -168,6 +171,6 @@ def test_true_pictures_score_well(style):
     right = [judged(scene, scene.clip(1), placed=True) for scene in scenes]
     for name in right[0]:
         assert np.mean([one[name] for one in right]) >= 0.9, name
-    wrong = [judged(scene, other.clip(1), placed=True) for scene, other in zip(scenes, scenes[1:], strict=False)]
+    wrong = [judged(scene, other.clip(1), placed=True) for scene, other in pairwise(scenes)]
     assert np.mean([one["place"] for one in wrong]) < 0.3
     assert np.mean([one["colour"] for one in wrong]) < 0.4
