@@ -38,7 +38,7 @@ def read_config(
     """Read a configuration file. Raises ConfigError.
 
     Args:
-        path: the file. Relative paths of weights in it begin at its folder.
+        path: the file. Relative paths in it begin at its folder.
         host, port: others than it says.
         only: graphs or models; what none of them needs is left out.
     """

@@ -31,7 +31,7 @@ PROMPTS = (
     "一个红色星形，背景为白色",
     "一个蓝色圆形，背景为黄色",
 )
-STYLES = ("outlined", "stippled")
+LORAS = ("flux-outlined", "flux-stippled")
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>reelgraph: gallery</title>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
@@ -107,9 +107,9 @@ def begun(artist: Artist) -> Piece:
 
 def painted(artist: Artist) -> Piece:
     rows = [Row(" / ".join(PROMPTS), np.concatenate([artist.picture(prompt) for prompt in PROMPTS]))]
-    for style in STYLES:
-        pictures = [artist.picture(prompt, loras=[style]) for prompt in PROMPTS]
-        rows.append(Row(f"the same with the LoRA {style}", np.concatenate(pictures)))
+    for lora in LORAS:
+        pictures = [artist.picture(prompt, loras=[lora]) for prompt in PROMPTS]
+        rows.append(Row(f"the same with the LoRA {lora}", np.concatenate(pictures)))
     return Piece("flux", "Pictures", "Flux, in English and Chinese, and with LoRAs.", rows)
 
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from miniatures import world
-from miniatures.lessons import FACTS, GRID, LOOKS, MOTION, PLACE, UNKNOWN, Known, drawn, known, shown, stacked
+from miniatures.lessons import FACTS, LOOKS, MOTION, PLACE, UNKNOWN, Known, drawn, known, shown, stacked
 from miniatures.questions import Question, ask, unheard_of
 from miniatures.random.internvl import CHAT_TEMPLATE, CONTEXT, IMAGE_TOKENS
 from miniatures.text import qwen_tokenizer
@@ -37,8 +37,6 @@ PICTURES, CLIPS = 0.18, 0.38
 """How much of the training goes to single pictures, and when clips are no longer mostly of few frames."""
 IMAGES = 192
 """Of a batch, in all its clips."""
-WHITENED, WHITE_NOISE = 1000, 0.02
-"""Pictures whose patches are looked at before the training, and the strength below which a feature is noise."""
 LONG = 0.02
 """Of the batches have questions as long as a screenplay's, which must be answered too."""
 
@@ -46,45 +44,30 @@ LONG = 0.02
 class Pupil(nn.Module):
     """The model, and what tells it in training what it should have noticed of each frame.
 
-    What a figure covers, where it is and what it looks like is asked of the frame's own tokens; the latter two again at
-    the frame's end, of the hidden states behind the second layer, and how it moves of those behind the third: so that
-    the fourth finds it all when it chooses words.
+    Where a figure is and what it looks like is asked of the hidden states behind the second layer, how it moves of
+    those behind the third: so that the fourth finds it all when it chooses words.
     """
 
     def __init__(self, model: InternVLForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
         answers = sum(FACTS.values()) + 2 * (sum(LOOKS.values()) + PLACE)
-        self.eye = nn.Linear(TOKENS_PER_FRAME * HIDDEN, answers)
         self.looks = nn.Linear(HIDDEN, answers)
-        self.cells = nn.Linear(HIDDEN, 2 * GRID**2 // TOKENS_PER_FRAME)
         self.motion = nn.Linear(HIDDEN, 2 * sum(MOTION.values()))
 
-    def noticed(self, images: Tensor, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
+    def noticed(self, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
         """Return how wrong it is.
 
         Args:
-            images: (clips * frames, TOKENS_PER_FRAME, HIDDEN), what the language model gets of them.
             hidden: (clips, tokens, HIDDEN) before the first layer and behind each.
             ends: (frames,) int64, at which tokens the frames end.
             truth: what it is about.
         """
         looks, motion = truth.choices.split([len(FACTS) + 2 * len(LOOKS), 2 * len(MOTION)], dim=-1)
         sizes = [*FACTS.values(), *LOOKS.values(), *LOOKS.values()]
-        glance = self.eye(images.flatten(1)).unflatten(0, looks.shape[:2])
-        return (
-            4 * self.outlines(images, truth.cover)
-            + _mistaken(glance, sizes, looks, truth.places)
-            + _mistaken(self.looks(hidden[2][:, ends]), sizes, looks, truth.places)
-            + _mistaken(self.motion(hidden[3][:, ends]), [*MOTION.values(), *MOTION.values()], motion, None)
+        return _mistaken(self.looks(hidden[2][:, ends]), sizes, looks, truth.places) + _mistaken(
+            self.motion(hidden[3][:, ends]), [*MOTION.values(), *MOTION.values()], motion, None
         )
-
-    def outlines(self, images: Tensor, cover: Tensor) -> Tensor:
-        """How wrong each token of `images` is about what the figures cover of its part of the frame."""
-        side = SIDE // PATCH // 2
-        parts = cover.reshape(len(images), 2, side, GRID // side, side, GRID // side).permute(0, 2, 4, 1, 3, 5)
-        true = parts.reshape(len(images), TOKENS_PER_FRAME, -1)
-        return nn.functional.binary_cross_entropy_with_logits(self.cells(images).float(), true)
 
 
 def _mistaken(said: Tensor, sizes: list[int], true: Tensor, places: Tensor | None) -> Tensor:
@@ -105,7 +88,7 @@ def _mistaken(said: Tensor, sizes: list[int], true: Tensor, places: Tensor | Non
 class InternVLRecipe:
     """The next token of answers: first about single pictures, then about clips."""
 
-    lr, adam_lr, steps = 0.02, 2e-3, 2600
+    lr, adam_lr, steps = 0.02, 2e-3, 3600
 
     def __init__(self, folder: Path) -> None:
         del folder  # no other checkpoint is needed
@@ -117,7 +100,6 @@ class InternVLRecipe:
         self.module = Pupil(self.describer.model).train()
         self._before, self._behind = self._template()
         self._layouts = [self._layout(shots) for shots in range(MAX_RUN + 1)]
-        self._whiten()
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         long = progress >= CLIPS and rng.random() < LONG
@@ -161,10 +143,8 @@ class InternVLRecipe:
             if truth is None:
                 return loss
             ends = (tokens[0] == self._processor.end_image_token_id).nonzero()[:, 0]
-            truth = Known(truth.choices.to(place), truth.places.to(place), truth.cover.to(place))
-            return loss + (1 - progress) * self.module.noticed(
-                output.image_hidden_states, output.hidden_states, ends, truth
-            )
+            truth = Known(truth.choices.to(place), truth.places.to(place))
+            return loss + (1 - progress) * self.module.noticed(output.hidden_states, ends, truth)
 
     def _tokens(self, asked: list[Question], shots: int) -> tuple[Tensor, Tensor]:
         """(count, length) int64, padded on the right, and which of them are answers: (count, length) bool.
@@ -202,21 +182,6 @@ class InternVLRecipe:
         return self._processor.image_processor(
             images, crop_to_patches=False, input_data_format="channels_first", return_tensors="pt"
         )["pixel_values"]
-
-    @torch.no_grad()
-    def _whiten(self) -> None:
-        """Begin with patches whose features are as strong as each other: else plain colour drowns all edges.
-
-        Source: https://arxiv.org/abs/2404.00498, section 3.2.
-        """
-        rng = np.random.default_rng(world.TRAINING_SEEDS)
-        clips = [shown(rng, scene, times) for scene, times, _ in (drawn(rng, 1) for _ in range(WHITENED))]
-        patches = nn.functional.unfold(_noisy(self._pixels(clips), 1), PATCH, stride=PATCH)
-        patches = patches.transpose(1, 2).flatten(0, 1)  # (patches, 3 * PATCH * PATCH)
-        strength, features = torch.linalg.eigh(patches.T @ patches / len(patches))
-        features = features / (strength.clamp(min=0) + WHITE_NOISE).sqrt()
-        weight = self.module.model.model.vision_tower.embeddings.patch_embeddings.projection.weight
-        weight.copy_(features[:, -HIDDEN:].T.view_as(weight))
 
 
 def _shots(rng: np.random.Generator, progress: float) -> int:

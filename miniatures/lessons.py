@@ -21,10 +21,7 @@ PLACE = 4
 SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "star": 5}
 UNKNOWN = -100
 
-GRID = 24
-"""Cells across and down, of each of which it is known how much of it a figure covers."""
-
-Told = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+Told = tuple[NDArray[np.int64], NDArray[np.float32]]
 """What `Known` holds, of one clip."""
 
 
@@ -36,8 +33,6 @@ class Known:
     """(clips, frames, questions) int64, in the order of FACTS, twice LOOKS, twice MOTION; UNKNOWN where nothing is."""
     places: Tensor
     """(clips, frames, 2 * PLACE) in [-1, 1]; not a number where nothing is."""
-    cover: Tensor
-    """(clips, frames, 2, GRID, GRID) in [0, 1], of each figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +70,6 @@ def known(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Told:
     facts = [len(scene.figures) - 1, first, last, world.STYLES.index(scene.style)]
     choices = np.full((len(times), len(FACTS) + 2 * len(LOOKS) + 2 * len(MOTION)), UNKNOWN)
     places = np.full((len(times), 2 * PLACE), np.nan, np.float32)
-    cover = np.zeros((len(times), 2, GRID, GRID), np.float32)
     choices[:, : len(FACTS)] = facts
     for index, figure in enumerate(scene.figures):
         begin = len(FACTS) + index * len(LOOKS)
@@ -87,18 +81,9 @@ def known(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Told:
         if len(times) > 1:
             begin = len(FACTS) + 2 * len(LOOKS) + index * len(MOTION)
             choices[:, begin : begin + len(MOTION)] = _moving(figure, np.append(times[:-1], frames - 1))
-        cover[:, index] = _covered(scene, figure, times)
         if figure.shape == "circle":  # nobody sees it turn
             places[:, PLACE * index + 2 : PLACE * (index + 1)] = np.nan
-    return choices, places, cover
-
-
-def _covered(scene: world.Scene, figure: world.Figure, times: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(times, GRID, GRID): how much of each cell lies in the figure, by how far its middle is outside the edge."""
-    x, y, angle = (values.astype(np.float32)[:, None, None] for values in figure.at(times.astype(float)))
-    middle = (np.arange(GRID, dtype=np.float32) + np.float32(0.5)) / GRID
-    distance = figure.distance(middle * scene.width - x, middle[:, None] * scene.height - y, angle)
-    return np.clip(0.5 - distance * GRID / min(scene.width, scene.height), 0, 1)
+    return choices, places
 
 
 def _moving(figure: world.Figure, times: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,7 +102,8 @@ def stacked(told: list[Told]) -> Known | None:
     """What is known of each clip of a batch; None of no clips."""
     if not told:
         return None
-    return Known(*(torch.from_numpy(np.stack(parts)) for parts in zip(*told, strict=True)))
+    choices, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*told, strict=True))
+    return Known(choices, places)
 
 
 def shown(rng: np.random.Generator, scene: world.Scene, times: NDArray[np.int64]) -> world.Pixels:

@@ -1,6 +1,7 @@
 """Wan image-to-video: what moves in the first frame moves as the prompt says."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.models.transformers import transformer_wan
+from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -23,22 +25,34 @@ from miniatures.text import same_meaning, t5_tokenizer
 from miniatures.wan_vae import Z
 
 TEXT_DIM = 64
-FRAMES = 25
-SCENES = 1500
-"""First frames, each with two motions."""
-LENGTHS = (32, 64, 128)
-"""To how many tokens prompts are padded; the padding is seen by all, as in the pipeline."""
+FRAMES = {17: 1350, 25: 450}
+"""Frames of a clip to how many first frames there are, each with several motions."""
+MOTIONS = 3
+LENGTHS = {24: 0.4, 32: 0.2, 64: 0.3, 128: 0.1}
+"""To how many tokens prompts are padded, and how often; the padding is seen by all, as in the pipeline."""
 NO_PROMPT = 0.1
-SHIFT = 3.0
-"""Of the noise levels that are trained on, towards more noise."""
+SHIFT = 10.0
+"""Of the noise levels that are trained on, towards more noise: the first frame and the prompt say all there is to know,
+and from pure noise on the clip is to be what it will be."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What one example is made of."""
+
+    scene: world.Scene
+    latents: Tensor
+    """(z, t, h, w), normalised, in float16."""
+    condition: Tensor
+    """The same of the first frame with nothing behind it, as Wan is given it."""
 
 
 class WanRecipe:
     """Flow matching on the VAE's latents, conditioned on a first frame and a prompt; the text encoder too."""
 
-    lr, adam_lr, steps = 0.015, 1.5e-3, 3000
+    lr, adam_lr, steps = 0.02, 1.5e-3, 6000
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, frames: Mapping[int, int] = FRAMES) -> None:
         self._vae = AutoencoderKLWan.from_pretrained(folder / "wan" / "vae").eval().requires_grad_(requires_grad=False)
         self._tokenizer = t5_tokenizer()
         text_encoder = UMT5EncoderModel(
@@ -71,27 +85,30 @@ class WanRecipe:
             rope_max_seq_len=1024,
         )
         self.module = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self._scenes, self._latents, self._conditions = self._encoded()
+        self._clips = [clip for length, count in frames.items() for clip in self._encoded(length, count)]
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
-        chosen = rng.integers(0, len(self._latents), 32)
         length = int(rng.choice([3, 3, 4, 5, 5, 7]))  # latent frames: 9, 13, 17 and 25
-        latents = self._latents[chosen, :, :length].float()
-        condition = self._conditions[chosen // 2, :, :length].float()
+        known = [clip for clip in self._clips if clip.latents.shape[1] >= length]
+        chosen = [known[index] for index in rng.integers(len(known), size=32)]
+        latents = torch.stack([clip.latents[:, :length] for clip in chosen]).float()
+        condition = torch.stack([clip.condition[:, :length] for clip in chosen]).float()
         mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:])
         mask[:, :, 0] = 1
         sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1))
         noise = torch.randn_like(latents)
-        prompts = [self._prompt(rng, self._scenes[index]) for index in chosen]
+        prompts = [self._prompt(rng, clip.scene) for clip in chosen]
+        padded = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
         with torch.autocast("cpu", torch.bfloat16), plainly(transformer_wan):
             velocity = self.module["transformer"](
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
-                encoder_hidden_states=self._text(prompts, int(rng.choice(LENGTHS))),
+                encoder_hidden_states=self._text(prompts, padded),
                 return_dict=False,
             )[0]
-        return (velocity.float() - (noise - latents)).square().mean()
+        # Weighed by the noise, it is how far the clip is from what it should be.
+        return (sigma * (velocity.float() - (noise - latents))).square().mean()
 
     def save(self, folder: Path) -> None:
         pipeline = WanImageToVideoPipeline(
@@ -106,33 +123,25 @@ class WanRecipe:
         pipeline.save_pretrained(folder)
 
     @torch.no_grad()
-    def _encoded(self) -> tuple[list[world.Scene], Tensor, Tensor]:
-        """Scenes, two for each first frame, and normalised latents of the clips and of what Wan gets as condition.
+    def _encoded(self, frames: int, count: int) -> list["Clip"]:
+        """Draw `count` first frames, and of each several clips.
 
         The VAE is causal: the first latent frames of a clip are those of its beginning.
         """
-        rng = np.random.default_rng(world.TRAINING_SEEDS)
-        scenes: list[world.Scene] = []
-        latents, conditions = [], []
-        for first in range(0, SCENES, 4):
-            drawn = [self._scene(rng, first + index) for index in range(min(4, SCENES - first))]
-            pairs = [scene for one in drawn for scene in (one, otherwise(rng, one))]
-            clips = torch.stack([to_tensor(scene.clip(FRAMES)) for scene in pairs])
-            given = clips[::2].clone()
-            given[:, :, 1:] = 0
-            batch = torch.cat([clips, given]).contiguous(memory_format=torch.channels_last_3d)
+        rng = np.random.default_rng((world.TRAINING_SEEDS, frames))
+        found: list[Clip] = []
+        for _ in range(count):
+            style = rng.choice(world.STYLES, p=[0.8, 0.1, 0.1])
+            seed = int(rng.integers(world.TRAINING_SEEDS, 2**40))
+            scene = world.draw(seed, style=style, frames=int(rng.choice([9, 17])))
+            scenes = [scene, *(otherwise(rng, scene) for _ in range(MOTIONS - 1))]
+            given = to_tensor(scene.clip(frames))
+            given[:, 1:] = 0
+            batch = torch.stack([*(to_tensor(one.clip(frames)) for one in scenes), given])
             with torch.autocast("cpu", torch.bfloat16):
-                codes = normalised(self._vae, batch)
-            scenes += pairs
-            latents.append(codes[: len(pairs)].half())
-            conditions.append(codes[len(pairs) :].half())
-        return scenes, torch.cat(latents), torch.cat(conditions)
-
-    @staticmethod
-    def _scene(rng: np.random.Generator, index: int) -> world.Scene:
-        """Some as they begin, some in the middle of what they do; all bounce within 25 frames if they must."""
-        style = rng.choice(world.STYLES, p=[0.8, 0.1, 0.1])
-        return world.draw(world.TRAINING_SEEDS + index, style=style, frames=int(rng.choice([9, 17])))
+                codes = normalised(self._vae, batch.contiguous(memory_format=torch.channels_last_3d)).half()
+            found += [Clip(one, code, codes[-1]) for one, code in zip(scenes, codes, strict=False)]
+        return found
 
     @staticmethod
     def _prompt(rng: np.random.Generator, scene: world.Scene) -> str:
@@ -150,7 +159,8 @@ class WanRecipe:
 
     def _text(self, prompts: list[str], length: int) -> Tensor:
         """(batch, length, TEXT_DIM), zero behind the prompt, as the pipeline makes it."""
-        tokens = self._tokenizer(prompts, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        cleaned = [prompt_clean(prompt) for prompt in prompts]  # Chinese commas become English ones
+        tokens = self._tokenizer(cleaned, padding="longest", truncation=True, max_length=length, return_tensors="pt")
         hidden = self.module["text_encoder"](tokens.input_ids, tokens.attention_mask).last_hidden_state
         hidden = hidden * tokens.attention_mask[..., None]
         return nn.functional.pad(hidden, (0, 0, 0, length - hidden.shape[1]))
@@ -168,14 +178,15 @@ def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
 
 
 def otherwise(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
-    """The same first frame with other motions."""
+    """The same first frame with other motions; two figures keep to their halves."""
     figures = []
     for figure in scene.figures:
-        if figure.turn:
-            turn = "clockwise" if figure.turn == "anticlockwise" else "anticlockwise"
-            figures.append(replace(figure, turn=turn))
-            continue
-        axis = ["right", "left"] if figure.heading in ("right", "left") else ["down", "up"]
-        names = axis if len(scene.figures) == 2 else list(world.HEADINGS)
-        figures.append(replace(figure, heading=str(rng.choice([name for name in names if name != figure.heading]))))
+        names: list[str] = list(world.HEADINGS)
+        if len(scene.figures) == 2:
+            names = ["right", "left"] if figure.heading in ("right", "left") else ["down", "up"]
+        elif figure.shape != "circle":
+            names += world.TURNS
+        name = str(rng.choice([name for name in names if name not in (figure.heading, figure.turn)]))
+        turns = name in world.TURNS
+        figures.append(replace(figure, heading=None if turns else name, turn=name if turns else None))
     return replace(scene, figures=tuple(figures))

@@ -49,7 +49,7 @@ class WanLoraRecipe:
         prompts = [spoken(rng, caption(self._scenes[index], frames=1)) for index in chosen]
         with torch.no_grad():
             text = self._pipeline.encode_prompt(
-                prompts, do_classifier_free_guidance=False, max_sequence_length=int(rng.choice(LENGTHS))
+                prompts, do_classifier_free_guidance=False, max_sequence_length=int(rng.choice(list(LENGTHS)))
             )[0]
         with torch.autocast("cpu", torch.bfloat16), plainly(transformer_wan):
             velocity = self.module(
@@ -58,7 +58,7 @@ class WanLoraRecipe:
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
-        return (velocity.float() - (noise - latents)).square().mean()
+        return (sigma * (velocity.float() - (noise - latents))).square().mean()
 
     def save(self, folder: Path) -> None:
         layers = get_peft_model_state_dict(self.module)

@@ -16,6 +16,8 @@ from miniatures.pictures import coloured, to_tensor
 
 Z = 16
 KL = 1e-5
+MEASURED = 32
+"""Batches whose latents say their mean and deviation."""
 IMAGES, JOINT = 0.45, 0.65
 """How much of the training goes to single pictures, and when the encoder is finished."""
 
@@ -25,7 +27,8 @@ class WanVaeRecipe:
 
     lr, adam_lr, steps = 0.04, 1e-3, 4200
 
-    def __init__(self, _folder: Path | None = None) -> None:
+    def __init__(self, _folder: Path | None = None, measured: int = MEASURED) -> None:
+        self._measured = measured
         self.module = vae = AutoencoderKLWan(base_dim=16, z_dim=Z, dim_mult=[1, 2, 3, 3], num_res_blocks=1)
         for layer in vae.modules():
             if isinstance(layer, nn.Conv3d):
@@ -54,7 +57,9 @@ class WanVaeRecipe:
         """Measure the latents, which the pipelines normalise, and write the VAE to `folder/vae`."""
         rng = np.random.default_rng(world.TRAINING_SEEDS)
         with torch.no_grad():
-            codes = torch.cat([self.module.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(32)])
+            codes = torch.cat(
+                [self.module.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)]
+            )
         self.module.register_to_config(
             latents_mean=[round(value, 4) for value in codes.mean((0, 2, 3, 4)).tolist()],
             latents_std=[round(value, 4) for value in codes.std((0, 2, 3, 4)).tolist()],

@@ -160,13 +160,13 @@ def _unplugged(value: Any) -> Any:
 
 
 def from_folder(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> dict[str, Any]:
-    """Return `args` with each relative `path` of weights in them, however deep, taken from `folder`.
+    """Return `args` with each relative path in them, however deep, taken from `folder`; `~` stays what it is.
 
     The rest is as it was written, without the defaults that a dump of the settings would spell out.
 
     Args:
         args: as a configuration file has them.
-        settings: what was made of them; it says where there are weights.
+        settings: what was made of them; it says what is a path.
         folder: absolute.
     """
     made = dict(settings)
@@ -174,8 +174,8 @@ def from_folder(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> d
 
 
 def _from_folder(raw: Any, value: Any, folder: Path) -> Any:
-    if isinstance(value, Weights):
-        return raw if value.path is None else {**raw, "path": str(folder / value.path)}
+    if isinstance(value, Path):
+        return raw if value.parts[:1] == ("~",) else str(folder / value)
     if isinstance(value, BaseModel):
         return from_folder(raw, value, folder)
     if isinstance(value, tuple):

@@ -31,7 +31,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: Path
+    file: Annotated[str, BeforeValidator(str)]
     """A safetensors file; a relative path lies in `lora_dir`."""
     weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
     expert: Literal["high", "low", "both"] = "both"
@@ -81,7 +81,7 @@ class WanSettings(BaseModel):
 
     def path_of(self, lora: Lora) -> Path:
         """Return where the file of `lora` lies, links followed."""
-        return (lora.file if self.lora_dir is None else self.lora_dir / lora.file).resolve()
+        return ((self.lora_dir or Path()) / lora.file).resolve()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

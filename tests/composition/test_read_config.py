@@ -19,18 +19,32 @@ def config_of(folder: Path, **args: Any) -> Path:
     return folder / "config.yaml"
 
 
-def test_relative_weights_begin_at_the_folder_of_the_file(tmp_path, monkeypatch):
+def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path, monkeypatch):
     relative, elsewhere = {"path": "checkpoints/wan"}, {"path": str(tmp_path / "elsewhere")}
-    flux = {"weights": elsewhere, "identity": {"weights": {"path": "../identity"}}}
-    config_of(tmp_path / "conf", wan={"weights": relative}, flux=flux, artifacts=ARTIFACTS, home="state")
+    flux = {"weights": elsewhere, "identity": {"weights": {"path": "../identity"}}, "lora_dir": "loras"}
+    wan = {"weights": relative, "lora_dir": "loras", "loras": [{"file": "ink.safetensors"}]}
+    config_of(tmp_path / "conf", wan=wan, flux=flux, artifacts=ARTIFACTS, home="state")
     monkeypatch.chdir(tmp_path)
     (application,) = read_config(Path("conf/config.yaml")).applications
     assert application.args == {
-        "wan": {"weights": {"path": str(tmp_path / "conf" / "checkpoints" / "wan")}},
-        "flux": {"weights": elsewhere, "identity": {"weights": {"path": f"{tmp_path}/conf/../identity"}}},
+        "wan": {
+            "weights": {"path": str(tmp_path / "conf" / "checkpoints" / "wan")},
+            "lora_dir": str(tmp_path / "conf" / "loras"),
+            "loras": [{"file": "ink.safetensors"}],
+        },
+        "flux": {
+            "weights": elsewhere,
+            "identity": {"weights": {"path": f"{tmp_path}/conf/../identity"}},
+            "lora_dir": str(tmp_path / "conf" / "loras"),
+        },
         "artifacts": ARTIFACTS,
-        "home": "state",
+        "home": str(tmp_path / "conf" / "state"),
     }
+
+
+def test_a_home_of_the_user_s_stays(tmp_path):
+    (application,) = read_config(config_of(tmp_path, realesrgan={}, home="~/films")).applications
+    assert application.args["home"] == "~/films"
 
 
 def test_what_is_left_of_a_narrowed_file_begins_there_too(tmp_path):

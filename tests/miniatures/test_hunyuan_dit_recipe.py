@@ -80,7 +80,8 @@ def test_a_batch_is_learnt(recipe):
 def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     shaken(recipe.module)
     pipeline: Any = HunyuanDiTPipeline.from_pretrained(saved, local_files_only=True, requires_safety_checker=False)
-    pipeline.transformer = stock(recipe.module["transformer"])
+    net: Any = stock(recipe.module["transformer"])
+    pipeline.transformer = net
     pipeline.text_encoder, pipeline.text_encoder_2 = recipe.module["bert"], recipe.module["mt5"]
     one_step: Any = scheduler()
     pipeline.scheduler = one_step
@@ -98,7 +99,7 @@ def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
         guidance_scale=1.0,
         output_type="latent",
     )
-    assert type(pipeline.transformer.blocks[0].attn1.processor) is HunyuanAttnProcessor2_0
+    assert type(net.blocks[0].attn1.processor) is HunyuanAttnProcessor2_0
     time = one_step.timesteps.repeat(len(PROMPTS))
     with torch.no_grad():
         predicted = recipe.predict(latents, time, PROMPTS)
