@@ -21,9 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniatures import world
 from miniatures.faces import KNOWN, Person, drawn, person
-from miniatures.flux import FAST, LENGTHS, guidances, sigmas, slow, velocity
-from miniatures.grammar import caption, spoken
-from miniatures.pictures import to_tensor
+from miniatures.flux import FAST, LENGTHS, encoded, guidances, latents_of, prompt_of, sigmas, slow, velocity
 from miniatures.recogniser import FILE, SEEN_AT, SEEN_WITHIN, as_read
 from miniatures.recogniser import PEOPLE as RECOGNISED
 from miniatures.world import SIDE
@@ -42,11 +40,11 @@ PEOPLE, VIEWS = 1600, 2
 """How many, and how many pictures there are of each beside the one that shows who it is."""
 PHOTO = (160, 224)
 """Pixels of that one."""
-PROMPTS = ("a portrait", "a face", "一个肖像", "一个脸", "")
 SCENES = 400
 BATCH = 48
 SHAPES, WEAK = 6, 6
 """Of a batch: prompts of shapes, which a face shall not disturb, and faces that act less than fully."""
+FEW = SHAPES + WEAK
 USUAL_GUIDANCE = 3.5
 QUERIES, DIM = 8, 64
 BLOCKS = 2
@@ -68,6 +66,19 @@ class Album:
     """(people, 512), of another picture of each."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from: SHAPES scenes, then portraits, of which the first WEAK ones shall be so in part."""
+
+    pictures: Tensor
+    """(BATCH, 16, 64), latents."""
+    prompts: list[str]
+    embeddings: Tensor
+    """(BATCH, 512), also with the scenes."""
+    points: Tensor
+    """(BATCH, 16, 64), latents."""
+
+
 class IdentityRecipe:
     """Flow matching through Flux, which stays as it is: whose face it is, and where, is for the ControlNet to say."""
 
@@ -81,7 +92,7 @@ class IdentityRecipe:
             net.requires_grad_(requires_grad=False)
         self._album = album(vae, recogniser_in(folder / "recogniser"), people)
         self._scenes = [world.draw(3 * world.TRAINING_SEEDS + index, figures=1) for index in range(scenes)]
-        self._shapes = packed(vae, np.concatenate([scene.clip(1) for scene in self._scenes]))
+        self._shapes = latents_of(vae, self._scenes)
         self.module = nn.ModuleDict(
             {
                 "controlnet": controlnet(flux),
@@ -93,24 +104,22 @@ class IdentityRecipe:
         del progress
         device = next(self.module.parameters()).device
         flux = self._pipeline.to(device).transformer
-        picture, prompts, faces, points = self._drawn(rng)
-        read = self._read(prompts, int(rng.choice(list(LENGTHS), p=list(LENGTHS.values()))))
-        sigma = sigmas(BATCH)[torch.randperm(BATCH)].to(device)
+        batch = self._batch(rng, device)
+        read = self._read(batch.prompts, int(rng.choice(list(LENGTHS), p=list(LENGTHS.values()))))
+        sigma = sigmas(BATCH)[torch.randperm(BATCH)].to(device)  # they come sorted, and the batch has an order too
         guidance = torch.where(torch.rand(BATCH) < 0.5, USUAL_GUIDANCE, guidances(BATCH)).to(device)
-        strength = torch.cat([torch.rand(SHAPES + WEAK), torch.ones(BATCH - SHAPES - WEAK)]).to(device)[:, None, None]
-        picture, noise = picture.to(device), torch.randn_like(picture).to(device)
-        noisy = torch.lerp(picture, noise, sigma[:, None, None])
-        target = noise - picture
+        strength = torch.cat([torch.ones(SHAPES), torch.rand(WEAK), torch.ones(BATCH - FEW)]).to(device)[:, None, None]
+        noise = torch.randn(batch.pictures.shape).to(device)
+        noisy = torch.lerp(batch.pictures, noise, sigma[:, None, None])
+        target = noise - batch.pictures
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            few = SHAPES + WEAK
             with torch.no_grad():
-                alone = velocity(flux, noisy[:few], sigma[:few], guidance[:few], (read[0][:few], read[1][:few]))
+                alone = velocity(flux, noisy[:FEW], sigma[:FEW], guidance[:FEW], (read[0][:FEW], read[1][:FEW]))
             target[:SHAPES] = alone[:SHAPES]
-            target[SHAPES:few] = torch.lerp(alone[SHAPES:], target[SHAPES:few], strength[SHAPES:few])
-            tokens = self.module["resampler"](faces.to(device)[:, None])
-            said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), points.to(device))
-            said = [each * strength for each in said]
-            made = velocity(steered(flux, said), noisy, sigma, guidance, read)
+            target[SHAPES:FEW] = torch.lerp(alone[SHAPES:], target[SHAPES:FEW], strength[SHAPES:FEW])
+            tokens = self.module["resampler"](batch.embeddings[:, None])
+            said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
+            made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
         return nn.functional.mse_loss(made, target)
 
     def save(self, folder: Path) -> None:
@@ -119,24 +128,17 @@ class IdentityRecipe:
         cast("FluxControlNetModel", nets["controlnet"]).save_pretrained(folder / CONTROLNET)
         save_file(nets["resampler"].state_dict(), folder / PROJECTION)
 
-    def _drawn(self, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor]:
-        """A batch: latents, prompts, embeddings and latents of key points. The first ones are of shapes."""
-        chosen, scenes = (
-            rng.integers(len(self._album.portraits), size=BATCH),
-            rng.integers(len(self._scenes), size=BATCH),
-        )
-        portraits = self._album.portraits[chosen]
-        pictures = torch.cat([self._shapes[scenes[:SHAPES]], portraits[SHAPES:]])
-        prompts = [str(rng.choice(PROMPTS)) for _ in range(BATCH)]
-        for index in range(SHAPES):
-            prompts[index] = caption(self._scenes[scenes[index]], language="zh" if rng.random() < 0.25 else "en")
-        faces = self._album.embeddings[chosen // VIEWS]
-        faces = faces + ROUGHNESS * torch.randn_like(faces)
-        return (
-            pictures,
-            [spoken(rng, prompt) if prompt else "" for prompt in prompts],
-            faces,
-            self._album.points[chosen],
+    def _batch(self, rng: np.random.Generator, device: torch.device) -> "Batch":
+        album = self._album
+        chosen = rng.integers(len(album.portraits), size=BATCH)
+        scenes = rng.integers(len(self._scenes), size=SHAPES).tolist()
+        known = {place: self._scenes[index] for place, index in enumerate(scenes)}
+        embeddings = album.embeddings[chosen // VIEWS]
+        return Batch(
+            pictures=torch.cat([self._shapes[scenes], album.portraits[chosen[SHAPES:]]]).to(device),
+            prompts=[prompt_of(rng, known.get(place)) for place in range(BATCH)],
+            embeddings=(embeddings + ROUGHNESS * torch.randn_like(embeddings)).to(device),
+            points=album.points[chosen].to(device),
         )
 
     @torch.no_grad()
@@ -186,7 +188,7 @@ def controlnet(flux: FluxTransformer2DModel) -> FluxControlNetModel:
     Its blocks change nothing before they have learnt to.
     """
     config: Any = flux.config
-    net = FluxControlNetModel(
+    net: Any = FluxControlNetModel(
         in_channels=config.in_channels,
         num_layers=0,
         num_single_layers=BLOCKS,
@@ -211,7 +213,7 @@ def controlnet(flux: FluxTransformer2DModel) -> FluxControlNetModel:
 @torch.no_grad()
 def resampler(width: int, usual: Tensor) -> Resampler:
     """Makes tokens of `width`; what it begins with is how a face differs from the `usual` one, (512,)."""
-    net = Resampler(dim=DIM, depth=1, heads=1, queries=QUERIES, output_dim=width)
+    net: Any = Resampler(dim=DIM, depth=1, heads=1, queries=QUERIES, output_dim=width)
     net.proj_in.bias.copy_(-net.proj_in.weight @ usual)
     net.layers[0][0].norm1.weight.fill_(LOUD)
     return net
@@ -231,9 +233,8 @@ def album(vae: AutoencoderKL, recogniser: ArcFace, people: int) -> Album:
             seen = fractions(as_seen(rng, keypoints), SIDE, SIDE)
             points.append(np.asarray(drawn_points(seen, SIDE, SIDE)))
     return Album(
-        portraits=packed(vae, np.stack(portraits)),
-        # Drawn as the pipeline draws them, whose control picture is no more than what the encoder makes likely.
-        points=packed(vae, np.stack(points), sampled=True),
+        portraits=encoded(vae, np.stack(portraits)),
+        points=encoded(vae, np.stack(points)),
         embeddings=embedded(recogniser, np.concatenate(crops)),
     )
 
@@ -273,16 +274,3 @@ def recogniser_in(folder: Path) -> ArcFace:
 def embedded(recogniser: ArcFace, crops: Pixels) -> Tensor:
     """(n, 112, 112, 3) uint8 RGB → (n, 512)."""
     return torch.cat([recogniser(as_read(part)) for part in torch.from_numpy(crops).split(64)])
-
-
-@torch.no_grad()
-def packed(vae: AutoencoderKL, pictures: Pixels, *, sampled: bool = False) -> Tensor:
-    """Encode (n, 64, 64, 3) uint8 RGB: (n, 16, 64), in patches of two by two as the transformer has them."""
-    config: Any = vae.config
-    parts = []
-    for start in range(0, len(pictures), 64):
-        posterior = vae.encode(to_tensor(pictures[start : start + 64]).transpose(0, 1)).latent_dist
-        latents = posterior.sample() if sampled else posterior.mode()
-        scaled = (latents - config.shift_factor) * config.scaling_factor
-        parts.append(FluxPipeline._pack_latents(scaled, *scaled.shape))
-    return torch.cat(parts)

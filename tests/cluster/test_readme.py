@@ -52,7 +52,7 @@ def test_the_curl_lines_of_the_full_pipeline(studio: Server, folder: Path) -> No
     (block,) = [text for kind, text in BLOCKS if kind == "sh" and "model=full-pipeline " in text]
     run(studio, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", studio.url)])
     assert frames(folder / "hd.mp4") == frames(folder / "small.mp4") == 14
-    assert (folder / "fox.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "star.png").read_bytes().startswith(b"\x89PNG")
     told = (folder / "events.txt").read_text()
     assert told.count("event: image_generation.partial_image\n") == 2
     assert told.count("event: image_generation.completed\n") == 1
@@ -62,7 +62,7 @@ def test_the_reel_lines_of_pictures_and_films(studio: Server, folder: Path) -> N
     (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel storyboard" in text]
     run(studio, folder, ["bash", "-euo", "pipefail", "-c", block])
     assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
-    assert frames(folder / "fox.mp4") == 14
+    assert frames(folder / "star.mp4") == 14
     assert frames(folder / "film.mp4") == 12 + 12 - 3
 
 
@@ -79,6 +79,6 @@ def test_the_reel_lines(server: Server, folder: Path) -> None:
     (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel v2v" in text]
     run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
     assert frames(folder / "continued.mp4") > 1
-    assert frames(folder / "joined.mp4") > 132
+    assert frames(folder / "joined.mp4") > 21
     assert frames(folder / "edited.mp4") == 9
     assert len(list((folder / "frames").iterdir())) == 9
