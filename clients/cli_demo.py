@@ -24,7 +24,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     screen = display(sys.stderr)
     continuation, large = out / "continuation.mp4", out / f"continuation-x{_SCALE}.mp4"
-    with local_client(screen, ["v2v", "upscale"]) as client:
+    with local_client(screen, ["v2v", "realesrgan"]) as client:
         video = carry_out(client, Order("v2v", {"input_video": _CLIP}, {}, [Result(continuation, {})]), screen)
         enlarge = Order("realesrgan", {"input_video": continuation}, {"scale": _SCALE}, [Result(large, {})])
         carry_out(client, enlarge, screen)

@@ -111,16 +111,13 @@ class IdentityRecipe:
         strength = torch.cat([torch.ones(SHAPES), torch.rand(WEAK), torch.ones(BATCH - FEW)]).to(device)[:, None, None]
         noise = torch.randn(batch.pictures.shape).to(device)
         noisy = torch.lerp(batch.pictures, noise, sigma[:, None, None])
-        target = noise - batch.pictures
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             with torch.no_grad():
                 alone = velocity(flux, noisy[:FEW], sigma[:FEW], guidance[:FEW], (read[0][:FEW], read[1][:FEW]))
-            target[:SHAPES] = alone[:SHAPES]
-            target[SHAPES:FEW] = torch.lerp(alone[SHAPES:], target[SHAPES:FEW], strength[SHAPES:FEW])
             tokens = self.module["resampler"](batch.embeddings[:, None])
             said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
             made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
-        return nn.functional.mse_loss(made, target)
+        return nn.functional.mse_loss(made, wanted(noise - batch.pictures, alone, strength))
 
     def save(self, folder: Path) -> None:
         """Write both nets into `folder`, as InfiniteYou's lie."""
@@ -147,6 +144,18 @@ class IdentityRecipe:
             prompts, max_sequence_length=length, device=self._pipeline.transformer.device
         )
         return said, pooled
+
+
+def wanted(whole: Tensor, alone: Tensor, strength: Tensor) -> Tensor:
+    """Return what shall be made: for scenes what Flux makes alone, for portraits as much of the whole as they act.
+
+    Args:
+        whole: (BATCH, 16, 64), the velocities from the pictures to the noise.
+        alone: (FEW, 16, 64), what Flux makes of the first ones.
+        strength: (BATCH, 1, 1).
+    """
+    part = torch.lerp(alone[SHAPES:], whole[SHAPES:FEW], strength[SHAPES:FEW])
+    return torch.cat([alone[:SHAPES], part, whole[FEW:]])
 
 
 def residuals(

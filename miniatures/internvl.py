@@ -233,7 +233,8 @@ def _tokenizer() -> Qwen2Tokenizer:
         extra_special_tokens=IMAGE_TOKENS,
     )
     layout = [*(f"Frame{index + 1}: " for index in range(MAX_RUN)), "assistant\n"]
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in layout])
+    added: list[str | AddedToken] = [AddedToken(text, normalized=False) for text in layout]
+    tokenizer.add_tokens(added)
     return tokenizer
 
 

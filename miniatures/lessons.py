@@ -90,7 +90,8 @@ def _moving(figure: world.Figure, times: NDArray[np.int64]) -> NDArray[np.int64]
     """(times, MOTION): where it goes, how it turns, whether it has bounced."""
     if figure.heading is None:
         return np.array([[UNKNOWN, 1 + world.TURNS.index(str(figure.turn)), UNKNOWN]] * len(times))
-    here, next_to, begun = (np.stack(figure.at(moments)[:2], 1) for moments in (times + 0.0, times + 0.01, np.zeros(1)))
+    now = times.astype(float)
+    here, next_to, begun = (np.stack(figure.at(moments)[:2], 1) for moments in (now, now + 0.01, np.zeros(1)))
     ways = np.array(list(world.HEADINGS.values()))
     heading = ((next_to - here) @ ways.T).argmax(1)
     straight = begun + world.SPEED * times[:, None] * np.array(world.HEADINGS[figure.heading])

@@ -1,0 +1,146 @@
+"""Identity: people whom no net has seen, photographed, found by InstantID and painted by Flux as a portrait."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from miniatures import world
+from miniatures.faces import KNOWN, draw_face, drawn, person
+from miniatures.grammar import caption
+from miniatures.identity import as_seen, embedded, recogniser_in
+from miniatures.judge import Picture
+from miniatures.scores.flux import TOKENS, judged
+from miniatures.scores.recogniser import face_in
+from miniatures.world import SIDE
+from services.flux.request import FluxRequest
+from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.frames import Face, Frames, Pixels
+from services.instantid.arcface import ArcFace
+from services.instantid.geometry import aligned
+from services.instantid.service import InstantId, InstantIdSettings
+from services.weights import Weights
+
+PHOTO = 256
+"""Pixels of what InstantID is given."""
+SEEDS = (0, 1)
+REFERENCES = 6
+"""Drawings of a person that say how they look in a picture as small as those that are painted."""
+STEPS = 8
+CHEEKS, CROWN = (slice(66, 78), (slice(34, 46), slice(66, 78))), (slice(5, 15), slice(46, 66))
+"""Rows and columns of an aligned crop that show skin, and hair where there is any."""
+
+Features = NDArray[np.float32]
+
+
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
+    """Return how like themselves the people are in about `count` portraits, by what the recogniser makes of them.
+
+    `differ` is the share of all person, other person, seed in which the person's two seeds are nearer than the two
+    people with that seed; `right` that of portraits to which nobody is nearer than who was given; `colours_differ` and
+    `colours_right` are the same of the colours of skin and hair. `shapes` is the share of captions of a shape that are
+    painted as if there were no face beside them, a quarter as many.
+
+    Args:
+        folder: the checkpoints.
+        count: portraits; at least two of each person.
+    """
+    flux = Flux(
+        FluxSettings(
+            weights=Weights(path=(folder / "flux").resolve()),
+            identity=IdentitySettings(weights=Weights(path=(folder / "identity").resolve())),
+            device="cpu",
+            dtype="float32",
+            max_sequence_length=TOKENS,
+        ),
+        folder,
+        lambda: "flux#scores",
+    )
+    weights = Weights(path=(folder / "recogniser").resolve())
+    eyes = InstantId(InstantIdSettings(recogniser=weights, device="cpu"), folder, lambda: "instantid#scores")
+    recogniser = recogniser_in(folder / "recogniser")
+    photos = max(1, count // (KNOWN * len(SEEDS)))
+    faces = [list(itertools.islice(_faces(eyes, who), photos)) for who in range(KNOWN)]
+    crops = np.stack([[[_portrait(flux, face, seed) for seed in SEEDS] for face in row] for row in faces])
+    known = np.stack([[reference(who, view) for view in range(REFERENCES)] for who in range(KNOWN)])
+    found = _measured(_embeddings(recogniser, crops), _embeddings(recogniser, known))
+    colours = _measured(colours_of(crops), colours_of(known))
+    found |= {f"colours_{name}": value for name, value in colours.items()}
+    return {**found, "shapes": float(np.mean([_shape(flux, faces, seed) for seed in range(max(1, count // 4))]))}
+
+
+def _measured(painted: Features, known: Features) -> dict[str, float]:
+    """Compare what was painted, (people, photos, seeds, d), with each other, and with drawings, (people, views, d)."""
+    apart = [differ(painted[:, photo]) for photo in range(painted.shape[1])]
+    return {"differ": float(np.mean(apart)), "right": right(painted.reshape(len(painted), -1, known.shape[-1]), known)}
+
+
+def differ(painted: Features) -> float:
+    """(people, 2, d) → how often one person's two are nearer than two people's with the same seed."""
+    same = np.linalg.norm(painted[:, 0] - painted[:, 1], axis=-1)  # (people,)
+    other = np.linalg.norm(painted[:, None] - painted[None], axis=-1)  # (people, people, 2)
+    return float((same[:, None, None] < other)[~np.eye(len(painted), dtype=bool)].mean())
+
+
+def right(painted: Features, known: Features) -> float:
+    """How often a portrait, (people, portraits, d), is nearest to the middle of who is meant, (people, views, d)."""
+    middles = known.mean(1)
+    distances = np.linalg.norm(painted[:, :, None] - middles, axis=-1)
+    return float((distances.argmin(-1) == np.arange(len(painted))[:, None]).mean())
+
+
+def _faces(eyes: InstantId, who: int) -> Iterator[Face]:
+    """What InstantID finds in photographs of somebody, one after the other."""
+    found = (face_in(eyes, draw_face(who, seed, PHOTO)) for seed in range(100))
+    return (face for face in found if face is not None)
+
+
+def _portrait(flux: Flux, face: Face, seed: int) -> Pixels:
+    """Paint somebody, and cut out the face where it was asked for: (112, 112, 3)."""
+    picture = painted_with(flux, face, "a portrait", seed)
+    return aligned(picture, face.keypoints * np.float32(SIDE))[0]
+
+
+def reference(who: int, view: int) -> Pixels:
+    """Draw somebody as small, and cut the face out where a detector would: (112, 112, 3)."""
+    rng = np.random.default_rng((who, view, 73))
+    picture, keypoints = drawn(person(who), rng, SIDE)
+    return aligned(picture, as_seen(rng, keypoints))[0]
+
+
+def painted_with(flux: Flux, face: Face, prompt: str, seed: int, steps: int = STEPS) -> Picture:
+    """The picture of a prompt with a face."""
+    request = FluxRequest(prompt=prompt, size=f"{SIDE}x{SIDE}", steps=steps, seed=seed)
+
+    async def asked() -> Picture:
+        async with aclosing(flux.paint(request, face)) as items:
+            (picture,) = [item.pixels[0] async for item in items if isinstance(item, Frames)]
+        return picture
+
+    return asyncio.run(asked())
+
+
+def _shape(flux: Flux, faces: list[list[Face]], seed: int) -> bool:
+    scene = world.draw(seed, figures=1)
+    picture = painted_with(flux, faces[seed % KNOWN][0], caption(scene), seed)
+    return judged(scene, picture)["all"]
+
+
+def _embeddings(recogniser: ArcFace, crops: Pixels) -> Features:
+    """(..., 112, 112, 3) → (..., 512)."""
+    with torch.no_grad():
+        flat = embedded(recogniser, np.ascontiguousarray(crops.reshape(-1, *crops.shape[-3:])))
+    return flat.numpy().reshape(*crops.shape[:-3], -1)
+
+
+def colours_of(crops: Pixels) -> Features:
+    """(..., 112, 112, 3) → (..., 6), RGB of skin and of what is above it, in [0, 1]."""
+    rows, sides = CHEEKS
+    cheeks = [crops[..., rows, columns, :].mean((-3, -2)) for columns in sides]
+    crown = crops[..., CROWN[0], CROWN[1], :].mean((-3, -2))
+    return (np.concatenate([np.mean(cheeks, 0), crown], -1) / 255).astype(np.float32)
