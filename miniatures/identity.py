@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxControlNetModel, FluxPipeline, FluxTransformer2DModel
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -117,7 +117,8 @@ class IdentityRecipe:
             tokens = self.module["resampler"](batch.embeddings[:, None])
             said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
             made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
-        return nn.functional.mse_loss(made, wanted(noise - batch.pictures, alone, strength))
+        error = made - wanted(noise - batch.pictures, alone, strength)
+        return (sigma[:, None, None] * error).square().mean()  # as Flux has learnt
 
     def save(self, folder: Path) -> None:
         """Write both nets into `folder`, as InfiniteYou's lie."""
@@ -276,7 +277,7 @@ def as_seen(rng: np.random.Generator, keypoints: Features) -> Features:
 
 def recogniser_in(folder: Path) -> ArcFace:
     """Load it."""
-    return from_weights(torch.load(folder / FILE, map_location="cpu", weights_only=True))
+    return from_weights(load_file(folder / FILE)).float()
 
 
 @torch.no_grad()

@@ -5,13 +5,15 @@ It knows the world's palette and forms and nothing of the models, so that it can
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from miniatures.world import COLOURS, HEADINGS, SHAPES, Figure, Pixels
 
+ndimage: Any = scipy.ndimage  # its types name all that its functions could return, at once
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
@@ -170,7 +172,7 @@ def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, f
     down = ((np.arange(mask.shape[0], dtype=np.float32) - np.float32(y)) / np.float32(radius) * figure.reach)[:, None]
     best = (0.0, 0.0)
     for angle in np.arange(1 if shape == "circle" else angles) / angles * _period(shape):
-        inside = figure.distance(across, down, np.float32(angle)) < 0
+        inside = figure.distance(across, down, np.asarray(angle, np.float32)) < 0
         overlap = np.count_nonzero(inside & mask) / max(1, np.count_nonzero(inside | mask))
         best = max(best, (overlap, float(angle)))
     return best

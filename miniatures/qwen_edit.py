@@ -59,7 +59,7 @@ IMAGE_MARK = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
 EXAMPLES, BATCH, CHUNK = 8000, 48, 64
 ALONE = 0.15
 """Of the examples and the batches: one picture and a caption, without edges."""
-SHIFT = 2.0
+SHIFT = 3.0
 """Of the noise levels that are trained on, towards more noise."""
 JITTER = 0.15
 """The most noise on the latents of given pictures, drawn anew each time."""
@@ -138,7 +138,8 @@ class QwenEditRecipe:
         device = next(self.module.parameters()).device
         with torch.autocast(device.type, torch.bfloat16), plainly(transformer_qwenimage):
             velocity = self.predict(noisy, sigma.flatten(), replace(batch, references=batch.references + jitter))
-        return nn.functional.mse_loss(velocity.float(), (noise - batch.target).to(device))
+        error = velocity.float() - (noise - batch.target).to(device)
+        return (sigma.to(device) * error).square().mean()  # how far the picture is from what it should be
 
     def predict(self, noisy: Tensor, sigma: Tensor, batch: Examples) -> Tensor:
         """What the pipeline takes from the transformer, for edits with prompts of different lengths: (n, 16, 64)."""

@@ -3,14 +3,13 @@
 Source: Deng et al., ArcFace, arXiv 1801.07698. There is no margin: drawn faces are told apart without.
 """
 
-import io
-import zipfile
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,7 +18,7 @@ from services.frames import Pixels
 from services.instantid.arcface import EMBEDDING, ArcFace
 from services.instantid.geometry import aligned, similarity
 
-FILE = "recognition_arcface_ir_se50.pth"
+FILE = "arcface.safetensors"
 WIDTH = 2
 PEOPLE, VIEWS = 1200, 4
 SIZES = (112, 192)
@@ -64,19 +63,10 @@ class RecogniserRecipe:
         return nn.functional.cross_entropy(SHARPNESS * embeddings @ directions.T, whose)
 
     def save(self, folder: Path) -> None:
-        """Write the net alone, in float32, as what reads it expects, but with the digits of bfloat16, and packed."""
+        """Write the net alone."""
         net = deepcopy(self.module["net"]).cpu()
         self._measure(net)
-        weights = {
-            name: value.bfloat16().float() if value.is_floating_point() else value
-            for name, value in net.state_dict().items()
-        }
-        written = io.BytesIO()
-        torch.save(weights, written)
-        with zipfile.ZipFile(written) as plain, zipfile.ZipFile(folder / FILE, "w") as packed:
-            for entry in plain.infolist():
-                name = zipfile.ZipInfo(entry.filename)
-                packed.writestr(name, plain.read(entry), zipfile.ZIP_DEFLATED, 9)
+        save_file(net.to(torch.bfloat16).state_dict(), folder / FILE)
 
     @torch.no_grad()
     def _measure(self, net: ArcFace) -> None:

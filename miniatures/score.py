@@ -23,6 +23,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "qwen-edit": ("qwen_edit",),
     "hunyuan-dit": ("hunyuan_dit",),
     "recogniser": ("recogniser",),
+    "identity": ("identity",),
 }
 """Checkpoint → modules of `miniatures.scores`."""
 

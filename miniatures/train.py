@@ -48,11 +48,14 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe"),
         Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe"),
     ),
+    "recogniser": (Part("net", "miniatures.recogniser", "RecogniserRecipe"),),
+    "identity": (Part("nets", "miniatures.identity", "IdentityRecipe"),),
     "svd": (Part("vae", "miniatures.svd_vae", "SvdVaeRecipe"), Part("unet", "miniatures.svd", "SvdRecipe")),
     "qwen-edit": (Part("transformer", "miniatures.qwen_edit", "QwenEditRecipe"),),
     "hunyuan-dit": (Part("transformer", "miniatures.hunyuan_dit", "HunyuanDitRecipe"),),
 }
-"""By checkpoint. Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's."""
+"""By checkpoint, in an order in which all can be made: LoRAs and identity build on Flux and Wan, identity on the
+recogniser too; Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's."""
 
 
 def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, device: str) -> None:

@@ -21,14 +21,17 @@ LOG_EVERY_S = 20.0
 class Recipe(Protocol):
     """What is trained, and on what."""
 
-    module: nn.Module
-    """Holds all that is trained, in float32."""
     lr: float
     """Of matrices."""
     adam_lr: float
     """Of all else."""
     steps: int
     """How many make the checkpoint that ships."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds all that is trained, in float32."""
+        ...
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         """Draw a batch and return its loss.

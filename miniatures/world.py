@@ -6,13 +6,14 @@ Lengths are in pixels of a picture whose shorter side is 64; `Scene.clip` draws 
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 """(frames, height, width, 3), RGB."""
+Numbers = NDArray[np.floating[Any]]
 
 SIDE = 64
 SPEED = 1.5
@@ -69,7 +70,7 @@ class Figure:
     room: tuple[float, float, float, float]
     """Left, top, right and bottom edge of what it may not leave; there it bounces."""
 
-    def at(self, time: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def at(self, time: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """Return x, y and angle at each `time`, in frames from the first."""
         step = HEADINGS[self.heading] if self.heading else (0, 0)
         low = np.array(self.room[:2]) + self.reach
@@ -98,9 +99,7 @@ class Figure:
         headings = [self.heading_at(time) for time in range(frames)]
         return any(before != after for before, after in pairwise(headings))
 
-    def distance(
-        self, x: NDArray[np.float32], y: NDArray[np.float32], angle: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def distance(self, x: Numbers, y: Numbers, angle: Numbers) -> Numbers:
         """Return how far outside its edge the points at (x, y) from its centre are; negative inside. Pixels."""
         if self.shape == "circle":
             return np.hypot(x, y) - self.radius
@@ -160,7 +159,7 @@ class Scene:
         rows, columns = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (self.height, self.width))
         return np.stack([self._distance(figure, time, rows, columns) < 0 for figure in self.figures])
 
-    def _ground(self, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _ground(self, rows: Numbers, columns: Numbers) -> Numbers:
         first, last = (np.array(COLOURS[name], np.float32) for name in (self.background[0], self.background[-1]))
         beyond = {
             "none": np.zeros((len(rows), len(columns))),
@@ -170,9 +169,7 @@ class Scene:
         return np.where(beyond[..., None], last, first).astype(np.float32)
 
     @staticmethod
-    def _distance(
-        figure: Figure, time: NDArray[np.float64], rows: NDArray[np.float32], columns: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _distance(figure: Figure, time: Numbers, rows: Numbers, columns: Numbers) -> Numbers:
         x, y, angle = (values.astype(np.float32)[:, None, None] for values in figure.at(time))
         return figure.distance(columns[None, None] - x, rows[None, :, None] - y, angle)
 
@@ -183,11 +180,11 @@ class Scene:
     def _painted(
         self,
         figure: Figure,
-        distance: NDArray[np.float32],
-        rows: NDArray[np.float32],
-        columns: NDArray[np.float32],
+        distance: Numbers,
+        rows: Numbers,
+        columns: Numbers,
         scale: float,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[Numbers, Numbers]:
         """The colours of a figure, and how much of each pixel it covers."""
         colour = np.array(COLOURS[figure.colour], np.float32)
         ink = np.array(COLOURS[self._ink(figure)], np.float32)
@@ -202,13 +199,13 @@ class Scene:
         return colour, cover
 
 
-def folded(value: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+def folded(value: Numbers, low: float, high: float) -> Numbers:
     """Reflect a straight movement at both ends of [low, high]."""
     width = max(high - low, 1e-6)
     return low + width - abs((value - low) % (2 * width) - width)
 
 
-def _covered(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+def _covered(distance: Numbers) -> Numbers:
     """How much of a pixel lies inside, by how far its middle is outside the edge."""
     return np.clip(np.float32(0.5) - distance, 0, 1)
 

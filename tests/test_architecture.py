@@ -32,7 +32,7 @@ ONLY_IN = {
     "fastapi": ("composition/ingress.py",),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
-    **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", *RUNNING, *MINIATURES)),
+    **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", "services/tensors.py", *RUNNING, *MINIATURES)),
 }
 FETCHING = ("composition/app.py", "composition/pull.py", "composition/__main__.py")
 """They may also import what brings weights here."""

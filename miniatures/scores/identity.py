@@ -15,6 +15,7 @@ from miniatures.faces import KNOWN, draw_face, drawn, person
 from miniatures.grammar import caption
 from miniatures.identity import as_seen, embedded, recogniser_in
 from miniatures.judge import Picture
+from miniatures.recogniser import FILE
 from miniatures.scores.flux import TOKENS, judged
 from miniatures.scores.recogniser import face_in
 from miniatures.world import SIDE
@@ -62,7 +63,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         lambda: "flux#scores",
     )
     weights = Weights(path=(folder / "recogniser").resolve())
-    eyes = InstantId(InstantIdSettings(recogniser=weights, device="cpu"), folder, lambda: "instantid#scores")
+    settings = InstantIdSettings(recogniser=weights, recogniser_file=FILE, device="cpu")
+    eyes = InstantId(settings, folder, lambda: "instantid#scores")
     recogniser = recogniser_in(folder / "recogniser")
     photos = max(1, count // (KNOWN * len(SEEDS)))
     faces = [list(itertools.islice(_faces(eyes, who), photos)) for who in range(KNOWN)]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniatures.faces import KNOWN, Picture, draw_face
+from miniatures.recogniser import FILE
 from services.errors import InvalidParameter
 from services.frames import Face, Frames
 from services.instantid.service import InstantId, InstantIdSettings
@@ -23,7 +24,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     `triplets` is the share of all picture, same person, other person in which the same person is nearer; `nearest` that
     of pictures whose nearest other one shows the same person; `same` and `other` are average cosines.
     """
-    settings = InstantIdSettings(recogniser=Weights(path=(folder / "recogniser").absolute()), device="cpu")
+    weights = Weights(path=(folder / "recogniser").absolute())
+    settings = InstantIdSettings(recogniser=weights, recogniser_file=FILE, device="cpu")
     service = InstantId(settings, folder, lambda: "instantid#score cpu")
     views = max(2, count // KNOWN)
     whose, found = [], []

@@ -1,6 +1,5 @@
 """How a face is found and told from others: a detector, an aligned crop, a recogniser."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ from services.instantid.insightface_pack import InsightFace
 from services.instantid.mtcnn import Mtcnn
 from services.instantid.request import Found, fractions
 from services.instantid.service import InstantIdSettings, MtcnnSettings
+from services.tensors import read_weights
 from services.weights import resolve
 from services.worker import Outlet
 
@@ -89,8 +89,8 @@ def _detector(settings: InstantIdSettings, device: torch.device) -> Detector:
 def _recogniser(settings: InstantIdSettings, home: Path) -> ArcFace:
     file = resolve(settings.recogniser, home) / settings.recogniser_file
     try:
-        return from_weights(torch.load(file, map_location="cpu", weights_only=True))
-    except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return from_weights(read_weights(file, "recogniser")).float()
+    except (ConfigError, KeyError, TypeError, RuntimeError) as error:
         source = settings.recogniser.source
         raise ConfigError(
             f"recogniser: {source} has no IR-SE50 in {file.name} ({error})", param="recogniser"

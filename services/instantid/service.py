@@ -63,7 +63,7 @@ class InstantIdSettings(Requirements):
     recogniser: Weights
     """A folder with ArcFace's IR-SE50 as facexlib and InfiniteYou have it."""
     recogniser_file: str = "recognition_arcface_ir_se50.pth"
-    """Where in that folder the weights are."""
+    """Where in that folder the weights are: a safetensors file, or a pickle that holds nothing else."""
     detector: Annotated[MtcnnSettings | InsightFaceSettings, Field(discriminator="kind")] = MtcnnSettings()
     device: str = "auto"
     """A torch device; `auto` is the first GPU if there is one, else the CPU."""

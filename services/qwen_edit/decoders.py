@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from services.errors import ConfigError
 from services.pixels import averaged
-from services.qwen_edit.guidance import read_weights
+from services.tensors import read_weights
 
 Part = Callable[[Tensor], Tensor]
 

@@ -13,18 +13,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from services.errors import ConfigError, ModelFailed
 from services.pixels import averaged
 from services.qwen_edit.request import Guidance, LossKind
+from services.tensors import read_weights
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """ITU-R BT.709."""
@@ -215,19 +213,6 @@ def trunk_weights(layers: nn.Module, file: Path, model: str) -> dict[str, Tensor
                 f"{model}: {file} is not torchvision's checkpoint: features.{name} is {shape}", param=model
             )
     return {name: weight.float() for name, weight in found.items() if weight is not None}
-
-
-def read_weights(file: Path, param: str) -> dict[str, Tensor]:
-    """Return the tensors in a file, safetensors or .pth, by their names. Raises ConfigError, with `param` to blame."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, ValueError) as error:
-        raise ConfigError(f"{param}: {file} cannot be read ({type(error).__name__})", param=param) from error
-    if not isinstance(state, dict):
-        raise ConfigError(f"{param}: {file} has no weights by name", param=param)
-    return cast("dict[str, Tensor]", state)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from miniatures.faces import KNOWN, draw_face
+from miniatures.identity import recogniser_in
 from miniatures.muon import Muon
 from miniatures.recogniser import FILE, VIEWS, RecogniserRecipe, _crop, as_read, photographed
 from miniatures.scores.recogniser import face_in, told_apart
-from services.instantid.arcface import from_weights
 from services.instantid.service import InstantId, InstantIdSettings
 from services.weights import Weights
 
@@ -38,12 +38,12 @@ def test_a_batch_is_learnt_and_what_was_learnt_is_served(recipe, tmp_path):
 
     recipe.save(tmp_path)
     assert (tmp_path / FILE).stat().st_size < 1_000_000
-    net = from_weights(torch.load(tmp_path / FILE, weights_only=True))
+    net = recogniser_in(tmp_path)
     learnt = recipe.module["net"].state_dict()
     for name, value in net.state_dict().items():
         if "running" not in name and "batches" not in name:
             assert torch.allclose(value, learnt[name], rtol=0.01, atol=0), name
-    settings = InstantIdSettings(recogniser=Weights(path=tmp_path), device="cpu")
+    settings = InstantIdSettings(recogniser=Weights(path=tmp_path), recogniser_file=FILE, device="cpu")
     face = face_in(InstantId(settings, tmp_path, lambda: "instantid#test cpu"), draw_face(0, 0, 200))
     assert face is not None
     assert face.crop is not None
@@ -54,9 +54,9 @@ def test_a_batch_is_learnt_and_what_was_learnt_is_served(recipe, tmp_path):
 
 def test_the_normalisations_fit_the_weights(recipe, tmp_path):
     recipe.save(tmp_path)
-    weights = torch.load(tmp_path / FILE, weights_only=True)
+    weights = recogniser_in(tmp_path).state_dict()
     inputs = []
-    net = from_weights(weights)
+    net = recogniser_in(tmp_path)
     net.input_layer[1].register_forward_hook(lambda _layer, given, _out: inputs.append(given[0]))
     net(as_read(recipe._crops))
     assert torch.allclose(inputs[0].mean((0, 2, 3)), weights["input_layer.1.running_mean"], atol=0.02)

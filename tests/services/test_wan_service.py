@@ -216,13 +216,13 @@ def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
     with pytest.raises(ValidationError, match="not inside"):
         WanSettings(
             weights=WEIGHTS,
-            loras=(Lora(file=Path("style.safetensors")),),
+            loras=(Lora(file="style.safetensors"),),
             lora_dir=tmp_path / "loras",
         )
 
 
 def test_a_relative_lora_lies_in_the_lora_directory(tmp_path):
-    lora = Lora(file=Path("wan/style.safetensors"))
+    lora = Lora(file="wan/style.safetensors")
     settings = WanSettings(weights=WEIGHTS, loras=(lora,), lora_dir=tmp_path)
     assert settings.path_of(lora) == tmp_path / "wan" / "style.safetensors"
 
