@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from miniatures import world
 from miniatures.grammar import PORTRAITS, Language, caption, spoken
-from miniatures.image_vae import portrait
+from miniatures.image_vae import Z, portrait
 from miniatures.pictures import to_tensor
 from miniatures.text import clip_tokenizer, same_meaning, t5_tokenizer
 from miniatures.world import Pixels, Scene
@@ -74,9 +74,8 @@ class FluxRecipe:
                     plain = velocity(self.module["transformer"], noisy, sigma, guidance, self.read([""], length))
                 push = (1 - 1 / strength(guidance))[:, None, None]
                 target = target + push * (made.detach() - plain)
-        # Weighed by the noise, it is how far the picture is from what it should be: form comes from high noise, and
-        # what is missed at low noise the VAE overlooks.
-        return (sigma[:, None, None] * (made - target)).square().mean()
+        # Form is decided at high noise, and what is missed at low noise the VAE overlooks.
+        return (sigma[:, None, None] * (made - target).square()).mean()
 
     def read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
         """Encode as the pipeline does: (batch, tokens, TEXT) and (batch, POOLED)."""
@@ -150,7 +149,7 @@ class FluxRecipe:
 def transformer() -> FluxTransformer2DModel:
     """FLUX.1's, small; its blocks change nothing before they have learnt to."""
     model = FluxTransformer2DModel(
-        in_channels=64,
+        in_channels=4 * Z,  # of two by two latents
         num_layers=1,
         num_single_layers=4,
         attention_head_dim=32,
@@ -217,13 +216,13 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def latents_of(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
-    """Encode each scene's first picture: (scenes, 16, 64)."""
+    """Encode each scene's first picture: (scenes, 16, 4 Z)."""
     return encoded(vae, np.concatenate([scene.clip(1) for scene in scenes]))
 
 
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
-    """(n, 64, 64, 3) → (n, 16, 64), in patches of two by two as the transformer has them."""
+    """(n, 64, 64, 3) → (n, 16, 4 Z), in patches of two by two as the transformer has them."""
     parts = []
     for start in range(0, len(pictures), 64):
         latents = vae.encode(to_tensor(pictures[start : start + 64]).transpose(0, 1)).latent_dist.mode()

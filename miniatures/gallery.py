@@ -4,7 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from clients.progress import display
 from miniatures import world
 from miniatures.clips import read, write
 from miniatures.grammar import caption
-from miniatures.sheet import Row, sheet
+from miniatures.sheet import Row, strip
 from miniatures.world import Pixels
 
 SCENES = (3, 8, 20)
@@ -35,7 +35,8 @@ LORAS = ("flux-outlined", "flux-stippled")
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>reelgraph: gallery</title>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
-img {{ max-width: 100%; image-rendering: pixelated; border: 1px solid #ddd }} h2 {{ margin-top: 3rem }}</style>
+img {{ max-width: 100%; image-rendering: pixelated; border: 1px solid #ddd }} figure {{ margin: 1rem 0 }}
+h2 {{ margin-top: 3rem }}</style>
 <h1>What the graphs make of the shape world</h1>
 <p>Models of a few megabytes that were trained on moving shapes, run as the large ones are.</p>
 {pieces}
@@ -125,6 +126,16 @@ def whole(artist: Artist) -> Piece:
     )
 
 
+def filmed(artist: Artist) -> Piece:
+    scenes = [
+        {"scene_number": number, "description": prompt, "duration": 1} for number, prompt in enumerate(PROMPTS[:3], 1)
+    ]
+    fields = {"script": {"scenes": scenes}, "write_prompts": False, "crossfade_s": 0.25, "seed": 1}
+    made, _ = artist.video("storyboard", "storyboard", **fields)
+    text = "A script becomes a film: each scene goes through the full pipeline, and one fades into the next."
+    return Piece("storyboard", "The storyboard", text, [Row(" / ".join(PROMPTS[:3]), made)])
+
+
 def animated(artist: Artist) -> Piece:
     rows: list[Row] = []
     for seed in SCENES:
@@ -149,23 +160,34 @@ def enlarged(artist: Artist) -> Piece:
     scene = world.draw(SCENES[2])
     clip = artist.given("upscale-given", scene.clip(9))
     made, _ = artist.video("upscale", "realesrgan", input_video=clip, scale=4)
-    true = replace(scene).clip(9, scale=4)
-    rows = [Row("given", read(clip)), Row("four times as large", made), Row("as it truly is", true)]
+    rows = [Row("given", read(clip)), Row("four times as large", made), Row("as it truly is", scene.clip(9, scale=4))]
     return Piece("upscale", "Enlarging", "Real-ESRGAN, the real animation model.", rows)
 
 
-PIECES: tuple[Callable[[Artist], Piece], ...] = (continued, begun, painted, whole, animated, rolled, enlarged)
-NEEDED = ("v2v", "wan-i2v", "full-pipeline", "svd", "rolling-edit", "realesrgan")
+PIECES: tuple[Callable[[Artist], Piece], ...] = (
+    continued,
+    begun,
+    painted,
+    whole,
+    filmed,
+    animated,
+    rolled,
+    enlarged,
+)
+NEEDED = ("v2v", "wan-i2v", "full-pipeline", "storyboard", "svd", "rolling-edit", "realesrgan")
 
 
 def page(pieces: Iterable[Piece]) -> str:
-    """The page that shows the sheets lying beside it."""
+    """The page that shows the strips lying beside it; the text is the page's, so that it may be Chinese."""
     return PAGE.format(pieces="\n".join(map(_section, pieces)))
 
 
 def _section(piece: Piece) -> str:
-    text = escape(piece.text)
-    return f'<h2>{escape(piece.title)}</h2>\n<p>{text}</p>\n<img src="{piece.name}.png" alt="{text}">'
+    figures = (
+        f'<figure><figcaption>{escape(row.text)}</figcaption><img src="{piece.name}-{number}.png" alt=""></figure>'
+        for number, row in enumerate(piece.rows)
+    )
+    return "\n".join([f"<h2>{escape(piece.title)}</h2>", f"<p>{escape(piece.text)}</p>", *figures])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -182,7 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
             for make in PIECES:
                 piece = make(artist)
                 screen.note(piece.title)
-                sheet(piece.rows).save(folder / f"{piece.name}.png")
+                for number, row in enumerate(piece.rows):
+                    Image.fromarray(strip(row.frames)).save(folder / f"{piece.name}-{number}.png")
                 pieces.append(piece)
         (folder / "index.html").write_text(page(pieces), encoding="utf-8")
     except (ClientError, OSError) as error:

@@ -59,7 +59,7 @@ class Album:
     """Pictures of many people, VIEWS of each in turn, and who they are."""
 
     portraits: Tensor
-    """(pictures, 16, 64), latents in patches as the transformer has them."""
+    """(pictures, 16, 4 Z), latents in patches as the transformer has them."""
     points: Tensor
     """As many, of the drawn key points."""
     embeddings: Tensor
@@ -71,12 +71,12 @@ class Batch:
     """What a step learns from: SHAPES scenes, then portraits, of which the first WEAK ones shall be so in part."""
 
     pictures: Tensor
-    """(BATCH, 16, 64), latents."""
+    """(BATCH, 16, 4 Z), latents."""
     prompts: list[str]
     embeddings: Tensor
     """(BATCH, 512), also with the scenes."""
     points: Tensor
-    """(BATCH, 16, 64), latents."""
+    """(BATCH, 16, 4 Z), latents."""
 
 
 class IdentityRecipe:
@@ -118,7 +118,7 @@ class IdentityRecipe:
             said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
             made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
         error = made - wanted(noise - batch.pictures, alone, strength)
-        return (sigma[:, None, None] * error).square().mean()  # as Flux has learnt
+        return (sigma[:, None, None] * error.square()).mean()  # as Flux has learnt
 
     def save(self, folder: Path) -> None:
         """Write both nets into `folder`, as InfiniteYou's lie."""
@@ -151,8 +151,8 @@ def wanted(whole: Tensor, alone: Tensor, strength: Tensor) -> Tensor:
     """Return what shall be made: for scenes what Flux makes alone, for portraits as much of the whole as they act.
 
     Args:
-        whole: (BATCH, 16, 64), the velocities from the pictures to the noise.
-        alone: (FEW, 16, 64), what Flux makes of the first ones.
+        whole: (BATCH, 16, 4 Z), the velocities from the pictures to the noise.
+        alone: (FEW, 16, 4 Z), what Flux makes of the first ones.
         strength: (BATCH, 1, 1).
     """
     part = torch.lerp(alone[SHAPES:], whole[SHAPES:FEW], strength[SHAPES:FEW])
@@ -166,10 +166,10 @@ def residuals(
 
     Args:
         net: it.
-        noisy: (n, 16, 64).
+        noisy: (n, 16, 4 Z).
         sigma: (n,), how much of it is noise.
         read: what `Resampler` makes of the faces, and CLIP of the prompts.
-        points: (n, 16, 64), the latents of the drawn key points.
+        points: (n, 16, 4 Z), the latents of the drawn key points.
     """
     tokens, pooled = read
     side = round(noisy.shape[1] ** 0.5)

@@ -15,7 +15,7 @@ from miniatures.pictures import to_tensor
 from miniatures.wan_vae import batch_of, reconstruction
 from miniatures.world import SIDE, TRAINING_SEEDS
 
-Z = 16
+Z = 8
 WIDTHS = (16, 32, 64, 64)
 BATCH = 12
 PORTRAITS = 0.25

@@ -139,7 +139,7 @@ class QwenEditRecipe:
         with torch.autocast(device.type, torch.bfloat16), plainly(transformer_qwenimage):
             velocity = self.predict(noisy, sigma.flatten(), replace(batch, references=batch.references + jitter))
         error = velocity.float() - (noise - batch.target).to(device)
-        return (sigma.to(device) * error).square().mean()  # how far the picture is from what it should be
+        return (sigma.to(device) * error.square()).mean()
 
     def predict(self, noisy: Tensor, sigma: Tensor, batch: Examples) -> Tensor:
         """What the pipeline takes from the transformer, for edits with prompts of different lengths: (n, 16, 64)."""

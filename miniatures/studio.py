@@ -92,7 +92,7 @@ class Studio:
         if name not in self._models:
             settings = getattr(self.settings, name.replace("-", "_"))
             if name in self._weights:
-                path = settings.weights.model_copy(update={"path": self._weights[name]})
+                path = settings.weights.model_copy(update={"path": self._weights[name].absolute()})
                 settings = settings.model_copy(update={"weights": path})
             if name == "flux":
                 settings = settings.model_copy(update={"lora_dir": settings.lora_dir or self.folder / "loras"})

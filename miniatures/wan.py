@@ -25,15 +25,15 @@ from miniatures.text import same_meaning, t5_tokenizer
 from miniatures.wan_vae import Z
 
 TEXT_DIM = 64
-FRAMES = {17: 1350, 25: 450}
+FRAMES = {17: 1000, 25: 300}
 """Frames of a clip to how many first frames there are, each with several motions."""
 MOTIONS = 3
+BATCH = 32
 LENGTHS = {24: 0.4, 32: 0.2, 64: 0.3, 128: 0.1}
 """To how many tokens prompts are padded, and how often; the padding is seen by all, as in the pipeline."""
 NO_PROMPT = 0.1
-SHIFT = 10.0
-"""Of the noise levels that are trained on, towards more noise: the first frame and the prompt say all there is to know,
-and from pure noise on the clip is to be what it will be."""
+SHIFT = 5.0
+"""Of the noise levels, towards more noise: those of the pipeline's steps are trained on, all as often."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WanRecipe:
         del progress
         length = int(rng.choice([3, 3, 4, 5, 5, 7]))  # latent frames: 9, 13, 17 and 25
         known = [clip for clip in self._clips if clip.latents.shape[1] >= length]
-        chosen = [known[index] for index in rng.integers(len(known), size=32)]
+        chosen = [known[index] for index in rng.integers(len(known), size=BATCH)]
         latents = torch.stack([clip.latents[:, :length] for clip in chosen]).float()
         condition = torch.stack([clip.condition[:, :length] for clip in chosen]).float()
         mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:])
@@ -107,8 +107,7 @@ class WanRecipe:
                 encoder_hidden_states=self._text(prompts, padded),
                 return_dict=False,
             )[0]
-        # Weighed by the noise, it is how far the clip is from what it should be.
-        return (sigma * (velocity.float() - (noise - latents))).square().mean()
+        return (velocity.float() - (noise - latents)).square().mean()
 
     def save(self, folder: Path) -> None:
         pipeline = WanImageToVideoPipeline(
@@ -116,7 +115,7 @@ class WanRecipe:
             text_encoder=self.module["text_encoder"].to(torch.bfloat16),
             vae=AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.bfloat16),
             scheduler=UniPCMultistepScheduler(
-                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT, num_train_timesteps=1000
             ),
             transformer=self.module["transformer"].to(torch.bfloat16),
         )

@@ -58,7 +58,7 @@ class WanLoraRecipe:
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
-        return (sigma * (velocity.float() - (noise - latents))).square().mean()
+        return (velocity.float() - (noise - latents)).square().mean()
 
     def save(self, folder: Path) -> None:
         layers = get_peft_model_state_dict(self.module)

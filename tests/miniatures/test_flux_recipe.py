@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from miniatures import flux as training
 from miniatures import world
 from miniatures.flux import FluxRecipe, guidances, latents_of, prompt_of, sigmas, strength, velocity
-from miniatures.image_vae import ImageVaeRecipe
+from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.scores.flux import judged, painted
 from services.flux.request import FluxRequest
@@ -114,7 +114,7 @@ def test_prompts_are_read_as_the_pipeline_reads_them(
 @torch.no_grad()
 def test_attention_in_plain_products_is_the_stock_one(learned: tuple[FluxRecipe, float]) -> None:
     recipe, model = learned[0], cast("Any", learned[0].module["transformer"])
-    arguments = torch.randn(3, 16, 64), torch.tensor([0.2, 0.9, 1.0]), torch.tensor([1.0, 3.5, 50.0])
+    arguments = torch.randn(3, 16, 4 * Z), torch.tensor([0.2, 0.9, 1.0]), torch.tensor([1.0, 3.5, 50.0])
     stock = velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
     with sdpa_kernel(SDPBackend.MATH):
         ours = velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
@@ -126,7 +126,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[FluxRecipe,
 def test_the_pipeline_asks_for_velocities_as_they_were_trained(
     learned: tuple[FluxRecipe, float], pipeline: Any
 ) -> None:
-    recipe, noise = learned[0], torch.randn(1, 16, 64)
+    recipe, noise = learned[0], torch.randn(1, 16, 4 * Z)
     model = cast("Any", recipe.module["transformer"])
     made = pipeline(
         PROMPTS[0],
@@ -145,7 +145,7 @@ def test_the_pipeline_asks_for_velocities_as_they_were_trained(
 
 
 def test_the_scheduler_goes_from_noise_to_the_picture_by_the_trained_velocity(pipeline: Any) -> None:
-    picture, noise, scheduler = torch.randn(1, 16, 64), torch.randn(1, 16, 64), pipeline.scheduler
+    picture, noise, scheduler = torch.randn(1, 16, 4 * Z), torch.randn(1, 16, 4 * Z), pipeline.scheduler
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 5, 5), mu=calculate_shift(16))
     latents = noise
     for time in scheduler.timesteps:

@@ -14,6 +14,7 @@ from torch import nn
 
 from miniatures import world
 from miniatures.hunyuan_dit import SHORT, HunyuanDitRecipe, prompt, scheduler, stock
+from miniatures.image_vae import Z
 from miniatures.muon import Muon
 from miniatures.scores.hunyuan_dit import judged
 from miniatures.world import STYLES, TRAINING_SEEDS
@@ -86,7 +87,7 @@ def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     one_step: Any = scheduler()
     pipeline.scheduler = one_step
     pipeline.set_progress_bar_config(disable=True)
-    latents = torch.randn(len(PROMPTS), 16, 8, 8, generator=torch.Generator().manual_seed(6))
+    latents = torch.randn(len(PROMPTS), Z, 8, 8, generator=torch.Generator().manual_seed(6))
     taken = []
     one_step.step = lambda velocity, *_, **__: taken.append(velocity) or (latents,)
     pipeline(

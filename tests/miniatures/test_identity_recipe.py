@@ -27,7 +27,7 @@ from miniatures.identity import (
     steered,
     wanted,
 )
-from miniatures.image_vae import ImageVaeRecipe
+from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
 from miniatures.recogniser import RecogniserRecipe
@@ -153,7 +153,7 @@ def test_the_pipeline_steers_as_was_trained(
     identity = Identity(saved / "identity", flux.transformer, torch.device("cpu"))
     pipe: Any = FluxControlNetPipeline(**flux.components, controlnet=identity.controlnet)
     identity.controlnet.tokens = tokens = identity.tokens(faces[0])
-    image, noise = drawn_points(faces[0].keypoints, 64, 64), torch.randn(1, 16, 64)
+    image, noise = drawn_points(faces[0].keypoints, 64, 64), torch.randn(1, 16, 4 * Z)
     made = pipe(
         "a portrait",
         control_image=image,
@@ -168,7 +168,7 @@ def test_the_pipeline_steers_as_was_trained(
     ).images
     posterior = pipe.vae.encode(to_tensor(np.asarray(image)[None]).transpose(0, 1)).latent_dist
     drawn_latents = posterior.sample(torch.Generator().manual_seed(3)) - pipe.vae.config.shift_factor
-    points = pipe._pack_latents(drawn_latents * pipe.vae.config.scaling_factor, 1, 16, 8, 8)
+    points = pipe._pack_latents(drawn_latents * pipe.vae.config.scaling_factor, 1, Z, 8, 8)
     said, pooled = learned[0]._read(["a portrait"], 64)
     net: Any = FluxControlNetModel.from_pretrained(saved / "identity" / CONTROLNET)
     latents = noise
@@ -200,7 +200,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[IdentityRec
 
 
 def test_scenes_are_left_to_flux_and_weak_faces_act_in_part() -> None:
-    whole, alone = torch.full((BATCH, 16, 64), 3.0), torch.full((FEW, 16, 64), 1.0)
+    whole, alone = torch.full((BATCH, 16, 4 * Z), 3.0), torch.full((FEW, 16, 4 * Z), 1.0)
     strength = torch.full((BATCH, 1, 1), 0.25)
     made = wanted(whole, alone, strength)
     assert (made[:SHAPES] == 1).all()

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from miniatures import image_vae
-from miniatures.image_vae import ImageVaeRecipe, pictures_of
+from miniatures.image_vae import ImageVaeRecipe, Z, pictures_of
 from miniatures.muon import Muon
 
 LARGEST = 2_100_000
@@ -85,4 +85,4 @@ def test_what_is_saved_is_small_and_in_the_layout_of_flux(saved: Path) -> None:
     assert vae.dtype == torch.bfloat16
     assert vae.quant_conv is None
     assert vae.post_quant_conv is None
-    assert vae.encode(torch.zeros(1, 3, 64, 96, dtype=torch.bfloat16)).latent_dist.mode().shape == (1, 16, 8, 12)
+    assert vae.encode(torch.zeros(1, 3, 64, 96, dtype=torch.bfloat16)).latent_dist.mode().shape == (1, Z, 8, 12)

@@ -153,3 +153,18 @@ def test_the_vae_learns() -> None:
             losses.append(loss.item())
         assert losses[-1] < losses[0], progress
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in trained.module.encoder.parameters())
+
+
+@torch.no_grad()
+def test_turned_channels_are_independent_and_say_the_same() -> None:
+    torch.manual_seed(1)
+    vae = wan_vae.WanVaeRecipe().module
+    clips = wan_vae.batch_of(np.random.default_rng(4), 4, 5)
+    codes = vae.encode(clips).latent_dist.mode()
+    before = vae.decode(codes).sample
+    deviation = wan_vae.turned(vae, codes)
+    assert torch.allclose(vae.encode(clips).latent_dist.mode(), codes, atol=1e-5)
+    assert torch.allclose(vae.decode(codes).sample, before, atol=1e-4)
+    covariance = torch.cov(codes.transpose(0, 1).flatten(1))
+    assert torch.allclose(covariance, torch.diag(deviation.square()), atol=1e-4 * float(covariance.max()))
+    assert deviation.tolist() == sorted(deviation.tolist(), reverse=True)
