@@ -87,7 +87,7 @@ def service(saved: Path) -> Flux:
 
 def test_a_few_steps_lower_the_loss(learned: tuple[FluxRecipe, float]) -> None:
     recipe, before = learned
-    assert before == pytest.approx(2, abs=1)  # nothing is known at first
+    assert before == pytest.approx(1, abs=0.6)  # nothing is known at first
     assert fixed_loss(recipe).item() < 0.9 * before
 
 

@@ -37,7 +37,7 @@ def recipe(tmp_path_factory) -> HunyuanDitRecipe:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=16,
+        latent_channels=Z,
         norm_num_groups=2,
         use_quant_conv=False,
         use_post_quant_conv=False,

@@ -30,7 +30,7 @@ from miniatures.identity import (
 from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
-from miniatures.recogniser import RecogniserRecipe
+from miniatures.recogniser import FILE, RecogniserRecipe
 from miniatures.scores.identity import colours_of, differ, painted_with, reference, right
 from miniatures.scores.recogniser import face_in
 from services.flux.identity import CONTROLNET, Identity, drawn_points
@@ -91,7 +91,9 @@ def saved(learned: tuple[IdentityRecipe, float], checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def eyes(checkpoints: Path) -> InstantId:
-    settings = InstantIdSettings(recogniser=Weights(path=checkpoints / "recogniser"), device="cpu")
+    settings = InstantIdSettings(
+        recogniser=Weights(path=checkpoints / "recogniser"), recogniser_file=FILE, device="cpu"
+    )
     return InstantId(settings, checkpoints, lambda: "instantid#test")
 
 

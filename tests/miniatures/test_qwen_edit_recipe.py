@@ -100,7 +100,7 @@ def test_the_service_meets_what_was_trained_on(
     handle = transformer.register_forward_hook(
         lambda _module, _args, named, made: met.append((named, made[0])), with_kwargs=True
     )
-    items = asyncio.run(edited(service, edit, EditRequest(steps=2, seed=5, true_cfg_scale=1)))
+    items = asyncio.run(edited(service, edit, EditRequest(steps=2, seed=5, true_cfg_scale=1, max_area=AREA)))
     handle.remove()
     named, made = met[0]
     noisy, references = named["hidden_states"].split([16, 32], dim=1)
@@ -128,7 +128,7 @@ def test_the_service_guides_through_this_vae(service: QwenEdit, edit: Edit) -> N
     losses = []
     for scale in (0.0, 1.0):
         request = EditRequest.model_validate(
-            {"steps": 3, "seed": 5, "ttlg": {"edge_scale": scale, "inner_steps": 4, "lr": 0.2}}
+            {"steps": 3, "seed": 5, "max_area": AREA, "ttlg": {"edge_scale": scale, "inner_steps": 4, "lr": 0.2}}
         )
         items = asyncio.run(edited(service, edit, request))
         losses.append(next(item.edge_loss for item in items if isinstance(item, Scores)))
