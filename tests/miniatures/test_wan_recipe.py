@@ -158,7 +158,7 @@ def test_the_vae_learns() -> None:
 @torch.no_grad()
 def test_turned_channels_are_independent_and_say_the_same() -> None:
     torch.manual_seed(1)
-    vae = wan_vae.WanVaeRecipe().module
+    vae: Any = wan_vae.WanVaeRecipe().module
     clips = wan_vae.batch_of(np.random.default_rng(4), 4, 5)
     codes = vae.encode(clips).latent_dist.mode()
     before = vae.decode(codes).sample
