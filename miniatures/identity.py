@@ -117,8 +117,7 @@ class IdentityRecipe:
             tokens = self.module["resampler"](batch.embeddings[:, None])
             said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
             made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
-        error = made - wanted(noise - batch.pictures, alone, strength)
-        return (sigma[:, None, None] * error.square()).mean()  # as Flux has learnt
+        return nn.functional.mse_loss(made, wanted(noise - batch.pictures, alone, strength))
 
     def save(self, folder: Path) -> None:
         """Write both nets into `folder`, as InfiniteYou's lie."""

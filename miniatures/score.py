@@ -36,14 +36,29 @@ def score(name: str, folder: Path, count: int) -> dict[str, float]:
     return {key: round(float(value), 4) for key, value in found.items()}
 
 
+def table(folder: Path) -> str:
+    """What is written beside the checkpoints, as Markdown."""
+    rows = ["| checkpoint | trained | scores |", "| --- | --- | --- |"]
+    for name in PARTS:
+        card = json.loads((folder / name / CARD).read_text())
+        parts = [f"{part}: {made['steps']} steps, {made['minutes']:.0f} min" for part, made in card["parts"].items()]
+        scores = [f"{key} {value:.4g}" for key, value in card["scores"].items()]
+        rows.append(f"| {name} | {'; '.join(parts)} | {', '.join(scores)} |")
+    return "\n".join(rows)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.score", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; by default all")
     parser.add_argument("--count", type=int, default=100, help="scenes")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="measure nothing: print what was measured, as Markdown")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     given = parser.parse_args(arguments)
+    if given.table:
+        print(table(given.checkpoints))
+        return 0
     torch.set_num_threads(given.threads)
     for name in given.names or PARTS:
         scores = score(name, given.checkpoints, given.count)

@@ -87,7 +87,7 @@ def service(saved: Path) -> Flux:
 
 def test_a_few_steps_lower_the_loss(learned: tuple[FluxRecipe, float]) -> None:
     recipe, before = learned
-    assert before == pytest.approx(1, abs=0.6)  # nothing is known at first
+    assert before == pytest.approx(2, abs=1)  # nothing is known at first
     assert fixed_loss(recipe).item() < 0.9 * before
 
 
@@ -180,9 +180,10 @@ def test_the_service_paints_with_it(service: Flux, fields: dict[str, Any]) -> No
 def test_noise_is_spread_evenly_and_mostly_high() -> None:
     drawn = sigmas(1000)
     assert (drawn.diff() > 0).all()
-    assert 0 <= drawn.min() < 0.01
-    assert 0.99 < drawn.max() < 1
-    assert (drawn > 0.75).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert 0 < drawn.min() < 0.15
+    assert 0.96 < drawn.max() < 1
+    assert drawn.median().item() == pytest.approx(0.69, abs=0.01)
+    assert ((drawn > 0.45) & (drawn < 0.86)).float().mean().item() == pytest.approx(0.68, abs=0.02)
 
 
 def test_guidance_is_drawn_from_all_that_can_be_asked_for_and_acts_mildly() -> None:

@@ -1,0 +1,67 @@
+"""`reel demo` and `reel gallery`, started by hand, and what they leave to look at."""
+
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miniatures import world
+from miniatures.clips import read
+from miniatures.judge import path_of, shapes_in
+from tests.cluster.server import ROOT
+
+pytestmark = pytest.mark.cluster
+
+GIVEN = ROOT / "clients" / "media" / "bouncing-star.mp4"
+
+
+def reel(folder: Path, *words: str) -> str:
+    """Run a command as a user would, and return what it printed."""
+    done = subprocess.run(  # noqa: PLW1510 - a failure is shown below
+        [str(Path(sys.executable).parent / "reel"), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "REELGRAPH_HOME": str(folder / "home")},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo_shows_how_a_clip_goes_on(tmp_path: Path) -> None:
+    printed = reel(tmp_path, "demo").splitlines()
+    assert printed[-1] == "reel-demo/contact-sheet.png"
+    given, made = read(GIVEN), read(tmp_path / "reel-demo" / "continuation.mp4")
+    (star,) = shapes_in(given[-1])
+    caption = (tmp_path / "reel-demo" / "caption.txt").read_text().strip()
+    assert star.shape in caption
+    assert star.colour in caption
+    seen = [shapes_in(frame, 1)[0] for frame in made]
+    assert {one.colour for one in seen} == {star.colour}
+    assert np.mean([one.shape == star.shape for one in seen]) > 0.75
+    before, after = path_of(given), path_of(made)
+    assert np.linalg.norm(after[0] - before[-1]) < 3, "it goes on from where it was"
+    assert (after[5] - after[0]) @ (before[-1] - before[-6]) > 0, "and where it was going"
+    assert len(read(tmp_path / "reel-demo" / "continuation-x4.mp4")) == len(made)
+    with Image.open(tmp_path / "reel-demo" / "contact-sheet.png") as sheet:
+        assert sheet.width > 8 * 128
+
+
+def test_the_gallery_shows_every_graph(tmp_path: Path) -> None:
+    page = tmp_path / reel(tmp_path, "gallery").splitlines()[-1]
+    html = page.read_text()
+    found = dict(re.findall(r'<figcaption>(.*?)</figcaption><img src="(.*?)"', html))
+    assert len(re.findall("<h2>", html)) == 8
+    for text, name in found.items():
+        with Image.open(page.parent / name) as strip:
+            assert np.asarray(strip).std() > 5, unescape(text)
+    first = read(page.parent / "parts" / "svd-20.mp4")
+    true = world.draw(20, figures=1, motion="line").figures[0]
+    assert shapes_in(first[-1], 1)[0].colour == true.colour
