@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -154,12 +153,6 @@ def drawn(who: Person, rng: np.random.Generator, size: int) -> tuple[Picture, ND
     canvas = _Canvas(who, seen, rng, size)
     canvas.paint()
     return canvas.photographed(), canvas.keypoints()
-
-
-def sheet(size: int = 160, views: int = 6) -> Image.Image:
-    """Everybody who is known, one in a row."""
-    rows = [np.concatenate([draw_face(who, seed, size) for seed in range(views)], 1) for who in range(KNOWN)]
-    return Image.fromarray(np.concatenate(rows))
 
 
 class _Canvas:

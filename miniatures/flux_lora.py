@@ -45,11 +45,13 @@ class FluxLoraRecipe:
         sigma = sigmas(BATCH).to(device)
         noise = torch.randn_like(picture)
         with torch.no_grad():
-            said, pooled, _ = self._pipeline.encode_prompt(prompts, max_sequence_length=length, device=device)
+            said, pooled, _ = self._pipeline.encode_prompt(
+                prompts, max_sequence_length=length, device=torch.device("cpu")
+            )
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             noisy = torch.lerp(picture, noise, sigma[:, None, None])
             # Guidance of one is none: what the net was taught of guidance stays as it is.
-            made = velocity(self.module, noisy, sigma, torch.ones_like(sigma), (said, pooled))
+            made = velocity(self.module, noisy, sigma, torch.ones_like(sigma), (said.to(device), pooled.to(device)))
         return nn.functional.mse_loss(made, noise - picture)
 
     def save(self, folder: Path) -> None:

@@ -70,13 +70,11 @@ class Artist:
             write(path, frames)
         return path
 
-    def video(self, name: str, model: str, variant: str | None = None, **fields: object) -> tuple[Pixels, str]:
-        """Return a job's result, or one of its results, and the caption if the job has one."""
+    def video(self, name: str, model: str, **fields: object) -> tuple[Pixels, str]:
+        """Return a job's result, and the caption if the job has one."""
         job = self._client.videos.create(model=model, **fields)  # pyright: ignore[reportArgumentType]
         video = self._client.videos.wait(job.id)
-        suffix = "png" if variant == "image" else "mp4"
-        options = {"variant": variant} if variant else {}
-        path = self._client.videos.download(video.id, self._folder / f"{name}.{suffix}", **options)
+        path = self._client.videos.download(video.id, self._folder / f"{name}.mp4")
         return read(path), video.caption or ""
 
     def picture(self, prompt: str, **fields: object) -> Pixels:
@@ -196,9 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder
     parts = folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
     screen, pieces = display(sys.stderr), []
     try:
+        parts.mkdir(parents=True, exist_ok=True)
         with local_client(screen, NEEDED) as client:
             artist = Artist(client, parts)
             for make in PIECES:

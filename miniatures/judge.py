@@ -3,6 +3,7 @@
 It knows the world's palette and forms and nothing of the models, so that it can say whether what they made is right.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from miniatures.world import COLOURS, HEADINGS, SHAPES, Figure, Pixels
+from miniatures.world import COLOURS, HEADINGS, SHAPES, STAR_WAIST, SYMMETRY, Figure, Pixels
 
 ndimage: Any = scipy.ndimage  # its types name all that its functions could return, at once
 Picture = NDArray[np.uint8]
@@ -21,7 +22,7 @@ LEAST_AREA = 40
 """Pixels below which something is no shape."""
 APART = 60.0
 """How far from the background's colour a pixel of a shape is, in RGB."""
-AREA = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * 0.48 * np.sin(np.pi / 5)}
+AREA = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * STAR_WAIST * np.sin(np.pi / 5)}
 """Of a shape that reaches 1 from its centre."""
 ANGLES = 12
 """How many turns of a shape are tried."""
@@ -154,8 +155,7 @@ def _seen(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
     pixels = picture[inner if inner.any() else mask]
     best = max(SHAPES, key=lambda shape: _matched(mask, shape, ANGLES)[0])
     likeness, angle = _matched(mask, best, ANGLES)
-    names = [colour_of(pixel) for pixel in pixels]
-    colour = max(set(names), key=names.count)
+    ((colour, _),) = Counter(colour_of(pixel) for pixel in pixels).most_common(1)
     return Seen(best, colour, float(x) + 0.5, float(y) + 0.5, float(np.count_nonzero(mask)), likeness, angle)
 
 
@@ -180,4 +180,4 @@ def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, f
 
 def _period(shape: str) -> float:
     """The turn after which a shape is the same again, in radians."""
-    return 2 * np.pi / {"circle": 1, "square": 4, "triangle": 3, "star": 5}[shape]
+    return 2 * np.pi / SYMMETRY[shape]

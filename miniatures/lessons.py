@@ -18,7 +18,6 @@ LOOKS = {"colour": 8, "shape": 4}
 MOTION = {"heading": 4, "turn": 3, "bounced": 2}
 PLACE = 4
 """Numbers that say where a figure is: across, down, and its angle as a point on the circle."""
-SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "star": 5}
 UNKNOWN = -100
 
 Told = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -75,7 +74,7 @@ def known(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Told:
         begin = len(FACTS) + index * len(LOOKS)
         choices[:, begin : begin + len(LOOKS)] = colours.index(figure.colour), world.SHAPES.index(figure.shape)
         x, y, angle = figure.at(times.astype(float))
-        turned = angle * SYMMETRY[figure.shape]
+        turned = angle * world.SYMMETRY[figure.shape]
         where = [2 * x / scene.width - 1, 2 * y / scene.height - 1, np.cos(turned), np.sin(turned)]
         places[:, PLACE * index : PLACE * (index + 1)] = np.stack(where, 1)
         if len(times) > 1:

@@ -41,7 +41,7 @@ from miniatures.judge import Picture
 from miniatures.pictures import coloured
 from miniatures.random.qwen_edit import SPECIALS
 from miniatures.text import LETTERS, qwen_tokenizer
-from miniatures.wan import normalised
+from miniatures.wan import normalised, shifted
 from miniatures.wan_vae import Z, flat
 from miniatures.world import SHAPES, SIDE, Pixels, Scene, matching
 from services.pixels import pixels_of, tensor_of
@@ -132,7 +132,7 @@ class QwenEditRecipe:
         batch = pool.at(torch.from_numpy(rng.integers(len(pool.target), size=BATCH)))
         jitter = JITTER * torch.rand(BATCH, 1, 1) * torch.randn_like(batch.references)
         uniform = (torch.arange(BATCH) + torch.rand(BATCH)) / BATCH
-        sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None, None]
+        sigma = shifted(uniform, SHIFT)[:, None, None]
         noise = torch.randn_like(batch.target)
         noisy = (1 - sigma) * batch.target + sigma * noise
         device = next(self.module.parameters()).device

@@ -1,6 +1,6 @@
 """Measure checkpoints by what they show: `python -m miniatures.score wan internvl`.
 
-Each is run as the local configuration serves it, on scenes that no training has seen, and the result is read by
+Each is run by its service, VAEs by themselves, on scenes that no training has seen, and the result is read by
 `miniatures.judge`. The scores are printed and written beside the checkpoint.
 """
 
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from miniatures.train import CARD, CHECKPOINTS
+from miniatures.train import CARD, CHECKPOINTS, whole
 
 PARTS: dict[str, tuple[str, ...]] = {
     "wan": ("wan_vae", "wan"),
     "internvl": ("internvl",),
     "flux": ("image_vae", "flux"),
     "loras": ("flux_lora",),
+    "wan-loras": ("wan_lora",),
     "svd": ("svd",),
     "qwen-edit": ("qwen_edit",),
     "hunyuan-dit": ("hunyuan_dit",),
@@ -51,16 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.score", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; by default all")
-    parser.add_argument("--count", type=int, default=100, help="scenes")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--count", type=whole, default=100, help="scenes")
+    parser.add_argument("--threads", type=whole, default=1)
     parser.add_argument("--table", action="store_true", help="measure nothing: print what was measured, as Markdown")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     given = parser.parse_args(arguments)
     if given.table:
         print(table(given.checkpoints))
         return 0
+    names = given.names or list(PARTS)
+    for name in names:
+        if name not in PARTS or not (given.checkpoints / name / CARD).is_file():
+            parser.error(f"NAME: there is no checkpoint {given.checkpoints / name}; there may be {', '.join(PARTS)}")
     torch.set_num_threads(given.threads)
-    for name in given.names or PARTS:
+    for name in names:
         scores = score(name, given.checkpoints, given.count)
         for key, value in scores.items():
             print(f"{name:12} {key:24} {value:8.3f}", flush=True)

@@ -1,7 +1,7 @@
 """Contact sheets: rows of pictures of one size, with a line of text above each.
 
 `python -m miniatures.sheet OUT.png --row TEXT FILE --row TEXT FILE …` makes one of videos and pictures;
-`--scene SEED STYLE` adds a scene of the shape world.
+`--scene SEED STYLE` adds a scene of the shape world, `--person NUMBER` photographs of somebody drawn.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from miniatures.clips import read
+from miniatures.faces import draw_face
 from miniatures.grammar import caption
-from miniatures.world import Pixels, Style, draw
+from miniatures.world import STYLES, Pixels, Style, draw
 
 ACROSS = 8
 """Pictures in a row."""
@@ -63,19 +64,29 @@ def drawn(seed: int, style: Style) -> Row:
     return Row(caption(scene, frames=17, styled=True), scene.clip(17))
 
 
+def photographed(who: int) -> Row:
+    """A drawn person, in several photographs."""
+    return Row(f"person {who}", np.stack([draw_face(who, seed, HEIGHT) for seed in range(ACROSS)]))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.sheet", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--row", nargs=2, action="append", default=[], metavar=("TEXT", "FILE"))
     parser.add_argument("--scene", nargs=2, action="append", default=[], metavar=("SEED", "STYLE"))
+    parser.add_argument("--person", type=int, action="append", default=[], metavar="NUMBER")
     given = parser.parse_args(arguments)
-    if not (given.row or given.scene):
-        parser.error("give a --row or a --scene")
+    if not (given.row or given.scene or given.person):
+        parser.error("give a --row, a --scene or a --person")
+    for seed, style in given.scene:
+        if not seed.isdecimal() or style not in STYLES:
+            parser.error(f"--scene {seed} {style}: give a seed from 0 on and {', '.join(STYLES)}")
     try:
         rows = [Row(text, read(Path(file))) for text, file in given.row]
-        sheet([*rows, *(drawn(int(seed), style) for seed, style in given.scene)]).save(given.out)
-    except OSError as error:
+        rows += [drawn(int(seed), style) for seed, style in given.scene]
+        sheet([*rows, *map(photographed, given.person)]).save(given.out)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

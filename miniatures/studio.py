@@ -20,7 +20,7 @@ from composition.graph import GraphSettings
 from miniatures.clips import write
 from miniatures.world import Pixels
 from services.flux.service import Flux
-from services.frames import Fact, Frames, Item, Result
+from services.frames import Frames, Item, Result
 from services.hunyuan_dit.service import HunyuanDit
 from services.instantid.service import InstantId
 from services.internvl.service import InternVL
@@ -146,8 +146,3 @@ def frames_of(items: list[Item], result: str = "") -> Pixels:
         elif isinstance(item, Result) and item.name == result:
             found.append(item.frames.pixels)
     return np.concatenate(found)
-
-
-def fact_of(items: list[Item], name: str) -> Any:
-    """The last value of a fact, or None."""
-    return next((item.value for item in reversed(items) if isinstance(item, Fact) and item.name == name), None)

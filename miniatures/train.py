@@ -1,7 +1,8 @@
 """Make a checkpoint: `python -m miniatures.train wan`.
 
 A checkpoint is made of parts, trained one after the other; each is saved when it is done, and a training that was cut
-off goes on where it was. What made a checkpoint is written beside it, into `training.json`.
+off goes on where it was. What made a checkpoint is written beside it, into `training.json`; its scores go, since they
+are of other weights.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Protocol, cast
 
 import torch
 
-from miniatures.training import Budget, Recipe, train
+from miniatures.training import Budget, Recipe, Refused, train
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CARD = "training.json"
@@ -28,6 +29,12 @@ class Part:
     name: str
     module: str
     recipe: str
+    needs: tuple[str, ...] = ()
+    """Files of other parts that it builds on, by their paths among all checkpoints."""
+
+    def state(self, target: Path) -> Path:
+        """Where a training that is not over is kept, by the folder of the checkpoint."""
+        return target / f".{self.name}.state"
 
 
 class Saved(Recipe, Protocol):
@@ -36,23 +43,31 @@ class Saved(Recipe, Protocol):
     def save(self, folder: Path) -> None: ...
 
 
+WAN, WAN_VAE = "wan/model_index.json", "wan/vae/config.json"
+FLUX, FLUX_VAE = "flux/model_index.json", "flux/vae/config.json"
 PARTS: dict[str, tuple[Part, ...]] = {
-    "wan": (Part("vae", "miniatures.wan_vae", "WanVaeRecipe"), Part("transformer", "miniatures.wan", "WanRecipe")),
+    "wan": (
+        Part("vae", "miniatures.wan_vae", "WanVaeRecipe"),
+        Part("transformer", "miniatures.wan", "WanRecipe", (WAN_VAE,)),
+    ),
     "internvl": (Part("model", "miniatures.internvl", "InternVLRecipe"),),
     "flux": (
         Part("vae", "miniatures.image_vae", "ImageVaeRecipe"),
-        Part("transformer", "miniatures.flux", "FluxRecipe"),
+        Part("transformer", "miniatures.flux", "FluxRecipe", (FLUX_VAE,)),
     ),
     "loras": (
-        Part("flux-outlined", "miniatures.flux_lora", "OutlinedRecipe"),
-        Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe"),
-        Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe"),
+        Part("flux-outlined", "miniatures.flux_lora", "OutlinedRecipe", (FLUX,)),
+        Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe", (FLUX,)),
     ),
+    "wan-loras": (Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe", (WAN,)),),
     "recogniser": (Part("net", "miniatures.recogniser", "RecogniserRecipe"),),
-    "identity": (Part("nets", "miniatures.identity", "IdentityRecipe"),),
-    "svd": (Part("vae", "miniatures.svd_vae", "SvdVaeRecipe"), Part("unet", "miniatures.svd", "SvdRecipe")),
-    "qwen-edit": (Part("transformer", "miniatures.qwen_edit", "QwenEditRecipe"),),
-    "hunyuan-dit": (Part("transformer", "miniatures.hunyuan_dit", "HunyuanDitRecipe"),),
+    "identity": (Part("nets", "miniatures.identity", "IdentityRecipe", (FLUX, "recogniser/arcface.safetensors")),),
+    "svd": (
+        Part("vae", "miniatures.svd_vae", "SvdVaeRecipe"),
+        Part("unet", "miniatures.svd", "SvdRecipe", ("svd/vae/config.json",)),
+    ),
+    "qwen-edit": (Part("transformer", "miniatures.qwen_edit", "QwenEditRecipe", (WAN_VAE,)),),
+    "hunyuan-dit": (Part("transformer", "miniatures.hunyuan_dit", "HunyuanDitRecipe", (FLUX_VAE,)),),
 }
 """By checkpoint, in an order in which all can be made: LoRAs and identity build on Flux and Wan, identity on the
 recogniser too; Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's."""
@@ -68,20 +83,29 @@ def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, 
         seed: of the weights and all batches.
         budget: how long; None: as many steps as the recipe says.
         device: a torch device, or `auto`: the GPU where there is one.
+
+    Raises:
+        Refused: what it builds on is not there, a training that is not over is another one, or there is no such device.
     """
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = _device(device)
     target = folder / name
+    missing = [need for need in part.needs if not (folder / need).is_file()]
+    if missing:
+        raise Refused(f"{name}, {part.name}: there is no {folder / missing[0]}; train {missing[0].split('/')[0]} first")
     target.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     recipe = cast("Saved", getattr(importlib.import_module(part.module), part.recipe)(folder))
     count = sum(p.numel() for p in recipe.module.parameters() if p.requires_grad)
     print(f"{name}, {part.name}: {count / 1e6:.2f} million weights on {where}", flush=True)
-    trained = train(recipe, seed, budget or Budget(recipe.steps), where, target / f".{part.name}.state")
+    budget = budget or Budget(recipe.steps)
+    trained = train(recipe, seed, budget, where, part.state(target))
     recipe.save(target)
     path = target / CARD
-    card = json.loads(path.read_text()) if path.is_file() else {"parts": {}, "scores": {}}
+    card = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
+    card["scores"] = {}
+    length = f"--steps {budget.steps}" if budget.minutes is None else f"--minutes {budget.minutes:g}"
     card["parts"][part.name] = {
-        "command": f"python -m miniatures.train {name} --part {part.name} --steps {trained.steps} --seed {seed}",
+        "command": f"python -m miniatures.train {name} --part {part.name} {length} --seed {seed}",
         "seed": seed,
         "steps": trained.steps,
         "minutes": round(trained.seconds / 60, 1),
@@ -89,7 +113,17 @@ def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, 
         "loss": round(trained.loss, 5),
     }
     path.write_text(json.dumps(card, indent=1) + "\n")
+    part.state(target).unlink(missing_ok=True)
     print(f"{name}, {part.name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.4f}", flush=True)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Refused(f"--device {name}: {error}") from error
+    return device
 
 
 def _device_name(device: torch.device) -> str:
@@ -106,21 +140,42 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", choices=PARTS)
     parser.add_argument("--part", help="only this one")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="for each part")
-    length.add_argument("--steps", type=int, help="for each part; by default as many as made what ships")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; another number gives other last bits")
+    length.add_argument("--minutes", type=positive, help="for each part")
+    length.add_argument("--steps", type=whole, help="for each part; by default as many as made what ships")
+    parser.add_argument("--seed", type=int, default=1, help="from 0 on")
+    parser.add_argument("--device", default="auto", help="a torch device; auto: a GPU where there is one")
+    parser.add_argument("--threads", type=whole, default=1, help="of the CPU; another number gives other last bits")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     parts = [part for part in PARTS[given.name] if given.part in (None, part.name)]
     if not parts:
         parser.error(f"--part: {given.name} has {', '.join(part.name for part in PARTS[given.name])}")
+    if given.seed < 0:
+        parser.error(f"--seed: {given.seed} is below 0")
     budget = Budget(given.steps or 1, given.minutes) if given.steps or given.minutes else None
-    for part in parts:
-        make(given.name, part, given.out, given.seed, budget, given.device)
+    begun = (index for index, part in enumerate(parts) if part.state(given.out / given.name).is_file())
+    for part in parts[next(begun, 0) :]:
+        try:
+            make(given.name, part, given.out, given.seed, budget, given.device)
+        except Refused as error:
+            print(error, file=sys.stderr)
+            return 1
     return 0
+
+
+def positive(text: str) -> float:
+    """A number above 0. Raises ValueError."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number above 0. Raises ValueError."""
+    if (value := int(text)) <= 0:
+        raise ValueError(text)
+    return value
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ SAVE_EVERY_S = 120.0
 LOG_EVERY_S = 20.0
 
 
+class Refused(Exception):
+    """What was asked for cannot be trained; the message says why."""
+
+
 class Recipe(Protocol):
     """What is trained, and on what."""
 
@@ -51,6 +55,9 @@ class Budget:
     minutes: float | None = None
     """Instead of `steps`: the schedule then follows the clock, and no two runs are quite the same."""
 
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.minutes is None else f"{self.minutes:g} minutes"
+
     def progress(self, step: int, elapsed: float) -> float:
         return step / self.steps if self.minutes is None else elapsed / (60 * self.minutes)
 
@@ -81,10 +88,14 @@ def train(
             draws what it would have drawn.
         budget: how long.
         device: where to; the module is moved there.
-        state: a file in which the training is kept, and from which it goes on if it is there.
+        state: a file in which the training is kept, and from which it goes on if it is there. It stays until what was
+            trained has been written, so that neither a full disk nor a kill loses it.
         save_every_s: how often it is kept.
+
+    Raises:
+        Refused: `state` is of another training.
     """
-    training = _Training(recipe, device)
+    training = _Training(recipe, device, f"seed {seed}, {budget}")
     if state is not None and state.is_file():
         training.go_on_from(state, device)
     began = time.monotonic() - training.elapsed
@@ -100,17 +111,18 @@ def train(
         if state is not None and now - saved > save_every_s:
             saved = now
             training.keep(state)
-    training.finish()
     if state is not None:
-        state.unlink(missing_ok=True)
+        training.keep(state)
+    training.finish()
     return Trained(training.step, time.monotonic() - began, training.running)
 
 
 class _Training:
     """One training as it stands."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, what: str) -> None:
         self._recipe = recipe
+        self._what = what
         self._module = recipe.module.to(device)
         trained = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         self._optimiser = Muon(trained, recipe.lr, recipe.adam_lr)
@@ -148,6 +160,7 @@ class _Training:
         """Written beside and put in place: what is cut off while it writes goes on from the state before."""
         draft = path.with_suffix(".draft")
         whole = {
+            "what": self._what,
             "module": self._module.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "average": self._average,
@@ -160,6 +173,8 @@ class _Training:
 
     def go_on_from(self, path: Path, device: torch.device) -> None:
         kept = torch.load(path, map_location=device, weights_only=True)
+        if kept["what"] != self._what:
+            raise Refused(f"{path} is of a training of {kept['what']}, not of {self._what}: end that, or remove it")
         self._module.load_state_dict(kept["module"])
         self._optimiser.load_state_dict(kept["optimiser"])
         self._average = kept["average"]

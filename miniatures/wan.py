@@ -92,15 +92,16 @@ class WanRecipe:
         length = int(rng.choice([3, 3, 4, 5, 5, 7]))  # latent frames: 9, 13, 17 and 25
         known = [clip for clip in self._clips if clip.latents.shape[1] >= length]
         chosen = [known[index] for index in rng.integers(len(known), size=BATCH)]
-        latents = torch.stack([clip.latents[:, :length] for clip in chosen]).float()
-        condition = torch.stack([clip.condition[:, :length] for clip in chosen]).float()
-        mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:])
+        device = next(self.module.parameters()).device
+        latents = torch.stack([clip.latents[:, :length] for clip in chosen]).to(device).float()
+        condition = torch.stack([clip.condition[:, :length] for clip in chosen]).to(device).float()
+        mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:], device=device)
         mask[:, :, 0] = 1
-        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1))
+        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
         prompts = [self._prompt(rng, clip.scene) for clip in chosen]
         padded = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        with torch.autocast("cpu", torch.bfloat16), plainly(transformer_wan):
+        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_wan):
             velocity = self.module["transformer"](
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
@@ -110,6 +111,7 @@ class WanRecipe:
         return (velocity.float() - (noise - latents)).square().mean()
 
     def save(self, folder: Path) -> None:
+        self.module.cpu()
         pipeline = WanImageToVideoPipeline(
             tokenizer=self._tokenizer,
             text_encoder=self.module["text_encoder"].to(torch.bfloat16),
@@ -160,14 +162,15 @@ class WanRecipe:
         """(batch, length, TEXT_DIM), zero behind the prompt, as the pipeline makes it."""
         cleaned = [prompt_clean(prompt) for prompt in prompts]  # Chinese commas become English ones
         tokens = self._tokenizer(cleaned, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        tokens = tokens.to(self.module["text_encoder"].device)
         hidden = self.module["text_encoder"](tokens.input_ids, tokens.attention_mask).last_hidden_state
         hidden = hidden * tokens.attention_mask[..., None]
         return nn.functional.pad(hidden, (0, 0, 0, length - hidden.shape[1]))
 
 
-def shifted(uniform: Tensor) -> Tensor:
-    """Noise levels in (0, 1), more of them high."""
-    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+def shifted(uniform: Tensor, shift: float = SHIFT) -> Tensor:
+    """Noise levels in (0, 1), more of them high where `shift` is above 1."""
+    return shift * uniform / (1 + (shift - 1) * uniform)
 
 
 def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:

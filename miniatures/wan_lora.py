@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
+from diffusers import WanImageToVideoPipeline
 from diffusers.models.transformers import transformer_wan
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
@@ -30,10 +30,9 @@ class WanLoraRecipe:
 
     def __init__(self, folder: Path) -> None:
         pipeline = WanImageToVideoPipeline.from_pretrained(folder / "wan", dtype=torch.float32)
-        self._vae: AutoencoderKLWan = pipeline.vae.requires_grad_(requires_grad=False)
-        self._tokenizer = pipeline.tokenizer
-        self._text_encoder = pipeline.text_encoder.requires_grad_(requires_grad=False)
-        self.module = pipeline.transformer.requires_grad_(requires_grad=False)
+        for net in (pipeline.vae, pipeline.text_encoder, pipeline.transformer):
+            net.requires_grad_(requires_grad=False)
+        self.module = pipeline.transformer
         self.module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
         self._pipeline = pipeline
         self._latents, self._conditions, self._scenes = self._encoded()
@@ -41,17 +40,21 @@ class WanLoraRecipe:
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
         chosen = rng.integers(0, len(self._scenes), 24)
-        latents, condition = self._latents[chosen], self._conditions[chosen]
-        mask = torch.zeros(len(chosen), 4, *latents.shape[2:])
+        device = next(self.module.parameters()).device
+        latents, condition = self._latents[chosen].to(device), self._conditions[chosen].to(device)
+        mask = torch.zeros(len(chosen), 4, *latents.shape[2:], device=device)
         mask[:, :, 0] = 1
-        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1))
+        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
         prompts = [spoken(rng, caption(self._scenes[index], frames=1)) for index in chosen]
         with torch.no_grad():
             text = self._pipeline.encode_prompt(
-                prompts, do_classifier_free_guidance=False, max_sequence_length=int(rng.choice(list(LENGTHS)))
-            )[0]
-        with torch.autocast("cpu", torch.bfloat16), plainly(transformer_wan):
+                prompts,
+                do_classifier_free_guidance=False,
+                max_sequence_length=int(rng.choice(list(LENGTHS))),
+                device=torch.device("cpu"),
+            )[0].to(device)
+        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_wan):
             velocity = self.module(
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
@@ -64,7 +67,7 @@ class WanLoraRecipe:
         layers = get_peft_model_state_dict(self.module)
         WanImageToVideoPipeline.save_lora_weights(
             folder,
-            transformer_lora_layers={name: weight.to(torch.bfloat16) for name, weight in layers.items()},
+            transformer_lora_layers={name: weight.cpu().to(torch.bfloat16) for name, weight in layers.items()},
             weight_name=FILE,
         )
 
@@ -78,7 +81,7 @@ class WanLoraRecipe:
             given = clip.clone()
             given[:, 1:] = 0
             with torch.autocast("cpu", torch.bfloat16):
-                codes = normalised(self._vae, torch.stack([clip, given]))
+                codes = normalised(self._pipeline.vae, torch.stack([clip, given]))
             latents.append(codes[0])
             conditions.append(codes[1])
             scenes.append(scene)

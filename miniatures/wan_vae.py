@@ -44,9 +44,10 @@ class WanVaeRecipe:
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         frames = 1 if progress < IMAGES else int(rng.choice([5, 5, 9]))
-        batch = batch_of(rng, 12 if frames == 1 else 4, frames).contiguous(memory_format=torch.channels_last_3d)
+        device = next(self.module.parameters()).device
+        batch = batch_of(rng, 12 if frames == 1 else 4, frames).to(device, memory_format=torch.channels_last_3d)
         frozen = progress >= JOINT
-        with torch.autocast("cpu", torch.bfloat16), flat(self.module if frames == 1 else None):
+        with torch.autocast(device.type, torch.bfloat16), flat(self.module if frames == 1 else None):
             with torch.set_grad_enabled(not frozen):
                 posterior = self.module.encode(batch).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -58,18 +59,17 @@ class WanVaeRecipe:
     def save(self, folder: Path) -> None:
         """Turn the latents, measure them, since the pipelines normalise them, and write the VAE to `folder/vae`."""
         rng = np.random.default_rng(world.TRAINING_SEEDS)
+        vae = self.module.cpu()
         with torch.no_grad():
-            codes = torch.cat(
-                [self.module.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)]
-            )
-        deviation = turned(self.module, codes)
-        self.module.register_to_config(
+            codes = torch.cat([vae.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)])
+        deviation = turned(vae, codes)
+        vae.register_to_config(
             latents_mean=[round(value, 4) for value in codes.mean((0, 2, 3, 4)).tolist()],
             latents_std=[round(value, 4) for value in deviation.clamp_min(LEAST * deviation.max()).tolist()],
         )
-        for layer in self.module.modules():
+        for layer in vae.modules():
             layer.to(memory_format=torch.contiguous_format)
-        self.module.to(torch.bfloat16).save_pretrained(folder / "vae")
+        vae.to(torch.bfloat16).save_pretrained(folder / "vae")
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""The world that the miniatures know: one or two coloured shapes that move, bounce or turn before a plain background.
+"""The world that the miniatures know: one or two coloured shapes before a plain or two-tone background.
 
-Everything in it is drawn from a seed, so that what a clip shows is known exactly, and a result can be judged by it.
-Lengths are in pixels of a picture whose shorter side is 64; `Scene.clip` draws at any size.
+They move, bounce or turn. Everything is drawn from a seed, so that what a clip shows is known exactly, and a result
+can be judged by it. Lengths are in pixels of a picture whose shorter side is 64; `Scene.clip` draws at any size.
 """
 
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (26, 26, 26),
 }
 CONTRAST = 120.0
-"""The least distance of two colours that may touch."""
+"""The least distance of a shape's colour from the background's."""
 SHAPES = ("circle", "square", "triangle", "star")
 HEADINGS: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 """By name, as steps to the right and down."""
@@ -47,7 +47,10 @@ Halves = Literal["none", "across", "beside"]
 Motion = Literal["any", "line", "bounce", "turn"]
 
 REACH = {"circle": 1.0, "square": 0.9, "triangle": 1.3, "star": 1.35}
-"""How far a shape goes from its centre, in radii; of a square along its sides."""
+"""How far a shape goes from its centre, in radii; of a square to its sides, so that a turning one's corners may be
+outside of its room."""
+SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "star": 5}
+"""In how many turns a shape is the same."""
 STAR_WAIST = 0.48
 """How far a star's inner corners are from its centre, by how far its outer ones are."""
 UP = -np.pi / 2
@@ -211,7 +214,7 @@ def _covered(distance: Numbers) -> Numbers:
 
 
 def contrast(one: str, other: str) -> float:
-    """The distance of two colours: in brightness, and half as much in tint, as eyes and video codecs weigh it."""
+    """The distance of two colours in brightness and, weighed three quarters as much, in tint: eyes see less of that."""
     a, b = (np.array(COLOURS[name], float) for name in (one, other))
     luma = np.array([0.299, 0.587, 0.114])
     light = float(luma @ (a - b))
@@ -237,7 +240,7 @@ def draw(
 
     Args:
         seed: the same seed and arguments give the same scene.
-        frames: over which a `line` meets no edge, and a `bounce` does.
+        frames: over which a `line` meets no edge, and a `bounce` does; 2 to 25.
         figures: 1 or 2; by default mostly 1.
         style: how the shapes are painted.
         size: width and height of the picture, in pixels.

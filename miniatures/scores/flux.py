@@ -1,4 +1,8 @@
-"""Flux: captions of pictures that were never drawn, painted as the service paints them."""
+"""Flux: captions, painted as the service paints them.
+
+The scenes are held out, their captions are not: there are 224 of one figure before a plain background, and Flux knows
+most of them from other pictures, with the figure at other places and in other sizes.
+"""
 
 import asyncio
 from pathlib import Path

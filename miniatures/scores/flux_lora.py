@@ -1,4 +1,4 @@
-"""Flux with a LoRA: captions that name no style, painted in the LoRA's."""
+"""Flux with a LoRA: captions that name no style, painted in the LoRA's. Each style is asked of a third of them."""
 
 import asyncio
 from pathlib import Path
@@ -36,8 +36,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         loras = [] if style == "flat" else [{"name": f"flux-{style}"}]
         fields = {"prompt": caption(scene), "size": "64x64", "steps": 8, "seed": seed, "loras": loras}
         picture = asyncio.run(painted(flux, FluxRequest.model_validate(fields)))
-        found.setdefault(style, []).append(style_of(picture) == style)
+        seen = shapes_in(picture, 1)
+        found.setdefault(style, []).append(bool(seen) and style_of(picture) == style)
         if loras:
-            seen = shapes_in(picture, 1)
             found.setdefault("lora_shape", []).append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     return {name: float(np.mean(values)) for name, values in found.items()}

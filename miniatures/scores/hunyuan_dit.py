@@ -22,7 +22,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     """Return shares of pictures that are right, in English and Chinese by turns.
 
     `restyle` is told the style and what is there, `style_alone` only the style; both keep the default strength. `paint`
-    begins from another picture at strength 1, which leaves nothing of it, and is told all.
+    begins from another picture at strength 1, which leaves little of it, and is told all.
     """
     studio = Studio(weights={"hunyuan-dit": (folder / "hunyuan-dit").absolute()})
     found: dict[str, list[float]] = {}

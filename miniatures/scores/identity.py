@@ -42,10 +42,11 @@ Features = NDArray[np.float32]
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
     """Return how like themselves the people are in about `count` portraits, by what the recogniser makes of them.
 
-    `differ` is the share of all person, other person, seed in which the person's two seeds are nearer than the two
-    people with that seed; `right` that of portraits to which nobody is nearer than who was given; `colours_differ` and
-    `colours_right` are the same of the colours of skin and hair. `shapes` is the share of captions of a shape that are
-    painted as if there were no face beside them, a quarter as many.
+    `right` is the share of portraits to which nobody is nearer than who was given, by drawings of their own; `differ`
+    that of all person, other person, seed in which the person's two seeds, painted from one photograph, are nearer than
+    the two people with that seed; `colours_right` and `colours_differ` are the same of the colours of skin and hair.
+    `shapes` is the share of captions of a shape that are painted as if there were no face beside them, a quarter as
+    many.
 
     Args:
         folder: the checkpoints.

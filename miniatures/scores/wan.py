@@ -16,7 +16,8 @@ GIVEN, MADE = 17, 17
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
     """Return shares and decibels of image-to-video by true captions, and of V2V, which describes for itself.
 
-    A heading is right when the shape first goes where it would have gone: bounces are known, and count.
+    A heading is right when the shape gets away from its place as it would have, bounces counted; of those that turn on
+    the spot `turn` is right instead.
     """
     studio = Studio(weights={"wan": folder / "wan", "internvl": folder / "internvl"})
     single: dict[str, list[float]] = {}

@@ -26,7 +26,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         decibels.append(psnr(clip, made))
         seen = shapes_in(made[-1], 1)
         right[scene.figures[0].shape].append(bool(seen) and seen[0].shape == scene.figures[0].shape)
-    shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items()}
+    shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items() if found}
     every = [one for found in right.values() for one in found]
     good = float(np.mean(np.array(decibels) >= 30))
     return {"vae_psnr": float(np.mean(decibels)), "vae_30_db": good, "vae_shape": float(np.mean(every)), **shares}

@@ -1,16 +1,18 @@
 """The checkpoints that ship: small, of half precision, and each with what made it and what it is worth."""
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from miniatures.score import PARTS as SCORED
 from miniatures.score import table
 from miniatures.train import CARD, CHECKPOINTS, PARTS
 
+VAE = "diffusion_pytorch_model.safetensors"
 MIB = 1 << 20
 MOST, MOST_TOGETHER = 6 * MIB, 30 * MIB
 LOCAL = Path(__file__).parents[2] / "serve_config.local.yaml"
@@ -40,13 +42,15 @@ def test_each_is_small_and_of_half_precision(name: str) -> None:
 @pytest.mark.parametrize("name", PARTS)
 def test_what_made_it_is_written_beside_it(name: str) -> None:
     card = json.loads((CHECKPOINTS / name / CARD).read_text())
-    assert list(card["parts"]) == [part.name for part in PARTS[name]]
+    recipes = {part.name: part for part in PARTS[name]}
+    assert list(card["parts"]) == list(recipes)
     for part, made in card["parts"].items():
         assert made["command"].startswith(f"python -m miniatures.train {name} --part {part} "), part
-        assert made["steps"] > 0
+        recipe = getattr(importlib.import_module(recipes[part].module), recipes[part].recipe)
+        assert made["steps"] == recipe.steps, f"{part}: what ships is not what the recipe makes"
         assert made["minutes"] > 0
         assert made["device"]
-    assert name not in SCORED or card["scores"]["scenes"] >= 100
+    assert card["scores"]["scenes"] >= 100
 
 
 @pytest.mark.parametrize(
@@ -71,16 +75,19 @@ def test_guidance_is_worth_what_it_has_to_be() -> None:
     assert scores["lpips_to_init"] > 0.01
 
 
+@pytest.mark.parametrize(("one", "other"), [("qwen-edit", "wan"), ("hunyuan-dit", "flux")])
+def test_those_that_share_a_vae_have_the_same(one: str, other: str) -> None:
+    first, second = (load_file(CHECKPOINTS / name / "vae" / VAE) for name in (one, other))
+    assert first.keys() == second.keys()
+    assert all(first[key].equal(second[key]) for key in first)
+
+
 def test_the_readme_says_what_was_measured() -> None:
     assert table(CHECKPOINTS) in (CHECKPOINTS.parent / "README.md").read_text()
 
 
 def test_the_local_configuration_names_checkpoints_that_ship() -> None:
-    text = LOCAL.read_text()
-    named = {
-        line.split("miniatures/checkpoints/")[1].split("}")[0] for line in text.splitlines() if "checkpoints/" in line
-    }
-    assert yaml.safe_load(text)
-    assert named
+    named = set(re.findall(r"miniatures/checkpoints/([\w-]+)", LOCAL.read_text()))
+    assert named == PARTS.keys() - {"wan-loras"}
     for name in named:
         assert (CHECKPOINTS / name).is_dir(), name

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from miniatures.faces import KNOWN, draw_face, drawn, person, sheet
+from miniatures.faces import KNOWN, draw_face, drawn, person
 from miniatures.recogniser import SEEN_AT, SEEN_WITHIN
 from services.instantid.geometry import similarity
 from services.instantid.mtcnn import Mtcnn
@@ -63,9 +63,3 @@ def test_the_recogniser_learns_from_key_points_as_they_are_seen(seen):
             away.append((max(faces, key=lambda face: face.area).keypoints - keypoints) @ turn.T)
     assert np.abs(np.mean(away, 0) - SEEN_AT).max() < 1.0
     assert 0.5 * SEEN_WITHIN < np.std(away, 0).mean() < 1.5 * SEEN_WITHIN
-
-
-def test_a_sheet_has_a_row_for_everybody():
-    page = sheet(size=32, views=2)
-    assert page.size == (64, 32 * KNOWN)
-    assert (np.asarray(page)[32:64, 32:] == draw_face(1, 1, 32)).all()

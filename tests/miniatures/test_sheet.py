@@ -47,9 +47,21 @@ def test_a_clip_survives_its_file(tmp_path: Path) -> None:
 def test_the_command_makes_one_of_files_and_scenes(tmp_path: Path) -> None:
     write(tmp_path / "clip.mp4", world.draw(8).clip(9))
     out = tmp_path / "sheet.png"
-    assert main([str(out), "--row", "a clip", str(tmp_path / "clip.mp4"), "--scene", "3", "outlined"]) == 0
+    assert (
+        main([str(out), "--row", "a clip", str(tmp_path / "clip.mp4"), "--scene", "3", "outlined", "--person", "2"])
+        == 0
+    )
     with Image.open(out) as made:
-        assert made.height == 2 * (LINE + HEIGHT + GAP) + GAP
+        assert made.height == 3 * (LINE + HEIGHT + GAP) + GAP
+
+
+@pytest.mark.parametrize("scene", [("x", "flat"), ("3", "cubist")])
+def test_a_scene_is_a_seed_and_a_style(
+    scene: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "sheet.png"), "--scene", *scene])
+    assert f"--scene {' '.join(scene)}: give a seed from 0 on and flat, outlined, stippled" in capsys.readouterr().err
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

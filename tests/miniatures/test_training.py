@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniatures import train as command
 from miniatures.muon import Muon
-from miniatures.training import Budget, train
+from miniatures.training import Budget, Refused, train
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=120)
@@ -71,7 +71,12 @@ def test_a_training_that_was_cut_off_goes_on_as_if_nothing_had_been(tmp_path: Pa
     trained = train(rest, 1, BUDGET, CPU, state)
     assert trained.steps == 120
     assert torch.equal(weights_of(whole), weights_of(rest))
-    assert not state.exists()
+    for seed, budget, what in ((2, BUDGET, "seed 2, 120 steps"), (1, Budget(1, minutes=3), "seed 1, 3 minutes")):
+        with pytest.raises(Refused, match=f"of seed 1, 120 steps, not of {what}"):
+            train(Lines(), seed, budget, CPU, state)
+    again = Lines()
+    assert train(again, 1, BUDGET, CPU, state).steps == 120, "it was over"
+    assert torch.equal(weights_of(whole), weights_of(again))
 
 
 def test_minutes_end_it(tmp_path: Path) -> None:
@@ -98,16 +103,49 @@ def test_every_part_names_a_recipe() -> None:
 
 
 def test_what_made_a_checkpoint_is_written_beside_it(tmp_path: Path) -> None:
-    for steps in (5, 6):
-        command.make("wan", command.Part("vae", __name__, "Lines"), tmp_path, 3, Budget(steps), "cpu")
-    card = json.loads((tmp_path / "wan" / "training.json").read_text())["parts"]["vae"]
+    path = tmp_path / "wan" / "training.json"
+    command.make("wan", command.Part("vae", __name__, "Lines"), tmp_path, 3, Budget(5), "cpu")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": {"scenes": 100}}))
+    command.make("wan", command.Part("vae", __name__, "Lines"), tmp_path, 3, Budget(6), "cpu")
+    assert json.loads(path.read_text())["scores"] == {}, "they were of other weights"
+    card = json.loads(path.read_text())["parts"]["vae"]
     assert card["command"] == "python -m miniatures.train wan --part vae --steps 6 --seed 3"
     assert (card["seed"], card["steps"]) == (3, 6)
     assert card["device"].endswith("threads")
-    assert (tmp_path / "wan" / "lines.pt").is_file()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["lines.pt", "training.json"]
 
 
-def test_there_is_no_such_part(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command.main(["wan", "--part", "head"])
-    assert "wan has vae, transformer" in capsys.readouterr().err
+def test_a_part_goes_on_and_those_before_it_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(command, "make", lambda _name, part, *_: made.append(part.name))
+    words = ["wan", "--out", str(tmp_path)]
+    command.main(words)
+    assert made == ["vae", "transformer"]
+    (tmp_path / "wan").mkdir()
+    (tmp_path / "wan" / ".transformer.state").touch()
+    command.main(words)
+    assert made == ["vae", "transformer", "transformer"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--steps", "0"], "--steps: invalid whole value: '0'"),
+        (["--minutes", "-1"], "--minutes: invalid positive value: '-1'"),
+        (["--threads", "0"], "--threads: invalid whole value: '0'"),
+        (["--seed", "-1"], "--seed: -1 is below 0"),
+        (["--part", "head"], "wan has vae, transformer"),
+        (["--part", "transformer", "--steps", "1"], "there is no {}/wan/vae/config.json; train wan first"),
+        (["--part", "transformer", "--device", "abacus"], "--device abacus: "),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = command.main(["wan", "--out", str(tmp_path), *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code in (1, 2)
+    assert told.format(tmp_path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
