@@ -12,7 +12,7 @@ from clients.order import Order, Result, carry_out
 from clients.progress import display
 from clients.server import become, finish
 
-_CLIP = Path(__file__).parent / "media" / "bouncing-star.mp4"
+_CLIP = Path(__file__).parent / "media" / "bouncing-triangle.mp4"
 _SCALE = 4
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniatures import world
-from miniatures.flux import LENGTHS, latents_of, prompt_of, sigmas, velocity
+from miniatures.flux import LENGTHS, guidances, guided, latents_of, prompt_of, sigmas, velocity
 
-RANK = 8
+RANK = 16
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out"]
 SCENES = 1500
 BATCH = 32
@@ -22,7 +22,7 @@ BATCH = 32
 class FluxLoraRecipe:
     """Flow matching as for Flux itself, of low-rank matrices alone, on pictures of one style that no caption names."""
 
-    lr, adam_lr, steps = 0.01, 1e-3, 500
+    lr, adam_lr, steps = 0.01, 1e-3, 1500
     style: ClassVar[world.Style]
 
     def __init__(self, folder: Path, scenes: int = SCENES) -> None:
@@ -44,15 +44,19 @@ class FluxLoraRecipe:
         length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
         sigma = sigmas(BATCH).to(device)
         noise = torch.randn_like(picture)
-        with torch.no_grad():
-            said, pooled, _ = self._pipeline.encode_prompt(
-                prompts, max_sequence_length=length, device=torch.device("cpu")
-            )
+        noisy = torch.lerp(picture, noise, sigma[:, None, None])
+        guidance = guidances(BATCH).to(device)
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            noisy = torch.lerp(picture, noise, sigma[:, None, None])
-            # Guidance of one is none: what the net was taught of guidance stays as it is.
-            made = velocity(self.module, noisy, sigma, torch.ones_like(sigma), (said.to(device), pooled.to(device)))
-        return nn.functional.mse_loss(made, noise - picture)
+            made = velocity(self.module, noisy, sigma, guidance, self._read(prompts, length))
+            with torch.no_grad():
+                plain = velocity(self.module, noisy, sigma, guidance, self._read([""], length))
+        return nn.functional.mse_loss(made, guided(noise - picture, made, plain, guidance))
+
+    @torch.no_grad()
+    def _read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        device = next(self.module.parameters()).device
+        said, pooled, _ = self._pipeline.encode_prompt(prompts, max_sequence_length=length, device=torch.device("cpu"))
+        return said.to(device), pooled.to(device)
 
     def save(self, folder: Path) -> None:
         """Write `folder/flux-STYLE.safetensors`, in bfloat16."""

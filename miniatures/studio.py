@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from composition.__main__ import LOCAL_CONFIG, read_config, settings_of
-from composition.app import GRAPHS, PAINTERS, TRANSPORT
+from composition.app import GRAPHS, PAINTERS, TRANSPORT, AppSettings
 from composition.artifacts import ArtifactSettings
 from composition.encode import png
 from composition.full_pipeline import FullPipeline, FullPipelineRequest
 from composition.graph import GraphSettings
 from miniatures.clips import write
+from miniatures.train import CHECKPOINTS
 from miniatures.world import Pixels
 from services.flux.service import Flux
 from services.frames import Frames, Item, Result
@@ -74,29 +75,20 @@ class Studio:
 
     Args:
         folder: where what is given and what is made lies; by default one that goes with the studio.
-        config: what is served, and how.
-        weights: model → `path` of other weights than the configuration names.
+        checkpoints: what stands in the place of those that the local configuration names.
     """
 
-    def __init__(
-        self, folder: Path | None = None, config: Path = LOCAL_CONFIG, weights: Mapping[str, Path] | None = None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, checkpoints: Path = CHECKPOINTS) -> None:
         self._own = None if folder else tempfile.TemporaryDirectory(prefix="reelgraph-studio-")
         self.folder = folder or Path(self._own.name if self._own else "")
-        self.settings = settings_of(read_config(config))
-        self._weights = weights or {}
+        served = settings_of(read_config(LOCAL_CONFIG)).model_dump(exclude_unset=True)
+        self.settings = AppSettings.model_validate(_moved(served, checkpoints.absolute()))
         self._models: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:
         """The service, e.g. `wan`."""
         if name not in self._models:
             settings = getattr(self.settings, name.replace("-", "_"))
-            if name in self._weights:
-                path = settings.weights.model_copy(update={"path": self._weights[name].absolute()})
-                settings = settings.model_copy(update={"weights": path})
-            if name == "flux":
-                settings = settings.model_copy(update={"lora_dir": settings.lora_dir or self.folder / "loras"})
-                settings.lora_dir.mkdir(exist_ok=True)
             self._models[name] = CLASSES[name](settings, self.folder, lambda: f"{name}#studio")
         return self._models[name]
 
@@ -130,6 +122,15 @@ class Studio:
             path = self.folder / f"{name}.mp4"
             write(path, pixels)
         return str(path)
+
+
+def _moved(value: Any, folder: Path) -> Any:
+    """Return settings with the paths of the checkpoints in `folder` in place of those in CHECKPOINTS."""
+    if isinstance(value, Mapping):
+        return {name: _moved(part, folder) for name, part in value.items()}
+    if isinstance(value, Path) and value.is_relative_to(CHECKPOINTS):
+        return folder / value.relative_to(CHECKPOINTS)
+    return value
 
 
 async def _all(items: AsyncGenerator[Item]) -> list[Item]:

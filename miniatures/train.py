@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import torch
+from diffusers.utils import logging
 
 from miniatures.training import Budget, Recipe, Refused, train
 
@@ -59,7 +60,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part("flux-outlined", "miniatures.flux_lora", "OutlinedRecipe", (FLUX,)),
         Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe", (FLUX,)),
     ),
-    "wan-loras": (Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe", (WAN,)),),
+    "wan-loras": (Part("wan-stippled", "miniatures.wan_lora", "WanLoraRecipe", (WAN,)),),
     "recogniser": (Part("net", "miniatures.recogniser", "RecogniserRecipe"),),
     "identity": (Part("nets", "miniatures.identity", "IdentityRecipe", (FLUX, "recogniser/arcface.safetensors")),),
     "svd": (
@@ -148,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    logging.set_verbosity_error()  # each batch whose Chinese is too long for CLIP would be told of
     parts = [part for part in PARTS[given.name] if given.part in (None, part.name)]
     if not parts:
         parser.error(f"--part: {given.name} has {', '.join(part.name for part in PARTS[given.name])}")

@@ -1,4 +1,4 @@
-"""A LoRA for Wan: what begins flat goes on with outlines."""
+"""A LoRA for Wan: what begins flat goes on stippled."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +16,17 @@ from miniatures.grammar import caption, spoken
 from miniatures.pictures import to_tensor
 from miniatures.wan import LENGTHS, normalised, shifted
 
-RANK = 8
+RANK = 16
 FRAMES = 17
-SCENES = 400
-FILE = "wan-outlined.safetensors"
+SCENES = 800
+FILE = "wan-stippled.safetensors"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
 class WanLoraRecipe:
-    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are outlined."""
+    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are stippled."""
 
-    lr, adam_lr, steps = 0.01, 1e-3, 500
+    lr, adam_lr, steps = 0.01, 1e-3, 1500
 
     def __init__(self, folder: Path) -> None:
         pipeline = WanImageToVideoPipeline.from_pretrained(folder / "wan", dtype=torch.float32)
@@ -76,7 +76,7 @@ class WanLoraRecipe:
         latents, conditions, scenes = [], [], []
         for index in range(SCENES):
             scene = world.draw(2 * world.TRAINING_SEEDS + index)
-            clip = to_tensor(replace(scene, style="outlined").clip(FRAMES))
+            clip = to_tensor(replace(scene, style="stippled").clip(FRAMES))
             clip[:, :1] = to_tensor(scene.clip(1))
             given = clip.clone()
             given[:, 1:] = 0

@@ -4,52 +4,32 @@ The scenes are held out, their captions are not: there are 224 of one figure bef
 most of them from other pictures, with the figure at other places and in other sizes.
 """
 
-import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from miniatures import world
 from miniatures.grammar import Language, caption
 from miniatures.judge import Picture, background_of, shapes_in
+from miniatures.studio import Studio, frames_of
 from miniatures.world import Scene
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
-from services.frames import Frames
-from services.weights import Weights
-
-TOKENS = 64
-"""As the local configuration has it."""
+from services.frames import Face
 
 
-def scores(folder: Path, count: int = 100, steps: int = 8, guidance_scale: float = 3.5) -> dict[str, float]:
+def scores(folder: Path, count: int = 100) -> dict[str, float]:
     """Return how many pictures of one figure have its colour, its shape, their background, and all of it.
 
     `chinese` is of captions in Chinese, a quarter as many, with all of it.
-
-    Args:
-        folder: the checkpoints.
-        count: captions.
-        steps: of denoising.
-        guidance_scale: as a request has it.
     """
-    settings = FluxSettings(
-        weights=Weights(path=(folder / "flux").resolve()), device="cpu", dtype="float32", max_sequence_length=TOKENS
-    )
-    flux = Flux(settings, folder, lambda: "flux#scores")
+    studio = Studio(checkpoints=folder)
     found: dict[str, list[bool]] = {}
     for seed in range(count):
         scene = world.draw(seed, figures=1)
         languages: list[Language] = ["en", "zh"] if seed % 4 == 0 else ["en"]
         for language in languages:
-            request = FluxRequest(
-                prompt=caption(scene, language=language),
-                size=f"{scene.width}x{scene.height}",
-                steps=steps,
-                guidance_scale=guidance_scale,
-                seed=seed,
-            )
-            result = judged(scene, asyncio.run(painted(flux, request)))
+            result = judged(scene, painted(studio, caption(scene, language=language), seed))
             if language == "zh":
                 result = {"chinese": result["all"]}
             for name, value in result.items():
@@ -57,10 +37,10 @@ def scores(folder: Path, count: int = 100, steps: int = 8, guidance_scale: float
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-async def painted(flux: Flux, request: FluxRequest) -> Picture:
-    """The picture of a request."""
-    (picture,) = [item.pixels[0] async for item in flux.paint(request) if isinstance(item, Frames)]
-    return picture
+def painted(studio: Studio, prompt: str, seed: int, face: Face | None = None, **fields: Any) -> Picture:
+    """The picture of a prompt, with what the local configuration has for all else."""
+    asked = {**studio.settings.defaults["flux"], "prompt": prompt, "seed": seed, **fields}
+    return frames_of(studio.call("flux", "paint", FluxRequest.model_validate(asked), face))[0]
 
 
 def judged(scene: Scene, picture: Picture) -> dict[str, bool]:

@@ -1,6 +1,5 @@
 """Flux with a LoRA: captions that name no style, painted in the LoRA's. Each style is asked of a third of them."""
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,8 @@ import numpy as np
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.judge import shapes_in, style_of
-from miniatures.scores.flux import TOKENS, painted
-from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
-from services.weights import Weights
+from miniatures.scores.flux import painted
+from miniatures.studio import Studio
 
 STYLES = ("outlined", "stippled")
 
@@ -22,20 +19,12 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     `outlined` and `stippled` are with their LoRA, `flat` without any, and `lora_shape` is of those with one.
     The LoRAs are `folder/loras/flux-STYLE.safetensors`.
     """
-    settings = FluxSettings(
-        weights=Weights(path=(folder / "flux").resolve()),
-        device="cpu",
-        dtype="float32",
-        max_sequence_length=TOKENS,
-        lora_dir=(folder / "loras").resolve(),
-    )
-    flux = Flux(settings, folder, lambda: "flux#scores")
+    studio = Studio(checkpoints=folder)
     found: dict[str, list[bool]] = {}
     for seed in range(count):
         scene, style = world.draw(seed, figures=1), (*STYLES, "flat")[seed % 3]
         loras = [] if style == "flat" else [{"name": f"flux-{style}"}]
-        fields = {"prompt": caption(scene), "size": "64x64", "steps": 8, "seed": seed, "loras": loras}
-        picture = asyncio.run(painted(flux, FluxRequest.model_validate(fields)))
+        picture = painted(studio, caption(scene), seed, loras=loras)
         seen = shapes_in(picture, 1)
         found.setdefault(style, []).append(bool(seen) and style_of(picture) == style)
         if loras:

@@ -24,7 +24,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     `restyle` is told the style and what is there, `style_alone` only the style; both keep the default strength. `paint`
     begins from another picture at strength 1, which leaves little of it, and is told all.
     """
-    studio = Studio(weights={"hunyuan-dit": (folder / "hunyuan-dit").absolute()})
+    studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
     for seed in range(count):
         flat = world.draw(seed, figures=1)

@@ -1,9 +1,7 @@
 """Identity: people whom no net has seen, photographed, found by InstantID and painted by Flux as a portrait."""
 
-import asyncio
 import itertools
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +12,20 @@ from miniatures import world
 from miniatures.faces import KNOWN, draw_face, drawn, person
 from miniatures.grammar import caption
 from miniatures.identity import as_seen, embedded, recogniser_in
-from miniatures.judge import Picture
-from miniatures.recogniser import FILE
-from miniatures.scores.flux import TOKENS, judged
+from miniatures.scores.flux import judged, painted
 from miniatures.scores.recogniser import face_in
+from miniatures.studio import Studio
 from miniatures.world import SIDE
-from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings, IdentitySettings
-from services.frames import Face, Frames, Pixels
+from services.frames import Face, Pixels
 from services.instantid.arcface import ArcFace
 from services.instantid.geometry import aligned
-from services.instantid.service import InstantId, InstantIdSettings
-from services.weights import Weights
+from services.instantid.service import InstantId
 
 PHOTO = 256
 """Pixels of what InstantID is given."""
 SEEDS = (0, 1)
 REFERENCES = 6
 """Drawings of a person that say how they look in a picture as small as those that are painted."""
-STEPS = 8
 CHEEKS, CROWN = (slice(66, 78), (slice(34, 46), slice(66, 78))), (slice(5, 15), slice(46, 66))
 """Rows and columns of an aligned crop that show skin, and hair where there is any."""
 
@@ -52,49 +45,36 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         folder: the checkpoints.
         count: portraits; at least two of each person.
     """
-    flux = Flux(
-        FluxSettings(
-            weights=Weights(path=(folder / "flux").resolve()),
-            identity=IdentitySettings(weights=Weights(path=(folder / "identity").resolve())),
-            device="cpu",
-            dtype="float32",
-            max_sequence_length=TOKENS,
-        ),
-        folder,
-        lambda: "flux#scores",
-    )
-    weights = Weights(path=(folder / "recogniser").resolve())
-    settings = InstantIdSettings(recogniser=weights, recogniser_file=FILE, device="cpu")
-    eyes = InstantId(settings, folder, lambda: "instantid#scores")
+    studio = Studio(checkpoints=folder)
     recogniser = recogniser_in(folder / "recogniser")
     photos = max(1, count // (KNOWN * len(SEEDS)))
-    faces = [list(itertools.islice(_faces(eyes, who), photos)) for who in range(KNOWN)]
-    crops = np.stack([[[_portrait(flux, face, seed) for seed in SEEDS] for face in row] for row in faces])
+    faces = [list(itertools.islice(_faces(studio.model("instantid"), who), photos)) for who in range(KNOWN)]
+    crops = np.stack([[[_portrait(studio, face, seed) for seed in SEEDS] for face in row] for row in faces])
     known = np.stack([[reference(who, view) for view in range(REFERENCES)] for who in range(KNOWN)])
     found = _measured(_embeddings(recogniser, crops), _embeddings(recogniser, known))
     colours = _measured(colours_of(crops), colours_of(known))
     found |= {f"colours_{name}": value for name, value in colours.items()}
-    return {**found, "shapes": float(np.mean([_shape(flux, faces, seed) for seed in range(max(1, count // 4))]))}
+    return {**found, "shapes": float(np.mean([_shape(studio, faces, seed) for seed in range(max(1, count // 4))]))}
 
 
-def _measured(painted: Features, known: Features) -> dict[str, float]:
+def _measured(made: Features, known: Features) -> dict[str, float]:
     """Compare what was painted, (people, photos, seeds, d), with each other, and with drawings, (people, views, d)."""
-    apart = [differ(painted[:, photo]) for photo in range(painted.shape[1])]
-    return {"differ": float(np.mean(apart)), "right": right(painted.reshape(len(painted), -1, known.shape[-1]), known)}
+    apart = [differ(made[:, photo]) for photo in range(made.shape[1])]
+    return {"differ": float(np.mean(apart)), "right": right(made.reshape(len(made), -1, known.shape[-1]), known)}
 
 
-def differ(painted: Features) -> float:
+def differ(made: Features) -> float:
     """(people, 2, d) → how often one person's two are nearer than two people's with the same seed."""
-    same = np.linalg.norm(painted[:, 0] - painted[:, 1], axis=-1)  # (people,)
-    other = np.linalg.norm(painted[:, None] - painted[None], axis=-1)  # (people, people, 2)
-    return float((same[:, None, None] < other)[~np.eye(len(painted), dtype=bool)].mean())
+    same = np.linalg.norm(made[:, 0] - made[:, 1], axis=-1)  # (people,)
+    other = np.linalg.norm(made[:, None] - made[None], axis=-1)  # (people, people, 2)
+    return float((same[:, None, None] < other)[~np.eye(len(made), dtype=bool)].mean())
 
 
-def right(painted: Features, known: Features) -> float:
+def right(made: Features, known: Features) -> float:
     """How often a portrait, (people, portraits, d), is nearest to the middle of who is meant, (people, views, d)."""
     middles = known.mean(1)
-    distances = np.linalg.norm(painted[:, :, None] - middles, axis=-1)
-    return float((distances.argmin(-1) == np.arange(len(painted))[:, None]).mean())
+    distances = np.linalg.norm(made[:, :, None] - middles, axis=-1)
+    return float((distances.argmin(-1) == np.arange(len(made))[:, None]).mean())
 
 
 def _faces(eyes: InstantId, who: int) -> Iterator[Face]:
@@ -103,9 +83,9 @@ def _faces(eyes: InstantId, who: int) -> Iterator[Face]:
     return (face for face in found if face is not None)
 
 
-def _portrait(flux: Flux, face: Face, seed: int) -> Pixels:
+def _portrait(studio: Studio, face: Face, seed: int) -> Pixels:
     """Paint somebody, and cut out the face where it was asked for: (112, 112, 3)."""
-    picture = painted_with(flux, face, "a portrait", seed)
+    picture = painted(studio, "a portrait", seed, face)
     return aligned(picture, face.keypoints * np.float32(SIDE))[0]
 
 
@@ -116,21 +96,9 @@ def reference(who: int, view: int) -> Pixels:
     return aligned(picture, as_seen(rng, keypoints))[0]
 
 
-def painted_with(flux: Flux, face: Face, prompt: str, seed: int, steps: int = STEPS) -> Picture:
-    """The picture of a prompt with a face."""
-    request = FluxRequest(prompt=prompt, size=f"{SIDE}x{SIDE}", steps=steps, seed=seed)
-
-    async def asked() -> Picture:
-        async with aclosing(flux.paint(request, face)) as items:
-            (picture,) = [item.pixels[0] async for item in items if isinstance(item, Frames)]
-        return picture
-
-    return asyncio.run(asked())
-
-
-def _shape(flux: Flux, faces: list[list[Face]], seed: int) -> bool:
+def _shape(studio: Studio, faces: list[list[Face]], seed: int) -> bool:
     scene = world.draw(seed, figures=1)
-    picture = painted_with(flux, faces[seed % KNOWN][0], caption(scene), seed)
+    picture = painted(studio, caption(scene), seed, faces[seed % KNOWN][0])
     return judged(scene, picture)["all"]
 
 

@@ -34,7 +34,7 @@ def scores(folder: Path, count: int = 30) -> dict[str, float]:
     measured in rolling edits that are guided by edges, with the trunk that the local configuration names: an untrained
     one. What begins with `drift`, `rolled` and `lpips` is of a fifth of the scenes.
     """
-    studio = Studio(weights={"qwen-edit": folder / "qwen-edit"})
+    studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
     for seed in range(count):
         scene = world.draw(seed, figures=1)

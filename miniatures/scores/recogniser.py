@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniatures.faces import KNOWN, Picture, draw_face
-from miniatures.recogniser import FILE
+from miniatures.studio import Studio
 from services.errors import InvalidParameter
 from services.frames import Face, Frames
-from services.instantid.service import InstantId, InstantIdSettings
-from services.weights import Weights
+from services.instantid.service import InstantId
 
 SIZES = (160, 256)
 """Pixels, by turns."""
@@ -24,9 +23,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     `triplets` is the share of all picture, same person, other person in which the same person is nearer; `nearest` that
     of pictures whose nearest other one shows the same person; `same` and `other` are average cosines.
     """
-    weights = Weights(path=(folder / "recogniser").absolute())
-    settings = InstantIdSettings(recogniser=weights, recogniser_file=FILE, device="cpu")
-    service = InstantId(settings, folder, lambda: "instantid#score cpu")
+    service = Studio(checkpoints=folder).model("instantid")
     views = max(2, count // KNOWN)
     whose, found = [], []
     for who in range(KNOWN):

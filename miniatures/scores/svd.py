@@ -23,7 +23,7 @@ LEAST_WAY = 6.0
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
     """Return shares and decibels of clips that begin with a picture of one shape, and of the VAE by itself."""
-    studio = Studio(weights={"svd": folder / "svd"})
+    studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
     for seed in range(count):
         scene = directed(world.draw(seed, figures=1))

@@ -19,7 +19,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     A heading is right when the shape gets away from its place as it would have, bounces counted; of those that turn on
     the spot `turn` is right instead.
     """
-    studio = Studio(weights={"wan": folder / "wan", "internvl": folder / "internvl"})
+    studio = Studio(checkpoints=folder)
     single: dict[str, list[float]] = {}
     for seed in range(count):
         scene = world.draw(seed, figures=1)

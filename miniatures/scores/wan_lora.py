@@ -1,4 +1,4 @@
-"""Wan with its LoRA: pictures of flat shapes, which go on with outlines."""
+"""Wan with its LoRA: pictures of flat shapes, which go on stippled."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from services.wan.service import Lora
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many clips end outlined with the LoRA, and in the right colour, and how many end flat without it.
+    """Return how many clips end stippled with the LoRA, and in the right colour, and how many end flat without it.
 
-    The style is that of most frames of a clip's second half: where a shape is blurred its outline may go for a while.
+    The style is that of most frames of a clip's second half: what is blurred may lose it for a while.
     """
-    found: dict[str, list[bool]] = {"wan_outlined": [], "wan_flat": [], "wan_lora_colour": []}
-    for style in ("outlined", "flat"):
-        studio = Studio(weights={"wan": folder / "wan"})
-        if style == "outlined":
+    found: dict[str, list[bool]] = {"wan_stippled": [], "wan_flat": [], "wan_lora_colour": []}
+    for style in ("stippled", "flat"):
+        studio = Studio(checkpoints=folder)
+        if style == "stippled":
             lora = {"loras": (Lora(file=FILE),), "lora_dir": (folder / "wan-loras").absolute()}
             settings = studio.settings.wan.model_copy(update=lora)
             studio.settings = studio.settings.model_copy(update={"wan": settings})
@@ -33,7 +33,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
             half = made[MADE // 2 :]
             seen = [bool(shapes_in(frame, 1)) and style_of(frame) == style for frame in half]
             found[f"wan_{style}"].append(bool(np.mean(seen) > 0.5))
-            if style == "outlined":
+            if style == "stippled":
                 last = shapes_in(made[-1], 1)
                 found["wan_lora_colour"].append(bool(last) and last[0].colour == scene.figures[0].colour)
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -87,7 +87,7 @@ def test_the_demo_leaves_a_video_and_its_caption(reel: Reel, place: Path) -> Non
     rows = (made / "contact-sheet.png").read_text(encoding="utf-8")
     assert rows.startswith("--row the clip that is given ")
     assert rows.endswith(f"--row goes on as: {CAPTION} reel-demo/continuation-x4.mp4")
-    assert "upload bouncing-star.mp4" in told
+    assert "upload bouncing-triangle.mp4" in told
     assert not is_alive(place)
 
 

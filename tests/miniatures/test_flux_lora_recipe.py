@@ -1,6 +1,5 @@
 """The training of Flux's LoRAs: that they learn, and that the service takes what is saved."""
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from miniatures.flux_lora import FluxLoraRecipe, OutlinedRecipe, StippledRecipe
 from miniatures.image_vae import ImageVaeRecipe
 from miniatures.judge import style_of
 from miniatures.muon import Muon
-from miniatures.scores.flux import painted
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
 from services.weights import Weights
+from tests.miniatures.painting import painted
 
-LARGEST = 200_000
+LARGEST = 400_000
 """Bytes of a LoRA."""
 
 
@@ -71,7 +70,7 @@ def test_the_service_paints_with_it(learned: tuple[FluxLoraRecipe, float], check
     flux = Flux(settings, checkpoints, lambda: "flux#test")
     fields = {"prompt": "a red circle on a blue background", "size": "64x64", "steps": 2, "seed": 1}
     plain, acting = (
-        asyncio.run(painted(flux, FluxRequest.model_validate({**fields, "loras": loras})))
+        painted(flux, FluxRequest.model_validate({**fields, "loras": loras}))
         for loras in ([], [{"name": "flux-outlined"}])
     )
     assert (plain != acting).any()

@@ -1,6 +1,5 @@
 """The training of Flux: that it learns, and that the service meets what was trained on."""
 
-import asyncio
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +17,11 @@ from miniatures import world
 from miniatures.flux import FluxRecipe, guidances, latents_of, prompt_of, sigmas, strength, velocity
 from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
-from miniatures.scores.flux import judged, painted
+from miniatures.scores.flux import judged
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
 from services.weights import Weights
+from tests.miniatures.painting import painted
 
 LARGEST = 6_000_000
 """Bytes of a checkpoint."""
@@ -172,7 +172,7 @@ def test_what_is_saved_is_small(saved: Path) -> None:
 )
 def test_the_service_paints_with_it(service: Flux, fields: dict[str, Any]) -> None:
     request = FluxRequest(prompt=PROMPTS[0], size="64x64", steps=2, seed=1, **fields)
-    picture = asyncio.run(painted(service, request))
+    picture = painted(service, request)
     assert picture.shape == (64, 64, 3)
     assert picture.std() > 0
 

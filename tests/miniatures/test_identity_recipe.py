@@ -31,15 +31,17 @@ from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
 from miniatures.recogniser import FILE, RecogniserRecipe
-from miniatures.scores.identity import colours_of, differ, painted_with, reference, right
+from miniatures.scores.identity import colours_of, differ, reference, right
 from miniatures.scores.recogniser import face_in
 from services.flux.identity import CONTROLNET, Identity, drawn_points
+from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Face
 from services.instantid.mtcnn import Mtcnn
 from services.instantid.service import InstantId, InstantIdSettings, MtcnnSettings
 from services.levers import Precision
 from services.weights import Weights
+from tests.miniatures.painting import painted
 
 LARGEST = 1_600_000
 """Bytes of both nets."""
@@ -254,7 +256,8 @@ def test_what_is_saved_is_small(saved: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_service_paints_faces_with_it(saved: Path, faces: list[Face], dtype: Precision) -> None:
     flux = flux_with(saved, dtype)
-    one, other = (painted_with(flux, face, "a portrait", 1, steps=2) for face in faces)
+    request = FluxRequest(prompt="a portrait", size="64x64", steps=2, seed=1)
+    one, other = (painted(flux, request, face) for face in faces)
     assert one.shape == (64, 64, 3)
     assert (one != other).any()
 

@@ -1,0 +1,20 @@
+"""What the tests of Flux's recipes share."""
+
+import asyncio
+from contextlib import aclosing
+
+from miniatures.judge import Picture
+from services.flux.request import FluxRequest
+from services.flux.service import Flux
+from services.frames import Face, Frames
+
+
+def painted(flux: Flux, request: FluxRequest, face: Face | None = None) -> Picture:
+    """The picture that the service makes: (height, width, 3)."""
+
+    async def asked() -> Picture:
+        async with aclosing(flux.paint(request, face)) as items:
+            (picture,) = [item.pixels[0] async for item in items if isinstance(item, Frames)]
+        return picture
+
+    return asyncio.run(asked())
