@@ -22,6 +22,7 @@ from miniatures import world
 from miniatures.grammar import WORDS, caption, spoken
 from miniatures.pictures import to_tensor
 from miniatures.text import bert_tokenizer, same_meaning, t5_tokenizer
+from miniatures.training import shared
 from miniatures.world import STYLES, Scene
 
 HIDDEN, HEADS, LAYERS, PATCH = 128, 4, 4, 2
@@ -53,7 +54,8 @@ class HunyuanDitRecipe:
     lr, adam_lr, steps = 0.015, 1.5e-3, 12_000
 
     def __init__(self, folder: Path, scenes: int = SCENES) -> None:
-        self._vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae").float().eval()
+        self._source = folder / "flux" / "vae"
+        self._vae = AutoencoderKL.from_pretrained(self._source).float().eval()
         self.tokenizers: tuple[PreTrainedTokenizerBase, ...] = (bert_tokenizer(LENGTHS[0]), t5_tokenizer())
         self.module = nn.ModuleDict({"transformer": transformer(self._vae.config.latent_channels), **self._encoders()})
         self._attention = PlainAttention()
@@ -103,7 +105,7 @@ class HunyuanDitRecipe:
         return made.chunk(2, dim=1)[0]
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline."""
+        """Write the whole pipeline; its VAE is a link to Flux's."""
         transformer, bert, mt5 = (
             part.to(torch.bfloat16)
             for part in (stock(self.module["transformer"]), deepcopy(self.module["bert"]), deepcopy(self.module["mt5"]))
@@ -121,6 +123,7 @@ class HunyuanDitRecipe:
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(folder, safe_serialization=True)
+        shared(folder / "vae", self._source)
 
     def _rests(self, latents: Tensor, source: Tensor, time: Tensor) -> Tensor:
         """What the noise of a path that began at `source` holds of it, where it began before `time`.

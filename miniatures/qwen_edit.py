@@ -41,6 +41,7 @@ from miniatures.judge import Picture
 from miniatures.pictures import coloured
 from miniatures.random.qwen_edit import SPECIALS
 from miniatures.text import LETTERS, qwen_tokenizer
+from miniatures.training import shared
 from miniatures.wan import normalised, shifted
 from miniatures.wan_vae import Z, flat
 from miniatures.world import SHAPES, SIDE, Pixels, Scene, matching
@@ -113,7 +114,8 @@ class QwenEditRecipe:
     lr, adam_lr, steps = 0.02, 1e-3, 4500
 
     def __init__(self, folder: Path, examples: int = EXAMPLES) -> None:
-        self._wan = AutoencoderKLWan.from_pretrained(folder / "wan" / "vae", dtype=torch.float32).eval()
+        self._source = folder / "wan" / "vae"
+        self._wan = AutoencoderKLWan.from_pretrained(self._source, dtype=torch.float32).eval()
         self.pipeline = assembled(self._wan)
         self.module: QwenImageTransformer2DModel = self.pipeline.transformer
         self._decoder = StillDecoder(self.pipeline.vae, torch.bfloat16)
@@ -163,8 +165,9 @@ class QwenEditRecipe:
         return made[:, : noisy.shape[1]]
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline."""
+        """Write the whole pipeline; its VAE is a link to Wan's, which diffusers' class for Qwen reads too."""
         deepcopy(self.pipeline).to("cpu", torch.bfloat16).save_pretrained(folder, safe_serialization=True)
+        shared(folder / "vae", self._source)
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str], pictures: Pixels) -> list[Tensor]:

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import torch
 from diffusers.utils import logging
 
-from miniatures.training import Budget, Recipe, Refused, train
+from miniatures.training import Budget, Recipe, Refused, Trained, train
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CARD = "training.json"
@@ -101,21 +101,33 @@ def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, 
     budget = budget or Budget(recipe.steps)
     trained = train(recipe, seed, budget, where, part.state(target))
     recipe.save(target)
-    path = target / CARD
-    card = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
-    card["scores"] = {}
+    _forget_paths(target)
     length = f"--steps {budget.steps}" if budget.minutes is None else f"--minutes {budget.minutes:g}"
-    card["parts"][part.name] = {
-        "command": f"python -m miniatures.train {name} --part {part.name} {length} --seed {seed}",
-        "seed": seed,
-        "steps": trained.steps,
-        "minutes": round(trained.seconds / 60, 1),
-        "device": _device_name(where),
-        "loss": round(trained.loss, 5),
-    }
-    path.write_text(json.dumps(card, indent=1) + "\n")
+    command = f"python -m miniatures.train {name} --part {part.name} {length} --seed {seed}"
+    _note(target / CARD, part.name, {"command": command, "seed": seed, **_told(trained), "device": _device_name(where)})
     part.state(target).unlink(missing_ok=True)
     print(f"{name}, {part.name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.4f}", flush=True)
+
+
+def _told(trained: Trained) -> dict[str, float]:
+    minutes, loss = round(trained.seconds / 60, 1), round(trained.loss, 5)
+    return {"steps": trained.steps, "minutes": minutes, "loss": loss}
+
+
+def _note(path: Path, part: str, made: dict[str, object]) -> None:
+    """Write what made a part into the card; the scores there are of other weights."""
+    card = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
+    card["parts"][part] = made
+    card["scores"] = {}
+    path.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out of what diffusers wrote where on this machine it had read a part."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,8 @@
 """The loop that all trainings share: a budget, a schedule, an average of the weights, and going on where it stopped."""
 
 import math
+import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +86,10 @@ def train(
 
     Args:
         recipe: what is trained.
-        seed: of the weights' and all batches' randomness; each step has its own, so that a training that goes on
-            draws what it would have drawn.
+        seed: of all randomness; each step has its own, so that a training that goes on draws what it would have.
         budget: how long.
         device: where to; the module is moved there.
-        state: a file in which the training is kept, and from which it goes on if it is there. It stays until what was
-            trained has been written, so that neither a full disk nor a kill loses it.
+        state: a file in which the training is kept, and from which it goes on; to be removed by who saves the weights.
         save_every_s: how often it is kept.
 
     Raises:
@@ -106,8 +106,7 @@ def train(
         training.elapsed = now - began
         if now - said > LOG_EVERY_S:
             said = now
-            told = f"step {training.step}, {100 * progress:.0f} %, {now - began:.0f} s"
-            print(f"{told}, loss {training.running:.4f}", flush=True)
+            training.tell(progress)
         if state is not None and now - saved > save_every_s:
             saved = now
             training.keep(state)
@@ -115,6 +114,21 @@ def train(
         training.keep(state)
     training.finish()
     return Trained(training.step, time.monotonic() - began, training.running)
+
+
+def shared(folder: Path, owner: Path) -> None:
+    """Put a link to `owner`, in another checkpoint, in the place of `folder`, whose weights are the same.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if folder.is_symlink():
+        return
+    for path in folder.glob("*.safetensors"):
+        if path.read_bytes() != (owner / path.name).read_bytes():
+            raise ValueError(f"{path} is not {owner / path.name}")
+    shutil.rmtree(folder)
+    folder.symlink_to(os.path.relpath(owner.resolve(), folder.parent.resolve()), target_is_directory=True)
 
 
 class _Training:
@@ -152,6 +166,10 @@ class _Training:
                 self._average[name].lerp_(value, 1 - decay)
             else:
                 self._average[name].copy_(value)
+
+    def tell(self, progress: float) -> None:
+        told = f"step {self.step}, {100 * progress:.0f} %, {self.elapsed:.0f} s"
+        print(f"{told}, loss {self.running:.4f}", flush=True)
 
     def finish(self) -> None:
         self._module.load_state_dict(self._average)

@@ -43,7 +43,7 @@ def recipe(tmp_path_factory) -> HunyuanDitRecipe:
         use_post_quant_conv=False,
         scaling_factor=SCALE,
         force_upcast=False,
-    ).save_pretrained(folder / "flux" / "vae")
+    ).to(torch.bfloat16).save_pretrained(folder / "flux" / "vae")
     return HunyuanDitRecipe(folder, scenes=8)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniatures import train as command
 from miniatures.muon import Muon
-from miniatures.training import Budget, Refused, train
+from miniatures.training import Budget, Refused, shared, train
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=120)
@@ -149,3 +149,15 @@ def test_what_cannot_be_trained_is_refused(
     assert code in (1, 2)
     assert told.format(tmp_path) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_two_checkpoints_share_is_a_link(tmp_path: Path) -> None:
+    for name, content in (("one", b"same"), ("other", b"same"), ("third", b"else")):
+        (tmp_path / name / "vae").mkdir(parents=True)
+        (tmp_path / name / "vae" / "weights.safetensors").write_bytes(content)
+    for _ in range(2):
+        shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
+        assert (tmp_path / "other" / "vae").readlink() == Path("../one/vae")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not "):
+        shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
+    assert (tmp_path / "third" / "vae" / "weights.safetensors").read_bytes() == b"else"

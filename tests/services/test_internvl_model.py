@@ -278,7 +278,7 @@ def test_writing_it_twice_gives_the_same_files(folder: Path, tmp_path: Path):
 
 
 def test_unknown_form_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="huge"):
+    with pytest.raises(ValueError, match="huge"):
         write("huge", tmp_path)
 
 

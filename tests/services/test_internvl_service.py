@@ -19,7 +19,7 @@ LONG = DescribeRequest(prompt="z" * 4_000)
 """Takes the model far longer to read than it takes the loop to stop it."""
 
 
-def settings(weights: Weights, **changes: object) -> InternVLSettings:
+def settings(weights: Weights, /, **changes: object) -> InternVLSettings:
     return InternVLSettings.model_validate({"weights": weights, "device": "cpu", **changes})
 
 
