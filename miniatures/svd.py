@@ -47,7 +47,7 @@ DROPPED = 0.12
 SIGMA_MEAN, SIGMA_STD = 0.8, 1.8
 """Of the logarithm of the noise levels that are trained on."""
 SIGMA_LEAST, SIGMA_MOST = 0.02, 80.0
-"""Not Stable Video Diffusion's 0.002 and 700: eight steps are to be where 64 latents of a frame show anything."""
+"""Not Stable Video Diffusion's 0.002 and 700: few steps are to be where 64 latents of a frame show anything."""
 OVERDONE, OVERDONE_SIGMA = 0.3, 0.5
 """How many clips are given too strong towards their end, as guidance leaves them, and the least noise on them."""
 SCENES = 700
