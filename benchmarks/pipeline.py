@@ -154,7 +154,7 @@ def _method(case: Case) -> str:
     first, later = FullPipelineRequest.SEGMENTS
     return METHOD.format(
         frames=case.frames,
-        svd="SVD-XT's architecture with random weights" if case.full_size else "SVD's miniature",
+        svd="SVD-XT's architecture with random weights" if case.full_size else "a small SVD of random weights",
         width=case.width,
         height=case.height,
         steps=case.steps,

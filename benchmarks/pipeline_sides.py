@@ -42,7 +42,7 @@ class Case:
     steps: int
     frames: int = 25
     full_size: bool = False
-    """Whether SVD has the real architecture, with random weights, instead of being the miniature."""
+    """Whether SVD has the real architecture, with random weights, instead of being small."""
     dtype: str = "float32"
     """Of SVD."""
     device: str = "cpu"

@@ -8,7 +8,7 @@ from benchmarks.report import RESULTS, Report
 from benchmarks.ttlg_cases import loaded
 
 METHOD = """\
-On the miniature of Qwen-Image-Edit, on the CPU, in this process: no server. Each part says what it measures."""
+On a small Qwen-Image-Edit of random weights, on the CPU, in this process: no server. Each part says what it measures."""
 
 
 def measure() -> Report:

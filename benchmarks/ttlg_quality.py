@@ -38,7 +38,7 @@ VARIANTS = {
 METHOD = f"""\
 A rolling edit of a first frame along {EDGES} edge pictures (`edge_filter: sobel`), all from the shipped clip, scaled to
 {WIDTH}×{HEIGHT}, {EVERY} frames apart: each frame is edited out of the one before it in {STEPS} steps, by the service
-on the miniature, with the local configuration. The same for the seeds {", ".join(map(str, SEEDS))}; guided by nothing,
+on random weights in small. The same for the seeds {", ".join(map(str, SEEDS))}; guided by nothing,
 or by one loss with the default `lr` {Guidance().lr}. Means over the {EDGES} frames that were made, of those the medians
 over the seeds. VGG16 and AlexNet have **random weights**, and so has the model: that losses fall is shown, how the
 pictures look is not. Every frame is in `ttlg.csv`; `ttlg.svg` shows the losses by step (of frame 1, seed 0, before each
