@@ -11,7 +11,7 @@ ROUNDS = 5
 JOB = {"prompt": "a meadow", "num_frames": 33, "steps": 100, "max_area": 192 * 112, "seed": 1}
 
 METHOD = f"""\
-A V2V job of 33 frames at 192×112 and 100 steps on random weights in small is cancelled over HTTP in the middle of denoising.
+A V2V job of 33 frames at 192×112 and 100 steps on random weights is cancelled over HTTP in the middle of denoising.
 From the answer to `POST …/cancel` until the Wan replica says that its thread is at rest, asked every few milliseconds;
 beside it, what one denoising step took in the same job. {ROUNDS} rounds."""
 

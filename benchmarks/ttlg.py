@@ -8,7 +8,7 @@ from benchmarks.report import RESULTS, Report
 from benchmarks.ttlg_cases import loaded
 
 METHOD = """\
-On a small Qwen-Image-Edit of random weights, on the CPU, in this process: no server. Each part says what it measures."""
+A small Qwen-Image-Edit of random weights, on the CPU, in this process: no server. Each part says what it measures."""
 
 
 def measure() -> Report:
