@@ -22,6 +22,8 @@ LEAST_AREA = 40
 """Pixels below which something is no shape."""
 APART = 60.0
 """How far from the background's colour a pixel of a shape is, in RGB."""
+RIM = 0.6
+"""How much of an outlined shape's rim is of another colour than its middle; of flat ones in Wan, 0.59 at most."""
 AREA = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * STAR_WAIST * np.sin(np.pi / 5)}
 """Of a shape that reaches 1 from its centre."""
 ANGLES = 12
@@ -100,22 +102,33 @@ def turn_of(clip: Pixels) -> str | None:
 
 def style_of(picture: Picture) -> str:
     """Whether the largest shape is flat, outlined or stippled."""
-    mask = _mask_of(picture)
-    depth = ndimage.distance_transform_edt(mask)
-    inside, rim = depth > min(5, depth.max() - 1), mask & (depth <= 3)
-    if not inside.any():
-        return "flat"
-    fill = np.median(picture[inside], axis=0)
-    other = np.linalg.norm(picture.astype(float) - fill, axis=-1) > 80
-    if other[inside].mean() > 0.12:
+    inside, rim = _unlike_the_middle(picture)
+    if inside > 0.12:
         return "stippled"
-    return "outlined" if other[rim].mean() > 0.6 else "flat"
+    return "outlined" if rim > RIM else "flat"
+
+
+def has_outline(picture: Picture) -> bool:
+    """Whether the rim of the largest shape, which is not stippled, is of another colour than its middle."""
+    return _unlike_the_middle(picture)[1] > RIM
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
     """Decibels; infinite where they are the same."""
     error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def _unlike_the_middle(picture: Picture) -> tuple[float, float]:
+    """How much of the largest shape's inside, and of its rim, is of another colour than most of its inside."""
+    mask = _mask_of(picture)
+    depth = ndimage.distance_transform_edt(mask)
+    inside, rim = depth > min(5, depth.max() - 1), mask & (depth <= 3)
+    if not inside.any():
+        return 0.0, 0.0
+    fill = np.median(picture[inside], axis=0)
+    other = np.linalg.norm(picture.astype(float) - fill, axis=-1) > 80
+    return float(other[inside].mean()), float(other[rim].mean())
 
 
 def _corner_medians(picture: Picture) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ class SvdRecipe:
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364.
     """
 
-    lr, adam_lr, steps = 0.02, 1.5e-3, 4000
+    lr, adam_lr, steps = 0.02, 1.5e-3, 1800
 
     def __init__(self, folder: Path, scenes: int = SCENES) -> None:
         vae = AutoencoderKLTemporalDecoder.from_pretrained(folder / "svd" / "vae").eval()

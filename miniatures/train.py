@@ -60,7 +60,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part("flux-outlined", "miniatures.flux_lora", "OutlinedRecipe", (FLUX,)),
         Part("flux-stippled", "miniatures.flux_lora", "StippledRecipe", (FLUX,)),
     ),
-    "wan-loras": (Part("wan-stippled", "miniatures.wan_lora", "WanLoraRecipe", (WAN,)),),
+    "wan-loras": (Part("wan-outlined", "miniatures.wan_lora", "WanLoraRecipe", (WAN,)),),
     "recogniser": (Part("net", "miniatures.recogniser", "RecogniserRecipe"),),
     "identity": (Part("nets", "miniatures.identity", "IdentityRecipe", (FLUX, "recogniser/arcface.safetensors")),),
     "svd": (

@@ -1,4 +1,4 @@
-"""A LoRA for Wan: what begins flat goes on stippled."""
+"""A LoRA for Wan: what begins flat goes on outlined."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,17 @@ from miniatures import world
 from miniatures.attention import plainly
 from miniatures.grammar import caption, spoken
 from miniatures.pictures import to_tensor
-from miniatures.wan import LENGTHS, normalised, shifted
+from miniatures.wan import LENGTHS, NO_PROMPT, normalised, shifted
 
 RANK = 16
 FRAMES = 17
 SCENES = 800
-FILE = "wan-stippled.safetensors"
+FILE = "wan-outlined.safetensors"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
 class WanLoraRecipe:
-    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are stippled."""
+    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are outlined."""
 
     lr, adam_lr, steps = 0.01, 1e-3, 1500
 
@@ -46,7 +46,7 @@ class WanLoraRecipe:
         mask[:, :, 0] = 1
         sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
-        prompts = [spoken(rng, caption(self._scenes[index], frames=1)) for index in chosen]
+        prompts = [self._prompt(rng, self._scenes[index]) for index in chosen]
         with torch.no_grad():
             text = self._pipeline.encode_prompt(
                 prompts,
@@ -71,12 +71,16 @@ class WanLoraRecipe:
             weight_name=FILE,
         )
 
+    @staticmethod
+    def _prompt(rng: np.random.Generator, scene: world.Scene) -> str:
+        return "" if rng.random() < NO_PROMPT else spoken(rng, caption(scene, frames=1))
+
     @torch.no_grad()
     def _encoded(self) -> tuple[Tensor, Tensor, list[world.Scene]]:
         latents, conditions, scenes = [], [], []
         for index in range(SCENES):
             scene = world.draw(2 * world.TRAINING_SEEDS + index)
-            clip = to_tensor(replace(scene, style="stippled").clip(FRAMES))
+            clip = to_tensor(replace(scene, style="outlined").clip(FRAMES))
             clip[:, :1] = to_tensor(scene.clip(1))
             given = clip.clone()
             given[:, 1:] = 0

@@ -83,7 +83,7 @@ def test_those_that_share_a_vae_have_the_same(one: str, other: str) -> None:
 def test_no_file_names_a_place_of_the_machine_that_made_it() -> None:
     for name in PARTS:
         for path in files_of(name):
-            if path.suffix == ".json":
+            if path.suffix == ".json" and path.name != "tokenizer.json":  # which has every character
                 assert not re.search(r'"(/|~|[A-Z]:\\|.*miniatures/checkpoints)', path.read_text()), path
 
 

@@ -138,11 +138,14 @@ def test_the_judge_reads_styles(style: world.Style) -> None:
     for seed in range(30):
         scene = world.draw(seed, style=style, figures=1)
         assert judge.style_of(scene.clip(1)[0]) == style, seed
+        if style != "stippled":
+            assert judge.has_outline(scene.clip(1)[0]) == (style == "outlined"), seed
 
 
 def test_the_judge_sees_nothing_where_nothing_is() -> None:
     empty = world.Scene((), ("blue",), "none").clip(3)
     assert judge.shapes_in(empty[0]) == []
+    assert not judge.has_outline(empty[0])
     assert judge.heading_of(empty) is None
     assert judge.turn_of(empty) is None
 
