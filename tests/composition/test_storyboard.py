@@ -212,17 +212,13 @@ async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
     assert "scene 2 is a placeholder" in str(done.degraded)
 
 
-async def test_it_goes_on_with_the_scenes_that_are_there(tmp_path: Path) -> None:
+async def test_two_films_at_once_are_the_same(tmp_path: Path) -> None:
     stage = Set(tmp_path)
-    film = stage.ordered(script=script(1, 1, 1))
-    whole = stage.ordered(script=script(1, 1, 1))
+    films = [stage.ordered(script=script(1, 1, 1)) for _ in range(2)]
     async with stage.working(2):
-        await stage.ended(whole)
-    painted = stage.room.studio.count("flux")
-    assert stage.store.job(film.id).ended, "both were made"
-    again = stage.store.job(film.id)
-    assert stage.video(again) == stage.video(whole)
-    assert painted == 6
+        one, other = [await stage.ended(film) for film in films]
+    assert stage.video(one) == stage.video(other)
+    assert stage.room.studio.count("flux") == 6, "each paints its own"
 
 
 async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
