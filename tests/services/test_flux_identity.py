@@ -71,8 +71,10 @@ async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
 @pytest.fixture
 def nets(home, tmp_path) -> Path:
     """A copy of the nets, to be spoiled."""
-    write("identity", tmp_path)
-    return tmp_path
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    write("identity", folder)
+    return folder
 
 
 # --- what a face does ---------------------------------------------------------------------------------------------
