@@ -11,13 +11,14 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Engine, Select, create_engine, delete, event, func, inspect, or_, select, text, update
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateColumn
 
-from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Still, Table
+from composition.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -54,6 +55,12 @@ class Lease:
 
     job_id: str
     fence: int
+
+
+@cache
+def shared_store(url: str) -> "Store":
+    """Return the one Store of this process for a URL. It is never closed."""
+    return Store(url)
 
 
 def new_id(prefix: str) -> str:
@@ -204,18 +211,21 @@ class Store:
 
     # Jobs, from their runner.
 
-    def claim(self, lease_s: float, models: Sequence[str] | None = None) -> Job | None:
+    def claim(self, lease_s: float, only: Sequence[str] | None = None, but: Sequence[str] = ()) -> Job | None:
         """Take the oldest job that nobody works on: one that waits, or one whose runner let its lease run out.
 
         Args:
             lease_s: how long it is ours.
-            models: of which models; None is of any.
+            only: of which models; None is of any.
+            but: of which models not.
         """
         now = time.time()
         free = or_(Job.status == "queued", (Job.status == "in_progress") & (Job.lease_until < now))
         query = select(Job).where(free).order_by(Job.created_at, Job.id).limit(1)
-        if models is not None:
-            query = query.where(Job.model.in_(models))
+        if only is not None:
+            query = query.where(Job.model.in_(only))
+        if but:
+            query = query.where(Job.model.notin_(but))
         with self._write() as session, session.begin():
             job = session.scalars(query.with_for_update(skip_locked=True)).first()
             if job is None:
@@ -345,6 +355,19 @@ class Store:
         return len(mine)
 
     # Numbers.
+
+    # What is deployed.
+
+    def replace_deployed(self, application: str, rows: Sequence[Deployed]) -> None:
+        """Write down what an application hosts now, in place of what it did."""
+        with self._write() as session, session.begin():
+            session.execute(delete(Deployed).where(Deployed.application == application))
+            session.add_all(rows)
+
+    def list_deployed(self) -> list[Deployed]:
+        """Return what all applications host, also those that are served no longer."""
+        with self._read() as session:
+            return list(session.scalars(select(Deployed).order_by(Deployed.application, Deployed.position)))
 
     def counts(self) -> list[tuple[str, str, int]]:
         """(model, status, how many jobs)."""

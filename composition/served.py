@@ -1,0 +1,339 @@
+"""What is served: the models and graphs of all applications, and which model takes which role in a request.
+
+Each application writes down what it hosts when it is built; Serve says which applications there are and how they stand.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from composition.calls import Handle, Part, Transport
+from composition.catalogue import BY_NAME
+from composition.graph import Graph, GraphRequest, Need, merged_fields
+from composition.settings import GraphEntry, ModelEntry
+from composition.single import NAME as SINGLE
+from composition.single import SINGLES
+from composition.store import Store
+from composition.tables import Deployed
+from services.catalogue import KINDS
+from services.errors import ConfigError, InvalidParameter, NotFound, ServiceBusy
+from services.limits import shown
+from services.model import Model, Role
+
+log = logging.getLogger("ray.serve.reelgraph.served")
+
+GRAPH: Literal["graph"] = "graph"
+"""What a row of a graph has for its kind."""
+KNOWN_FOR_S = 1.0
+"""Seconds for which what was read is not read again."""
+ANSWER_S = 10.0
+"""Seconds in which a model must answer."""
+HEALTHY = "HEALTHY"
+
+AskStates = Callable[[], Mapping[str, str]]
+"""Asks Serve: application → the state of the deployment that is named as it, in the order of the configuration."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A model that can be asked for."""
+
+    id: str
+    model: Model[Any]
+    application: str
+    state: str
+    """What Serve says of its deployment."""
+    limits: Mapping[str, float]
+    """Field of its request → the largest value that it takes."""
+    defaults: Mapping[str, Any]
+    """Values for the fields that a request leaves out."""
+    rate: float | None
+    """Frames per second of its videos, where the configuration says so."""
+
+    def fits(self, need: Need) -> bool:
+        """Whether it can take a role in a graph."""
+        return self.model.find_offer(need.role, need.request) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class ServedGraph:
+    """A graph that is deployed."""
+
+    graph: Graph
+    application: str
+    state: str
+    entry: GraphEntry
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """A graph, and the models that take its roles."""
+
+    name: str
+    """What it was asked for by: a graph's name or a model's id."""
+    graph: Graph
+    application: str
+    """Of the graph."""
+    models: Mapping[Role, ServedModel]
+    own_defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of the graph; they stand before those of the models."""
+
+    @property
+    def request(self) -> type[GraphRequest]:
+        return self.graph.request
+
+    @property
+    def ids(self) -> dict[Role, str]:
+        """Role → the id of its model."""
+        return {role: served.id for role, served in self.models.items()}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Values for the fields that a request leaves out."""
+        behind: dict[str, Any] = {}
+        for need, served in self._spoken():
+            if need.at:
+                behind[need.at] = {**served.defaults, **behind.get(need.at, {})}
+            else:
+                fields = self.request.model_fields
+                behind |= {name: value for name, value in served.defaults.items() if name in fields}
+        own = self.request.spelled_out(self.own_defaults)
+        return merged_fields({name: value for name, value in behind.items() if value}, own)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Field, or `field.field` → the largest value that may be asked."""
+        return {
+            f"{need.at}.{name}" if need.at else name: limit
+            for need, served in self._spoken()
+            for name, limit in served.limits.items()
+        }
+
+    def _spoken(self) -> list[tuple[Need, ServedModel]]:
+        """The models of which a request says something."""
+        return [
+            (need, self.models[need.role])
+            for need in self.graph.roles
+            if need.at is not None and need.role in self.models
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What is served at one moment."""
+
+    models: Mapping[str, ServedModel]
+    """By id, in the order of the configuration."""
+    graphs: Mapping[str, ServedGraph]
+
+    def candidates(self, need: Need) -> list[ServedModel]:
+        """Return the models that can take a role, the first of which does by default."""
+        return [served for served in self.models.values() if served.fits(need)]
+
+    def find_model(self, name: str, preferred: Collection[str] = ()) -> ServedModel | None:
+        """Return a model by its id, or one of those that have this name besides; None where there is none.
+
+        Args:
+            name: of which model.
+            preferred: ids; where several have the name, one of these is taken, else the first.
+        """
+        if name in self.models:
+            return self.models[name]
+        named = [served for served in self.models.values() if name in served.model.aliases]
+        return next((served for served in named if served.id in preferred), named[0] if named else None)
+
+    def assign(self, name: str, chosen: Mapping[Role, str]) -> Assignment:
+        """Return what runs a request for `name`, a graph or a model alone, where `chosen` takes the roles it names.
+
+        Raises InvalidParameter: there is no such graph or model, or a role cannot be taken.
+        """
+        if name in self.graphs:
+            served = self.graphs[name]
+            models = self._bind(served, chosen)
+            return Assignment(name, served.graph, served.application, models, served.entry.defaults)
+        alone, host = self.find_model(name, chosen.values()), self.graphs.get(SINGLE)
+        graph = SINGLES.get(alone.model.kind) if alone else None
+        if alone is None or graph is None or host is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise InvalidParameter(f"model: there is no {shown(name)}; there are {known}", param="model")
+        role = graph.needs[0].role
+        if chosen.get(role, alone.id) != alone.id or set(chosen) - {role}:
+            raise InvalidParameter(f"models: a job of {alone.id} alone has no other models", param="models")
+        return Assignment(name, graph, host.application, {role: alone})
+
+    def names(self) -> list[str]:
+        """Return the names by which a job can be asked for."""
+        graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._lacks(served) is None]
+        alone = [name for name, served in self.models.items() if served.model.kind in SINGLES and SINGLE in self.graphs]
+        return [*graphs, *alone]
+
+    def choose(self, role: Role, request: Any, name: str | None) -> ServedModel:
+        """Return the model that takes a role outside of a graph: the one of that id, or the first.
+
+        Raises NotFound where no model takes the role, InvalidParameter where the one that is named does not.
+        """
+        fitting = {served.id: served for served in self.candidates(Need(role, request))}
+        if not fitting:
+            raise NotFound(f"no model for {role} is served here", param="model")
+        if name is None:
+            return next(iter(fitting.values()))
+        if name not in fitting:
+            raise InvalidParameter(f"model: must be one of {', '.join(fitting)}, got {shown(name)}", param="model")
+        return fitting[name]
+
+    def _bind(self, served: ServedGraph, chosen: Mapping[Role, str]) -> dict[Role, ServedModel]:
+        graph, configured = served.graph, served.entry.roles
+        for role in set(chosen) - {need.role for need in graph.roles}:
+            raise InvalidParameter(f"models: {graph.name} has no role {role}", param="models")
+        models: dict[Role, ServedModel] = {}
+        for need in graph.roles:
+            fitting = {candidate.id: candidate for candidate in self.candidates(need)}
+            wanted = chosen.get(need.role) or configured.get(need.role)
+            if wanted is not None and wanted not in fitting:
+                there = ", ".join(fitting) or "none"
+                raise InvalidParameter(
+                    f"models.{need.role}: must be one of {there}, got {shown(wanted)}", param=f"models.{need.role}"
+                )
+            if fitting:
+                models[need.role] = fitting[wanted] if wanted else next(iter(fitting.values()))
+            elif need in graph.needs:
+                raise InvalidParameter(
+                    f"model: {graph.name} needs a model for {need.role}, and none is served", param="model"
+                )
+        return models
+
+    def _lacks(self, served: ServedGraph) -> Role | None:
+        """The first role that keeps a graph from being served; None where it is."""
+        return next((need.role for need in served.graph.needs if not self.candidates(need)), None)
+
+
+class Served:
+    """Reads what is served, and opens it.
+
+    Args:
+        store: where the applications have written down what they host.
+        ask_states: see AskStates.
+        open_handle: application → the handle of its deployment.
+        transport: the exceptions of the calls.
+    """
+
+    def __init__(
+        self, store: Store, ask_states: AskStates, open_handle: Callable[[str], Handle], transport: Transport
+    ) -> None:
+        self._store = store
+        self._ask_states = ask_states
+        self._open_handle = open_handle
+        self._transport = transport
+        self._read_at = 0.0
+        self._snapshot = Snapshot({}, {})
+        self._rates: dict[tuple[str, str], float] = {}
+
+    def read(self) -> Snapshot:
+        """Return what is served now, or was a second ago. Blocks.
+
+        While the database or Serve's controller is away, what was read last holds; raises where nothing was.
+        """
+        if time.monotonic() - self._read_at <= KNOWN_FOR_S:
+            return self._snapshot
+        try:
+            self._snapshot = snapshot_of(self._store.list_deployed(), self._ask_states())
+        except (SQLAlchemyError, *self._transport.lost):
+            if not self._read_at:
+                raise
+            log.warning("what is served could not be read anew", exc_info=True)
+        self._read_at = time.monotonic()
+        return self._snapshot
+
+    def open_model(self, served: ServedModel) -> Part:
+        """Return the handle of a model."""
+        return Part(self._open_handle(served.application), served.id)
+
+    def open_models(self, assignment: Assignment) -> dict[Role, Part]:
+        """Return the handles of the models of an assignment, by role."""
+        return {role: self.open_model(served) for role, served in assignment.models.items()}
+
+    def open_graph(self, assignment: Assignment) -> Part:
+        """Return the handle of the graph of an assignment."""
+        return Part(self._open_handle(assignment.application), assignment.name)
+
+    async def rate(self, assignment: Assignment) -> float:
+        """Return the frames per second of what an assignment makes, for requests that do not say so themselves.
+
+        Raises ServiceBusy where only the model can tell, and it does not answer.
+        """
+        for served in assignment.models.values():
+            if served.model.rate is not None:
+                return served.rate or await self._measured_rate(served)
+        return 0.0
+
+    async def _measured_rate(self, served: ServedModel) -> float:
+        """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
+        known = served.application, served.id
+        if known not in self._rates or served.state != HEALTHY:
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    info = await self.open_model(served).call("info")
+            except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
+                raise ServiceBusy(
+                    f"seconds: {served.id} is {served.state} and has not said its frame rate yet; give num_frames, or "
+                    "ask again",
+                    param="seconds",
+                ) from error
+            if info.rate is None:
+                raise ServiceBusy(f"seconds: {served.id} does not say its frame rate; give num_frames", param="seconds")
+            self._rates[known] = float(info.rate)
+        return self._rates[known]
+
+
+def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
+    """Return what the applications that Serve has have written down, in Serve's order. Of one name the first counts."""
+    models: dict[str, ServedModel] = {}
+    graphs: dict[str, ServedGraph] = {}
+    for application, state in states.items():
+        for row in rows:
+            if row.application != application:
+                continue
+            if row.kind == GRAPH:
+                entry = GraphEntry.model_validate(row.facts)
+                graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
+            elif row.kind in KINDS:
+                served = ServedModel(id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts)
+                models.setdefault(row.name, served)
+    return Snapshot(models, graphs)
+
+
+def describe_model(application: str, position: int, name: str, entry: ModelEntry) -> Deployed:
+    """Return the row of a model."""
+    model = KINDS[entry.kind]
+    rate = model.rate(entry.settings) if model.rate is not None else None
+    facts = {
+        "limits": dict(model.limits(entry.settings)),
+        "defaults": dict(entry.defaults),
+        "rate": None if rate is None else float(rate),
+    }
+    return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
+
+
+def describe_graph(application: str, position: int, name: str, entry: GraphEntry) -> Deployed:
+    """Return the row of a graph. Raises ConfigError where there is no such graph."""
+    if name not in BY_NAME and name != SINGLE:
+        known = ", ".join((*BY_NAME, SINGLE))
+        raise ConfigError(f"graphs: there is no {shown(name)}; there are {known}", param="graphs")
+    facts = entry.model_dump(mode="json")
+    return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
+
+
+def _graph_of(name: str, entry: GraphEntry) -> Graph:
+    if name == SINGLE:
+        return Graph(SINGLE, GraphRequest, _refuse)
+    graph = BY_NAME[name]
+    return graph.alternatives.get(entry.scenes_by, graph)
+
+
+def _refuse(*_: object) -> Any:
+    raise InvalidParameter("model: name a model", param="model")
