@@ -150,17 +150,9 @@ def _deployment(cls: type, name: str) -> Any:
 
 
 def _write_down(state: StateSettings, application: str, rows: list[Deployed]) -> None:
-    """Tell the other applications what this one hosts. Raises ConfigError where another one has such a name."""
+    """Tell the other applications what this one hosts."""
     store = Store(state.database_url)
     try:
-        names = {row.name for row in rows}
-        others = [row for row in store.list_deployed() if row.name in names and row.application != application]
-        there = serve.status().applications
-        for row in others:
-            if row.application in there:
-                raise ConfigError(
-                    f"{row.name}: the application {row.application} hosts one of this name already", param=row.name
-                )
         store.replace_deployed(application, rows)
     finally:
         store.close()
