@@ -27,8 +27,8 @@ from composition.graph import (
     told_rate,
 )
 from composition.shooting import Shooting, switched
-from composition.store import VIDEO
 from composition.single import WINDOW, upscale_run
+from composition.store import VIDEO
 from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone

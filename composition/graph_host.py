@@ -37,9 +37,7 @@ class GraphHost:
             raise ModelFailed(f"method: a graph has only run, got {method}")
         snapshot = await asyncio.to_thread(self._served.read)
         assignment = snapshot.assign(name, request.models)
-        graph = assignment.graph.make(
-            self._served.open_models(assignment), self._settings(assignment), self._transport
-        )
+        graph = assignment.graph.make(self._served.open_models(assignment), self._settings(assignment), self._transport)
         async with aclosing(graph.run(request.model_copy(update={"models": assignment.ids}), known)) as items:
             async for item in items:
                 yield item

@@ -302,7 +302,9 @@ def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
                 entry = GraphEntry.model_validate(row.facts)
                 graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
             elif row.kind in KINDS:
-                served = ServedModel(id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts)
+                served = ServedModel(
+                    id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts
+                )
                 models.setdefault(row.name, served)
     return Snapshot(models, graphs)
 

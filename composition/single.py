@@ -44,7 +44,7 @@ class SingleRequest(GraphRequest):
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         if "num_frames" not in cls.model_fields:
             return super().lasting(seconds, fields, rate)
-        counted = getattr(cls, "count_frames", None)
+        counted: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
         if counted is not None:
             return {**fields, "num_frames": counted(seconds, rate)}
         shown_at = told_rate(fields, cls) if "fps" in cls.model_fields else rate
@@ -205,7 +205,7 @@ class Single:
         urls = {name: getattr(request, name) for name in request.MEDIA}
         return {name: await self._media.picture(url) for name, url in urls.items() if url is not None}
 
-    def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: object) -> Any:
+    def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: Any) -> Any:
         if self._offer.request is None:
             raise ModelFailed(f"{self._offer.role}: a model of this role runs no job")
         asked = select_fields(self._offer.request, request)
@@ -284,7 +284,7 @@ JOBS: Mapping[Role, type[SingleRequest]] = {
     "text-to-video": FilmJob,
     "upscale": UpscaleJob,
 }
-"""Role → what a job of a model alone takes beside the model's own fields. The other roles give no frames or pictures."""
+"""Role → what a job of a model alone takes beside the model's fields. Other roles give no frames or pictures."""
 
 
 def _graph_of(model: Model[Any]) -> Graph | None:
@@ -302,7 +302,8 @@ def _request_class(model: Model[Any], offer: Offer) -> type[SingleRequest]:
     asked = cast("type[BaseModel]", offer.request)
     more: dict[str, Any] = dict.fromkeys(offer.pictures, (str | None, None))
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
-    made = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
+    created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
+    made = cast("type[SingleRequest]", created)
     made.MEDIA = {**shape.MEDIA, **dict.fromkeys(offer.pictures, "image")}
     setattr(sys.modules[__name__], name, made)
     return made

@@ -20,8 +20,8 @@ from composition.script import Scene, Script, sentences
 from composition.store import VIDEO, shared_store
 from composition.tables import Job
 from services.errors import InvalidParameter, ModelFailed
-from services.frames import Clip, Fact, Item, Progress
 from services.flux.request import FluxRequest
+from services.frames import Clip, Fact, Item, Progress
 from services.hunyuan_dit.request import RestyleRequest
 from services.internvl.request import DescribeRequest
 from services.limits import drawn
