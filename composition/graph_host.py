@@ -37,16 +37,19 @@ class GraphHost:
             raise ModelFailed(f"method: a graph has only run, got {method}")
         snapshot = await asyncio.to_thread(self._served.read)
         assignment = snapshot.assign(name, request.models)
-        graph = assignment.graph.make(self._served.open_models(assignment), self._settings(assignment), self._transport)
+        graph = assignment.graph.make(
+            self._served.open_models(assignment), self._settings(assignment, request), self._transport
+        )
         async with aclosing(graph.run(request.model_copy(update={"models": assignment.ids}), known)) as items:
             async for item in items:
                 yield item
 
-    def _settings(self, assignment: Assignment) -> GraphSettings:
+    def _settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
+        given = assignment.request.spelled_out(request.model_dump(exclude_unset=True))
         return GraphSettings(
             artifacts=self._state.artifact_store,
             media=self._state.media,
-            defaults=assignment.defaults,
+            defaults=assignment.defaults_for(given),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},
         )

@@ -46,7 +46,7 @@ def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
         roles=[need.role for need in served.graph.roles],
         ready=all(state == HEALTHY for state in (served.state, *needed)),
         state=served.state,
-        fields=_describe_fields(assignment.request, assignment.defaults, assignment.limits),
+        fields=_describe_fields(assignment.request, assignment.defaults_for({}), assignment.limits),
     )
 
 
@@ -65,7 +65,7 @@ def _model_object(snapshot: Snapshot, served: ServedModel, created: int) -> Mode
 def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
     if served.id in snapshot.names():
         assignment: Assignment = snapshot.assign(served.id, {})
-        fields = _describe_fields(assignment.request, assignment.defaults, assignment.limits)
+        fields = _describe_fields(assignment.request, assignment.defaults_for({}), assignment.limits)
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     asked_with = served.model.offers[0].request
     return {} if asked_with is None else _describe_fields(asked_with, served.defaults, served.limits)

@@ -54,6 +54,8 @@ class ServedModel:
     """Values for the fields that a request leaves out."""
     rate: float | None
     """Frames per second of its videos, where the configuration says so."""
+    built_at: float
+    """When its application was built, in Unix seconds."""
 
     def fits(self, need: Need) -> bool:
         """Whether it can take a role in a graph."""
@@ -92,18 +94,28 @@ class Assignment:
         """Role → the id of its model."""
         return {role: served.id for role, served in self.models.items()}
 
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Values for the fields that a request leaves out."""
+    def defaults_for(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values for the fields that a request leaves out: the graph's own, and behind them those of the models.
+
+        A model's defaults do not turn on a stage that is off by default and is not asked for.
+
+        Args:
+            given: the fields of the request, with objects in place of what may be said shorter.
+        """
+        own = self.request.spelled_out(self.own_defaults)
         behind: dict[str, Any] = {}
         for need, served in self._spoken():
-            if need.at:
-                behind[need.at] = {**served.defaults, **behind.get(need.at, {})}
-            else:
+            if not need.at:
                 fields = self.request.model_fields
                 behind |= {name: value for name, value in served.defaults.items() if name in fields}
-        own = self.request.spelled_out(self.own_defaults)
-        return merged_fields({name: value for name, value in behind.items() if value}, own)
+            elif served.defaults and self._is_on(need.at, given, own):
+                behind[need.at] = dict(served.defaults)
+        return merged_fields(behind, own)
+
+    def _is_on(self, name: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+        """Whether a stage is asked for, or is on where it is not spoken of."""
+        said = given.get(name, own.get(name))
+        return said not in (None, False) if said is not None else self.request.model_fields[name].default is not None
 
     @property
     def limits(self) -> dict[str, float]:
@@ -231,7 +243,7 @@ class Served:
         self._transport = transport
         self._read_at = 0.0
         self._snapshot = Snapshot({}, {})
-        self._rates: dict[tuple[str, str], float] = {}
+        self._rates: dict[tuple[str, float], float] = {}
 
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
@@ -273,7 +285,7 @@ class Served:
 
     async def _measured_rate(self, served: ServedModel) -> float:
         """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
-        known = served.application, served.id
+        known = served.id, served.built_at
         if known not in self._rates or served.state != HEALTHY:
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -302,9 +314,8 @@ def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
                 entry = GraphEntry.model_validate(row.facts)
                 graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
             elif row.kind in KINDS:
-                served = ServedModel(
-                    id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts
-                )
+                about = {"id": row.name, "application": application, "state": state, "built_at": row.built_at}
+                served = ServedModel(model=KINDS[row.kind], **about, **row.facts)
                 models.setdefault(row.name, served)
     return Snapshot(models, graphs)
 
@@ -318,7 +329,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
     }
-    return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
+    return _row(application, position, name, entry.kind, facts)
 
 
 def describe_graph(application: str, position: int, name: str, entry: GraphEntry) -> Deployed:
@@ -326,8 +337,11 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     if name not in BY_NAME and name != SINGLE:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(f"graphs: there is no {shown(name)}; there are {known}", param="graphs")
-    facts = entry.model_dump(mode="json")
-    return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
+    return _row(application, position, name, GRAPH, entry.model_dump(mode="json"))
+
+
+def _row(application: str, position: int, name: str, kind: str, facts: dict[str, Any]) -> Deployed:
+    return Deployed(application=application, name=name, position=position, kind=kind, facts=facts, built_at=time.time())
 
 
 def _graph_of(name: str, entry: GraphEntry) -> Graph:
