@@ -16,8 +16,8 @@ from composition.jobs import JobRunner, RunnerSettings
 from composition.served import Served, describe_graph, describe_model
 from composition.settings import FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
 from composition.store import Store
-from composition.tables import Deployed, Job
-from services.errors import ConfigError, InvalidParameter, ModelFailed
+from composition.tables import Deployed
+from services.errors import ConfigError
 from services.host import Host, Hosted
 from services.weights import unplugged
 
@@ -94,16 +94,9 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
         )
-        self._served = read_served(Store(args.database_url))
+        served = read_served(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.request.WAITS]
-        super().__init__(self._find, waiting, settings, TRANSPORT)
-
-    def _find(self, job: Job) -> tuple[Handle, Any]:
-        try:
-            assignment = self._served.read().assign(job.model, job.params.get("models") or {})
-        except InvalidParameter as error:
-            raise ModelFailed(f"{job.model} is no longer served here: {error.message}", param="model") from error
-        return self._served.open_graph(assignment), assignment.request
+        super().__init__(served.find_graph, waiting, settings, TRANSPORT)
 
     async def __del__(self) -> None:
         await self.close()
