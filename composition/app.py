@@ -14,17 +14,12 @@ from composition.graph_host import GraphHost
 from composition.ingress import Ingress, IngressSettings
 from composition.jobs import JobRunner, RunnerSettings
 from composition.served import Served, describe_graph, describe_model
-from composition.settings import FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
+from composition.settings import MOVED, FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
 from composition.store import Store
 from composition.tables import Deployed
 from services.errors import ConfigError
 from services.host import Host, Hosted
-from services.weights import unplugged
-
-MOVED = (
-    "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
-    "tells how to move it to one block for each model"
-)
+from services.settings import take_offline
 
 TRANSPORT = Transport(
     lost=(
@@ -42,7 +37,7 @@ TRANSPORT = Transport(
 def models(args: ModelsSettings) -> Application:
     """Host models. Raises ConfigError."""
     hosted = {
-        name: Hosted(entry.kind, unplugged(entry.settings) if args.offline else entry.settings)
+        name: Hosted(entry.kind, take_offline(entry.settings) if args.offline else entry.settings)
         for name, entry in args.models.items()
     }
     rows = [describe_model(args.name, index, name, entry) for index, (name, entry) in enumerate(args.models.items())]
