@@ -7,6 +7,7 @@ from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.schema import ApplicationStatus
 
 from composition.calls import Handle, Transport
 from composition.catalogue import GRAPHS
@@ -20,6 +21,9 @@ from composition.tables import Deployed
 from services.errors import ConfigError
 from services.host import Host, Hosted
 from services.settings import take_offline
+
+BEGINNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
+"""The states of an application that may not have its deployments yet."""
 
 TRANSPORT = Transport(
     lost=(
@@ -120,12 +124,18 @@ def read_served(store: Store) -> Served:
 
 
 def ask_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it."""
-    return {
-        name: str(application.deployments[name].status.value)
-        for name, application in serve.status().applications.items()
-        if name in application.deployments
-    }
+    """Return how the applications stand: name → the state of the deployment that is named as it.
+
+    One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
+    waiting when everything was started again must not fail because their model is not there yet.
+    """
+    states: dict[str, str] = {}
+    for name, application in serve.status().applications.items():
+        if name in application.deployments:
+            states[name] = str(application.deployments[name].status.value)
+        elif application.status in BEGINNING:
+            states[name] = str(application.status.value)
+    return states
 
 
 def open_handle(application: str) -> Handle:
