@@ -106,6 +106,8 @@ def parse_configuration(raw: Any, folder: Path) -> Configuration:
         ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain_errors(error)) from error
+    except (ImportError, AttributeError) as error:  # of a policy's function, which Ray imports
+        raise ConfigError(f"applications: {error}", param="applications") from error
     unknown = _find_unknown(raw, ServeDeploySchema)
     if unknown:
         raise ConfigError("\n".join(f"{place}: there is no such field" for place in unknown), param=unknown[0])
