@@ -105,6 +105,12 @@ class FullPipelineRequest(GraphRequest, Shooting):
         return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
 
     @classmethod
+    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """As for all graphs; a picture alone is enlarged only where that is asked for."""
+        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
+        return not alone and super().turns_on(stage, fields)
+
+    @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         return switched(fields)
 

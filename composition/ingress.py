@@ -22,7 +22,7 @@ from composition.content import byte_range, kept, live, scored, table, told, zip
 from composition.decode import MediaLimits
 from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
-from composition.graph import GraphRequest
+from composition.graph import GraphRequest, Need
 from composition.image_edit import Editor, ImageEditRequest, ImagesObject
 from composition.image_generation import ImageGenerationRequest, PaintedImages, Painter
 from composition.listing import find_request, list_models
@@ -352,9 +352,10 @@ class Ingress:
 
         Raises NotFound, InvalidParameter.
         """
-        name = fields.get("model") or self._settings.roles.get(role)
+        name = fields.get("model")
         snapshot = await asyncio.to_thread(self._served.read)
-        served = snapshot.choose(role, asked_with, None if name is None else str(name))
+        configured = self._settings.roles.get(role)
+        served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
         return self._served.open_model(served), served
 
     async def _find_faces(self) -> Handle | None:

@@ -46,7 +46,7 @@ def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
         roles=[need.role for need in served.graph.roles],
         ready=all(state == HEALTHY for state in (served.state, *needed)),
         state=served.state,
-        fields=_describe_fields(assignment.request, assignment.defaults_for({}), assignment.limits),
+        fields=_describe_assignment(assignment),
     )
 
 
@@ -64,25 +64,38 @@ def _model_object(snapshot: Snapshot, served: ServedModel, created: int) -> Mode
 
 def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
     if served.id in snapshot.names():
-        assignment: Assignment = snapshot.assign(served.id, {})
-        fields = _describe_fields(assignment.request, assignment.defaults_for({}), assignment.limits)
+        fields = _describe_assignment(snapshot.assign(served.id, {}))
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     asked_with = served.model.offers[0].request
-    return {} if asked_with is None else _describe_fields(asked_with, served.defaults, served.limits)
+    return {} if asked_with is None else _describe_fields(asked_with, served.defaults, served.defaults, served.limits)
+
+
+def _describe_assignment(assignment: Assignment) -> dict[str, dict[str, Any]]:
+    """Describe the fields of a request, those of its stages also where the stage is off by default."""
+    stages = {need.at: True for need in assignment.graph.roles if need.at}
+    defaults, inside = assignment.complete({}), assignment.complete(stages)
+    return _describe_fields(assignment.request, defaults, inside, assignment.limits)
 
 
 def _describe_fields(
-    request: type[BaseModel], defaults: Mapping[str, Any], limits: Mapping[str, float]
+    request: type[BaseModel], defaults: Mapping[str, Any], inside: Mapping[str, Any], limits: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """Return each field's JSON schema, with the defaults and limits that hold here in place of the request class's."""
+    """Return each field's JSON schema, with the defaults and limits that hold here in place of the request class's.
+
+    Args:
+        request: the class.
+        defaults: field → its default.
+        inside: field that is an object → the defaults of its fields.
+        limits: field, or `field.field` → the largest value.
+    """
     found: dict[str, dict[str, Any]] = inline_schema(request)["properties"]
-    _overlay(found, defaults, {name: limit for name, limit in limits.items() if "." not in name})
+    _overlay(found, defaults, limits)
     for name, schema in found.items():
-        inner = {path.partition(".")[2]: limit for path, limit in limits.items() if path.startswith(f"{name}.")}
-        given = defaults.get(name)
+        behind = inside.get(name)
+        given: Mapping[str, Any] = cast("Mapping[str, Any]", behind) if isinstance(behind, Mapping) else {}
+        most = {path.partition(".")[2]: limit for path, limit in limits.items() if path.startswith(f"{name}.")}
         for option in cast("list[dict[str, Any]]", schema.get("anyOf", [schema])):
-            if "properties" in option and (inner or isinstance(given, Mapping)):
-                _overlay(option["properties"], cast("Mapping[str, Any]", given or {}), inner)
+            _overlay(option.get("properties", {}), given, most)
     return found
 
 
@@ -90,4 +103,4 @@ def _overlay(properties: dict[str, Any], defaults: Mapping[str, Any], limits: Ma
     for name in properties.keys() & defaults.keys():
         properties[name]["default"] = defaults[name]
     for name in properties.keys() & limits.keys():
-        properties[name]["maximum"] = limits[name]
+        properties[name]["maximum"] = min(limits[name], properties[name].get("maximum", limits[name]))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.artifacts import Artifacts
 from composition.bodies import Body, taken_media
-from composition.graph import GraphRequest, merged_fields
+from composition.graph import GraphRequest
 from composition.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.rolling_edit import Branch
 from composition.schemas import parsed
@@ -94,7 +94,7 @@ class Orders:
     async def _complete(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with the defaults behind them, `seconds` read, and the models that are to run them."""
         own = assignment.request.spelled_out(given)
-        fields = merged_fields(assignment.defaults_for(own), own)
+        fields = assignment.complete(own)
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _names(own):
             wanted = _read_seconds(seconds)

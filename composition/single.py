@@ -112,9 +112,11 @@ class EditJob(RepaintJob):
     @model_validator(mode="before")
     @classmethod
     def _follow_edges_only_where_given(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or cast("dict[str, Any]", values).get("edges") is not None:
+        if not isinstance(values, dict):
             return values
         fields = cast("dict[str, Any]", values)
+        if fields.get("edges") is not None:
+            return fields
         if not fields.get("prompt"):
             raise InvalidParameter("prompt: field required where no edges are given", param="prompt")
         guidance = from_json(fields.get("ttlg", {}))
