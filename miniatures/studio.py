@@ -86,8 +86,7 @@ class Studio:
         """Run a graph, or a model alone, as a job of it would: all that it yields. Media fields are paths."""
         assignment = self._snapshot.assign(name, {})
         request = assignment.request.model_validate(fields)
-        given = assignment.request.spelled_out(fields)
-        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.defaults_for(given))
+        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete(fields))
         handles: dict[Role, Any] = {role: _Handle(self.model(served.id)) for role, served in assignment.models.items()}
         graph = assignment.graph.make(handles, settings, Transport())
         return asyncio.run(_all(graph.run(request)))
