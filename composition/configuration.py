@@ -138,10 +138,9 @@ def narrow(configuration: Configuration, only: Sequence[str]) -> Configuration:
         else:
             known = ", ".join(dict.fromkeys((*there.names(), *there.models)))
             raise ConfigError(f"only: there is no {shown(name)}; there are {known}", param="only")
-    blocks = _keep(configuration.blocks, "models", kept)
+    blocks = tuple(_unbind(block, kept) for block in _keep(configuration.blocks, "models", kept))
     graphs = {*Configuration({}, blocks).snapshot.names(), SINGLE}
-    blocks = _keep(blocks, "graphs", graphs)
-    return Configuration(configuration.raw, tuple(_unbind(block, kept) for block in blocks))
+    return Configuration(configuration.raw, _keep(blocks, "graphs", graphs))
 
 
 def _keep(blocks: Sequence[Block], field: str, names: set[str]) -> tuple[Block, ...]:
