@@ -85,10 +85,11 @@ class Studio:
     def run(self, name: str, **fields: Any) -> list[Item]:
         """Run a graph, or a model alone, as a job of it would: all that it yields. Media fields are paths."""
         assignment = self._snapshot.assign(name, {})
-        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.defaults)
+        request = assignment.request.model_validate(fields)
+        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete(fields))
         handles: dict[Role, Any] = {role: _Handle(self.model(served.id)) for role, served in assignment.models.items()}
         graph = assignment.graph.make(handles, settings, Transport())
-        return asyncio.run(_all(graph.run(assignment.request.model_validate(fields))))
+        return asyncio.run(_all(graph.run(request)))
 
     def call(self, model: str, method: str, *args: Any) -> list[Item]:
         """Call a model itself, and return all that it yields."""

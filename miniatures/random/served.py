@@ -54,15 +54,18 @@ def random_models(home: Path) -> dict[str, dict[str, Any]]:
 
 
 def use_random_weights(raw: Raw, home: Path) -> dict[str, Any]:
-    """Return a configuration with blocks of `random_models` in place of its own, and small requests of its graphs.
+    """Return a configuration with all of `random_models`, whose weights are written under `home`."""
+    return replace_models(raw, random_models(home))
 
-    A model of a kind that it does not name joins those of its first application of models.
+
+def replace_models(raw: Raw, blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a configuration with other models in place of its own, and small requests of its graphs.
 
     Args:
         raw: what the local configuration holds.
-        home: where the weights are written.
+        blocks: kind → block. Kinds that the configuration does not name join its first application of models.
     """
-    made, blocks = deepcopy(dict(raw)), random_models(home)
+    made = deepcopy(dict(raw))
     named: set[str] = set()
     hosts: list[dict[str, Any]] = []
     for application in made["applications"]:

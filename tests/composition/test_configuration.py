@@ -407,6 +407,6 @@ def test_the_page_says_how_to_move():
         parse_configuration(before, Path("/"))
     moved = parse_configuration(after, Path("/"))
     assert moved.snapshot.names() == ["v2v", "wan"]
-    assert moved.snapshot.assign("v2v", {}).defaults == {"steps": 20}
-    assert moved.snapshot.assign("wan-i2v", {}).defaults == {"steps": 30}
+    assert moved.snapshot.assign("v2v", {}).complete({}) == {"steps": 20}
+    assert moved.snapshot.assign("wan-i2v", {}).complete({}) == {"steps": 30}
     assert moved.state.database == before["applications"][0]["args"]["database"]
