@@ -174,7 +174,7 @@ class Single:
     async def run(self, request: SingleRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield what the model makes. Frames are numbered from 0, and what is known is left out."""
         request = completed(request, self._settings.defaults)
-        if known.again:
+        if known.again and not isinstance(request, UpscaleJob):  # whose calls are many and short, and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
             items = Upscaling(self._model, self._media, self._transport).run(request, known)
