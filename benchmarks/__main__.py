@@ -18,6 +18,7 @@ BENCHMARKS = (
     "memory_edit",
     "upscale",
     "pipeline",
+    "startup",
 )
 ON_DEVICES = ("upscale", "pipeline")
 """Those with `measure(device: str) -> Report`."""

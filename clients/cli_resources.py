@@ -180,12 +180,18 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
 def pull_models(
     config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is to be served.")] = None,
     accept_licences: Annotated[
-        bool, typer.Option("--accept-licences", help="Do not ask where a licence has conditions.")
+        bool, typer.Option("--accept-licences", help="Do not ask where a licence that is known has conditions.")
     ] = False,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option("--accept-licence", metavar="OWNER/NAME", help="Do not ask about this repository. Repeatable."),
+    ] = None,
 ) -> None:
     """Fetch the weights that a configuration names, and print their licences. Needs no server."""
     words = ["--config", str(config)] if config is not None else []
-    become("composition", "pull", *words, *(["--accept-licences"] if accept_licences else []))
+    words += ["--accept-licences"] if accept_licences else []
+    words += [word for source in accept_licence or () for word in ("--accept-licence", source)]
+    become("composition", "pull", *words)
 
 
 def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:

@@ -7,6 +7,7 @@ from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.schema import ApplicationStatus
 
 from composition.calls import Handle, Transport
 from composition.catalogue import GRAPHS
@@ -14,17 +15,15 @@ from composition.graph_host import GraphHost
 from composition.ingress import Ingress, IngressSettings
 from composition.jobs import JobRunner, RunnerSettings
 from composition.served import Served, describe_graph, describe_model
-from composition.settings import FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
+from composition.settings import MOVED, FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
 from composition.store import Store
-from composition.tables import Deployed, Job
-from services.errors import ConfigError, InvalidParameter, ModelFailed
+from composition.tables import Deployed
+from services.errors import ConfigError
 from services.host import Host, Hosted
-from services.weights import unplugged
+from services.settings import take_offline
 
-MOVED = (
-    "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
-    "tells how to move it to one block for each model"
-)
+BEGINNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
+"""The states of an application that may not have its deployments yet."""
 
 TRANSPORT = Transport(
     lost=(
@@ -42,7 +41,7 @@ TRANSPORT = Transport(
 def models(args: ModelsSettings) -> Application:
     """Host models. Raises ConfigError."""
     hosted = {
-        name: Hosted(entry.kind, unplugged(entry.settings) if args.offline else entry.settings)
+        name: Hosted(entry.kind, take_offline(entry.settings) if args.offline else entry.settings)
         for name, entry in args.models.items()
     }
     rows = [describe_model(args.name, index, name, entry) for index, (name, entry) in enumerate(args.models.items())]
@@ -94,16 +93,9 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
         )
-        self._served = read_served(Store(args.database_url))
+        served = read_served(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.request.WAITS]
-        super().__init__(self._find, waiting, settings, TRANSPORT)
-
-    def _find(self, job: Job) -> tuple[Handle, Any]:
-        try:
-            assignment = self._served.read().assign(job.model, job.params.get("models") or {})
-        except InvalidParameter as error:
-            raise ModelFailed(f"{job.model} is no longer served here: {error.message}", param="model") from error
-        return self._served.open_graph(assignment), assignment.request
+        super().__init__(served.find_graph, waiting, settings, TRANSPORT)
 
     async def __del__(self) -> None:
         await self.close()
@@ -132,12 +124,18 @@ def read_served(store: Store) -> Served:
 
 
 def ask_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it."""
-    return {
-        name: str(application.deployments[name].status.value)
-        for name, application in serve.status().applications.items()
-        if name in application.deployments
-    }
+    """Return how the applications stand: name → the state of the deployment that is named as it.
+
+    One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
+    waiting when everything was started again must not fail because their model is not there yet.
+    """
+    states: dict[str, str] = {}
+    for name, application in serve.status().applications.items():
+        if name in application.deployments:
+            states[name] = str(application.deployments[name].status.value)
+        elif application.status in BEGINNING:
+            states[name] = str(application.status.value)
+    return states
 
 
 def open_handle(application: str) -> Handle:

@@ -27,8 +27,8 @@ from composition.graph import (
     told_rate,
 )
 from composition.shooting import Shooting, switched
-from composition.store import VIDEO
 from composition.single import WINDOW, upscale_run
+from composition.store import VIDEO
 from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
@@ -103,6 +103,12 @@ class FullPipelineRequest(GraphRequest, Shooting):
             return dict(fields)
         animate = cast("Mapping[str, Any]", given)
         return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
+
+    @classmethod
+    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """As for all graphs; a picture alone is enlarged only where that is asked for."""
+        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
+        return not alone and super().turns_on(stage, fields)
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,17 @@ class GraphRequest(BaseModel):
         """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
         return dict(fields)
 
+    @classmethod
+    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """Return whether a stage is on, by its field: what it is asked with, or nothing where it is off.
+
+        Args:
+            stage: the field.
+            fields: of a request, spelled out.
+        """
+        value = fields.get(stage, cls.model_fields[stage].default)
+        return value is not None and value is not False
+
     def check_media(self, frames: Mapping[str, int]) -> None:
         """Check the request against its media, before anything is made. Raises InvalidParameter.
 
@@ -178,6 +189,8 @@ class Graph:
     """It is not served without these."""
     wants: tuple[Need, ...] = ()
     """It uses these where they are served."""
+    parts: frozenset[str] = frozenset()
+    """Names of the graphs that run the jobs that it makes. It is not served without these."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
     """Its other forms, by the configuration's `scenes_by`."""
 

@@ -37,18 +37,17 @@ class GraphHost:
             raise ModelFailed(f"method: a graph has only run, got {method}")
         snapshot = await asyncio.to_thread(self._served.read)
         assignment = snapshot.assign(name, request.models)
-        graph = assignment.graph.make(
-            self._served.open_models(assignment), self._settings(assignment), self._transport
-        )
+        settings = self._settings(assignment, request)
+        graph = assignment.graph.make(self._served.open_models(assignment), settings, self._transport)
         async with aclosing(graph.run(request.model_copy(update={"models": assignment.ids}), known)) as items:
             async for item in items:
                 yield item
 
-    def _settings(self, assignment: Assignment) -> GraphSettings:
+    def _settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
         return GraphSettings(
             artifacts=self._state.artifact_store,
             media=self._state.media,
-            defaults=assignment.defaults,
+            defaults=assignment.complete(request.model_dump(exclude_unset=True)),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},
         )

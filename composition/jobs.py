@@ -40,7 +40,7 @@ class RunnerSettings(BaseModel):
 
 
 FindGraph = Callable[[Job], tuple[Handle, type[GraphRequest]]]
-"""Returns the graph that runs a job, and the class of its request. Blocks; raises ModelFailed where it is not served."""
+"""Returns the graph that runs a job and the class of its request. Blocks; raises ModelFailed: it is not served."""
 
 
 class JobRunner:

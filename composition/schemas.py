@@ -130,10 +130,16 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "reelgraph"
-    kind: Literal["graph", "service"]
+    kind: str
+    """`graph`, or the kind of model."""
+    roles: list[str]
+    """Those that a model can take, or that a graph has."""
     ready: bool
+    """Whether all that it needs is there."""
     state: str
     """What Serve says of the deployment."""
+    fields: dict[str, dict[str, Any]]
+    """Field of a request → its JSON schema, with the default and the maximum that hold here."""
 
 
 Entry = TypeVar("Entry", bound=BaseModel)

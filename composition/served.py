@@ -19,9 +19,9 @@ from composition.settings import GraphEntry, ModelEntry
 from composition.single import NAME as SINGLE
 from composition.single import SINGLES
 from composition.store import Store
-from composition.tables import Deployed
+from composition.tables import Deployed, Job
 from services.catalogue import KINDS
-from services.errors import ConfigError, InvalidParameter, NotFound, ServiceBusy
+from services.errors import ConfigError, InvalidParameter, ModelFailed, NotFound, ServiceBusy
 from services.limits import shown
 from services.model import Model, Role
 
@@ -29,14 +29,23 @@ log = logging.getLogger("ray.serve.reelgraph.served")
 
 GRAPH: Literal["graph"] = "graph"
 """What a row of a graph has for its kind."""
-KNOWN_FOR_S = 1.0
-"""Seconds for which what was read is not read again."""
-ANSWER_S = 10.0
-"""Seconds in which a model must answer."""
 HEALTHY = "HEALTHY"
 
 AskStates = Callable[[], Mapping[str, str]]
 """Asks Serve: application → the state of the deployment that is named as it, in the order of the configuration."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited."""
+
+    known_for_s: float = 1.0
+    """What was read is not read again for so long."""
+    answer_s: float = 10.0
+    """In which a model must answer."""
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,8 @@ class ServedModel:
     """Values for the fields that a request leaves out."""
     rate: float | None
     """Frames per second of its videos, where the configuration says so."""
+    built_at: float
+    """When its application was built, in Unix seconds."""
 
     def fits(self, need: Need) -> bool:
         """Whether it can take a role in a graph."""
@@ -92,18 +103,27 @@ class Assignment:
         """Role → the id of its model."""
         return {role: served.id for role, served in self.models.items()}
 
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Values for the fields that a request leaves out."""
-        behind: dict[str, Any] = {}
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a request with the defaults in those that are left out.
+
+        The graph's own defaults stand before those of its models. A model's defaults turn no stage on: they hold where
+        the request, the graph or the request's class does.
+        """
+        fields = merged_fields(self._own(), self.request.spelled_out(given))
         for need, served in self._spoken():
-            if need.at:
-                behind[need.at] = {**served.defaults, **behind.get(need.at, {})}
-            else:
-                fields = self.request.model_fields
-                behind |= {name: value for name, value in served.defaults.items() if name in fields}
+            if not need.at:
+                known = self.request.model_fields
+                behind = {name: value for name, value in served.defaults.items() if name in known}
+                fields = merged_fields(behind, fields)
+            elif served.defaults and self.request.turns_on(need.at, fields):
+                fields = merged_fields({need.at: served.defaults}, fields)
+        return fields
+
+    def _own(self) -> dict[str, Any]:
+        """The graph's own defaults, but for stages whose model is not served."""
         own = self.request.spelled_out(self.own_defaults)
-        return merged_fields({name: value for name, value in behind.items() if value}, own)
+        without = {need.at for need in self.graph.wants if need.role not in self.models}
+        return {name: value for name, value in own.items() if name not in without}
 
     @property
     def limits(self) -> dict[str, float]:
@@ -168,48 +188,69 @@ class Snapshot:
 
     def names(self) -> list[str]:
         """Return the names by which a job can be asked for."""
-        graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._lacks(served) is None]
+        graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._complete(served)]
         alone = [name for name, served in self.models.items() if served.model.kind in SINGLES and SINGLE in self.graphs]
         return [*graphs, *alone]
 
-    def choose(self, role: Role, request: Any, name: str | None) -> ServedModel:
-        """Return the model that takes a role outside of a graph: the one of that id, or the first.
+    def choose(self, need: Need, name: str | None, configured: str | None = None) -> ServedModel:
+        """Return the model that takes a role outside of a graph.
 
-        Raises NotFound where no model takes the role, InvalidParameter where the one that is named does not.
+        Args:
+            need: the role.
+            name: id of the model that the request asks for; None is the configured one, or the first.
+            configured: id of the model that the configuration names.
+
+        Raises:
+            NotFound: no model takes the role, or the configured one is not served.
+            InvalidParameter: the one that the request asks for does not take it.
         """
-        fitting = {served.id: served for served in self.candidates(Need(role, request))}
+        fitting = {served.id: served for served in self.candidates(need)}
         if not fitting:
-            raise NotFound(f"no model for {role} is served here", param="model")
-        if name is None:
-            return next(iter(fitting.values()))
-        if name not in fitting:
+            raise NotFound(f"no model for {need.role} is served here", param="model")
+        if name is not None and name not in fitting:
             raise InvalidParameter(f"model: must be one of {', '.join(fitting)}, got {shown(name)}", param="model")
-        return fitting[name]
+        taken = name or configured or next(iter(fitting))
+        if taken not in fitting:
+            raise NotFound(f"{taken}, which the configuration names for {need.role}, is not served here", param="model")
+        return fitting[taken]
 
     def _bind(self, served: ServedGraph, chosen: Mapping[Role, str]) -> dict[Role, ServedModel]:
-        graph, configured = served.graph, served.entry.roles
+        graph = served.graph
         for role in set(chosen) - {need.role for need in graph.roles}:
             raise InvalidParameter(f"models: {graph.name} has no role {role}", param="models")
+        for other in graph.parts - self.graphs.keys():
+            raise InvalidParameter(
+                f"model: {graph.name} makes jobs of {other}, which is not served here", param="model"
+            )
         models: dict[Role, ServedModel] = {}
         for need in graph.roles:
-            fitting = {candidate.id: candidate for candidate in self.candidates(need)}
-            wanted = chosen.get(need.role) or configured.get(need.role)
-            if wanted is not None and wanted not in fitting:
-                there = ", ".join(fitting) or "none"
-                raise InvalidParameter(
-                    f"models.{need.role}: must be one of {there}, got {shown(wanted)}", param=f"models.{need.role}"
-                )
-            if fitting:
-                models[need.role] = fitting[wanted] if wanted else next(iter(fitting.values()))
+            taken = self._take(need, chosen[need.role]) if need.role in chosen else self._default(served, need)
+            if taken is not None:
+                models[need.role] = taken
             elif need in graph.needs:
-                raise InvalidParameter(
-                    f"model: {graph.name} needs a model for {need.role}, and none is served", param="model"
-                )
+                by = served.entry.roles.get(need.role) or f"a model for {need.role}"
+                raise InvalidParameter(f"model: {graph.name} needs {by}, which is not served here", param="model")
         return models
 
-    def _lacks(self, served: ServedGraph) -> Role | None:
-        """The first role that keeps a graph from being served; None where it is."""
-        return next((need.role for need in served.graph.needs if not self.candidates(need)), None)
+    def _take(self, need: Need, wanted: str) -> ServedModel:
+        """The model that a request chooses for a role. Raises InvalidParameter."""
+        fitting = {candidate.id: candidate for candidate in self.candidates(need)}
+        if wanted not in fitting:
+            there = ", ".join(fitting) or "none"
+            param = f"models.{need.role}"
+            raise InvalidParameter(f"{param}: must be one of {there}, got {shown(wanted)}", param=param)
+        return fitting[wanted]
+
+    def _default(self, served: ServedGraph, need: Need) -> ServedModel | None:
+        """The model that takes a role where a request chooses none; None where it is not served."""
+        configured = served.entry.roles.get(need.role)
+        fitting = [each for each in self.candidates(need) if configured is None or each.id == configured]
+        return fitting[0] if fitting else None
+
+    def _complete(self, served: ServedGraph) -> bool:
+        """Whether all is served that a graph needs."""
+        there = all(self._default(served, need) is not None for need in served.graph.needs)
+        return there and served.graph.parts <= self.graphs.keys()
 
 
 class Served:
@@ -220,30 +261,37 @@ class Served:
         ask_states: see AskStates.
         open_handle: application → the handle of its deployment.
         transport: the exceptions of the calls.
+        patience: see Patience.
     """
 
     def __init__(
-        self, store: Store, ask_states: AskStates, open_handle: Callable[[str], Handle], transport: Transport
+        self,
+        store: Store,
+        ask_states: AskStates,
+        open_handle: Callable[[str], Handle],
+        transport: Transport,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._store = store
         self._ask_states = ask_states
         self._open_handle = open_handle
         self._transport = transport
-        self._read_at = 0.0
+        self._patience = patience
+        self._read_at: float | None = None
         self._snapshot = Snapshot({}, {})
-        self._rates: dict[tuple[str, str], float] = {}
+        self._rates: dict[tuple[str, float], float] = {}
 
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
 
         While the database or Serve's controller is away, what was read last holds; raises where nothing was.
         """
-        if time.monotonic() - self._read_at <= KNOWN_FOR_S:
+        if self._read_at is not None and time.monotonic() - self._read_at < self._patience.known_for_s:
             return self._snapshot
         try:
             self._snapshot = snapshot_of(self._store.list_deployed(), self._ask_states())
         except (SQLAlchemyError, *self._transport.lost):
-            if not self._read_at:
+            if self._read_at is None:
                 raise
             log.warning("what is served could not be read anew", exc_info=True)
         self._read_at = time.monotonic()
@@ -261,6 +309,17 @@ class Served:
         """Return the handle of the graph of an assignment."""
         return Part(self._open_handle(assignment.application), assignment.name)
 
+    def find_graph(self, job: Job) -> tuple[Part, type[GraphRequest]]:
+        """Return the graph that runs a stored job, and the class of its request. Blocks.
+
+        Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer.
+        """
+        try:
+            assignment = self.read().assign(job.model, job.params.get("models") or {})
+        except InvalidParameter as error:
+            raise ModelFailed(f"the job can no longer be run here: {error.message}", param=error.param) from error
+        return self.open_graph(assignment), assignment.request
+
     async def rate(self, assignment: Assignment) -> float:
         """Return the frames per second of what an assignment makes, for requests that do not say so themselves.
 
@@ -273,10 +332,10 @@ class Served:
 
     async def _measured_rate(self, served: ServedModel) -> float:
         """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
-        known = served.application, served.id
+        known = served.id, served.built_at
         if known not in self._rates or served.state != HEALTHY:
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(self._patience.answer_s):
                     info = await self.open_model(served).call("info")
             except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
                 raise ServiceBusy(
@@ -298,11 +357,12 @@ def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
         for row in rows:
             if row.application != application:
                 continue
-            if row.kind == GRAPH:
+            if row.kind == GRAPH and (row.name in BY_NAME or row.name == SINGLE):
                 entry = GraphEntry.model_validate(row.facts)
                 graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
             elif row.kind in KINDS:
-                served = ServedModel(id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts)
+                about = {"id": row.name, "application": application, "state": state, "built_at": row.built_at}
+                served = ServedModel(model=KINDS[row.kind], **about, **row.facts)
                 models.setdefault(row.name, served)
     return Snapshot(models, graphs)
 
@@ -316,7 +376,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
     }
-    return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
+    return _row_of(entry.kind, application, position, name, facts)
 
 
 def describe_graph(application: str, position: int, name: str, entry: GraphEntry) -> Deployed:
@@ -324,8 +384,12 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     if name not in BY_NAME and name != SINGLE:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(f"graphs: there is no {shown(name)}; there are {known}", param="graphs")
-    facts = entry.model_dump(mode="json")
-    return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
+    return _row_of(GRAPH, application, position, name, entry.model_dump(mode="json"))
+
+
+def _row_of(kind: str, application: str, position: int, name: str, facts: dict[str, Any]) -> Deployed:
+    place = {"application": application, "name": name, "position": position}
+    return Deployed(**place, kind=kind, facts=facts, built_at=time.time())
 
 
 def _graph_of(name: str, entry: GraphEntry) -> Graph:

@@ -13,6 +13,12 @@ from services.catalogue import KINDS
 from services.errors import ConfigError
 from services.model import Role
 
+MOVED = (
+    "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
+    "tells how to move it to one block for each model"
+)
+"""What is said of a file that names `composition.app:build`."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Of a model or an application: lower-case letters, digits and dashes."""
 ENTRY_FIELDS = ("kind", "defaults")

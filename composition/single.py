@@ -44,7 +44,7 @@ class SingleRequest(GraphRequest):
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         if "num_frames" not in cls.model_fields:
             return super().lasting(seconds, fields, rate)
-        counted = getattr(cls, "count_frames", None)
+        counted: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
         if counted is not None:
             return {**fields, "num_frames": counted(seconds, rate)}
         shown_at = told_rate(fields, cls) if "fps" in cls.model_fields else rate
@@ -112,9 +112,11 @@ class EditJob(RepaintJob):
     @model_validator(mode="before")
     @classmethod
     def _follow_edges_only_where_given(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or cast("dict[str, Any]", values).get("edges") is not None:
+        if not isinstance(values, dict):
             return values
         fields = cast("dict[str, Any]", values)
+        if fields.get("edges") is not None:
+            return fields
         if not fields.get("prompt"):
             raise InvalidParameter("prompt: field required where no edges are given", param="prompt")
         guidance = from_json(fields.get("ttlg", {}))
@@ -172,7 +174,7 @@ class Single:
     async def run(self, request: SingleRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield what the model makes. Frames are numbered from 0, and what is known is left out."""
         request = completed(request, self._settings.defaults)
-        if known.again:
+        if known.again and not isinstance(request, UpscaleJob):  # whose calls are many and short, and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
             items = Upscaling(self._model, self._media, self._transport).run(request, known)
@@ -205,7 +207,7 @@ class Single:
         urls = {name: getattr(request, name) for name in request.MEDIA}
         return {name: await self._media.picture(url) for name, url in urls.items() if url is not None}
 
-    def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: object) -> Any:
+    def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: Any) -> Any:
         if self._offer.request is None:
             raise ModelFailed(f"{self._offer.role}: a model of this role runs no job")
         asked = select_fields(self._offer.request, request)
@@ -284,7 +286,7 @@ JOBS: Mapping[Role, type[SingleRequest]] = {
     "text-to-video": FilmJob,
     "upscale": UpscaleJob,
 }
-"""Role → what a job of a model alone takes beside the model's own fields. The other roles give no frames or pictures."""
+"""Role → what a job of a model alone takes beside the model's fields. Other roles give no frames or pictures."""
 
 
 def _graph_of(model: Model[Any]) -> Graph | None:
@@ -302,7 +304,8 @@ def _request_class(model: Model[Any], offer: Offer) -> type[SingleRequest]:
     asked = cast("type[BaseModel]", offer.request)
     more: dict[str, Any] = dict.fromkeys(offer.pictures, (str | None, None))
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
-    made = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
+    created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
+    made = cast("type[SingleRequest]", created)
     made.MEDIA = {**shape.MEDIA, **dict.fromkeys(offer.pictures, "image")}
     setattr(sys.modules[__name__], name, made)
     return made

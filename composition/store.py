@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Engine, Select, create_engine, delete, event, func, inspect, or_, select, text, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateColumn
 
+from composition.database import for_writing, open_database
 from composition.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
@@ -71,25 +71,11 @@ class Store:
     """The database, opened by URL: `sqlite:////path/reelgraph.db` or `postgresql+psycopg://…`."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if url.startswith("sqlite"):
-            _tune_sqlite(self._engine)
-        self._writing = self._engine.execution_options(writing=True)
-        Table.metadata.create_all(self._writing)
-        self._widen()
+        self._engine = open_database(url)
+        self._writing = for_writing(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
-
-    def _widen(self) -> None:
-        """Add the columns that a database of an older version lacks. None of them may be required."""
-        with self._writing.begin() as connection:
-            for table in Table.metadata.sorted_tables:
-                there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-                for column in table.columns:
-                    if column.name not in there:
-                        added = CreateColumn(column).compile(dialect=connection.dialect)
-                        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
 
     def check(self) -> None:
         """Raise when the database cannot be asked."""
@@ -354,8 +340,6 @@ class Store:
                 session.delete(key)
         return len(mine)
 
-    # Numbers.
-
     # What is deployed.
 
     def replace_deployed(self, application: str, rows: Sequence[Deployed]) -> None:
@@ -368,6 +352,8 @@ class Store:
         """Return what all applications host, also those that are served no longer."""
         with self._read() as session:
             return list(session.scalars(select(Deployed).order_by(Deployed.application, Deployed.position)))
+
+    # Numbers.
 
     def counts(self) -> list[tuple[str, str, int]]:
         """(model, status, how many jobs)."""
@@ -454,21 +440,3 @@ def _paged(session: Session, query: Select[Row], table: type[Row], page: Page) -
     keys = (table.created_at.desc(), table.id.desc()) if newest_first else (table.created_at, table.id)
     rows = list(session.scalars(query.order_by(*keys).limit(page.limit + 1)))
     return rows[: page.limit], len(rows) > page.limit
-
-
-def _tune_sqlite(engine: Engine) -> None:
-    """Readers beside one writer, every commit on disk, and the write lock taken at the start of a transaction.
-
-    Taking it later, after a read, fails at once with "database is locked" when another process came between.
-    """
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -12,16 +12,18 @@ from typing import Any, cast
 
 from composition.artifacts import Artifacts
 from composition.calls import Handle, Transport, stop_everywhere
+from composition.full_pipeline import GRAPH as PIPELINE
 from composition.graph import NOTHING_KNOWN, Graph, GraphSettings, Known, Need, completed
 from composition.placard import placeholder
 from composition.scenes import FILM, Board, StoryboardRequest, job_of
 from composition.screenwriter import Screenwriter
 from composition.script import Scene, Script, sentences
+from composition.single import NAME as SINGLE
 from composition.store import VIDEO, shared_store
 from composition.tables import Job
 from services.errors import InvalidParameter, ModelFailed
-from services.frames import Clip, Fact, Item, Progress
 from services.flux.request import FluxRequest
+from services.frames import Clip, Fact, Item, Progress
 from services.hunyuan_dit.request import RestyleRequest
 from services.internvl.request import DescribeRequest
 from services.limits import drawn
@@ -154,6 +156,7 @@ _FILMED = Graph(
     make=Storyboard,
     needs=(Need("text-to-video", TextToVideoRequest),),
     wants=(Need("describe", DescribeRequest),),
+    parts=frozenset({SINGLE}),
 )
 
 GRAPH = Graph(
@@ -167,6 +170,7 @@ GRAPH = Graph(
         Need("restyle", RestyleRequest, at="restyle"),
         Need("upscale", UpscaleRequest, at="upscale"),
     ),
+    parts=frozenset({PIPELINE.name}),
     alternatives={"text-to-video": _FILMED},
 )
 

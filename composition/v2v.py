@@ -11,7 +11,17 @@ from pydantic import Field
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.decode import MediaFacts
 from composition.encode import resized
-from composition.graph import NOTHING_KNOWN, Graph, GraphRequest, GraphSettings, Known, Media, Need, completed, select_fields
+from composition.graph import (
+    NOTHING_KNOWN,
+    Graph,
+    GraphRequest,
+    GraphSettings,
+    Known,
+    Media,
+    Need,
+    completed,
+    select_fields,
+)
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
@@ -99,7 +109,9 @@ class V2V:
         else:
             yield Clip(request.input_video)
         start = known.frames if joint is None else 0
-        call = stream(self._wan, "generate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key)
+        call = stream(
+            self._wan, "generate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
+        )
         async with opened(call, self._transport) as items:
             async for item in items:
                 if joint is None or not isinstance(item, Frames):

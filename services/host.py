@@ -1,7 +1,7 @@
 """The deployment of models: one process that holds one or more of them, each with a thread of its own."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,22 +28,31 @@ class Hosted:
     """Of that kind."""
 
 
+def name_replica() -> str:
+    """Return the name of the replica that asks, with its node and its GPUs."""
+    me = serve.get_replica_context().replica_id
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    node = cast("Any", ray).util.get_node_ip_address()
+    return f"{me.deployment_id.name}#{me.unique_id} node={node} gpu={devices or 'none'}"
+
+
 class Host:
     """Loads models and passes calls on to them.
 
     Args:
         models: id → what to load, in this order.
         home: REELGRAPH_HOME, where downloads lie.
+        replica: says which replica this is, and on which devices.
 
     Raises:
         ConfigError: weights, a device or a lever cannot be had.
     """
 
-    def __init__(self, models: Mapping[str, Hosted], home: Path) -> None:
+    def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
         self._services: dict[str, Any] = {}
         for name, hosted in models.items():
             model = KINDS[hosted.kind]
-            self._services[name] = model.service(model.prepare(hosted.settings, home), home, name_replica)
+            self._services[name] = model.service(model.prepare(hosted.settings, home), home, replica)
 
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
@@ -80,11 +89,3 @@ class Host:
         if service is None:
             raise ModelFailed(f"model: {name} is not on this replica, which has {', '.join(self._services)}")
         return service
-
-
-def name_replica() -> str:
-    """Return the name of the replica that asks, with its node and its GPUs."""
-    me = serve.get_replica_context().replica_id
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    node = cast("Any", ray).util.get_node_ip_address()
-    return f"{me.deployment_id.name}#{me.unique_id} node={node} gpu={devices or 'none'}"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-Commercial = Literal["free", "restricted", "forbidden", "unknown"]
-"""Whether one may earn money with it: as one likes, on conditions, or not without another contract."""
+Commercial = Literal["free", "restricted", "forbidden", "stated", "unknown"]
+"""Whether one may earn money with it: as one likes, on conditions, or not without another contract. `stated`: the
+operator has named the licence, and is to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,12 @@ class Licence:
 
     @property
     def must_be_accepted(self) -> bool:
-        """Whether somebody should read it before the weights are used. What is not known is no permission."""
-        return self.commercial != "free"
+        """Whether somebody should read it before the weights are fetched. What is not known is no permission."""
+        return self.commercial not in ("free", "stated")
 
     def __str__(self) -> str:
-        return f"{self.name} (commercial use: {self.commercial}; {self.note}; {self.url})"
+        use = "" if self.commercial == "stated" else f"commercial use: {self.commercial}"
+        return f"{self.name} ({'; '.join(filter(None, (use, self.note, self.url)))})"
 
 
 UNKNOWN = Licence("unknown", "unknown", "see the repository", "no address known")
@@ -43,15 +45,19 @@ def deny_commerce(repository: str) -> Licence:
     return Licence("CC-BY-NC-4.0", "forbidden", "not for commercial use", f"https://huggingface.co/{repository}")
 
 
-def licence_of(source: str) -> Licence:
-    """Return the terms of a repository or pack, `UNKNOWN` where no model names it.
+def licence_of(source: str, stated: str | None = None) -> Licence:
+    """Return the terms of a repository or pack, `UNKNOWN` where neither a model nor the operator names them.
 
     Args:
         source: `owner/name`, a pack's name, or `path:FOLDER`. A folder, or the copy of another owner, is known by the
             last part of its name, because a clone is called like its repository.
+        stated: the licence that the operator has named. It counts where the project does not know better.
     """
     known = _known()
-    return known.get(source) or known.get(_last_part(source)) or UNKNOWN
+    found = known.get(source) or known.get(_last_part(source))
+    if found is None and stated is not None:
+        return Licence(stated, "stated", "as the configuration says", "")
+    return found or UNKNOWN
 
 
 @cache
