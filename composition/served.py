@@ -170,7 +170,7 @@ class Snapshot:
 
         Raises InvalidParameter: there is no such graph or model, or a role cannot be taken.
         """
-        if name in self.graphs:
+        if name in self.graphs and name != SINGLE:
             served = self.graphs[name]
             models = self._bind(served, chosen)
             return Assignment(name, served.graph, served.application, models, served.entry.defaults)
