@@ -180,8 +180,13 @@ class Snapshot:
             known = ", ".join(self.names()) or "none yet"
             raise InvalidParameter(f"model: there is no {shown(name)}; there are {known}", param="model")
         role = graph.needs[0].role
-        if chosen.get(role, alone.id) != alone.id or set(chosen) - {role}:
-            raise InvalidParameter(f"models: a job of {alone.id} alone has no other models", param="models")
+        for other in set(chosen) - {role}:
+            raise InvalidParameter(f"models: a job of {alone.id} alone has no role {other}", param="models")
+        if chosen.get(role, alone.id) != alone.id:
+            param = f"models.{role}"
+            raise InvalidParameter(
+                f"{param}: must be {alone.id}, whose job this is, got {shown(chosen[role])}", param=param
+            )
         return Assignment(name, graph, host.application, {role: alone})
 
     def names(self) -> list[str]:

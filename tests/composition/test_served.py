@@ -108,10 +108,10 @@ def test_what_cannot_be_chosen(cluster: Cluster) -> None:
     )
     assert refused(cluster, "v2v", upscale="x") == ("models", "models: v2v has no role upscale")
     assert refused(cluster, "wan-5b", image_to_video="wan-a14b") == (
-        "models",
-        "models: a job of wan-5b alone has no other models",
+        "models.image-to-video",
+        "models.image-to-video: must be wan-5b, whose job this is, got 'wan-a14b'",
     )
-    assert refused(cluster, "wan-5b", upscale="x") == ("models", "models: a job of wan-5b alone has no other models")
+    assert refused(cluster, "wan-5b", upscale="x") == ("models", "models: a job of wan-5b alone has no role upscale")
     for name in ("sora", "single", "eyes"):
         assert refused(cluster, name) == ("model", f"model: there is no '{name}'; there are {there}")
 
