@@ -25,9 +25,9 @@ TOGETHER, APART = "as the local configuration has it", "a process for each model
 
 METHOD = f"""\
 `python -m composition serve` with the trained miniatures, from its start to `ready`. *{TOGETHER}*: eight models in one
-process and five graphs in another. *{APART}*: the same models and graphs, each an application by itself. CPU seconds are
-user and system time of all processes of the server, Ray's own among them; memory is the proportional set size of all of
-them at `ready`. One round before the {ROUNDS} that count; the order turns from round to round."""
+process and five graphs in another. *{APART}*: the same models and graphs, each an application by itself. CPU seconds
+are user and system time of all processes of the server, Ray's own among them; memory is the proportional set size of
+all of them at `ready`. One round before the {ROUNDS} that count; the order turns from round to round."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def parse_block(raw: Mapping[str, Any], folder: Path) -> Block:
     shape = BUILDERS.get(builder)
     if shape is None:
         return Block(raw, None)
-    args = raw.get("args") or {}
+    args: Mapping[str, Any] = raw.get("args") or {}
     try:
         settings = shape.model_validate(args)
         return Block(raw, settings).replace_args(root_paths(args, settings, folder))

@@ -67,10 +67,10 @@ class Configuration:
         ]
         return snapshot_of(rows, {block.name: AS_CONFIGURED for block in self.blocks})
 
-    def deploy_schema(self) -> ServeDeploySchema:
-        """Return it as Ray takes it."""
-        applications = [dict(block.raw) for block in self.blocks]
-        return ServeDeploySchema.model_validate({**self.raw, "applications": applications})
+    @property
+    def document(self) -> dict[str, Any]:
+        """What a file of it would hold."""
+        return {**self.raw, "applications": [dict(block.raw) for block in self.blocks]}
 
 
 def read_configuration(
@@ -84,7 +84,8 @@ def read_configuration(
         only: graphs or models; what none of them needs is left out.
     """
     configuration = load_configuration(path)
-    config = (narrow(configuration, only) if only else configuration).deploy_schema()
+    document = (narrow(configuration, only) if only else configuration).document
+    config = ServeDeploySchema.model_validate(document)
     overrides = {"host": host, "port": port}
     http = config.http_options.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     return config.model_copy(update={"http_options": http})
@@ -106,6 +107,8 @@ def parse_configuration(raw: Any, folder: Path) -> Configuration:
         ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain_errors(error)) from error
+    except (ImportError, AttributeError) as error:  # of a policy's function, which Ray imports
+        raise ConfigError(f"applications: {error}", param="applications") from error
     unknown = _find_unknown(raw, ServeDeploySchema)
     if unknown:
         raise ConfigError("\n".join(f"{place}: there is no such field" for place in unknown), param=unknown[0])
@@ -135,10 +138,9 @@ def narrow(configuration: Configuration, only: Sequence[str]) -> Configuration:
         else:
             known = ", ".join(dict.fromkeys((*there.names(), *there.models)))
             raise ConfigError(f"only: there is no {shown(name)}; there are {known}", param="only")
-    blocks = _keep(configuration.blocks, "models", kept)
+    blocks = tuple(_unbind(block, kept) for block in _keep(configuration.blocks, "models", kept))
     graphs = {*Configuration({}, blocks).snapshot.names(), SINGLE}
-    blocks = _keep(blocks, "graphs", graphs)
-    return Configuration(configuration.raw, tuple(_unbind(block, kept) for block in blocks))
+    return Configuration(configuration.raw, _keep(blocks, "graphs", graphs))
 
 
 def _keep(blocks: Sequence[Block], field: str, names: set[str]) -> tuple[Block, ...]:

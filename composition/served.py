@@ -63,6 +63,8 @@ class ServedModel:
     """Values for the fields that a request leaves out."""
     rate: float | None
     """Frames per second of its videos, where the configuration says so."""
+    built_at: float
+    """When its application was built, in Unix seconds."""
 
     def fits(self, need: Need) -> bool:
         """Whether it can take a role in a graph."""
@@ -282,7 +284,7 @@ class Served:
         self._patience = patience
         self._read_at: float | None = None
         self._snapshot = Snapshot({}, {})
-        self._rates: dict[tuple[str, str], float] = {}
+        self._rates: dict[tuple[str, float], float] = {}
 
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
@@ -335,7 +337,7 @@ class Served:
 
     async def _measured_rate(self, served: ServedModel) -> float:
         """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
-        known = served.application, served.id
+        known = served.id, served.built_at
         if known not in self._rates or served.state != HEALTHY:
             try:
                 async with asyncio.timeout(self._patience.answer_s):
@@ -364,9 +366,8 @@ def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
                 entry = GraphEntry.model_validate(row.facts)
                 graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
             elif row.kind in KINDS:
-                served = ServedModel(
-                    id=row.name, model=KINDS[row.kind], application=application, state=state, **row.facts
-                )
+                about = {"id": row.name, "application": application, "state": state, "built_at": row.built_at}
+                served = ServedModel(model=KINDS[row.kind], **about, **row.facts)
                 models.setdefault(row.name, served)
     return Snapshot(models, graphs)
 
@@ -380,7 +381,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
     }
-    return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
+    return _row_of(entry.kind, application, position, name, facts)
 
 
 def describe_graph(application: str, position: int, name: str, entry: GraphEntry) -> Deployed:
@@ -388,8 +389,12 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     if name not in BY_NAME and name != SINGLE:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(f"graphs: there is no {shown(name)}; there are {known}", param="graphs")
-    facts = entry.model_dump(mode="json")
-    return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
+    return _row_of(GRAPH, application, position, name, entry.model_dump(mode="json"))
+
+
+def _row_of(kind: str, application: str, position: int, name: str, facts: dict[str, Any]) -> Deployed:
+    place = {"application": application, "name": name, "position": position}
+    return Deployed(**place, kind=kind, facts=facts, built_at=time.time())
 
 
 def _graph_of(name: str, entry: GraphEntry) -> Graph:

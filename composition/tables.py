@@ -159,3 +159,4 @@ class Deployed(Table):
     """A kind of model, or `graph`."""
     facts: Mapped[dict[str, Any]]
     """What requests must know of it: its defaults, limits, …"""
+    built_at: Mapped[float]

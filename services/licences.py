@@ -9,8 +9,8 @@ from functools import cache
 from typing import Literal
 
 Commercial = Literal["free", "restricted", "forbidden", "stated", "unknown"]
-"""Whether one may earn money with it: as one likes, on conditions, or not without another contract. `stated` is what the
-terms say that an operator has named."""
+"""Whether one may earn money with it: as one likes, on conditions, or not without another contract. `stated`: the
+operator has named the licence, and is to know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,28 +37,32 @@ def change_parts(value: Any, change: Callable[[Place, Any], Any], place: Place =
     changed = change(place, value)
     if changed is not DEEPER:
         return changed
-    if isinstance(value, BaseModel):
-        made = _changed(dict(value), change, place)
-        return value.model_copy(update=made) if made else value
-    if isinstance(value, Mapping):
-        parts = dict(cast("Mapping[Any, Any]", value))
-        made = _changed(parts, change, place)
-        return {**parts, **made} if made else value
-    if isinstance(value, list | tuple):
-        parts = dict(enumerate(cast("list[Any]", value)))
-        made = _changed(parts, change, place)
-        return type(value)({**parts, **made}.values()) if made else value
-    if isinstance(value, AbstractSet):
-        parts = {part: part for part in cast("AbstractSet[Any]", value)}
-        made = _changed(parts, change, place)
-        return frozenset({**parts, **made}.values()) if made else value
-    return value
-
-
-def _changed(parts: Mapping[Any, Any], change: Callable[[Place, Any], Any], place: Place) -> dict[Any, Any]:
-    """Return the parts that are no longer what they were."""
+    parts = _part(value)
     made = {key: change_parts(part, change, (*place, key)) for key, part in parts.items()}
-    return {key: part for key, part in made.items() if part is not parts[key]}
+    news = {key: part for key, part in made.items() if part is not parts[key]}
+    return _put_together(value, made, news) if news else value
+
+
+def _part(value: Any) -> dict[Any, Any]:
+    """Return the parts of a value by what is said of them in a place; none where it has none."""
+    if isinstance(value, BaseModel):
+        return dict(value)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    if isinstance(value, list | tuple):
+        return dict(enumerate(cast("list[Any]", value)))
+    if isinstance(value, AbstractSet):
+        return {part: part for part in cast("AbstractSet[Any]", value)}
+    return {}
+
+
+def _put_together(value: Any, parts: Mapping[Any, Any], news: Mapping[Any, Any]) -> Any:
+    """Return a value like `value` of `parts`, of which `news` are other than before."""
+    if isinstance(value, BaseModel):
+        return value.model_copy(update=news)
+    if isinstance(value, Mapping):
+        return dict(parts)
+    return cast("type[Any]", type(value))(parts.values())
 
 
 def take_offline(settings: Settings) -> Settings:

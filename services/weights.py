@@ -141,7 +141,7 @@ def check_licence(weights: Weights, home: Path) -> None:
         return
     hub, _ = _hub(weights, home)
     known = hub.remembered()
-    if known is None or _missing(weights, hub, known):
+    if not hub.folder.is_dir() or (known is not None and _missing(weights, hub, known)):
         _need_known_licence(weights)
 
 
@@ -166,12 +166,14 @@ def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -
         return hub.folder
     if weights.offline:
         return _as_it_is(weights, hub, reference, known)
-    if not accepted:
+    if not (accepted or hub.folder.is_dir()):
         _need_known_licence(weights)
     with alone(reference.cache / ".locks" / f"{weights.hub}--{reference.repository.replace('/', '--')}.lock"):
         listing = _listed(weights, hub, reference)
         missing = _missing(weights, hub, listing)
         if missing:
+            if not accepted:
+                _need_known_licence(weights)
             need_room(reference.cache, sum(missing.values()) - hub.arrived(missing))
             hub.download(missing, Meter(sum(missing.values()), told))
         for file, size in _missing(weights, hub, listing).items():
@@ -200,8 +202,8 @@ def _need_known_licence(weights: Weights) -> None:
     if weights.terms is UNKNOWN:
         name = weights.repository
         raise ConfigError(
-            f"weights.licence: the terms of {name} are not known to this project, so it is not fetched. Read them; then "
-            f"name them beside the repository (`licence: NAME`), or run `reel models pull --accept-licence {name}`",
+            f"weights.licence: the licence of {name} is not known to this project, so it is not fetched. Read it; then "
+            f"name it beside the repository (`licence: NAME`), or run `reel models pull --accept-licence {name}`",
             param="weights.licence",
         )
 

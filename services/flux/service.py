@@ -74,7 +74,8 @@ class FluxSettings(BaseModel):
     lora_dir: Path | None = None
     """Any safetensors file in it may be asked for; without it none."""
     lora_repositories: tuple[LoraRepository, ...] = ()
-    """Files on the hub that may be asked for too; downloaded when first asked for. Their licences are checked before."""
+    """Files on the hub that may be asked for too. Each is downloaded when it is first asked for; whether its licence is
+    accepted is checked at the start."""
     max_loras: Annotated[int, Field(ge=1, le=64)] = MAX_LORAS
     """LoRAs held in memory, and at most in one request. The one that was used longest ago goes first."""
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 128

@@ -174,6 +174,10 @@ def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
             ["models", "pull", "--config", "in.mp4", "--accept-licences"],
             ["pull", "--config", "in.mp4", "--accept-licences"],
         ),
+        (
+            ["models", "pull", "--accept-licence", "a/b", "--accept-licence", "c/d"],
+            ["pull", "--accept-licence", "a/b", "--accept-licence", "c/d"],
+        ),
     ],
 )
 def test_serve_and_keys_become_the_server_side(reel: Reel, place: Path, given: list[str], passed_on: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from miniatures.random.served import random_args
+from miniatures.random.served import random_models
 from tests.cluster.server import CLIP, Server, until
 
 Create = Callable[..., dict[str, Any]]
@@ -15,8 +15,8 @@ Create = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="package")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """`args` with random weights, which all servers share, and with small requests."""
-    return random_args(tmp_path_factory.mktemp("weights"))
+    """Kind → block of a model with random weights, which all servers share, and with small requests."""
+    return random_models(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="package")
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) 
 def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server with keys, small limits and short leases, for tests that break in or break it."""
     limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "auth": "keys"}
-    made = Server(tmp_path_factory.mktemp("strict"), untrained | limits)
+    made = Server(tmp_path_factory.mktemp("strict"), untrained, apart=True, **limits)
     made.add_key("ann")
     made.add_key("bob")
     made.start()
@@ -41,16 +41,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) 
 @pytest.fixture(scope="package")
 def studio(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server of the full pipeline and the storyboard, with two replicas of each model that every scene needs."""
-    svd = {
-        "weights": untrained["svd"]["weights"],
-        "dtype": "float32",
-        "decode_window": 2,
-        "decode_overlap": 1,
-        "max_frames": 50,
-    }
-    arguments = {**untrained, "svd": svd, "lease_s": 3.0, "concurrency": 6}
-    home, twice = tmp_path_factory.mktemp("studio"), ("flux", "svd", "realesrgan")
-    made = Server(home, arguments, ("full-pipeline", "storyboard"), twice).start()
+    svd = {**untrained["svd"], "decode_window": 2, "decode_overlap": 1, "max_frames": 50}
+    models, home = {**untrained, "svd": svd}, tmp_path_factory.mktemp("studio")
+    only, twice = ("full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
+    made = Server(home, models, only, twice=twice, apart=True, lease_s=3.0, concurrency=6).start()
     yield made
     made.kill()
 
