@@ -9,6 +9,7 @@ from composition.graph import GraphRequest
 from composition.openapi import inline_schema
 from composition.schemas import ModelObject
 from composition.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
+from composition.single import NAME as SINGLE
 from composition.single import SINGLES
 
 HIDDEN = ("models",)
@@ -28,7 +29,7 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
 
 def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
     """Return the class of the requests for a graph or a model alone; None where neither is served."""
-    if name in snapshot.graphs:
+    if name in snapshot.graphs and name != SINGLE:
         return snapshot.graphs[name].graph.request
     served = snapshot.find_model(name)
     graph = SINGLES.get(served.model.kind) if served else None

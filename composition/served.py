@@ -172,7 +172,7 @@ class Snapshot:
 
         Raises InvalidParameter: there is no such graph or model, or a role cannot be taken.
         """
-        if name in self.graphs:
+        if name in self.graphs and name != SINGLE:
             served = self.graphs[name]
             models = self._bind(served, chosen)
             return Assignment(name, served.graph, served.application, models, served.entry.defaults)
@@ -182,8 +182,13 @@ class Snapshot:
             known = ", ".join(self.names()) or "none yet"
             raise InvalidParameter(f"model: there is no {shown(name)}; there are {known}", param="model")
         role = graph.needs[0].role
-        if chosen.get(role, alone.id) != alone.id or set(chosen) - {role}:
-            raise InvalidParameter(f"models: a job of {alone.id} alone has no other models", param="models")
+        for other in set(chosen) - {role}:
+            raise InvalidParameter(f"models: a job of {alone.id} alone has no role {other}", param="models")
+        if chosen.get(role, alone.id) != alone.id:
+            param = f"models.{role}"
+            raise InvalidParameter(
+                f"{param}: must be {alone.id}, whose job this is, got {shown(chosen[role])}", param=param
+            )
         return Assignment(name, graph, host.application, {role: alone})
 
     def names(self) -> list[str]:

@@ -70,7 +70,7 @@ class Cluster:
     def host_models(self, models: Mapping[str, Hosted], application: str = MODELS) -> "Cluster":
         """Serve an application of models, in place of what it had."""
         rows = [(name, hosted.kind, hosted.facts) for name, hosted in models.items()]
-        self._deploy(application, rows, HostHandle({name: hosted.service for name, hosted in models.items()}))
+        self.deploy(application, rows, HostHandle({name: hosted.service for name, hosted in models.items()}))
         return self
 
     def host_graphs(self, *names: str, application: str = GRAPHS, **entries: Mapping[str, Any]) -> "Cluster":
@@ -84,10 +84,11 @@ class Cluster:
         graphs = {name: GraphEntry() for name in names}
         graphs |= {name.replace("_", "-"): GraphEntry.model_validate(entry) for name, entry in entries.items()}
         rows = [(name, GRAPH, entry.model_dump(mode="json")) for name, entry in graphs.items()]
-        self._deploy(application, rows, Handle(self.graphs))
+        self.deploy(application, rows, Handle(self.graphs))
         return self
 
-    def _deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
+    def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
+        """Serve an application that has written down (name, kind, facts)."""
         self.store.replace_deployed(
             application,
             [

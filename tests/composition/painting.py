@@ -128,7 +128,11 @@ def painter(service: object, instantid: object | None = None, **defaults: Any) -
 
 def front_door(folder: Path, *models: Hosted, **settings: Any) -> Ingress:
     """A front door before models, each of which has its kind for its id."""
-    cluster = Cluster(folder).host_models({hosted.kind: hosted for hosted in models})
+    return open_door(Cluster(folder).host_models({hosted.kind: hosted for hosted in models}), **settings)
+
+
+def open_door(cluster: Cluster, **settings: Any) -> Ingress:
+    """A front door before all that a cluster serves."""
     given = IngressSettings(database=cluster.url, artifacts=cluster.where, **{"auth": "none", **settings})
     return Ingress(given, cluster.served, TRANSPORT)
 
