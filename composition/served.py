@@ -63,7 +63,7 @@ class ServedModel:
     """Values for the fields that a request leaves out."""
     rate: float | None
     """Frames per second of its videos, where the configuration says so."""
-    built_at: float
+    built_at: float = 0.0
     """When its application was built, in Unix seconds."""
 
     def fits(self, need: Need) -> bool:
