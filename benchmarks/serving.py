@@ -13,7 +13,8 @@ import yaml
 from ray import serve
 
 from benchmarks.local_ray import free_port
-from composition.__main__ import LOCAL_CONFIG, deploy, read_config
+from composition.__main__ import LOCAL_CONFIG, read_config
+from composition.serving import deploy
 from miniatures.random.served import random_args
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
@@ -35,7 +36,7 @@ def serving(arguments: dict[str, Any] | None = None, *, run_jobs: bool = True) -
         config = Path(home) / "serve_config.yaml"
         config.write_text(yaml.safe_dump(raw))
         port = free_port()
-        ray.init(namespace="serve", include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", namespace="serve", include_dashboard=False, log_to_driver=False)
         try:
             deploy(read_config(config, "127.0.0.1", port))
             _wait()

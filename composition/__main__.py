@@ -1,4 +1,4 @@
-"""Run the server on this machine, or on the cluster that RAY_ADDRESS names; manage API keys; fetch weights.
+"""Run the server on this machine, or on the cluster that `--address` or RAY_ADDRESS names; manage keys; fetch weights.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
 `python -m composition pull --config FILE`. The command line of a user, `reel`, calls this.
@@ -6,7 +6,6 @@
 
 import argparse
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,22 +13,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 import yaml
 from pydantic import ValidationError
-from ray import serve
-from ray.serve._private import api as private  # what `serve run` itself uses: Ray has no public equal for a file
-from ray.serve.config import ProxyLocation
-from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema, ServeStatus
 
+from composition.alarms import MemoryAlarm
 from composition.app import SERVICES, AppSettings, deployments_of, needed_by
+from composition.console import Console, console
+from composition.own_ray import home_of, joined_ray, own_ray, wanted_address
+from composition.ports import held_port, url_of
 from composition.pull import end_at_once, pull
+from composition.serving import deploy, deploy_beside, remove, statuses_of, wait_until_ready
+from composition.startup import list_parts, startup
 from composition.store import Store
 from services.errors import ConfigError, ReelError
+from services.loading import list_loading
+from services.private import be_private, open_home
 from services.weights import from_folder
 
 LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
-POLL_S = 1.0
+ALARM_S = 2.0
+"""Between two looks at what Ray says of memory."""
 
 
 def read_config(
@@ -72,62 +76,76 @@ def settings_of(config: ServeDeploySchema) -> AppSettings:
     return AppSettings.model_validate(cast("dict[str, Any]", cast("Any", config).applications[0].args))
 
 
-def run(config: ServeDeploySchema) -> int:
-    """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every deployment is healthy."""
+def run(config: ServeDeploySchema, address: str | None = None) -> int:
+    """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every application answers.
+
+    Args:
+        config: what is served.
+        address: the Ray cluster on which; by default the one that RAY_ADDRESS names, else a Ray of our own.
+
+    Raises:
+        ConfigError: the address is taken, or what is on the cluster is in the way.
+    """
+    home = open_home(home_of(config), lambda line: print(line, file=sys.stderr, flush=True))
+    cluster = wanted_address(address)
+    with console(home) as said:
+        said.tell(f"logs: {said.logs}")
+        return _serve_alone(config, home, said) if cluster is None else _serve_beside(config, cluster, home, said)
+
+
+def _serve_alone(config: ServeDeploySchema, home: Path, said: Console) -> int:
+    stop = stop_on_signal()
     http = config.http_options
-    _need_port(http.host, http.port)
-    here = cast("Any", ray)
-    here.init(namespace="serve", include_dashboard=False, log_to_driver=False, configure_logging=False)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets its own
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
+    with held_port(http.host, http.port), own_ray(home, said.logs):
+        stop_on_signal(stop)
+        if stop.is_set():
+            return 0
         deploy(config)
-        shown = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host  # noqa: S104 - compared, not bound
-        print(f"http://{shown}:{http.port}", flush=True)
-        failure = _wait_until_ready({application.name for application in config.applications}, stop)
-        if failure is not None:
-            print(failure, file=sys.stderr)
-            return 1
-        if not stop.is_set():
-            print("ready", flush=True)
-        stop.wait()
-        return 0
-    finally:
-        cast("Any", serve).shutdown()
-        here.shutdown()
+        return _serve(config, home, said, stop)
 
 
-def deploy(config: ServeDeploySchema) -> None:
-    """Begin to serve what a configuration says, on the Ray that this process is connected to."""
-    http = config.http_options.model_dump()
-    start = cast("Any", private).serve_start
-    start(http_options=http, proxy_location=ProxyLocation(config.proxy_location)).deploy_apps(config)
-
-
-def _wait_until_ready(names: set[str], stop: threading.Event) -> str | None:
-    """Return None when all is healthy or a stop was asked for, else what failed."""
-    while not stop.wait(POLL_S):
-        applications = serve.status().applications
-        found = [applications[name] for name in names if name in applications]
-        for application in found:
-            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                reasons = [d.message for d in application.deployments.values() if d.message]
-                return "\n".join([application.message, *reasons])
-        if len(found) == len(names) and all(a.status == ApplicationStatus.RUNNING for a in found):
-            return None
-    return None
-
-
-def _need_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _serve_beside(config: ServeDeploySchema, cluster: str, home: Path, said: Console) -> int:
+    stop = stop_on_signal()
+    with joined_ray(cluster) as joined:
+        stop_on_signal(stop)
+        deploy_beside(config, joined)
         try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port: {host}:{port} cannot be had ({error.strerror}); name another with --port"
-            ) from error
+            return _serve(config, home, said, stop)
+        finally:
+            if left := remove(config):
+                said.tell(f"{joined}: {left}")
+
+
+def _serve(config: ServeDeploySchema, home: Path, said: Console, stop: threading.Event) -> int:
+    http = config.http_options
+    url = url_of(http.host, http.port, secure=bool(http.ssl_keyfile and http.ssl_certfile))
+    said.print_line(url)
+    began, alarm = time.time(), MemoryAlarm(said.logs / "ray")
+    with startup(said.err) as screen:
+
+        def watch(status: ServeStatus) -> None:
+            screen.show(list_parts(statuses_of(config, status), list_loading(home, began)))
+            for shortage in alarm.list_new():
+                screen.note(str(shortage))
+
+        failure = wait_until_ready(config, url, stop, watch)
+    if failure is not None:
+        said.tell(failure)
+        return 1
+    if not stop.is_set():
+        said.print_line("ready")
+    while not stop.wait(ALARM_S):
+        for shortage in alarm.list_new():
+            said.tell(str(shortage))
+    return 0
+
+
+def stop_on_signal(stop: threading.Event | None = None) -> threading.Event:
+    """Let SIGINT and SIGTERM set an event, also where they were ignored; again after Ray, which sets handlers too."""
+    wanted = stop or threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: wanted.set())
+    return wanted
 
 
 def manage_keys(config: ServeDeploySchema, action: str, owner: str | None) -> int:
@@ -154,6 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
     serving = commands.add_parser("serve")
     serving.add_argument("--host")
     serving.add_argument("--port", type=int)
+    serving.add_argument(
+        "--address", metavar="HOST:PORT", help="of a Ray cluster to serve on, instead of a Ray of its own"
+    )
     serving.add_argument("--only", action="append", default=[], metavar="MODEL")
     keys = commands.add_parser("keys")
     keys.add_argument("action", choices=["create", "list", "revoke"])
@@ -163,9 +184,10 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     given = parser.parse_args(arguments)
+    be_private()
     try:
         if given.command == "serve":
-            return run(read_config(given.config, given.host, given.port, given.only))
+            return run(read_config(given.config, given.host, given.port, given.only), given.address)
         if given.command == "pull":
             end_at_once()
             return pull(settings_of(read_config(given.config)), accept_licences=given.accept_licences)

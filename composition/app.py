@@ -41,6 +41,7 @@ from services.frames import Face, Item
 from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
 from services.instantid.service import InstantId, InstantIdSettings
 from services.internvl.service import InternVL, InternVLSettings
+from services.private import open_home
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.service import Svd, SvdSettings
@@ -138,11 +139,8 @@ class AppSettings(BaseModel):
 
     @property
     def state(self) -> Path:
-        """The one directory of all state, absolute, and there."""
-        home = self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph"))
-        home = home.expanduser().absolute()
-        home.mkdir(parents=True, exist_ok=True)
-        return home
+        """The one directory of all state, absolute, there, and closed to other users. Raises ConfigError."""
+        return open_home(self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph")))
 
     @property
     def all_defaults(self) -> dict[str, Mapping[str, Any]]:

@@ -23,9 +23,10 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.__main__ import deploy, narrow, read_config
+from composition.__main__ import narrow, read_config
 from composition.app import PAINTERS, SERVICES, AppSettings, build
 from composition.app import deployments_of as deployed_by
+from composition.serving import deploy
 from services.errors import ConfigError, InvalidParameter, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo
@@ -141,7 +142,7 @@ def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, An
     args["realesrgan"] = {"dtype": "float32"}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
-    ray.init(namespace="serve", num_cpus=32, num_gpus=7, include_dashboard=False, log_to_driver=False)
+    ray.init("local", namespace="serve", num_cpus=32, num_gpus=7, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_config(file, "127.0.0.1", free_port()))
         until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 420, "the deployment")
