@@ -43,7 +43,7 @@ class Hosted:
 def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) -> ServedModel:
     """The model as requests that are answered at once see it. Its id is its kind where no other is given."""
     facts = {"limits": hosted.limits, "defaults": hosted.defaults, "rate": hosted.rate}
-    return ServedModel(name or hosted.kind, KINDS[hosted.kind], MODELS, state, **facts)
+    return ServedModel(name or hosted.kind, KINDS[hosted.kind], MODELS, state, built_at=0.0, **facts)
 
 
 class Cluster:
@@ -57,6 +57,8 @@ class Cluster:
         """Application → what Serve says of it."""
         self.handles: dict[str, AnyHandle] = {}
         """Application → the handle of its deployment."""
+        self.built = 0
+        """How often an application was built, which is the clock here."""
         self.asked = 0
         """How often Serve was asked."""
         self.served = Served(self.store, self._ask_states, self.handles.__getitem__, TRANSPORT, patience)
@@ -89,13 +91,13 @@ class Cluster:
 
     def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
         """Serve an application that has written down (name, kind, facts)."""
-        self.store.replace_deployed(
-            application,
-            [
-                Deployed(application=application, position=position, name=name, kind=kind, facts=facts)
-                for position, (name, kind, facts) in enumerate(rows)
-            ],
-        )
+        self.built += 1
+        said = {"application": application, "built_at": float(self.built)}
+        stored = [
+            Deployed(position=position, name=name, kind=kind, facts=facts, **said)
+            for position, (name, kind, facts) in enumerate(rows)
+        ]
+        self.store.replace_deployed(application, stored)
         self.states[application] = HEALTHY
         self.handles[application] = handle
 

@@ -150,6 +150,10 @@ async def test_a_rate_that_only_the_model_knows_is_asked_for_once(counter: Count
     counter.cluster.states["models"] = "HEALTHY"
     assert (await counter.video(seconds=2)).params["num_frames"] == 49
     assert model.asked == 2
+    model.rate = Fraction(8)
+    wans(counter, wan=Hosted("wan", model))
+    assert (await counter.video(seconds=2)).params["num_frames"] == 17, "it was deployed anew"
+    assert model.asked == 3
 
 
 async def test_nobody_is_asked_for_a_rate_where_no_seconds_are(counter: Counter) -> None:
