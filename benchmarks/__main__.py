@@ -12,6 +12,7 @@ BENCHMARKS = (
     "frames_stream",
     "overlap",
     "job_call",
+    "decoder_start",
     "memory",
     "cancel",
     "ttlg",

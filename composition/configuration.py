@@ -8,8 +8,7 @@ from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema
 
 from composition.blocks import Block, explain_errors, parse_block
 from composition.consistency import check_blocks
@@ -22,10 +21,6 @@ from services.limits import shown
 LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
 AS_CONFIGURED = "CONFIGURED"
 """The state of what has not been started."""
-SCHEMAS: Mapping[tuple[type[BaseModel], str], type[BaseModel]] = {
-    (DeploymentSchema, "autoscaling_config"): cast("type[BaseModel]", AutoscalingConfig)
-}
-"""Fields that Ray leaves as mappings where the file has one → what it makes of them later."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +178,7 @@ def _find_unknown(raw: Any, schema: type[BaseModel], place: str = "") -> list[st
         if key not in schema.model_fields:
             unknown.append(at)
             continue
-        shapes = [SCHEMAS[schema, key]] if (schema, key) in SCHEMAS else _models_in(schema.model_fields[key].annotation)
+        shapes = _models_in(schema.model_fields[key].annotation)
         parts = [(at, value)] if not isinstance(value, list) else _name_parts(at, cast("list[Any]", value))
         unknown += [each for shape in shapes for where, part in parts for each in _find_unknown(part, shape, where)]
     return unknown
