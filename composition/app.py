@@ -7,7 +7,7 @@ from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from composition.calls import Handle, Transport
 from composition.catalogue import GRAPHS
@@ -124,13 +124,18 @@ def read_served(store: Store) -> Served:
 
 
 def ask_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it.
+    """Return how the applications stand: name → the state of the deployment that is named as it."""
+    return read_states(serve.status().applications)
+
+
+def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, str]:
+    """Read it from what Serve says of its applications.
 
     One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
     waiting when everything was started again must not fail because their model is not there yet.
     """
     states: dict[str, str] = {}
-    for name, application in serve.status().applications.items():
+    for name, application in applications.items():
         if name in application.deployments:
             states[name] = str(application.deployments[name].status.value)
         elif application.status in BEGINNING:
