@@ -18,7 +18,7 @@ from composition.served import Served, describe_graph, describe_model
 from composition.settings import MOVED, FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
 from composition.store import Store
 from composition.tables import Deployed
-from services.errors import ConfigError
+from services.errors import ConfigError, ServiceBusy
 from services.host import Host, Hosted
 from services.settings import take_offline
 
@@ -144,8 +144,14 @@ def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[s
 
 
 def open_handle(application: str) -> Handle:
-    """Return the handle of the deployment that is named as its application."""
-    return cast("Any", serve).get_deployment_handle(application, app_name=application)
+    """Return the handle of the deployment that is named as its application. Blocks where it is asked for anew.
+
+    Raises ServiceBusy while the application is still being built.
+    """
+    try:
+        return cast("Any", serve).get_deployment_handle(application, app_name=application)
+    except KeyError as error:
+        raise ServiceBusy(f"{application} is being started; try again later") from error
 
 
 def _deployment(cls: type, name: str) -> Any:

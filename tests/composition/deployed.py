@@ -1,5 +1,6 @@
 """What is served, without Ray: rows in a real database, the states of applications, and their handles."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from composition.settings import GraphEntry, StateSettings
 from composition.store import Store
 from composition.tables import Deployed
 from services.catalogue import KINDS
+from services.errors import ServiceBusy
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, HostHandle
 
@@ -56,18 +58,26 @@ class Cluster:
         self.states: dict[str, str] = {}
         """Application → what Serve says of it."""
         self.handles: dict[str, AnyHandle] = {}
-        """Application → the handle of its deployment."""
+        """Application → the handle of its deployment, which one that is still being built has not."""
+        self.refused = threading.Event()
+        """A handle was asked for that was not there."""
         self.built = 0
         """How often an application was built, which is the clock here."""
         self.asked = 0
         """How often Serve was asked."""
-        self.served = Served(self.store, self._ask_states, self.handles.__getitem__, TRANSPORT, patience)
+        self.served = Served(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
         state = StateSettings(home=folder, database=self.url, artifacts=self.where)
         self.graphs = GraphHost(state, self.served, TRANSPORT)
 
     def _ask_states(self) -> Mapping[str, str]:
         self.asked += 1
         return self.states
+
+    def open_handle(self, application: str) -> AnyHandle:
+        if application not in self.handles:
+            self.refused.set()
+            raise ServiceBusy(f"{application} is being started")
+        return self.handles[application]
 
     def host_models(self, models: Mapping[str, Hosted], application: str = MODELS) -> "Cluster":
         """Serve an application of models, in place of what it had."""

@@ -85,13 +85,20 @@ async def test_a_job_of_what_is_no_longer_served_says_so(
         assert done.status == "completed", "others go on"
 
 
-async def test_a_model_that_is_there_again_runs_what_waited(tmp_path: Path) -> None:
-    """An application that is being built anew counts by what it has written down before."""
+@pytest.mark.parametrize("application", ["models", "graphs"])
+async def test_what_waited_over_a_restart_is_run_when_its_application_is_there(
+    tmp_path: Path, application: str
+) -> None:
+    """One that is being built counts by what it has written down before, and has no deployment yet."""
     line = Line(tmp_path, flux=Hosted("flux", Studio()))
-    line.cluster.states["models"] = "DEPLOYING"
+    cluster = line.cluster
+    cluster.states[application], handle = "DEPLOYING", cluster.handles.pop(application)
+    job = line.order("flux", {"prompt": "a fox", "seed": 1}, main="image")
     async with line.working():
-        done = await line.ended(line.order("flux", {"prompt": "a fox", "seed": 1}, main="image"))
-    assert done.status == "completed"
+        assert await asyncio.to_thread(cluster.refused.wait, 60)
+        cluster.states[application], cluster.handles[application] = "HEALTHY", handle
+        done = await line.ended(job)
+    assert (done.status, done.error_message) == ("completed", None)
 
 
 # What an older version has left.

@@ -69,7 +69,7 @@ def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
 def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, what: str) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
     store, controller = Away(cluster.url), Controller(cluster.states)
-    served = Served(store, controller.ask, cluster.handles.__getitem__, TRANSPORT, Patience(known_for_s=0))
+    served = Served(store, controller.ask, cluster.open_handle, TRANSPORT, Patience(known_for_s=0))
     there = store if what == "database" else controller
     there.away = True
     with pytest.raises((OperationalError, Gone)):
