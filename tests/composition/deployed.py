@@ -63,6 +63,8 @@ class Cluster:
         """A handle was asked for that was not there."""
         self.built = 0
         """How often an application was built, which is the clock here."""
+        self.away = False
+        """Serve's controller does not answer."""
         self.asked = 0
         """How often Serve was asked."""
         self.served = Served(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
@@ -71,6 +73,8 @@ class Cluster:
 
     def _ask_states(self) -> Mapping[str, str]:
         self.asked += 1
+        if self.away:
+            raise Gone
         return self.states
 
     def open_handle(self, application: str) -> AnyHandle:
