@@ -289,15 +289,15 @@ class Served:
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
 
-        While the database or Serve's controller is away, what was read last holds; raises where nothing was.
+        While the database or Serve's controller is away, what was read last holds. Raises ServiceBusy where nothing was.
         """
         if self._read_at is not None and time.monotonic() - self._read_at < self._patience.known_for_s:
             return self._snapshot
         try:
             self._snapshot = snapshot_of(self._store.list_deployed(), self._ask_states())
-        except (SQLAlchemyError, *self._transport.lost):
+        except (SQLAlchemyError, *self._transport.lost) as error:
             if self._read_at is None:
-                raise
+                raise ServiceBusy("what is served here cannot be read yet; try again later") from error
             log.warning("what is served could not be read anew", exc_info=True)
         self._read_at = time.monotonic()
         return self._snapshot
