@@ -7,7 +7,7 @@ from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from composition.calls import Handle, Transport
 from composition.catalogue import GRAPHS
@@ -18,7 +18,7 @@ from composition.served import Served, describe_graph, describe_model
 from composition.settings import MOVED, FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
 from composition.store import Store
 from composition.tables import Deployed
-from services.errors import ConfigError
+from services.errors import ConfigError, ServiceBusy
 from services.host import Host, Hosted
 from services.settings import take_offline
 
@@ -124,13 +124,18 @@ def read_served(store: Store) -> Served:
 
 
 def ask_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it.
+    """Return how the applications stand: name → the state of the deployment that is named as it."""
+    return read_states(serve.status().applications)
+
+
+def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, str]:
+    """Read it from what Serve says of its applications.
 
     One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
     waiting when everything was started again must not fail because their model is not there yet.
     """
     states: dict[str, str] = {}
-    for name, application in serve.status().applications.items():
+    for name, application in applications.items():
         if name in application.deployments:
             states[name] = str(application.deployments[name].status.value)
         elif application.status in BEGINNING:
@@ -139,8 +144,14 @@ def ask_states() -> Mapping[str, str]:
 
 
 def open_handle(application: str) -> Handle:
-    """Return the handle of the deployment that is named as its application."""
-    return cast("Any", serve).get_deployment_handle(application, app_name=application)
+    """Return the handle of the deployment that is named as its application. Blocks where it is asked for anew.
+
+    Raises ServiceBusy while the application is still being built.
+    """
+    try:
+        return cast("Any", serve).get_deployment_handle(application, app_name=application)
+    except KeyError as error:
+        raise ServiceBusy(f"{application} is being started; try again later") from error
 
 
 def _deployment(cls: type, name: str) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from composition.calls import Transport
 from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known
@@ -31,17 +32,22 @@ class GraphHost:
     ) -> AsyncGenerator[Item]:
         """Run what is asked for by `name`, a graph or a model alone, and yield what it yields.
 
-        Closing it stops the work. Raises what the graph raises, and InvalidParameter where a model is not served.
+        Closing it stops the work. Raises what the graph raises, InvalidParameter where a model is not served, and
+        ServiceBusy.
         """
         if method != "run":
             raise ModelFailed(f"method: a graph has only run, got {method}")
-        snapshot = await asyncio.to_thread(self._served.read)
-        assignment = snapshot.assign(name, request.models)
-        settings = self._settings(assignment, request)
-        graph = assignment.graph.make(self._served.open_models(assignment), settings, self._transport)
-        async with aclosing(graph.run(request.model_copy(update={"models": assignment.ids}), known)) as items:
+        graph, asked = await asyncio.to_thread(self._make, name, request)
+        async with aclosing(graph.run(asked, known)) as items:
             async for item in items:
                 yield item
+
+    def _make(self, name: str, request: GraphRequest) -> tuple[Any, GraphRequest]:
+        """Make the graph, and the request with the models that take its roles. Blocks."""
+        assignment = self._served.read().assign(name, request.models)
+        models = self._served.open_models(assignment)
+        graph = assignment.graph.make(models, self._settings(assignment, request), self._transport)
+        return graph, request.model_copy(update={"models": assignment.ids})
 
     def _settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
         return GraphSettings(

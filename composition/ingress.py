@@ -350,13 +350,13 @@ class Ingress:
     ) -> tuple[Handle, ServedModel]:
         """Return the model that takes a role in a request that is answered at once.
 
-        Raises NotFound, InvalidParameter.
+        Raises NotFound, InvalidParameter, ServiceBusy.
         """
         name = fields.get("model")
         snapshot = await asyncio.to_thread(self._served.read)
         configured = self._settings.roles.get(role)
         served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
-        return self._served.open_model(served), served
+        return await asyncio.to_thread(self._served.open_model, served), served
 
     async def _find_faces(self) -> Handle | None:
         """Return the model that finds faces; None where none is served."""

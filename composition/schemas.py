@@ -247,7 +247,7 @@ def _at(request: BaseModel, path: str) -> Any:
 
 
 def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidParameter:
-    path = [str(part) for part in detail["loc"]]
+    path = [str(part) for part in detail["loc"] if part != "[key]"]  # which is pydantic's mark behind a bad key
     name = ".".join(path) or "body"
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], request_type.model_fields, n=1, cutoff=0.5)

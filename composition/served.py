@@ -264,7 +264,7 @@ class Served:
     Args:
         store: where the applications have written down what they host.
         ask_states: see AskStates.
-        open_handle: application → the handle of its deployment.
+        open_handle: application → the handle of its deployment; blocks, and raises ServiceBusy before that is there.
         transport: the exceptions of the calls.
         patience: see Patience.
     """
@@ -289,35 +289,35 @@ class Served:
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
 
-        While the database or Serve's controller is away, what was read last holds; raises where nothing was.
+        While the database or Serve's controller is away, what was read last holds. Raises ServiceBusy where nothing was.
         """
         if self._read_at is not None and time.monotonic() - self._read_at < self._patience.known_for_s:
             return self._snapshot
         try:
             self._snapshot = snapshot_of(self._store.list_deployed(), self._ask_states())
-        except (SQLAlchemyError, *self._transport.lost):
+        except (SQLAlchemyError, *self._transport.lost) as error:
             if self._read_at is None:
-                raise
+                raise ServiceBusy("what is served here cannot be read yet; try again later") from error
             log.warning("what is served could not be read anew", exc_info=True)
         self._read_at = time.monotonic()
         return self._snapshot
 
     def open_model(self, served: ServedModel) -> Part:
-        """Return the handle of a model."""
+        """Return the handle of a model. Blocks; raises ServiceBusy."""
         return Part(self._open_handle(served.application), served.id)
 
     def open_models(self, assignment: Assignment) -> dict[Role, Part]:
-        """Return the handles of the models of an assignment, by role."""
+        """Return the handles of the models of an assignment, by role. Blocks; raises ServiceBusy."""
         return {role: self.open_model(served) for role, served in assignment.models.items()}
 
     def open_graph(self, assignment: Assignment) -> Part:
-        """Return the handle of the graph of an assignment."""
+        """Return the handle of the graph of an assignment. Blocks; raises ServiceBusy."""
         return Part(self._open_handle(assignment.application), assignment.name)
 
     def find_graph(self, job: Job) -> tuple[Part, type[GraphRequest]]:
         """Return the graph that runs a stored job, and the class of its request. Blocks.
 
-        Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer.
+        Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer, and ServiceBusy.
         """
         try:
             assignment = self.read().assign(job.model, job.params.get("models") or {})
@@ -339,9 +339,10 @@ class Served:
         """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
         known = served.id, served.built_at
         if known not in self._rates or served.state != HEALTHY:
+            model = await asyncio.to_thread(self.open_model, served)
             try:
                 async with asyncio.timeout(self._patience.answer_s):
-                    info = await self.open_model(served).call("info")
+                    info = await model.call("info")
             except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
                 raise ServiceBusy(
                     f"seconds: {served.id} is {served.state} and has not said its frame rate yet; give num_frames, or "

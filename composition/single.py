@@ -119,7 +119,10 @@ class EditJob(RepaintJob):
             return fields
         if not fields.get("prompt"):
             raise InvalidParameter("prompt: field required where no edges are given", param="prompt")
-        guidance = from_json(fields.get("ttlg", {}))
+        try:
+            guidance = from_json(fields.get("ttlg", {}))
+        except ValueError:  # which is said when the field is read
+            return fields
         if isinstance(guidance, Mapping):
             fields = {**fields, "ttlg": {"edge_scale": 0.0, **cast("Mapping[str, Any]", guidance)}}
         return fields

@@ -11,7 +11,7 @@ import ray
 from ray import serve
 
 from services.catalogue import KINDS
-from services.errors import ModelFailed
+from services.errors import ServiceBusy
 from services.frames import Item, StageDone
 from services.loading import Loading, State, write_loading
 from services.worker import ServiceInfo
@@ -76,7 +76,8 @@ class Host:
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
 
-        Raises what the method raises, and ModelFailed where this host has no such model.
+        Raises what the method raises, and ServiceBusy where this host has no such model: it is about to be replaced by
+        one that has, or nobody would have asked it.
         """
         routed = serve.get_multiplexed_model_id()
         if routed:
@@ -106,5 +107,5 @@ class Host:
     def _service(self, name: str) -> Any:
         service = self._services.get(name)
         if service is None:
-            raise ModelFailed(f"model: {name} is not on this replica, which has {', '.join(self._services)}")
+            raise ServiceBusy(f"{name} is not on this replica, which has {', '.join(self._services)}; try again later")
         return service

@@ -1,5 +1,6 @@
 """What is served, without Ray: rows in a real database, the states of applications, and their handles."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from composition.settings import GraphEntry, StateSettings
 from composition.store import Store
 from composition.tables import Deployed
 from services.catalogue import KINDS
+from services.errors import ServiceBusy
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, HostHandle
 
@@ -43,7 +45,7 @@ class Hosted:
 def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) -> ServedModel:
     """The model as requests that are answered at once see it. Its id is its kind where no other is given."""
     facts = {"limits": hosted.limits, "defaults": hosted.defaults, "rate": hosted.rate}
-    return ServedModel(name or hosted.kind, KINDS[hosted.kind], MODELS, state, **facts)
+    return ServedModel(name or hosted.kind, KINDS[hosted.kind], MODELS, state, built_at=0.0, **facts)
 
 
 class Cluster:
@@ -56,16 +58,30 @@ class Cluster:
         self.states: dict[str, str] = {}
         """Application → what Serve says of it."""
         self.handles: dict[str, AnyHandle] = {}
-        """Application → the handle of its deployment."""
+        """Application → the handle of its deployment, which one that is still being built has not."""
+        self.refused = threading.Event()
+        """A handle was asked for that was not there."""
+        self.built = 0
+        """How often an application was built, which is the clock here."""
+        self.away = False
+        """Serve's controller does not answer."""
         self.asked = 0
         """How often Serve was asked."""
-        self.served = Served(self.store, self._ask_states, self.handles.__getitem__, TRANSPORT, patience)
+        self.served = Served(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
         state = StateSettings(home=folder, database=self.url, artifacts=self.where)
         self.graphs = GraphHost(state, self.served, TRANSPORT)
 
     def _ask_states(self) -> Mapping[str, str]:
         self.asked += 1
+        if self.away:
+            raise Gone
         return self.states
+
+    def open_handle(self, application: str) -> AnyHandle:
+        if application not in self.handles:
+            self.refused.set()
+            raise ServiceBusy(f"{application} is being started")
+        return self.handles[application]
 
     def host_models(self, models: Mapping[str, Hosted], application: str = MODELS) -> "Cluster":
         """Serve an application of models, in place of what it had."""
@@ -89,13 +105,13 @@ class Cluster:
 
     def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
         """Serve an application that has written down (name, kind, facts)."""
-        self.store.replace_deployed(
-            application,
-            [
-                Deployed(application=application, position=position, name=name, kind=kind, facts=facts)
-                for position, (name, kind, facts) in enumerate(rows)
-            ],
-        )
+        self.built += 1
+        said = {"application": application, "built_at": float(self.built)}
+        stored = [
+            Deployed(position=position, name=name, kind=kind, facts=facts, **said)
+            for position, (name, kind, facts) in enumerate(rows)
+        ]
+        self.store.replace_deployed(application, stored)
         self.states[application] = HEALTHY
         self.handles[application] = handle
 

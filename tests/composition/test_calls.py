@@ -6,8 +6,10 @@ from contextlib import aclosing
 
 import pytest
 
-from composition.calls import Transport, in_order, opened
+from composition.calls import Part, Transport, in_order, opened, stop_everywhere, stream
 from services.errors import ServiceBusy, ServiceLost, UndecodableMedia
+from services.frames import Fact, Item
+from tests.composition.serving import HostHandle
 
 
 class Gone(Exception):
@@ -159,3 +161,37 @@ async def test_an_error_of_the_source_comes_behind_what_was_begun() -> None:
         assert await anext(results) == 1
         with pytest.raises(ValueError, match="no more"):
             await anext(results)
+
+
+# Parts of a host.
+
+
+class Twins:
+    """A model that says which of two it is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopped: list[str] = []
+
+    async def paint(self, *asked: object, **options: object) -> AsyncGenerator[Item]:
+        yield Fact(self.name, f"{asked} {options}")
+
+    async def stop(self, key: str) -> None:
+        self.stopped.append(key)
+
+    async def info(self) -> str:
+        return self.name
+
+
+async def test_a_part_of_a_host_is_called_as_if_it_stood_alone() -> None:
+    twins = {name: Twins(name) for name in ("left", "right")}
+    host = HostHandle(twins)
+    part = Part(host, "right")
+    async with opened(stream(part, "paint", 1, 2, prefers="a+b", key="job"), TRANSPORT) as items:
+        assert [item async for item in items] == [Fact("right", "(1, 2) {'key': 'job'}")]
+    assert host.models["right"].preferred == ["a+b"]
+    assert [call.cancelled for call in host.models["right"].calls] == [True]
+    await stop_everywhere(part, "job", TRANSPORT)
+    assert [each.stopped for each in twins.values()] == [[], ["job"]]
+    assert await part.call("info") == "right"
+    assert host.models["left"].calls == []

@@ -13,7 +13,7 @@ from composition.encode import png
 from composition.full_pipeline import FullPipelineRequest
 from composition.graph import NOTHING_KNOWN, GraphRequest, Known
 from composition.single import SINGLES
-from services.errors import InvalidParameter, ModelFailed, ServiceLost
+from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.wan.request import WanRequest
 from tests.composition.deployed import Cluster, Hosted
@@ -160,6 +160,13 @@ async def test_closing_ends_the_calls(tmp_path: Path) -> None:
                 break
     assert [call.cancelled for call in await stage.handle.rested()] == [True, True]
     assert stage.studio.working == 0
+
+
+async def test_a_model_that_is_still_being_started_is_waited_for(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    del stage.cluster.handles["models"]
+    with pytest.raises(ServiceBusy):
+        await stage.items("full-pipeline", request())
 
 
 async def test_an_error_of_a_model_is_the_graph_s(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Frames, Pixels
 from services.instantid.service import InstantId, InstantIdSettings
 from services.limits import MAX_SEED
-from tests.composition.deployed import TRANSPORT, Hosted, served_model
-from tests.composition.painting import FaceService, PaintService, front_door, painted, painter, seen_in
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted, served_model
+from tests.composition.painting import FaceService, PaintService, front_door, open_door, painted, painter, seen_in
 from tests.composition.painting import flux as flux_model
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, noise
@@ -352,9 +352,34 @@ async def test_somebody_else_s_picture_is_not_there(tmp_path: Path) -> None:
     assert len(service.asked) == 1
 
 
+async def test_which_of_several_models_paints(tmp_path: Path) -> None:
+    schnell, dev, eyes = PaintService(), PaintService(), FaceService()
+    models = {"schnell": flux_model(schnell), "dev": Hosted("flux", dev, limits={"steps": 2}), "svd": Hosted("svd")}
+    cluster = Cluster(tmp_path).host_models({**models, "eyes": Hosted("instantid", eyes)})
+    doors = [open_door(cluster), open_door(cluster, roles={"text-to-image": "dev", "face": "elsewhere"})]
+    body = {"prompt": "x", "size": "32x16", "steps": 2}
+    answers = [
+        await posted(door, "/v1/images/generations", json={**body, **chosen})
+        for door in doors
+        for chosen in ({}, {"model": "schnell"}, {"model": "dev"}, {"model": "svd"}, {"steps": 3})
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 422, 200, 200, 200, 200, 422, 422]
+    assert (len(schnell.asked), len(dev.asked)) == (4, 3)
+    error = answers[3].json()["error"]
+    assert error["message"] == "model: must be one of schnell, dev, got 'svd'"
+    assert answers[-1].json()["error"]["message"] == "steps: 3 is more than the limit of 2"
+    face = await posted(doors[1], "/v1/images/generations", json={**body, "face": data_url(png(PICTURE.pixels[0]))})
+    assert face.json()["error"]["param"] == "face", "the configured model, which finds faces, is not served"
+    assert eyes.asked == []
+
+
 async def test_without_a_model_there_is_nothing(tmp_path: Path) -> None:
     answer = await posted(front_door(tmp_path), "/v1/images/generations", json={"prompt": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    gone = front_door(tmp_path, flux_model(PaintService()), roles={"text-to-image": "dev"})
+    answer = await posted(gone, "/v1/images/generations", json={"prompt": "x"})
+    message = "dev, which the configuration names for text-to-image, is not served here"
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
 
 
 async def test_the_schema_says_what_may_be_asked(tmp_path: Path) -> None:

@@ -69,10 +69,10 @@ def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
 def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, what: str) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
     store, controller = Away(cluster.url), Controller(cluster.states)
-    served = Served(store, controller.ask, cluster.handles.__getitem__, TRANSPORT, Patience(known_for_s=0))
+    served = Served(store, controller.ask, cluster.open_handle, TRANSPORT, Patience(known_for_s=0))
     there = store if what == "database" else controller
     there.away = True
-    with pytest.raises((OperationalError, Gone)):
+    with pytest.raises(ServiceBusy, match="cannot be read yet; try again later"):
         served.read()
     there.away = False
     known = served.read()
@@ -150,6 +150,10 @@ async def test_a_rate_that_only_the_model_knows_is_asked_for_once(counter: Count
     counter.cluster.states["models"] = "HEALTHY"
     assert (await counter.video(seconds=2)).params["num_frames"] == 49
     assert model.asked == 2
+    model.rate = Fraction(8)
+    wans(counter, wan=Hosted("wan", model))
+    assert (await counter.video(seconds=2)).params["num_frames"] == 17, "it was deployed anew"
+    assert model.asked == 3
 
 
 async def test_nobody_is_asked_for_a_rate_where_no_seconds_are(counter: Counter) -> None:

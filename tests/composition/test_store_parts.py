@@ -1,6 +1,5 @@
-"""Jobs that are parts of jobs, and databases of an older version."""
+"""Jobs that are parts of jobs."""
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,19 +101,3 @@ def test_segments_of_two_videos_stand_side_by_side(store: Store) -> None:
     assert [row.key for row in store.segments(parent.id, after=-1, variant="hd")] == ["hd0"]
     store.forget(parent.id)
     assert store.segments(parent.id, variant="hd") == []
-
-
-def test_a_database_of_an_older_version_gets_what_it_lacks(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    store = Store(f"sqlite:///{path}")
-    kept = store.create_job(made_job("video_old"), 9)
-    store.close()
-    with sqlite3.connect(path) as old:
-        old.execute("DROP INDEX ix_jobs_parent")
-        for column in ("parent", "main"):
-            old.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
-    store = Store(f"sqlite:///{path}")
-    assert (store.job(kept.id).parent, store.job(kept.id).main) == (None, None)
-    assert store.create_job(made_job(), 9).status == "queued"
-    store.close()
-    Store(f"sqlite:///{path}").close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -23,10 +24,11 @@ from composition.store import new_id
 from composition.storyboard import Storyboard
 from composition.tables import Job
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
-from services.frames import Item, Progress, StageDone, Text
+from services.frames import Frames, Item, Progress, StageDone, Text
 from services.internvl.request import DescribeRequest
+from services.text_to_video.request import TextToVideoRequest
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
-from tests.composition.studio import MODELS, Studio
+from tests.composition.studio import MODELS, Studio, done, pixels_of
 
 SHOT: dict[str, Any] = {"seed": 7, "animate": {"num_frames": 6}, "upscale": False}
 
@@ -126,6 +128,33 @@ async def test_a_runner_with_one_place_makes_the_scenes_beside_the_film(tmp_path
     assert [scene.params["seed"] for scene in scenes] == [7, 8, 9]
     assert [scene.params["animate"]["num_frames"] for scene in scenes] == [6, 3, 6], "the longest is shown slower"
     assert done[0].facts["script_source"] == "request"
+
+
+class Films(Studio):
+    """Text-to-video's place."""
+
+    async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+        self._enter("text-to-video", request)
+        pixels = pixels_of(request.model_dump(), count=request.num_frames)
+        yield Frames(np.ascontiguousarray(pixels[start:]), start, Fraction(request.fps))
+        yield done("film", "text-to-video")
+
+
+async def test_scenes_of_text_to_video_are_jobs_of_that_model(tmp_path: Path) -> None:
+    films = Films()
+    stage = Set(tmp_path)
+    stage.cluster.host_models(
+        {name: Hosted("text-to-video", films, defaults={"steps": 3, "num_frames": 8}) for name in ("films", "more")}
+    )
+    stage.cluster.host_graphs("single", storyboard={"scenes_by": "text-to-video", "roles": {"text-to-video": "more"}})
+    async with stage.working():
+        film = await stage.ended(stage.ordered(script=script(1, 0.5), upscale=None))
+    assert (film.status, film.error_message) == ("completed", None)
+    scenes = stage.store.children([film.id])[film.id]
+    assert {scene.model for scene in scenes} == {"more"}
+    assert [scene.params["models"] for scene in scenes] == [{"text-to-video": "more"}] * 2
+    assert [(asked.steps, asked.num_frames, asked.fps) for asked in films.of("text-to-video")] == [(3, 6, 6), (3, 3, 6)]
+    assert count(stage.video(film)) == film.frames_total == 6 + 3
 
 
 @pytest.mark.parametrize(

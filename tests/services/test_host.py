@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.errors import Cancelled, DeviceFailed, LimitExceeded, ModelFailed
+from services.errors import Cancelled, DeviceFailed, LimitExceeded, ServiceBusy
 from services.frames import Frames, Item, StageDone
 from services.host import Host, Hosted
 from services.realesrgan.request import UpscaleRequest
@@ -46,9 +46,9 @@ async def test_each_model_has_its_own_settings(host: Host) -> None:
 
 
 async def test_a_model_that_is_not_here(host: Host) -> None:
-    with pytest.raises(ModelFailed, match="nothing is not on this replica, which has plain, small"):
+    with pytest.raises(ServiceBusy, match="nothing is not on this replica, which has plain, small"):
         await collected(host, "nothing")
-    with pytest.raises(ModelFailed):
+    with pytest.raises(ServiceBusy):
         await host.info("nothing")
 
 
