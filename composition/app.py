@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import ray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve import Application
@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.decode import MediaLimits
+from composition.door import DoorSettings
 from composition.faces import FaceFinder
 from composition.full_pipeline import FullPipeline, FullPipelineRequest
 from composition.graph import GraphRequest, GraphSettings, merged_fields
@@ -41,6 +42,7 @@ from services.frames import Face, Item
 from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
 from services.instantid.service import InstantId, InstantIdSettings
 from services.internvl.service import InternVL, InternVLSettings
+from services.json_text import MAX_JSON_BYTES
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.service import Svd, SvdSettings
@@ -96,10 +98,8 @@ TRANSPORT = Transport(
 )
 
 
-class AppSettings(BaseModel):
+class AppSettings(DoorSettings):
     """`args` of the application in `serve_config*.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     home: Path | None = None
     """Where all state lies; by default REELGRAPH_HOME, or `~/.reelgraph`."""
@@ -108,10 +108,11 @@ class AppSettings(BaseModel):
     artifacts: ArtifactSettings | None = None
     """Results and uploads; by default a directory in `home`."""
     auth: Literal["keys", "none"] = "keys"
-    """`none` lets everybody in, and everybody see everything."""
+    """`none` lets everybody in who reaches the server as `allowed_hosts` and `allowed_origins` say, and everybody see
+    everything."""
     media: MediaLimits = MediaLimits()
     max_body_bytes: int = Field(default=2 << 30, ge=1)
-    max_json_bytes: int = Field(default=64 << 20, ge=1)
+    max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
     max_queued_jobs: int = Field(default=100, ge=1)
     defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
     """Model → values for the fields that a request leaves out."""
@@ -189,6 +190,8 @@ def build(args: AppSettings) -> Application:
         database=args.database_url,
         artifacts=args.artifact_store,
         auth=args.auth,
+        allowed_hosts=args.allowed_hosts,
+        allowed_origins=args.allowed_origins,
         media=args.media,
         max_body_bytes=args.max_body_bytes,
         max_json_bytes=args.max_json_bytes,

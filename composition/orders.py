@@ -72,7 +72,10 @@ class Orders:
 
         Raises InvalidParameter, LimitExceeded, NotFound, UndecodableMedia.
         """
-        model = str(body.fields.get("model"))
+        given = body.fields.get("model")
+        if isinstance(given, list | dict):
+            raise InvalidParameter("model: must be the name of a model", param="model")
+        model = str(given)
         request_type = self._requests.get(model)
         if request_type is None:
             known = ", ".join(self._requests)

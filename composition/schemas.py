@@ -1,6 +1,7 @@
 """Request and response bodies of the HTTP surface. Where OpenAI has a shape for it, it is OpenAI's."""
 
 import difflib
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -247,7 +248,7 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "body"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], request_type.model_fields, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path[-1][:SHOWN_VALUE], request_type.model_fields, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return InvalidParameter(f"{name[:SHOWN_VALUE]}: there is no such field{hint}", param=name[:SHOWN_VALUE])
     message = detail["msg"].removeprefix("Value error, ")
@@ -259,9 +260,14 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
 
 
 def _shown(value: object) -> str:
-    """The beginning of a bad value."""
-    try:
-        got = repr(value)
-    except RecursionError:
-        return "what is nested too deep to be shown"
+    """The beginning of a bad value, of which no more is made than is shown."""
+    got = repr(value[: SHOWN_VALUE + 1]) if isinstance(value, str) else _Beginning().repr(value)
     return got if len(got) <= SHOWN_VALUE else f"{got[:SHOWN_VALUE]}…"
+
+
+class _Beginning(reprlib.Repr):
+    """Writes the first items of lists and objects, and the ends of what else is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxstring = self.maxlong = self.maxother = SHOWN_VALUE

@@ -1,13 +1,13 @@
 """What the requests of several models have in common, and how a limit of the operator's is held."""
 
-import json
 import math
 import secrets
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field
 
 from services.errors import LimitExceeded
+from services.json_text import UnusableText, read_json_text
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 8_000
@@ -22,12 +22,19 @@ Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 
 
 def from_json(value: object) -> object:
-    """Read a form field that holds a JSON object as that object."""
+    """Read a form field that holds a JSON object as that object, within the memory that its request may take.
+
+    Raises ValueError, PayloadTooLarge.
+    """
     if not isinstance(value, str):
         return value
     try:
-        return cast("object", json.loads(value))
-    except (ValueError, RecursionError) as error:
+        return read_json_text(value)
+    except LimitExceeded as error:
+        raise ValueError(error.message) from error
+    except UnusableText:
+        raise
+    except ValueError as error:
         raise ValueError("must be a JSON object") from error
 
 

@@ -178,7 +178,7 @@ async def posted(folder: Path, made: Editor | None, pictures: Sequence[Frames], 
     settings = IngressSettings(database=store, artifacts=ArtifactSettings(url=str(folder / "artifacts")), auth="none")
     api = Ingress({}, settings, dict, made).api()
     images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)
         assert (await client.get("/v1/files")).json()["data"] == []
     return answer

@@ -214,7 +214,7 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         auth="none",
     )
     api = Ingress({"sequence": Sequence}, settings, dict).api()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
 
 
