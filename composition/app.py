@@ -114,6 +114,8 @@ class Front(Ingress):
             max_json_bytes=args.max_json_bytes,
             max_queued_jobs=args.max_queued_jobs,
             roles=args.roles,
+            allowed_hosts=args.allowed_hosts,
+            allowed_origins=args.allowed_origins,
         )
         super().__init__(settings, read_served(Store(args.database_url)), TRANSPORT)
 

@@ -1,18 +1,20 @@
 """The bodies of requests: JSON and forms, read within a limit, as the same fields; and the media among the fields."""
 
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+import asyncio
+import codecs
+import mmap
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
-from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from composition.decode import MediaKind
-from composition.forms import MAX_PARTS, Part, read_form
+from composition.forms import Part, read_form, read_pairs
 from services.errors import InvalidParameter, InvalidRequest, PayloadTooLarge
+from services.json_text import MAX_JSON_BYTES, Allowance, UnusableText, allowing, read_json
 
 MediaValue: TypeAlias = Part | str | list[Part | str]
 """A media field as it came: a file of the request, a file id or a `data:` URL, or, for pictures, a list of them."""
@@ -24,6 +26,7 @@ MAX_DIGITS = 18
 """Of a number in a header: Python reads none of thousands of digits, and a database counts no further."""
 REFERENCE_NAME = "input_reference"
 """OpenAI's name for the media that a video begins with."""
+MEDIA_ELSEWHERE = "send media as files of a form, or upload them first"
 ONE_OF = "must be a file id (file_…), a data: URL or a form part"
 
 
@@ -34,9 +37,9 @@ class BodySettings(BaseModel):
 
     max_body_bytes: int = Field(default=2 << 30, ge=1)
     """Of any request, and of the pictures of a list together, wherever they come from."""
-    max_json_bytes: int = Field(default=64 << 20, ge=1)
-    """Of a JSON body or the text in a form, which is read into memory; larger media goes into a form as a file, or is
-    uploaded first."""
+    max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
+    """Of a JSON body or the text in a form, which is read into memory and takes at most four times as much there;
+    larger media goes into a form as a file, or is uploaded first."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +56,56 @@ class Body:
 async def read_body(request: Request, settings: BodySettings) -> AsyncGenerator[Body]:
     """Read a body, JSON or form, within the limits; its files are gone when the block is left.
 
+    Within the block the JSON in the texts of fields takes of the same memory.
+
     Raises InvalidRequest, InvalidParameter, LimitExceeded, PayloadTooLarge.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     has_files = kind == "multipart/form-data"
-    most = settings.max_body_bytes if has_files else settings.max_json_bytes
-    bounded = Request(request.scope, limited(request.receive, request.headers.get("content-length"), most))
-    if kind == "application/json":
-        yield Body(_json_object(await bounded.body()))
-    elif kind == "application/x-www-form-urlencoded":
-        yield Body(_fields(_pairs(await bounded.body())))
-    elif has_files:
-        async with (
-            aclosing(bounded.stream()) as stream,
-            read_form(stream, content_type, settings.max_json_bytes) as items,
-        ):
-            yield Body(_fields(items))
+    length = request.headers.get("content-length")
+    if has_files:
+        receive = limited(request.receive, length, settings.max_body_bytes, "max_body_bytes")
     else:
-        raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
+        receive = limited(request.receive, length, settings.max_json_bytes, f"max_json_bytes; {MEDIA_ELSEWHERE}")
+    bounded = Request(request.scope, receive)
+    allowance = Allowance(settings.max_json_bytes)
+    async with aclosing(bounded.stream()) as stream:
+        if kind in WHOLE:
+            fields = await _whole(stream, allowance, WHOLE[kind])
+            with allowing(allowance):
+                yield Body(fields)
+        elif has_files:
+            async with read_form(stream, content_type, allowance) as items:
+                with allowing(allowance):
+                    yield Body(_fields(items))
+        else:
+            raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
+
+
+async def _whole(
+    stream: AsyncIterable[bytes],
+    allowance: Allowance,
+    read: Callable[[bytes, Allowance], dict[str, Any]],
+) -> dict[str, Any]:
+    """Read a body that is one text, in a thread: a hostile one takes tenths of a second."""
+    data = await _gather(stream, allowance.limit)
+    with allowance.lent(len(data)):
+        return await asyncio.to_thread(read, data, allowance)
+
+
+async def _gather(stream: AsyncIterable[bytes], limit: int) -> bytes:
+    """Gather a body of at most `limit` bytes.
+
+    Its pieces wait in pages of their own, which are given back whole, and of which only those count that are full: a
+    buffer that grows leaves smaller and smaller holes behind it, into which nothing fits.
+    """
+    size = 0
+    with mmap.mmap(-1, limit, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
+        async for chunk in stream:
+            pages[size : size + len(chunk)] = chunk
+            size += len(chunk)
+        return pages[:size]
 
 
 def is_number(text: str) -> bool:
@@ -79,14 +113,20 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
 
 
-def limited(receive: Receive, content_length: str | None, limit: int) -> Receive:
+def limited(receive: Receive, content_length: str | None, limit: int, name: str) -> Receive:
     """Return a `receive` that raises PayloadTooLarge as soon as a body is known to have more than `limit` bytes.
+
+    Args:
+        receive: of the request.
+        content_length: what its header says.
+        limit: in bytes.
+        name: what the message calls the limit.
 
     Raises:
         PayloadTooLarge: the Content-Length says so already.
         InvalidRequest: the Content-Length is no number.
     """
-    too_large = f"the body has more bytes than the limit of {limit}"
+    too_large = f"the body has more bytes than the limit of {limit} ({name})"
     if content_length is not None:
         if not is_number(content_length):
             raise InvalidRequest("Content-Length: must be a number")
@@ -159,21 +199,21 @@ def _has_file(value: Any) -> bool:
     return any(isinstance(each, Part) for each in _listed(value))
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def _json_object(data: bytes, allowance: Allowance) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        with allowing(allowance):
+            value = read_json(data.removeprefix(codecs.BOM_UTF8))
+    except UnusableText as error:
+        raise InvalidParameter(str(error), param=error.path or "body") from error
+    except ValueError as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
     return cast("dict[str, Any]", value)
 
 
-def _pairs(data: bytes) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(data.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_PARTS)
-    except ValueError as error:
-        raise InvalidRequest(f"the form has more fields than the limit of {MAX_PARTS}") from error
+def _form_fields(data: bytes, allowance: Allowance) -> dict[str, Any]:
+    return _fields(read_pairs(data, allowance))
 
 
 def _fields(items: Iterable[tuple[str, Part | str]]) -> dict[str, Any]:
@@ -204,3 +244,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         elif held is not value:
             raise InvalidParameter(f"{outer[:60]}: give either this or its fields, not both", param=outer[:60])
     return fields
+
+
+WHOLE = {"application/json": _json_object, "application/x-www-form-urlencoded": _form_fields}
+"""Content type → what reads a body of it that is held in memory whole."""

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
@@ -20,6 +21,7 @@ from composition.calls import Handle, Transport
 from composition.catalogue import GRAPHS
 from composition.content import byte_range, kept, live, scored, table, told, zipped
 from composition.decode import MediaLimits
+from composition.door import Door, DoorSettings
 from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
 from composition.graph import GraphRequest, Need
@@ -57,6 +59,7 @@ from services.errors import (
 )
 from services.flux.request import FluxRequest
 from services.frames import Frames
+from services.json_text import unusable
 from services.model import Role
 from services.qwen_edit.request import EditRequest
 
@@ -67,7 +70,7 @@ RETRY_AFTER_S = 1
 MAX_PAGE = 100
 
 
-class IngressSettings(BodySettings):
+class IngressSettings(BodySettings, DoorSettings):
     """What the configuration tells the front door."""
 
     database: str
@@ -128,9 +131,11 @@ class Ingress:
         api = FastAPI(title="reelgraph", version=version("reelgraph"), docs_url=None, redoc_url=None)
         for kind in (ReelError, RequestValidationError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
+        self._add_door(api)
         api.add_api_route("/healthz", self.health, methods=["GET"])
         api.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=PlainTextResponse)
-        v1 = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)], responses=_ERRORS)
+        checks = [Depends(self._authorise), Depends(_check_texts)]
+        v1 = APIRouter(prefix="/v1", dependencies=checks, responses=_ERRORS)
         v1.add_api_route("/models", self.list_models, methods=["GET"])
         v1.add_api_route("/files", self.create_file, methods=["POST"], openapi_extra=file_body())
         v1.add_api_route("/files", self.list_files, methods=["GET"])
@@ -158,6 +163,17 @@ class Ingress:
         v1.add_api_route("/videos/{video_id}/events", self.get_events, methods=["GET"], response_class=Response)
         api.include_router(v1)
         return api
+
+    def _add_door(self, api: FastAPI) -> None:
+        """Let no request in that the settings refuse; pages of other origins that they let in may read the answers."""
+        origins = self._settings.allowed_origins
+        if origins:
+            any_of = ("*",)
+            api.add_middleware(
+                CORSMiddleware, origins, allow_methods=any_of, allow_headers=any_of, expose_headers=any_of
+            )
+        has_keys = self._settings.auth != "none"
+        api.add_middleware(Door, self._settings, _answer_error, has_keys=has_keys)
 
     async def _authorise(self, request: Request) -> None:
         """Note whose request it is. Raises Unauthorized."""
@@ -404,6 +420,14 @@ def _requests() -> dict[str, type[GraphRequest]]:
 
 def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:
     return ListPage(data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=more)
+
+
+async def _check_texts(request: Request) -> None:
+    """Raise InvalidParameter for what no database can look for in the path or the query."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if reason := unusable(name) or unusable(value):
+            shown = repr(name[:60])[1:-1]
+            raise InvalidParameter(f"{shown}: {reason}", param=shown)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -87,6 +87,8 @@ class Orders:
 
     async def _assign(self, fields: Mapping[str, Any]) -> Assignment:
         """Find what is asked for. Raises InvalidParameter."""
+        if isinstance(fields.get("model"), list | dict):
+            raise InvalidParameter("model: must be the name of a graph or a model", param="model")
         chosen = parsed(_Choosing, {"models": fields["models"]} if fields.get("models") is not None else {}, {})
         snapshot = await asyncio.to_thread(self._served.read)
         return snapshot.assign(str(fields.get("model")), chosen.models)

@@ -250,7 +250,7 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
     path = [str(part) for part in detail["loc"] if part != "[key]"]  # which is pydantic's mark behind a bad key
     name = ".".join(path) or "body"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], request_type.model_fields, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path[-1][:SHOWN], request_type.model_fields, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return InvalidParameter(f"{name[:SHOWN]}: there is no such field{hint}", param=name[:SHOWN])
     message = detail["msg"].removeprefix("Value error, ")

@@ -22,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from services.errors import InvalidParameter
+from services.errors import InvalidParameter, LimitExceeded, PayloadTooLarge
 from services.flux.request import Lora, Painting
+from services.json_text import UnusableText, scan_json
 from services.limits import MAX_TEXT, from_json
 
 MAX_SCENES = 100
@@ -100,7 +101,7 @@ class Script(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     title: Annotated[str, Field(max_length=MAX_TITLE)] = ""
-    scenes: Annotated[tuple[Scene, ...], BeforeValidator(_few), AfterValidator(_in_order)]
+    scenes: Annotated[tuple[Scene, ...], Field(fail_fast=True), BeforeValidator(_few), AfterValidator(_in_order)]
     """In the order of their numbers, which are 1, 2, 3 and so on; they may be given in any."""
 
     @model_validator(mode="before")
@@ -252,10 +253,14 @@ def picture_prompt(answer: str, description: str) -> tuple[str, bool]:
 def _object(text: str) -> dict[str, object]:
     text = text.strip()
     fenced = FENCED.fullmatch(text)
+    text = fenced[1] if fenced else text
     try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_asked_for)
-    except RecursionError as error:
-        raise Malformed("it is nested too deeply") from error
+        scan_json(text.encode())
+        found = json.loads(text, object_pairs_hook=_asked_for)
+    except (LimitExceeded, PayloadTooLarge) as error:
+        raise Malformed(_short(error.message)) from error
+    except UnusableText as error:
+        raise Malformed(_short(str(error))) from error
     except ValueError as error:
         raise Malformed(_short(f"it is not one JSON object and nothing else: {error}")) from error
     if not isinstance(found, dict):

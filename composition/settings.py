@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from composition.artifacts import ArtifactSettings
 from composition.decode import MediaLimits
+from composition.door import DoorSettings
 from services.catalogue import KINDS
 from services.errors import ConfigError
+from services.json_text import MAX_JSON_BYTES
 from services.model import Role
 from services.private import open_home
 
@@ -145,13 +147,14 @@ class JobsSettings(StateSettings):
     """A job whose runs were all lost this often has failed."""
 
 
-class FrontSettings(StateSettings):
+class FrontSettings(StateSettings, DoorSettings):
     """`args` of `composition.app:front`."""
 
     auth: Literal["keys", "none"] = "keys"
-    """`none` lets everybody in, and everybody see everything."""
+    """`none` lets everybody in who reaches the server as `allowed_hosts` and `allowed_origins` say, and everybody see
+    everything."""
     max_body_bytes: int = Field(default=2 << 30, ge=1)
-    max_json_bytes: int = Field(default=64 << 20, ge=1)
+    max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
     max_queued_jobs: int = Field(default=100, ge=1)
     roles: Mapping[Role, Name] = Field(default_factory=dict[Role, Name])
     """Role → the model that answers at once (`/v1/images/…`, `/v1/faces`) where a request names none; by default the

@@ -135,7 +135,7 @@ class Store:
         """A page of an owner's jobs, and whether there are more."""
         with self._read() as session:
             query = select(Job).where(Job.owner == owner, Job.deleted.is_(False))
-            return _paged(session, query, Job, page)
+            return _paged(session, query, Job, owner, page)
 
     def stop_job(self, job_id: str, owner: str, *, delete_it: bool = False) -> Job:
         """Ask for a job to end. One that waits ends now; one that runs is stopped by its runner."""
@@ -300,7 +300,7 @@ class Store:
     def files(self, owner: str, page: Page) -> tuple[list[File], bool]:
         """A page of an owner's uploads, and whether there are more."""
         with self._read() as session:
-            return _paged(session, select(File).where(File.owner == owner), File, page)
+            return _paged(session, select(File).where(File.owner == owner), File, owner, page)
 
     def remove_file(self, file_id: str, owner: str) -> File:
         """Raises NotFound, or Conflict while a job still needs it."""
@@ -428,11 +428,12 @@ def _end(session: Session, job: Job, status: Status, error: tuple[str, str] | No
         _stop_children(session, job)
 
 
-def _paged(session: Session, query: Select[Row], table: type[Row], page: Page) -> tuple[list[Row], bool]:
+def _paged(session: Session, query: Select[Row], table: type[Row], owner: str, page: Page) -> tuple[list[Row], bool]:
+    """Raises NotFound when there is nothing to start after, or it is another owner's."""
     newest_first = page.order == "desc"
     if page.after is not None:
         mark = session.get(table, page.after)
-        if mark is None:
+        if mark is None or mark.owner != owner:
             raise NotFound(f"there is no {page.after[:80]!r} to start after", param="after")
         later = (table.created_at > mark.created_at) | ((table.created_at == mark.created_at) & (table.id > mark.id))
         earlier = (table.created_at < mark.created_at) | ((table.created_at == mark.created_at) & (table.id < mark.id))

@@ -15,7 +15,7 @@ from typing import IO, Any
 from composition.artifacts import Artifacts
 from composition.bodies import ONE_OF, MediaValue
 from composition.decode import Decoder, MediaFacts, MediaKind, MediaLimits, check
-from composition.forms import Part
+from composition.forms import NAME_LENGTH, Part
 from composition.store import Store, new_id
 from composition.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
@@ -23,8 +23,6 @@ from services.frames import Frames
 
 CHECKS_AT_ONCE = 2
 """Files that are decoded at a time, each in a process of its own."""
-NAME_LENGTH = 255
-"""Characters of a file name that are kept."""
 MAX_LIST = 10_000
 """Pictures in a list."""
 CHUNK = 1 << 20
@@ -201,6 +199,8 @@ def _data_url(url: str, param: str, place: str) -> IO[bytes]:
     """Raises InvalidParameter; `place` says where."""
     if not url.startswith("data:"):
         raise InvalidParameter(f"{place}: {ONE_OF}", param=param)
+    if not url.isascii():
+        raise InvalidParameter(f"{place}: the data: URL is not base64", param=param)
     head, comma, data = url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise InvalidParameter(f"{place}: a data: URL must be data:TYPE;base64,DATA", param=param)

@@ -7,6 +7,7 @@ ReelError                   code                 status  retryable
 │   ├── UndecodableMedia    undecodable_media    422
 │   ├── PayloadTooLarge     payload_too_large    413
 │   ├── Unauthorized        invalid_api_key      401
+│   ├── Forbidden           forbidden            403
 │   ├── NotFound            not_found            404
 │   ├── RangeNotSatisfiable range_not_satisfiable 416
 │   └── Conflict            conflict             409
@@ -81,6 +82,13 @@ class Unauthorized(InvalidRequest):
 
     code = "invalid_api_key"
     status = 401
+
+
+class Forbidden(InvalidRequest):
+    """The request names a host, or comes from a page, that the configuration does not let in."""
+
+    code = "forbidden"
+    status = 403
 
 
 class NotFound(InvalidRequest):

@@ -1,13 +1,14 @@
 """What the requests of several models have in common, and how a limit of the operator's is held."""
 
-import json
 import math
+import reprlib
 import secrets
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field
 
 from services.errors import LimitExceeded
+from services.json_text import UnusableText, read_json_text
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 8_000
@@ -22,12 +23,19 @@ Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 
 
 def from_json(value: object) -> object:
-    """Read a form field that holds a JSON object as that object."""
+    """Read a form field that holds a JSON object as that object, within the memory that its request may take.
+
+    Raises ValueError, PayloadTooLarge.
+    """
     if not isinstance(value, str):
         return value
     try:
-        return cast("object", json.loads(value))
-    except (ValueError, RecursionError) as error:
+        return read_json_text(value)
+    except LimitExceeded as error:
+        raise ValueError(error.message) from error
+    except UnusableText:
+        raise
+    except ValueError as error:
         raise ValueError("must be a JSON object") from error
 
 
@@ -37,11 +45,16 @@ SHOWN = 60
 
 def shown(value: object) -> str:
     """Return the beginning of a bad value, for an error."""
-    try:
-        got = repr(value)
-    except RecursionError:
-        return "what is nested too deep to be shown"
+    got = repr(value[: SHOWN + 1]) if isinstance(value, str) else _Beginning().repr(value)
     return got if len(got) <= SHOWN else f"{got[:SHOWN]}…"
+
+
+class _Beginning(reprlib.Repr):
+    """Writes the first items of lists and objects, and the ends of what else is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxstring = self.maxlong = self.maxother = SHOWN
 
 
 def within(field: str, value: int, limit: int, unit: str) -> None:

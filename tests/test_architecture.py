@@ -85,6 +85,7 @@ def allowed(path: Path, module: str) -> bool:
             "frames",
             "errors",
             "limits",
+            "json_text",
             "loading",
             "model",
             "catalogue",

@@ -38,6 +38,8 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         value = from_json(value) if value.lstrip()[:1] in ("[", "{") else [value]
     entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
+    if len(entries) > MAX_LORAS:
+        raise ValueError(f"should have at most {MAX_LORAS} items, not {len(entries)}")
     return [_lora(entry) for entry in entries]
 
 

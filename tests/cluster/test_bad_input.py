@@ -136,7 +136,7 @@ def test_names_are_only_names(server: Server, http: httpx.Client, tmp_path: Path
 
 def test_a_body_that_says_it_is_too_large_is_not_read(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
-        head = "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        head = "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         connection.sendall(f"{head}Content-Length: {5 << 30}\r\n\r\n--b\r\n".encode())
         answer = ""
         while "}}" not in answer:

@@ -138,9 +138,9 @@ def open_door(cluster: Cluster, **settings: Any) -> Ingress:
 
 
 @asynccontextmanager
-async def served(door: Ingress) -> AsyncIterator[str]:
-    """Serve over a socket of this machine, in this loop; the address."""
-    server = uvicorn.Server(uvicorn.Config(door.api(), log_level="critical", timeout_graceful_shutdown=1))
+async def served(door: Ingress, **config: Any) -> AsyncIterator[str]:
+    """Serve over a socket of this machine, in this loop, with more of uvicorn's configuration; the address."""
+    server = uvicorn.Server(uvicorn.Config(door.api(), log_level="critical", timeout_graceful_shutdown=1, **config))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:

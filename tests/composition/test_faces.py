@@ -159,7 +159,7 @@ async def test_a_service_that_says_too_little_has_failed(left_out: type) -> None
 
 
 async def posted(door: Ingress, **request: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://localhost") as client:
         answer = await client.post("/v1/faces", **request)
         if answer.status_code != 401:
             assert (await client.get("/v1/files")).json()["data"] == []
@@ -178,7 +178,7 @@ def instantid(tmp_path_factory: pytest.TempPathFactory) -> InstantId:
 
 
 async def test_a_real_face_as_a_form_and_as_json(tmp_path: Path, instantid: InstantId) -> None:
-    door = front_door(tmp_path, Hosted("instantid", instantid))
+    door = front_door(tmp_path, Hosted("instantid", instantid), max_json_bytes=2 << 20)
     form = await posted(door, files={"image": ("a.png", ASTRONAUT)}, data={"model": "instantid"})
     assert form.status_code == 200, form.text
     found = form.json()

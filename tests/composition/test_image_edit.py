@@ -178,7 +178,7 @@ async def test_leaving_stops_the_work(number: int) -> None:
 async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
     api = front_door(folder, *models).api()
     images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)
         assert (await client.get("/v1/files")).json()["data"] == []
     return answer

@@ -259,7 +259,7 @@ def flux(home: Path) -> Flux:
 async def posted(door: Ingress, route: str, key: str = "", **request: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(door.api()), base_url="http://x", headers=headers
+        transport=httpx.ASGITransport(door.api()), base_url="http://localhost", headers=headers
     ) as client:
         return await client.post(route, **request)
 
@@ -270,7 +270,7 @@ def data_url(data: bytes) -> str:
 
 async def test_a_ready_identity_paints_what_its_picture_did(tmp_path: Path, flux: Flux, instantid: InstantId) -> None:
     painting = Hosted("flux", flux, defaults={"size": "64x48", "steps": 2})
-    door = front_door(tmp_path, painting, Hosted("instantid", instantid))
+    door = front_door(tmp_path, painting, Hosted("instantid", instantid), max_json_bytes=2 << 20)
     found = await posted(door, "/v1/faces", files={"image": ("a.png", ASTRONAUT)})
     identity = found.json()["identity"]
     fields = {"prompt": "a boat", "seed": 3}

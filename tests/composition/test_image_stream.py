@@ -58,7 +58,7 @@ def read(text: str) -> list[tuple[str, Event]]:
 
 
 async def streamed(door: Ingress, **fields: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://localhost") as client:
         return await client.post(ROUTE, json=body(**fields))
 
 

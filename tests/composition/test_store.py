@@ -173,6 +173,27 @@ def test_pages_follow_each_other_without_gap(store: Store) -> None:
         assert times == sorted(times, reverse=order == "desc")
 
 
+def test_what_to_start_after_is_ones_own(store: Store) -> None:
+    """Another's id is answered as one that there is not, so that nobody learns which there are."""
+    theirs = job(store, "bob")
+    file = File(
+        id=new_id("file"), owner="bob", created_at=1.0, filename="a", purpose="p", bytes=1, key="files/g", facts={}
+    )
+    store.add_file(file)
+    told: set[str] = set()
+    for after in (theirs.id, file.id, new_id("video")):
+        for listed in (store.jobs, store.files):
+            with pytest.raises(NotFound) as caught:
+                listed("ann", Page(after=after))
+            assert caught.value.param == "after"
+            told.add(caught.value.message.replace(after, "ID"))
+    assert told == {"there is no 'ID' to start after"}
+    assert store.jobs("bob", Page(after=theirs.id)) == ([], False)
+    assert store.files("bob", Page(after=file.id)) == ([], False)
+    store.forget(theirs.id)
+    store.remove_file(file.id, "bob")
+
+
 def test_steps_are_forgotten_when_a_job_ends(store: Store) -> None:
     job(store)
     held = store.claim(60)

@@ -198,7 +198,7 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     cluster = Cluster(tmp_path).host_models({"qwen-edit": Hosted("qwen-edit")}).host_graphs("rolling-edit")
     settings = IngressSettings(database=cluster.url, artifacts=cluster.where, auth="none")
     api = Ingress(settings, cluster.served, TRANSPORT).api()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
 
 

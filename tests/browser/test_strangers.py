@@ -1,0 +1,108 @@
+"""What pages of others can do with a server on the same machine that needs no keys: nothing, in a real browser."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.browser.conftest import STRANGER, WAIT_S
+from tests.browser.servers import Attacker, Seen, Target
+
+ATTEMPTS = (Path(__file__).parent / "attempts.js").read_text()
+BEACON = "/v1/videos?beacon=1"
+
+
+def attempts(browser: WebDriver, server: str, video: str) -> dict[str, Any]:
+    """Let the page that is open try everything."""
+    told = browser.execute_async_script(ATTEMPTS, server, video)
+    assert isinstance(told, dict), told
+    return told
+
+
+def reached(target: Target, beacons: int = 1) -> list[Seen]:
+    """What has reached the server, once the beacons have: they are sent behind the page's back."""
+    return target.watched.seen(lambda seen: sum(one.path == BEACON for one in seen) >= beacons)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", STRANGER])
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_origin(browser: WebDriver, target: Target, attacker: Attacker, host: str, name: str) -> None:
+    """Of another port of this machine, which is the same site, and of another name: it reads and changes nothing."""
+    before = target.state()
+    browser.get(attacker.url(host))
+    told = attempts(browser, target.url(name), target.waiting)
+    assert set(told["read"].values()) == {"blocked"}
+    assert set(told["shown"].values()) == {False}
+    assert set(told["sent"].values()) == {"opaque"}  # sent, and answered with what the page may not see
+    assert set(told["asked"].values()) == {"blocked"}
+    assert told["sandboxed"] == "opaque"
+    seen = reached(target)
+    assert {one.status for one in seen} == {403}
+    assert {one.method for one in seen} == {"GET", "POST", "OPTIONS", "WEBSOCKET"}
+    assert len(seen) >= 8 + 4 + 6 + 2 + 1 + 1
+    assert target.state() == before
+
+
+def test_a_name_that_was_pointed_at_this_machine(browser: WebDriver, target: Target) -> None:
+    """To the browser the page and the server are one origin, so nothing but the name stands between them."""
+    before = target.state()
+    browser.get(f"{target.url(STRANGER)}/healthz")
+    told = attempts(browser, target.url(STRANGER), target.waiting)
+    for answer in (*told["read"].values(), *told["sent"].values(), *told["asked"].values()):
+        status, text = answer
+        assert status == 403
+        error = json.loads(text)["error"]
+        assert (error["param"], error["code"]) == ("Host", "forbidden")
+        assert "secret" not in text
+    assert set(told["shown"].values()) == {False}
+    seen = reached(target)
+    assert {(one.status, one.host) for one in seen} == {(403, f"{STRANGER}:{target.port}")}
+    assert "DELETE" in {one.method for one in seen}
+    assert target.state() == before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", STRANGER])
+@pytest.mark.parametrize("enctype", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"])
+def test_a_form_that_sends_itself(
+    browser: WebDriver, target: Target, attacker: Attacker, host: str, enctype: str
+) -> None:
+    before = target.state()
+    to = f"{target.url()}/v1/videos"
+    browser.get(f"{attacker.url(host)}/form?{urlencode({'to': to, 'enctype': enctype})}")
+    assert refusal(browser, to)["param"] == "Origin"
+    assert [(one.method, one.status) for one in target.watched.seen() if "favicon" not in one.path] == [("POST", 403)]
+    assert target.state() == before
+
+
+def test_a_link_that_follows_itself(browser: WebDriver, target: Target, attacker: Attacker) -> None:
+    to = f"{target.url()}/v1/videos"
+    browser.get(f"{attacker.url(STRANGER)}/link?{urlencode({'to': to})}")
+    assert refusal(browser, to)["param"] == "Sec-Fetch-Site"
+
+
+def refusal(browser: WebDriver, url: str) -> dict[str, str]:
+    """The error that the browser ends at when a page has led it there."""
+    WebDriverWait(browser, WAIT_S).until(lambda at: at.current_url == url)
+    return json.loads(browser.execute_script("return document.body.innerText"))["error"]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_the_servers_own(browser: WebDriver, target: Target, name: str) -> None:
+    """The same attempts, as somebody who has opened the server's address: all that is refused elsewhere works."""
+    browser.get(f"{target.url(name)}/healthz")
+    assert json.loads(browser.execute_script("return document.body.innerText")) == {"status": "ok"}
+    told = attempts(browser, target.url(name), target.video)
+    read = told["read"]
+    assert {status for status, _ in read.values()} == {200}
+    assert "secret" in read["videos"][1]
+    assert told["shown"] == {"image": True, "video": True, "events": True, "socket": False}
+    sent = {name: status for name, (status, _) in told["sent"].items()}
+    assert sent == {"urlencoded": 200, "multipart": 200, "plain": 400, "untyped": 400, "upload": 200, "cancel": 409}
+    assert [status for status, _ in told["asked"].values()] == [200, 200]
+    refused = [one.path for one in reached(target) if one.status == 403]
+    assert refused == ["/v1/videos", "/v1/videos?sandboxed=1"]  # the socket, and the frame that is of no origin
+    assert target.store.counts() == [("text-to-video", "completed", 1), ("text-to-video", "queued", 5)]
