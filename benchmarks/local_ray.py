@@ -23,6 +23,7 @@ def local_ray(store_bytes: int | None = None) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     system = {"preallocate_plasma_memory": store_bytes is not None}
     ray.init(
+        address="local",
         namespace="serve",
         include_dashboard=False,
         log_to_driver=False,

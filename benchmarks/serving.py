@@ -13,8 +13,8 @@ import yaml
 from ray import serve
 
 from benchmarks.local_ray import free_port
-from composition.__main__ import deploy
 from composition.configuration import LOCAL_CONFIG, read_configuration
+from composition.serving import deploy
 from miniatures.random.served import use_random_weights
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
@@ -36,7 +36,7 @@ def serving(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> It
         config = Path(home) / "serve_config.yaml"
         config.write_text(yaml.safe_dump(raw))
         port = free_port()
-        ray.init(namespace="serve", include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", namespace="serve", include_dashboard=False, log_to_driver=False)
         try:
             deploy(read_configuration(config, "127.0.0.1", port))
             _wait(len(raw["applications"]))

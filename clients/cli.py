@@ -93,9 +93,17 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to listen on.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Leave out what this graph or model does not need.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A Ray cluster to serve on; `local` is a Ray of its own, whatever RAY_ADDRESS says.",
+        ),
+    ] = None,
 ) -> None:
-    """Serve on this machine until stopped."""
-    given = [("--config", config), ("--host", host), ("--port", port), *(("--only", name) for name in only or [])]
+    """Serve on this machine until stopped, or on the Ray cluster that --address or RAY_ADDRESS names."""
+    given = [("--config", config), ("--host", host), ("--port", port), ("--address", address)]
+    given += [("--only", name) for name in only or []]
     words = (word for name, value in given if value is not None for word in (name, str(value)))
     become("composition", "serve", *words)
 
@@ -182,8 +190,12 @@ def upscale(
 
 
 def main() -> None:
-    """The entry point. What is stopped by SIGTERM cleans up like what is stopped by Ctrl-C."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """The entry point. What is stopped by SIGTERM cleans up like what is stopped by Ctrl-C.
+
+    SIGINT is heard also where it was ignored, as in the background of a script: a job, and a server, would go on alone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     app()
 
 

@@ -70,7 +70,8 @@ def local_server(
     if serve is None:
         require_server_extra()
         wanted = [word for name in only for word in ("--only", name)]
-        serve = command("composition", "serve", "--host", "127.0.0.1", "--port", str(_free_port()), *wanted)
+        here = ("--address", "local", "--host", "127.0.0.1", "--port", str(_free_port()))
+        serve = command("composition", "serve", *here, *wanted)
     with tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C at the terminal is ours, and we cancel the job before the server is stopped.
         process = subprocess.Popen(

@@ -1,88 +1,20 @@
-"""Run the server on this machine, or on the cluster that RAY_ADDRESS names; manage API keys; fetch weights.
+"""Run the server on this machine, or on the cluster that `--address` or RAY_ADDRESS names; manage keys; fetch weights.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
 `python -m composition pull --config FILE`. The command line of a user, `reel`, calls this.
 """
 
 import argparse
-import signal
-import socket
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any, cast
-
-import ray
-from ray import serve
-from ray.serve._private import api as private  # what `serve run` itself uses: Ray has no public equal for a file
-from ray.serve.config import ProxyLocation
-from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from composition.configuration import LOCAL_CONFIG, load_configuration, read_configuration
 from composition.pull import Acceptance, end_at_once, pull
+from composition.server import run
 from composition.store import Store
 from services.errors import ConfigError, ReelError
-
-POLL_S = 1.0
-
-
-def run(config: ServeDeploySchema) -> int:
-    """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every deployment is healthy."""
-    http = config.http_options
-    _need_port(http.host, http.port)
-    here = cast("Any", ray)
-    here.init(namespace="serve", include_dashboard=False, log_to_driver=False, configure_logging=False)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets its own
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
-        deploy(config)
-        shown = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host  # noqa: S104 - compared, not bound
-        print(f"http://{shown}:{http.port}", flush=True)
-        failure = _wait_until_ready({application.name for application in config.applications}, stop)
-        if failure is not None:
-            print(failure, file=sys.stderr)
-            return 1
-        if not stop.is_set():
-            print("ready", flush=True)
-        stop.wait()
-        return 0
-    finally:
-        cast("Any", serve).shutdown()
-        here.shutdown()
-
-
-def deploy(config: ServeDeploySchema) -> None:
-    """Begin to serve what a configuration says, on the Ray that this process is connected to."""
-    http = config.http_options.model_dump()
-    start = cast("Any", private).serve_start
-    start(http_options=http, proxy_location=ProxyLocation(config.proxy_location)).deploy_apps(config)
-
-
-def _wait_until_ready(names: set[str], stop: threading.Event) -> str | None:
-    """Return None when all is healthy or a stop was asked for, else what failed."""
-    while not stop.wait(POLL_S):
-        applications = serve.status().applications
-        found = [applications[name] for name in names if name in applications]
-        for application in found:
-            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                reasons = [d.message for d in application.deployments.values() if d.message]
-                return "\n".join([application.message, *reasons])
-        if len(found) == len(names) and all(a.status == ApplicationStatus.RUNNING for a in found):
-            return None
-    return None
-
-
-def _need_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port: {host}:{port} cannot be had ({error.strerror}); name another with --port"
-            ) from error
+from services.private import be_private
 
 
 def manage_keys(database: str, action: str, owner: str | None) -> int:
@@ -109,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     serving = commands.add_parser("serve")
     serving.add_argument("--host")
     serving.add_argument("--port", type=int)
+    serving.add_argument(
+        "--address", metavar="HOST:PORT", help="of a Ray cluster to serve on, instead of a Ray of its own"
+    )
     serving.add_argument("--only", action="append", default=[], metavar="MODEL")
     keys = commands.add_parser("keys")
     keys.add_argument("action", choices=["create", "list", "revoke"])
@@ -119,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     given = parser.parse_args(arguments)
+    be_private()
     try:
         if given.command == "serve":
-            return run(read_configuration(given.config, given.host, given.port, given.only))
+            return run(lambda: read_configuration(given.config, given.host, given.port, given.only), given.address)
         configuration = load_configuration(given.config)
         if given.command == "keys":
             return manage_keys(configuration.state.database_url, given.action, given.owner)

@@ -12,6 +12,7 @@ from composition.decode import MediaLimits
 from services.catalogue import KINDS
 from services.errors import ConfigError
 from services.model import Role
+from services.private import open_home
 
 MOVED = (
     "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
@@ -40,11 +41,8 @@ class StateSettings(BaseModel):
 
     @property
     def state(self) -> Path:
-        """The one directory of all state, absolute. It is made, for its owner alone, where it is not there."""
-        home = self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph"))
-        home = home.expanduser().absolute()
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return home
+        """The one directory of all state, absolute, there, and closed to other users. Raises ConfigError."""
+        return open_home(self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph")))
 
     @property
     def database_url(self) -> str:

@@ -1,8 +1,8 @@
 """The deployment of models: one process that holds one or more of them, each with a thread of its own."""
 
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from ray import serve
 from services.catalogue import KINDS
 from services.errors import ServiceBusy
 from services.frames import Item, StageDone
+from services.loading import Loading, State, write_loading
 from services.worker import ServiceInfo
 
 REMEMBERED = 8
@@ -36,6 +37,23 @@ def name_replica() -> str:
     return f"{me.deployment_id.name}#{me.unique_id} node={node} gpu={devices or 'none'}"
 
 
+@contextmanager
+def _reported(name: str, home: Path) -> Generator[None]:
+    """Let whoever waits for the server know that a model is being loaded, and how that ended."""
+    state: State = "failed"
+    _report(name, "loading", home)
+    try:
+        yield
+        state = "ready"
+    finally:
+        _report(name, state, home)
+
+
+def _report(name: str, state: State, home: Path) -> None:
+    with suppress(OSError):  # only a display misses it
+        write_loading(home, Loading(name, state))
+
+
 class Host:
     """Loads models and passes calls on to them.
 
@@ -52,7 +70,8 @@ class Host:
         self._services: dict[str, Any] = {}
         for name, hosted in models.items():
             model = KINDS[hosted.kind]
-            self._services[name] = model.service(model.prepare(hosted.settings, home), home, replica)
+            with _reported(name, home):
+                self._services[name] = model.service(model.prepare(hosted.settings, home), home, replica)
 
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.

@@ -196,6 +196,7 @@ def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
     [
         (["serve", "--config", "in.mp4", "--port", "8001"], ["serve", "--config", "in.mp4", "--port", "8001"]),
         (["serve", "--host", "0.0.0.0"], ["serve", "--host", "0.0.0.0"]),
+        (["serve", "--address", "local", "--only", "v2v"], ["serve", "--address", "local", "--only", "v2v"]),
         (["keys", "add", "--owner", "me", "--help"], ["keys", "add", "--owner", "me", "--help"]),
         (
             ["models", "pull", "--config", "in.mp4", "--accept-licences"],

@@ -100,7 +100,7 @@ class Server:
         """Start it and wait until it is ready."""
         log = (self.home / "server.log").open("wb")
         command = [sys.executable, "-m", "composition", "serve", "--config", str(self.config), "--port", str(self.port)]
-        environment = {**os.environ, "RAY_SERVE_LOG_TO_STDERR": "0", "PYTHONFAULTHANDLER": "1"}
+        environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONFAULTHANDLER": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
         def ready() -> bool:

@@ -20,8 +20,8 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.__main__ import deploy
 from composition.configuration import read_configuration
+from composition.serving import deploy
 from services.errors import InvalidParameter, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo
@@ -52,7 +52,7 @@ def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, An
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
     names = {application["name"] for application in raw["applications"]}
-    ray.init(namespace="serve", num_cpus=40, num_gpus=7, include_dashboard=False, log_to_driver=False)
+    ray.init("local", namespace="serve", num_cpus=40, num_gpus=7, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_configuration(file, "127.0.0.1", free_port()))
         until(lambda: running() == names, 420, "the deployment")

@@ -1,0 +1,89 @@
+"""What a server says, apart from what the libraries say in its process: they get a log file for stdout and stderr."""
+
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+_KEPT = 10
+"""Folders of logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where a server speaks.
+
+    stdout has the address, then `ready`, and nothing else; whoever started the server reads it.
+    """
+
+    out: TextIO
+    err: TextIO
+    logs: Path
+    """The folder of this server's logs."""
+
+    def print_line(self, line: str) -> None:
+        """Print a line of the protocol on stdout."""
+        print(line, file=self.out, flush=True)
+
+    def tell(self, line: str) -> None:
+        """Tell a person something, on stderr."""
+        print(line, file=self.err, flush=True)
+
+
+@contextmanager
+def console(home: Path) -> Generator[Console]:
+    """Send what anybody prints in this process, or in one that it starts, to `HOME/logs/…/server.log`.
+
+    C++ libraries are meant too: it is file descriptors 1 and 2 that lead there. The lock on the log, which all those
+    processes share, says that the folder is in use.
+    """
+    logs = _new_folder(home / "logs")
+    with ExitStack() as stack:
+        log = stack.enter_context((logs / "server.log").open("a", encoding="utf-8"))
+        fcntl.flock(log, fcntl.LOCK_SH)
+        out, err = (stack.enter_context(_redirected(number, log)) for number in (1, 2))
+        yield Console(out, err, logs)
+
+
+@contextmanager
+def _redirected(number: int, target: TextIO) -> Generator[TextIO]:
+    """Let a file descriptor lead to another file; yield the file that it led to."""
+    stream = sys.stdout if number == 1 else sys.stderr
+    stream.flush()
+    with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace") as before:
+        os.dup2(target.fileno(), number)
+        try:
+            yield before
+        finally:
+            stream.flush()
+            before.flush()
+            os.dup2(before.fileno(), number)
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder for the logs of one server, and remove the oldest that no server uses."""
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _KEPT]:
+        if not is_held(old / "server.log"):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process has a lock on the file."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

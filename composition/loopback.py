@@ -1,0 +1,16 @@
+"""What each worker process of our own Ray does first."""
+
+from typing import Any, cast
+
+from ray._common import tls_utils
+
+
+def bind_to_loopback() -> None:
+    """Let a replica's gRPC server, which Serve binds to `[::]`, be reached from this machine only."""
+    private = cast("Any", tls_utils)
+    bind = private.add_port_to_grpc_server
+
+    def add_port(server: Any, address: str) -> int:
+        return int(bind(server, address.replace("[::]:", "127.0.0.1:")))
+
+    private.add_port_to_grpc_server = add_port
