@@ -289,7 +289,8 @@ class Served:
     def read(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
 
-        While the database or Serve's controller is away, what was read last holds. Raises ServiceBusy where nothing was.
+        While the database or Serve's controller is away, what was read last holds. Where nothing was, this raises
+        ServiceBusy.
         """
         if self._read_at is not None and time.monotonic() - self._read_at < self._patience.known_for_s:
             return self._snapshot
