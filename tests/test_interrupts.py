@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.cluster.server import ROOT
 
@@ -11,8 +12,9 @@ IGNORING = (
 INTERRUPTED = "tests/clients/test_cli.py::test_an_interrupt_of_watching_lets_the_job_go_on"
 
 
-def test_a_background_job_of_the_suite_can_send_interrupts() -> None:
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", INTERRUPTED]
+def test_a_background_job_of_the_suite_can_send_interrupts(tmp_path: Path) -> None:
+    options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "basetemp")]
+    pytest = [sys.executable, "-m", "pytest", *options, INTERRUPTED]
     done = subprocess.run(
         [sys.executable, "-c", IGNORING, *pytest], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
