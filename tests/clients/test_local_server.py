@@ -17,7 +17,7 @@ from clients.errors import LocalServerFailed
 from clients.progress import Lines
 from clients.server import local_server
 
-WAIT_S = 30
+WAIT_S = 120
 REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
 WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from clients.cli import main; main()"]
 

@@ -5,38 +5,26 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
 import yaml
 
 from composition.__main__ import narrow
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
 START_S = 420.0
-T = TypeVar("T")
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def until(ask: Callable[[], T | None], timeout_s: float = 60.0, what: str = "it") -> T:
-    """Ask until there is an answer that is true; fail when there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        answer = ask()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError(f"{what} did not happen within {timeout_s} s")
 
 
 class Server:

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import content, create, ended, staged
-from tests.cluster.server import Server, until
+from tests.cluster.server import Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 

@@ -21,7 +21,8 @@ from PIL import Image
 from services.frames import Pixels
 from tests.cluster.conftest import content, create, ended
 from tests.cluster.edges import HEIGHT, WIDTH, clip, edges_of, png, unzipped, video, zipped
-from tests.cluster.server import ROOT, Server, until
+from tests.cluster.server import ROOT, Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 

@@ -40,6 +40,9 @@ def postgres() -> Iterator[str]:
     """The URI of a PostgreSQL, which runs as another user and could not see into a folder of pytest's."""
     with tempfile.TemporaryDirectory() as folder:
         server = pgserver.get_server(folder)  # pyright: ignore[reportPrivateImportUsage]
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("alter system set fsync = off")  # nothing of it outlives the tests
+            connection.execute("select pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
