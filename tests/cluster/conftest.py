@@ -12,6 +12,12 @@ from tests.cluster.server import CLIP, Server
 from tests.waiting import until
 
 HERE = Path(__file__).parent
+SMALLEST: dict[str, dict[str, Any]] = {
+    "v2v": {"num_frames": 17, "steps": 4, "max_area": 64 * 64, "guidance_scale": 2.0},
+    "flux": {"size": "64x64", "steps": 4},
+    "full-pipeline": {"size": "64x64", "steps": 4, "animate": {"num_frames": 14, "steps": 4, "max_area": 64 * 64}},
+}
+"""What the README's lines leave out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +36,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server of every graph, with two replicas of each model that every scene of a storyboard needs."""
     svd = {**untrained["svd"], "decode_window": 2, "decode_overlap": 1, "max_frames": 50}
-    arguments = {**untrained, "svd": svd, "lease_s": 3.0, "concurrency": 6}
+    small = {**untrained["defaults"], **SMALLEST}
+    arguments = {**untrained, "defaults": small, "svd": svd, "lease_s": 3.0, "concurrency": 6}
     graphs, twice = ("v2v", "rolling-edit", "full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
     made = Server(tmp_path_factory.mktemp("server"), arguments, graphs, twice).start()
     yield made

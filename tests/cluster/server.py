@@ -53,6 +53,7 @@ class Server:
         narrow(application, only)
         for deployment in application["deployments"]:
             deployment["num_replicas"] = 2 if deployment["name"] in twice else 1
+            deployment["ray_actor_options"].pop("runtime_env", None)  # as many threads as the environment says
         self.config = home / "serve_config.yaml"
         self.config.write_text(yaml.safe_dump(raw))
         self.port = free_port()
@@ -69,7 +70,8 @@ class Server:
         """Start it and wait until it is ready."""
         log = (self.home / "server.log").open("wb")
         command = [sys.executable, "-m", "composition", "serve", "--config", str(self.config), "--port", str(self.port)]
-        environment = {**os.environ, "RAY_SERVE_LOG_TO_STDERR": "0", "PYTHONFAULTHANDLER": "1"}
+        # Threads of several models that wait for each other on few cores take many times as long as one of each.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_SERVE_LOG_TO_STDERR": "0", "PYTHONFAULTHANDLER": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
         def ready() -> bool:

@@ -13,7 +13,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
-LONG = {"num_frames": 121, "steps": 100, "max_area": 320 * 176, "prompt": "a meadow"}
+LONG = {"num_frames": 81, "steps": 100, "max_area": 192 * 112, "prompt": "a meadow"}
 """Minutes of work."""
 
 

@@ -99,7 +99,10 @@ def test_faces_make_pictures_different_and_a_strength_of_nothing_is_no_face(http
     assert result(http, first["id"]) == result(http, second["id"])
 
 
-def test_loras_in_turn_by_four_clients_never_mix(server: Server, http: httpx.Client, loras: list[str]) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.matrix)])
+def test_loras_in_turn_by_four_clients_never_mix(
+    server: Server, http: httpx.Client, loras: list[str], count: int
+) -> None:
     plain = painted(http)
     assert painted(http, loras=[{"name": "ink", "weight": 0}]) == plain
     alone = {name: painted(http, loras=[name]) for name in loras}
@@ -112,7 +115,7 @@ def test_loras_in_turn_by_four_clients_never_mix(server: Server, http: httpx.Cli
             return painted(client, loras=[name]) == alone[name]
 
     with ThreadPoolExecutor(4) as clients:
-        assert all(clients.map(ask, range(100)))
+        assert all(clients.map(ask, range(count)))
     after = sum(process.memory_info().rss for process in server.replicas("flux"))
     assert after < before * 1.1 + (64 << 20)
 
