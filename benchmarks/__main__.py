@@ -12,12 +12,14 @@ BENCHMARKS = (
     "frames_stream",
     "overlap",
     "job_call",
+    "decoder_start",
     "memory",
     "cancel",
     "ttlg",
     "memory_edit",
     "upscale",
     "pipeline",
+    "startup",
 )
 ON_DEVICES = ("upscale", "pipeline")
 """Those with `measure(device: str) -> Report`."""

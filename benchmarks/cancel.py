@@ -22,7 +22,7 @@ def measure() -> Report:
     steps: list[float] = []
     with serving() as client:
         clip = upload(client, CLIP)
-        wan = serve.get_deployment_handle("wan", "reelgraph")
+        models = serve.get_deployment_handle("models", "models")
         for _ in range(ROUNDS):
             video_id = create(client, input_video=clip, **JOB)
             while shown(client, video_id)["stage"] != "denoise" or shown(client, video_id)["progress"] < 12:
@@ -34,7 +34,7 @@ def measure() -> Report:
             steps.append((time.perf_counter() - begun) / ((now - first) / 0.75))
             client.post(f"/v1/videos/{video_id}/cancel").raise_for_status()
             asked = time.perf_counter()
-            while wan.info.remote().result().busy:
+            while models.info.remote("wan").result().busy:
                 time.sleep(0.005)
             idle.append(time.perf_counter() - asked)
     over = [rest - step for rest, step in zip(idle, steps, strict=True)]

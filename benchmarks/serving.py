@@ -13,32 +13,33 @@ import yaml
 from ray import serve
 
 from benchmarks.local_ray import free_port
-from composition.__main__ import LOCAL_CONFIG, deploy, read_config
-from miniatures.random.served import random_args
+from composition.__main__ import deploy
+from composition.configuration import LOCAL_CONFIG, read_configuration
+from miniatures.random.served import use_random_weights
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
 START_S = 300.0
 
 
 @contextmanager
-def serving(arguments: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
-    """Serve the local configuration with random weights, and `arguments` merged into the application's.
+def serving(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
+    """Serve the local configuration with random weights, and `front` merged into the front door's settings.
 
     Yields a client of it.
     """
     with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
-        raw = yaml.safe_load(LOCAL_CONFIG.read_text())
-        raw["applications"][0]["args"] |= {"home": home, **random_args(Path(home)), **(arguments or {})}
-        for deployment in raw["applications"][0]["deployments"]:
-            if deployment["name"] == "jobs" and not run_jobs:
-                deployment["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}  # nobody calls it: it stays 0
+        raw = use_random_weights(yaml.safe_load(LOCAL_CONFIG.read_text()), Path(home))
+        for application in raw["applications"]:
+            application["args"] |= {"home": home, **((front or {}) if application["name"] == "front" else {})}
+            if application["name"] == "jobs" and not run_jobs:  # nobody calls it: it stays at 0
+                application["deployments"][0]["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}
         config = Path(home) / "serve_config.yaml"
         config.write_text(yaml.safe_dump(raw))
         port = free_port()
         ray.init(namespace="serve", include_dashboard=False, log_to_driver=False)
         try:
-            deploy(read_config(config, "127.0.0.1", port))
-            _wait()
+            deploy(read_configuration(config, "127.0.0.1", port))
+            _wait(len(raw["applications"]))
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
                 yield client
         finally:
@@ -46,11 +47,11 @@ def serving(arguments: dict[str, Any] | None = None, *, run_jobs: bool = True) -
             ray.shutdown()
 
 
-def _wait() -> None:
+def _wait(count: int) -> None:
     deadline = time.monotonic() + START_S
-    while serve.status().applications["reelgraph"].status != "RUNNING":
+    while [each.status for each in serve.status().applications.values()] != ["RUNNING"] * count:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the application was not ready within {START_S:g} s")
+            raise TimeoutError(f"the applications were not ready within {START_S:g} s")
         time.sleep(0.2)
 
 

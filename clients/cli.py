@@ -21,8 +21,8 @@ from clients.cli_pipeline import pipeline
 from clients.cli_resources import Address, files_app, jobs_app, models_app
 from clients.cli_story import storyboard
 from clients.errors import ApiError, ClientError, ServerUnreachable
-from clients.fields import AnimationFields, ContinuationFields, SamplingFields, UpscaleFields
-from clients.options import InputFile, MakeOptions, ends, grouped
+from clients.fields import AnimationFields, ContinuationFields, FilmFields, SamplingFields, UpscaleFields
+from clients.options import InputFile, MakeOptions, ModelOption, RoleOptions, assign_roles, ends, grouped
 from clients.order import Order, Result
 from clients.server import become
 
@@ -114,9 +114,10 @@ def self_test(ctx: typer.Context) -> None:
 
 @app.command()
 @grouped
-def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, how: MakeOptions) -> None:
+def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, roles: RoleOptions, how: MakeOptions) -> None:
     """Continue a video: describe it, and go on from its last frame."""
-    make(ctx, Order("v2v", {"input_video": video}, fields, [Result(how["out"], {})]), how)
+    asked = {**fields, **assign_roles(roles)}
+    make(ctx, Order("v2v", {"input_video": video}, asked, [Result(how["out"], {})]), how)
 
 
 @app.command()
@@ -125,19 +126,36 @@ def i2v(
     ctx: typer.Context,
     image: InputFile,
     fields: SamplingFields,
+    which: ModelOption,
     how: MakeOptions,
     last_image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The frame to end with.")] = None,
 ) -> None:
     """Make a video that begins with a picture."""
     media = {"image": image} | ({"last_image": last_image} if last_image else {})
-    make(ctx, Order("wan-i2v", media, fields, [Result(how["out"], {})]), how)
+    make(ctx, Order(which.get("model") or "wan-i2v", media, fields, [Result(how["out"], {})]), how)
 
 
 @app.command()
 @grouped
-def animate(ctx: typer.Context, image: InputFile, fields: AnimationFields, how: MakeOptions) -> None:
+def animate(
+    ctx: typer.Context, image: InputFile, fields: AnimationFields, which: ModelOption, how: MakeOptions
+) -> None:
     """Make a picture move."""
-    make(ctx, Order("svd", {"image": image}, fields, [Result(how["out"], {})]), how)
+    make(ctx, Order(which.get("model") or "svd", {"image": image}, fields, [Result(how["out"], {})]), how)
+
+
+@app.command()
+@grouped
+def film(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    fields: FilmFields,
+    which: ModelOption,
+    how: MakeOptions,
+) -> None:
+    """Make a video of what a text says."""
+    asked = {"prompt": prompt, **fields}
+    make(ctx, Order(which.get("model") or "text-to-video", {}, asked, [Result(how["out"], {})]), how)
 
 
 @app.command()
@@ -145,6 +163,7 @@ def animate(ctx: typer.Context, image: InputFile, fields: AnimationFields, how: 
 def upscale(
     ctx: typer.Context,
     fields: UpscaleFields,
+    which: ModelOption,
     how: MakeOptions,
     video: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="The video to enlarge.")
@@ -159,7 +178,7 @@ def upscale(
     if image is not None:
         ends(how["out"], ".png", "--out")
     media = {name: path for name, path in (("input_video", video), ("image", image)) if path is not None}
-    make(ctx, Order("realesrgan", media, fields, [Result(how["out"], {})]), how)
+    make(ctx, Order(which.get("model") or "realesrgan", media, fields, [Result(how["out"], {})]), how)
 
 
 def main() -> None:

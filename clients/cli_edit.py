@@ -9,7 +9,7 @@ import typer
 from clients.cli_make import make
 from clients.fields import BranchFrom, EditFields
 from clients.folders import files_in
-from clients.options import RunOptions, grouped, target
+from clients.options import RoleOptions, RunOptions, assign_roles, grouped, target
 from clients.order import Order, Result
 
 _FRAMES = re.compile(r"[0-9]{6,9}\.png")
@@ -116,7 +116,14 @@ class EditResults(TypedDict, total=False):
 
 
 @grouped
-def edit(ctx: typer.Context, sources: EditSources, fields: EditOptions, results: EditResults, how: RunOptions) -> None:
+def edit(
+    ctx: typer.Context,
+    sources: EditSources,
+    fields: EditOptions,
+    results: EditResults,
+    roles: RoleOptions,
+    how: RunOptions,
+) -> None:
     """Make a video from a first frame and edges: each frame is the one before, edited along the next edges."""
     _check(sources, results)
     files = {
@@ -126,7 +133,7 @@ def edit(ctx: typer.Context, sources: EditSources, fields: EditOptions, results:
         "edge_video": sources.get("edge_video"),
         "rgb_video": sources.get("rgb_video"),
     }
-    asked: dict[str, object] = {**fields}
+    asked: dict[str, object] = {**fields, **assign_roles(roles)}
     if branch := sources.get("branch_from"):
         asked["branch_from"] = branch
     if "save_debug_dir" in results:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, cast
@@ -16,10 +16,11 @@ from clients.disk import Landing
 from clients.errors import ClientError
 from clients.fields import PaintingFields, StreamFields
 from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
-from clients.options import MakeOptions, RunOptions, grouped, json_object, target
+from clients.options import MakeOptions, ModelOption, RunOptions, grouped, json_object, target
 from clients.progress import Display, display
 
-_MODELS = ("flux", "instantid")
+_PAINTS, _FINDS_FACES = "flux", "instantid"
+"""The models that a server for one call has, where no other is named."""
 _KEYPOINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -74,14 +75,17 @@ def image(
     ctx: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     fields: ImageOptions,
+    which: ModelOption,
     how: PictureOptions,
 ) -> None:
     """Paint a picture of what a text says, with a face in it if one is given."""
     if {"face", "identity"} <= fields.keys():
         raise typer.BadParameter("give one of them, not both", param_hint="--face, --identity")
     screen = display(sys.stderr)
-    asked = cast("StreamFields", {**fields, "loras": fields.get("loras") or None, "prompt": prompt, "progress": True})
-    with _server(ctx, screen, local=how["local"]) as client:
+    own = {"loras": fields.get("loras") or None, "prompt": prompt, "progress": True}
+    asked = cast("StreamFields", {**fields, **which, **own})
+    only = [which.get("model") or _PAINTS, *([_FINDS_FACES] if "face" in fields else [])]
+    with _server(ctx, screen, only if how["local"] else None) as client:
         made = _paint(client, asked, how["out"], screen)
     if how["as_json"]:
         typer.echo(json.dumps([{**picture.model_dump(exclude={"b64_json"}), "path": str(to)} for picture, to in made]))
@@ -99,12 +103,15 @@ def face(
         Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True, help="A picture of a face.")
     ],
     results: FaceResults,
+    which: ModelOption,
     how: RunOptions,
 ) -> None:
     """Find the largest face in a picture: where it is, and whose it is, in numbers."""
     screen = display(sys.stderr)
-    with _server(ctx, screen, local=how["local"]) as client, screen.transfer(f"upload {picture.name}") as show:
-        found = client.faces.find(picture, on_progress=show)
+    model = which.get("model")
+    only = [model or _FINDS_FACES] if how["local"] else None
+    with _server(ctx, screen, only) as client, screen.transfer(f"upload {picture.name}") as show:
+        found = client.faces.find(picture, model=model, on_progress=show)
     if path := results.get("out"):
         _write(path, found.crop.content)
     if path := results.get("identity_out"):
@@ -117,8 +124,9 @@ def face(
 
 
 @contextmanager
-def _server(ctx: typer.Context, screen: Display, *, local: bool) -> Generator[Client]:
-    with local_client(screen, _MODELS, ctx.find_object(Address)) if local else connect(ctx) as client:
+def _server(ctx: typer.Context, screen: Display, only: Sequence[str] | None) -> Generator[Client]:
+    """A client of a server of these models that lives as long as the block, or of the one that is there."""
+    with connect(ctx) if only is None else local_client(screen, only, ctx.find_object(Address)) as client:
         yield client
 
 

@@ -30,7 +30,7 @@ def make(ctx: typer.Context, order: Order, how: RunOptions, *, stages: bool = Fa
         stages: whether the stages of the work are printed too.
     """
     screen = display(sys.stderr)
-    with local_client(screen, [order.model], ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
+    with local_client(screen, order.served, ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
         video = carry_out(client, order, screen)
     if stages and not how["as_json"]:
         _print_stages(video)

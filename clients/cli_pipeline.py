@@ -8,7 +8,7 @@ import typer
 
 from clients.cli_make import make
 from clients.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
-from clients.options import MakeOptions, ends, grouped, json_object, target
+from clients.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object, target
 from clients.order import Order, Result
 
 
@@ -78,13 +78,14 @@ def pipeline(
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     options: PipelineOptions,
     results: PipelineResults,
+    roles: RoleOptions,
     how: PipelineOutput,
 ) -> None:
     """Paint a picture of what a text says, make it move, and enlarge the video; each of it only if it is wanted.
 
     With --no-animate the result is the picture, enlarged where --scale is given.
     """
-    asked = {"prompt": prompt, **shot(options)}
+    asked = {"prompt": prompt, **shot(options), **assign_roles(roles)}
     asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
     make(ctx, Order("full-pipeline", {}, asked, _wanted(asked, results, how["out"])), how, stages=True)
 

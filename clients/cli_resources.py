@@ -1,6 +1,8 @@
 """`reel jobs`, `reel files` and `reel models`: what lies on a server."""
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 
 from clients.client import Client
 from clients.fields import ContentOptions
+from clients.objects import Model
 from clients.options import After, AsJson, Limit, OutputFile, grouped
 from clients.order import Result, fetch, watch
 from clients.order import upload as send
@@ -19,6 +22,12 @@ from clients.progress import display
 from clients.server import become
 
 Id = Annotated[str, typer.Argument(metavar="ID")]
+
+_GAP = "  "
+_LEAST_ROLES = 20
+"""Columns for roles, however narrow the terminal is."""
+_HEALTHY = "HEALTHY"
+"""The state of a deployment that answers. A graph that has it and is not ready lacks a model."""
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Jobs, and the videos that they make.")
 files_app = typer.Typer(no_args_is_help=True, help="Uploaded files.")
@@ -160,20 +169,55 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """What the server can be asked for, and whether it is ready."""
     with connect(ctx) as client:
         page = client.models.list()
-    rows = [(model.id, model.kind, "ready" if model.ready else "not ready") for model in page.data]
-    _show(page, rows, as_json=as_json)
+    if as_json:
+        typer.echo(page.model_dump_json(indent=2))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo("\n".join(tabulate_models(page.data, width)))
 
 
 @models_app.command("pull")
 def pull_models(
     config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is to be served.")] = None,
     accept_licences: Annotated[
-        bool, typer.Option("--accept-licences", help="Do not ask where a licence has conditions.")
+        bool, typer.Option("--accept-licences", help="Do not ask where a licence that is known has conditions.")
     ] = False,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option("--accept-licence", metavar="OWNER/NAME", help="Do not ask about this repository. Repeatable."),
+    ] = None,
 ) -> None:
     """Fetch the weights that a configuration names, and print their licences. Needs no server."""
     words = ["--config", str(config)] if config is not None else []
-    become("composition", "pull", *words, *(["--accept-licences"] if accept_licences else []))
+    words += ["--accept-licences"] if accept_licences else []
+    words += [word for source in accept_licence or () for word in ("--accept-licence", source)]
+    become("composition", "pull", *words)
+
+
+def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
+    """Return the lines of a table, a head above it and the roles in its last column.
+
+    Args:
+        models: as a server lists them.
+        width: columns of the terminal, within which roles are wrapped; None where it is no terminal.
+    """
+    told = [(model.id, model.kind, _standing(model), ", ".join(model.roles)) for model in models]
+    rows = [("ID", "KIND", "STATE", "ROLES"), *told]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
+    room = max(widths[-1] if width is None else width - indent, _LEAST_ROLES)
+    lines: list[str] = []
+    for row in rows:
+        first, *more = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        cells = [cell.ljust(widest) for cell, widest in zip(row[:-1], widths, strict=False)]
+        lines += [_GAP.join([*cells, first]).rstrip(), *(f"{'':{indent}}{part}" for part in more)]
+    return lines
+
+
+def _standing(model: Model) -> str:
+    if model.ready:
+        return "ready"
+    return "waits for models" if model.state == _HEALTHY else model.state.lower() or "not ready"
 
 
 def _show(answer: BaseModel, rows: Sequence[Sequence[str]], *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from clients.cli_make import make
 from clients.cli_pipeline import ShootingOptions, shot
 from clients.fields import StoryFields
 from clients.objects import Video
-from clients.options import MakeOptions, ends, grouped, json_object
+from clients.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object
 from clients.order import Order, Result
 
 PLACEHOLDERS = 4
@@ -22,6 +22,7 @@ def storyboard(
     ctx: typer.Context,
     story: StoryFields,
     options: ShootingOptions,
+    roles: RoleOptions,
     how: MakeOptions,
     script: Annotated[
         Path | None,
@@ -41,7 +42,7 @@ def storyboard(
     if (script is None) == ("topic" not in story):
         raise typer.BadParameter("give one of them", param_hint="SCRIPT.json, --topic")
     ends(how["out"], ".mp4", "--out")
-    asked = {**story, **shot(options)}
+    asked = {**story, **shot(options), **assign_roles(roles)}
     if script is not None:
         asked["script"] = _script(script)
     video = make(ctx, Order("storyboard", {}, asked, [Result(how["out"], {})]), how, stages=True)

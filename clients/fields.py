@@ -42,6 +42,18 @@ class ContinuationFields(SamplingFields, total=False):
     join: Annotated[bool | None, "Whether the result begins with the given video."]
 
 
+class FilmFields(TypedDict, total=False):
+    """What ModelScope's text-to-video takes beside the text."""
+
+    negative_prompt: Annotated[str | None, "What it should not show."]
+    num_frames: Annotated[int | None, "Frames to make."]
+    fps: Annotated[float | None, "Frames per second of the video."]
+    steps: Annotated[int | None, "Denoising steps."]
+    guidance_scale: Annotated[float | None, "Classifier-free guidance; 1 or less turns it off."]
+    size: Annotated[str | None, "WIDTHxHEIGHT in pixels."]
+    seed: Annotated[int | None, "The same seed makes the same pixels; -1 draws one."]
+
+
 class MotionFields(TypedDict, total=False):
     """What Stable Video Diffusion makes of a picture. It reads no text: the picture is all it goes by."""
 
@@ -187,8 +199,25 @@ class StoryFields(TypedDict, total=False):
     interpolate: Annotated[int | None, "Times as many frames per second as the scenes are made with, 1 to 4."]
 
 
+class RoleFields(TypedDict, total=False):
+    """What every graph takes."""
+
+    models: Mapping[str, str] | None
+    """Role → the id of the served model that takes it, as in `{"image-to-video": "wan-5b"}`; the server chooses for
+    the other roles."""
+
+
 class VideoFields(
-    ContinuationFields, EditFields, AnimationFields, UpscaleFields, ShootingFields, StoryFields, total=False
+    RoleFields,
+    ContinuationFields,
+    EditFields,
+    AnimationFields,
+    FilmFields,
+    UpscaleFields,
+    RestyleFields,
+    ShootingFields,
+    StoryFields,
+    total=False,
 ):
     """Every field, media among them."""
 
@@ -202,6 +231,8 @@ class VideoFields(
     """Pictures, or a zip of them; the path of a folder is sent as a zip of the files in it."""
     edge_video: Media | None
     rgb_video: Media | None
+    edges: Media | None
+    """A picture of the edges along which a single picture is edited, white on black."""
     branch_from: BranchFrom | None
     debug: bool | None
     """Whether pictures of what was compared are kept."""
@@ -214,6 +245,7 @@ class ImageFields(GuidedFields, total=False):
     """What the editing of a single picture takes."""
 
     model: str | None
+    """The id of a served model that edits pictures; the server chooses where it is not given."""
     n: int | None
     """How many pictures to make."""
     size: str | None
@@ -225,6 +257,7 @@ class GenerationFields(AppearanceFields, total=False):
 
     prompt: Required[str]
     model: str | None
+    """The id of a served model that paints pictures; the server chooses where it is not given."""
     n: int | None
     """How many pictures to make, each with the seed after the one before."""
 

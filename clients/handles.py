@@ -1,4 +1,4 @@
-"""Graphs as Python streams, over Ray: for a driver on the cluster, or for another deployment.
+"""Graphs and models as Python streams, over Ray: for a driver on the cluster, or for another deployment.
 
     graphs = Graphs()
     async for item in graphs.v2v(V2VRequest(input_video="/data/clip.mp4")):
@@ -8,21 +8,21 @@ The one client file that needs the `server` extra. Nothing is stored: a stream t
 survives, make a job over HTTP. A storyboard is made of such jobs, so it has no stream here.
 """
 
-from collections.abc import AsyncGenerator
-from typing import Any, cast
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
-from ray import serve
-
-from composition.app import TRANSPORT
-from composition.calls import opened, stream
+from composition.app import TRANSPORT, ask_states, open_handle
+from composition.calls import Handle, Part, opened, stream
+from composition.catalogue import BY_NAME
 from composition.full_pipeline import FullPipelineRequest
 from composition.graph import GraphRequest
 from composition.rolling_edit import RollingEditRequest
-from composition.svd import AnimateRequest
-from composition.text_to_video import FilmRequest
-from composition.upscale import VideoUpscaleRequest
+from composition.served import AskStates
+from composition.single import NAME as SINGLE
+from composition.single import SINGLES
 from composition.v2v import V2VRequest
-from composition.wan_i2v import WanI2VRequest
+from services.errors import NotFound
 from services.frames import Item
 
 __all__ = [
@@ -36,16 +36,30 @@ __all__ = [
     "WanI2VRequest",
 ]
 
+WanI2VRequest: type[Any] = SINGLES["wan"].request
+"""`image`, perhaps `last_image`, and Wan's fields."""
+AnimateRequest: type[Any] = SINGLES["svd"].request
+"""`image`, and Stable Video Diffusion's fields."""
+VideoUpscaleRequest: type[Any] = SINGLES["realesrgan"].request
+"""`input_video` or `image`, and Real-ESRGAN's fields."""
+FilmRequest: type[Any] = SINGLES["text-to-video"].request
+"""text-to-video's fields."""
+
+HOST = "graphs"
+"""The application that hosts a graph which has none of its own."""
+
 
 class Graphs:
-    """The graphs of an application that runs on the connected Ray cluster.
+    """The graphs and models that are served on the connected Ray cluster.
 
     Args:
-        application: its name in `serve_config*.yaml`.
+        ask_states: asks Serve which applications there are.
+        open_handle: opens an application's deployment.
     """
 
-    def __init__(self, application: str = "reelgraph") -> None:
-        self._application = application
+    def __init__(self, ask_states: AskStates = ask_states, open_handle: Callable[[str], Handle] = open_handle) -> None:
+        self._ask_states = ask_states
+        self._open_handle = open_handle
 
     def v2v(self, request: V2VRequest) -> AsyncGenerator[Item]:
         """Continue a video. `input_video` is a path or URL that the graph's replica can open.
@@ -53,20 +67,17 @@ class Graphs:
         Closing the iterator, or leaving an `async for` over it, stops the work within one denoising step.
 
         Raises:
-            ReelError: of `services.errors`; `retryable` says whether the same request may succeed later.
+            ReelError: of `services.errors`; `retryable` says whether the same request may succeed later. NotFound where
+                no application runs it, InvalidParameter where a model that it needs is not served.
         """
-        return self._run("v2v", request)
-
-    def wan_i2v(self, request: WanI2VRequest) -> AsyncGenerator[Item]:
-        """Make a video that begins with a picture. Otherwise as `v2v`."""
-        return self._run("wan-i2v", request)
+        return self.run("v2v", request)
 
     def rolling_edit(self, request: RollingEditRequest) -> AsyncGenerator[Item]:
         """Redraw a first frame along a sequence of edges. Otherwise as `v2v`.
 
         `edge_frames` may be a folder of pictures. Each frame comes behind its Scores.
         """
-        return self._run("rolling-edit", request)
+        return self.run("rolling-edit", request)
 
     def full_pipeline(self, request: FullPipelineRequest) -> AsyncGenerator[Item]:
         """Make a picture of a prompt, and a video of the picture. Otherwise as `v2v`.
@@ -74,22 +85,65 @@ class Graphs:
         The plain frames are those before they are enlarged; pictures and enlarged frames are Results, named `image`,
         `painted` and `hd`. `face` is a path or URL that the graph's replica can open.
         """
-        return self._run("full-pipeline", request)
+        return self.run("full-pipeline", request)
 
-    def text_to_video(self, request: FilmRequest) -> AsyncGenerator[Item]:
-        """Make a video of a text. Otherwise as `v2v`."""
-        return self._run("film", request)
+    def wan_i2v(self, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Make a video that begins with a picture, by the first model of kind `wan`. Otherwise as `v2v`.
 
-    def svd(self, request: AnimateRequest) -> AsyncGenerator[Item]:
-        """Make a picture move. Otherwise as `v2v`."""
-        return self._run("animate", request)
+        Args:
+            request: a WanI2VRequest.
+        """
+        return self.run("wan-i2v", request)
 
-    def realesrgan(self, request: VideoUpscaleRequest) -> AsyncGenerator[Item]:
-        """Make a video, or a picture, two to four times as large. Otherwise as `v2v`; a picture is a Result."""
-        return self._run("upscale", request)
+    def svd(self, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Make a picture move, by the model with the id `svd`. Otherwise as `v2v`.
 
-    async def _run(self, graph: str, request: GraphRequest) -> AsyncGenerator[Item]:
-        handle = cast("Any", serve).get_deployment_handle(graph, self._application)
-        async with opened(stream(handle, "run", request), TRANSPORT) as items:
+        Args:
+            request: an AnimateRequest.
+        """
+        return self.run("svd", request)
+
+    def text_to_video(self, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Make a video of a text, by the model with the id `text-to-video`. Otherwise as `v2v`.
+
+        Args:
+            request: a FilmRequest.
+        """
+        return self.run("text-to-video", request)
+
+    def realesrgan(self, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Make a video, or a picture, two to four times as large, by the model with the id `realesrgan`.
+
+        Otherwise as `v2v`; a picture is a Result.
+
+        Args:
+            request: a VideoUpscaleRequest.
+        """
+        return self.run("realesrgan", request)
+
+    async def run(self, name: str, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Run a graph by its name, or a model alone by its id. Otherwise as `v2v`.
+
+        Args:
+            name: e.g. `v2v`, `wan-5b`.
+            request: of the graph's class, or of the class of the jobs of that kind of model:
+                `composition.single.SINGLES[kind].request`.
+        """
+        application = await asyncio.to_thread(self._find_application, name)
+        part = Part(self._open_handle(application), name)
+        async with opened(stream(part, "run", request), TRANSPORT) as items:
             async for item in items:
                 yield item
+
+    def _find_application(self, name: str) -> str:
+        """The application that runs what has this name. Raises NotFound."""
+        graph = name if name in BY_NAME else SINGLE
+        states = self._ask_states()
+        for application in (graph, HOST):
+            if application in states:
+                return application
+        there = ", ".join(states) or "none"
+        raise NotFound(
+            f"model: {name} is run by an application named {graph} or {HOST}; those on this Ray cluster are {there}",
+            param="model",
+        )

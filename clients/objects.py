@@ -183,15 +183,22 @@ class Face(_Object):
 
 
 class Model(_Object):
-    """Something that can be asked for by name."""
+    """A graph or a model that can be asked for by its id."""
 
     id: str
     created: int = 0
     """Seconds since 1970, UTC."""
     owned_by: str = ""
-    ready: bool
     kind: str
-    """`graph` or `service`."""
+    """`graph`, or the kind of model, e.g. `wan`."""
+    roles: list[str] = []
+    """Those that a model can take, or that a graph has."""
+    ready: bool
+    """Whether it, and all that it needs, can be asked now."""
+    state: str = ""
+    """What the server says of its deployment, e.g. `HEALTHY`."""
+    fields: dict[str, dict[str, Any]] = {}
+    """Field of a request → its JSON schema, with the default and the maximum of this server."""
 
 
 class Deleted(_Object):

@@ -65,6 +65,43 @@ class MakeOptions(RunOptions):
     out: OutputFile
 
 
+class ModelOption(TypedDict, total=False):
+    """What every command takes that asks one model."""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="ID", help="The id of the served model to ask; reel models lists them."),
+    ]
+
+
+class RoleOptions(TypedDict, total=False):
+    """What every command takes that asks a graph."""
+
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="ROLE=ID",
+            help="Which served model takes a role; reel models lists both. May be given several times.",
+        ),
+    ]
+
+
+def assign_roles(options: RoleOptions) -> dict[str, object]:
+    """Return the request's field `models` where the options say it, else nothing. Raises BadParameter."""
+    chosen: dict[str, str] = {}
+    for text in options.get("models") or ():
+        role, _, model = text.partition("=")
+        if not (role and model):
+            raise typer.BadParameter(f"must be ROLE=ID, got {text!r}", param_hint="--model")
+        if role in chosen:
+            raise typer.BadParameter(
+                f"{role} has two models, {chosen[role]} and {model}; give one", param_hint="--model"
+            )
+        chosen[role] = model
+    return {"models": chosen} if chosen else {}
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take groups of options: a parameter of a TypedDict's type becomes an option for each field.
 

@@ -37,6 +37,12 @@ class Order:
     """The others. A path within one, however deep, is a file that is uploaded too, once, and stands for its id."""
     results: Sequence[Result]
 
+    @property
+    def served(self) -> list[str]:
+        """What a server must have for it: the graph or model that is asked, and the models chosen for its roles."""
+        chosen = cast("Mapping[str, str]", self.fields.get("models") or {})
+        return list(dict.fromkeys([self.model, *chosen.values()]))
+
 
 def carry_out(client: Client, order: Order, display: Display) -> Video:
     """Return the video once its results lie at their targets. Interrupted, it stops the job on the server.

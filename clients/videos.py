@@ -28,8 +28,8 @@ class Videos:
         """Order a video, or a picture where the job is for one. A path object as medium is sent along.
 
         Args:
-            model: `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or of one stage alone `wan-i2v`, `svd`,
-                `text-to-video`, `realesrgan`.
+            model: a graph, `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or the id of a served model for a job
+                of that model alone, e.g. `wan`, `text-to-video`, or `flux` for a picture. `models.list` has them all.
             on_progress: told how much has been sent.
             fields: see VideoFields; which of them a model takes, the server says.
 

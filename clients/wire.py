@@ -162,8 +162,8 @@ def stream_image(fields: StreamFields) -> Call[None]:
     return replace(call, headers={"Accept": "text/event-stream"}, silence_s=_SILENCE_S)
 
 
-def find_face(image: Media) -> Call[Face]:
-    return _posted("/v1/faces", _as(Face), {"image": image})
+def find_face(image: Media, model: str | None = None) -> Call[Face]:
+    return _posted("/v1/faces", _as(Face), _given({"image": image, "model": model}))
 
 
 def list_videos(**options: Unpack[ListOptions]) -> Call[Page[Video]]:

@@ -10,66 +10,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-import yaml
-from pydantic import ValidationError
 from ray import serve
 from ray.serve._private import api as private  # what `serve run` itself uses: Ray has no public equal for a file
 from ray.serve.config import ProxyLocation
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from composition.app import SERVICES, AppSettings, deployments_of, needed_by
-from composition.pull import end_at_once, pull
+from composition.configuration import LOCAL_CONFIG, load_configuration, read_configuration
+from composition.pull import Acceptance, end_at_once, pull
 from composition.store import Store
 from services.errors import ConfigError, ReelError
-from services.weights import from_folder
 
-LOCAL_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.local.yaml"
 POLL_S = 1.0
-
-
-def read_config(
-    path: Path, host: str | None = None, port: int | None = None, only: Sequence[str] = ()
-) -> ServeDeploySchema:
-    """Read a configuration file. Raises ConfigError.
-
-    Args:
-        path: the file. Relative paths in it begin at its folder.
-        host, port: others than it says.
-        only: graphs or models; what none of them needs is left out.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text())
-        if only:
-            narrow(raw["applications"][0], only)
-        config = ServeDeploySchema.model_validate(raw)
-        application = cast("Any", config).applications[0]
-        application.args = from_folder(application.args, settings_of(config), path.absolute().parent)
-    except (OSError, yaml.YAMLError, ValidationError, LookupError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    overrides = {"host": host, "port": port}
-    http = config.http_options.model_copy(update={k: v for k, v in overrides.items() if v is not None})
-    return config.model_copy(update={"http_options": http})
-
-
-def narrow(application: dict[str, Any], only: Sequence[str]) -> None:
-    """Take out of an application's configuration the models that `only` does not need. Raises ConfigError."""
-    settings = AppSettings.model_validate(application["args"])
-    kept = {name for model in only for name in needed_by(model, settings.scenes_by)}
-    wanted = {name: value for name, value in application["args"].items() if name.replace("_", "-") not in SERVICES}
-    there = {name: value for name, value in application["args"].items() if name.replace("_", "-") in kept}
-    application["args"] = wanted | there
-    names = deployments_of(AppSettings.model_validate(application["args"]))
-    application["deployments"] = [entry for entry in application["deployments"] if entry["name"] in names]
-
-
-def settings_of(config: ServeDeploySchema) -> AppSettings:
-    """The `args` of the application. Raises ValidationError, or IndexError where there is no application."""
-    return AppSettings.model_validate(cast("dict[str, Any]", cast("Any", config).applications[0].args))
 
 
 def run(config: ServeDeploySchema) -> int:
@@ -130,9 +85,9 @@ def _need_port(host: str, port: int) -> None:
             ) from error
 
 
-def manage_keys(config: ServeDeploySchema, action: str, owner: str | None) -> int:
-    """Create, list or revoke API keys in the database that the configuration names."""
-    store = Store(settings_of(config).database_url)
+def manage_keys(database: str, action: str, owner: str | None) -> int:
+    """Create, list or revoke API keys in a database."""
+    store = Store(database)
     if action == "create" and owner:
         print(store.add_key(owner))
         print("This key is not kept and cannot be shown again.", file=sys.stderr)
@@ -160,16 +115,19 @@ def main(arguments: list[str] | None = None) -> int:
     keys.add_argument("owner", nargs="?")
     pulling = commands.add_parser("pull")
     pulling.add_argument("--accept-licences", action="store_true")
+    pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     given = parser.parse_args(arguments)
     try:
         if given.command == "serve":
-            return run(read_config(given.config, given.host, given.port, given.only))
-        if given.command == "pull":
-            end_at_once()
-            return pull(settings_of(read_config(given.config)), accept_licences=given.accept_licences)
-        return manage_keys(read_config(given.config), given.action, given.owner)
+            return run(read_configuration(given.config, given.host, given.port, given.only))
+        configuration = load_configuration(given.config)
+        if given.command == "keys":
+            return manage_keys(configuration.state.database_url, given.action, given.owner)
+        end_at_once()
+        acceptance = Acceptance(given.accept_licences, tuple(given.accept_licence))
+        return pull(configuration.models, configuration.state.state, acceptance)
     except ReelError as error:
         print(error.message, file=sys.stderr)
         return 2

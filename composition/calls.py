@@ -37,16 +37,55 @@ class Transport:
         self.busy = busy
 
 
-def stream(handle: Handle, method: str, *args: object, prefers: str = "") -> Call[Any]:
+class Part:
+    """One of the things that a host holds, a model or a graph, to be called as if it were a deployment of its own.
+
+    Args:
+        host: the handle of the deployment.
+        name: of the model or graph.
+    """
+
+    def __init__(self, host: Handle, name: str) -> None:
+        self._host = host
+        self._name = name
+
+    def options(self, *, method_name: str, **options: Any) -> "PartMethod":
+        """Return the streaming method of that name, to be called by `remote`."""
+        return PartMethod(self._host.options(method_name="stream", **options), self._name, method_name)
+
+    def broadcast(self, method: str, *args: object) -> Any:
+        """Call a method on every replica."""
+        return self._host.broadcast(method, self._name, *args)
+
+    def call(self, method: str) -> Awaitable[Any]:
+        """Call a method that returns one value."""
+        return self._host.options(method_name=method).remote(self._name)
+
+
+class PartMethod:
+    """A streaming method of a part."""
+
+    def __init__(self, stream_method: Handle, name: str, method: str) -> None:
+        self._stream_method = stream_method
+        self._name = name
+        self._method = method
+
+    def remote(self, *args: object, **options: object) -> Any:
+        """Begin the call."""
+        return self._stream_method.remote(self._name, self._method, *args, **options)
+
+
+def stream(handle: Handle, method: str, *args: object, prefers: str = "", **options: object) -> Call[Any]:
     """Begin a streaming call. By reference always: by value, Ray's messages end at 4 MiB, less than a frame.
 
     Args:
-        handle: the deployment's.
+        handle: a deployment's, or a Part.
         method: which of its methods, with its arguments.
         prefers: a replica that was asked with the same before is taken, if one is free.
+        options: arguments of the method, by name.
     """
-    options = {"multiplexed_model_id": prefers} if prefers else {}
-    return handle.options(method_name=method, stream=True, _by_reference=True, **options).remote(*args)
+    routing = {"multiplexed_model_id": prefers} if prefers else {}
+    return handle.options(method_name=method, stream=True, _by_reference=True, **routing).remote(*args, **options)
 
 
 @asynccontextmanager

@@ -1,18 +1,15 @@
 """Media files to Frames. Files come from users and are native code's input, so a process of their own decodes them.
 
-One process a file (`composition.decode_worker`): a crash, a hang or a bomb costs that process and no more. It has
-limits of memory, processor time and open files; every operation has a deadline, kept by killing. It decodes only what
-it is asked for, so what is pulled slowly is decoded slowly.
+One process a file (`composition.decode_worker`), forked from a prepared one: a crash, a hang or a bomb costs that
+process and no more. It has limits of memory, processor time and open files; every operation has a deadline, kept by
+killing. It decodes only what it is asked for, so what is pulled slowly is decoded slowly.
 """
 
 import asyncio
 import json
 import logging
-import socket
 import struct
-import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from composition.decode_process import decoder_processes
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
@@ -36,14 +34,6 @@ START_S = 30.0
 """How long a process may take to start, on a machine that is busy."""
 ANSWER_BYTES = 1 << 16
 """The most that an answer may have beside its pixels."""
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "PATH": "/usr/bin:/bin",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-}
-"""All that a worker is told of its surroundings. decord asks for PATH; the rest keeps its threads and memory few."""
 
 
 class MediaLimits(BaseModel):
@@ -62,7 +52,7 @@ class MediaLimits(BaseModel):
     deadline_s: float = Field(default=60, gt=0)
     """How long one operation may take, e.g. opening, or decoding a run."""
     memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    """The address space of the process that decodes."""
+    """The address space of the process that decodes; its libraries take about 200 MiB of it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,8 @@ class MediaFacts:
 class Decoder:
     """A file that is open in a process of its own. Made by `Decoder.open`; one operation at a time, others wait.
 
-    Every operation raises UndecodableMedia and LimitExceeded; after the first that was killed, all do.
+    Every operation raises UndecodableMedia, LimitExceeded, and ServiceLost when the process was lost by no fault of the
+    file; after the first that was killed, all do.
     """
 
     def __init__(self, path: Path, limits: MediaLimits, param: str | None) -> None:
@@ -98,20 +89,7 @@ class Decoder:
         self._param = param
         self._asking = asyncio.Lock()
         self._facts: MediaFacts | None = None
-        self._ours, theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "composition.decode_worker", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-                env=ENVIRONMENT,
-                cwd="/",
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+        self._process = decoder_processes.start()
 
     @classmethod
     @asynccontextmanager
@@ -131,9 +109,12 @@ class Decoder:
             UndecodableMedia: it is empty, no video or picture, without frames, or its end is missing; or that can be
                 said of one of its pictures, which is named.
             LimitExceeded: its header or its packets go beyond a limit.
-            ServiceLost: no process could be started.
+            ServiceLost: no process could be started, or it was lost with the one that it was forked from.
         """
-        decoder = cls(path, limits or MediaLimits(), param)
+        try:
+            decoder = cls(path, limits or MediaLimits(), param)
+        except OSError as error:
+            raise ServiceLost("no process could be started to decode") from error
         try:
             await decoder._begin()
             yield decoder
@@ -207,7 +188,8 @@ class Decoder:
                     UndecodableMedia, f"decoding it takes longer than {self._limits.deadline_s:g} s (deadline_s)"
                 ) from None
             except (OSError, EOFError):
-                await self._died()
+                if await self._died() is None:
+                    raise ServiceLost("the process that was decoding was lost") from None
                 raise self._blamed(UndecodableMedia, "the decoder crashed on it") from None
             finally:
                 if not whole:
@@ -222,7 +204,7 @@ class Decoder:
     async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         data = json.dumps(request).encode()
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._ours, struct.pack(">I", len(data)) + data)
+        await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
         said = await self._answer()
         if said.get("shape") is None:
             return said, None
@@ -247,31 +229,23 @@ class Decoder:
         """Fill the buffer. Raises EOFError when the process is gone."""
         loop = asyncio.get_running_loop()
         while buffer:
-            count = await loop.sock_recv_into(self._ours, buffer)
+            count = await loop.sock_recv_into(self._process.link, buffer)
             if count == 0:
                 raise EOFError
             buffer = buffer[count:]
 
-    async def _died(self) -> None:
-        self._process.kill()
-        code = await asyncio.to_thread(self._process.wait)
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace")
-        log.warning("a decoder process died", extra={"exit": code, "said": said[-2000:]})
+    async def _died(self) -> int | None:
+        code = await asyncio.to_thread(self._process.end)
+        log.warning("a decoder process died", extra={"exit": code, "said": self._process.said[-2000:]})
+        return code
 
     def _blamed(self, kind: type[ReelError], message: str) -> Any:
         return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
 
     async def _end(self) -> None:
         self._process.kill()
-        self._ours.close()
-        await asyncio.shield(asyncio.to_thread(self._reap))
-
-    def _reap(self) -> None:
-        self._process.wait()
-        self._said.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._process.link.close()
+        await asyncio.shield(asyncio.to_thread(self._process.close))
 
 
 async def check(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:

@@ -1,19 +1,17 @@
-"""The process that decodes one file and may be killed at any time: `python -m composition.decode_worker FD`.
+"""What a decoder does: a process that decodes one file, and may be killed at any time.
 
-It says that it is there by an empty answer; then it is asked over the socket and answers in turn. A request is a
-length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`,
-`{"op": "sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts",
-"shape"}` or `{"error", "message"}`, and then the pixels that `shape` announces, if any. The process ends when its
-standard input does, which its parent holds open.
+It is forked from a prepared process (`composition.decode_server`), which ends it when it ends itself. It says that it
+is there by an empty answer; then it is asked over the socket and answers in turn. A request is a length (4 bytes, big
+endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op": "sample", "count"}`,
+`{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or `{"error", "message"}`,
+and then the pixels that `shape` announces, if any.
 """
 
 import json
-import os
 import resource
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
@@ -153,7 +151,10 @@ def answer(film: Film | Album, request: dict[str, Any]) -> Pixels | None:
 
 
 def confine(limits: Limits) -> None:
-    """Bind this process to what decoding one file needs."""
+    """Bind this process to what decoding one file needs.
+
+    The address space counts in full what is shared with the process it was forked from: about 200 MiB of libraries.
+    """
     for what, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -212,21 +213,11 @@ def receive(link: socket.socket) -> dict[str, Any] | None:
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
 
 
-def end_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(1)
-
-
-def main() -> None:
-    link = socket.socket(fileno=int(sys.argv[1]))
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def decode(link: socket.socket) -> None:
+    """Say that the process is there, then serve the file that is asked for, within its limits."""
     send(link, {})
     opening = receive(link)
     if opening is not None:
         limits = Limits(**opening["limits"])
         confine(limits)
         serve(link, limits, opening["path"])
-
-
-if __name__ == "__main__":
-    main()

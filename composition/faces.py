@@ -14,7 +14,6 @@ from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Face, Fact, Frames, Item, StageDone
 from services.limits import from_json
 
-MODEL = "instantid"
 LOOKED_AT = "face"
 """The field that the service's errors name."""
 LENGTH_OFF = 0.01
@@ -74,7 +73,8 @@ class FaceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Literal["instantid"] = MODEL
+    model: str | None = None
+    """The id of the model; by default the first that is served."""
 
 
 class Crop(BaseModel):

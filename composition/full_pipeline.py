@@ -16,28 +16,38 @@ from composition.faces import face_of
 from composition.graph import (
     IMAGE,
     NOTHING_KNOWN,
+    Graph,
     GraphRequest,
     GraphSettings,
     Known,
     Media,
+    Need,
     Stages,
     completed,
     told_rate,
 )
 from composition.shooting import Shooting, switched
+from composition.single import WINDOW, upscale_run
 from composition.store import VIDEO
-from composition.upscale import WINDOW, upscaled
 from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import MAX_TEXT, drawn
+from services.model import Role
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 
 PAINTED, HD = "painted", "hd"
 RUN = 4
 """Frames that are enlarged together: few, so that the first are there early and several replicas have work."""
+ROLES: Mapping[str, Role] = {
+    "face": "face",
+    "restyle": "restyle",
+    "animate": "image-to-video",
+    "upscale": "upscale",
+}
+"""Field → the role whose model it needs."""
 SHARES = {"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode": 0.05, "upscale": 0.2}
 
 
@@ -82,14 +92,8 @@ class FullPipelineRequest(GraphRequest, Shooting):
         return {stage: SHARES[stage] / whole for stage, there in on.items() if there}
 
     @property
-    def needs(self) -> Mapping[str, str]:
-        wanted = {
-            "face": (self.face, "instantid"),
-            "restyle": (self.restyle, "hunyuan-dit"),
-            "animate": (self.animate, "svd"),
-            "upscale": (self.upscale, "realesrgan"),
-        }
-        return {field: model for field, (value, model) in wanted.items() if value is not None}
+    def wants(self) -> Mapping[str, Role]:
+        return {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
 
     @classmethod
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
@@ -99,6 +103,12 @@ class FullPipelineRequest(GraphRequest, Shooting):
             return dict(fields)
         animate = cast("Mapping[str, Any]", given)
         return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
+
+    @classmethod
+    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """As for all graphs; a picture alone is enlarged only where that is asked for."""
+        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
+        return not alone and super().turns_on(stage, fields)
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,12 +128,12 @@ class FullPipeline:
     """The graph.
 
     Args:
-        models: name → handle: `flux`, and of `instantid`, `hunyuan-dit`, `svd` and `realesrgan` those that are served.
+        models: role → handle: `text-to-image`, and those of ROLES that are served.
         settings: what the configuration says.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[str, Handle], settings: GraphSettings, transport: Transport) -> None:
+    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
         self._models = models
         self._settings = settings
         self._transport = transport
@@ -135,7 +145,7 @@ class FullPipeline:
         The plain frames are Stable Video Diffusion's, one by one; the enlarged ones are Results named `hd`. A picture
         that is known is not painted again, nor is a frame that is kept made again once all of them are.
         """
-        request = completed(request, self._settings.defaults).served_by(self._models)
+        request = completed(request, self._settings.defaults).drop_unserved(self._models)
         if known.again:
             for handle in self._models.values():
                 await stop_everywhere(handle, known.key, self._transport)
@@ -177,7 +187,7 @@ class FullPipeline:
         if request.restyle is None or picture is None:
             return
         asked = _seeded(request.restyle, take.seed)
-        call = stream(self._models["hunyuan-dit"], "restyle", asked, picture, take.known.key)
+        call = stream(self._models["restyle"], "restyle", asked, picture, take.known.key)
         async with aclosing(self._said(call, "restyle", "restyle")) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
@@ -188,13 +198,13 @@ class FullPipeline:
         if request.face is not None:
             yield Progress("face", 0, 1)
             image = await self._media.picture(request.face)
-            face, told = await face_of(self._models["instantid"], image, self._transport, key)
+            face, told = await face_of(self._models["face"], image, self._transport, key)
             for item in told:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         asked = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": take.seed})
         prefers = "+".join(sorted(lora.name for lora in request.loras))
-        call = stream(self._models["flux"], "paint", asked, face, key, prefers=prefers)
+        call = stream(self._models["text-to-image"], "paint", asked, face, key, prefers=prefers)
         async with aclosing(self._said(call, "paint", "image")) as items:
             async for item in items:
                 yield item
@@ -203,7 +213,7 @@ class FullPipeline:
         if take.request.upscale is None or HD in take.known.pictures:
             return
         yield Progress("upscale", 0, 1)
-        large, done = await upscaled(self._models["realesrgan"], take.request.upscale, picture, self._transport)
+        large, done = await upscale_run(self._models["upscale"], take.request.upscale, picture, self._transport)
         yield Result(HD, large, still=True)
         yield done
 
@@ -228,7 +238,7 @@ class FullPipeline:
         known = take.known
         if known.frames < animate.num_frames:
             asked = _seeded(animate, take.seed)
-            call = stream(self._models["svd"], "animate", asked, picture, known.frames, known.key)
+            call = stream(self._models["image-to-video"], "animate", asked, picture, start=known.frames, key=known.key)
             async with aclosing(self._said(call, "animate", "video")) as items:
                 async for item in items:
                     if isinstance(item, Frames):
@@ -253,7 +263,7 @@ class FullPipeline:
                     held.append(frame)
                     if frame.stop % RUN == 0 or frame.stop == animate.num_frames:
                         run = Frames(np.concatenate([each.pixels for each in held]), held[0].first, frame.rate)
-                        yield partial(upscaled, self._models["realesrgan"], upscale, run, self._transport)
+                        yield partial(upscale_run, self._models["upscale"], upscale, run, self._transport)
                         held = []
 
         async with aclosing(in_order(calls(), WINDOW)) as results:
@@ -293,6 +303,19 @@ class FullPipeline:
                     case _:
                         yield item
 
+
+GRAPH = Graph(
+    name="full-pipeline",
+    request=FullPipelineRequest,
+    make=FullPipeline,
+    needs=(Need("text-to-image", FluxRequest, at=""),),
+    wants=(
+        Need("face"),
+        Need("restyle", RestyleRequest, at="restyle"),
+        Need("image-to-video", SvdRequest, at="animate"),
+        Need("upscale", UpscaleRequest, at="upscale"),
+    ),
+)
 
 Seeded = TypeVar("Seeded", RestyleRequest, SvdRequest)
 

@@ -1,22 +1,24 @@
 """What all graphs have in common: how a request is completed, what a run is told, what a graph is bound with."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.calls import Transport
+from composition.calls import Handle, Transport
 from composition.decode import Decoder, MediaKind, MediaLimits
 from composition.store import VIDEO
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, JsonValue, Pixels, StageDone
+from services.limits import from_json
+from services.model import Role
 
 MAX_RATE = 60
 IMAGE = "image"
@@ -44,6 +46,9 @@ class GraphRequest(BaseModel):
     WAITS: ClassVar[bool] = False
     """Whether a run mostly waits for jobs of its own making, which must find a runner beside it."""
 
+    models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
+    """Role → the id of the model that takes it; by default the one that the configuration names."""
+
     @property
     def main(self) -> str:
         """The variant of the content that the request is for."""
@@ -61,19 +66,19 @@ class GraphRequest(BaseModel):
         return self.STAGES
 
     @property
-    def needs(self) -> Mapping[str, str]:
-        """Field → the model that it needs, where not every application with this graph has it."""
+    def wants(self) -> Mapping[str, Role]:
+        """Field → the role whose model it needs, where the graph runs without one."""
         return {}
 
-    def served_by(self, models: Collection[str]) -> Self:
-        """Return the request without what was not asked for and needs a model that is not there.
+    def drop_unserved(self, roles: Collection[str]) -> Self:
+        """Return the request without the fields that were not asked for and need a model of a role that is not served.
 
-        Raises InvalidParameter where it was asked for.
+        Raises InvalidParameter where one was asked for.
         """
-        missing = {name: model for name, model in self.needs.items() if model not in models}
-        for name, model in missing.items():
+        missing = {name: role for name, role in self.wants.items() if role not in roles}
+        for name, role in missing.items():
             if name in self.model_fields_set:
-                raise InvalidParameter(f"{name}: {model} is not served here", param=name)
+                raise InvalidParameter(f"{name}: no model for {role} is served here", param=name)
         return self.model_copy(update=dict.fromkeys(missing))
 
     @property
@@ -97,6 +102,17 @@ class GraphRequest(BaseModel):
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
         return dict(fields)
+
+    @classmethod
+    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """Return whether a stage is on, by its field: what it is asked with, or nothing where it is off.
+
+        Args:
+            stage: the field.
+            fields: of a request, spelled out.
+        """
+        value = fields.get(stage, cls.model_fields[stage].default)
+        return value is not None and value is not False
 
     def check_media(self, frames: Mapping[str, int]) -> None:
         """Check the request against its media, before anything is made. Raises InvalidParameter.
@@ -140,6 +156,47 @@ class GraphSettings(BaseModel):
     media: MediaLimits = MediaLimits()
     defaults: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Values for fields that a request leaves out, where they should differ from the request class's own."""
+    database: str = ""
+    """SQLAlchemy URL of the jobs, for graphs that make jobs."""
+    role_defaults: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """Role → the defaults of the model that takes it, for graphs that make jobs of it."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A role that a graph needs a model for."""
+
+    role: Role
+    request: type[BaseModel] | None = None
+    """What the graph asks the model with: models that are asked otherwise cannot take the role in this graph."""
+    at: str | None = None
+    """The field of the graph's request whose fields are those of `request`; empty where they stand beside the graph's
+    own. The model's limits and defaults hold for them. None where a request says nothing of them."""
+
+
+GraphClass = Callable[[Mapping[Role, Handle], GraphSettings, Transport], Any]
+"""Makes an object with `run(request, known)` of the models by their roles."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a graph is to everybody else: one value, which its file exports as `GRAPH`."""
+
+    name: str
+    request: type[GraphRequest]
+    make: GraphClass
+    needs: tuple[Need, ...] = ()
+    """It is not served without these."""
+    wants: tuple[Need, ...] = ()
+    """It uses these where they are served."""
+    parts: frozenset[str] = frozenset()
+    """Names of the graphs that run the jobs that it makes. It is not served without these."""
+    alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
+    """Its other forms, by the configuration's `scenes_by`."""
+
+    @property
+    def roles(self) -> tuple[Need, ...]:
+        return (*self.needs, *self.wants)
 
 
 def completed(request: Request, defaults: Mapping[str, Any]) -> Request:
@@ -161,6 +218,15 @@ def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
         elif not (isinstance(older, Mapping) and value is True):
             merged[name] = value
     return merged
+
+
+Selected = TypeVar("Selected", bound=BaseModel)
+
+
+def select_fields(wanted: type[Selected], request: BaseModel, **more: Any) -> Selected:
+    """Return a `wanted` of the fields that it shares with `request`, and of `more`."""
+    shared = {name: getattr(request, name) for name in wanted.model_fields if name in type(request).model_fields}
+    return wanted.model_validate({**shared, **more})
 
 
 def told_rate(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
@@ -233,14 +299,17 @@ class Stages:
 __all__ = [
     "IMAGE",
     "NOTHING_KNOWN",
+    "Graph",
     "GraphRequest",
     "GraphSettings",
     "Known",
     "Media",
     "MediaKind",
+    "Need",
     "Stages",
     "Transport",
     "completed",
     "merged_fields",
+    "select_fields",
     "told_rate",
 ]

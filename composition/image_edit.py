@@ -11,12 +11,12 @@ from pydantic import BaseModel, BeforeValidator, Field
 from composition.calls import Handle, Transport, opened, stream
 from composition.encode import png
 from composition.schemas import parsed
+from composition.served import ServedModel
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
 from services.limits import MAX_SEED, Size, drawn
 from services.qwen_edit.request import EditRequest
 
-MODEL = "qwen-edit"
 MAX_PICTURES = 2
 
 
@@ -26,7 +26,8 @@ class ImageEditRequest(EditRequest):
     `image` is one picture, or two: the first then shows the edges to follow, and the second is edited.
     """
 
-    model: Literal["qwen-edit"] = MODEL
+    model: str | None = None
+    """The id of the model; by default the first that is served."""
     n: Annotated[int, Field(ge=1, le=4)] = 1
     """How many, each with the seed after the one before."""
     size: Annotated[Size | None, BeforeValidator(lambda size: None if size == "auto" else size)] = None
@@ -59,18 +60,14 @@ class Editor:
     """Asks Qwen-Image-Edit for single pictures.
 
     Args:
-        qwen_edit: the deployment's handle.
-        limits: field → the most that may be asked.
-        defaults: values for the fields that a request leaves out.
+        handle: of the model.
+        served: what it takes.
         transport: the exceptions of the calls.
     """
 
-    def __init__(
-        self, qwen_edit: Handle, limits: Mapping[str, float], defaults: Mapping[str, Any], transport: Transport
-    ) -> None:
-        self._qwen_edit = qwen_edit
-        self._limits = limits
-        self._defaults = defaults
+    def __init__(self, handle: Handle, served: ServedModel, transport: Transport) -> None:
+        self._handle = handle
+        self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
     def asked(self, fields: Mapping[str, Any], pictures: int) -> ImageEditRequest:
@@ -112,7 +109,7 @@ class Editor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         found: Frames | None = None
         scores: Scores | None = None
-        async with opened(stream(self._qwen_edit, "edit", edit, pictures[-1], edges), self._transport) as items:
+        async with opened(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():

@@ -13,13 +13,13 @@ from composition.calls import Handle, Transport, opened, stream
 from composition.encode import png
 from composition.faces import IdentityField, face_of, stage_object
 from composition.schemas import StageObject, parsed
+from composition.served import ServedModel
 from composition.sse import said
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
 from services.limits import MAX_SEED, MAX_TEXT
 
-MODEL = "flux"
 MAX_PARTIAL = 3
 """Previews of one picture that are passed on, as OpenAI has it."""
 BEGUN = ": begun\n\n"
@@ -43,7 +43,8 @@ class ImageGenerationRequest(FluxRequest):
     `size` may be `auto`: then the default.
     """
 
-    model: Literal["flux"] = MODEL
+    model: str | None = None
+    """The id of the model; by default the first that is served."""
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png"] = "png"
     quality: Literal["auto", "standard"] = "auto"
@@ -86,25 +87,16 @@ class Painter:
     """Asks Flux for single pictures, with the face that InstantID finds in another one.
 
     Args:
-        flux: the deployment's handle.
-        instantid: the deployment's handle, where there is one.
-        limits: field → the most that may be asked.
-        defaults: values for the fields that a request leaves out.
+        handle: of the model.
+        served: what it takes.
+        faces: handle of the model that finds faces, where there is one.
         transport: the exceptions of the calls.
     """
 
-    def __init__(
-        self,
-        flux: Handle,
-        instantid: Handle | None,
-        limits: Mapping[str, float],
-        defaults: Mapping[str, Any],
-        transport: Transport,
-    ) -> None:
-        self._flux = flux
-        self._instantid = instantid
-        self._limits = limits
-        self._defaults = defaults
+    def __init__(self, handle: Handle, served: ServedModel, faces: Handle | None, transport: Transport) -> None:
+        self._handle = handle
+        self._faces = faces
+        self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
     def asked(self, fields: Mapping[str, Any], *, face: bool) -> ImageGenerationRequest:
@@ -139,7 +131,7 @@ class Painter:
     def _check_face(self, asked: ImageGenerationRequest, *, face: bool) -> None:
         if face and asked.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if face and self._instantid is None:
+        if face and self._faces is None:
             raise InvalidParameter("face: no model that finds faces is served here; give an identity", param="face")
 
     async def paint(self, request: ImageGenerationRequest, face: Frames | None) -> PaintedImages:
@@ -183,12 +175,12 @@ class Painter:
     async def _items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
         face: Face | None = None if request.identity is None else request.identity.face()
         if picture is not None:
-            face, beside = await face_of(self._instantid, picture, self._transport)
+            face, beside = await face_of(self._faces, picture, self._transport)
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
         prefers = "+".join(sorted(lora.name for lora in request.loras))
-        call = stream(self._flux, "paint", painting, face, prefers=prefers)
+        call = stream(self._handle, "paint", painting, face, prefers=prefers)
         async with opened(call, self._transport) as items:
             async for item in items:
                 yield item

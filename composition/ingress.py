@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -16,16 +16,19 @@ from starlette.exceptions import HTTPException
 
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
+from composition.calls import Handle, Transport
+from composition.catalogue import GRAPHS
 from composition.content import byte_range, kept, live, scored, table, told, zipped
 from composition.decode import MediaLimits
 from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
-from composition.graph import GraphRequest
+from composition.graph import GraphRequest, Need
 from composition.image_edit import Editor, ImageEditRequest, ImagesObject
 from composition.image_generation import ImageGenerationRequest, PaintedImages, Painter
+from composition.listing import find_request, list_models
 from composition.metrics import JobCollector
 from composition.openapi import file_body, picture_body, video_body
-from composition.orders import Orders, Rules
+from composition.orders import Orders
 from composition.schemas import (
     Deleted,
     Entry,
@@ -39,6 +42,8 @@ from composition.schemas import (
     parsed,
     video_object,
 )
+from composition.served import Served, ServedModel
+from composition.single import SINGLES
 from composition.sse import EventStream, said
 from composition.store import VIDEO, Order, Page, Store
 from composition.tables import Job
@@ -50,7 +55,10 @@ from services.errors import (
     ReelError,
     Unauthorized,
 )
+from services.flux.request import FluxRequest
 from services.frames import Frames
+from services.model import Role
+from services.qwen_edit.request import EditRequest
 
 log = logging.getLogger("ray.serve.reelgraph.http")
 
@@ -68,14 +76,8 @@ class IngressSettings(BodySettings):
     media: MediaLimits = MediaLimits()
     max_queued_jobs: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is answered 429."""
-    defaults: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict[str, Mapping[str, Any]])
-    """Model → values for the fields that a request leaves out."""
-    limits: Mapping[str, Mapping[str, float]] = Field(default_factory=dict[str, Mapping[str, float]])
-    """Model → field → the most that may be asked."""
-    rate: float = 16.0
-    """Frames per second that `seconds` is reckoned with."""
-    served: tuple[str, ...] = ()
-    """The models that are there."""
+    roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
+    """Role → the model that answers at once where a request names none; by default the first that is served."""
 
 
 ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
@@ -100,36 +102,20 @@ class Ingress:
     """The HTTP application.
 
     Args:
-        requests: model → the class of its requests.
         settings: see IngressSettings.
-        states: asks Serve for the state of each deployment: name → (kind, state).
-        editor: edits single pictures, where a model for it is served.
-        painter: paints single pictures, likewise.
-        faces: finds the faces in single pictures, likewise.
+        served: what is served.
+        transport: the exceptions of the calls.
     """
 
-    def __init__(
-        self,
-        requests: Mapping[str, type[GraphRequest]],
-        settings: IngressSettings,
-        states: Callable[[], Mapping[str, tuple[Literal["graph", "service"], str]]],
-        editor: Editor | None = None,
-        *,
-        painter: Painter | None = None,
-        faces: FaceFinder | None = None,
-    ) -> None:
-        self._requests = requests
-        self._editor = editor
-        self._painter = painter
-        self._faces = faces
+    def __init__(self, settings: IngressSettings, served: Served, transport: Transport) -> None:
         self._settings = settings
-        self._states = states
+        self._served = served
+        self._transport = transport
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, self._artifacts, settings.media, settings.max_body_bytes)
         kept_by = self._store, self._artifacts
-        rules = Rules(settings.defaults, settings.limits, settings.served, settings.rate)
-        self._orders = Orders(requests, rules, self._uploads, kept_by)
+        self._orders = Orders(served, self._uploads, kept_by)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -162,7 +148,7 @@ class Ingress:
         )
         face = picture_body(FaceRequest, {"image": "image"}, "image")
         v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
-        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=video_body(self._requests))
+        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=video_body(_requests()))
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.get_video, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.delete_video, methods=["DELETE"])
@@ -199,14 +185,9 @@ class Ingress:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def list_models(self) -> ListPage[ModelObject]:
-        """What is deployed, and whether it is ready."""
-        states = await asyncio.to_thread(self._states)
-        return ListPage(
-            data=[
-                ModelObject(id=name, created=self._started, kind=kind, ready=state == "HEALTHY", state=state)
-                for name, (kind, state) in states.items()
-            ]
-        )
+        """Everything that can be asked for by name, and whether it is ready."""
+        snapshot = await asyncio.to_thread(self._served.read)
+        return ListPage(data=list_models(snapshot, self._started))
 
     # Files.
 
@@ -287,8 +268,9 @@ class Ingress:
         key = job.results.get(variant)
         if key is not None:
             return await self._ranged(request, job, variant, key)
-        if variant not in self._videos(job):
-            there = ", ".join(sorted({*job.results, *self._videos(job)})) or "nothing yet"
+        videos = await asyncio.to_thread(self._videos, job)
+        if variant not in videos:
+            there = ", ".join(sorted({*job.results, *videos})) or "nothing yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
         if job.ended and not await asyncio.to_thread(self._store.segments, job.id, variant=variant):
             raise NotFound(f"the job has ended before there was a frame: {job.error_message or job.status}")
@@ -322,47 +304,66 @@ class Ingress:
 
     async def edit_image(self, request: Request) -> ImagesObject:
         """Edit one picture and wait for it. Leaving stops the work."""
-        if self._editor is None:
-            raise NotFound("no model that edits pictures is served here")
         async with read_body(request, self._settings) as body:
             media, fields = taken_media({"image": "pictures"}, "", body)
+            editor = Editor(*await self._choose("guided-edit", EditRequest, fields), self._transport)
             given = media.get("image")
             values = given if isinstance(given, list) else [given] if given is not None else []
-            asked = self._editor.asked(fields, len(values))
+            asked = editor.asked(fields, len(values))
             pictures = [await self._uploads.picture(value, request.state.owner, "image") for value in values]
-        return await self._editor.edit(asked, pictures)
+        return await editor.edit(asked, pictures)
 
     def _videos(self, job: Job) -> set[str]:
         """The variants that are videos, made or yet to be made."""
-        request = self._requests.get(job.model)
-        if request is None:
-            return {VIDEO}
-        return {name for name in (VIDEO, *request.OTHERS) if name in request.makes(job.params)}
+        found = find_request(job.model, self._served.read())
+        return (
+            {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
+        )
 
     async def create_image(self, request: Request) -> PaintedImages | Response:
         """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""
-        if self._painter is None:
-            raise NotFound("no model that paints pictures is served here")
         async with read_body(request, self._settings) as body:
             media, fields = taken_media({"face": "image"}, "", body)
+            painter = Painter(
+                *await self._choose("text-to-image", FluxRequest, fields), await self._find_faces(), self._transport
+            )
             given = media.get("face")
-            asked = self._painter.asked(fields, face=given is not None)
+            asked = painter.asked(fields, face=given is not None)
             face = None if given is None else await self._picture(given, request, "face")
         if asked.stream:
-            return await EventStream(self._painter.events(asked, face), _error_event).begun()
-        return await self._painter.paint(asked, face)
+            return await EventStream(painter.events(asked, face), _error_event).begun()
+        return await painter.paint(asked, face)
 
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture and wait for it; nothing is stored."""
-        if self._faces is None:
-            raise NotFound("no model that finds faces is served here")
         async with read_body(request, self._settings) as body:
             media, fields = taken_media({"image": "image"}, "", body)
+            model, _ = await self._choose("face", None, fields)
             parsed(FaceRequest, fields, {})
             if "image" not in media:
                 raise InvalidParameter("image: field required", param="image")
             image = await self._picture(media["image"], request, "image")
-        return await self._faces.find(image)
+        return await FaceFinder(model, self._transport).find(image)
+
+    async def _choose(
+        self, role: Role, asked_with: type[BaseModel] | None, fields: Mapping[str, Any]
+    ) -> tuple[Handle, ServedModel]:
+        """Return the model that takes a role in a request that is answered at once.
+
+        Raises NotFound, InvalidParameter.
+        """
+        name = fields.get("model")
+        snapshot = await asyncio.to_thread(self._served.read)
+        configured = self._settings.roles.get(role)
+        served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
+        return self._served.open_model(served), served
+
+    async def _find_faces(self) -> Handle | None:
+        """Return the model that finds faces; None where none is served."""
+        try:
+            return (await self._choose("face", None, {}))[0]
+        except NotFound:
+            return None
 
     async def _picture(self, given: MediaValue, request: Request, param: str) -> Frames:
         if isinstance(given, list):
@@ -394,6 +395,11 @@ class Ingress:
             return Response(status_code=status, headers=headers, media_type=kind)
         chunks = self._artifacts.read(key, start, stop)
         return StreamingResponse(chunks, status_code=status, headers=headers, media_type=kind)
+
+
+def _requests() -> dict[str, type[GraphRequest]]:
+    """Graph, or kind of model → what a job is asked with."""
+    return {graph.name: graph.request for graph in (*GRAPHS, *SINGLES.values())}
 
 
 def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,7 @@ from composition.graph import GraphRequest
 from composition.run import Run
 from composition.store import Lease, Store
 from composition.tables import Job
-from services.errors import Cancelled, LeaseLost, ModelFailed, ReelError, ServiceBusy, ServiceLost
+from services.errors import Cancelled, LeaseLost, ReelError, ServiceBusy, ServiceLost
 
 log = logging.getLogger("ray.serve.reelgraph.jobs")
 
@@ -39,24 +39,25 @@ class RunnerSettings(BaseModel):
     """A job whose runs were all lost this often has failed."""
 
 
+FindGraph = Callable[[Job], tuple[Handle, type[GraphRequest]]]
+"""Returns the graph that runs a job and the class of its request. Blocks; raises ModelFailed: it is not served."""
+
+
 class JobRunner:
     """Works on jobs until it is closed.
 
     Args:
-        graphs: for each model, its request class and the handle of its graph.
+        find_graph: see FindGraph.
+        waiting: the models whose jobs mostly wait for jobs of their own making.
         settings: see RunnerSettings.
         transport: the exceptions of the calls to the graphs.
     """
 
     def __init__(
-        self,
-        graphs: Mapping[str, Handle],
-        requests: Mapping[str, type[GraphRequest]],
-        settings: RunnerSettings,
-        transport: Transport,
+        self, find_graph: FindGraph, waiting: Sequence[str], settings: RunnerSettings, transport: Transport
     ) -> None:
-        self._graphs = graphs
-        self._requests = requests
+        self._find_graph = find_graph
+        self._waits = list(waiting)
         self._settings = settings
         self._transport = transport
         self._store = Store(settings.database)
@@ -64,8 +65,6 @@ class JobRunner:
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         """Of those, the ones that mostly wait for others. They have places of their own, or they could fill all."""
-        self._waits = [model for model, request in requests.items() if request.WAITS]
-        self._works = [model for model in requests if model not in self._waits]
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._work())
 
@@ -86,7 +85,7 @@ class JobRunner:
 
     async def _work(self) -> None:
         while not self._closing.is_set():
-            job = await asyncio.to_thread(self._store.claim, self._settings.lease_s, self._wanted())
+            job = await asyncio.to_thread(self._claim)
             if job is not None:
                 task = asyncio.create_task(self._hold(job))
                 for tasks in (self._running, self._waiting) if job.model in self._waits else (self._running,):
@@ -97,13 +96,14 @@ class JobRunner:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._settings.poll_s)
 
-    def _wanted(self) -> list[str] | None:
-        """The models of which one more job can be taken; None is all, those among them that are served no longer."""
-        most, waiting = self._settings.concurrency, len(self._waiting)
-        working = len(self._running) - waiting
-        if working < most and waiting < most:
+    def _claim(self) -> Job | None:
+        """Take a job of a kind for which there is a place; of models that are served no longer too: those fail."""
+        waiting = len(self._waiting)
+        works = len(self._running) - waiting < self._settings.concurrency
+        waits = waiting < self._settings.concurrency
+        if not (works or waits):
             return None
-        return (self._works if working < most else []) + (self._waits if waiting < most else [])
+        return self._store.claim(self._settings.lease_s, None if works else self._waits, () if waits else self._waits)
 
     def _sweep(self) -> None:
         """Remove what was deleted."""
@@ -157,8 +157,6 @@ class JobRunner:
 
     async def _run(self, job: Job, lease: Lease) -> None:
         """Run the graph, again where a part of it was lost, until the output is whole."""
-        if job.model not in self._graphs:
-            raise ModelFailed(f"model: {job.model} is no longer served here", param="model")
         if job.attempts > self._settings.max_attempts:
             raise ServiceLost(
                 f"the job's runner was lost {job.attempts - 1} times, and the limit is {job.attempts - 1}"
@@ -167,8 +165,9 @@ class JobRunner:
         again = attempts > 1
         while True:
             try:
+                graph, request_type = await asyncio.to_thread(self._find_graph, job)
                 run = Run(self._store, self._artifacts, self._settings.media, job, lease)
-                return await run.go(self._graphs[job.model], self._requests[job.model], self._transport, again=again)
+                return await run.go(graph, request_type, self._transport, again=again)
             except LeaseLost:
                 raise
             except ReelError as error:

@@ -21,8 +21,8 @@ def video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
     """Describe the bodies that a video is asked for with: one schema for each model."""
     schemas: list[dict[str, Any]] = []
     for model, request_type in requests.items():
-        schema = _schema(request_type)
-        named = {"type": "string", "enum": [model]}
+        schema = inline_schema(request_type)
+        named = {"type": "string", "description": f"`{model}`; of a model alone its id."}
         kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
         if request_type.REFERENCE:
             kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
@@ -41,7 +41,7 @@ def picture_body(request_type: type[BaseModel], media: Mapping[str, MediaKind], 
         media: the media fields beside them, with what each holds.
         required: the fields that must be there.
     """
-    schema = _schema(request_type)
+    schema = inline_schema(request_type)
     schema["properties"] |= {name: _media_schema(kind) for name, kind in media.items()}
     schema["required"] = list(required)
     return _either(schema)
@@ -52,8 +52,8 @@ def _either(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _schema(request_type: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema with what it refers to in place: its references would point to the root of the document."""
+def inline_schema(request_type: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema with what it refers to in place: its references would point to the root of a document."""
     schema = request_type.model_json_schema()
     parts: dict[str, Any] = schema.pop("$defs", {})
 

@@ -2,27 +2,30 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.artifacts import Artifacts
 from composition.bodies import Body, taken_media
-from composition.graph import GraphRequest, merged_fields
+from composition.graph import GraphRequest
+from composition.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.rolling_edit import Branch
 from composition.schemas import parsed
+from composition.served import Assignment, Served
 from composition.store import VIDEO, Store, new_id
 from composition.tables import File, Job, Still
 from composition.uploads import Uploads
 from services.errors import InvalidParameter, NotFound
 from services.limits import from_json
+from services.model import Role
 
 BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""
 STYLE = "style_frame"
 """The field that is the older job's first frame where a branch does not begin with a frame of its own."""
+MAX_SECONDS = 3600
 
 
 class _Branching(BaseModel):
@@ -32,63 +35,42 @@ class _Branching(BaseModel):
     ttlg: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict[str, Any])
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What the operator says about requests."""
+class _Choosing(BaseModel):
+    """What says which models run a request."""
 
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    """Model → values for the fields that a request leaves out."""
-    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
-    """Model → field, or `field.field` → the most that may be asked."""
-    served: Collection[str] = ()
-    """The models that are there."""
-    rate: float = 16.0
-    """Frames per second that OpenAI's `seconds` is reckoned with."""
+    models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
 
 
 class Orders:
     """Makes jobs of bodies.
 
     Args:
-        requests: model → the class of its requests.
-        rules: see Rules.
+        served: what is served.
         uploads, kept: where media and older jobs are.
     """
 
-    def __init__(
-        self,
-        requests: Mapping[str, type[GraphRequest]],
-        rules: Rules,
-        uploads: Uploads,
-        kept: tuple[Store, Artifacts],
-    ) -> None:
-        self._requests = requests
-        self._rules = rules
+    def __init__(self, served: Served, uploads: Uploads, kept: tuple[Store, Artifacts]) -> None:
+        self._served = served
         self._uploads = uploads
         self._store, self._artifacts = kept
 
     async def job(self, body: Body, owner: str) -> Job:
         """Return the job that a body asks for; it is not stored yet, its media are.
 
-        Raises InvalidParameter, LimitExceeded, NotFound, UndecodableMedia.
+        Raises InvalidParameter, LimitExceeded, NotFound, UndecodableMedia, ServiceBusy.
         """
-        model = str(body.fields.get("model"))
-        request_type = self._requests.get(model)
-        if request_type is None:
-            known = ", ".join(self._requests)
-            raise InvalidParameter(f"model: there is no {model[:60]!r}; there are {known}", param="model")
+        assignment = await self._assign(body.fields)
+        request_type = assignment.request
         media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
         del fields["model"]
         inherited: dict[str, File | Still] = {}
         if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
-        behind, limits = (rules.get(model, {}) for rules in (self._rules.defaults, self._rules.limits))
-        own = request_type.spelled_out(fields)
-        fields = merged_fields(request_type.spelled_out(behind), own)
-        fields = self._openai_fields(request_type, fields, _names(own))
+            assignment = await self._assign({**fields, "model": assignment.name})
+        fields = await self._complete(assignment, fields)
         pending = dict.fromkeys({*media, *inherited}, "pending")
         # What can be said without looking at the media is said first.
-        asked = parsed(request_type, {**fields, **pending}, limits).served_by(self._rules.served)
+        asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {
             name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()
@@ -100,8 +82,24 @@ class Orders:
         params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
         keys = {name: file.key for name, file in (files | mentioned).items()}
         main = None if asked.main == VIDEO else asked.main
-        said: dict[str, Any] = {"model": model, "params": params, "media": keys, "main": main}
+        said: dict[str, Any] = {"model": assignment.name, "params": params, "media": keys, "main": main}
         return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
+
+    async def _assign(self, fields: Mapping[str, Any]) -> Assignment:
+        """Find what is asked for. Raises InvalidParameter."""
+        chosen = parsed(_Choosing, {"models": fields["models"]} if fields.get("models") is not None else {}, {})
+        snapshot = await asyncio.to_thread(self._served.read)
+        return snapshot.assign(str(fields.get("model")), chosen.models)
+
+    async def _complete(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields with the defaults behind them, `seconds` read, and the models that are to run them."""
+        own = assignment.request.spelled_out(given)
+        fields = assignment.complete(own)
+        seconds = fields.pop("seconds", None)
+        if seconds is not None and "num_frames" not in _names(own):
+            wanted = _read_seconds(seconds)
+            fields = assignment.request.lasting(wanted, fields, await self._served.rate(assignment))
+        return {**fields, "models": assignment.ids}
 
     async def _mentioned(self, place: str, file_id: str, owner: str) -> File:
         """The picture that is named inside of a field. Raises NotFound, InvalidParameter."""
@@ -123,7 +121,7 @@ class Orders:
         read_first = {name: fields[name] for name in _Branching.model_fields if fields.get(name) is not None}
         branching = parsed(_Branching, read_first, {})
         branch = branching.branch_from
-        old = await asyncio.to_thread(self._older, branch.video, request_type, owner)
+        old = await asyncio.to_thread(self._older, branch.video, owner)
         still = await asyncio.to_thread(self._store.still, old.id, branch.frame)
         if still is None:
             last = await asyncio.to_thread(self._store.still, old.id, -1)
@@ -158,12 +156,12 @@ class Orders:
         data = b"".join(await asyncio.to_thread(list, self._artifacts.read(still.key)))
         return await self._uploads.keep(data, owner, BRANCH)
 
-    def _older(self, video: str, request_type: type[GraphRequest], owner: str) -> Job:
+    def _older(self, video: str, owner: str) -> Job:
         try:
             old = self._store.job(video, owner)
         except NotFound as error:
             raise NotFound(f"{BRANCH}.video: {error.message}", param=BRANCH) from error
-        if self._requests.get(old.model) is not request_type:
+        if old.model != ROLLING_EDIT.name:
             raise InvalidParameter(f"{BRANCH}.video: {old.id} is a {old.model}, which cannot be branched", param=BRANCH)
         return old
 
@@ -175,20 +173,16 @@ class Orders:
                 f"{BRANCH}.video: the {name} of {old.id} was deleted; give {name} again", param=BRANCH
             ) from error
 
-    def _openai_fields(
-        self, request_type: type[GraphRequest], fields: dict[str, Any], given: set[str]
-    ) -> dict[str, Any]:
-        """Read OpenAI's `seconds`, where a number of frames is not given. Raises InvalidParameter."""
-        seconds = fields.pop("seconds", None)
-        if seconds is None or "num_frames" in given:
-            return fields
-        try:
-            wanted = float(seconds)
-        except (TypeError, ValueError):
-            wanted = 0.0
-        if not 0 < wanted < 3600:
-            raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
-        return request_type.lasting(wanted, fields, self._rules.rate)
+
+def _read_seconds(seconds: object) -> float:
+    """Read OpenAI's `seconds`. Raises InvalidParameter."""
+    try:
+        wanted = float(str(seconds))
+    except ValueError:
+        wanted = 0.0
+    if not 0 < wanted < MAX_SECONDS:
+        raise InvalidParameter(f"seconds: must be a number above 0, got {str(seconds)[:60]!r}", param="seconds")
+    return wanted
 
 
 def _names(fields: Mapping[str, Any]) -> set[str]:

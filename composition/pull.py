@@ -3,22 +3,22 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from composition.app import AppSettings
+from composition.settings import ModelEntry
 from services.downloads import Told, need_room
 from services.errors import ConfigError
-from services.licences import LICENCES, Licence, licence_of
-from services.weights import Inventory, Weights, fetch, inventory
+from services.licences import UNKNOWN, Licence, licence_of
+from services.settings import DEEPER, Place, change_parts
+from services.weights import Inventory, RepositoryFile, Weights, fetch, inventory
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,34 +33,52 @@ class Named:
     """What they are called; their licence is known by it."""
     weights: Weights | None = None
     """None where nothing can be fetched: a folder, a pack."""
+    stated: str | None = None
+    """The licence that the configuration names."""
 
     @property
     def licence(self) -> Licence:
-        return licence_of(self.source)
+        return licence_of(self.source, self.stated)
 
 
-def pull(settings: AppSettings, *, accept_licences: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Of which licences somebody has said that they are accepted."""
+
+    conditions: bool = False
+    """All of those that the project knows, with their conditions."""
+    sources: tuple[str, ...] = ()
+    """Repositories, whatever their licences are."""
+
+    def covers(self, one: Named) -> bool:
+        """Whether weights may be fetched without a question."""
+        if not one.licence.must_be_accepted or one.source in self.sources:
+            return True
+        return self.conditions and one.licence is not UNKNOWN
+
+
+def pull(models: Mapping[str, ModelEntry], home: Path, acceptance: Acceptance) -> int:
     """Download what is missing, and return the exit status.
 
     What there is goes to stdout; questions, progress and errors go to stderr. `offline` is for serving: it does not
     hold here.
 
     Args:
-        settings: `args` of the application.
-        accept_licences: go on without a question where a licence is not free of conditions.
+        models: id → the model.
+        home: REELGRAPH_HOME.
+        acceptance: what need not be asked.
     """
-    home = settings.state
-    found = list(named(settings))
+    found = list(find_weights(models))
     try:
-        missing = _shown(found, home)
-        conditions = [one for one in missing if one.licence.must_be_accepted]
-        if conditions and not (accept_licences or _agreed(conditions)):
+        _check_sources(acceptance.sources, found)
+        missing = _list_missing(found, home)
+        if not _accept([one for one in missing if not acceptance.covers(one)]):
             return REFUSED
         need_room(home, sum({one.weights: count for one, count in missing.items()}.values()))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return FAILED
-    return _fetched(list(missing), home)
+    return _fetch_all(list(missing), home)
 
 
 def end_at_once() -> None:
@@ -75,31 +93,36 @@ def end_at_once() -> None:
         signal.signal(number, stop)
 
 
-def named(settings: BaseModel, at: str = "") -> Iterator[Named]:
-    """Every set of weights that settings name, however deep, in the order of the fields."""
-    for name, value in settings:
-        yield from _named(value, f"{at}.{name}" if at else name)
+def find_weights(models: Mapping[str, ModelEntry]) -> list[Named]:
+    """Return every set of weights that models name, however deep, in the order of their fields."""
+    found: list[Named] = []
 
-
-def _named(value: object, at: str) -> Iterator[Named]:
-    if isinstance(value, Weights):
-        remote = value.model_copy(update={"offline": False}) if value.repository else None
-        yield Named(at, value.source, remote)
-    elif isinstance(value, BaseModel):
-        fields = dict(value)
-        if {"repository", "revision", "file"} <= fields.keys():  # one file of a repository, e.g. a LoRA
-            repository, revision, file = (fields[name] for name in ("repository", "revision", "file"))
-            yield Named(at, repository, Weights(repository=repository, revision=revision, files=(file,)))
+    def look(place: Place, part: Any) -> Any:
+        at = ".".join(map(str, place))
+        if isinstance(part, Weights):
+            remote = part.model_copy(update={"offline": False}) if part.repository else None
+            found.append(Named(at, part.source, remote, part.licence))
+        elif isinstance(part, RepositoryFile):
+            found.append(Named(at, part.repository, part.weights, part.licence))
+        elif isinstance(part, Path) and licence_of(f"path:{part.name}") is not UNKNOWN:
+            found.append(Named(at, f"path:{part.name}"))
         else:
-            yield from named(value, at)
-    elif isinstance(value, tuple):
-        for index, part in enumerate(cast("tuple[object, ...]", value)):
-            yield from _named(part, f"{at}.{index}")
-    elif isinstance(value, Path) and value.name in LICENCES:
-        yield Named(at, f"path:{value.name}")
+            return DEEPER
+        return part
+
+    change_parts(models, look)
+    return found
 
 
-def _shown(found: Sequence[Named], home: Path) -> dict[Named, int]:
+def _check_sources(sources: Sequence[str], found: Sequence[Named]) -> None:
+    """Raise ConfigError where a licence is accepted that nothing here is under: it may be a slip of the pen."""
+    there = {one.source for one in found}
+    for source in sources:
+        if source not in there:
+            raise ConfigError(f"--accept-licence: this configuration names no {source}", param="accept_licence")
+
+
+def _list_missing(found: Sequence[Named], home: Path) -> dict[Named, int]:
     """Print what is named, and return how many bytes of each are missing, if any are.
 
     Raises ConfigError with every reason where a hub does not give one of them: better now than after fifty gigabytes.
@@ -131,24 +154,33 @@ def _show(one: Named, stock: Inventory | None) -> None:
     print(f"  licence: {one.licence}", flush=True)
 
 
-def _agreed(conditions: Sequence[Named]) -> bool:
-    """Ask whoever sits at the terminal; where nobody does, say how to agree."""
-    names = ", ".join(one.source for one in conditions)
-    if not sys.stdin.isatty():
-        print(f"not free of conditions: {names}. Read the terms, and give --accept-licences", file=sys.stderr)
+def _accept(asked: Sequence[Named]) -> bool:
+    """Ask whoever sits at the terminal about each repository; where nobody does, say how to accept."""
+    licences = {one.source: one.licence for one in asked}
+    if licences and not sys.stdin.isatty():
+        for source, licence in licences.items():
+            known = "its licence is not known to this project" if licence is UNKNOWN else licence.name
+            every = "" if licence is UNKNOWN else " or --accept-licences"
+            hint = f"read its terms, and give --accept-licence {source}{every}"
+            print(f"{source} is not accepted ({known}): {hint}", file=sys.stderr)
         return False
-    print(f"Not free of conditions: {names}. Have you read the terms, and accept them? [y/N] ", end="", file=sys.stderr)
+    return all(_ask(source, licence) for source, licence in licences.items())
+
+
+def _ask(source: str, licence: Licence) -> bool:
+    known = "The licence of {} is not known to this project" if licence is UNKNOWN else "{} is not free of conditions"
+    print(f"{known.format(source)}. Have you read its terms, and accept them? [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _fetched(wanted: Sequence[Named], home: Path) -> int:
+def _fetch_all(wanted: Sequence[Named], home: Path) -> int:
     status = DONE
     with _display() as bars:
         for one in wanted:
             try:
                 if one.weights is not None:
-                    fetch(one.weights, home, bars(one.source))
+                    fetch(one.weights, home, bars(one.source), accepted=True)
             except ConfigError as error:
                 print(f"{one.field}: {error.message}", file=sys.stderr)
                 status = FAILED

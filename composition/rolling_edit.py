@@ -11,10 +11,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.decode import Decoder
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, Stages, completed
+from composition.graph import (
+    NOTHING_KNOWN,
+    Graph,
+    GraphRequest,
+    GraphSettings,
+    Known,
+    Media,
+    Need,
+    Stages,
+    completed,
+)
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, drawn, from_json
+from services.model import Role
 from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest
 
 MAX_FRAME = 2**31 - 1
@@ -137,8 +148,8 @@ class Roll:
 class RollingEdit:
     """The graph. Each frame is a call of its own, so that several edits take turns at the replicas."""
 
-    def __init__(self, qwen_edit: Handle, settings: GraphSettings, transport: Transport) -> None:
-        self._qwen_edit = qwen_edit
+    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+        self._qwen_edit = models["guided-edit"]
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -201,6 +212,9 @@ class RollingEdit:
                         yield replace(item, frame=index)
                     case _:
                         yield item
+
+
+GRAPH = Graph("rolling-edit", RollingEditRequest, RollingEdit, needs=(Need("guided-edit", EditRequest, at=""),))
 
 
 def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:

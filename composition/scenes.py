@@ -9,20 +9,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import GraphRequest, GraphSettings
+from composition.full_pipeline import GRAPH as PIPELINE
+from composition.full_pipeline import ROLES, FullPipelineRequest
+from composition.graph import GraphRequest
 from composition.script import MAX_SCENE_S, MAX_SCENES, MAX_TOPIC, Scene, Script
 from composition.shooting import Shooting, switched
 from composition.stitch import total
 from composition.store import VIDEO
 from composition.tables import Job
-from composition.text_to_video import FilmRequest
 from services.errors import InvalidParameter
 from services.frames import Fit
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import MAX_SEED, MAX_TEXT
+from services.model import Role
+from services.text_to_video.request import TextToVideoRequest
 
-Maker = Literal["full-pipeline", "text-to-video"]
+FILM: Role = "text-to-video"
+"""The role whose model makes the scenes, where it is not the full pipeline."""
 
 
 class StoryboardRequest(GraphRequest, Shooting):
@@ -67,14 +70,10 @@ class StoryboardRequest(GraphRequest, Shooting):
         return {place_of(scene): scene.face for scene in scenes if scene.face is not None}
 
     @property
-    def needs(self) -> Mapping[str, str]:
+    def wants(self) -> Mapping[str, Role]:
         faces = self.face is not None or bool(self.mentions)
-        wanted = {
-            "face": (faces, "instantid"),
-            "restyle": (self.restyle is not None, "hunyuan-dit"),
-            "upscale": (self.upscale is not None, "realesrgan"),
-        }
-        return {field: model for field, (there, model) in wanted.items() if there}
+        asked = {"face": faces, "restyle": self.restyle is not None, "upscale": self.upscale is not None}
+        return {field: ROLES[field] for field, there in asked.items() if there}
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,19 +83,6 @@ class StoryboardRequest(GraphRequest, Shooting):
 def place_of(scene: Scene) -> str:
     """Where in a request a scene's face stands."""
     return f"script.scenes.{scene.scene_number}.face"
-
-
-class StoryboardSettings(GraphSettings):
-    """What the configuration tells the storyboard."""
-
-    database: str
-    """SQLAlchemy URL of the jobs."""
-    maker: Maker = "full-pipeline"
-    """What makes a scene's clip. Those of text-to-video are not enlarged."""
-    models: tuple[str, ...] = ()
-    """The models that are served."""
-    film: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """How text-to-video is asked, where it is the maker."""
 
 
 @dataclass(frozen=True)
@@ -130,23 +116,33 @@ class Board:
         return total([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
 
 
-def job_of(board: Board, scene: Scene, index: int, settings: StoryboardSettings) -> Job:
-    """The job that makes a scene's clip."""
+def job_of(board: Board, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
+    """Return the job that makes a scene's clip: of the full pipeline, or of the text-to-video model that is bound.
+
+    Args:
+        board: the storyboard.
+        scene: one of its script's.
+        index: of the scene, from 0.
+        film_defaults: of the text-to-video model, for what the storyboard does not say.
+    """
     fields: dict[str, Any] = {"prompt": board.prompts[index], "seed": (board.seed + index) % (MAX_SEED + 1)}
-    params: dict[str, Any] = {}
-    media: dict[str, str] = {}
-    if settings.maker == "text-to-video":
-        asked: GraphRequest = _film(board, scene, fields, settings.film)
-    else:
-        asked = _pipeline(board, scene, fields, restyles="hunyuan-dit" in settings.models)
-        place = place_of(scene) if scene.face else "face"
-        if place in board.parent.media:
-            media = {"face": str(board.parent.media[place])}
-            params = {"face": scene.face or board.parent.params["face"]}
-    said: dict[str, Any] = {"params": asked.model_dump(mode="json") | params, "media": media}
-    said |= {"main": None if asked.main == VIDEO else asked.main, "owner": board.parent.owner}
+    models = board.request.models
     made = board.parent.created_at + (index + 1) * 1e-6  # in the order of the scenes, and before what came later
-    return Job(id=board.id_of(scene), parent=board.parent.id, model=settings.maker, created_at=made, **said)
+    job = Job(id=board.id_of(scene), parent=board.parent.id, owner=board.parent.owner, created_at=made, media={})
+    if FILM in models:
+        job.model = models[FILM]
+        film = _film(board, scene, fields, film_defaults)
+        job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}}
+        return job
+    asked = _pipeline(board, scene, fields, restyles="restyle" in models)
+    job.model, job.params = PIPELINE.name, asked.model_dump(mode="json")
+    place = place_of(scene) if scene.face else "face"
+    if place in board.parent.media:
+        job.media = {"face": str(board.parent.media[place])}
+        job.params["face"] = scene.face or board.parent.params["face"]
+    if asked.main != VIDEO:
+        job.main = asked.main
+    return job
 
 
 def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: bool) -> FullPipelineRequest:
@@ -164,10 +160,12 @@ def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: b
         shared["restyle"] = restyle.model_copy(update={"prompt": scene.style})
     elif scene.style:
         shared["prompt"] = f"{shared['prompt']}, {scene.style}"[:MAX_TEXT]
+    roles = {need.role for need in PIPELINE.roles}
+    shared["models"] = {role: name for role, name in request.models.items() if role in roles}
     return FullPipelineRequest(**shared)
 
 
-def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[str, Any]) -> FilmRequest:
+def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[str, Any]) -> TextToVideoRequest:
     request = board.request
     for name in ("face", "identity", "loras", "restyle"):
         if getattr(request, name):
@@ -178,7 +176,7 @@ def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[st
             f"{place}: scenes are made by text-to-video here, which takes no face or lora", param=place
         )
     style = f", {scene.style}" if scene.style else ""
-    film = FilmRequest.model_validate({**behind, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
+    film = TextToVideoRequest.model_validate({**behind, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
     fps = request.animate.fps if request.animate else film.fps
     return film.model_copy(update={"fps": fps, "num_frames": frames_of(scene, fps, film.num_frames)})
 

@@ -13,10 +13,7 @@ from composition.decode import MediaKind
 from composition.store import VIDEO
 from composition.tables import File, Job, Stage
 from services.errors import InvalidParameter, LimitExceeded
-from services.limits import drawn
-
-SHOWN_VALUE = 60
-"""Characters of a bad value that an error repeats."""
+from services.limits import SHOWN, drawn, shown
 
 
 class ErrorDetail(BaseModel):
@@ -133,10 +130,16 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "reelgraph"
-    kind: Literal["graph", "service"]
+    kind: str
+    """`graph`, or the kind of model."""
+    roles: list[str]
+    """Those that a model can take, or that a graph has."""
     ready: bool
+    """Whether all that it needs is there."""
     state: str
     """What Serve says of the deployment."""
+    fields: dict[str, dict[str, Any]]
+    """Field of a request → its JSON schema, with the default and the maximum that hold here."""
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
@@ -249,19 +252,10 @@ def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidPa
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], request_type.model_fields, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return InvalidParameter(f"{name[:SHOWN_VALUE]}: there is no such field{hint}", param=name[:SHOWN_VALUE])
+        return InvalidParameter(f"{name[:SHOWN]}: there is no such field{hint}", param=name[:SHOWN])
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if detail["type"] == "missing":
         return InvalidParameter(f"{name}: {message}", param=name)
-    got = _shown(detail["input"])
+    got = shown(detail["input"])
     return InvalidParameter(f"{name}: {message}, got {got}", param=name)
-
-
-def _shown(value: object) -> str:
-    """The beginning of a bad value."""
-    try:
-        got = repr(value)
-    except RecursionError:
-        return "what is nested too deep to be shown"
-    return got if len(got) <= SHOWN_VALUE else f"{got[:SHOWN_VALUE]}…"

@@ -11,13 +11,14 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Engine, Select, create_engine, delete, event, func, inspect, or_, select, text, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateColumn
 
-from composition.tables import TERMINAL, ApiKey, Event, File, Job, Segment, Stage, Still, Table
+from composition.database import for_writing, open_database
+from composition.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -56,6 +57,12 @@ class Lease:
     fence: int
 
 
+@cache
+def shared_store(url: str) -> "Store":
+    """Return the one Store of this process for a URL. It is never closed."""
+    return Store(url)
+
+
 def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(16)}"
 
@@ -64,25 +71,11 @@ class Store:
     """The database, opened by URL: `sqlite:////path/reelgraph.db` or `postgresql+psycopg://…`."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if url.startswith("sqlite"):
-            _tune_sqlite(self._engine)
-        self._writing = self._engine.execution_options(writing=True)
-        Table.metadata.create_all(self._writing)
-        self._widen()
+        self._engine = open_database(url)
+        self._writing = for_writing(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
-
-    def _widen(self) -> None:
-        """Add the columns that a database of an older version lacks. None of them may be required."""
-        with self._writing.begin() as connection:
-            for table in Table.metadata.sorted_tables:
-                there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-                for column in table.columns:
-                    if column.name not in there:
-                        added = CreateColumn(column).compile(dialect=connection.dialect)
-                        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
 
     def check(self) -> None:
         """Raise when the database cannot be asked."""
@@ -204,18 +197,21 @@ class Store:
 
     # Jobs, from their runner.
 
-    def claim(self, lease_s: float, models: Sequence[str] | None = None) -> Job | None:
+    def claim(self, lease_s: float, only: Sequence[str] | None = None, but: Sequence[str] = ()) -> Job | None:
         """Take the oldest job that nobody works on: one that waits, or one whose runner let its lease run out.
 
         Args:
             lease_s: how long it is ours.
-            models: of which models; None is of any.
+            only: of which models; None is of any.
+            but: of which models not.
         """
         now = time.time()
         free = or_(Job.status == "queued", (Job.status == "in_progress") & (Job.lease_until < now))
         query = select(Job).where(free).order_by(Job.created_at, Job.id).limit(1)
-        if models is not None:
-            query = query.where(Job.model.in_(models))
+        if only is not None:
+            query = query.where(Job.model.in_(only))
+        if but:
+            query = query.where(Job.model.notin_(but))
         with self._write() as session, session.begin():
             job = session.scalars(query.with_for_update(skip_locked=True)).first()
             if job is None:
@@ -344,6 +340,19 @@ class Store:
                 session.delete(key)
         return len(mine)
 
+    # What is deployed.
+
+    def replace_deployed(self, application: str, rows: Sequence[Deployed]) -> None:
+        """Write down what an application hosts now, in place of what it did."""
+        with self._write() as session, session.begin():
+            session.execute(delete(Deployed).where(Deployed.application == application))
+            session.add_all(rows)
+
+    def list_deployed(self) -> list[Deployed]:
+        """Return what all applications host, also those that are served no longer."""
+        with self._read() as session:
+            return list(session.scalars(select(Deployed).order_by(Deployed.application, Deployed.position)))
+
     # Numbers.
 
     def counts(self) -> list[tuple[str, str, int]]:
@@ -431,21 +440,3 @@ def _paged(session: Session, query: Select[Row], table: type[Row], page: Page) -
     keys = (table.created_at.desc(), table.id.desc()) if newest_first else (table.created_at, table.id)
     rows = list(session.scalars(query.order_by(*keys).limit(page.limit + 1)))
     return rows[: page.limit], len(rows) > page.limit
-
-
-def _tune_sqlite(engine: Engine) -> None:
-    """Readers beside one writer, every commit on disk, and the write lock taken at the start of a transaction.
-
-    Taking it later, after a read, fails at once with "database is locked" when another process came between.
-    """
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

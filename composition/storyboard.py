@@ -12,16 +12,25 @@ from typing import Any, cast
 
 from composition.artifacts import Artifacts
 from composition.calls import Handle, Transport, stop_everywhere
-from composition.graph import NOTHING_KNOWN, Known, completed
+from composition.full_pipeline import GRAPH as PIPELINE
+from composition.graph import NOTHING_KNOWN, Graph, GraphSettings, Known, Need, completed
 from composition.placard import placeholder
-from composition.scenes import Board, StoryboardRequest, StoryboardSettings, job_of
+from composition.scenes import FILM, Board, StoryboardRequest, job_of
 from composition.screenwriter import Screenwriter
 from composition.script import Scene, Script, sentences
-from composition.store import VIDEO, Store
+from composition.single import NAME as SINGLE
+from composition.store import VIDEO, shared_store
 from composition.tables import Job
 from services.errors import InvalidParameter, ModelFailed
+from services.flux.request import FluxRequest
 from services.frames import Clip, Fact, Item, Progress
+from services.hunyuan_dit.request import RestyleRequest
+from services.internvl.request import DescribeRequest
 from services.limits import drawn
+from services.model import Role
+from services.realesrgan.request import UpscaleRequest
+from services.svd.request import SvdRequest
+from services.text_to_video.request import TextToVideoRequest
 
 POLL_S = 0.25
 """How often the scenes' jobs are looked at."""
@@ -32,17 +41,17 @@ class Storyboard:
     """The graph.
 
     Args:
-        internvl: the writer; None where it is not served.
-        settings: see StoryboardSettings.
+        models: role → handle; only `describe`, the writer, is called from here.
+        settings: what the configuration says, with the `database` of the jobs.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, internvl: Handle | None, settings: StoryboardSettings, transport: Transport) -> None:
-        self._internvl = internvl
+    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+        internvl = self._internvl = models.get("describe")
         self._writer = Screenwriter(internvl, transport) if internvl is not None else None
         self._settings = settings
         self._transport = transport
-        self._store = Store(settings.database)
+        self._store = shared_store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
 
     async def run(self, request: StoryboardRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
@@ -68,8 +77,9 @@ class Storyboard:
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
         board = Board(request, parent, script, prompts, drawn(request.seed))
         yield Fact("frames_total", board.frames)
+        films = self._settings.role_defaults.get(FILM, {})
         for index, scene in enumerate(script.scenes):
-            await asyncio.to_thread(self._store.create_child, job_of(board, scene, index, self._settings))
+            await asyncio.to_thread(self._store.create_child, job_of(board, scene, index, films))
         async with aclosing(self._shown(board)) as items:
             async for item in items:
                 yield item
@@ -138,6 +148,31 @@ class Storyboard:
         key = f"videos/{board.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
         self._artifacts.put(key, card)
         return self._artifacts.url(key)
+
+
+_FILMED = Graph(
+    name="storyboard",
+    request=StoryboardRequest,
+    make=Storyboard,
+    needs=(Need("text-to-video", TextToVideoRequest),),
+    wants=(Need("describe", DescribeRequest),),
+    parts=frozenset({SINGLE}),
+)
+
+GRAPH = Graph(
+    name="storyboard",
+    request=StoryboardRequest,
+    make=Storyboard,
+    needs=(Need("text-to-image", FluxRequest, at=""), Need("image-to-video", SvdRequest, at="animate")),
+    wants=(
+        Need("describe", DescribeRequest),
+        Need("face"),
+        Need("restyle", RestyleRequest, at="restyle"),
+        Need("upscale", UpscaleRequest, at="upscale"),
+    ),
+    parts=frozenset({PIPELINE.name}),
+    alternatives={"text-to-video": _FILMED},
+)
 
 
 def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Job]) -> tuple[int, int] | None:

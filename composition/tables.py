@@ -143,3 +143,20 @@ class ApiKey(Table):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str]
     created_at: Mapped[float]
+
+
+class Deployed(Table):
+    """A model or a graph that an application hosts, written when the application is built."""
+
+    __tablename__ = "deployed"
+
+    application: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """A model's id, or a graph's name."""
+    position: Mapped[int]
+    """In its application, from 0."""
+    kind: Mapped[str]
+    """A kind of model, or `graph`."""
+    facts: Mapped[dict[str, Any]]
+    """What requests must know of it: its defaults, limits, …"""
+    built_at: Mapped[float]

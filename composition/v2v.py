@@ -11,13 +11,23 @@ from pydantic import Field
 from composition.calls import Handle, Transport, opened, stop_everywhere, stream
 from composition.decode import MediaFacts
 from composition.encode import resized
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known, Media, completed
-from composition.wan_i2v import frames_lasting, wan_request
+from composition.graph import (
+    NOTHING_KNOWN,
+    Graph,
+    GraphRequest,
+    GraphSettings,
+    Known,
+    Media,
+    Need,
+    completed,
+    select_fields,
+)
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
 from services.limits import MAX_TEXT
-from services.wan.request import Sampling
+from services.model import Role
+from services.wan.request import Sampling, WanRequest
 
 
 class V2VRequest(GraphRequest, Sampling):
@@ -40,15 +50,15 @@ class V2VRequest(GraphRequest, Sampling):
 
     @classmethod
     def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
-        return {**fields, "num_frames": frames_lasting(seconds, rate)}
+        return {**fields, "num_frames": WanRequest.count_frames(seconds, rate)}
 
 
 class V2V:
     """The graph: InternVL for the prompt where none is given, then Wan from the last frame."""
 
-    def __init__(self, internvl: Handle, wan: Handle, settings: GraphSettings, transport: Transport) -> None:
-        self._internvl = internvl
-        self._wan = wan
+    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+        self._internvl = models["describe"]
+        self._wan = models["image-to-video"]
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -99,7 +109,9 @@ class V2V:
         else:
             yield Clip(request.input_video)
         start = known.frames if joint is None else 0
-        call = stream(self._wan, "generate", wan_request(request, prompt), last, None, start, known.key)
+        call = stream(
+            self._wan, "generate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
+        )
         async with opened(call, self._transport) as items:
             async for item in items:
                 if joint is None or not isinstance(item, Frames):
@@ -109,6 +121,14 @@ class V2V:
                     yield Fact("frames_total", facts.frames + joint.count(request.num_frames, item.rate))
                 for frames in joint.fitted(item):
                     yield frames
+
+
+GRAPH = Graph(
+    name="v2v",
+    request=V2VRequest,
+    make=V2V,
+    needs=(Need("describe", DescribeRequest), Need("image-to-video", WanRequest, at="")),
+)
 
 
 class Joint:

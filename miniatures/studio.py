@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path
@@ -11,37 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from composition.__main__ import LOCAL_CONFIG, read_config, settings_of
-from composition.app import GRAPHS, PAINTERS, TRANSPORT, AppSettings
 from composition.artifacts import ArtifactSettings
+from composition.calls import Transport
+from composition.configuration import load_configuration
 from composition.encode import png
-from composition.full_pipeline import FullPipeline, FullPipelineRequest
 from composition.graph import GraphSettings
+from composition.settings import ModelEntry
 from miniatures.clips import write
 from miniatures.train import CHECKPOINTS
 from miniatures.world import Pixels
-from services.flux.service import Flux
+from services.catalogue import KINDS
 from services.frames import Frames, Item, Result
-from services.hunyuan_dit.service import HunyuanDit
-from services.instantid.service import InstantId
-from services.internvl.service import InternVL
-from services.qwen_edit.service import QwenEdit
-from services.realesrgan.service import RealEsrgan
-from services.svd.service import Svd
-from services.text_to_video.service import TextToVideo
-from services.wan.service import Wan
-
-CLASSES: Mapping[str, type[Any]] = {
-    "internvl": InternVL,
-    "wan": Wan,
-    "qwen-edit": QwenEdit,
-    "flux": Flux,
-    "instantid": InstantId,
-    "hunyuan-dit": HunyuanDit,
-    "svd": Svd,
-    "realesrgan": RealEsrgan,
-    "text-to-video": TextToVideo,
-}
+from services.model import Role
+from services.settings import DEEPER, Place, change_parts
 
 
 class _Call:
@@ -67,7 +49,7 @@ class _Handle:
 
     def options(self, *, method_name: str, **_: object) -> Any:
         method = getattr(self._deployed, method_name)
-        return SimpleNamespace(remote=lambda *args: _Call(method(*args)))
+        return SimpleNamespace(remote=lambda *args, **named: _Call(method(*args, **named)))
 
 
 class Studio:
@@ -81,32 +63,32 @@ class Studio:
     def __init__(self, folder: Path | None = None, checkpoints: Path = CHECKPOINTS) -> None:
         self._own = None if folder else tempfile.TemporaryDirectory(prefix="reelgraph-studio-")
         self.folder = folder or Path(self._own.name if self._own else "")
-        served = settings_of(read_config(LOCAL_CONFIG)).model_dump(exclude_unset=True)
-        self.settings = AppSettings.model_validate(_moved(served, checkpoints.absolute()))
-        self._models: dict[str, Any] = {}
+        configuration = load_configuration()
+        self.models = {name: _move(entry, checkpoints.absolute()) for name, entry in configuration.models.items()}
+        """Id → how the model is loaded when it is first needed."""
+        self._snapshot = configuration.snapshot
+        self._loaded: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:
         """The service, e.g. `wan`."""
-        if name not in self._models:
-            settings = getattr(self.settings, name.replace("-", "_"))
-            self._models[name] = CLASSES[name](settings, self.folder, lambda: f"{name}#studio")
-        return self._models[name]
+        if name not in self._loaded:
+            entry = self.models[name]
+            model = KINDS[entry.kind]
+            settings = model.prepare(entry.settings, self.folder)
+            self._loaded[name] = model.service(settings, self.folder, lambda: f"{name}#studio")
+        return self._loaded[name]
 
     @cached_property
     def _artifacts(self) -> ArtifactSettings:
         return ArtifactSettings(url=str(self.folder / "artifacts"))
 
-    def run(self, model: str, **fields: Any) -> list[Item]:
-        """Run a graph as a job of it would: all that it yields. Media fields are paths."""
-        settings = GraphSettings(artifacts=self._artifacts, defaults=dict(self.settings.defaults.get(model, {})))
-        if model == "full-pipeline":
-            handles = {name: _Handle(self.model(name)) for name in PAINTERS}
-            graph: Any = FullPipeline(handles, settings, TRANSPORT)
-            request: Any = FullPipelineRequest.model_validate(fields)
-        else:
-            known = GRAPHS[model]
-            graph = known.cls(*(_Handle(self.model(name)) for name in known.needed), settings, TRANSPORT)
-            request = known.request.model_validate(fields)
+    def run(self, name: str, **fields: Any) -> list[Item]:
+        """Run a graph, or a model alone, as a job of it would: all that it yields. Media fields are paths."""
+        assignment = self._snapshot.assign(name, {})
+        request = assignment.request.model_validate(fields)
+        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete(fields))
+        handles: dict[Role, Any] = {role: _Handle(self.model(served.id)) for role, served in assignment.models.items()}
+        graph = assignment.graph.make(handles, settings, Transport())
         return asyncio.run(_all(graph.run(request)))
 
     def call(self, model: str, method: str, *args: Any) -> list[Item]:
@@ -124,13 +106,14 @@ class Studio:
         return str(path)
 
 
-def _moved(value: Any, folder: Path) -> Any:
-    """Return settings with the paths of the checkpoints in `folder` in place of those in CHECKPOINTS."""
-    if isinstance(value, Mapping):
-        return {name: _moved(part, folder) for name, part in value.items()}
-    if isinstance(value, Path) and value.is_relative_to(CHECKPOINTS):
-        return folder / value.relative_to(CHECKPOINTS)
-    return value
+def _move(entry: ModelEntry, folder: Path) -> ModelEntry:
+    """Return a model with the paths of the checkpoints in `folder` in place of those in CHECKPOINTS."""
+
+    def change(_: Place, part: Any) -> Any:
+        inside = isinstance(part, Path) and part.is_relative_to(CHECKPOINTS)
+        return folder / part.relative_to(CHECKPOINTS) if inside else DEEPER
+
+    return entry.model_copy(update={"settings": change_parts(entry.settings, change)})
 
 
 async def _all(items: AsyncGenerator[Item]) -> list[Item]:

@@ -31,6 +31,19 @@ def from_json(value: object) -> object:
         raise ValueError("must be a JSON object") from error
 
 
+SHOWN = 60
+"""Characters of a bad value that an error repeats."""
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a bad value, for an error."""
+    try:
+        got = repr(value)
+    except RecursionError:
+        return "what is nested too deep to be shown"
+    return got if len(got) <= SHOWN else f"{got[:SHOWN]}…"
+
+
 def within(field: str, value: int, limit: int, unit: str) -> None:
     """Raise LimitExceeded, naming all of them, when `value` is beyond `limit`."""
     if value > limit:

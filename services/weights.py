@@ -4,18 +4,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from rich.filesize import decimal
 
 from services.downloads import Hub, Listing, Meter, Reference, Told, alone, need_room
 from services.errors import ConfigError
-from services.licences import licence_of
+from services.licences import UNKNOWN, Licence, licence_of
 
 log = logging.getLogger("ray.serve.reelgraph.weights")
 
@@ -26,7 +26,9 @@ _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*
 _POINTER_BYTES = 1024
 """A pointer is shorter, says git-lfs' specification."""
 
-Settings = TypeVar("Settings", bound=BaseModel)
+RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+"""`owner/name`."""
+LicenceName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
 class Weights(BaseModel):
@@ -34,7 +36,7 @@ class Weights(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")] | None = None
+    repository: RepositoryName | None = None
     """A model repository, `owner/name`."""
     revision: str | None = None
     """The commit of the repository, 40 hexadecimal digits: a branch moves, and then two replicas differ."""
@@ -50,6 +52,9 @@ class Weights(BaseModel):
     weights several times over: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
     offline: bool = False
     """Never ask the hub; only what has been downloaded before."""
+    licence: LicenceName | None = None
+    """The name of the licence under which the operator uses weights whose terms the project does not know. A repository
+    of unknown terms is not fetched without it, unless `reel models pull` was told that they are accepted."""
 
     _COMMIT: ClassVar[re.Pattern[str]] = re.compile("[0-9a-f]{40}")
 
@@ -67,9 +72,35 @@ class Weights(BaseModel):
         """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
         return f"path:{self.path.name}" if self.path else self.repository or ""
 
+    @property
+    def terms(self) -> Licence:
+        """Under which they are used."""
+        return licence_of(self.source, self.licence)
+
     def needs(self, file: str) -> bool:
         """Whether `files` names this one."""
         return not self.files or any(fnmatchcase(file, pattern) for pattern in self.files)
+
+
+class RepositoryFile(BaseModel):
+    """One file of a repository on the Hugging Face hub, at a commit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: RepositoryName
+    """`owner/name`."""
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+    """A commit: a branch moves, and then two replicas differ."""
+    file: str
+    """Its path in the repository."""
+    licence: LicenceName | None = None
+    """As in `Weights`."""
+
+    @property
+    def weights(self) -> Weights:
+        """The repository, with no other file needed."""
+        named = {"repository": self.repository, "revision": self.revision, "licence": self.licence}
+        return Weights.model_validate({**named, "files": (self.file,)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +122,43 @@ def resolve(weights: Weights, home: Path) -> Path:
 
     Raises:
         ConfigError: the folder does not exist, is not whole or is not given from the root, or the repository cannot be
-            had.
+            had or is under a licence that nobody has accepted.
     """
-    licence = licence_of(weights.source)
-    if licence.must_be_accepted:
+    terms = weights.terms
+    if terms.must_be_accepted and terms is not UNKNOWN:
         log.warning(
             "weights under a licence with conditions",
-            extra={"weights": weights.source, "licence": licence.name, "commercial": licence.commercial},
+            extra={"weights": weights.source, "licence": terms.name, "commercial": terms.commercial},
         )
     if weights.path is not None:
         return _local(weights, weights.path)
     return fetch(weights, home, _logged(weights))
 
 
-def fetch(weights: Weights, home: Path, told: Told) -> Path:
+def check_licence(weights: Weights, home: Path) -> None:
+    """Raise ConfigError where weights are still to be fetched, and nobody has said under which licence."""
+    if weights.repository is None or weights.offline:
+        return
+    hub, _ = _hub(weights, home)
+    known = hub.remembered()
+    if not hub.folder.is_dir() or (known is not None and _missing(weights, hub, known)):
+        _need_known_licence(weights)
+
+
+def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -> Path:
     """Return the folder of a repository's files, downloading what is missing.
 
     What was downloaded before is taken without asking the hub. One process downloads a repository at a time.
 
+    Args:
+        weights: a repository.
+        home: REELGRAPH_HOME.
+        told: hears of the progress.
+        accepted: somebody has accepted the licence, also where the project does not know it.
+
     Raises:
-        ConfigError: the hub does not give it, the disk is too small, or `offline` is set and something is missing.
+        ConfigError: the licence is not known, the hub does not give it, the disk is too small, or `offline` is set and
+            something is missing.
     """
     hub, reference = _hub(weights, home)
     known = hub.remembered()
@@ -118,10 +166,14 @@ def fetch(weights: Weights, home: Path, told: Told) -> Path:
         return hub.folder
     if weights.offline:
         return _as_it_is(weights, hub, reference, known)
+    if not (accepted or hub.folder.is_dir()):
+        _need_known_licence(weights)
     with alone(reference.cache / ".locks" / f"{weights.hub}--{reference.repository.replace('/', '--')}.lock"):
         listing = _listed(weights, hub, reference)
         missing = _missing(weights, hub, listing)
         if missing:
+            if not accepted:
+                _need_known_licence(weights)
             need_room(reference.cache, sum(missing.values()) - hub.arrived(missing))
             hub.download(missing, Meter(sum(missing.values()), told))
         for file, size in _missing(weights, hub, listing).items():
@@ -146,42 +198,14 @@ def inventory(weights: Weights, home: Path) -> Inventory:
     return Inventory(total, sum(missing.values()) - hub.arrived(missing))
 
 
-def unplugged(settings: Settings) -> Settings:
-    """Return the same settings with `offline` in all weights that they name, however deep."""
-    if isinstance(settings, Weights):
-        return settings.model_copy(update={"offline": True})
-    return settings.model_copy(update={name: _unplugged(value) for name, value in settings})
-
-
-def _unplugged(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return unplugged(value)
-    return tuple(map(_unplugged, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else value
-
-
-def from_folder(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> dict[str, Any]:
-    """Return `args` with each relative path in them, however deep, taken from `folder`; `~` stays what it is.
-
-    The rest is as it was written, without the defaults that a dump of the settings would spell out.
-
-    Args:
-        args: as a configuration file has them.
-        settings: what was made of them; it says what is a path.
-        folder: absolute.
-    """
-    made = dict(settings)
-    return {name: _from_folder(raw, made.get(name), folder) for name, raw in args.items()}
-
-
-def _from_folder(raw: Any, value: Any, folder: Path) -> Any:
-    if isinstance(value, Path):
-        return raw if value.parts[:1] == ("~",) else str(folder / value)
-    if isinstance(value, BaseModel):
-        return from_folder(raw, value, folder)
-    if isinstance(value, tuple):
-        parts = zip(raw, cast("tuple[Any, ...]", value), strict=True)
-        return [_from_folder(part, made, folder) for part, made in parts]
-    return raw
+def _need_known_licence(weights: Weights) -> None:
+    if weights.terms is UNKNOWN:
+        name = weights.repository
+        raise ConfigError(
+            f"weights.licence: the licence of {name} is not known to this project, so it is not fetched. Read it; then "
+            f"name it beside the repository (`licence: NAME`), or run `reel models pull --accept-licence {name}`",
+            param="weights.licence",
+        )
 
 
 def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
 from services.errors import Cancelled, DeviceFailed
@@ -28,6 +29,8 @@ class ServiceInfo:
     """The replica's name and its devices, e.g. `wan#x1y2z3 cuda:0`."""
     busy: bool
     """Whether its thread is at work."""
+    rate: Fraction | None = None
+    """Frames per second of its videos, where the checkpoint decides and not the request."""
 
 
 class Outlet(Generic[T]):

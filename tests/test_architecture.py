@@ -14,12 +14,12 @@ MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "
 
 MEDIA = (*(f"composition/{path.name}" for path in (ROOT / "composition").glob("decode*.py")), "composition/encode.py")
 
-# How a model runs, in one file or several: all of its folder but what others may import.
+# How a model runs, in one file or several: all of its folder but what the catalogue and others may import.
 RUNNING = tuple(
     f"services/{model}/{path.name}"
     for model in MODELS
     for path in (ROOT / "services" / model).glob("*.py")
-    if path.stem not in ("request", "service")
+    if path.stem not in ("__init__", "request", "service")
 )
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))
@@ -28,14 +28,26 @@ TORCH = ("torch", "torchvision", "lpips", "diffusers", "transformers", "spandrel
 
 # Library → the only files that may import it.
 ONLY_IN = {
-    "ray": ("composition/app.py", "composition/__main__.py", "clients/handles.py"),
+    "ray": (
+        "services/host.py",
+        "composition/app.py",
+        "composition/configuration.py",
+        "composition/__main__.py",
+        "clients/handles.py",
+    ),
     "fastapi": ("composition/ingress.py",),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
     **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", "services/tensors.py", *RUNNING, *MINIATURES)),
 }
-FETCHING = ("composition/app.py", "composition/pull.py", "composition/__main__.py")
-"""They may also import what brings weights here."""
+MAY_ALSO = {
+    "composition/app.py": ("host", "settings"),
+    "composition/blocks.py": ("settings",),
+    "composition/pull.py": ("settings", "weights", "downloads", "licences"),
+}
+"""File of `composition` → what else of `services` it may import: what serves models, or brings weights here."""
+LISTING = "services/catalogue.py"
+"""The only file of `services` that may import the models."""
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 
 
@@ -62,16 +74,14 @@ def allowed(path: Path, module: str) -> bool:
     if target[0] == "miniatures":
         return False
     if room == "services":
-        own = len(rest) > 1 and target[1] == rest[0]
+        own = name_of(path) == LISTING or (len(rest) > 1 and target[1] == rest[0])
         shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
         return target[0] == "services" and (own or shared)
     if room == "composition":
-        shared = ["frames", "errors", "limits"]
-        shared += ["weights", "downloads", "licences"] if name_of(path) in FETCHING else []
-        spoken = target[0] == "services" and target[1:2] in [[name] for name in shared]
+        shared = ("frames", "errors", "limits", "model", "catalogue", *MAY_ALSO.get(name_of(path), ()))
+        spoken = target[0] == "services" and target[1] in shared
         request = target[0] == "services" and target[2:3] == ["request"]
-        bound = target[0] == "services" and target[2:3] == ["service"] and name_of(path) == "composition/app.py"
-        return target[0] == "composition" or spoken or request or bound
+        return target[0] == "composition" or spoken or request
     return target[0] == "clients" or name_of(path) == "clients/handles.py"
 
 
@@ -95,9 +105,9 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= 40, f"{name_of(path)}:{node.lineno} {node.name} has {lines} lines"
 
 
-def test_the_environment_is_read_in_two_files() -> None:
+def test_the_environment_is_read_in_three_files() -> None:
     reading = [name_of(path) for path in FILES if {"os.environ", "os.getenv"} & attributes(path)]
-    assert set(reading) <= {"composition/app.py", "clients/cli.py"}
+    assert set(reading) <= {"composition/settings.py", "services/host.py", "clients/cli.py"}
 
 
 def attributes(path: Path) -> set[str]:
@@ -120,10 +130,12 @@ def test_no_empty_names() -> None:
     assert [name_of(path) for path in FILES if path.stem in BAD_NAMES or path.parent.name in BAD_NAMES] == []
 
 
-def test_each_model_folder_has_its_three_files_and_each_model_random_weights() -> None:
+def test_each_model_folder_has_its_files_its_line_and_random_weights() -> None:
+    listed = {module.removeprefix("services.") for module in imports(ROOT / LISTING)}
     for model in MODELS:
         files = {path.name for path in (ROOT / "services" / model).glob("*.py")}
-        assert files >= {"request.py", "service.py", "model.py"}, model
+        assert files >= {"__init__.py", "request.py", "service.py", "model.py"}, model
+        assert model in listed, f"{LISTING} does not list {model}"
         assert f"miniatures/random/{model}.py" in MINIATURES, model
 
 

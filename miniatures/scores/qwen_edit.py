@@ -1,6 +1,5 @@
 """Qwen-Image-Edit: edits along edges and by captions, what guidance adds, and how colours last in a rolling edit."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -105,8 +104,7 @@ def rolled(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
 
 def edited(studio: Studio, image: Picture, edges: Picture | None, **fields: Any) -> tuple[Picture, Scores]:
     """One picture as the service makes it, with the configuration's defaults, and its scores."""
-    defaults: Mapping[str, Any] = studio.settings.defaults.get("qwen-edit", {})
-    request = EditRequest.model_validate({**defaults, "steps": STEPS, **fields})
+    request = EditRequest.model_validate({**studio.models["qwen-edit"].defaults, "steps": STEPS, **fields})
     given = [Frames(np.ascontiguousarray(picture)[None]) for picture in (image, edges) if picture is not None]
     items = studio.call("qwen-edit", "edit", request, *given)
     return frames_of(items)[0], next(item for item in items if isinstance(item, Scores))

@@ -23,8 +23,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     for lora in ((Lora(file=FILE),), ()):
         studio = Studio(checkpoints=folder)
         adapted = {"loras": lora, "lora_dir": (folder / "wan-loras").absolute()}
-        settings = studio.settings.wan.model_copy(update=adapted)
-        studio.settings = studio.settings.model_copy(update={"wan": settings})
+        wan = studio.models["wan"]
+        studio.models["wan"] = wan.model_copy(update={"settings": wan.settings.model_copy(update=adapted)})
         for seed in range(max(1, count // 2)):
             scene = world.draw(seed, figures=1)
             first = studio.file(scene.clip(1), "first")

@@ -1,1 +1,39 @@
 """FLUX.1 text to image, with LoRA and a face's identity."""
+
+from pathlib import Path
+
+from services.flux.request import FluxRequest
+from services.flux.service import Flux, FluxSettings
+from services.licences import Licence, deny_commerce, grant_apache
+from services.model import Model, Offer
+
+SCHNELL, IDENTITY = "black-forest-labs/FLUX.1-schnell", "ByteDance/InfiniteYou"
+
+
+def place_loras(settings: FluxSettings, home: Path) -> FluxSettings:
+    """Return the settings with `home/loras`, which is made, as `lora_dir` where none is named."""
+    if settings.lora_dir is not None:
+        return settings
+    folder = home / "loras"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return settings.model_copy(update={"lora_dir": folder})
+
+
+MODEL = Model(
+    kind="flux",
+    settings=FluxSettings,
+    service=Flux,
+    offers=(Offer("text-to-image", "paint", FluxRequest),),
+    limits=lambda settings: {"n": settings.max_n, "max_area": settings.max_area, "steps": settings.max_steps},
+    prepare=place_loras,
+    licences={
+        SCHNELL: grant_apache(SCHNELL),
+        IDENTITY: deny_commerce(IDENTITY),
+        "black-forest-labs/FLUX.1-dev": Licence(
+            "FLUX.1 [dev] Non-Commercial",
+            "forbidden",
+            "running the model for money needs a licence of Black Forest Labs",
+            "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+        ),
+    },
+)

@@ -23,7 +23,7 @@ from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.flux.request import Lora
 from services.flux.service import FluxSettings, LoraRepository
 from services.limits import within
-from services.weights import Weights, resolve
+from services.weights import Weights, check_licence, resolve
 
 PARAM = "loras"
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
@@ -81,6 +81,8 @@ class Library:
         self._listed = {known.name: known for known in settings.lora_repositories}
         self._max_bytes = settings.max_lora_bytes
         self._home, self._offline = home, settings.weights.offline
+        for known in settings.lora_repositories:
+            self._check_licence(known)
 
     def check(self, name: str) -> None:
         """Raise InvalidParameter when there is no such LoRA, or LimitExceeded when it is too large."""
@@ -113,10 +115,19 @@ class Library:
     def _check_bytes(self, name: str, path: Path) -> None:
         within(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
 
-    def _downloaded(self, known: LoraRepository) -> Path:
-        where = {"repository": known.repository, "revision": known.revision, "files": (known.file,)}
+    def _check_licence(self, known: LoraRepository) -> None:
+        """Raise ConfigError: now, rather than when somebody asks for it."""
         try:
-            path = resolve(Weights(**where, offline=self._offline), self._home) / known.file
+            check_licence(self._weights(known), self._home)
+        except ConfigError as error:
+            raise ConfigError(f"lora_repositories: {known.name}: {error.message}", param="lora_repositories") from error
+
+    def _weights(self, known: LoraRepository) -> Weights:
+        return known.weights.model_copy(update={"offline": self._offline})
+
+    def _downloaded(self, known: LoraRepository) -> Path:
+        try:
+            path = resolve(self._weights(known), self._home) / known.file
         except ConfigError as error:
             raise ModelFailed(f"loras: {known.name}: {error.message}", param=PARAM) from error
         if not path.is_file():

@@ -14,22 +14,16 @@ from services.flux.request import MAX_LORAS, MAX_PICTURES, FluxRequest, LoraName
 from services.frames import Face, Fact, Item, StageDone
 from services.levers import Offload, Precision, StepCache
 from services.limits import drawn, within
-from services.weights import Weights
+from services.weights import RepositoryFile, Weights
 from services.worker import Outlet, ServiceInfo, Worker
 
 NAME = "flux"
 
 
-class LoraRepository(BaseModel):
+class LoraRepository(RepositoryFile):
     """A LoRA on the Hugging Face hub that requests may ask for by its name here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: LoraName
-    repository: str
-    """`owner/name`."""
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
-    """A commit: a branch moves, and then two replicas differ."""
     file: Annotated[str, Field(pattern=r"\.safetensors$")]
     """Its path in the repository."""
 
@@ -80,7 +74,8 @@ class FluxSettings(BaseModel):
     lora_dir: Path | None = None
     """Any safetensors file in it may be asked for; without it none."""
     lora_repositories: tuple[LoraRepository, ...] = ()
-    """Files on the hub that may be asked for too; downloaded when first asked for."""
+    """Files on the hub that may be asked for too. Each is downloaded when it is first asked for; whether its licence is
+    accepted is checked at the start."""
     max_loras: Annotated[int, Field(ge=1, le=64)] = MAX_LORAS
     """LoRAs held in memory, and at most in one request. The one that was used longest ago goes first."""
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 128

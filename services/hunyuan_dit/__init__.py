@@ -1,1 +1,28 @@
 """HunyuanDiT, which paints a picture anew in another style."""
+
+from services.hunyuan_dit.request import RestyleRequest
+from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
+from services.licences import Licence
+from services.model import Model, Offer
+
+REPOSITORIES = (
+    "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
+    "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers-Distilled",
+)
+
+MODEL = Model(
+    kind="hunyuan-dit",
+    settings=HunyuanDitSettings,
+    service=HunyuanDit,
+    offers=(Offer("restyle", "restyle", RestyleRequest),),
+    limits=lambda settings: {"max_area": settings.max_area, "steps": settings.max_steps},
+    licences={
+        name: Licence(
+            "Tencent Hunyuan Community",
+            "restricted",
+            "not for every region, nor for the largest services, nor to improve other models",
+            f"https://huggingface.co/{name}/blob/main/LICENSE.txt",
+        )
+        for name in REPOSITORIES
+    },
+)

@@ -46,3 +46,8 @@ class WanRequest(Sampling):
     """A video that begins with a given picture."""
 
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+
+    @staticmethod
+    def count_frames(seconds: float, rate: float) -> int:
+        """Return how many frames, 4k + 1, last about `seconds` at `rate` frames per second."""
+        return 1 + 4 * max(1, round(seconds * rate / 4))

@@ -168,7 +168,8 @@ class Wan:
     async def info(self) -> ServiceInfo:
         """Say what is loaded here and whether it is at work."""
         weights = self._settings.weights
-        return ServiceInfo(NAME, weights.source, weights.revision or "", self._replica(), self._worker.busy)
+        revision, rate = weights.revision or "", self._model.rate
+        return ServiceInfo(NAME, weights.source, revision, self._replica(), self._worker.busy, rate)
 
     def check_health(self) -> None:
         """Raise DeviceFailed when an earlier request left the device unusable."""

@@ -1,5 +1,6 @@
 """`reel`, within this process where that tells the truth, and as a process of its own where signals do."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,11 @@ from typer.testing import CliRunner
 from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
 
 from clients.cli import app
+from clients.cli_resources import tabulate_models
+from clients.objects import Model
+from composition.catalogue import BY_NAME
+from composition.single import SINGLES
+from services.catalogue import MODELS
 
 
 @pytest.fixture
@@ -89,6 +95,8 @@ def test_what_the_server_refuses_is_a_wrong_request(reel: Reel, clip: Path, tmp_
         ("v2v", "--video", "in.mp4"),
         ("v2v", "--video", "in.mp4", "-o", "out.mp4", "--solver", "euler"),
         ("i2v", "--image", "in.mp4", "-o", "out.mp4", "--join"),
+        ("film", "-o", "out.mp4"),
+        ("film", "a fox"),
         ("files", "upload", "nowhere.mp4"),
         ("--url", "127.0.0.1:8000", "models"),
         ("models", "pull", "--config", "nowhere.yaml"),
@@ -141,11 +149,112 @@ def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
     assert server.files == {}
 
 
+TABLE = """\
+ID      KIND   STATE             ROLES
+v2v     graph  waits for models  describe, image-to-video
+wan-5b  wan    ready             image-to-video
+svd     svd    updating          image-to-video
+"""
+
+
 def test_models(reel: Reel) -> None:
-    assert reel("models").stdout == "v2v  graph    ready\nwan  service  not ready\n"
+    assert reel("models").stdout == TABLE
     assert reel("models", "list").stdout == reel("models").stdout
-    assert json.loads(reel("models", "--json").stdout)["data"][1]["ready"] is False
+    (graph, *_) = json.loads(reel("models", "--json").stdout)["data"]
+    assert (graph["ready"], graph["fields"]["steps"]["maximum"]) == (False, 50)
     assert reel("models", "list", "--json").stdout == reel("models", "--json").stdout
+
+
+def test_roles_are_wrapped_in_their_column() -> None:
+    roles = ["text-to-image", "image-to-video", "restyle"]
+    models = [Model(id="wan", kind="wan", ready=False), Model(id="sb", kind="graph", roles=roles, ready=True)]
+    assert tabulate_models(models, 50) == [
+        "ID   KIND   STATE      ROLES",
+        "wan  wan    not ready",
+        "sb   graph  ready      text-to-image,",
+        "                       image-to-video, restyle",
+    ]
+    assert tabulate_models(models, 5)[-1] == f"{'':23}restyle"
+    assert len(tabulate_models(models, None)) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("v2v", "--video", "in.mp4"), {"model": "v2v", "input_video": "file_1"}),
+        (("edit", "--rgb-video", "in.mp4"), {"model": "rolling-edit", "rgb_video": "file_1"}),
+        (("pipeline", "a fox"), {"model": "full-pipeline", "prompt": "a fox", "animate": True}),
+        (("storyboard", "--topic", "a fox"), {"model": "storyboard", "topic": "a fox"}),
+    ],
+)
+def test_models_are_chosen_for_roles(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], told: dict[str, object]
+) -> None:
+    out = "--out-video" if command[0] == "edit" else "--out"
+    chosen = ("--model", "image-to-video=wan-5b", "--model", "describe=internvl-8b")
+    with contextlib.chdir(clip.parent):
+        result = reel(*command, *chosen, out, "out.mp4")
+    assert result.exit_code == 0, result.stderr
+    models = {"image-to-video": "wan-5b", "describe": "internvl-8b"}
+    assert server.jobs["video_1"].fields == {**told, "models": models}
+    assert told["model"] in BY_NAME
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["wan-5b"], "--model: must be ROLE=ID, got 'wan-5b'"),
+        (["=wan-5b"], "--model: must be ROLE=ID, got '=wan-5b'"),
+        (["describe="], "--model: must be ROLE=ID, got 'describe='"),
+        (["describe=a", "describe=b"], "--model: describe has two models, a and b; give one"),
+    ],
+)
+def test_a_choice_that_cannot_be_read(reel: Reel, server: VideoServer, clip: Path, given: list[str], told: str) -> None:
+    words = [word for each in given for word in ("--model", each)]
+    result = reel("v2v", "--video", clip, *words, "-o", clip.parent / "out.mp4")
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("i2v", "--image", "in.mp4"), {"model": "wan-i2v", "image": "file_1"}),
+        (("animate", "--image", "in.mp4"), {"model": "svd", "image": "file_1"}),
+        (("upscale", "--video", "in.mp4"), {"model": "realesrgan", "input_video": "file_1"}),
+        (("film", "a fox"), {"model": "text-to-video", "prompt": "a fox"}),
+    ],
+)
+def test_a_model_alone_is_chosen_by_its_id(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], told: dict[str, object]
+) -> None:
+    with contextlib.chdir(clip.parent):
+        for which in ((), ("--model", "mine")):
+            assert reel(*command, *which, "-o", "out.mp4").exit_code == 0
+    first, second = (job.fields for job in server.jobs.values())
+    assert first == told
+    assert second["model"] == "mine"
+    assert told["model"] in {*SINGLES, *(alias for model in MODELS for alias in model.aliases)}
+
+
+def test_a_film_from_a_text_to_a_file(reel: Reel, server: VideoServer, tmp_path: Path) -> None:
+    options = ("--num-frames", "16", "--fps", "8", "--steps", "25", "--guidance-scale", "9", "--size", "256x256")
+    target = tmp_path / "fox.mp4"
+    result = reel("film", "a fox", *options, "--seed", "3", "--negative-prompt", "blur", "-o", target)
+    assert (result.exit_code, result.stdout) == (0, f"seed: 7\n{target}\n"), result.stderr
+    assert target.read_bytes() == CONTENT
+    assert server.jobs["video_1"].fields == {
+        "model": "text-to-video",
+        "prompt": "a fox",
+        "num_frames": 16,
+        "fps": 8.0,
+        "steps": 25,
+        "guidance_scale": 9.0,
+        "size": "256x256",
+        "seed": 3,
+        "negative_prompt": "blur",
+    }
 
 
 def test_the_key_comes_from_the_environment_or_an_option(reel: Reel, server: VideoServer, script: Script) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import os
 import socket
 import zipfile
@@ -19,6 +20,7 @@ from video_server import (
     EDITED,
     FAILURE,
     FRAMES,
+    PAINTED,
     STORY,
     TABLE,
     THUMBNAIL,
@@ -36,7 +38,16 @@ from clients.errors import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from clients.objects import FrameEvent, ProgressEvent, SegmentEvent, StageEvent, StatusEvent, TextEvent
+from clients.fields import VideoFields
+from clients.objects import (
+    FrameEvent,
+    Model,
+    ProgressEvent,
+    SegmentEvent,
+    StageEvent,
+    StatusEvent,
+    TextEvent,
+)
 
 Way = Blocking | Looping
 
@@ -152,9 +163,10 @@ def test_a_picture_is_edited_along_the_edges_before_it(client: Any, way: Way, se
     edges = clip.with_name("edges.png")
     edges.write_bytes(b"edges")
     seen: list[tuple[int, int | None]] = []
-    way.take(client.images.edit(image=[edges, clip], edge_filter="sobel", on_progress=lambda *at: seen.append(at)))
+    fields = {"edge_filter": "sobel", "model": "qwen-edit-2511"}
+    way.take(client.images.edit(image=[edges, clip], **fields, on_progress=lambda *at: seen.append(at)))
     files = [("image[]", "edges.png", b"edges"), ("image[]", "in.mp4", clip.read_bytes())]
-    assert server.edits == [({"edge_filter": "sobel"}, files)]
+    assert server.edits == [(fields, files)]
     assert seen[-1] == (6005, 6005)
 
 
@@ -189,11 +201,39 @@ def test_lists_go_on_behind_the_first_page(client: Any, way: Way, server: VideoS
 
 def test_models_and_health(client: Any, way: Way) -> None:
     page = way.take(client.models.list())
-    assert [(model.id, model.kind, model.ready) for model in page.data] == [
-        ("v2v", "graph", True),
-        ("wan", "service", False),
+    assert [(model.id, model.kind, model.roles, model.ready, model.state) for model in page.data] == [
+        ("v2v", "graph", ["describe", "image-to-video"], False, "HEALTHY"),
+        ("wan-5b", "wan", ["image-to-video"], True, "HEALTHY"),
+        ("svd", "svd", ["image-to-video"], False, "UPDATING"),
     ]
+    assert page.data[0].fields["steps"] == {"type": "integer", "default": 8, "maximum": 50}
     assert way.take(client.health()) is None
+
+
+def test_models_of_an_older_server_are_read() -> None:
+    model = Model.model_validate({"id": "v2v", "ready": True, "kind": "service"})
+    assert (model.roles, model.state, model.fields) == ([], "", {})
+
+
+def test_models_are_chosen_for_roles(client: Any, way: Way, server: VideoServer, clip: Path) -> None:
+    chosen = {"image-to-video": "wan-5b", "describe": "internvl-8b"}
+    way.take(client.videos.create(model="v2v", input_video="file_1", models=chosen))
+    assert server.jobs["video_1"].fields == {"model": "v2v", "input_video": "file_1", "models": chosen}
+    way.take(client.videos.create(model="v2v", input_video=clip, models=chosen))
+    assert json.loads(server.jobs["video_2"].fields["models"]) == chosen
+
+
+def test_a_picture_is_a_job_of_a_model_alone(client: Any, way: Way, server: VideoServer, tmp_path: Path) -> None:
+    video = way.take(client.videos.create(model="flux", prompt="a fox", loras=["ink"], seed=7))
+    assert server.jobs["video_1"].fields == {"model": "flux", "prompt": "a fox", "loras": ["ink"], "seed": 7}
+    assert video.main == "image"
+    assert way.take(client.videos.download(video.id, tmp_path / "fox.png")).read_bytes() == PAINTED
+    repaint: VideoFields = {"image": "file_1", "prompt": "ink", "strength": 0.5, "guidance_rescale": 0.7}
+    edit: VideoFields = {"image": "file_1", "edges": "file_2", "edge_filter": "sobel"}
+    for model, fields in (("hunyuan-dit", repaint), ("qwen-edit", edit)):
+        made = way.take(client.videos.create(model=model, **fields))
+        assert server.jobs[made.id].fields == {"model": model, **fields}
+        assert made.main == "image"
 
 
 def test_events_are_read_to_the_end(client: Any, way: Way) -> None:
@@ -414,7 +454,7 @@ def test_nobody_there(way: Way) -> None:
         way.close(client)
 
 
-@pytest.mark.parametrize("name", ["Client", "Files", "Videos", "Images", "Models"])
+@pytest.mark.parametrize("name", ["Client", "Faces", "Files", "Videos", "Images", "Models"])
 def test_both_clients_offer_the_same(name: str) -> None:
     blocking, looping = getattr(module, name), getattr(module, f"Async{name}")
     public = {method for method in vars(blocking) if not method.startswith("_")}

@@ -30,7 +30,9 @@ def test_a_face_is_found(client: Any, way: Way, server: VideoServer, clip: Path)
     assert found.identity.embedding == IDENTITY["embedding"]
     assert (found.faces, found.crop.content, found.stages[0].seconds) == (2, CROP, 0.5)
     assert way.take(client.faces.find("file_1")) == found
-    assert server.asked == [({}, {"image": clip.read_bytes()}), ({"image": "file_1"}, {})]
+    assert way.take(client.faces.find("file_1", model="mine")) == found
+    named = {"image": "file_1", "model": "mine"}
+    assert server.asked == [({}, {"image": clip.read_bytes()}), ({"image": "file_1"}, {}), (named, {})]
     assert seen[-1] == (6000, 6000)
 
 
@@ -52,6 +54,11 @@ def test_a_table_and_files(reel: Reel, server: VideoServer, clip: Path) -> None:
     assert server.asked == [({}, {"image": clip.read_bytes()})]
     assert reel("image", "a fox", "--identity", identity, "-o", clip.with_name("p.png")).exit_code == 0
     assert server.asked[1][0]["identity"] == IDENTITY
+
+
+def test_a_model_is_chosen(reel: Reel, server: VideoServer, clip: Path) -> None:
+    assert reel("face", clip, "--model", "mine").exit_code == 0
+    assert server.asked == [({"model": "mine"}, {"image": clip.read_bytes()})]
 
 
 def test_as_json(reel: Reel, clip: Path) -> None:

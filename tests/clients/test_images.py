@@ -184,7 +184,7 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
     options = (
         *("--negative-prompt", "blur", "--true-cfg-scale", "2", "--size", "64x48", "--steps", "2", "--seed", "-1"),
         *("--guidance-scale", "3", "--identity-strength", "0.5", "--identity-start", "0.1", "--identity-end", "0.9"),
-        *("--n", "1", "--lora", "ink", "--lora", "style/oil:-0.5"),
+        *("--n", "1", "--lora", "ink", "--lora", "style/oil:-0.5", "--model", "flux-dev"),
     )
     for face in (("--face", "face.png"), ("--identity", "me.json")):
         result = reel("image", "a fox", *options, *face, "-o", "picture.png")
@@ -202,6 +202,7 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
         "identity_end": 0.9,
         "n": 1,
         "loras": ["ink", "style/oil:-0.5"],
+        "model": "flux-dev",
         "progress": True,
         "stream": True,
     }
@@ -263,7 +264,7 @@ def test_an_interrupt_stops_the_server(program: Program, server: VideoServer, sc
 
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for command, count in (("image", 17), ("face", 5)):
+    for command, count in (("image", 18), ("face", 6)):
         options = [line for line in reel(command, "--help").stdout.splitlines() if " --" in line]
         assert len(options) == count
         assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

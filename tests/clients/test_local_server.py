@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from clients import Client
 from clients.errors import LocalServerFailed
 from clients.progress import Lines
 from clients.server import local_server
+from composition.catalogue import BY_NAME
+from services.catalogue import KINDS
 
 WAIT_S = 120
 REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
@@ -157,6 +160,30 @@ def test_a_server_that_does_not_want_to_stop_is_killed(place: Path) -> None:
     assert not is_alive(place)
 
 
+@pytest.mark.parametrize(
+    ("command", "only"),
+    [
+        (("v2v", "--video", "in.mp4", "--model", "image-to-video=wan-5b", "-o", "o"), ["v2v", "wan-5b"]),
+        (("i2v", "--image", "in.mp4", "-o", "o"), ["wan-i2v"]),
+        (("film", "a fox", "--model", "mine", "-o", "o"), ["mine"]),
+        (("image", "a fox", "-o", "o.png"), ["flux"]),
+        (("image", "a fox", "--face", "in.mp4", "--model", "mine", "-o", "o.png"), ["mine", "instantid"]),
+        (("face", "in.mp4"), ["instantid"]),
+    ],
+)
+def test_a_server_of_its_own_has_what_is_asked(
+    reel: Reel, place: Path, command: tuple[str, ...], only: list[str]
+) -> None:
+    stand_in(place, "sys.exit(' '.join(sys.argv[1:]))")
+    process = reel(*command, "--local")
+    _, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    words = told.splitlines()[-1].split()
+    assert [name for option, name in pairwise(words) if option == "--only"] == only
+    known = {*BY_NAME, *KINDS, *(alias for model in KINDS.values() for alias in model.aliases)}
+    assert set(only) - {"wan-5b", "mine"} <= known
+
+
 @pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",), ("models", "pull")])
 def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
     process = reel(*command, command=WITHOUT_RAY)
@@ -173,6 +200,10 @@ def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
         (
             ["models", "pull", "--config", "in.mp4", "--accept-licences"],
             ["pull", "--config", "in.mp4", "--accept-licences"],
+        ),
+        (
+            ["models", "pull", "--accept-licence", "a/b", "--accept-licence", "c/d"],
+            ["pull", "--accept-licence", "a/b", "--accept-licence", "c/d"],
         ),
     ],
 )

@@ -249,7 +249,7 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
     assert made(place) == {}
 
 
-@pytest.mark.parametrize(("command", "count"), [("pipeline", 40), ("storyboard", 44), ("upscale", 7)])
+@pytest.mark.parametrize(("command", "count"), [("pipeline", 41), ("storyboard", 45), ("upscale", 8), ("film", 12)])
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:

@@ -70,7 +70,21 @@ IDENTITY: dict[str, Any] = {
     "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
     "box": [0.351, 0.113, 0.531, 0.34],
 }
-UNDESCRIBED = ("rolling-edit", "full-pipeline", "storyboard", "realesrgan")
+MODELS: list[dict[str, Any]] = [
+    {
+        "id": "v2v",
+        "kind": "graph",
+        "roles": ["describe", "image-to-video"],
+        "ready": False,
+        "state": "HEALTHY",
+        "fields": {"steps": {"type": "integer", "default": 8, "maximum": 50}},
+    },
+    {"id": "wan-5b", "kind": "wan", "roles": ["image-to-video"], "ready": True, "state": "HEALTHY", "fields": {}},
+    {"id": "svd", "kind": "svd", "roles": ["image-to-video"], "ready": False, "state": "UPDATING", "fields": {}},
+]
+DESCRIBED = ("v2v", "wan-i2v")
+PAINTERS = ("flux", "qwen-edit", "hunyuan-dit")
+"""Models whose jobs make a picture."""
 FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
 
 
@@ -201,8 +215,7 @@ class VideoServer:
 
     async def models(self) -> dict[str, Any]:
         entry = {"object": "model", "created": 1, "owned_by": "reelgraph"}
-        graph = {**entry, "id": "v2v", "kind": "graph", "ready": True, "state": "RUNNING"}
-        return {"object": "list", "data": [graph, {**entry, "id": "wan", "kind": "service", "ready": False}]}
+        return {"object": "list", "data": [{**entry, **model} for model in MODELS]}
 
     async def upload(self, request: Request) -> dict[str, Any]:
         async with request.form() as form:
@@ -397,7 +410,7 @@ class VideoServer:
             "size": "64x48",
             "seconds": "0.3125",
             "prompt": job.fields.get("prompt"),
-            "caption": None if job.fields["model"] in UNDESCRIBED else CAPTION,
+            "caption": CAPTION if job.fields["model"] in DESCRIBED else None,
             "error": ending.get("error"),
             "remixed_from_video_id": None,
             "stage": None,
@@ -436,7 +449,8 @@ def _main(fields: Mapping[str, Any]) -> str:
     if fields["model"] == "full-pipeline":
         off = [name for name in ("animate", "upscale") if fields.get(name) in (False, "false")]
         return {"animate": "image", "upscale": "video"}[off[0]] if off else "hd"
-    return "image" if fields["model"] == "realesrgan" and "image" in fields else "video"
+    enlarged = fields["model"] == "realesrgan" and "image" in fields
+    return "image" if enlarged or fields["model"] in PAINTERS else "video"
 
 
 def _found(held: dict[str, Any], name: str) -> Any:

@@ -7,15 +7,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from miniatures.random.served import random_args
+from miniatures.random.served import random_models
 from tests.cluster.server import CLIP, Server
 from tests.waiting import until
 
 HERE = Path(__file__).parent
 SMALLEST: dict[str, dict[str, Any]] = {
-    "v2v": {"num_frames": 17, "steps": 4, "max_area": 64 * 64, "guidance_scale": 2.0},
+    "wan": {"num_frames": 17, "steps": 4, "max_area": 64 * 64},
     "flux": {"size": "64x64", "steps": 4},
-    "full-pipeline": {"size": "64x64", "steps": 4, "animate": {"num_frames": 14, "steps": 4, "max_area": 64 * 64}},
 }
 """What the README's lines leave out."""
 
@@ -28,18 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """`args` with random weights, which all servers share, and with small requests."""
-    return random_args(tmp_path_factory.mktemp("weights"))
+    """Kind → block of a model with random weights, which all servers share, and with small requests."""
+    return random_models(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     """A server of every graph, with two replicas of each model that every scene of a storyboard needs."""
-    svd = {**untrained["svd"], "decode_window": 2, "decode_overlap": 1, "max_frames": 50}
-    small = {**untrained["defaults"], **SMALLEST}
-    arguments = {**untrained, "defaults": small, "svd": svd, "lease_s": 3.0, "concurrency": 6}
+    changes: dict[str, dict[str, Any]] = {
+        "svd": {"decode_window": 2, "decode_overlap": 1, "max_frames": 50},
+        **{kind: {"defaults": {**untrained[kind]["defaults"], **fields}} for kind, fields in SMALLEST.items()},
+    }
+    models = {kind: {**block, **changes.get(kind, {})} for kind, block in untrained.items()}
     graphs, twice = ("v2v", "rolling-edit", "full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
-    made = Server(tmp_path_factory.mktemp("server"), arguments, graphs, twice).start()
+    home = tmp_path_factory.mktemp("server")
+    made = Server(home, models, graphs, twice=twice, lease_s=3.0, concurrency=6).start()
     yield made
     assert made.stop() == 0
 

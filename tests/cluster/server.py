@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import httpx
 import psutil
 import yaml
 
-from composition.__main__ import narrow
+from composition.configuration import LOCAL_CONFIG, narrow, parse_configuration
+from composition.settings import FrontSettings, JobsSettings, StateSettings
+from miniatures.random.served import host_apart, replace_models
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -27,33 +29,51 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the local configuration with its state in `home`, and as many threads as the environment says."""
+    raw = replace_models(yaml.safe_load(LOCAL_CONFIG.read_text()), models)
+    for application in raw["applications"]:
+        shape = {"front": FrontSettings, "jobs": JobsSettings}.get(application["name"], StateSettings)
+        args = {name: value for name, value in settings.items() if name in shape.model_fields}
+        application["args"] |= {"home": str(home), **args}
+        for deployment in application["deployments"]:
+            deployment["ray_actor_options"].pop("runtime_env", None)
+    return raw
+
+
 class Server:
     """One server with a home of its own.
 
     Args:
         home: its REELGRAPH_HOME.
-        arguments: what is merged into the application's `args`. Weights are in it, as paths from the root: the
-            relative ones of the local configuration would begin at `home`, where it is copied to.
-        only: the graphs that it serves.
-        twice: the models that have two replicas.
+        models: kind → block of the model, as `random_models` has them.
+        only: the graphs or models that it serves.
+        twice: the models that have two replicas, and so a deployment of their own.
+        apart: the models and graphs that are a process by themselves besides; True is all.
+        settings: of the front door, the job runner and the state, by their names.
     """
 
     def __init__(
         self,
         home: Path,
-        arguments: dict[str, Any],
+        models: Mapping[str, Any],
         only: Sequence[str] = ("v2v", "rolling-edit"),
+        *,
         twice: Sequence[str] = (),
+        apart: bool | Sequence[str] = False,
+        **settings: Any,
     ):
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        raw = yaml.safe_load((ROOT / "serve_config.local.yaml").read_text())
-        application = raw["applications"][0]
-        application["args"] |= {"home": str(home), **arguments}
-        narrow(application, only)
-        for deployment in application["deployments"]:
-            deployment["num_replicas"] = 2 if deployment["name"] in twice else 1
-            deployment["ray_actor_options"].pop("runtime_env", None)  # as many threads as the environment says
+        raw = _assemble(home, models, settings)
+        leaving = None if apart is True else [*twice, *(apart or ())]
+        found = narrow(parse_configuration(host_apart(raw, leaving), ROOT), only)
+        raw = found.document
+        for application in raw["applications"]:
+            if application["name"] in twice:
+                application["deployments"][0]["num_replicas"] = 2
+        self._hosts = {block.name: block.name for block in found.blocks}
+        self._hosts |= {name: block.name for block in found.blocks for name in (*block.models, *block.graphs)}
         self.config = home / "serve_config.yaml"
         self.config.write_text(yaml.safe_dump(raw))
         self.port = free_port()
@@ -103,10 +123,11 @@ class Server:
         self.process.wait(60)
         psutil.wait_procs([p for p in everything if isinstance(p, psutil.Process)], 30)
 
-    def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of a deployment's replicas."""
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """The processes of the replicas that host a model or graph, or are of an application."""
         assert self.process
-        title = f"ServeReplica:reelgraph:{deployment}"
+        host = self._hosts[name]
+        title = f"ServeReplica:{host}:{host}"
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:

@@ -35,7 +35,7 @@ def undisturbed(http: httpx.Client, clip_id: str) -> dict[str, Any]:
         ("wan", "denoise"),
         ("v2v", "denoise"),
         ("jobs", "decode"),
-        ("ingress", "denoise"),
+        ("front", "denoise"),
         pytest.param("internvl", "describe", marks=pytest.mark.matrix),
         pytest.param("v2v", "describe", marks=pytest.mark.matrix),
         pytest.param("jobs", "describe", marks=pytest.mark.matrix),

@@ -1,7 +1,6 @@
 """The production configuration on a local Ray with pretended GPUs and random weights; and graphs by handle on it."""
 
 import asyncio
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 import ray
 import yaml
 from ray import serve
-from ray.serve._private.build_app import build_app
-from ray.serve.schema import ServeDeploySchema
 
 from clients.handles import (
     AnimateRequest,
@@ -23,10 +20,9 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.__main__ import deploy, narrow, read_config
-from composition.app import PAINTERS, SERVICES, AppSettings, build
-from composition.app import deployments_of as deployed_by
-from services.errors import ConfigError, InvalidParameter, NotFound, UndecodableMedia
+from composition.__main__ import deploy
+from composition.configuration import read_configuration
+from services.errors import InvalidParameter, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo
 from tests.cluster.edges import clip, edges_of, png
@@ -35,131 +31,53 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
-MODELS = {name.replace("-", "_") for name in SERVICES}
-COMMENT = re.compile(r"^( +)# ( *(?:- |[a-z_]+:))", re.M)
-"""A line of a configuration that is a comment; what is prose there does not begin with a key."""
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "wan": {"offload": "none"},
+    "qwen-edit": {"reference_area": 9216, "condition_area": 12544},
+    "svd": {"variant": None},
+}
+"""What the models of the production file are given to be small."""
 SMALL: dict[str, Any] = {"num_frames": 9, "steps": 2, "max_area": 9216, "seed": 5}
-
-
-@pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.local.yaml"])
-@pytest.mark.parametrize("comments", [False, True])
-def test_both_files_pass_rays_own_schema_and_ours(name: str, comments: bool) -> None:
-    text = (ROOT / name).read_text()
-    raw = yaml.safe_load(COMMENT.sub(r"\1\2", text) if comments else text)
-    schema = ServeDeploySchema.model_validate(raw)
-    assert set(raw) <= set(ServeDeploySchema.model_fields), "Ray passes over a misspelled key in silence"
-    settings = AppSettings.model_validate(schema.applications[0].args)
-    named = {deployment.name for deployment in schema.applications[0].deployments}
-    assert named == deployed_by(settings)
-    if comments:
-        assert set(SERVICES) <= named, "both know every model"
-    assert settings.wan
-    assert settings.wan.max_frames >= 121
-
-
-def test_the_production_file_reserves_scales_drains_and_refuses() -> None:
-    raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]
-    of = {deployment["name"]: deployment for deployment in raw["deployments"]}
-    for model in ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan"):
-        assert of[model]["ray_actor_options"]["num_gpus"] == 1
-        assert of[model]["autoscaling_config"]["max_replicas"] > 1
-        assert of[model]["max_queued_requests"] > 0
-    assert of["wan"]["graceful_shutdown_timeout_s"] >= 3600
-    assert of["ingress"]["backpressure_config"]["status_code"] == 429
-    for model in ("internvl", "wan", "qwen_edit", "flux", "svd"):
-        assert re.fullmatch(r"[0-9a-f]{40}", raw["args"][model]["weights"]["revision"])
-
-
-def test_a_graph_is_there_when_its_models_are(tmp_path: Path) -> None:
-    raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]["args"]
-    for models, names in (
-        ({"wan"}, {"wan", "wan-i2v"}),
-        ({"qwen_edit"}, {"qwen-edit", "rolling-edit"}),
-        ({"internvl", "wan"}, {"internvl", "wan", "v2v", "wan-i2v"}),
-        ({"svd"}, {"svd", "animate"}),
-        ({"realesrgan"}, {"realesrgan", "upscale"}),
-        ({"flux"}, {"flux", "full-pipeline"}),
-        ({"flux", "svd"}, {"flux", "svd", "animate", "full-pipeline", "storyboard"}),
-    ):
-        kept = {name: value for name, value in raw.items() if name not in MODELS - models}
-        settings = AppSettings.model_validate({**kept, "home": str(tmp_path), "auth": "none"})
-        assert deployments_of(build(settings)) == names | {"jobs", "ingress"} == deployed_by(settings)
-    with pytest.raises(ConfigError, match="name the models"):
-        build(AppSettings.model_validate({"home": str(tmp_path), "auth": "none"}))
-
-
-def test_text_to_video_can_make_the_scenes(tmp_path: Path) -> None:
-    film = {"text_to_video": {"weights": {"path": str(tmp_path)}}, "home": str(tmp_path), "auth": "none"}
-    settings = AppSettings.model_validate({**film, "scenes_by": "text-to-video"})
-    names = {"text-to-video", "film", "storyboard", "jobs", "ingress"}
-    assert deployments_of(build(settings)) == names == deployed_by(settings)
-
-
-@pytest.mark.parametrize(
-    ("only", "names"),
-    [
-        (["v2v"], {"internvl", "wan", "v2v", "wan-i2v"}),
-        (["upscale"], None),
-        (["storyboard", "realesrgan"], {"internvl", *PAINTERS, "full-pipeline", "storyboard", "animate", "upscale"}),
-        (["instantid"], {"instantid"}),
-    ],
-)
-def test_a_configuration_can_be_narrowed(only: list[str], names: set[str] | None) -> None:
-    raw = yaml.safe_load((ROOT / "serve_config.local.yaml").read_text())
-    if names is None:
-        with pytest.raises(ConfigError, match="only: there is no 'upscale'; there are v2v, "):
-            narrow(raw["applications"][0], only)
-        return
-    narrow(raw["applications"][0], only)
-    schema = ServeDeploySchema.model_validate(raw)
-    assert {deployment.name for deployment in schema.applications[0].deployments} == names | {"jobs", "ingress"}
-
-
-def deployments_of(app: Any) -> set[str]:
-    return {built.name for built in build_app(app, name="reelgraph").deployments}
-
-
-def test_it_does_not_start_without_a_key(tmp_path: Path) -> None:
-    raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]["args"]
-    with pytest.raises(ConfigError, match="reel keys create"):
-        build(AppSettings.model_validate({**raw, "home": str(tmp_path)}))
-    build(AppSettings.model_validate({**raw, "home": str(tmp_path), "auth": "none"}))
 
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[None]:
     home = tmp_path_factory.mktemp("production")
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    args = raw["applications"][0]["args"]
-    args |= {"home": str(home), "auth": "none"}
-    for model in ("internvl", "wan", "qwen_edit", "flux", "svd"):
-        args[model]["weights"] = untrained[model]["weights"]
-    args["wan"] |= {"offload": "none", "dtype": "float32"}
-    small = {"reference_area": 9216, "condition_area": 12544}
-    args["qwen_edit"] |= {"dtype": "float32", **small}
-    args["flux"]["dtype"] = "float32"
-    args["svd"] |= {"variant": None, "dtype": "float32"}
-    args["realesrgan"] = {"dtype": "float32"}
+    for application in raw["applications"]:
+        args = application["args"]
+        args |= {"home": str(home)} | ({"auth": "none"} if application["name"] == "front" else {})
+        for name, entry in args.get("models", {}).items():
+            small = {"weights": untrained[name]["weights"]} if "weights" in untrained[name] else {}
+            args["models"][name] = {**entry, "dtype": "float32", **small, **SMALL_MODELS.get(name, {})}
     file = home / "serve_config.yaml"
     file.write_text(yaml.safe_dump(raw))
+    names = {application["name"] for application in raw["applications"]}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")  # Ray would give each model the threads of the cores it reserves
-        ray.init(namespace="serve", num_cpus=32, num_gpus=7, include_dashboard=False, log_to_driver=False)
+        ray.init(namespace="serve", num_cpus=40, num_gpus=7, include_dashboard=False, log_to_driver=False)
     try:
-        deploy(read_config(file, "127.0.0.1", free_port()))
-        until(lambda: serve.status().applications["reelgraph"].status == "RUNNING", 420, "the deployment")
+        deploy(read_configuration(file, "127.0.0.1", free_port()))
+        until(lambda: running() == names, 420, "the deployment")
         yield
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
+def running() -> set[str]:
+    """The applications that are up."""
+    return {name for name, application in serve.status().applications.items() if application.status == "RUNNING"}
+
+
+def info_of(name: str) -> ServiceInfo:
+    """What a model says of itself, which is an application by itself."""
+    return serve.get_deployment_handle(name, name).info.remote(name).result()
+
+
 def test_the_models_have_a_gpu_each(production: None) -> None:
-    infos: dict[str, ServiceInfo] = {
-        name: serve.get_deployment_handle(name, "reelgraph").info.remote().result()
-        for name in ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan")
-    }
-    devices = [info.replica.rpartition("gpu=")[2] for info in infos.values()]
+    names = ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan")
+    devices = [info_of(name).replica.rpartition("gpu=")[2] for name in names]
     assert all(device.isdecimal() for device in devices)
     assert len(set(devices)) == 6
 
@@ -220,7 +138,7 @@ async def test_the_full_pipeline_by_handle(production: None) -> None:
     assert [item.first for item in items if isinstance(item, Frames)] == list(range(5))
     large = [item.frames for item in items if isinstance(item, Result) and item.name == "hd"]
     assert [(run.first, run.count, run.width) for run in large] == [(0, 4, 128), (4, 1, 128)]
-    with pytest.raises(InvalidParameter, match="hunyuan-dit is not served here"):
+    with pytest.raises(InvalidParameter, match="no model for restyle is served here"):
         await collected(Graphs().full_pipeline(FullPipelineRequest.model_validate({**fields, "restyle": "ink"})))
 
 
@@ -233,17 +151,16 @@ async def test_errors_arrive_as_ours(production: None, tmp_path: Path) -> None:
 
 
 async def test_leaving_a_stream_stops_the_work(production: None) -> None:
-    wan = serve.get_deployment_handle("wan", "reelgraph")
     long = {**SMALL, "steps": 100, "num_frames": 33, "max_area": 192 * 112}
     stream = Graphs().v2v(V2VRequest(input_video=str(CLIP), prompt="a meadow", **long))
     async for item in stream:
         if isinstance(item, Progress) and item.done >= 2:
             break
-    assert (await wan.info.remote()).busy
+    assert (await asyncio.to_thread(info_of, "wan")).busy
     await stream.aclose()
 
     def idle() -> bool:
-        return not wan.info.remote().result().busy
+        return not info_of("wan").busy
 
     await asyncio.to_thread(until, idle, 15.0, "an idle worker")
     items = await collected(Graphs().v2v(V2VRequest(input_video=str(CLIP), prompt="a meadow", **SMALL)))

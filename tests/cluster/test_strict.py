@@ -20,7 +20,7 @@ JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "se
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "concurrency": 2, "auth": "keys"}
-    made = Server(tmp_path_factory.mktemp("strict"), untrained | limits, ("v2v",))
+    made = Server(tmp_path_factory.mktemp("strict"), untrained, ("v2v",), **limits)
     made.add_key("ann")
     made.add_key("bob")
     made.start()

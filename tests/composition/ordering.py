@@ -5,36 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from composition.artifacts import Artifacts, ArtifactSettings
+from composition.artifacts import Artifacts
 from composition.bodies import Body
 from composition.decode import MediaLimits
 from composition.encode import png
 from composition.forms import Part
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import GraphRequest
-from composition.orders import Orders, Rules
-from composition.rolling_edit import RollingEditRequest
-from composition.scenes import StoryboardRequest
-from composition.store import FRAME, Lease, Page, Store
-from composition.svd import AnimateRequest
+from composition.orders import Orders
+from composition.store import FRAME, Lease, Page
 from composition.tables import File, Job, Still
 from composition.uploads import Uploads
-from composition.v2v import V2VRequest
 from services.frames import Pixels
+from tests.composition.deployed import Cluster, Hosted
 from tests.composition.serving import noise
 
 EDGES = 4
 SERVED = ("flux", "svd")
-LIMITS = {
-    "v2v": {"num_frames": 17, "max_area": 4096},
-    "rolling-edit": {"steps": 20, "max_area": 4096},
-    "full-pipeline": {"steps": 50, "animate.num_frames": 30},
+"""Of the models of the full pipeline."""
+LIMITS: dict[str, dict[str, float]] = {
+    "wan": {"num_frames": 17, "max_area": 4096},
+    "qwen-edit": {"steps": 20, "max_area": 4096},
+    "flux": {"steps": 50},
+    "svd": {"num_frames": 30},
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "v2v": {"max_area": 4096, "num_frames": 17},
-    "rolling-edit": {"steps": 4, "max_area": 2048},
-    "full-pipeline": {"size": "64x64", "animate": {"num_frames": 8, "steps": 3}},
+    "wan": {"max_area": 4096, "num_frames": 17},
+    "qwen-edit": {"steps": 4, "max_area": 2048},
+    "flux": {"size": "64x64"},
+    "svd": {"num_frames": 8, "steps": 3},
 }
+RATE = 16.0
+"""Frames per second of Wan's videos."""
 
 
 class Counter:
@@ -47,18 +47,18 @@ class Counter:
         served: tuple[str, ...] = SERVED,
     ) -> None:
         self.folder = folder
-        self.store = Store(f"sqlite:///{folder / 'store.db'}")
-        self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
+        self.cluster = Cluster(folder)
+        self.cluster.host_models(
+            {
+                kind: Hosted(kind, limits=limits.get(kind, {}), defaults=DEFAULTS.get(kind, {}), rate=rate)
+                for kind, rate in {"internvl": None, "wan": RATE, "qwen-edit": None, **dict.fromkeys(served)}.items()
+            }
+        )
+        self.cluster.host_graphs("v2v", "rolling-edit", "full-pipeline", "storyboard", "single")
+        self.store = self.cluster.store
+        self.artifacts = Artifacts(self.cluster.where)
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
-        self.requests: dict[str, type[GraphRequest]] = {
-            "v2v": V2VRequest,
-            "rolling-edit": RollingEditRequest,
-            "svd": AnimateRequest,
-            "full-pipeline": FullPipelineRequest,
-            "storyboard": StoryboardRequest,
-        }
-        kept = self.store, self.artifacts
-        self.orders = Orders(self.requests, Rules(DEFAULTS, limits, served), self.uploads, kept)
+        self.orders = Orders(self.cluster.served, self.uploads, (self.store, self.artifacts))
         self._files = {file.filename: file for file in self.store.files("ann", Page(100))[0]}
 
     @property

@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Transport
-from composition.faces import FaceFinder
 from composition.image_generation import Painter
 from composition.ingress import Ingress, IngressSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
-from tests.composition.rolling import Full, Gone
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted, served_model
 from tests.composition.serving import Handle, noise
 
 LIMITS = {"max_area": 64 * 64, "steps": 40, "n": 4}
-TRANSPORT = Transport((Gone,), (Full,))
 
 
 class PaintService:
@@ -120,17 +116,25 @@ def seen_in(image: Frames) -> Face:
     return Face(embedding, places[:5], places[5:].reshape(4), crop)
 
 
-def painter(flux: object, instantid: object | None = None, **defaults: Any) -> Painter:
+def flux(service: object, **defaults: Any) -> Hosted:
+    """Flux as it is deployed here."""
+    return Hosted("flux", service, LIMITS, {"size": "32x16", "steps": 4, **defaults})
+
+
+def painter(service: object, instantid: object | None = None, **defaults: Any) -> Painter:
     found = None if instantid is None else Handle(instantid)
-    return Painter(Handle(flux), found, LIMITS, {"size": "32x16", "steps": 4, **defaults}, TRANSPORT)
+    return Painter(Handle(service), served_model(flux(service, **defaults)), found, TRANSPORT)
 
 
-def front_door(
-    folder: Path, painting: Painter | None = None, finding: FaceFinder | None = None, **settings: Any
-) -> Ingress:
-    store, artifacts = f"sqlite:///{folder / 'store.db'}", ArtifactSettings(url=str(folder / "artifacts"))
-    given = IngressSettings(database=store, artifacts=artifacts, **{"auth": "none", **settings})
-    return Ingress({}, given, dict, painter=painting, faces=finding)
+def front_door(folder: Path, *models: Hosted, **settings: Any) -> Ingress:
+    """A front door before models, each of which has its kind for its id."""
+    return open_door(Cluster(folder).host_models({hosted.kind: hosted for hosted in models}), **settings)
+
+
+def open_door(cluster: Cluster, **settings: Any) -> Ingress:
+    """A front door before all that a cluster serves."""
+    given = IngressSettings(database=cluster.url, artifacts=cluster.where, **{"auth": "none", **settings})
+    return Ingress(given, cluster.served, TRANSPORT)
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ class Room:
         self.service = service or EditService()
         self.handle = Handle(self.service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")), defaults=defaults)
-        self.graph = RollingEdit(self.handle, settings, Transport(lost=(Gone,), busy=(Full,)))
+        self.graph = RollingEdit({"guided-edit": self.handle}, settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def picture(self, pixels: Pixels, name: str = "first.png") -> str:
         (self.folder / name).write_bytes(png(pixels))

@@ -58,8 +58,8 @@ class Method:
     handle: "Handle"
     name: str
 
-    def remote(self, *args: object) -> Call:
-        call = Call(getattr(self.handle.deployed, self.name)(*args))
+    def remote(self, *args: object, **options: object) -> Call:
+        call = Call(getattr(self.handle.deployed, self.name)(*args, **options))
         self.handle.calls.append(call)
         return call
 
@@ -86,6 +86,46 @@ class Handle:
         async with asyncio.timeout(10):
             await asyncio.gather(*(call.task for call in self.calls), return_exceptions=True)
         return self.calls
+
+
+class HostHandle:
+    """Stands for the handle of a host of models: what is asked of one of them reaches that one's own handle.
+
+    Args:
+        services: id → the service, or its handle.
+    """
+
+    def __init__(self, services: Mapping[str, object]) -> None:
+        self.models = {name: each if isinstance(each, Handle) else Handle(each) for name, each in services.items()}
+
+    def options(
+        self, *, method_name: str, stream: bool = False, _by_reference: bool = False, multiplexed_model_id: str = ""
+    ) -> "HostMethod":
+        if stream:
+            assert method_name == "stream", "a host has one method that streams"
+            assert _by_reference, "by value, a frame is too large for one of Ray's messages"
+        return HostMethod(self, method_name, stream, multiplexed_model_id)
+
+    def broadcast(self, method: str, name: str, *args: object) -> Answers:
+        return self.models[name].broadcast(method, *args)
+
+
+@dataclass(frozen=True)
+class HostMethod:
+    """A method of a host, ready to be called: one that streams for a model, or one that answers for it."""
+
+    host: HostHandle
+    name: str
+    stream: bool
+    prefers: str
+
+    def remote(self, model: str, *args: Any, **options: object) -> Any:
+        handle = self.host.models[model]
+        if not self.stream:
+            return getattr(handle.deployed, self.name)(*args, **options)
+        method, *rest = args
+        routed = handle.options(method_name=method, stream=True, _by_reference=True, multiplexed_model_id=self.prefers)
+        return routed.remote(*rest, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +216,6 @@ class MuteService:
     def __init__(self, picture: Frames | None = None) -> None:
         self._picture = picture
 
-    async def edit(self, *asked: object) -> AsyncGenerator[Item]:
+    async def edit(self, *asked: object, **options: object) -> AsyncGenerator[Item]:
         if self._picture is not None:
             yield self._picture

@@ -17,6 +17,7 @@ from composition.graph import NOTHING_KNOWN, GraphSettings, Known
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
 from services.hunyuan_dit.request import RestyleRequest
+from services.model import Role
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 from tests.composition.rolling import Full, Gone
@@ -25,7 +26,15 @@ from tests.composition.serving import Handle
 WIDTH, HEIGHT, FRAMES = 32, 16, 10
 WINDOW = 3
 """Frames that are decoded together."""
-MODELS = ("flux", "instantid", "hunyuan-dit", "svd", "realesrgan")
+ROLES: dict[str, Role] = {
+    "flux": "text-to-image",
+    "instantid": "face",
+    "hunyuan-dit": "restyle",
+    "svd": "image-to-video",
+    "realesrgan": "upscale",
+}
+"""Model → the role that it takes."""
+MODELS = tuple(ROLES)
 
 
 def pixels_of(*causes: object, count: int = 1) -> Pixels:
@@ -127,7 +136,8 @@ class Room:
         self.studio = studio or Studio()
         self.handles = {model: Handle(self.studio) for model in models}
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")), defaults=defaults)
-        self.graph = FullPipeline(self.handles, settings, Transport(lost=(Gone,), busy=(Full,)))
+        taken: dict[Role, Any] = {ROLES[model]: handle for model, handle in self.handles.items()}
+        self.graph = FullPipeline(taken, settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def face(self, seed: int = 1) -> str:
         path = self.folder / f"face{seed}.png"

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,14 +54,21 @@ def numbers(pixels: Pixels) -> list[int]:
     return [media.number_of(frame) for frame in pixels]
 
 
-def workers() -> list[psutil.Process]:
-    """The decoder processes of this process, those included that nobody has waited for."""
+def prepared() -> list[psutil.Process]:
+    """The processes that this one's decoders are forked from: none or one."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "composition.decode_worker" in child.cmdline():
+            while not (command := child.cmdline()):  # it is just being started
+                pass
+            if "composition.decode_server" in command:
                 found.append(child)
     return found
+
+
+def workers() -> list[psutil.Process]:
+    """The decoder processes of this process, those included that nobody has waited for."""
+    return [worker for server in prepared() for worker in server.children()]
 
 
 @pytest.mark.parametrize("name", CODINGS)
@@ -356,44 +362,6 @@ async def test_operations_at_once_wait_for_each_other(tmp_path: Path) -> None:
     assert numbers(last.pixels) == [39]
     assert numbers(sampled.pixels) == [4, 14, 24, 33]
     assert numbers(everything) == list(range(40))
-
-
-def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
-    path = media.count(tmp_path / "a.mp4")
-    script = f"""
-import asyncio
-from pathlib import Path
-from composition.decode import Decoder
-async def main():
-    async with Decoder.open(Path({str(path)!r})) as decoder:
-        print(decoder._process.pid, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(main())
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    ) as parent:
-        assert parent.stdout is not None
-        worker = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-    assert psutil.wait_procs([worker], timeout=10)[1] == [] or worker.status() == psutil.STATUS_ZOMBIE
-
-
-def test_the_process_ends_even_while_it_works() -> None:
-    """Its socket stays open here, as it does for a process that is busy and does not look."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "composition.decode_worker", str(theirs.fileno())]
-    with (
-        ours,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[2]
-        ) as worker,
-    ):
-        theirs.close()
-        assert ours.recv(6) == b"\0\0\0\2{}"
-        assert worker.stdin is not None
-        worker.stdin.close()
-        assert worker.wait(timeout=10) == 1
 
 
 async def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:

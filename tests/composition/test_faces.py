@@ -20,7 +20,8 @@ from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Face, Fact, Features, Frames, StageDone
 from services.instantid.service import InstantId, InstantIdSettings
-from tests.composition.painting import TRANSPORT, FaceService, front_door, seen_in
+from tests.composition.deployed import TRANSPORT, Hosted
+from tests.composition.painting import FaceService, front_door, seen_in
 from tests.composition.rolling import Full
 from tests.composition.serving import Handle, noise
 
@@ -177,7 +178,7 @@ def instantid(tmp_path_factory: pytest.TempPathFactory) -> InstantId:
 
 
 async def test_a_real_face_as_a_form_and_as_json(tmp_path: Path, instantid: InstantId) -> None:
-    door = front_door(tmp_path, None, finder(instantid))
+    door = front_door(tmp_path, Hosted("instantid", instantid))
     form = await posted(door, files={"image": ("a.png", ASTRONAUT)}, data={"model": "instantid"})
     assert form.status_code == 200, form.text
     found = form.json()
@@ -192,7 +193,7 @@ async def test_a_real_face_as_a_form_and_as_json(tmp_path: Path, instantid: Inst
 
 
 async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) -> None:
-    answer = await posted(front_door(tmp_path, None, finder(instantid)), json={"image": data_url(png(noise(3)))})
+    answer = await posted(front_door(tmp_path, Hosted("instantid", instantid)), json={"image": data_url(png(noise(3)))})
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["param"], error["message"]) == ("image", "image: there is no face in this picture")
@@ -209,7 +210,7 @@ async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) ->
         ({"json": {"image": "file_none"}}, 404, "image: there is no file 'file_none'"),
         ({"json": {"image": "data:image/png;base64,AAAA"}}, 422, "image: "),
         ({"json": {"image": "x", "modle": "y"}}, 422, "modle: there is no such field; did you mean model?"),
-        ({"json": {"image": "x", "model": "flux"}}, 422, "model: input should be 'instantid', got 'flux'"),
+        ({"json": {"image": "x", "model": "flux"}}, 422, "model: must be one of instantid, got 'flux'"),
         ({"json": []}, 400, "the body must be a JSON object"),
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 400, "Content-Type: "),
         ({"files": {"face": ("a.png", ASTRONAUT)}}, 422, "face: there is no such media field"),
@@ -219,7 +220,7 @@ async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) ->
 )
 async def test_what_is_refused(tmp_path: Path, request_: dict[str, Any], status: int, message: str) -> None:
     service = FaceService()
-    answer = await posted(front_door(tmp_path, None, finder(service), max_json_bytes=2000), **request_)
+    answer = await posted(front_door(tmp_path, Hosted("instantid", service), max_json_bytes=2000), **request_)
     error = answer.json()["error"]
     assert (answer.status_code, error["message"].startswith(message)) == (status, True), answer.text
     assert service.asked == []
@@ -228,6 +229,6 @@ async def test_what_is_refused(tmp_path: Path, request_: dict[str, Any], status:
 async def test_without_a_key_or_a_model_there_is_nothing(tmp_path: Path) -> None:
     assert (await posted(front_door(tmp_path), json={"image": "x"})).status_code == 404
     service = FaceService()
-    closed = front_door(tmp_path, None, finder(service), auth="keys")
+    closed = front_door(tmp_path, Hosted("instantid", service), auth="keys")
     assert (await posted(closed, json={"image": data_url(ASTRONAUT)})).status_code == 401
     assert service.asked == []

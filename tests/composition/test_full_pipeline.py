@@ -13,7 +13,7 @@ from composition.graph import Known
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Frames, Item, Progress, Result, StageDone
 from tests.composition.rolling import Full, Gone, facts, gathered, of
-from tests.composition.studio import FRAMES, MODELS, Room, Studio
+from tests.composition.studio import FRAMES, MODELS, ROLES, Room, Studio
 
 ALL: dict[str, Any] = {"restyle": {"prompt": "watercolour"}, "loras": ["snow", "ink:0.5"]}
 
@@ -90,7 +90,7 @@ async def test_a_strength_of_nothing_is_no_face_and_faces_differ(room: Room) -> 
 @pytest.mark.parametrize("missing", ["instantid", "hunyuan-dit", "svd", "realesrgan"])
 async def test_a_model_that_is_not_served_is_named(tmp_path: Path, missing: str) -> None:
     room = Room(tmp_path, models=tuple(model for model in MODELS if model != missing))
-    with pytest.raises(InvalidParameter, match=f"{missing} is not served here"):
+    with pytest.raises(InvalidParameter, match=f"no model for {ROLES[missing]} is served here"):
         await room.items(face=room.face(), restyle="ink")
     assert room.studio.asked == []
 

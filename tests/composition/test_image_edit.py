@@ -13,24 +13,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Transport
 from composition.encode import png
 from composition.image_edit import EditedImage, Editor, ImageEditRequest
-from composition.ingress import Ingress, IngressSettings
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Frames, Pixels
 from services.limits import MAX_SEED
 from services.qwen_edit.request import DEFAULT_PROMPT
-from tests.composition.rolling import Full, Gone
+from tests.composition.deployed import TRANSPORT, Hosted, served_model
+from tests.composition.painting import front_door
+from tests.composition.rolling import Full
 from tests.composition.serving import EditService, Handle, MuteService, noise, results
 
 EDGES, PICTURE = Frames(noise(1, 64, 48)[None]), Frames(noise(2, 51, 37)[None])
 LIMITS = {"max_area": 64 * 64, "steps": 9}
 
 
+def qwen_edit(service: object, **defaults: Any) -> Hosted:
+    return Hosted("qwen-edit", service, LIMITS, {"steps": 3, "max_area": 64 * 32, **defaults})
+
+
 def editor(service: object, **defaults: Any) -> Editor:
-    return Editor(Handle(service), LIMITS, {"steps": 3, "max_area": 64 * 32, **defaults}, Transport((Gone,), (Full,)))
+    return Editor(Handle(service), served_model(qwen_edit(service, **defaults)), TRANSPORT)
 
 
 def asked(pictures: int = 2, **fields: Any) -> ImageEditRequest:
@@ -79,7 +82,6 @@ def test_what_is_asked_stands_before_the_configuration_s_defaults() -> None:
         (2, {"size": "large"}, InvalidParameter, "size: string should match pattern"),
         (2, {"response_format": "url"}, InvalidParameter, "response_format: input should be 'b64_json', got 'url'"),
         (2, {"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
-        (2, {"model": "dall-e-2"}, InvalidParameter, "model: input should be 'qwen-edit', got 'dall-e-2'"),
         (2, {"step": 3}, InvalidParameter, "step: there is no such field; did you mean steps?"),
         (2, {"steps": 10}, LimitExceeded, "steps: 10 is more than the limit of 9"),
         (2, {"max_area": 5000}, LimitExceeded, "max_area: 5000 is more than the limit of 4096"),
@@ -159,7 +161,7 @@ async def test_an_error_at_any_of_them_is_the_answer(error: Exception, becomes: 
 async def test_leaving_stops_the_work(number: int) -> None:
     service = EditService(hanging=number)
     handle = Handle(service)
-    made = Editor(handle, LIMITS, {}, Transport())
+    made = Editor(handle, served_model(qwen_edit(service)), TRANSPORT)
     task = asyncio.create_task(made.edit(asked(2, n=3), [EDGES, PICTURE]))
     await service.hangs.wait()
     task.cancel()
@@ -173,10 +175,8 @@ async def test_leaving_stops_the_work(number: int) -> None:
 # Over HTTP.
 
 
-async def posted(folder: Path, made: Editor | None, pictures: Sequence[Frames], **fields: str) -> httpx.Response:
-    store = f"sqlite:///{folder / 'store.db'}"
-    settings = IngressSettings(database=store, artifacts=ArtifactSettings(url=str(folder / "artifacts")), auth="none")
-    api = Ingress({}, settings, dict, made).api()
+async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
+    api = front_door(folder, *models).api()
     images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)
@@ -187,7 +187,7 @@ async def posted(folder: Path, made: Editor | None, pictures: Sequence[Frames], 
 async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
     service = EditService()
     fields = {"n": "2", "seed": "9", "ttlg[lr]": "0.25", "model": "qwen-edit"}
-    answer = await posted(tmp_path, editor(service), [EDGES, PICTURE], **fields)
+    answer = await posted(tmp_path, [qwen_edit(service)], [EDGES, PICTURE], **fields)
     assert answer.status_code == 200, answer.text
     assert [image["seed"] for image in answer.json()["data"]] == [9, 10]
     one = service.asked[0]
@@ -199,7 +199,11 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
 
 async def test_what_is_refused_over_http(tmp_path: Path) -> None:
     service = EditService()
-    three = await posted(tmp_path, editor(service), [PICTURE] * 3, prompt="x")
+    three = await posted(tmp_path, [qwen_edit(service)], [PICTURE] * 3, prompt="x")
     assert (three.status_code, three.json()["error"]["param"]) == (422, "image")
-    assert (await posted(tmp_path, None, [PICTURE], prompt="x")).status_code == 404
+    other = await posted(tmp_path, [qwen_edit(service)], [PICTURE], prompt="x", model="dall-e-2")
+    error = other.json()["error"]
+    assert (other.status_code, error["param"]) == (422, "model")
+    assert error["message"] == "model: must be one of qwen-edit, got 'dall-e-2'"
+    assert (await posted(tmp_path, [], [PICTURE], prompt="x")).status_code == 404
     assert service.asked == []

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from composition.encode import png
-from composition.faces import FaceFinder, Identity
+from composition.faces import Identity
 from composition.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
 from composition.ingress import Ingress
 from miniatures.random import written
@@ -24,16 +24,9 @@ from services.flux.service import Flux, FluxSettings, IdentitySettings
 from services.frames import Frames, Pixels
 from services.instantid.service import InstantId, InstantIdSettings
 from services.limits import MAX_SEED
-from tests.composition.painting import (
-    LIMITS,
-    TRANSPORT,
-    FaceService,
-    PaintService,
-    front_door,
-    painted,
-    painter,
-    seen_in,
-)
+from tests.composition.deployed import TRANSPORT, Hosted, served_model
+from tests.composition.painting import FaceService, PaintService, front_door, painted, painter, seen_in
+from tests.composition.painting import flux as flux_model
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, noise
 
@@ -101,7 +94,6 @@ def test_what_openai_s_clients_say_and_what_means_nothing_here() -> None:
         ({"response_format": "url"}, InvalidParameter, "response_format: nothing is stored here, so there is no url;"),
         ({"response_format": "png"}, InvalidParameter, "response_format: input should be 'b64_json', got 'png'"),
         ({"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
-        ({"model": "dall-e-3"}, InvalidParameter, "model: input should be 'flux', got 'dall-e-3'"),
         ({"quality": "hd"}, InvalidParameter, "quality: input should be 'auto' or 'standard', got 'hd'"),
         ({"background": "transparent"}, InvalidParameter, "background: input should be 'auto' or 'opaque'"),
         ({"style": "vivid"}, InvalidParameter, "style: cannot be chosen here: say it in the prompt"),
@@ -136,7 +128,7 @@ def test_the_highest_seeds() -> None:
 async def test_each_picture_has_its_seed() -> None:
     service = PaintService()
     handle = Handle(service)
-    made = Painter(handle, None, LIMITS, {}, TRANSPORT)
+    made = Painter(handle, served_model(flux_model(service)), None, TRANSPORT)
     loras = ["style/b:2", "a"]
     request = made.asked({"prompt": "x", "seed": 5, "n": 3, "size": "32x16", "steps": 2, "loras": loras}, face=False)
     answer = await made.paint(request, None)
@@ -201,7 +193,7 @@ async def test_too_few_pictures_are_no_answer() -> None:
 async def test_leaving_stops_the_work(done: int) -> None:
     service = PaintService(hanging=done)
     handle = Handle(service)
-    made = Painter(handle, None, LIMITS, {}, TRANSPORT)
+    made = Painter(handle, served_model(flux_model(service)), None, TRANSPORT)
     task = asyncio.create_task(made.paint(asked(n=2), None))
     await service.hangs.wait()
     task.cancel()
@@ -277,8 +269,8 @@ def data_url(data: bytes) -> str:
 
 
 async def test_a_ready_identity_paints_what_its_picture_did(tmp_path: Path, flux: Flux, instantid: InstantId) -> None:
-    made = Painter(Handle(flux), Handle(instantid), {}, {"size": "64x48", "steps": 2}, TRANSPORT)
-    door = front_door(tmp_path, made, FaceFinder(Handle(instantid), TRANSPORT))
+    painting = Hosted("flux", flux, defaults={"size": "64x48", "steps": 2})
+    door = front_door(tmp_path, painting, Hosted("instantid", instantid))
     found = await posted(door, "/v1/faces", files={"image": ("a.png", ASTRONAUT)})
     identity = found.json()["identity"]
     fields = {"prompt": "a boat", "seed": 3}
@@ -303,10 +295,10 @@ async def test_a_ready_identity_paints_what_its_picture_did(tmp_path: Path, flux
 
 
 async def test_a_lora_that_is_not_there_is_refused_by_the_service(tmp_path: Path, flux: Flux) -> None:
-    made = Painter(Handle(flux), None, {}, {"size": "64x48", "steps": 2}, TRANSPORT)
+    painting = Hosted("flux", flux, defaults={"size": "64x48", "steps": 2})
     for more in ({}, {"stream": True}):
         body = {"prompt": "x", "loras": [{"name": "none"}], **more}
-        answer = await posted(front_door(tmp_path, made), "/v1/images/generations", json=body)
+        answer = await posted(front_door(tmp_path, painting), "/v1/images/generations", json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, "loras")
 
 
@@ -316,7 +308,7 @@ async def test_a_lora_that_is_not_there_is_refused_by_the_service(tmp_path: Path
 async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
     service = PaintService()
     fields = {"prompt": "a boat", "n": "2", "seed": "9", "loras[]": ["a:0.5", "b"], "model": "flux"}
-    door = front_door(tmp_path, painter(service, FaceService()))
+    door = front_door(tmp_path, flux_model(service), Hosted("instantid", FaceService()))
     picture = {"face": ("f.png", png(PICTURE.pixels[0]))}
     answer = await posted(door, "/v1/images/generations", data=fields, files=picture)
     assert answer.status_code == 200, answer.text
@@ -337,12 +329,13 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
         ({"prompt": "x", "face": "data:image/png;base64,AAAA"}, 422, "face: "),
         ({"prompt": "x", "face": "file_1", "identity": IDENTITY}, 422, "identity: give either this or face, not both"),
         ({"prompt": "x", "steps": 41, "stream": True}, 422, "steps: 41 is more than the limit of 40"),
+        ({"prompt": "x", "model": "dall-e-3"}, 422, "model: must be one of flux, got 'dall-e-3'"),
         ({"prompt": "x" * 30_000}, 413, "the body has more bytes than the limit of 20000"),
     ],
 )
 async def test_what_is_refused_over_http(tmp_path: Path, body: dict[str, Any], status: int, message: str) -> None:
     service = PaintService()
-    door = front_door(tmp_path, painter(service, FaceService()), max_json_bytes=20_000)
+    door = front_door(tmp_path, flux_model(service), Hosted("instantid", FaceService()), max_json_bytes=20_000)
     answer = await posted(door, "/v1/images/generations", json=body)
     assert (answer.status_code, answer.json()["error"]["message"].startswith(message)) == (status, True), answer.text
     assert service.asked == []
@@ -350,7 +343,7 @@ async def test_what_is_refused_over_http(tmp_path: Path, body: dict[str, Any], s
 
 async def test_somebody_else_s_picture_is_not_there(tmp_path: Path) -> None:
     service = PaintService()
-    door = front_door(tmp_path, painter(service, FaceService()), auth="keys")
+    door = front_door(tmp_path, flux_model(service), Hosted("instantid", FaceService()), auth="keys")
     ann, ben = (door._store.add_key(owner) for owner in ("ann", "ben"))
     upload = await posted(door, "/v1/files", ann, files={"file": ("f.png", png(PICTURE.pixels[0]))})
     body = {"prompt": "x", "face": upload.json()["id"]}

@@ -20,14 +20,14 @@ from clients import AsyncClient
 from clients.errors import ApiError
 from clients.objects import CompletedImage, ImageProgress, PartialImage
 from composition.encode import png
-from composition.faces import FaceFinder
 from composition.image_generation import BEGUN, Painter
 from composition.ingress import Ingress
 from composition.sse import KEEP_ALIVE, EventStream, said
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import Lora
 from services.frames import Pixels
-from tests.composition.painting import TRANSPORT, FaceService, PaintService, front_door, painted, painter, served
+from tests.composition.deployed import TRANSPORT, Hosted, served_model
+from tests.composition.painting import FaceService, PaintService, flux, front_door, painted, served
 from tests.composition.rolling import Full
 from tests.composition.serving import Handle, noise
 
@@ -67,7 +67,7 @@ async def streamed(door: Ingress, **fields: Any) -> httpx.Response:
 
 async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
     service = PaintService(preview_every=1)
-    answer = await streamed(front_door(tmp_path, painter(service)), n=2, partial_images=2, size="48x32")
+    answer = await streamed(front_door(tmp_path, flux(service)), n=2, partial_images=2, size="48x32")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.text.startswith(BEGUN)
@@ -93,12 +93,12 @@ async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
 @pytest.mark.parametrize("every", [0, 1])
 async def test_no_preview_is_told_that_nobody_asked_for(tmp_path: Path, every: int) -> None:
     most = 3 if every == 0 else 0
-    answer = await streamed(front_door(tmp_path, painter(PaintService(preview_every=every))), partial_images=most)
+    answer = await streamed(front_door(tmp_path, flux(PaintService(preview_every=every))), partial_images=most)
     assert [name for name, _ in read(answer.text)] == ["image_generation.completed"]
 
 
 async def test_each_step_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
-    answer = await streamed(front_door(tmp_path, painter(PaintService())), n=2, steps=2, progress=True)
+    answer = await streamed(front_door(tmp_path, flux(PaintService())), n=2, steps=2, progress=True)
     steps = [event for name, event in read(answer.text) if name == "image_generation.progress"]
     assert [(event["stage"], event["done"], event["total"]) for event in steps] == [("paint", n, 4) for n in range(5)]
 
@@ -106,7 +106,7 @@ async def test_each_step_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
 async def test_a_picture_is_told_before_the_next_one_is_painted(tmp_path: Path) -> None:
     service = PaintService(hanging=5)
     async with (
-        served(front_door(tmp_path, painter(service))) as url,
+        served(front_door(tmp_path, flux(service))) as url,
         httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client,
         client.stream("POST", ROUTE, json=body(n=2)) as answer,
     ):
@@ -121,7 +121,7 @@ async def test_a_picture_is_told_before_the_next_one_is_painted(tmp_path: Path) 
 
 async def test_openai_s_client_reads_it(tmp_path: Path) -> None:
     service = PaintService(preview_every=1)
-    door = front_door(tmp_path, painter(service, FaceService()))
+    door = front_door(tmp_path, flux(service), Hosted("instantid", FaceService()))
     async with served(door) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as client:
         stream = await client.images.generate(
             model="flux", prompt="a boat", stream=True, partial_images=2, size="48x32", extra_body={"steps": 4}
@@ -141,11 +141,11 @@ async def test_openai_s_client_reads_it(tmp_path: Path) -> None:
 
 
 async def test_our_own_client_reads_it(tmp_path: Path) -> None:
-    service, finding = PaintService(preview_every=2), FaceFinder(Handle(FaceService()), TRANSPORT)
+    service = PaintService(preview_every=2)
     file = tmp_path / "face.png"
     file.write_bytes(png(noise(1)))
     async with (
-        served(front_door(tmp_path, painter(service, FaceService()), finding)) as url,
+        served(front_door(tmp_path, flux(service), Hosted("instantid", FaceService()))) as url,
         AsyncClient(url) as client,
     ):
         found = await client.faces.find(file)
@@ -173,7 +173,7 @@ async def test_our_own_client_reads_it(tmp_path: Path) -> None:
 
 
 async def test_openai_s_client_is_told_of_an_error_in_the_stream(tmp_path: Path) -> None:
-    door = front_door(tmp_path, painter(PaintService(failing={6: ModelFailed("out of memory")})))
+    door = front_door(tmp_path, flux(PaintService(failing={6: ModelFailed("out of memory")})))
     async with served(door) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as client:
         stream = await client.images.generate(model="flux", prompt="a boat", stream=True, n=2)
         seen: list[str] = []
@@ -201,11 +201,11 @@ async def gathered(stream: openai.AsyncStream[Any], seen: list[str]) -> None:
 async def test_what_is_refused_before_the_work_begins_is_a_status(
     tmp_path: Path, error: Exception, status: int, code: str
 ) -> None:
-    for made, fields in (
-        (painter(PaintService(failing={0: error})), {}),
-        (painter(PaintService(), FaceService(error)), {"face": PICTURE}),
+    for models, fields in (
+        ([flux(PaintService(failing={0: error}))], {}),
+        ([flux(PaintService()), Hosted("instantid", FaceService(error))], {"face": PICTURE}),
     ):
-        answer = await streamed(front_door(tmp_path, made), **fields)
+        answer = await streamed(front_door(tmp_path, *models), **fields)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -220,7 +220,7 @@ async def test_what_is_refused_before_the_work_begins_is_a_status(
 async def test_what_goes_wrong_later_is_the_last_event(
     tmp_path: Path, error: Exception, status: int, code: str, message: str
 ) -> None:
-    answer = await streamed(front_door(tmp_path, painter(PaintService(failing={2: error}))))
+    answer = await streamed(front_door(tmp_path, flux(PaintService(failing={2: error}))))
     assert answer.status_code == 200
     kind = "server_error"
     detail = {"message": message, "type": kind, "param": None, "code": code}
@@ -228,7 +228,7 @@ async def test_what_goes_wrong_later_is_the_last_event(
 
 
 async def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
-    answer = await streamed(front_door(tmp_path, painter(PaintService(forgets=1))), n=2)
+    answer = await streamed(front_door(tmp_path, flux(PaintService(forgets=1))), n=2)
     assert read(answer.text)[-1][1]["error"]["message"] == "the model made 1 of 2 pictures"
 
 
@@ -239,8 +239,10 @@ async def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
 async def test_closing_the_connection_stops_the_work(tmp_path: Path, done: int) -> None:
     service = PaintService(hanging=done)
     handle = Handle(service)
-    made = Painter(handle, None, {}, {"size": "32x16"}, TRANSPORT)
-    async with served(front_door(tmp_path, made)) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client:
+    async with (
+        served(front_door(tmp_path, flux(handle))) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client,
+    ):
         async with client.stream("POST", ROUTE, json=body(n=2)) as answer:
             assert answer.status_code == 200
             await asyncio.wait_for(service.hangs.wait(), WAIT_S)
@@ -314,7 +316,7 @@ async def test_a_stream_that_nobody_comes_for_is_closed() -> None:
 async def test_leaving_before_the_work_begins(tmp_path: Path) -> None:
     service = PaintService(hanging=0)
     handle = Handle(service)
-    made = Painter(handle, None, {}, {}, TRANSPORT)
+    made = Painter(handle, served_model(flux(service)), None, TRANSPORT)
     request = made.asked(body(), face=False)
     task = asyncio.create_task(EventStream(made.events(request, None), unexpected).begun())
     await service.hangs.wait()

@@ -12,37 +12,41 @@ from typing import Any
 import pytest
 import yaml
 
-from composition.app import AppSettings
-from composition.pull import DONE, FAILED, INTERRUPTED, REFUSED, Named, named, pull
-from services.flux.service import FluxSettings
-from services.instantid.service import InsightFaceSettings, InstantIdSettings
+from composition.pull import DONE, FAILED, INTERRUPTED, REFUSED, Acceptance, Named, find_weights, pull
+from composition.settings import ModelEntry
 from services.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 INTERNVL, SVD = "OpenGVLab/InternVL3_5-8B-HF", "stabilityai/stable-video-diffusion-img2vid-xt"
+OTHER = "somebody/something"
+KNOWN = Acceptance(conditions=True)
 WAIT_S = 120
 
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with running() as hub:
-        for name in (INTERNVL, SVD):
+        for name in (INTERNVL, SVD, OTHER):
             hub.repositories[name] = Repository({"model.safetensors": name.encode() * 1000})
         yield hub
 
 
-def remote(hub: HubServer, name: str, **fields: Any) -> dict[str, Any]:
-    return {"weights": {"repository": name, "revision": COMMIT, "endpoint": hub.url, **fields}}
+def remote(hub: HubServer, name: str, kind: str, **fields: Any) -> dict[str, Any]:
+    return {"kind": kind, "weights": {"repository": name, "revision": COMMIT, "endpoint": hub.url, **fields}}
 
 
-def settings(home: Path, **models: Any) -> AppSettings:
-    return AppSettings.model_validate({"home": home, "auth": "none", **models})
+def entries(**models: dict[str, Any]) -> dict[str, ModelEntry]:
+    return {name: ModelEntry.model_validate(model) for name, model in models.items()}
 
 
 def program(tmp_path: Path, models: dict[str, Any], *words: str) -> list[str]:
-    args = {"home": str(tmp_path / "home"), "auth": "none", **models}
-    config = {"applications": [{"name": "reelgraph", "import_path": "composition.app:build", "args": args}]}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    """The command, with a file of an application for each model."""
+    path, home = "composition.app:models", str(tmp_path / "home")
+    blocks = [
+        {"name": name, "route_prefix": None, "import_path": path, "args": {"home": home, "models": {name: model}}}
+        for name, model in models.items()
+    ]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"applications": blocks}))
     return [sys.executable, "-m", "composition", "pull", "--config", str(tmp_path / "config.yaml"), *words]
 
 
@@ -53,8 +57,12 @@ def fetched(home: Path) -> dict[str, bytes]:
 
 
 def test_everything_free_is_fetched(hub, tmp_path, capsys):
-    models = {"internvl": remote(hub, INTERNVL, offline=True), "wan": {"weights": {"path": "/w/wan"}}}
-    assert pull(settings(tmp_path, **models), accept_licences=False) == DONE
+    models = entries(
+        internvl=remote(hub, INTERNVL, "internvl", offline=True),
+        wan={"kind": "wan", "weights": {"path": "/w/wan"}},
+        svd={"kind": "svd", "weights": {"path": "/w/svd", "licence": "Apache-2.0"}},
+    )
+    assert pull(models, tmp_path, Acceptance()) == DONE
     assert list(fetched(tmp_path)) == [INTERNVL]
     out, told = capsys.readouterr()
     assert out.splitlines() == [
@@ -64,30 +72,59 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         "wan.weights: path:wan",
         "  nothing to fetch",
         "  licence: unknown (commercial use: unknown; see the repository; no address known)",
+        "svd.weights: path:svd",
+        "  nothing to fetch",
+        "  licence: Apache-2.0 (as the configuration says)",
         "all there",
     ]
     assert told == f"{INTERNVL}: 27.0 kB of 27.0 kB\n"
-    assert pull(settings(tmp_path, **models), accept_licences=False) == DONE
+    assert pull(models, tmp_path, Acceptance()) == DONE
     assert "of which 0 bytes are to be fetched" in capsys.readouterr().out
     assert hub.served.total() == 1
 
 
-def test_conditions_must_be_accepted(hub, tmp_path, capsys):
-    models = settings(tmp_path, internvl=remote(hub, INTERNVL), svd=remote(hub, SVD))
-    assert pull(models, accept_licences=False) == REFUSED
+@pytest.mark.parametrize("acceptance", [KNOWN, Acceptance(sources=(SVD,))])
+def test_conditions_must_be_accepted(hub, tmp_path, capsys, acceptance):
+    models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
+    assert pull(models, tmp_path, Acceptance()) == REFUSED
     out, told = capsys.readouterr()
     assert "licence: Stability AI Community (commercial use: restricted;" in out
-    assert told == f"not free of conditions: {SVD}. Read the terms, and give --accept-licences\n"
+    how = f"read its terms, and give --accept-licence {SVD} or --accept-licences"
+    assert told == f"{SVD} is not accepted (Stability AI Community): {how}\n"
     assert hub.served.total() == 0
-    assert pull(models, accept_licences=True) == DONE
+    assert pull(models, tmp_path, acceptance) == DONE
     assert fetched(tmp_path).keys() == {INTERNVL, SVD}
-    assert pull(models, accept_licences=False) == DONE  # what is here already is not asked about
+    assert pull(models, tmp_path, Acceptance()) == DONE  # what is here already is not asked about
+
+
+def test_unknown_terms_must_be_accepted_by_name(hub, tmp_path, capsys):
+    models = entries(svd=remote(hub, SVD, "svd"), wan=remote(hub, OTHER, "wan"), again=remote(hub, OTHER, "wan"))
+    assert pull(models, tmp_path, KNOWN) == REFUSED
+    how = f"read its terms, and give --accept-licence {OTHER}"
+    assert capsys.readouterr().err == f"{OTHER} is not accepted (its licence is not known to this project): {how}\n"
+    assert hub.served.total() == 0
+    assert pull(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
+    assert SVD in capsys.readouterr().err
+    assert pull(models, tmp_path, Acceptance(conditions=True, sources=(OTHER,))) == DONE
+    assert fetched(tmp_path).keys() == {SVD, OTHER}
+    assert pull(models, tmp_path, Acceptance()) == DONE
+
+
+def test_a_licence_that_the_configuration_names_is_accepted(hub, tmp_path):
+    assert pull(entries(wan=remote(hub, OTHER, "wan", licence="MIT")), tmp_path, Acceptance()) == DONE
+    assert fetched(tmp_path).keys() == {OTHER}
+
+
+def test_what_is_accepted_must_be_named(hub, tmp_path, capsys):
+    models = entries(wan=remote(hub, OTHER, "wan"))
+    assert pull(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
+    assert capsys.readouterr().err == "--accept-licence: this configuration names no somebody/else\n"
 
 
 def test_a_shut_gate_is_known_before_anything_is_fetched(hub, tmp_path, capsys):
     hub.repositories[SVD].gate = "GatedRepo"
-    models = settings(tmp_path, internvl=remote(hub, INTERNVL), svd=remote(hub, SVD))
-    assert pull(models, accept_licences=True) == FAILED
+    models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
+    assert pull(models, tmp_path, KNOWN) == FAILED
     assert "svd.weights: weights.repository: stabilityai/" in capsys.readouterr().err
     assert hub.served.total() == 0
 
@@ -97,66 +134,92 @@ def test_the_room_is_for_all_together(hub, tmp_path, capsys):
     most = disk.f_bavail * disk.f_frsize * 2 // 3
     for name in (INTERNVL, SVD):
         hub.repositories[name].claimed = {"model.safetensors": most}
-    models = settings(tmp_path, internvl=remote(hub, INTERNVL), svd=remote(hub, SVD))
-    assert pull(models, accept_licences=True) == FAILED
+    models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
+    assert pull(models, tmp_path, KNOWN) == FAILED
     assert "are to be fetched, and" in capsys.readouterr().err
     assert hub.served.total() == 0
 
 
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     hub.repositories[INTERNVL].claimed = {"model.safetensors": 5}
-    models = settings(tmp_path, internvl=remote(hub, INTERNVL), svd=remote(hub, SVD))
-    assert pull(models, accept_licences=True) == FAILED
+    models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
+    assert pull(models, tmp_path, KNOWN) == FAILED
     assert "internvl.weights: weights.repository: OpenGVLab" in capsys.readouterr().err
     assert SVD in fetched(tmp_path)
 
 
 def test_weights_are_found_however_deep():
     where = {"repository": "a/b", "revision": COMMIT}
-    lora = {"name": "style", "file": "style.safetensors", **where}
+    lora = {"name": "style", "file": "style.safetensors", "licence": "MIT", **where}
     flux = {"weights": where, "identity": {"weights": {"path": "/w/InfiniteYou"}}, "lora_repositories": [lora]}
-    assert list(named(FluxSettings.model_validate(flux), "flux")) == [
-        Named("flux.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
-        Named("flux.identity.weights", "path:InfiniteYou"),
-        Named(
-            "flux.lora_repositories.0", "a/b", Weights(repository="a/b", revision=COMMIT, files=("style.safetensors",))
-        ),
+    style = Weights(repository="a/b", revision=COMMIT, files=("style.safetensors",), licence="MIT")
+    faces = {"recogniser": {"path": "/w/recogniser"}, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
+    found = find_weights(entries(painter={"kind": "flux", **flux}, instantid={"kind": "instantid", **faces}))
+    assert found == [
+        Named("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
+        Named("painter.identity.weights", "path:InfiniteYou"),
+        Named("painter.lora_repositories.0", "a/b", style, "MIT"),
+        Named("instantid.recogniser", "path:recogniser"),
+        Named("instantid.detector.pack", "path:antelopev2"),
     ]
-    pack = InsightFaceSettings(kind="insightface", pack=Path("/packs/antelopev2"))
-    faces = InstantIdSettings(recogniser=Weights(path=Path("/w/recogniser")), detector=pack)
-    found = {one.field: one.licence.commercial for one in named(faces)}
-    assert found == {"recogniser": "unknown", "detector.pack": "forbidden"}
+    assert [one.licence.commercial for one in found] == ["unknown", "forbidden", "stated", "unknown", "forbidden"]
+
+
+def test_the_local_configuration_asks_nothing_and_knows_every_licence(tmp_path):
+    environment = {**os.environ, "REELGRAPH_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "composition", "pull"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S, env=environment)
+    assert (ended.returncode, ended.stderr) == (DONE, "")
+    assert ended.stdout.count("licence: Apache-2.0 (as the configuration says)") == 8
+    assert "unknown" not in ended.stdout
 
 
 def test_a_configuration_that_cannot_be(tmp_path):
-    command = program(tmp_path, {"internvl": {"weights": {"repository": "a/b", "revision": "main"}}})
+    broken = {"kind": "internvl", "weights": {"repository": "a/b", "revision": "main"}}
+    command = program(tmp_path, {"internvl": broken})
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
     assert (ended.returncode, "must be pinned to a commit" in ended.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("answer", "status"), [("y", DONE), ("", REFUSED)])
-def test_a_question_at_a_terminal(hub, tmp_path, answer, status):
+def test_licences_are_accepted_on_the_command_line(hub, tmp_path):
+    models = {"svd": remote(hub, SVD, "svd"), "wan": remote(hub, OTHER, "wan")}
+    words = ("--accept-licence", SVD, "--accept-licence", OTHER)
+    ended = subprocess.run(
+        program(tmp_path, models, *words), check=False, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert ended.returncode == DONE, ended.stderr
+    assert fetched(tmp_path / "home").keys() == {SVD, OTHER}
+
+
+@pytest.mark.parametrize(("answers", "status"), [("yy", DONE), ("yn", REFUSED), ("n", REFUSED)])
+def test_a_question_at_a_terminal_for_each_repository(hub, tmp_path, answers, status):
     ours, theirs = pty.openpty()
+    models = {"svd": remote(hub, SVD, "svd"), "wan": remote(hub, OTHER, "wan")}
     process = subprocess.Popen(
-        program(tmp_path, {"svd": remote(hub, SVD)}), stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True
+        program(tmp_path, models), stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True
     )
     os.close(theirs)
-    said = b""
-    while b"[y/N]" not in said:
-        said += os.read(ours, 4096)
-    os.write(ours, f"{answer}\n".encode())
+    asked: list[str] = []
+    for answer in answers:
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(ours, 4096)
+        asked.append(said.decode())
+        os.write(ours, f"{answer}\n".encode())
     out, _ = process.communicate(timeout=WAIT_S)
     os.close(ours)
+    assert f"{SVD} is not free of conditions. Have you read its terms" in asked[0]
+    assert all(f"The licence of {OTHER} is not known to this project. Have" in question for question in asked[1:])
     assert process.returncode == status
     assert out.endswith("all there\n") == (status == DONE)
-    assert list(fetched(tmp_path / "home")) == ([SVD] if status == DONE else [])
+    assert fetched(tmp_path / "home").keys() == ({SVD, OTHER} if status == DONE else set())
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_does_not_wait_for_the_hub(hub, tmp_path, how):
     hub.hold.clear()
     process = subprocess.Popen(
-        program(tmp_path, {"internvl": remote(hub, INTERNVL)}),
+        program(tmp_path, {"internvl": remote(hub, INTERNVL, "internvl")}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -15,20 +15,18 @@ import pytest
 from pydantic import ValidationError
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.calls import Transport
-from composition.full_pipeline import FullPipelineRequest
+from composition.graph import GraphSettings
 from composition.jobs import JobRunner, RunnerSettings
-from composition.scenes import Board, StoryboardRequest, StoryboardSettings, frames_of, job_of
+from composition.scenes import Board, StoryboardRequest, frames_of, job_of
 from composition.script import Scene, Script
-from composition.store import Store, new_id
+from composition.store import new_id
 from composition.storyboard import Storyboard
 from composition.tables import Job
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Item, Progress, StageDone, Text
 from services.internvl.request import DescribeRequest
-from tests.composition.rolling import Gone
-from tests.composition.serving import Handle
-from tests.composition.studio import MODELS, Room, Studio
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted
+from tests.composition.studio import MODELS, Studio
 from tests.waiting import until
 
 SHOT: dict[str, Any] = {"seed": 7, "animate": {"num_frames": 6}, "upscale": False}
@@ -72,28 +70,25 @@ def script(*durations: float, **first: Any) -> dict[str, Any]:
 
 
 class Set:
-    """A store, and a runner of storyboards and of their scenes."""
+    """What serves storyboards and their scenes, and a runner of both."""
 
     def __init__(self, folder: Path, studio: Studio | None = None, writer: Writer | None = None) -> None:
-        self.url = f"sqlite:///{folder / 'store.db'}"
-        self.store = Store(self.url)
-        self.room = Room(folder, studio)
-        self.where = ArtifactSettings(url=str(folder / "artifacts"))
-        self.artifacts = Artifacts(self.where)
-        settings = StoryboardSettings(artifacts=self.where, database=self.url, models=MODELS)
-        internvl = Handle(writer) if writer else None
-        self.graphs = {
-            "storyboard": Handle(Storyboard(internvl, settings, Transport(lost=(Gone,)))),
-            "full-pipeline": Handle(self.room.graph),
-        }
+        self.studio = studio or Studio()
+        services: dict[str, object] = dict.fromkeys(MODELS, self.studio)
+        if writer is not None:
+            services["internvl"] = writer
+        self.cluster = Cluster(folder)
+        self.cluster.host_models({kind: Hosted(kind, service) for kind, service in services.items()})
+        self.cluster.host_graphs("storyboard", "full-pipeline")
+        self.store = self.cluster.store
+        self.artifacts = Artifacts(self.cluster.where)
 
     @asynccontextmanager
     async def working(self, concurrency: int = 1) -> AsyncIterator[None]:
         settings = RunnerSettings(
-            database=self.url, artifacts=self.where, concurrency=concurrency, poll_s=0.02, lease_s=30
+            database=self.cluster.url, artifacts=self.cluster.where, concurrency=concurrency, poll_s=0.02, lease_s=30
         )
-        requests: dict[str, Any] = {"storyboard": StoryboardRequest, "full-pipeline": FullPipelineRequest}
-        runner = JobRunner(self.graphs, requests, settings, Transport(lost=(Gone,)))
+        runner = JobRunner(self.cluster.served.find_graph, ["storyboard"], settings, TRANSPORT)
         try:
             yield
         finally:
@@ -204,8 +199,7 @@ async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
     asked = StoryboardRequest.model_validate(film.params)
     assert asked.script
     board = Board(asked, film, asked.script, ["a", "b"], 7)
-    settings = StoryboardSettings(artifacts=stage.where, database=stage.url, models=MODELS)
-    second = stage.store.create_child(job_of(board, asked.script.scenes[1], 1, settings))
+    second = stage.store.create_child(job_of(board, asked.script.scenes[1], 1, {}))
     stage.store.stop_job(second.id, "ann", delete_it=True)
     async with stage.working():
         done = await stage.ended(film)
@@ -219,51 +213,64 @@ async def test_two_films_at_once_are_the_same(tmp_path: Path) -> None:
     async with stage.working(2):
         one, other = [await stage.ended(film) for film in films]
     assert stage.video(one) == stage.video(other)
-    assert stage.room.studio.count("flux") == 6, "each paints its own"
+    assert stage.studio.count("flux") == 6, "each paints its own"
 
 
 async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
-    graph = Storyboard(None, StoryboardSettings(artifacts=Set(tmp_path).where, database=Set(tmp_path).url), Transport())
+    where = ArtifactSettings(url=str(tmp_path / "artifacts"))
+    settings = GraphSettings(artifacts=where, database=f"sqlite:///{tmp_path / 'store.db'}")
+    graph = Storyboard({}, settings, TRANSPORT)
     with pytest.raises(InvalidParameter, match="ask for it over HTTP"):
         async for _ in graph.run(StoryboardRequest(script=Script.model_validate(script(1)))):
             pass
 
 
-def board(film: bool = False, **fields: Any) -> tuple[Board, StoryboardSettings]:
-    asked = StoryboardRequest.model_validate({**SHOT, "script": script(1), **fields})
+PICTURES = {"text-to-image": "flux", "image-to-video": "svd"}
+"""The models without which there are no scenes, by their roles."""
+
+
+def board(models: Mapping[str, str] = PICTURES, **fields: Any) -> Board:
+    asked = StoryboardRequest.model_validate({**SHOT, "script": script(1), "models": models, **fields})
     assert asked.script
     parent = Job(id="video_p", owner="ann", params={"face": "file_f"}, media={"face": "files/f"}, created_at=1.0)
-    maker: dict[str, Any] = {"maker": "text-to-video", "film": {"steps": 3}} if film else {"models": ("flux", "svd")}
-    settings = StoryboardSettings(artifacts=ArtifactSettings(url="/nowhere"), database="sqlite://", **maker)
-    return Board(asked, parent, asked.script, ["a fox"], 7), settings
+    return Board(asked, parent, asked.script, ["a fox"], 7)
 
 
 def test_what_a_scene_says_stands_before_what_all_say() -> None:
-    told, settings = board(
-        script=script(1, style="ink", lora=["snow:0.5"], face="file_s"), loras=["oil"], restyle="oil", face="file_f"
-    )
+    said: dict[str, Any] = {"loras": ["oil"], "restyle": "oil", "face": "file_f"}
+    said["script"] = script(1, style="ink", lora=["snow:0.5"], face="file_s")
+    told = board(**said)
     told.parent.media["script.scenes.1.face"] = "files/s"
     scene = told.script.scenes[0]
-    job = job_of(told, scene, 0, settings)
+    job = job_of(told, scene, 0, {})
     assert (job.params["face"], job.media) == ("file_s", {"face": "files/s"})
     assert [lora["name"] for lora in job.params["loras"]] == ["snow"]
     assert job.params["prompt"] == "a fox, ink", "nothing that could restyle is served"
-    restyling = settings.model_copy(update={"models": MODELS})
-    styled = job_of(told, scene, 0, restyling)
+    restyling = board({**PICTURES, "restyle": "hunyuan-dit"}, **said)
+    styled = job_of(restyling, scene, 0, {})
     assert (styled.params["restyle"]["prompt"], styled.params["prompt"]) == ("ink", "a fox")
     assert styled.id == job.id, "the same scene of the same film"
 
 
 def test_text_to_video_in_place_of_pictures() -> None:
-    told, settings = board(film=True, script=script(1, style="ink"))
-    job = job_of(told, told.script.scenes[0], 0, settings)
+    film = {"text-to-video": "films"}
+    told = board(film, script=script(1, style="ink"))
+    job = job_of(told, told.script.scenes[0], 0, {"steps": 3})
     assert (job.model, job.params["prompt"], job.params["steps"], job.params["num_frames"]) == (
-        "text-to-video", "a fox, ink", 3, 6,
+        "films", "a fox, ink", 3, 6,
     )  # fmt: skip
     for fields in ({"loras": ["a"]}, {"restyle": "ink"}, {"script": script(1, lora="a")}):
-        told, settings = board(film=True, **fields)
+        told = board(film, **fields)
         with pytest.raises(InvalidParameter, match="made by text-to-video here"):
-            job_of(told, told.script.scenes[0], 0, settings)
+            job_of(told, told.script.scenes[0], 0, {})
+
+
+def test_a_scene_is_made_by_the_models_of_its_film() -> None:
+    told = board({**PICTURES, "text-to-image": "flux-2", "describe": "internvl"})
+    job = job_of(told, told.script.scenes[0], 0, {})
+    assert job.params["models"] == {"text-to-image": "flux-2", "image-to-video": "svd"}, "the writer makes no scene"
+    film = board({"text-to-video": "films", "describe": "internvl"})
+    assert job_of(film, film.script.scenes[0], 0, {}).params["models"] == {"text-to-video": "films"}
 
 
 def test_a_scene_has_the_frames_that_its_time_needs() -> None:
@@ -271,7 +278,7 @@ def test_a_scene_has_the_frames_that_its_time_needs() -> None:
         return Scene(scene_number=1, description="x", duration=duration)
 
     assert [frames_of(scene(s), 6, 25) for s in (0.01, 1, 1.01, 60)] == [2, 6, 7, 25]
-    told, _ = board(script=script(1, 2), interpolate=3, crossfade_s=0.5)
+    told = board(script=script(1, 2), interpolate=3, crossfade_s=0.5)
     assert (told.rate, told.frames) == (Fraction(18), 18 + 36 - 9)
 
 

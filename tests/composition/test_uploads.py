@@ -7,18 +7,16 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import pytest
-from pydantic import Field
 
 from composition import uploads
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.bodies import MediaValue
 from composition.decode import Decoder, MediaKind, MediaLimits
 from composition.forms import Part
-from composition.graph import GraphRequest
 from composition.ingress import Ingress, IngressSettings
 from composition.store import Page, Store
 from composition.tables import File
@@ -26,6 +24,7 @@ from composition.uploads import Uploads
 from services.errors import InvalidParameter, LimitExceeded, NotFound, ReelError, UndecodableMedia
 from tests.composition import albums, media
 from tests.composition.albums import encoded, noisy, numbered
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.test_artifacts import artifacts, s3  # noqa: F401 - fixtures
 from tests.composition.test_decode import numbers, pulled, workers
 
@@ -193,27 +192,12 @@ async def test_a_long_list_is_taken_in_seconds(takes: Uploads) -> None:
     assert time.monotonic() - began < 30
 
 
-class Sequence(GraphRequest):
-    """A request with a media field of each kind."""
-
-    MEDIA = {"edge_frames": "pictures", "init_frame": "image", "clip": "video"}  # noqa: RUF012
-    REFERENCE = "init_frame"
-
-    edge_frames: str | None = None
-    init_frame: str | None = None
-    clip: str | None = None
-    seed: Annotated[int, Field(ge=-1)] = 1
-
-
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """The routes, without Ray."""
-    settings = IngressSettings(
-        database=f"sqlite:///{tmp_path / 'store.db'}",
-        artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")),
-        auth="none",
-    )
-    api = Ingress({"sequence": Sequence}, settings, dict).api()
+    """The routes, without Ray. Of the models, a rolling edit has a media field of each kind."""
+    cluster = Cluster(tmp_path).host_models({"qwen-edit": Hosted("qwen-edit")}).host_graphs("rolling-edit")
+    settings = IngressSettings(database=cluster.url, artifacts=cluster.where, auth="none")
+    api = Ingress(settings, cluster.served, TRANSPORT).api()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://x") as client:
         yield client
 
@@ -240,40 +224,41 @@ async def test_a_list_is_asked_for_over_http(http: httpx.AsyncClient, name: str)
     stored = fields(await http.post("/v1/files", files={"file": ("a.png", numbered(1))}))
     files = [(name, (f"{n}.png", numbered(n))) for n in (3, 2, 1)]
     first = ("input_reference", ("first.png", numbered(0)))
-    video = fields(await http.post("/v1/videos", data={"model": "sequence"}, files=[*files, first]))
+    video = fields(await http.post("/v1/videos", data={"model": "rolling-edit"}, files=[*files, first]))
     packed = fields(await http.get(f"/v1/files/{video['params']['edge_frames']}"))
     assert (packed["kind"], packed["frames"], packed["filename"]) == ("pictures", 3, "edge_frames.zip")
     assert fields(await http.get(f"/v1/files/{video['params']['init_frame']}"))["kind"] == "image"
-    body = {"model": "sequence", "edge_frames": [stored["id"], url(numbered(2)), {"file_id": stored["id"]}]}
-    video = fields(await http.post("/v1/videos", json=body))
+    body = {"model": "rolling-edit", "init_frame": stored["id"]}
+    several = [stored["id"], url(numbered(2)), {"file_id": stored["id"]}]
+    video = fields(await http.post("/v1/videos", json={**body, "edge_frames": several}))
     assert fields(await http.get(f"/v1/files/{video['params']['edge_frames']}"))["frames"] == 3
-    one = fields(await http.post("/v1/videos", json={"model": "sequence", "edge_frames": stored["id"]}))
+    one = fields(await http.post("/v1/videos", json={**body, "edge_frames": stored["id"]}))
     assert one["params"]["edge_frames"] == stored["id"]
 
 
 async def test_only_pictures_may_be_several_over_http(http: httpx.AsyncClient) -> None:
     files = [("init_frame", ("a.png", numbered(1))), ("init_frame", ("b.png", numbered(2)))]
     for answer in (
-        await http.post("/v1/videos", data={"model": "sequence"}, files=files),
-        await http.post("/v1/videos", json={"model": "sequence", "init_frame": ["file_a", "file_b"]}),
+        await http.post("/v1/videos", data={"model": "rolling-edit"}, files=files),
+        await http.post("/v1/videos", json={"model": "rolling-edit", "init_frame": ["file_a", "file_b"]}),
     ):
         assert answer.status_code == 422
         error = answer.json()["error"]
         assert (error["param"], error["code"]) == ("init_frame", "invalid_parameter")
         assert "only one" in error["message"]
-    unknown = await http.post("/v1/videos", data={"model": "sequence"}, files={"face": ("a.png", numbered(1))})
+    unknown = await http.post("/v1/videos", data={"model": "rolling-edit"}, files={"face": ("a.png", numbered(1))})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (422, "face")
-    repeated = await http.post("/v1/videos", data={"model": "sequence", "seed": ["1", "2"]}, files=files[:1])
+    repeated = await http.post("/v1/videos", data={"model": "rolling-edit", "seed": ["1", "2"]}, files=files[:1])
     assert (repeated.status_code, repeated.json()["error"]["param"]) == (422, "seed")
 
 
 async def test_the_schema_says_what_a_media_field_takes(http: httpx.AsyncClient) -> None:
     document = fields(await http.get("/openapi.json"))
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    properties = body["oneOf"][0]["properties"]
+    (properties,) = (each["properties"] for each in body["oneOf"] if "edge_frames" in each["properties"])
     assert [each["type"] for each in properties["edge_frames"]["anyOf"]] == ["string", "array"]
-    assert properties["input_reference"] == properties["init_frame"] == properties["clip"]
-    assert properties["clip"]["type"] == "string"
+    assert properties["input_reference"] == properties["init_frame"] == properties["edge_video"]
+    assert properties["edge_video"]["type"] == "string"
 
 
 async def test_taking_two_lists_at_once(takes: Uploads, disk: Artifacts) -> None:

@@ -4,11 +4,15 @@ import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from composition.configuration import LOCAL_CONFIG, parse_configuration
 from miniatures.random import MODELS, once, writer_of, written
-from miniatures.random.served import random_args
+from miniatures.random.served import host_apart, random_models, use_random_weights
+from services.catalogue import KINDS
 from services.weights import resolve
 
 FORMS = {
@@ -100,12 +104,62 @@ def test_each_file_is_a_model():
     assert there - {"__init__", "__main__", "served"} == set(MODELS)
 
 
-def test_every_model_can_be_served_with_them(tmp_path):
-    args = random_args(tmp_path)
-    named = [args[model]["weights"] for model in args if "weights" in args[model]]
-    named += [args["flux"]["identity"]["weights"], args["instantid"]["recogniser"]]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+def local() -> dict[str, Any]:
+    return yaml.safe_load(LOCAL_CONFIG.read_text())
+
+
+def test_every_model_can_be_served_with_them(home):
+    models = random_models(home)
+    assert models.keys() == KINDS.keys()
+    named = [block["weights"] for block in models.values() if "weights" in block]
+    named += [models["flux"]["identity"]["weights"], models["instantid"]["recogniser"]]
     assert len({where["path"] for where in named}) == len(named) == 9
     assert all(any(Path(where["path"]).rglob("*.*")) for where in named)
+
+
+def test_the_local_configuration_with_them(home):
+    raw = local()
+    made = use_random_weights(raw, home)
+    assert raw == local()
+    found = parse_configuration(made, LOCAL_CONFIG.parent)
+    assert [block.name for block in found.blocks] == [each["name"] for each in raw["applications"]]
+    assert found.models.keys() == KINDS.keys()
+    assert found.models["wan"].settings.weights.path.is_relative_to(home)
+    assert found.models["wan"].defaults["num_frames"] == 33
+    assert found.snapshot.assign("storyboard", {}).complete({})["size"] == "256x144"
+
+
+def test_other_ids_keep_theirs(home):
+    raw = local()
+    (hosts,) = [each["args"] for each in raw["applications"] if "models" in each["args"]]
+    hosts["models"] = {"wan-5b": hosts["models"]["wan"], "wan-14b": hosts["models"]["wan"]}
+    (made,) = [each["args"] for each in use_random_weights(raw, home)["applications"] if "models" in each["args"]]
+    assert list(made["models"])[:2] == ["wan-5b", "wan-14b"]
+    assert made["models"]["wan-14b"] == random_models(home)["wan"]
+    assert "wan" not in made["models"]
+
+
+def test_each_can_be_hosted_apart():
+    raw = local()
+    apart = parse_configuration(host_apart(raw), LOCAL_CONFIG.parent)
+    together = parse_configuration(raw, LOCAL_CONFIG.parent)
+    assert raw == local()
+    assert [block.name for block in apart.blocks] == ["front", "jobs", *together.models, *together.graphs]
+    assert (list(apart.models), list(apart.graphs)) == (list(together.models), list(together.graphs))
+    options = {block.name: block.raw["deployments"][0] for block in apart.blocks}
+    assert options["wan"] == {**together.blocks[2].raw["deployments"][0], "name": "wan"}
+
+
+def test_or_some_of_them():
+    found = parse_configuration(host_apart(local(), ["svd", "v2v"]), LOCAL_CONFIG.parent)
+    assert [block.name for block in found.blocks] == ["front", "jobs", "models", "svd", "graphs", "v2v"]
+    assert "svd" not in found.blocks[2].models
+    assert found.blocks[2].models.keys() | {"svd"} == parse_configuration(local(), LOCAL_CONFIG.parent).models.keys()
 
 
 def test_a_folder_of_ones_own(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 from services.downloads import need_room
 from services.errors import ConfigError
 from services.huggingface import LEFTOVER_S
-from services.weights import Inventory, Weights, fetch, inventory, resolve
+from services.weights import Inventory, Weights, check_licence, fetch, inventory, resolve
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 OTHER = "f" * 40
@@ -49,7 +49,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def of(hub: HubServer, kind: str = "huggingface", **fields) -> Weights:
-    return Weights(**{"repository": "a/b", "revision": COMMIT, "hub": kind, "endpoint": hub.url, **fields})
+    asked = {"repository": "a/b", "revision": COMMIT, "hub": kind, "endpoint": hub.url, "licence": "MIT"}
+    return Weights(**{**asked, **fields})
 
 
 def told(_done: int, _total: int) -> None:
@@ -91,6 +92,25 @@ def test_a_repository_comes_whole_and_once(hub, kind, tmp_path):
     assert fetch(of(hub, kind), tmp_path, told) == folder
     assert fetch(of(hub, kind, offline=True), tmp_path, told) == folder
     assert hub.requests == asked
+
+
+def test_nothing_of_unknown_terms_is_fetched_until_somebody_accepts_them(hub, kind, tmp_path):
+    few = of(hub, kind, licence=None, files=("*.json",))
+    for ask in (resolve, check_licence):
+        with pytest.raises(ConfigError, match=r"licence of a/b is not known.*pull --accept-licence a/b") as caught:
+            ask(few, tmp_path)
+        assert caught.value.param == "weights.licence"
+    assert (hub.requests, list(tmp_path.rglob("*.json"))) == (0, [])
+    folder = fetch(few, tmp_path, told, accepted=True)
+    assert resolve(few, tmp_path) == folder
+    check_licence(few, tmp_path)
+    everything = of(hub, kind, licence=None)
+    for ask in (resolve, check_licence):
+        with pytest.raises(ConfigError, match="licence of a/b is not known"):
+            ask(everything, tmp_path)
+    assert set(contents(folder)) == {"config.json"}
+    assert resolve(of(hub, kind), tmp_path) == folder
+    assert contents(folder) == FILES
 
 
 def test_only_the_files_that_are_named(hub, kind, tmp_path):

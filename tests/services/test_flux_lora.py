@@ -15,7 +15,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from miniatures.random import written
-from services.errors import InvalidParameter, LimitExceeded, ModelFailed
+from services.errors import ConfigError, InvalidParameter, LimitExceeded, ModelFailed
 from services.flux.loras import Loras
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
@@ -305,6 +305,15 @@ async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folde
     (snapshot / "style.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
     assert np.array_equal(await painted(flux, [{"name": "house-style"}]), by_diffusers(home, folder, ink=1))
     assert await flux.loras_loaded() == ["house-style"]
+
+
+def test_a_repository_of_unknown_terms_on_the_list_is_known_at_the_start(folder, tmp_path):
+    known = {"name": "house-style", "repository": "owner/style", "revision": COMMIT, "file": "style.safetensors"}
+    expected = "lora_repositories: house-style: .* licence of owner/style is not known"
+    with pytest.raises(ConfigError, match=expected) as caught:
+        loaded(tmp_path, folder, lora_repositories=[known])
+    assert caught.value.param == "lora_repositories"
+    loaded(tmp_path, folder, lora_repositories=[{**known, "licence": "MIT"}])
 
 
 # --- swapping in place, as with compilation -----------------------------------------------------------------------

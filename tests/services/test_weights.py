@@ -1,13 +1,11 @@
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from services.errors import ConfigError
-from services.licences import licence_of
-from services.weights import Weights, from_folder, resolve, unplugged
+from services.licences import UNKNOWN, licence_of
+from services.weights import RepositoryFile, Weights, check_licence, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -116,50 +114,6 @@ def test_what_is_no_address_of_a_hub(endpoint):
         Weights(repository="a/b", revision=COMMIT, endpoint=endpoint)
 
 
-class Inner(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    weights: Weights = Weights(path=Path("/a"))
-    size: int = 3
-
-
-class Outer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    weights: Weights
-    identity: Inner | None = None
-    several: tuple[Inner, ...] = ()
-
-
-def test_unplugged_reaches_all_weights():
-    remote = Weights(repository="a/b", revision=COMMIT)
-    settings = Outer(weights=remote, identity=Inner(weights=remote), several=(Inner(size=1), Inner(size=2)))
-    found = unplugged(settings)
-    assert found.weights.offline
-    assert found.identity is not None
-    assert found.identity.weights.offline
-    assert [(one.size, one.weights.offline) for one in found.several] == [(1, True), (2, True)]
-    assert not settings.weights.offline
-    assert unplugged(Outer(weights=remote)).identity is None
-
-
-def test_relative_paths_are_taken_from_a_folder_and_all_else_stays_as_written():
-    args: dict[str, Any] = {
-        "weights": {"path": "checkpoints/wan", "files": ["*.json"]},
-        "identity": {"weights": {"path": "/elsewhere"}, "size": "4"},
-        "several": [{"weights": {"path": "../a"}}, {"size": 1}],
-    }
-    before = deepcopy(args)
-    assert from_folder(args, Outer.model_validate(args), Path("/conf")) == {
-        "weights": {"path": "/conf/checkpoints/wan", "files": ["*.json"]},
-        "identity": {"weights": {"path": "/elsewhere"}, "size": "4"},
-        "several": [{"weights": {"path": "/conf/../a"}}, {"size": 1}],
-    }
-    assert args == before
-    remote: dict[str, Any] = {"weights": {"repository": "a/b", "revision": COMMIT}, "identity": None}
-    assert from_folder(remote, Outer.model_validate(remote), Path("/conf")) == remote
-
-
 @pytest.mark.parametrize(
     ("source", "commercial"),
     [
@@ -177,6 +131,35 @@ def test_relative_paths_are_taken_from_a_folder_and_all_else_stays_as_written():
 )
 def test_licences(source, commercial):
     assert licence_of(source).commercial == commercial
+
+
+def test_what_the_operator_names_counts_where_the_project_knows_nothing():
+    stated = Weights(repository="a/b", revision=COMMIT, licence=" MIT ").terms
+    assert (stated.name, stated.must_be_accepted, str(stated)) == ("MIT", False, "MIT (as the configuration says)")
+    known = Weights(path=Path("/w/FLUX.1-dev"), licence="MIT").terms
+    assert (known.name, known.must_be_accepted) == ("FLUX.1 [dev] Non-Commercial", True)
+    assert UNKNOWN.must_be_accepted
+    assert not licence_of("Wan-AI/Wan2.2-I2V-A14B-Diffusers").must_be_accepted
+
+
+@pytest.mark.parametrize("licence", ["", "  ", "x" * 101])
+def test_what_is_no_name_of_a_licence(licence):
+    with pytest.raises(ValidationError, match="licence"):
+        Weights(repository="a/b", revision=COMMIT, licence=licence)
+
+
+def test_a_repository_of_unknown_terms_is_not_fetched(tmp_path):
+    nowhere = Weights(repository="a/b", revision=COMMIT, endpoint="http://127.0.0.1:9")
+    for ask in (lambda: resolve(nowhere, tmp_path), lambda: check_licence(nowhere, tmp_path)):
+        with pytest.raises(ConfigError, match=r"licence of a/b is not known.*pull --accept-licence a/b") as caught:
+            ask()
+        assert caught.value.param == "weights.licence"
+    check_licence(nowhere.model_copy(update={"licence": "MIT"}), tmp_path)
+
+
+def test_one_file_of_a_repository():
+    file = RepositoryFile(repository="a/b", revision=COMMIT, file="x.safetensors", licence="MIT")
+    assert file.weights == Weights(repository="a/b", revision=COMMIT, files=("x.safetensors",), licence="MIT")
 
 
 def test_conditions_are_logged_when_weights_are_loaded(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""Text to video as a graph: the service's stream as it comes, from where an earlier run ended."""
+"""Jobs of text-to-video alone: the service's stream as it comes, from where an earlier run ended."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.text_to_video import Film, FilmRequest
+from composition.single import SINGLES
 from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
@@ -22,6 +22,7 @@ from services.text_to_video.service import TextToVideo, TextToVideoSettings
 from tests.composition.rolling import Full, Gone, facts, gathered, of
 from tests.composition.serving import Handle
 
+FILM = SINGLES["text-to-video"]
 FIELDS = {"prompt": "a boat", "num_frames": 10, "size": "32x16", "steps": 2, "seed": 3, "fps": 12}
 
 
@@ -39,10 +40,10 @@ class Room:
     def __init__(self, folder: Path, service: object, **defaults: Any) -> None:
         self.handle = Handle(service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder)), defaults=defaults)
-        self.graph = Film(self.handle, settings, Transport(lost=(Gone,), busy=(Full,)))
+        self.graph = FILM.make({"text-to-video": self.handle}, settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def run(self, known: Known = NOTHING_KNOWN, **fields: Any) -> AsyncGenerator[Item]:
-        request = FilmRequest.model_validate({**FIELDS, **fields})
+        request = FILM.request.model_validate({**FIELDS, **fields})
         return cast("AsyncGenerator[Item]", self.graph.run(request, known))
 
     async def items(self, known: Known = NOTHING_KNOWN, **fields: Any) -> list[Item]:
@@ -63,7 +64,7 @@ async def test_it_is_the_service_s_video_with_its_length_told_first(room: Room, 
     items = await room.items()
     assert isinstance(items[0], Fact)
     assert facts(items) == {"frames_total": 10, "seed": 3, "size": "32x16"}
-    assert {item.stage for item in of(Progress, items)} == set(FilmRequest.STAGES)
+    assert {item.stage for item in of(Progress, items)} == set(FILM.request.STAGES)
     assert [(run.first, run.count, run.rate) for run in of(Frames, items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
     asked = [item async for item in service.film(TextToVideoRequest.model_validate(FIELDS))]
     assert np.array_equal(pixels_of(items), pixels_of(asked))
@@ -75,8 +76,8 @@ async def test_every_field_reaches_the_service(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.heard: list[object] = []
 
-        async def film(self, *asked: object) -> AsyncGenerator[Item]:
-            self.heard += asked
+        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+            self.heard += [request, start, key]
             yield Fact("seed", 5)
 
     service = Listening()
@@ -90,7 +91,7 @@ async def test_every_field_reaches_the_service(tmp_path: Path) -> None:
         "size": "64x48",
         "seed": 5,
     }
-    assert fields.keys() == TextToVideoRequest.model_fields.keys() == FilmRequest.model_fields.keys()
+    assert fields.keys() == TextToVideoRequest.model_fields.keys() == FILM.request.model_fields.keys() - {"models"}
     await Room(tmp_path, service).items(Known("job", frames=8), **fields)
     assert service.heard == [TextToVideoRequest(**fields), 8, "job"]
 
@@ -115,7 +116,7 @@ async def test_every_replica_is_told_to_stop_before_a_second_run(tmp_path: Path,
         async def stop(self, key: str) -> None:
             self.log.append(f"stop {key}")
 
-        async def film(self, _request: TextToVideoRequest, _start: int, key: str) -> AsyncGenerator[Item]:
+        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
             self.log.append(f"film {key}")
             yield Fact("seed", 3)
 
@@ -148,7 +149,7 @@ async def test_closing_ends_the_call(room: Room, service: TextToVideo) -> None:
 
 async def test_the_configuration_s_defaults_fill_what_was_left_out(tmp_path: Path, service: TextToVideo) -> None:
     room = Room(tmp_path, service, num_frames=3, fps=24, steps=1)
-    request = FilmRequest(prompt="a boat", size="32x16", steps=2)
+    request = FILM.request.model_validate({"prompt": "a boat", "size": "32x16", "steps": 2})
     found = [item async for item in room.graph.run(request)]
     assert facts(found)["frames_total"] == 3
     assert {run.rate for run in of(Frames, found)} == {24}
@@ -165,7 +166,7 @@ async def test_what_came_before_an_error_is_kept(
     tmp_path: Path, error: type[Exception], becomes: type[Exception]
 ) -> None:
     class Dying:
-        async def film(self, *asked: object) -> AsyncGenerator[Item]:
+        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
             yield Fact("seed", 3)
             raise error
 
@@ -178,7 +179,7 @@ async def test_what_came_before_an_error_is_kept(
 @pytest.mark.parametrize("fields", [{"prompt": ""}, {"prompt": None}, {"image": "a.png"}, {"num_frames": 1}])
 def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
-        FilmRequest.model_validate({**FIELDS, **fields})
+        FILM.request.model_validate({**FIELDS, **fields})
 
 
 @pytest.mark.parametrize(
@@ -191,9 +192,9 @@ def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     ],
 )
 def test_a_length_in_seconds_is_one_in_frames(seconds: float, fields: dict[str, Any], frames: int) -> None:
-    assert FilmRequest.lasting(seconds, fields, 16) == {**fields, "num_frames": frames}
+    assert FILM.request.lasting(seconds, fields, 16) == {**fields, "num_frames": frames}
 
 
 def test_it_takes_no_media() -> None:
-    assert (FilmRequest.MEDIA, FilmRequest.REFERENCE) == ({}, "")
-    assert sum(FilmRequest.STAGES.values()) == pytest.approx(1)
+    assert (FILM.request.MEDIA, FILM.request.REFERENCE) == ({}, "")
+    assert sum(FILM.request.STAGES.values()) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Upscaling a video: runs over several replicas at once, in their order, from where an earlier run ended."""
+"""Jobs of an upscaling model: runs over several replicas at once, in their order, from where an earlier run ended."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from composition.artifacts import ArtifactSettings
 from composition.calls import Transport
 from composition.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.upscale import WINDOW, Upscale, VideoUpscaleRequest
+from composition.single import SINGLES, WINDOW
 from services.errors import ModelFailed, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, StageDone
 from services.realesrgan.request import UpscaleRequest
@@ -23,6 +23,7 @@ from tests.composition.rolling import Gone, facts, gathered, of
 from tests.composition.serving import Handle
 from tests.composition.test_decode import workers
 
+UPSCALE = SINGLES["realesrgan"]
 FRAMES = 70
 """More than four runs."""
 
@@ -65,11 +66,11 @@ class Room:
         self.service = service or Enlarging()
         self.handle = Handle(self.service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")))
-        self.graph = Upscale(self.handle, settings, Transport(lost=(Gone,)))
+        self.graph = UPSCALE.make({"upscale": self.handle}, settings, Transport(lost=(Gone,)))
         self.video = str(media.count(folder / "a.mp4", FRAMES, rate=Fraction(12)))
 
     def run(self, scale: int = 2, known: Known = NOTHING_KNOWN) -> AsyncGenerator[Item]:
-        request = VideoUpscaleRequest.model_validate({"input_video": self.video, "scale": scale})
+        request = UPSCALE.request.model_validate({"input_video": self.video, "scale": scale})
         return cast("AsyncGenerator[Item]", self.graph.run(request, known))
 
     async def items(self, known: Known = NOTHING_KNOWN, scale: int = 2) -> list[Item]:
@@ -142,7 +143,7 @@ async def test_what_came_before_an_error_is_kept(tmp_path: Path, error: Exceptio
 @pytest.mark.parametrize("scale", [0, 1, 5, "2.5", None])
 def test_a_scale_that_is_none(scale: object) -> None:
     with pytest.raises(ValidationError, match="scale"):
-        VideoUpscaleRequest.model_validate({"input_video": "a.mp4", "scale": scale})
+        UPSCALE.request.model_validate({"input_video": "a.mp4", "scale": scale})
 
 
 async def test_of_damage_the_record_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""What it costs to open a media file: a decoder that is forked from a prepared process, against a new interpreter."""
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import psutil
+
+from benchmarks.report import Goal, Report, Row, Section, alternated, ratio, spread
+from composition.decode import MediaLimits
+from composition.decode_process import ENVIRONMENT, DecoderProcesses
+from composition.encode import png
+
+CLIP = Path(__file__).parent.parent / "clients" / "media" / "bouncing-triangle.mp4"
+FILES = 20
+"""Opened one after another for one figure: what the kernel counts processor time in is coarse."""
+ROUNDS = 7
+OPEN = 4
+"""Decoders whose memory is looked at."""
+FORKED, FRESH = "forked", "new interpreter"
+PICTURE, VIDEO = "picture, 64×48", "video, 25 frames of 64×64"
+LAST = {"op": "last"}
+WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {PICTURE: [LAST], VIDEO: [LAST, {"op": "sample", "count": 8}]}
+COMMAND = (
+    "import socket, sys; from composition.decode_worker import decode; decode(socket.socket(fileno=int(sys.argv[1])))"
+)
+
+METHOD = f"""\
+A file is opened, its last frame decoded, eight frames of it sampled where it is a video, and its decoder is killed and
+waited for. *{FORKED}*: the decoder is a fork of the prepared process, as in the server. *{FRESH}*: it is an
+interpreter of its own, which imports what decodes; so it was before. Processor time: of the decoder, of the prepared
+process and of the one that asks, together. {FILES} files one after another make one figure, {ROUNDS} rounds in which
+the two take turns, after one that does not count; medians, the extremes in brackets."""
+ONCE = """\
+There is one for each process of the server that opens files, from the first of them on. Starting it takes about the
+processor time of one new interpreter. Private: what it has in memory that no other process shares."""
+MEMORY = f"""\
+{OPEN} decoders that have the video open, at once. Private: what each has in memory that no other process shares.
+Proportional: with its part of what is shared."""
+
+Link: TypeAlias = socket.socket
+Decoders: TypeAlias = Callable[[], Any]
+"""Makes a context in which a decoder is asked over a link."""
+
+
+@contextmanager
+def fresh() -> Iterator[Link]:
+    """A decoder that is an interpreter of its own."""
+    link, theirs = socket.socketpair()
+    with link, theirs, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", COMMAND, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=ENVIRONMENT,
+            cwd="/",
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        try:
+            theirs.close()
+            yield link
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def forked(processes: DecoderProcesses) -> Iterator[Link]:
+    """A decoder as the server has it."""
+    process = processes.start()
+    try:
+        process.link.setblocking(True)
+        yield process.link
+    finally:
+        process.close()
+
+
+def measure() -> Report:
+    """Measure both. Two minutes."""
+    rows: list[Row] = []
+    goals: list[Goal] = []
+    samples: dict[str, list[float]] = {}
+    processes = DecoderProcesses()
+    once = _prepared(processes)
+    decoders: dict[str, Decoders] = {FORKED: partial(forked, processes), FRESH: fresh}
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        picture.write_bytes(png(np.full((48, 64, 3), 128, np.uint8)))
+        for what, path in ((PICTURE, picture), (VIDEO, CLIP)):
+            walls: dict[str, list[float]] = {name: [] for name in decoders}
+            opening = {name: partial(_opened, decoders[name], path, what, walls[name]) for name in decoders}
+            cpu = alternated(opening, ROUNDS)
+            wall = {name: figures[1:] for name, figures in walls.items()}  # without the round that does not count
+            rows += [_row(what, name, cpu, wall) for name in decoders]
+            share = ratio(cpu, FORKED, FRESH).median
+            goals.append(Goal(f"{what}: processor time, {FORKED} over {FRESH}", share, 0.25, at_most=True))
+            samples |= {f"{what}, {name}, CPU ms": cpu[name] for name in decoders}
+            samples |= {f"{what}, {name}, wall ms": wall[name] for name in decoders}
+    memory = [_memory(name, decoders[name]) for name in decoders]
+    processes.close()
+    sections = [Section("The prepared process", ONCE, [once]), Section("Memory of decoders", MEMORY, memory)]
+    return Report("Opening a media file", METHOD, rows, goals, samples, ("av", "decord2", "numpy"), sections=sections)
+
+
+def _opened(decoders: Decoders, path: Path, what: str, walls: list[float]) -> float:
+    """Open the file some times. Return milliseconds of processor time a file, and append those of the clock."""
+    before, begun = _cpu_s(), time.perf_counter()
+    for _ in range(FILES):
+        with decoders() as link:
+            _decode(link, path, WORK[what])
+    walls.append((time.perf_counter() - begun) / FILES * 1000)
+    return (_cpu_s() - before) / FILES * 1000
+
+
+def _cpu_s() -> float:
+    """Of this process, its children, and theirs, those included that have ended."""
+    processes = [psutil.Process(), *psutil.Process().children()]
+    return sum(sum(process.cpu_times()[:4]) for process in processes)
+
+
+def _decode(link: Link, path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
+    """Open a file and ask for something, as `composition.decode` does."""
+    _answer(link)
+    for request in ({"path": str(path), "limits": MediaLimits().model_dump()}, *requests):
+        data = json.dumps(request).encode()
+        link.sendall(struct.pack(">I", len(data)) + data)
+        said = _answer(link)
+        assert "error" not in said, said
+        left = prod(said["shape"]) if said["shape"] else 0
+        while left:
+            left -= len(link.recv(left))
+
+
+def _answer(link: Link) -> dict[str, Any]:
+    (size,) = struct.unpack(">I", link.recv(4, socket.MSG_WAITALL))
+    return json.loads(link.recv(size, socket.MSG_WAITALL))
+
+
+def _row(what: str, name: str, cpu: Mapping[str, list[float]], wall: Mapping[str, list[float]]) -> Row:
+    return {
+        "file": what,
+        "decoder": name,
+        "CPU (ms)": str(spread(cpu[name])),
+        f"over {FRESH}": "" if name == FRESH else f"{ratio(cpu, name, FRESH).median:.3f}",
+        "wall (ms)": str(spread(wall[name])),
+        f"wall over {FRESH}": "" if name == FRESH else f"{ratio(wall, name, FRESH).median:.3f}",
+    }
+
+
+def _prepared(processes: DecoderProcesses) -> Row:
+    """Start the prepared process."""
+    with forked(processes) as link:
+        _answer(link)
+    (server,) = psutil.Process().children()
+    return {"CPU of its start (ms)": sum(server.cpu_times()[:2]) * 1000, "private (MiB)": _mib(server, "uss")}
+
+
+def _memory(name: str, decoders: Decoders) -> Row:
+    before = psutil.Process().children(recursive=True)
+    with ExitStack() as stack:
+        for _ in range(OPEN):
+            _decode(stack.enter_context(decoders()), CLIP, WORK[VIDEO])
+        made = [process for process in psutil.Process().children(recursive=True) if process not in before]
+        return {
+            "decoder": name,
+            "private (MiB)": float(np.mean([_mib(process, "uss") for process in made])),
+            "proportional (MiB)": float(np.mean([_mib(process, "pss") for process in made])),
+        }
+
+
+def _mib(process: psutil.Process, kind: str) -> float:
+    return getattr(process.memory_full_info(), kind) / 2**20

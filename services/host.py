@@ -1,0 +1,91 @@
+"""The deployment of models: one process that holds one or more of them, each with a thread of its own."""
+
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray import serve
+
+from services.catalogue import KINDS
+from services.errors import ModelFailed
+from services.frames import Item, StageDone
+from services.worker import ServiceInfo
+
+REMEMBERED = 8
+"""How many recent LoRA sets Serve remembers for each replica."""
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A model that a host is to hold."""
+
+    kind: str
+    settings: Any
+    """Of that kind."""
+
+
+def name_replica() -> str:
+    """Return the name of the replica that asks, with its node and its GPUs."""
+    me = serve.get_replica_context().replica_id
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    node = cast("Any", ray).util.get_node_ip_address()
+    return f"{me.deployment_id.name}#{me.unique_id} node={node} gpu={devices or 'none'}"
+
+
+class Host:
+    """Loads models and passes calls on to them.
+
+    Args:
+        models: id → what to load, in this order.
+        home: REELGRAPH_HOME, where downloads lie.
+        replica: says which replica this is, and on which devices.
+
+    Raises:
+        ConfigError: weights, a device or a lever cannot be had.
+    """
+
+    def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
+        self._services: dict[str, Any] = {}
+        for name, hosted in models.items():
+            model = KINDS[hosted.kind]
+            self._services[name] = model.service(model.prepare(hosted.settings, home), home, replica)
+
+    async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
+        """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
+
+        Raises what the method raises, and ModelFailed where this host has no such model.
+        """
+        routed = serve.get_multiplexed_model_id()
+        if routed:
+            await self._remember(routed)
+        async with aclosing(getattr(self._service(name), method)(*args, **options)) as items:
+            async for item in items:
+                yield replace(item, model=name) if isinstance(item, StageDone) else item
+
+    async def stop(self, name: str, key: str) -> None:
+        """Cancel what a model was started at with `key`, if it still runs."""
+        await self._service(name).stop(key)
+
+    async def info(self, name: str) -> ServiceInfo:
+        """Say what is loaded as the model `name`, and whether it is at work."""
+        return replace(await self._service(name).info(), name=name)
+
+    def check_health(self) -> None:
+        """Raise DeviceFailed when an earlier request has left a device unusable."""
+        for service in self._services.values():
+            service.check_health()
+
+    @cast("Any", serve).multiplexed(max_num_models_per_replica=REMEMBERED)
+    async def _remember(self, names: str) -> str:
+        """Let Serve know which LoRAs this replica holds, so that it routes requests for them here."""
+        return names
+
+    def _service(self, name: str) -> Any:
+        service = self._services.get(name)
+        if service is None:
+            raise ModelFailed(f"model: {name} is not on this replica, which has {', '.join(self._services)}")
+        return service
