@@ -381,7 +381,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
     }
-    return _row_of(entry.kind, application, position, name, facts)
+    return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
 
 
 def describe_graph(application: str, position: int, name: str, entry: GraphEntry) -> Deployed:
@@ -389,12 +389,8 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     if name not in BY_NAME and name != SINGLE:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(f"graphs: there is no {shown(name)}; there are {known}", param="graphs")
-    return _row_of(GRAPH, application, position, name, entry.model_dump(mode="json"))
-
-
-def _row_of(kind: str, application: str, position: int, name: str, facts: dict[str, Any]) -> Deployed:
-    place = {"application": application, "name": name, "position": position}
-    return Deployed(**place, kind=kind, facts=facts, built_at=time.time())
+    facts = entry.model_dump(mode="json")
+    return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
 
 
 def _graph_of(name: str, entry: GraphEntry) -> Graph:

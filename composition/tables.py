@@ -1,5 +1,6 @@
 """The tables: jobs and what belongs to them, uploads, API keys."""
 
+import time
 from typing import Any
 
 from sqlalchemy import JSON
@@ -159,4 +160,4 @@ class Deployed(Table):
     """A kind of model, or `graph`."""
     facts: Mapped[dict[str, Any]]
     """What requests must know of it: its defaults, limits, …"""
-    built_at: Mapped[float]
+    built_at: Mapped[float] = mapped_column(default=time.time)
