@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test check bench lock clean
+.PHONY: setup demo test check coverage matrix bench lock clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,12 @@ test: setup
 check: setup
 	@scripts/check --static
 
+coverage: setup
+	@scripts/check --coverage
+
+matrix: setup
+	@scripts/check --matrix
+
 bench: setup
 	@$(BIN)/python -m benchmarks
 
@@ -36,4 +42,4 @@ lock:
 	    --all-extras --quiet pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage

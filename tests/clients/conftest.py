@@ -20,7 +20,7 @@ Program = Callable[..., "subprocess.Popen[str]"]
 
 QUICK = Backoff(limit=3, first_s=0.001, longest_s=0.002)
 AS_A_PROGRAM = [sys.executable, "-c", "from clients.cli import main; main()"]
-WAIT_S = 30
+WAIT_S = 120
 
 
 @pytest.fixture

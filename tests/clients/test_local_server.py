@@ -20,7 +20,7 @@ from clients.server import local_server
 from composition.catalogue import BY_NAME
 from services.catalogue import KINDS
 
-WAIT_S = 30
+WAIT_S = 120
 REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
 WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from clients.cli import main; main()"]
 

@@ -1,16 +1,28 @@
-"""One server for all tests that leave it as they found it; tests that break a server start their own."""
+"""One server of everything for all tests that leave it as they found it; the others start their own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from miniatures.random.served import random_models
-from tests.cluster.server import CLIP, Server, until
+from tests.cluster.server import CLIP, Server
+from tests.waiting import until
 
-Create = Callable[..., dict[str, Any]]
+HERE = Path(__file__).parent
+SMALLEST: dict[str, dict[str, Any]] = {
+    "wan": {"num_frames": 17, "steps": 4, "max_area": 64 * 64},
+    "flux": {"size": "64x64", "steps": 4},
+}
+"""What the README's lines leave out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the modules that start servers of their own first, so that no two servers share the machine."""
+    users = {item.path for item in items if "server" in cast("pytest.Function", item).fixturenames}
+    items.sort(key=lambda item: item.path.parent == HERE and item.path in users)
 
 
 @pytest.fixture(scope="package")
@@ -21,35 +33,20 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"), untrained).start()
+    """A server of every graph, with two replicas of each model that every scene of a storyboard needs."""
+    changes: dict[str, dict[str, Any]] = {
+        "svd": {"decode_window": 2, "decode_overlap": 1, "max_frames": 50},
+        **{kind: {"defaults": {**untrained[kind]["defaults"], **fields}} for kind, fields in SMALLEST.items()},
+    }
+    models = {kind: {**block, **changes.get(kind, {})} for kind, block in untrained.items()}
+    graphs, twice = ("v2v", "rolling-edit", "full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
+    home = tmp_path_factory.mktemp("server")
+    made = Server(home, models, graphs, twice=twice, lease_s=3.0, concurrency=6).start()
     yield made
     assert made.stop() == 0
 
 
 @pytest.fixture(scope="package")
-def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
-    """A server with keys, small limits and short leases, for tests that break in or break it."""
-    limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "auth": "keys"}
-    made = Server(tmp_path_factory.mktemp("strict"), untrained, apart=True, **limits)
-    made.add_key("ann")
-    made.add_key("bob")
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture(scope="package")
-def studio(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
-    """A server of the full pipeline and the storyboard, with two replicas of each model that every scene needs."""
-    svd = {**untrained["svd"], "decode_window": 2, "decode_overlap": 1, "max_frames": 50}
-    models, home = {**untrained, "svd": svd}, tmp_path_factory.mktemp("studio")
-    only, twice = ("full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
-    made = Server(home, models, only, twice=twice, apart=True, lease_s=3.0, concurrency=6).start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
@@ -99,6 +96,13 @@ def content(http: httpx.Client, video_id: str) -> bytes:
     return answer.content
 
 
-def write_clip(path: Path) -> Path:
-    path.write_bytes(CLIP.read_bytes())
-    return path
+def error_of(answer: httpx.Response, status: int, param: str | None, *words: str) -> dict[str, Any]:
+    """Check that an answer is an error of ours, and return it."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["param"] == param, body
+    for word in words:
+        assert word in body["message"], body
+    assert "Traceback" not in body["message"]
+    return body

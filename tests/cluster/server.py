@@ -5,10 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -17,11 +16,11 @@ import yaml
 from composition.configuration import LOCAL_CONFIG, narrow, parse_configuration
 from composition.settings import FrontSettings, JobsSettings, StateSettings
 from miniatures.random.served import host_apart, replace_models
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
 START_S = 420.0
-T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -30,24 +29,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(ask: Callable[[], T | None], timeout_s: float = 60.0, what: str = "it") -> T:
-    """Ask until there is an answer that is true; fail when there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        answer = ask()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError(f"{what} did not happen within {timeout_s} s")
-
-
 def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the local configuration with its state in `home`."""
+    """Return the local configuration with its state in `home`, and as many threads as the environment says."""
     raw = replace_models(yaml.safe_load(LOCAL_CONFIG.read_text()), models)
     for application in raw["applications"]:
         shape = {"front": FrontSettings, "jobs": JobsSettings}.get(application["name"], StateSettings)
         args = {name: value for name, value in settings.items() if name in shape.model_fields}
         application["args"] |= {"home": str(home), **args}
+        for deployment in application["deployments"]:
+            deployment["ray_actor_options"].pop("runtime_env", None)
     return raw
 
 
@@ -100,7 +90,8 @@ class Server:
         """Start it and wait until it is ready."""
         log = (self.home / "server.log").open("wb")
         command = [sys.executable, "-m", "composition", "serve", "--config", str(self.config), "--port", str(self.port)]
-        environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONFAULTHANDLER": "1"}
+        # Threads of several models that wait for each other on few cores take many times as long as one of each.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", "PYTHONFAULTHANDLER": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
         def ready() -> bool:

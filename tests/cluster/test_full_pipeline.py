@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cluster.conftest import ended, staged
-from tests.cluster.server import Server, until
+from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.server import Server
 from tests.cluster.studio import (
     FACE,
     SMALL,
@@ -27,6 +28,7 @@ from tests.cluster.studio import (
     uploaded,
 )
 from tests.services.flux_loras import QUERIES, VALUES, tensors_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -39,15 +41,9 @@ LONG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def http(studio: Server) -> Any:
-    with studio.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def loras(studio: Server) -> list[str]:
+def loras(server: Server) -> list[str]:
     """Two that fit."""
-    folder = studio.home / "loras"
+    folder = server.home / "loras"
     save_file(tensors_of(QUERIES, rank=2, seed=1), folder / "ink.safetensors")
     save_file(tensors_of(VALUES, rank=4, seed=2), folder / "oil.safetensors")
     return ["ink", "oil"]
@@ -103,21 +99,24 @@ def test_faces_make_pictures_different_and_a_strength_of_nothing_is_no_face(http
     assert result(http, first["id"]) == result(http, second["id"])
 
 
-def test_loras_in_turn_by_four_clients_never_mix(studio: Server, http: httpx.Client, loras: list[str]) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.matrix)])
+def test_loras_in_turn_by_four_clients_never_mix(
+    server: Server, http: httpx.Client, loras: list[str], count: int
+) -> None:
     plain = painted(http)
     assert painted(http, loras=[{"name": "ink", "weight": 0}]) == plain
     alone = {name: painted(http, loras=[name]) for name in loras}
     assert len({plain, *alone.values()}) == 3
-    before = sum(process.memory_info().rss for process in studio.replicas("flux"))
+    before = sum(process.memory_info().rss for process in server.replicas("flux"))
 
     def ask(number: int) -> bool:
         name = loras[number % 2]
-        with studio.client() as client:
+        with server.client() as client:
             return painted(client, loras=[name]) == alone[name]
 
     with ThreadPoolExecutor(4) as clients:
-        assert all(clients.map(ask, range(100)))
-    after = sum(process.memory_info().rss for process in studio.replicas("flux"))
+        assert all(clients.map(ask, range(count)))
+    after = sum(process.memory_info().rss for process in server.replicas("flux"))
     assert after < before * 1.1 + (64 << 20)
 
 
@@ -146,38 +145,54 @@ def test_the_first_large_frames_are_there_before_the_last_is_decoded(http: httpx
 
 
 @pytest.fixture(scope="module")
-def undisturbed(http: httpx.Client) -> dict[str, bytes]:
-    video = made(http, **LONG)
+def undisturbed(http: httpx.Client) -> dict[str, Any]:
+    return made(http, **LONG)
+
+
+def results_of(http: httpx.Client, video: dict[str, Any]) -> dict[str, bytes]:
     return {name: result(http, video["id"], name) for name in ("painted", "image", "video", "hd")}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("deployment", "stage"),
     [
-        ("flux", "paint"),
-        ("hunyuan-dit", "restyle"),
         ("svd", "animate"),
-        ("realesrgan", "upscale"),
-        ("full-pipeline", "animate"),
-        ("jobs", "animate"),
+        *(
+            pytest.param(*case, marks=pytest.mark.matrix)
+            for case in (
+                ("flux", "paint"),
+                ("hunyuan-dit", "restyle"),
+                ("realesrgan", "upscale"),
+                ("full-pipeline", "animate"),
+                ("jobs", "animate"),
+            )
+        ),
     ],
 )
 def test_a_killed_process_costs_time_and_nothing_else(
-    studio: Server, http: httpx.Client, undisturbed: dict[str, bytes], deployment: str, stage: str
+    server: Server,
+    http: httpx.Client,
+    undisturbed: dict[str, Any],
+    record_property: Any,
+    *,
+    deployment: str,
+    stage: str,
 ) -> None:
-    processes = until(lambda: studio.replicas(deployment), what=f"replicas of {deployment}")
+    processes = until(lambda: server.replicas(deployment), what=f"replicas of {deployment}")
     video_id = asked(http, **LONG)
     staged(http, video_id, stage)
     busiest(processes).kill()
     video = ended(http, video_id, 240)
     assert video["status"] == "completed", video
-    assert {name: result(http, video_id, name) for name in undisturbed} == undisturbed
+    assert results_of(http, video) == results_of(http, undisturbed)
     if stage in ("animate", "upscale"):
         painted_s = [each["seconds"] for each in video["stages"] if each["name"] == "paint"]
         assert len(painted_s) == 1, "the picture that was there is not painted again"
+    record_property(Outcome.__name__, outcome_of(server, deployment, stage, video, undisturbed))
 
 
-def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Client) -> None:
+def test_cancel_stops_whichever_stage_it_is_at(server: Server, http: httpx.Client) -> None:
     slow = {"steps": 100, "size": "256x256", "animate": {"num_frames": 25, "steps": 100, "max_area": 256 * 256}}
     for model, stage, fields in (("flux", "paint", slow), ("svd", "animate", {**slow, "steps": 2})):
         video_id = asked(http, **fields)
@@ -185,20 +200,20 @@ def test_cancel_stops_whichever_stage_it_is_at(studio: Server, http: httpx.Clien
         http.post(f"/v1/videos/{video_id}/cancel")
         video = ended(http, video_id, 60)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
-        until(lambda model=model: all(idle(process) for process in studio.replicas(model)), 30, f"{model} to rest")
+        until(lambda model=model: all(idle(process) for process in server.replicas(model)), 30, f"{model} to rest")
 
 
 def idle(process: psutil.Process) -> bool:
     return process.cpu_percent(interval=0.3) < 20.0
 
 
-def pickled(studio: Server) -> str:
-    torch.save({"a": torch.zeros(1)}, studio.home / "loras" / "evil.safetensors")
+def pickled(server: Server) -> str:
+    torch.save({"a": torch.zeros(1)}, server.home / "loras" / "evil.safetensors")
     return "evil"
 
 
-def foreign(studio: Server) -> str:
-    save_file({"unet.down.lora_A.weight": torch.zeros(2, 8)}, studio.home / "loras" / "foreign.safetensors")
+def foreign(server: Server) -> str:
+    save_file({"unet.down.lora_A.weight": torch.zeros(2, 8)}, server.home / "loras" / "foreign.safetensors")
     return "foreign"
 
 
@@ -228,14 +243,14 @@ def test_what_cannot_be_is_refused_at_once(http: httpx.Client, fields: dict[str,
 
 
 @pytest.mark.parametrize("route", ["videos", "images"])
-def test_loras_that_cannot_be_used(studio: Server, http: httpx.Client, route: str) -> None:
+def test_loras_that_cannot_be_used(server: Server, http: httpx.Client, route: str) -> None:
     cases = {
         "nothing": "there is no nothing here",
         "../outside": "inside the LoRA directory",
         "/etc/passwd": "inside the LoRA directory",
         "style.bin": "other formats can run code",
-        pickled(studio): "cannot be read as a LoRA",
-        foreign(studio): "lora",
+        pickled(server): "cannot be read as a LoRA",
+        foreign(server): "lora",
     }
     for name, words in cases.items():
         if route == "images":

@@ -1,6 +1,5 @@
 """A rolling edit survives: whichever process is killed, it goes on at its next frame, with the same frames."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -9,21 +8,17 @@ import pytest
 
 from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, edges_of, png, zipped
-from tests.cluster.server import Server, until
+from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.server import Server
 from tests.cluster.test_rolling_edit import upload
+from tests.waiting import until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
 TOTAL = 12
 SAFE = 5
 """Frames that are there when a process is killed: 0 to 4."""
 FRAMES = clip(TOTAL)
-
-
-@pytest.fixture(scope="module")
-def http(strict: Server) -> Iterator[httpx.Client]:
-    with strict.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +46,10 @@ def variant(http: httpx.Client, video_id: str, name: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(http: httpx.Client, job: dict[str, Any]) -> str:
+def undisturbed(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     video = ended(http, begun(http, job))
     assert video["status"] == "completed", video
-    return video["id"]
+    return video
 
 
 def stills(server: Server, video_id: str) -> dict[str, int]:
@@ -63,23 +58,37 @@ def stills(server: Server, video_id: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*-frame-*.png"))}
 
 
-@pytest.mark.parametrize("deployment", ["qwen-edit", "rolling-edit", "jobs"])
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        "qwen-edit",
+        pytest.param("rolling-edit", marks=pytest.mark.matrix),
+        pytest.param("jobs", marks=pytest.mark.matrix),
+    ],
+)
 def test_a_killed_process_costs_no_frame(
-    strict: Server, http: httpx.Client, job: dict[str, Any], undisturbed: str, deployment: str
+    server: Server,
+    http: httpx.Client,
+    job: dict[str, Any],
+    undisturbed: dict[str, Any],
+    record_property: Any,
+    *,
+    deployment: str,
 ) -> None:
-    process = until(lambda: strict.replicas(deployment), what=f"a replica of {deployment}")[0]
+    process = until(lambda: server.replicas(deployment), what=f"a replica of {deployment}")[0]
     video_id = begun(http, job)
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
-    before = stills(strict, video_id)
+    before = stills(server, video_id)
     process.kill()
     video = ended(http, video_id)
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL
-    after = stills(strict, video_id)
+    after = stills(server, video_id)
     assert {name: after[name] for name in before} == before  # none was made, or written, again
     assert len(after) == TOTAL
-    assert content(http, video_id) == content(http, undisturbed)
+    assert content(http, video_id) == content(http, undisturbed["id"])
     for name in ("frames", "metrics"):
-        assert variant(http, video_id, name) == variant(http, undisturbed, name), name
+        assert variant(http, video_id, name) == variant(http, undisturbed["id"], name), name
     told = http.get(f"/v1/videos/{video_id}/events").text
     assert told.count("event: frame\n") == TOTAL
+    record_property(Outcome.__name__, outcome_of(server, deployment, "edit", video, undisturbed))

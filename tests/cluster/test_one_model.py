@@ -1,7 +1,6 @@
 """Jobs of one model alone, on a real server: Stable Video Diffusion and Real-ESRGAN."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,15 @@ from PIL import Image
 
 from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, png
-from tests.cluster.server import Server, until
+from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.server import Server
 from tests.cluster.studio import busiest
 from tests.composition import media
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 FRAMES = 40
-
-
-@pytest.fixture(scope="module")
-def http(studio: Server) -> Iterator[httpx.Client]:
-    with studio.client() as client:
-        yield client
 
 
 def decoded(data: bytes) -> list[NDArray[np.uint8]]:
@@ -50,16 +45,22 @@ def test_a_video_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
     assert [media.number_of(frame) for frame in frames] == list(range(FRAMES))
 
 
-def test_a_killed_replica_costs_no_frame(studio: Server, http: httpx.Client, tmp_path: Path) -> None:
+@pytest.mark.fault
+def test_a_killed_replica_costs_no_frame(
+    server: Server, http: httpx.Client, tmp_path: Path, record_property: Any
+) -> None:
     large = [np.random.default_rng(n).integers(0, 256, (96, 128, 3), np.uint8) for n in range(90)]
     file = media.clip(tmp_path / "a.mp4", large)
     whole = ordered(http, file, "input_video", model="realesrgan", scale="4")
-    assert ended(http, whole["id"])["status"] == "completed"
+    undisturbed = ended(http, whole["id"])
+    assert undisturbed["status"] == "completed", undisturbed
     job = ordered(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
-    busiest(studio.replicas("realesrgan")).kill()
-    assert ended(http, job["id"], 240)["status"] == "completed"
+    busiest(server.replicas("realesrgan")).kill()
+    video = ended(http, job["id"], 240)
+    assert video["status"] == "completed", video
     assert content(http, job["id"]) == content(http, whole["id"])
+    record_property(Outcome.__name__, outcome_of(server, "realesrgan", "upscale", video, undisturbed))
 
 
 def test_a_picture_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:

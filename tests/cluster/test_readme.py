@@ -48,9 +48,9 @@ def test_the_curl_lines(server: Server, folder: Path, model: str) -> None:
             assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
 
 
-def test_the_curl_lines_of_the_full_pipeline(studio: Server, folder: Path) -> None:
+def test_the_curl_lines_of_the_full_pipeline(server: Server, folder: Path) -> None:
     (block,) = [text for kind, text in BLOCKS if kind == "sh" and "model=full-pipeline " in text]
-    run(studio, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", studio.url)])
+    run(server, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", server.url)])
     assert frames(folder / "hd.mp4") == frames(folder / "small.mp4") == 14
     assert (folder / "star.png").read_bytes().startswith(b"\x89PNG")
     told = (folder / "events.txt").read_text()
@@ -58,9 +58,9 @@ def test_the_curl_lines_of_the_full_pipeline(studio: Server, folder: Path) -> No
     assert told.count("event: image_generation.completed\n") == 1
 
 
-def test_the_reel_lines_of_pictures_and_films(studio: Server, folder: Path) -> None:
+def test_the_reel_lines_of_pictures_and_films(server: Server, folder: Path) -> None:
     (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel storyboard" in text]
-    run(studio, folder, ["bash", "-euo", "pipefail", "-c", block])
+    run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
     assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
     assert frames(folder / "star.mp4") == 14
     assert frames(folder / "film.mp4") == 12 + 12 - 3

@@ -21,7 +21,8 @@ from PIL import Image
 from services.frames import Pixels
 from tests.cluster.conftest import content, create, ended
 from tests.cluster.edges import HEIGHT, WIDTH, clip, edges_of, png, unzipped, video, zipped
-from tests.cluster.server import ROOT, Server, until
+from tests.cluster.server import ROOT, Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -302,9 +303,9 @@ def test_the_schema_tells_of_the_fields(http: httpx.Client) -> None:
 
 def test_a_long_edit_does_not_starve_a_short_one(http: httpx.Client, first_id: str, tmp_path: Path) -> None:
     many = upload(http, zipped(np.concatenate([edges_of(REST)] * 12)))
-    longer = edit(http, init_frame=first_id, edge_frames=many, steps=6)["id"]
+    longer = edit(http, init_frame=first_id, edge_frames=many, steps=3)["id"]
     until(lambda: http.get(f"/v1/videos/{longer}").json()["frames_done"] > 2, 60, "the beginning of the long edit")
-    short = edit(http, init_frame=first_id, edge_frames=many, max_frames=4, steps=6)["id"]
+    short = edit(http, init_frame=first_id, edge_frames=many, max_frames=4, steps=3)["id"]
     assert ended(http, short)["status"] == "completed"
     standing = http.get(f"/v1/videos/{longer}").json()
     assert standing["status"] == "in_progress", standing
@@ -316,12 +317,12 @@ def test_a_long_edit_does_not_starve_a_short_one(http: httpx.Client, first_id: s
 def test_a_cancelled_edit_rests_and_keeps_its_frames(
     server: Server, http: httpx.Client, first_id: str, edges_id: str, *, guided: bool
 ) -> None:
-    asked = {"max_area": 640 * 400, "steps": 100, "ttlg": {"edge_scale": float(guided)}}
-    large = upload(http, png(np.kron(FIRST, np.ones((5, 5, 1), np.uint8))))
+    asked = {"max_area": 320 * 200, "steps": 100, "ttlg": {"edge_scale": float(guided)}}
+    large = upload(http, png(np.kron(FIRST, np.ones((3, 3, 1), np.uint8))))
     video_id = edit(http, init_frame=large, edge_frames=edges_id, **asked)["id"]
     process = server.replicas("qwen-edit")[0]
     steps = until(lambda: _steps(http, video_id), 120, "a few steps")
-    assert process.cpu_percent(interval=0.3) > 20
+    until(lambda: process.cpu_percent(interval=0.3) > 20, 60, "a worker at work")
     asked_at = time.monotonic()
     assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
     job = ended(http, video_id)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.cluster.conftest import ended
-from tests.cluster.server import Server, until
+from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.server import Server
 from tests.cluster.studio import FACE, SMALL, busiest, frames_of, result, stages_of, uploaded
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -19,12 +21,6 @@ SIX: dict[str, Any] = {
 }
 FILM: dict[str, Any] = {name: value for name, value in SMALL.items() if name != "prompt"}
 LONG: dict[str, Any] = {**FILM, "steps": 10, "animate": {"num_frames": 6, "steps": 10, "max_area": 96 * 96}}
-
-
-@pytest.fixture(scope="module")
-def http(studio: Server) -> Any:
-    with studio.client() as client:
-        yield client
 
 
 def ordered(http: httpx.Client, **fields: Any) -> str:
@@ -113,15 +109,22 @@ def test_a_scene_has_its_own_face_and_shares_the_rest(http: httpx.Client) -> Non
 
 
 @pytest.fixture(scope="module")
-def undisturbed(http: httpx.Client) -> bytes:
-    return result(http, made(http, script=script(1, 1, 1), write_prompts=False, **LONG)["id"])
+def undisturbed(http: httpx.Client) -> dict[str, Any]:
+    return made(http, script=script(1, 1, 1), write_prompts=False, **LONG)
 
 
-@pytest.mark.parametrize("deployment", ["storyboard", "jobs", "full-pipeline", "flux"])
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        "storyboard",
+        *(pytest.param(name, marks=pytest.mark.matrix) for name in ("jobs", "full-pipeline", "flux")),
+    ],
+)
 def test_whichever_process_is_killed_it_is_the_same_film(
-    studio: Server, http: httpx.Client, undisturbed: bytes, deployment: str
+    server: Server, http: httpx.Client, undisturbed: dict[str, Any], record_property: Any, *, deployment: str
 ) -> None:
-    processes = until(lambda: studio.replicas(deployment), what=f"a replica of {deployment}")
+    processes = until(lambda: server.replicas(deployment), what=f"a replica of {deployment}")
     video_id = ordered(http, script=script(1, 1, 1), write_prompts=False, **LONG)
 
     def under_way() -> bool:
@@ -133,7 +136,8 @@ def test_whichever_process_is_killed_it_is_the_same_film(
     video = ended(http, video_id, 400)
     assert video["status"] == "completed", video
     assert video["degraded"] is None
-    assert result(http, video_id) == undisturbed
+    assert result(http, video_id) == result(http, undisturbed["id"])
+    record_property(Outcome.__name__, outcome_of(server, deployment, "a scene", video, undisturbed))
 
 
 def test_cancelling_the_film_cancels_its_scenes_and_keeps_the_finished(http: httpx.Client) -> None:

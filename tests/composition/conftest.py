@@ -1,12 +1,17 @@
-"""Uploads are decoded in processes of their own, so those that many tests need are made once."""
+"""What many tests need and is slow to make: uploads, which are decoded in processes of their own, and a PostgreSQL."""
 
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pgserver
+import psycopg
 import pytest
 import pytest_asyncio
 
 from composition.encode import png
+from composition.store import Store
 from tests.composition import albums, media
 from tests.composition.ordering import EDGES, Counter
 from tests.composition.serving import noise
@@ -28,3 +33,32 @@ async def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def counter(stocked: Path, tmp_path: Path) -> Counter:
     """Where `ann` may order, with uploads of her own."""
     return Counter(Path(shutil.copytree(stocked, tmp_path / "home")))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URI of a PostgreSQL, which runs as another user and could not see into a folder of pytest's."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder)  # pyright: ignore[reportPrivateImportUsage]
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("alter system set fsync = off")  # nothing of it outlives the tests
+            connection.execute("select pg_reload_conf()")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store, in each of the databases."""
+    made = Store(f"sqlite:///{tmp_path / 'store.db'}" if request.param == "sqlite" else empty_database(request))
+    yield made
+    made.close()
+
+
+def empty_database(request: pytest.FixtureRequest) -> str:
+    """Make a database of a test's own in the PostgreSQL that the tests share, and return its URL."""
+    uri: str = request.getfixturevalue("postgres")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        (number,) = connection.execute("select count(*) from pg_database").fetchone() or (0,)
+        connection.execute(f"create database test_{number}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return uri.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/test_{number}?")

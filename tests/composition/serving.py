@@ -83,7 +83,7 @@ class Handle:
 
     async def rested(self) -> list[Call]:
         """The calls so far, once none of them works any more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(call.task for call in self.calls), return_exceptions=True)
         return self.calls
 

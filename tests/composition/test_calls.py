@@ -128,7 +128,7 @@ async def test_a_result_is_given_while_the_next_call_is_still_being_drawn() -> N
         await drawn.wait()
         yield lambda: asyncio.sleep(0, 2)
 
-    async with asyncio.timeout(10), aclosing(in_order(calls(), window=3)) as results:
+    async with asyncio.timeout(60), aclosing(in_order(calls(), window=3)) as results:
         assert await anext(results) == 1
         drawn.set()
         assert [result async for result in results] == [2]

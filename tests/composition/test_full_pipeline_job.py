@@ -136,7 +136,7 @@ async def test_a_follower_of_the_large_video_gets_all_of_it(desk: Desk) -> None:
     following = asyncio.create_task(follow())
     await desk.work(Studio(), job, lease)
     desk.store.end(lease, "completed")
-    await asyncio.wait_for(following, 20)
+    await asyncio.wait_for(following, 60)
     with av.open(io.BytesIO(b"".join(chunks)), "r") as container:
         assert [frame.width for frame in container.decode(video=0)] == [2 * WIDTH] * FRAMES
 

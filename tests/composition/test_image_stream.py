@@ -33,7 +33,7 @@ from tests.composition.serving import Handle, noise
 
 ROUTE = "/v1/images/generations"
 PICTURE = f"data:image/png;base64,{base64.b64encode(png(noise(1))).decode()}"
-WAIT_S = 20
+WAIT_S = 120
 Event = dict[str, Any]
 
 

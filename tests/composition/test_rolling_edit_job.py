@@ -63,7 +63,7 @@ class Desk:
 
     async def reached(self, job_id: str, frames: int) -> None:
         """Return when so many frames are safe."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await asyncio.to_thread(self.store.job, job_id)).frames_done < frames:
                 pass
 

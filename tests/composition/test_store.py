@@ -1,37 +1,13 @@
 """The store: what is remembered, who may change it, and what a lease is worth."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import pgserver
 import pytest
 
 from composition.store import FRAME, Lease, News, Page, Store, new_id
 from composition.tables import File, Job, Segment, Still
 from services.errors import Conflict, LeaseLost, NotFound, QueueFull
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(  # pyright: ignore[reportPrivateImportUsage]
-        tmp_path_factory.mktemp("pg")
-    )
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path / 'store.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres")
-    made = Store(url)
-    yield made
-    for job in [job.id for job in made.jobs("ann", Page(limit=1000))[0]]:
-        made.forget(job)
-    for owner in {key.owner for key in made.api_keys()}:
-        made.revoke_keys(owner)
-    made.close()
 
 
 def job(store: Store, owner: str = "ann", created_at: float | None = None) -> Job:

@@ -1,29 +1,13 @@
 """Jobs that are parts of jobs."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pgserver
 import pytest
 
 from composition.store import Lease, Page, Store, new_id
 from composition.tables import Job, Segment
 from services.errors import Cancelled, NotFound
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "sqlite":
-        made = Store(f"sqlite:///{tmp_path / 'store.db'}")
-        yield made
-        made.close()
-        return
-    server = pgserver.get_server(tmp_path / "pg")  # pyright: ignore[reportPrivateImportUsage]
-    made = Store(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
-    yield made
-    made.close()
-    server.cleanup()
 
 
 def made_job(job_id: str | None = None, parent: str | None = None, model: str = "storyboard") -> Job:

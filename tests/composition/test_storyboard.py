@@ -29,6 +29,7 @@ from services.internvl.request import DescribeRequest
 from services.text_to_video.request import TextToVideoRequest
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.studio import MODELS, Studio, done, pixels_of
+from tests.waiting import until
 
 SHOT: dict[str, Any] = {"seed": 7, "animate": {"num_frames": 6}, "upscale": False}
 
@@ -101,10 +102,10 @@ class Set:
         return self.store.create_job(Job(id=new_id("video"), owner="ann", model="storyboard", **said), 99)
 
     async def ended(self, job: Job) -> Job:
-        async with asyncio.timeout(60):
-            while not (now := await asyncio.to_thread(self.store.job, job.id)).ended:
-                pass
-        return now
+        def ask() -> Job | None:
+            return now if (now := self.store.job(job.id)).ended else None
+
+        return await asyncio.to_thread(until, ask, 60, f"the end of {job.id}", 0.01)
 
     def video(self, job: Job) -> bytes:
         return b"".join(self.artifacts.read(str(self.store.job(job.id).results["video"])))

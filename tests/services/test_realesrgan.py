@@ -202,7 +202,7 @@ async def test_who_is_stopped_stops_and_the_next_run_is_undisturbed(home) -> Non
     large = Frames(RANDOM.integers(0, 256, (1, 1400, 1400, 3), np.uint8))  # minutes of work
     async with aclosing(net.upscale(UpscaleRequest(), large, "job")) as stream:
         running = asyncio.ensure_future(anext(stream))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not net._worker.busy:  # noqa: ASYNC110 - the thread has no event to wait for
                 await asyncio.sleep(0.01)
         await net.stop("job")

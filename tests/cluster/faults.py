@@ -1,0 +1,89 @@
+"""Faults made on purpose while a job runs, and the table of what came of each, which `make matrix` writes."""
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from sqlite3 import connect
+from typing import Any
+
+import pytest
+
+from benchmarks.report import Report, Row, write
+from tests.cluster.server import Server
+
+METHOD = """\
+A job runs once undisturbed. Then the same job runs again, and once it is at the stage that is named, a process is
+killed (SIGKILL); of a model with two replicas, the one that is at work. The job ends without anybody's help, and all
+that it made is the same bytes as before. Random weights, small requests, one machine, leases of 3 s. A runner takes a
+job up when it is new, and again when the runner before it was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a job to which something was done, and that ended with the same bytes nevertheless."""
+
+    graph: str
+    killed: str
+    """Of what a process was killed."""
+    stage: str
+    """What the job was at."""
+    runners: int
+    """How often a runner took it up."""
+    undisturbed_s: int
+    """From the order to the end, without the fault."""
+    disturbed_s: int
+    """… and with it."""
+
+
+def outcome_of(
+    server: Server, killed: str, stage: str, video: Mapping[str, Any], undisturbed: Mapping[str, Any]
+) -> Outcome:
+    """Sum up a job that lived through a fault, beside the one that was left alone."""
+    took_s, took_undisturbed_s = (each["completed_at"] - each["created_at"] for each in (video, undisturbed))
+    runners = count_runners(server, video["id"])
+    return Outcome(video["model"], killed, stage, runners, took_undisturbed_s, took_s)
+
+
+def count_runners(server: Server, video_id: str) -> int:
+    """How often a runner has taken a job up."""
+    database = server.home / "reelgraph.db"
+    with closing(connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        (attempts,) = connection.execute("select attempts from jobs where id = ?", (video_id,)).fetchone()
+    return attempts
+
+
+class FaultTable:
+    """A plugin of pytest: gathers what the tests of faults tell, and writes it when all of them have passed."""
+
+    def __init__(self) -> None:
+        self._load_before = os.getloadavg()[0]
+        self._outcomes: list[Outcome] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test told of a fault."""
+        if report.when == "call" and report.passed:
+            self._outcomes += [value for _, value in report.user_properties if isinstance(value, Outcome)]
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the table."""
+        if exitstatus == pytest.ExitCode.OK:
+            write("faults", report_on(self._outcomes), self._load_before)
+
+
+def report_on(outcomes: list[Outcome]) -> Report:
+    """The table, with a line for each outcome."""
+    rows: list[Row] = [
+        {
+            "graph": outcome.graph,
+            "killed": outcome.killed,
+            "at": outcome.stage,
+            "result": "identical",
+            "runners": outcome.runners,
+            "undisturbed, s": outcome.undisturbed_s,
+            "with the fault, s": outcome.disturbed_s,
+        }
+        for outcome in outcomes
+    ]
+    samples = {name: [asdict(outcome)[name] for outcome in outcomes] for name in ("undisturbed_s", "disturbed_s")}
+    return Report("Faults", METHOD, rows, [], samples, ("ray", "torch", "diffusers"))

@@ -1,0 +1,100 @@
+"""A server with keys, small limits and short leases: what breaks in is kept out, and what is cut off goes on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import content, create, ended, error_of, staged
+from tests.cluster.server import CLIP, Server
+from tests.composition import media
+
+pytestmark = pytest.mark.cluster
+
+JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "seed": 11}
+"""Long enough to be hit in the middle."""
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
+    limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "concurrency": 2, "auth": "keys"}
+    made = Server(tmp_path_factory.mktemp("strict"), untrained, ("v2v",), **limits)
+    made.add_key("ann")
+    made.add_key("bob")
+    made.start()
+    yield made
+    made.kill()
+
+
+def test_a_body_without_length_is_stopped_at_the_limit(strict: Server) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        for _ in range(4096):
+            yield b"\0" * 65536
+
+    with strict.client() as http:
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        error_of(http.post("/v1/files", content=endless(), headers=kind), 413, None, "2097152")
+        assert http.get("/healthz").status_code == 200
+        assert list((strict.home / "artifacts").rglob("file_*")) == []
+
+
+def test_two_hundred_jobs_at_once(strict: Server, tmp_path: Path) -> None:
+    with strict.client() as http:
+        with media.one_frame(tmp_path).open("rb") as file:
+            clip = http.post("/v1/files", files={"file": file}).json()["id"]
+        asked = {"model": "v2v", "input_video": clip, "prompt": "x", "num_frames": 1, "steps": 1, "max_area": 1024}
+        answers = [http.post("/v1/videos", json=asked) for _ in range(200)]
+        codes = {answer.status_code for answer in answers}
+        assert codes <= {200, 429}
+        full = [answer for answer in answers if answer.status_code == 429]
+        assert full
+        error_of(full[0], 429, None, "limit is 20")
+        assert full[0].headers["retry-after"]
+        for answer in answers:
+            if answer.status_code == 200:
+                assert ended(http, answer.json()["id"])["status"] == "completed"
+
+
+def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -> None:
+    with httpx.Client(base_url=strict.url) as nobody:
+        error_of(nobody.get("/v1/videos"), 401, None, "API key")
+        assert nobody.get("/healthz").status_code == 200
+        wrong = nobody.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
+        error_of(wrong, 401, None, "not known")
+    with strict.client("ann") as ann, strict.client("bob") as bob:
+        with media.one_frame(tmp_path).open("rb") as file:
+            clip = ann.post("/v1/files", files={"file": file}).json()["id"]
+        error_of(bob.get(f"/v1/files/{clip}"), 404, "id")
+        error_of(bob.post("/v1/videos", json={"model": "v2v", "input_video": clip}), 404, "input_video", clip)
+        video_id = create(ann, input_video=clip, prompt="x")["id"]
+        for answer in (
+            bob.get(f"/v1/videos/{video_id}"),
+            bob.get(f"/v1/videos/{video_id}/content"),
+            bob.get(f"/v1/videos/{video_id}/events"),
+            bob.post(f"/v1/videos/{video_id}/cancel"),
+            bob.delete(f"/v1/videos/{video_id}"),
+        ):
+            error_of(answer, 404, "id")
+        assert bob.get("/v1/videos").json()["data"] == []
+        assert ended(ann, video_id)["status"] == "completed"
+
+
+def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
+    with strict.client() as http:
+        clip = http.post("/v1/files", files={"file": CLIP.open("rb")}).json()["id"]
+        alone = ended(http, create(http, input_video=clip, **JOB)["id"])
+        assert alone["status"] == "completed", alone
+        undisturbed = content(http, alone["id"])
+        running = [create(http, input_video=clip, **JOB)["id"] for _ in range(2)]
+        waiting = [create(http, input_video=clip, **JOB)["id"] for _ in range(2)]
+        staged(http, running[0], "denoise")
+    strict.kill()
+    strict.start()
+    with strict.client() as http:
+        for video_id in running + waiting:
+            video = ended(http, video_id)
+            assert video["status"] == "completed", video
+            assert content(http, video_id) == undisturbed
