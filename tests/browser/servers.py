@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import uvicorn
-from composition.text_to_video import FilmRequest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -21,6 +20,7 @@ from composition.encode import png
 from composition.ingress import Ingress, IngressSettings
 from composition.store import Lease, News, Page, Store, new_id
 from composition.tables import Job
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.serving import noise
 
 CLIP = Path(__file__).parents[2] / "clients" / "media" / "bouncing-triangle.mp4"
@@ -101,7 +101,8 @@ class Target(Running):
     def __init__(self, folder: Path) -> None:
         database, artifacts = f"sqlite:///{folder / 'store.db'}", ArtifactSettings(url=str(folder / "artifacts"))
         settings = IngressSettings(database=database, artifacts=artifacts, auth="none")
-        super().__init__(Ingress({"text-to-video": FilmRequest}, settings, dict).api())
+        cluster = Cluster(folder).host_models({"text-to-video": Hosted("text-to-video")}).host_graphs("single")
+        super().__init__(Ingress(settings, cluster.served, TRANSPORT).api())
         self.store = Store(database)
         kept = Artifacts(artifacts)
         kept.put("clip.mp4", CLIP.read_bytes())

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,15 @@ class Server:
     def kill(self) -> None:
         """Kill it and all that it started at once, as a power cut would."""
         assert self.process
-        everything = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
-        for process in everything:
-            process.kill()
+        below: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(60)
-        psutil.wait_procs([p for p in everything if isinstance(p, psutil.Process)], 30)
+        psutil.wait_procs(below, 30)
 
     def replicas(self, name: str) -> list[psutil.Process]:
         """The processes of the replicas that host a model or graph, or are of an application."""

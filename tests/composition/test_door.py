@@ -15,6 +15,7 @@ from starlette.types import Message
 from composition.artifacts import ArtifactSettings
 from composition.door import DoorSettings
 from composition.ingress import Ingress, IngressSettings
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.painting import front_door, served
 
 OWN = "http://127.0.0.1:8000"
@@ -341,10 +342,11 @@ async def test_programs_come_in_as_before(folder: Path) -> None:
     settings = IngressSettings(
         database=f"sqlite:///{folder / 'store.db'}", artifacts=ArtifactSettings(url=str(folder / "a")), auth="none"
     )
-    front = Ingress({}, settings, lambda: {"v2v": ("graph", "HEALTHY")})
+    cluster = Cluster(folder).host_models({"wan": Hosted("wan")})
+    front = Ingress(settings, cluster.served, TRANSPORT)
     async with served(front) as url, httpx.AsyncClient(base_url=url) as client:
-        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "v2v"
+        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "wan"
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any") as theirs:
-            assert [model.id async for model in theirs.models.list()] == ["v2v"]
+            assert [model.id async for model in theirs.models.list()] == ["wan"]
         named = await client.get(f"{url.replace('127.0.0.1', 'localhost')}/healthz")
         assert json.loads(named.text) == {"status": "ok"}

@@ -1,7 +1,6 @@
 """Jobs that are parts of jobs."""
 
 import time
-from pathlib import Path
 
 import pytest
 

@@ -6,32 +6,24 @@ from typing import Any
 
 import httpx
 import pytest
-from composition.text_to_video import FilmRequest
 
 from composition.artifacts import ArtifactSettings
 from composition.ingress import Ingress, IngressSettings
-from composition.rolling_edit import RollingEditRequest
-from composition.scenes import StoryboardRequest
 from composition.store import Page, Store
-from composition.v2v import V2VRequest
+from services.catalogue import KINDS
+from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 
 JSON = {"Content-Type": "application/json"}
-REQUESTS = {
-    "v2v": V2VRequest,
-    "rolling-edit": RollingEditRequest,
-    "storyboard": StoryboardRequest,
-    "text-to-video": FilmRequest,
-}
 
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The routes, without Ray; afterwards nothing is stored."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
-    settings = IngressSettings(
-        database=url, artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")), auth="none", served=("flux", "svd")
-    )
-    api = Ingress(REQUESTS, settings, dict).api()
+    settings = IngressSettings(database=url, artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")), auth="none")
+    cluster = Cluster(tmp_path).host_models({kind: Hosted(kind) for kind in KINDS})
+    cluster.host_graphs("v2v", "rolling-edit", "full-pipeline", "storyboard", "single")
+    api = Ingress(settings, cluster.served, TRANSPORT).api()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
     store = Store(url)
