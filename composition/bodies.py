@@ -88,7 +88,7 @@ async def _whole(
     allowance: Allowance,
     read: Callable[[bytes, Allowance], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Read a body that is one text, in a thread: a hostile one takes tenths of a second."""
+    """Read a body that is one text, in a thread: a hostile one takes a tenth of a second."""
     data = await _gather(stream, allowance.limit)
     with allowance.lent(len(data)):
         return await asyncio.to_thread(read, data, allowance)
