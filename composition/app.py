@@ -35,6 +35,7 @@ from composition.text_to_video import Film, FilmRequest
 from composition.upscale import Upscale, VideoUpscaleRequest
 from composition.v2v import V2V, V2VRequest
 from composition.wan_i2v import WanI2V, WanI2VRequest
+from services.allowance import MAX_JSON_BYTES
 from services.errors import ConfigError
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings
@@ -42,7 +43,6 @@ from services.frames import Face, Item
 from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
 from services.instantid.service import InstantId, InstantIdSettings
 from services.internvl.service import InternVL, InternVLSettings
-from services.json_text import MAX_JSON_BYTES
 from services.qwen_edit.service import QwenEdit, QwenEditSettings
 from services.realesrgan.service import RealEsrgan, RealEsrganSettings
 from services.svd.service import Svd, SvdSettings

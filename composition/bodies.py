@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from composition.decode import MediaKind
 from composition.forms import Part, read_form, read_pairs
+from services.allowance import MAX_JSON_BYTES, Allowance, allowing
 from services.errors import InvalidParameter, InvalidRequest, PayloadTooLarge
-from services.json_text import MAX_JSON_BYTES, Allowance, UnusableText, allowing, read_json
+from services.json_text import UnusableText, read_json
 
 MediaValue: TypeAlias = Part | str | list[Part | str]
 """A media field as it came: a file of the request, a file id or a `data:` URL, or, for pictures, a list of them."""

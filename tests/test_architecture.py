@@ -66,7 +66,7 @@ def allowed(path: Path, module: str) -> bool:
         shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
         return target[0] == "services" and (own or shared)
     if room == "composition":
-        shared = ["frames", "errors", "limits", "json_text"]
+        shared = ["frames", "errors", "limits", "allowance", "json_text"]
         shared += ["weights", "downloads", "licences"] if name_of(path) in FETCHING else []
         spoken = target[0] == "services" and target[1:2] in [[name] for name in shared]
         request = target[0] == "services" and target[2:3] == ["request"]
