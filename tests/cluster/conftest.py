@@ -21,7 +21,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"), untrained).start()
+    guests = {"allowed_hosts": ["*.studio.example"], "allowed_origins": ["https://studio.example"]}
+    made = Server(tmp_path_factory.mktemp("server"), untrained | guests).start()
     yield made
     assert made.stop() == 0
 
