@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from composition.decode import MediaKind
 from composition.forms import Part, read_form, read_pairs
+from services.allowance import MAX_JSON_BYTES, Allowance, allowing
 from services.errors import InvalidParameter, InvalidRequest, PayloadTooLarge
-from services.json_text import MAX_JSON_BYTES, Allowance, UnusableText, allowing, read_json
+from services.json_text import UnusableText, read_json
 
 MediaValue: TypeAlias = Part | str | list[Part | str]
 """A media field as it came: a file of the request, a file id or a `data:` URL, or, for pictures, a list of them."""
@@ -88,7 +89,7 @@ async def _whole(
     allowance: Allowance,
     read: Callable[[bytes, Allowance], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Read a body that is one text, in a thread: a hostile one takes tenths of a second."""
+    """Read a body that is one text, in a thread: a hostile one takes a tenth of a second."""
     data = await _gather(stream, allowance.limit)
     with allowance.lent(len(data)):
         return await asyncio.to_thread(read, data, allowance)

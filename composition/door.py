@@ -138,11 +138,11 @@ class DoorSettings(BaseModel):
 
     allowed_hosts: tuple[Annotated[str, AfterValidator(_host_pattern)], ...] = ()
     """Names that the server answers to, without ports: `*.example.org` is every name below example.org, and `*` every
-    name. With `auth: none` it answers to these and to the names of the machine itself (localhost, 127.0.0.1, ::1);
-    with keys to all, or where some are given, likewise."""
+    name. Names of the machine itself (localhost, 127.0.0.1, ::1) are always answered. With keys and no names given, all
+    are. A proxy must pass on the `Host` that it was asked for, or these names say nothing."""
     allowed_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
-    """Other origins whose pages may use the server, as `https://studio.example.org`. With `auth: none` no other page
-    may; with keys all may, or where some are given, likewise."""
+    """Other origins whose pages may use the server, as `https://studio.example.org`; no page of another may. With keys
+    and no origins given, all may: they have no key."""
 
 
 class Door:
@@ -193,8 +193,9 @@ class Door:
     def _check_page(self, headers: Headers, host: Host | None) -> None:
         """Raise Forbidden for what a page of another site has sent, or made the browser fetch.
 
-        Reads too: what a page cannot read it can still show, measure and keep the server busy with. Links of other
-        sites too: a page can follow its own without a person.
+        Reads too: what a page cannot read it can still show, measure and keep the server busy with. Links on other
+        sites too: a page can follow its own without a person. In a name that is neither of this machine nor asked for
+        by https browsers do not say `Sec-Fetch-Site`, and a page could show a picture whose id it knew.
         """
         given = headers.getlist("origin")
         origin = Origin.parse(given[0]) if len(given) == 1 else None

@@ -18,8 +18,9 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from services.allowance import Allowance, text_cost
 from services.errors import InvalidParameter, InvalidRequest, LimitExceeded, PayloadTooLarge
-from services.json_text import MAX_FIELDS, Allowance, text_cost, unusable
+from services.json_text import MAX_FIELDS, unusable
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

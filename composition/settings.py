@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from composition.artifacts import ArtifactSettings
 from composition.decode import MediaLimits
 from composition.door import DoorSettings
+from services.allowance import MAX_JSON_BYTES
 from services.catalogue import KINDS
 from services.errors import ConfigError
-from services.json_text import MAX_JSON_BYTES
 from services.model import Role
 from services.private import open_home
 

@@ -8,22 +8,15 @@ The sizes are those of CPython 3.11 to 3.13 on 64 bits, with what pydantic's par
 """
 
 import re
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from pydantic_core import from_json as parse_json
 
-from services.errors import LimitExceeded, PayloadTooLarge
+from services.allowance import MAX_JSON_BYTES, Allowance, allowing, current_allowance, text_cost
+from services.errors import LimitExceeded
 
-MAX_JSON_BYTES = 1 << 20
-"""Bytes of JSON, or of the text in a form, that a request may have unless the configuration says otherwise."""
-MEMORY_RATIO = 4
-"""Reading a request takes at most so many times the bytes that its texts may have, they themselves included."""
-LEAST_BYTES = 1 << 18
-"""A lower limit does not make the memory smaller."""
 MAX_DEPTH = 64
 """Objects and lists inside of each other. No request has more than 6."""
 MAX_FIELDS = 256
@@ -41,21 +34,10 @@ DICT_GROWTH = {6: 176, 11: 288, 22: 560, 43: 1200, 86: 2416, 171: 4624}
 NUMBER = 32
 TEXT = 64
 """A text of ASCII characters, without them."""
-WIDE_TEXT = 96
-"""Any other text, without its characters."""
-PIECE = 1 << 16
-"""Bytes whose characters are counted at a time."""
 CACHED_NAME = 64
 """Bytes of a field's name up to which the parser makes it once for all objects."""
 KNOWN_NAMES = 512
 """Different names that the scan remembers as made already."""
-
-CONTINUATION = bytes(range(0x80, 0xC0))
-"""The bytes of UTF-8 that begin no character."""
-FOUR_BYTES = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
-"""In a text with one of these each character takes 4 bytes."""
-TWO_BYTES = re.compile(rb"[\xc4-\xff]|\\u(?!00)")
-NOT_ASCII = re.compile(rb"[\x80-\xff]|\\u00[89a-fA-F]")
 
 ESCAPE = (
     rb'\\(?:["\\/bfnrt]|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}'
@@ -82,56 +64,6 @@ class UnusableText(ValueError):
         self.reason = reason
 
 
-class Allowance:
-    """How much memory the texts of one request may take, read.
-
-    Args:
-        limit: bytes that the texts may have as they come. Read, and with what is needed for that, they may take
-            MEMORY_RATIO times as many, or as LEAST_BYTES.
-    """
-
-    def __init__(self, limit: int = MAX_JSON_BYTES) -> None:
-        self.limit = limit
-        self._memory = MEMORY_RATIO * max(limit, LEAST_BYTES)
-        self._left = self._memory
-
-    def take(self, size: int, passing: int = 0) -> None:
-        """Count so many bytes, beside which there must be room for `passing` ones. Raises PayloadTooLarge."""
-        self._left -= size
-        if self._left < passing:
-            raise PayloadTooLarge(
-                f"the body would take more than the limit of {self._memory} bytes of memory, {MEMORY_RATIO} times "
-                f"max_json_bytes, once it is read: it has too many values, or too long texts of wide characters"
-            )
-
-    @contextmanager
-    def lent(self, size: int) -> Generator[None]:
-        """Count so many bytes until the block is left. Raises PayloadTooLarge."""
-        self.take(size)
-        try:
-            yield
-        finally:
-            self._left += size
-
-
-_current: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
-
-
-@contextmanager
-def allowing(allowance: Allowance) -> Generator[None]:
-    """Let all JSON that is read in the block, also that in the texts of fields, share one allowance."""
-    token = _current.set(allowance)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def current_allowance() -> Allowance | None:
-    """Return that of the request that is being read, if one is."""
-    return _current.get()
-
-
 def read_json(data: bytes) -> object:
     """Read JSON in UTF-8, within the allowance of the request that is being read, or one of its own.
 
@@ -155,50 +87,6 @@ def read_json_text(text: str) -> object:
 def scan_json(data: bytes) -> None:
     """Count what the values of a JSON text will take, and look at its texts. Raises what `read_json` raises."""
     _Scan(data, current_allowance() or Allowance(max(MAX_JSON_BYTES, len(data)))).run()
-
-
-@dataclass(frozen=True, slots=True)
-class TextCost:
-    """Bytes that a string takes."""
-
-    kept: int
-    passing: int
-    """More of them while it is made."""
-
-
-def text_cost(data: bytes | bytearray, start: int = 0, stop: int | None = None, *, escapes: bool = False) -> TextCost:
-    """Return what the text in `data[start:stop]`, which is UTF-8, takes as a string, at most.
-
-    Python makes room for as many characters as there are bytes, and again when it meets a wider character.
-
-    Args:
-        data: the bytes.
-        start, stop: the piece of them.
-        escapes: whether a backslash in it begins an escape, as in JSON.
-    """
-    stop = len(data) if stop is None else stop
-    size = stop - start
-    characters = sum(
-        len(data[at : min(at + PIECE, stop)].translate(None, CONTINUATION)) for at in range(start, stop, PIECE)
-    )
-    tape = 0
-    if escapes and data.find(b"\\", start, stop) >= 0:
-        # \\u and four digits are one character; those behind a backslash that is itself escaped are not meant.
-        escaped = max(0, data.count(b"\\u", start, stop) - data.count(b"\\\\u", start, stop))
-        size, characters = size - 3 * escaped, characters - 5 * escaped
-        tape = size + size // 2
-    width, before = _widths(data, start, stop)
-    kept = WIDE_TEXT + width * characters
-    return TextCost(kept, tape + (max(0, (width + before) * size - kept) if before else 0))
-
-
-def _widths(data: bytes | bytearray, start: int, stop: int) -> tuple[int, int]:
-    """Bytes for a character of a text, and of the narrower one that it may be made of, or 0."""
-    if FOUR_BYTES.search(data, start, stop):
-        return 4, 2
-    if TWO_BYTES.search(data, start, stop):
-        return 2, 1
-    return (1, 1) if NOT_ASCII.search(data, start, stop) else (1, 0)
 
 
 def unusable(text: str) -> str | None:

@@ -85,6 +85,7 @@ def allowed(path: Path, module: str) -> bool:
             "frames",
             "errors",
             "limits",
+            "allowance",
             "json_text",
             "loading",
             "model",

@@ -41,7 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) 
     models = {kind: {**block, **changes.get(kind, {})} for kind, block in untrained.items()}
     graphs, twice = ("v2v", "rolling-edit", "full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
     home = tmp_path_factory.mktemp("server")
-    made = Server(home, models, graphs, twice=twice, lease_s=3.0, concurrency=6).start()
+    guests = {"allowed_hosts": ["*.studio.example"], "allowed_origins": ["https://studio.example"]}
+    made = Server(home, models, graphs, twice=twice, lease_s=3.0, concurrency=6, **guests).start()
     yield made
     assert made.stop() == 0
 

@@ -69,11 +69,40 @@ def test_nan_written_as_json_allows_it_not(http: httpx.Client, clip_id: str) -> 
     error_of(answer, 422, "guidance_scale", "finite")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 60])
 def test_what_is_not_json(http: httpx.Client, body: bytes) -> None:
     answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     assert "JSON" in answer.json()["error"]["message"]
+
+
+def test_json_that_takes_too_much_memory(http: httpx.Client) -> None:
+    body = b'{"model": "v2v", "prompt": [' + b"[]," * 340_000 + b"[]]}"
+    kind = {"Content-Type": "application/json"}
+    error(http.post("/v1/videos", content=body, headers=kind), 413, None, "4194304 bytes of memory", "max_json_bytes")
+    error(http.post("/v1/videos", content=body + b" " * 100_000, headers=kind), 413, None, "1048576", "max_json_bytes")
+    error(http.post("/v1/videos", content=b"[" * 100_000, headers=kind), 422, None, "limit of 64 levels")
+
+
+def test_texts_that_no_database_holds(http: httpx.Client) -> None:
+    for text in (r"file_\ud800", r"file_\u0000"):
+        body = f'{{"model": "v2v", "input_video": "{text}"}}'
+        answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
+        error(answer, 422, "input_video", "must not hold")
+    error(http.get("/v1/files/%00"), 422, "file_id", "NUL")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/nothing"])
+def test_other_names_and_other_pages_are_refused(http: httpx.Client, path: str) -> None:
+    error(http.get(path, headers={"Host": "attacker.example"}), 403, "Host", "attacker.example", "allowed_hosts")
+    error(http.get(path, headers={"Origin": "null"}), 403, "Origin", "null", "allowed_origins")
+    error(http.get(path, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Sec-Fetch-Site", "cross-site")
+    port = http.base_url.port
+    named = http.get(path, headers={"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})
+    assert named.status_code == (404 if path == "/v1/nothing" else 200)
+    guest = http.get(path, headers={"Host": "a.studio.example", "Origin": "https://studio.example"})
+    assert guest.status_code == named.status_code
+    assert guest.headers["access-control-allow-origin"] == "https://studio.example"
 
 
 def test_another_content_type(http: httpx.Client) -> None:

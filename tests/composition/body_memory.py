@@ -17,8 +17,8 @@ from pathlib import Path
 from starlette.requests import Request
 
 from composition.bodies import Body, BodySettings, Message, read_body
+from services.allowance import LEAST_BYTES
 from services.errors import ReelError
-from services.json_text import LEAST_BYTES
 from tests.services.hostile_json import HOSTILE, LIMIT, most_taken
 
 JSON = "application/json"

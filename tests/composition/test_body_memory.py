@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from services.allowance import LEAST_BYTES, MEMORY_RATIO
 from services.errors import LimitExceeded, PayloadTooLarge
-from services.json_text import LEAST_BYTES, MEMORY_RATIO
 from tests.composition.body_memory import CHUNK, hostile_forms, reading
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Callable
 
+from services.allowance import LEAST_BYTES, Allowance, allowing
 from services.errors import PayloadTooLarge
-from services.json_text import LEAST_BYTES, Allowance, allowing, read_json
+from services.json_text import read_json
 
 LIMIT = LEAST_BYTES
 """Bytes that these bodies may have, so that there is little to wait for."""

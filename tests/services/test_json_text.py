@@ -9,21 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.allowance import MAX_JSON_BYTES, MEMORY_RATIO, Allowance, allowing, current_allowance, text_cost
 from services.errors import LimitExceeded, PayloadTooLarge
-from services.json_text import (
-    MAX_DEPTH,
-    MAX_FIELDS,
-    MAX_JSON_BYTES,
-    MEMORY_RATIO,
-    Allowance,
-    UnusableText,
-    allowing,
-    current_allowance,
-    read_json,
-    read_json_text,
-    text_cost,
-    unusable,
-)
+from services.json_text import MAX_DEPTH, MAX_FIELDS, UnusableText, read_json, read_json_text, unusable
 from services.limits import from_json
 from tests.services.hostile_json import HOSTILE, LIMIT, fits, most_sent, most_taken, repeated
 
