@@ -15,7 +15,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
-TOTAL = 12
+TOTAL = 10
 SAFE = 5
 """Frames that are there when a process is killed: 0 to 4."""
 FRAMES = clip(TOTAL)
@@ -31,7 +31,7 @@ def job(http: httpx.Client) -> dict[str, Any]:
         "init_frame": upload(http, png(enlarged)),
         "edge_frames": edges,
         "seed": 3,
-        "steps": 5,
+        "steps": 4,
     }
 
 
