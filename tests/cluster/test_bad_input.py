@@ -79,24 +79,28 @@ def test_what_is_not_json(http: httpx.Client, body: bytes) -> None:
 def test_json_that_takes_too_much_memory(http: httpx.Client) -> None:
     body = b'{"model": "v2v", "prompt": [' + b"[]," * 340_000 + b"[]]}"
     kind = {"Content-Type": "application/json"}
-    error(http.post("/v1/videos", content=body, headers=kind), 413, None, "4194304 bytes of memory", "max_json_bytes")
-    error(http.post("/v1/videos", content=body + b" " * 100_000, headers=kind), 413, None, "1048576", "max_json_bytes")
-    error(http.post("/v1/videos", content=b"[" * 100_000, headers=kind), 422, None, "limit of 64 levels")
+    error_of(
+        http.post("/v1/videos", content=body, headers=kind), 413, None, "4194304 bytes of memory", "max_json_bytes"
+    )
+    error_of(
+        http.post("/v1/videos", content=body + b" " * 100_000, headers=kind), 413, None, "1048576", "max_json_bytes"
+    )
+    error_of(http.post("/v1/videos", content=b"[" * 100_000, headers=kind), 422, None, "limit of 64 levels")
 
 
 def test_texts_that_no_database_holds(http: httpx.Client) -> None:
     for text in (r"file_\ud800", r"file_\u0000"):
         body = f'{{"model": "v2v", "input_video": "{text}"}}'
         answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
-        error(answer, 422, "input_video", "must not hold")
-    error(http.get("/v1/files/%00"), 422, "file_id", "NUL")
+        error_of(answer, 422, "input_video", "must not hold")
+    error_of(http.get("/v1/files/%00"), 422, "file_id", "NUL")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/nothing"])
 def test_other_names_and_other_pages_are_refused(http: httpx.Client, path: str) -> None:
-    error(http.get(path, headers={"Host": "attacker.example"}), 403, "Host", "attacker.example", "allowed_hosts")
-    error(http.get(path, headers={"Origin": "null"}), 403, "Origin", "null", "allowed_origins")
-    error(http.get(path, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Sec-Fetch-Site", "cross-site")
+    error_of(http.get(path, headers={"Host": "attacker.example"}), 403, "Host", "attacker.example", "allowed_hosts")
+    error_of(http.get(path, headers={"Origin": "null"}), 403, "Origin", "null", "allowed_origins")
+    error_of(http.get(path, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Sec-Fetch-Site", "cross-site")
     port = http.base_url.port
     named = http.get(path, headers={"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})
     assert named.status_code == (404 if path == "/v1/nothing" else 200)
