@@ -1,19 +1,16 @@
 """The database: who opens it at the same time, files of an older version, and what is deployed."""
 
-import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pgserver
 import pytest
-from sqlalchemy import create_engine, text
 
 from composition.served import snapshot_of
 from composition.store import Store
 from composition.tables import Deployed, Job, Table
+from tests.composition.conftest import empty_database
 
 OPENERS = 8
 
@@ -35,41 +32,12 @@ INSERT INTO jobs VALUES (
 """
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Makes a new, empty database and returns its URL."""
-    server = pgserver.get_server(  # pyright: ignore[reportPrivateImportUsage]
-        tmp_path_factory.mktemp("pg")
-    )
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-
-    def new(name: str) -> str:
-        engine = create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        return re.sub(r"/postgres(\?|$)", rf"/{name}\1", url)
-
-    yield new
-    server.cleanup()
-
-
 def deployed(application: str, *names: str, kind: str = "wan") -> list[Deployed]:
     facts = {"limits": {}, "defaults": {"steps": 3}, "rate": None}
     return [
         Deployed(application=application, name=name, position=position, kind=kind, facts=facts, built_at=1.0)
         for position, name in enumerate(names)
     ]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "sqlite":
-        made = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    else:
-        made = Store(request.getfixturevalue("postgres")(re.sub(r"\W", "_", f"d_{request.node.name}").lower()))
-    yield made
-    made.close()
 
 
 # What is deployed.
@@ -132,9 +100,9 @@ def test_a_new_file_is_opened_by_all_applications_at_once(tmp_path: Path) -> Non
         assert open_at_once(f"sqlite:///{tmp_path / f'{number}.db'}") == []
 
 
-def test_a_new_database_is_opened_by_all_applications_at_once(postgres: Callable[[str], str]) -> None:
-    for number in range(3):
-        assert open_at_once(postgres(f"new_{number}")) == []
+def test_a_new_database_is_opened_by_all_applications_at_once(request: pytest.FixtureRequest) -> None:
+    for _ in range(3):
+        assert open_at_once(empty_database(request)) == []
 
 
 def test_a_file_of_an_older_version_is_opened_by_all_applications_at_once(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ async def test_the_memory_limit_counts_what_is_shared(video: Path) -> None:
         assert memory.uss < 64 << 20
 
 
+async def test_the_smallest_memory_limit_leaves_room_for_a_picture(tmp_path: Path) -> None:
+    path = media.picture(tmp_path / "a.png", media.solid((200, 30, 90)))
+    assert (await check(path, MediaLimits(memory_bytes=256 << 20))).kind == "image"
+
+
 async def test_a_bomb_beside_a_good_file_costs_one_process(video: Path, tmp_path: Path) -> None:
     bomb = media.picture(tmp_path / "a.png", np.zeros((2300, 4000, 3), np.uint8))
     bad, good = await asyncio.gather(

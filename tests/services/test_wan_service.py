@@ -288,7 +288,7 @@ async def test_requests_take_turns(wan):
 
 async def test_info_and_health(home, wan):
     source = written("wan", "ti2v", home).source
-    assert await wan.info() == ServiceInfo("wan", source, "", "wan#test cpu", busy=False)
+    assert await wan.info() == ServiceInfo("wan", source, "", "wan#test cpu", busy=False, rate=Fraction(24))
     stream = wan.generate(changed(steps=200), PICTURE)
     await anext(stream)
     assert (await wan.info()).busy
