@@ -203,8 +203,7 @@ class FullPipeline:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         asked = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": take.seed})
-        prefers = "+".join(sorted(lora.name for lora in request.loras))
-        call = stream(self._models["text-to-image"], "paint", asked, face, key, prefers=prefers)
+        call = stream(self._models["text-to-image"], "paint", asked, face, key, prefers=asked.lora_set)
         async with aclosing(self._said(call, "paint", "image")) as items:
             async for item in items:
                 yield item

@@ -179,8 +179,7 @@ class Painter:
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
-        prefers = "+".join(sorted(lora.name for lora in request.loras))
-        call = stream(self._handle, "paint", painting, face, prefers=prefers)
+        call = stream(self._handle, "paint", painting, face, prefers=painting.lora_set)
         async with opened(call, self._transport) as items:
             async for item in items:
                 yield item

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,12 @@ from starlette.middleware.cors import CORSMiddleware
 from composition.artifacts import Artifacts, ArtifactSettings
 from composition.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
 from composition.calls import Handle, Transport
-from composition.catalogue import GRAPHS
 from composition.content import byte_range, kept, live, scored, table, told, zipped
 from composition.decode import MediaLimits
 from composition.door import Door, DoorSettings
 from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
-from composition.graph import GraphRequest, Need
+from composition.graph import Need
 from composition.image_edit import Editor, ImageEditRequest, ImagesObject
 from composition.image_generation import ImageGenerationRequest, PaintedImages, Painter
 from composition.listing import find_request, list_models
@@ -45,7 +45,6 @@ from composition.schemas import (
     video_object,
 )
 from composition.served import Served, ServedModel
-from composition.single import SINGLES
 from composition.sse import EventStream, said
 from composition.store import VIDEO, Order, Page, Store
 from composition.tables import Job
@@ -128,12 +127,14 @@ class Ingress:
 
     def api(self) -> FastAPI:
         """Build the application, with all of its routes."""
-        api = FastAPI(title="reelgraph", version=version("reelgraph"), docs_url=None, redoc_url=None)
+        api = FastAPI(title="reelgraph", version=version("reelgraph"), docs_url=None, redoc_url=None, openapi_url=None)
         for kind in (ReelError, RequestValidationError, HTTPException, Exception):
             api.add_exception_handler(kind, _answer_error)
         self._add_door(api)
         api.add_api_route("/healthz", self.health, methods=["GET"])
         api.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=PlainTextResponse)
+        describe = partial(self.describe_api, api)
+        api.add_api_route("/openapi.json", describe, methods=["GET"], include_in_schema=False)
         checks = [Depends(self._authorise), Depends(_check_texts)]
         v1 = APIRouter(prefix="/v1", dependencies=checks, responses=_ERRORS)
         v1.add_api_route("/models", self.list_models, methods=["GET"])
@@ -153,7 +154,7 @@ class Ingress:
         )
         face = picture_body(FaceRequest, {"image": "image"}, "image")
         v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
-        v1.add_api_route("/videos", self.create_video, methods=["POST"], openapi_extra=video_body(_requests()))
+        v1.add_api_route("/videos", self.create_video, methods=["POST"])
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.get_video, methods=["GET"])
         v1.add_api_route("/videos/{video_id}", self.delete_video, methods=["DELETE"])
@@ -199,6 +200,16 @@ class Ingress:
         """Prometheus' text format."""
         text = await asyncio.to_thread(generate_latest, self._metrics)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def describe_api(self, api: FastAPI) -> Response:
+        """The OpenAPI document, with a body of `POST /v1/videos` for each name by which a job can be asked for now."""
+        snapshot = await asyncio.to_thread(self._served.read)
+        requests = {name: snapshot.assign(name, {}).request for name in (*snapshot.names(), *snapshot.aliases)}
+        document = {**api.openapi()}
+        route = document["paths"]["/v1/videos"]
+        post = {**route["post"], **video_body(requests)}
+        document["paths"] = {**document["paths"], "/v1/videos": {**route, "post": post}}
+        return JSONResponse(document)
 
     async def list_models(self) -> ListPage[ModelObject]:
         """Everything that can be asked for by name, and whether it is ready."""
@@ -411,11 +422,6 @@ class Ingress:
             return Response(status_code=status, headers=headers, media_type=kind)
         chunks = self._artifacts.read(key, start, stop)
         return StreamingResponse(chunks, status_code=status, headers=headers, media_type=kind)
-
-
-def _requests() -> dict[str, type[GraphRequest]]:
-    """Graph, or kind of model → what a job is asked with."""
-    return {graph.name: graph.request for graph in (*GRAPHS, *SINGLES.values())}
 
 
 def _list(data: list[Entry], ids: list[str], more: bool) -> ListPage[Entry]:

@@ -17,14 +17,15 @@ HIDDEN = ("models",)
 
 
 def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
-    """Return the graphs that can be asked for, then the models.
+    """Return the graphs that can be asked for, then the models, at last other names that models go by.
 
     Args:
         snapshot: what is served.
         created: when the server was started, in Unix seconds.
     """
     graphs = [_graph_object(snapshot, name, created) for name in snapshot.names() if name in snapshot.graphs]
-    return [*graphs, *(_model_object(snapshot, served, created) for served in snapshot.models.values())]
+    there = {**snapshot.models, **snapshot.aliases}
+    return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
 
 
 def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
@@ -51,9 +52,9 @@ def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
     )
 
 
-def _model_object(snapshot: Snapshot, served: ServedModel, created: int) -> ModelObject:
+def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: int) -> ModelObject:
     return ModelObject(
-        id=served.id,
+        id=name,
         created=created,
         kind=served.model.kind,
         roles=[offer.role for offer in served.model.offers],

@@ -18,11 +18,11 @@ def file_body() -> dict[str, Any]:
 
 
 def video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
-    """Describe the bodies that a video is asked for with: one schema for each model."""
+    """Describe the bodies that a video is asked for with: one schema for each graph, and each model alone."""
     schemas: list[dict[str, Any]] = []
     for model, request_type in requests.items():
         schema = inline_schema(request_type)
-        named = {"type": "string", "description": f"`{model}`; of a model alone its id."}
+        named = {"type": "string", "enum": [model]}
         kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
         if request_type.REFERENCE:
             kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]

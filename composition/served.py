@@ -192,10 +192,21 @@ class Snapshot:
         return Assignment(name, graph, host.application, {role: alone})
 
     def names(self) -> list[str]:
-        """Return the names by which a job can be asked for."""
+        """Return the names by which a job can be asked for, but for other names that models go by."""
         graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._complete(served)]
         alone = [name for name, served in self.models.items() if served.model.kind in SINGLES and SINGLE in self.graphs]
         return [*graphs, *alone]
+
+    @property
+    def aliases(self) -> dict[str, ServedModel]:
+        """Other names by which jobs of models alone can be asked for, which are no ids → the first model of that name."""
+        if SINGLE not in self.graphs:
+            return {}
+        found: dict[str, ServedModel] = {}
+        for served in self.models.values():
+            for name in served.model.aliases:
+                found.setdefault(name, served)
+        return {name: served for name, served in found.items() if name not in self.models}
 
     def choose(self, need: Need, name: str | None, configured: str | None = None) -> ServedModel:
         """Return the model that takes a role outside of a graph.

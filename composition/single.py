@@ -214,6 +214,8 @@ class Single:
         if self._offer.request is None:
             raise ModelFailed(f"{self._offer.role}: a model of this role runs no job")
         asked = select_fields(self._offer.request, request)
+        if lora_set := getattr(asked, "lora_set", ""):
+            options["prefers"] = lora_set
         return stream(self._model, self._offer.method, asked, **pictures, **options)
 
 

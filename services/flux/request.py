@@ -78,6 +78,11 @@ class Painting(BaseModel):
     identity_end: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The part of the steps after which the face no longer acts."""
 
+    @property
+    def lora_set(self) -> str:
+        """The names of its LoRAs as one: requests of the same set go to a replica that holds them."""
+        return "+".join(sorted(lora.name for lora in self.loras))
+
     @model_validator(mode="after")
     def _each_lora_once(self) -> "Painting":
         names = [lora.name for lora in self.loras]

@@ -92,4 +92,4 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     assert caught.value.param == "model"
     with pytest.raises(openai.NotFoundError):
         client.videos.download_content("video_none")
-    assert {model.id for model in client.models.list()} >= {"v2v", "wan"}
+    assert {model.id for model in client.models.list()} >= {"v2v", "wan", "wan-i2v"}

@@ -159,7 +159,7 @@ def test_i2v_runs_alone_with_a_first_and_a_last_picture(http: httpx.Client, clip
 def test_models_health_and_metrics(http: httpx.Client, clip_id: str) -> None:
     ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])
     models = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
-    assert set(models) == {*GRAPHS, *ALONE, "internvl", "instantid"}
+    assert set(models) == {*GRAPHS, *ALONE, "internvl", "instantid", "wan-i2v"}
     assert all(model["ready"] for model in models.values())
     assert http.get("/healthz").json() == {"status": "ok"}
     metrics = http.get("/metrics").text
@@ -167,7 +167,7 @@ def test_models_health_and_metrics(http: httpx.Client, clip_id: str) -> None:
     assert 'reelgraph_stage_seconds{model="wan",stage="generate"}' in metrics
     schema = http.get("/openapi.json").json()
     bodies = schema["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
-    assert {name for body in bodies for name in body["properties"]["model"]["enum"]} == GRAPHS | ALONE
+    assert {name for body in bodies for name in body["properties"]["model"]["enum"]} == GRAPHS | ALONE | {"wan-i2v"}
 
 
 def test_a_job_in_progress_says_when_to_ask_again(http: httpx.Client, clip_id: str) -> None:

@@ -48,7 +48,7 @@ def option(schema: dict[str, Any]) -> dict[str, Any]:
 
 def test_graphs_stand_before_models_and_each_has_its_kind_and_roles(cluster: Cluster) -> None:
     found = listed(cluster)
-    assert list(found) == ["v2v", "full-pipeline", "rolling-edit", *KINDS]
+    assert list(found) == ["v2v", "full-pipeline", "rolling-edit", *KINDS, "wan-i2v"]
     assert {each.kind for each in list(found.values())[:3]} == {"graph"}
     assert [found[kind].kind for kind in KINDS] == list(KINDS)
     assert found["v2v"].roles == ["describe", "image-to-video"]
