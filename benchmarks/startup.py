@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
 from composition.configuration import LOCAL_CONFIG
 from miniatures.random.served import host_apart
 
-ROUNDS = 3
+ROUNDS = 2
 READY_S = 600.0
 STOP_S = 120.0
 TOGETHER, APART = "as the local configuration has it", "a process for each model and graph"

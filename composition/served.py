@@ -199,7 +199,7 @@ class Snapshot:
 
     @property
     def aliases(self) -> dict[str, ServedModel]:
-        """Other names by which jobs of models alone can be asked for, which are no ids → the first model of that name."""
+        """Name by which jobs of a model alone can be asked for, beside its id → the first model that has it."""
         if SINGLE not in self.graphs:
             return {}
         found: dict[str, ServedModel] = {}
