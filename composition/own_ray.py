@@ -100,7 +100,7 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
                     runtime_env={"worker_process_setup_hook": _HOOK},
                     _temp_dir=str(temp),
                     _node_ip_address=_LOOPBACK,
-                    _system_config={"enable_metrics_collection": False},
+                    _system_config={"enable_metrics_collection": False, "num_workers_soft_limit": 0},
                     **_SETTINGS,
                 )
             yield str(context.address_info["gcs_address"])
@@ -118,14 +118,17 @@ def _as_a_guest() -> Generator[None]:
     It takes 127.0.0.1 for the address of this machine; it has no other setting for that, and replaces
     `_node_ip_address="127.0.0.1"` alone by the address of an interface. The variable is named for the systems where Ray
     does this by itself; Ray has read it when it was imported. And its agent takes any port, where it would take a fixed
-    one and leave another Ray's agent without.
+    one and leave another Ray's agent without. Two processes of 50 MB with nothing to do here are not started:
+    no log goes to a driver, and no node comes or goes. Idle workers end by themselves (`num_workers_soft_limit`).
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ |= _NO_METRICS
     private = cast("Any", parameter)
     params = private.RayParams
-    private.RayParams = functools.partial(params, dashboard_agent_listen_port=0)
+    private.RayParams = functools.partial(
+        params, dashboard_agent_listen_port=0, include_log_monitor=False, no_monitor=True
+    )
     try:
         yield
     finally:
