@@ -20,9 +20,17 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the modules that start servers of their own first, so that no two servers share the machine."""
+    """Run the modules that start servers of their own first, so that no two servers share the machine, and faults last.
+
+    After a fault a process starts anew, beside whatever the next test measures.
+    """
     users = {item.path for item in items if "server" in cast("pytest.Function", item).fixturenames}
-    items.sort(key=lambda item: item.path.parent == HERE and item.path in users)
+
+    def place(item: pytest.Item) -> int:
+        shares = item.path.parent == HERE and item.path in users
+        return shares + (shares and item.get_closest_marker("fault") is not None)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="package")
@@ -33,16 +41,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
-    """A server of every graph, with two replicas of each model that every scene of a storyboard needs."""
+    """A server of every graph, with two processes that host every model, so that scenes are made side by side."""
     changes: dict[str, dict[str, Any]] = {
         "svd": {"decode_window": 2, "decode_overlap": 1, "max_frames": 50},
         **{kind: {"defaults": {**untrained[kind]["defaults"], **fields}} for kind, fields in SMALLEST.items()},
     }
     models = {kind: {**block, **changes.get(kind, {})} for kind, block in untrained.items()}
-    graphs, twice = ("v2v", "rolling-edit", "full-pipeline", "storyboard"), ("flux", "svd", "realesrgan")
+    graphs = ("v2v", "rolling-edit", "full-pipeline", "storyboard")
     home = tmp_path_factory.mktemp("server")
     guests = {"allowed_hosts": ["*.studio.example"], "allowed_origins": ["https://studio.example"]}
-    made = Server(home, models, graphs, twice=twice, lease_s=3.0, concurrency=6, **guests).start()
+    made = Server(home, models, graphs, twice=("models",), lease_s=3.0, concurrency=6, **guests).start()
     yield made
     assert made.stop() == 0
 

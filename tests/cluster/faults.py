@@ -14,7 +14,7 @@ from tests.cluster.server import Server
 
 METHOD = """\
 A job runs once undisturbed. Then the same job runs again, and once it is at the stage that is named, a process is
-killed (SIGKILL); of a model with two replicas, the one that is at work. The job ends without anybody's help, and all
+killed (SIGKILL); of two replicas the one that is at work, or of V2V both. The job ends without anybody's help, and all
 that it made is the same bytes as before. Random weights, small requests, one machine, leases of 3 s. A runner takes a
 job up when it is new, and again when the runner before it was lost."""
 

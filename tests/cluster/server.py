@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,15 @@ def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]
     return raw
 
 
+def measure_load(processes: Sequence[psutil.Process], seconds: float) -> list[float]:
+    """How much processor time processes use, in seconds per second, measured for a while."""
+    before = [sum(process.cpu_times()[:2]) for process in processes]
+    began = time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - began
+    return [(sum(process.cpu_times()[:2]) - was) / took for process, was in zip(processes, before, strict=True)]
+
+
 class Server:
     """One server with a home of its own.
 
@@ -49,7 +59,7 @@ class Server:
         home: its REELGRAPH_HOME.
         models: kind → block of the model, as `random_models` has them.
         only: the graphs or models that it serves.
-        twice: the models that have two replicas, and so a deployment of their own.
+        twice: the applications that have two replicas. A model that is named here leaves the others.
         apart: the models and graphs that are a process by themselves besides; True is all.
         settings: of the front door, the job runner and the state, by their names.
     """
@@ -141,6 +151,16 @@ class Server:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def is_idle(self, name: str, seconds: float = 0.5) -> bool:
+        """Whether all replicas that host a model have used next to no processor time for a while."""
+        return max(measure_load(self.replicas(name), seconds)) < 0.2
+
+    def busiest(self, name: str) -> psutil.Process:
+        """The replica that works most, of those that host a model or graph."""
+        processes = until(lambda: self.replicas(name), what=f"a replica of {name}")
+        loads = measure_load(processes, 0.2)
+        return processes[loads.index(max(loads))]
 
     def client(self, owner: str | None = None) -> httpx.Client:
         """A plain HTTP client, with the key of an owner (by default the first that was made)."""

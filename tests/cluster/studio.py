@@ -2,14 +2,12 @@
 
 import base64
 import io
-import time
 from pathlib import Path
 from typing import Any
 
 import av
 import httpx
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -78,11 +76,3 @@ def painted(http: httpx.Client, **fields: Any) -> bytes:
 def stages_of(video: dict[str, Any]) -> list[str]:
     """In their order; of what two replicas did together, once."""
     return list(dict.fromkeys(stage["name"] for stage in video["stages"]))
-
-
-def busiest(processes: list[psutil.Process]) -> psutil.Process:
-    """The one that is at work."""
-    before = [sum(process.cpu_times()[:2]) for process in processes]
-    time.sleep(0.2)
-    spent = [sum(process.cpu_times()[:2]) - was for process, was in zip(processes, before, strict=True)]
-    return processes[spent.index(max(spent))]

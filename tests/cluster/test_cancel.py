@@ -17,12 +17,6 @@ LONG = {"num_frames": 81, "steps": 100, "max_area": 192 * 112, "prompt": "a mead
 """Minutes of work."""
 
 
-def is_idle(server: Server, seconds: float = 0.5) -> bool:
-    """Whether the process that hosts Wan has used next to no processor time for a while."""
-    process = server.replicas("wan")[0]
-    return process.cpu_percent(interval=seconds) < 20.0
-
-
 def step_s(http: httpx.Client, video_id: str) -> float:
     """How long a denoise step of a running job takes, from its events."""
     seen: list[tuple[float, int]] = []
@@ -44,7 +38,7 @@ def test_the_worker_is_idle_a_step_and_a_second_later(
     video_id = create(http, input_video=clip_id, **LONG)["id"]
     staged(http, video_id, "denoise")
     step = step_s(http, video_id)
-    until(lambda: not is_idle(server), 60, "a worker at work")
+    until(lambda: not server.is_idle("wan"), 60, "a worker at work")
     asked = time.monotonic()
     if how == "cancel":
         assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
@@ -53,7 +47,7 @@ def test_the_worker_is_idle_a_step_and_a_second_later(
     else:
         assert http.delete(f"/v1/videos/{video_id}").json()["deleted"] is True
         assert http.get(f"/v1/videos/{video_id}").status_code == 404
-    until(lambda: is_idle(server), step + 1.5 + 5.0, "an idle worker")
+    until(lambda: server.is_idle("wan"), step + 1.5 + 5.0, "an idle worker")
     # The measuring itself takes half a second; a loaded machine may add to it, so what is held here is the order.
     assert time.monotonic() - asked < step + 1.0 + 5.0
     assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"

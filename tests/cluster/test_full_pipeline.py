@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +17,6 @@ from tests.cluster.studio import (
     FACE,
     SMALL,
     asked,
-    busiest,
     frames_of,
     made,
     mirrored,
@@ -179,10 +177,9 @@ def test_a_killed_process_costs_time_and_nothing_else(
     deployment: str,
     stage: str,
 ) -> None:
-    processes = until(lambda: server.replicas(deployment), what=f"replicas of {deployment}")
     video_id = asked(http, **LONG)
     staged(http, video_id, stage)
-    busiest(processes).kill()
+    server.busiest(deployment).kill()
     video = ended(http, video_id, 240)
     assert video["status"] == "completed", video
     assert results_of(http, video) == results_of(http, undisturbed)
@@ -200,11 +197,7 @@ def test_cancel_stops_whichever_stage_it_is_at(server: Server, http: httpx.Clien
         http.post(f"/v1/videos/{video_id}/cancel")
         video = ended(http, video_id, 60)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
-        until(lambda model=model: all(idle(process) for process in server.replicas(model)), 30, f"{model} to rest")
-
-
-def idle(process: psutil.Process) -> bool:
-    return process.cpu_percent(interval=0.3) < 20.0
+        until(lambda model=model: server.is_idle(model), 30, f"{model} to rest")
 
 
 def pickled(server: Server) -> str:

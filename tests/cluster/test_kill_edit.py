@@ -75,11 +75,10 @@ def test_a_killed_process_costs_no_frame(
     *,
     deployment: str,
 ) -> None:
-    process = until(lambda: server.replicas(deployment), what=f"a replica of {deployment}")[0]
     video_id = begun(http, job)
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
     before = stills(server, video_id)
-    process.kill()
+    server.busiest(deployment).kill()
     video = ended(http, video_id)
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL

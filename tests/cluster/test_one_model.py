@@ -15,7 +15,6 @@ from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, png
 from tests.cluster.faults import Outcome, outcome_of
 from tests.cluster.server import Server
-from tests.cluster.studio import busiest
 from tests.composition import media
 from tests.waiting import until
 
@@ -56,7 +55,7 @@ def test_a_killed_replica_costs_no_frame(
     assert undisturbed["status"] == "completed", undisturbed
     job = ordered(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
-    busiest(server.replicas("realesrgan")).kill()
+    server.busiest("realesrgan").kill()
     video = ended(http, job["id"], 240)
     assert video["status"] == "completed", video
     assert content(http, job["id"]) == content(http, whole["id"])

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.conftest import ended
 from tests.cluster.faults import Outcome, outcome_of
 from tests.cluster.server import Server
-from tests.cluster.studio import FACE, SMALL, busiest, frames_of, result, stages_of, uploaded
+from tests.cluster.studio import FACE, SMALL, frames_of, result, stages_of, uploaded
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -124,7 +124,6 @@ def undisturbed(http: httpx.Client) -> dict[str, Any]:
 def test_whichever_process_is_killed_it_is_the_same_film(
     server: Server, http: httpx.Client, undisturbed: dict[str, Any], record_property: Any, *, deployment: str
 ) -> None:
-    processes = until(lambda: server.replicas(deployment), what=f"a replica of {deployment}")
     video_id = ordered(http, script=script(1, 1, 1), write_prompts=False, **LONG)
 
     def under_way() -> bool:
@@ -132,7 +131,7 @@ def test_whichever_process_is_killed_it_is_the_same_film(
         return any(0 < child["progress"] < 100 for child in children)
 
     until(under_way, 120, "a scene to be under way")
-    busiest(processes).kill()
+    server.busiest(deployment).kill()
     video = ended(http, video_id, 400)
     assert video["status"] == "completed", video
     assert video["degraded"] is None
