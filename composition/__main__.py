@@ -96,8 +96,9 @@ def run(config: ServeDeploySchema, address: str | None = None) -> int:
 def _serve_alone(config: ServeDeploySchema, home: Path, said: Console) -> int:
     stop = stop_on_signal()
     http = config.http_options
-    with held_port(http.host, http.port), own_ray(home, said.logs):
+    with held_port(http.host, http.port), own_ray(home, said.logs) as ray:
         stop_on_signal(stop)
+        print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
         if stop.is_set():
             return 0
         deploy(config)
