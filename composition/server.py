@@ -83,8 +83,9 @@ class Serving:
         """Serve on a Ray of our own. Returns the exit status."""
         self._wishes.listen()
         http = self._config.http_options
-        with held_port(http.host, http.port), own_ray(self._home, self._said.logs):
+        with held_port(http.host, http.port), own_ray(self._home, self._said.logs) as ray:
             self._wishes.listen()
+            print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
             if self._wishes.stop.is_set():
                 return 0
             deploy(self._config)

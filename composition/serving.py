@@ -24,6 +24,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import (
     ApplicationStatus,
     ApplicationStatusOverview,
+    LoggingConfig,
     ServeApplicationSchema,
     ServeDeploySchema,
     ServeStatus,
@@ -66,7 +67,7 @@ def deploy_beside(config: ServeDeploySchema, cluster: str, own: Collection[str] 
     client = cast("Any", _get_global_client)(raise_if_no_controller_running=False)
     if client is not None:
         need_room(config, client.get_serve_details(), cluster, own)
-    built = [_build(application) for application in config.applications]
+    built = [build(application, config.logging_config) for application in config.applications]
     try:
         _start(config).deploy_applications(
             built, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
@@ -152,13 +153,20 @@ def _start(config: ServeDeploySchema) -> Any:
     )
 
 
-def _build(application: ServeApplicationSchema) -> Any:
+def build(application: ServeApplicationSchema, logging: LoggingConfig | None = None) -> Any:
     """An application as `serve.run` deploys it, with the options that the file gives its deployments.
 
-    Raises ConfigError where the file and the application do not fit.
+    Args:
+        application: what the file says.
+        logging: what the file says for all of them.
+
+    Raises:
+        ConfigError: the file and the application do not fit, or the application asks for what needs the whole of Serve.
     """
     name, given = application.name, application.model_dump(exclude_unset=True)
     told = cast("Any", application)  # its dictionaries have no types
+    if told.autoscaling_policy:
+        raise ConfigError(f"{name}: autoscaling_policy: on a cluster of others it is had with `serve deploy` only")
     options = {one.pop("name"): one for one in given.get("deployments", [])}
     try:
         bound = cast("Any", private).call_user_app_builder_with_args_if_necessary(
@@ -168,7 +176,7 @@ def _build(application: ServeApplicationSchema) -> Any:
             bound,
             name=name,
             route_prefix=application.route_prefix,
-            logging_config=given.get("logging_config"),
+            logging_config=application.logging_config or logging,
             external_scaler_enabled=application.external_scaler_enabled,
         )
         if unknown := options.keys() - {deployment.name for deployment in built.deployments}:

@@ -247,18 +247,24 @@ def test_a_cluster_that_is_not_ours(foreign: Foreign, place: Path) -> None:
     assert httpx.get(f"http://127.0.0.1:{foreign.port}/tiny/").json() == {"pid": foreign.pid, "umask": 0o022}
 
 
-@pytest.mark.parametrize("way", ["port", "name", "route", "token"])
+@pytest.mark.parametrize("way", ["port", "name", "route", "tokens are off", "no token"])
 def test_what_is_in_the_way_on_a_cluster_is_named(foreign: Foreign, place: Path, way: str) -> None:
     port = free_port() if way == "port" else foreign.port
     config = write_config(place / "refused.yaml", port, **{"theirs" if way == "name" else "tiny": "/"})
-    told = foreign.environment | ({"RAY_AUTH_MODE": "disabled"} if way == "token" else {})
-    refused = refusal(serve(config, {**told, "RAY_ADDRESS": foreign.address}))
+    told = {**foreign.environment, "RAY_ADDRESS": foreign.address}
+    if way == "tokens are off":
+        told["RAY_AUTH_MODE"] = "disabled"
+    if way == "no token":
+        told = {**told, "HOME": str(place)}
+        del told["RAY_AUTH_TOKEN_PATH"], told["RAY_AUTH_MODE"]
+    refused = refusal(serve(config, told))
     words = {
         "port": f"http_options: 127.0.0.1:{port} is asked for, and the proxies of Serve on {foreign.address} listen on "
         f"127.0.0.1:{foreign.port}",
         "name": f"applications: somebody serves an application 'theirs' on {foreign.address}",
         "route": f"applications: tiny wants the route /, and on {foreign.address} the application 'theirs' has it",
-        "token": "RAY_AUTH_MODE=disabled: without a token",
+        "tokens are off": "RAY_AUTH_MODE=disabled: without a token",
+        "no token": f"address: {foreign.address}: there is no token for that cluster",
     }
     assert refused.startswith(words[way]), refused
     assert foreign.is_untouched()

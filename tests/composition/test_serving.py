@@ -14,11 +14,13 @@ from ray.serve.schema import (
     DeploymentStatus,
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
+    LoggingConfig,
+    ServeApplicationSchema,
     ServeDeploySchema,
     ServeStatus,
 )
 
-from composition.serving import ANSWERS_WITHIN_S, POLL_S, health_pages, need_room, wait_until_ready
+from composition.serving import ANSWERS_WITHIN_S, POLL_S, build, health_pages, need_room, wait_until_ready
 from services.errors import ConfigError
 
 CLUSTER = "10.0.0.1:6379"
@@ -71,6 +73,58 @@ def test_what_is_in_the_way(ours: ServeDeploySchema, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         need_room(ours, there(theirs={"route_prefix": "/theirs"}, building=building), CLUSTER)
     assert caught.value.message == words
+
+
+def application(**fields: Any) -> ServeApplicationSchema:
+    told = {"name": "tiny", "route_prefix": "/tiny", "import_path": "tests.cluster.tiny:front", **fields}
+    return ServeApplicationSchema.model_validate(told)
+
+
+def test_an_application_is_built_as_the_file_says() -> None:
+    options = {
+        "name": "front",
+        "num_replicas": 2,
+        "max_ongoing_requests": 7,
+        "backpressure_config": {"status_code": 429, "retry_after_s": 5},
+        "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"A": "1", "B": "1"}}},
+    }
+    environment = {"env_vars": {"B": "2", "C": "2"}}
+    built = build(application(deployments=[options], runtime_env=environment), LoggingConfig(log_level="WARNING"))
+    assert (built.name, built.route_prefix, built.ingress_deployment_name) == ("tiny", "/tiny", "front")
+    assert built.logging_config.log_level == "WARNING"
+    (front,) = built.deployments
+    assert (front.num_replicas, front.max_ongoing_requests) == (2, 7)
+    assert front.ray_actor_options == {
+        "num_cpus": 0.5,
+        "runtime_env": {"env_vars": {"A": "1", "B": "1", "C": "2"}},
+    }
+
+
+def test_what_the_file_does_not_say_stays_as_the_application_has_it() -> None:
+    built = build(application(import_path="tests.cluster.tiny:back", route_prefix=None))
+    assert built.route_prefix is None
+    assert built.deployments[0].ray_actor_options == {"num_cpus": 0.01}
+
+
+def test_an_application_scales_its_deployments() -> None:
+    scaling = {"min_replicas": 1, "max_replicas": 4}
+    built = build(application(deployments=[{"name": "front", "autoscaling_config": scaling}]))
+    assert built.deployments[0]._deployment_config.autoscaling_config.max_replicas == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"deployments": [{"name": "wan"}]}, "tiny: deployments: there is no wan"),
+        ({"import_path": "tests.cluster.tiny:film"}, "tiny: module 'tests.cluster.tiny' has no attribute 'film'"),
+        ({"import_path": "nowhere.at.all:film"}, "tiny: No module named 'nowhere'"),
+        ({"autoscaling_policy": {"policy_function": "a:b"}}, "tiny: autoscaling_policy: on a cluster of others"),
+    ],
+)
+def test_an_application_that_cannot_be_built(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(application(**fields))
+    assert caught.value.message.startswith(words)
 
 
 def test_the_pages_that_must_answer() -> None:
