@@ -50,11 +50,20 @@ def licence_of(source: str, stated: str | None = None) -> Licence:
 
     Args:
         source: `owner/name`, a pack's name, or `path:FOLDER`. A folder, or the copy of another owner, is known by the
-            last part of its name, because a clone is called like its repository.
+            last part of its name, because a clone is called like its repository. A copy of another owner keeps the
+            conditions of its original, but a name alone is no permission.
         stated: the licence that the operator has named. It counts where the project does not know better.
     """
     known = _known()
     found = known.get(source) or known.get(_last_part(source))
+    if (
+        found
+        and found.commercial == "free"
+        and "/" in source
+        and source not in known
+        and not source.startswith("path:")
+    ):
+        found = None
     if found is None and stated is not None:
         return Licence(stated, "stated", "as the configuration says", "")
     return found or UNKNOWN

@@ -126,6 +126,8 @@ def test_what_is_no_address_of_a_hub(endpoint):
         ("Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers-Distilled", "restricted"),
         ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "free"),
         ("somebody/something", "unknown"),
+        ("somebody/Wan2.2-I2V-A14B-Diffusers", "unknown"),
+        ("path:Wan2.2-I2V-A14B-Diffusers", "free"),
         ("path:wan", "unknown"),
     ],
 )
