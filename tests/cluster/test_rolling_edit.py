@@ -172,7 +172,9 @@ def test_the_debug_pictures(http: httpx.Client, made: dict[str, Any]) -> None:
 
 def test_the_record_of_the_job(made: dict[str, Any]) -> None:
     assert (made["stage"], made["progress"], made["size"]) == (None, 100, f"{WIDTH}x{HEIGHT}")
-    assert [stage["name"] for stage in made["stages"]] == ["edit"]
+    stages = made["stages"]
+    assert {stage["name"] for stage in stages} == {"edit"}
+    assert len({stage["replica"] for stage in stages}) == len(stages), "one for each replica that had a part in it"
     assert made["facts"]["seed"] == made["params"]["seed"] == 5
     assert sorted(made["results"]) == ["debug", "frames", "metrics", "thumbnail", "video"]
 
