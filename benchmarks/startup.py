@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
 from composition.configuration import LOCAL_CONFIG
 from miniatures.random.served import host_apart
 
-ROUNDS = 2
+ROUNDS = 1
 READY_S = 600.0
 STOP_S = 120.0
 TOGETHER, APART = "as the local configuration has it", "a process for each model and graph"
@@ -27,7 +27,7 @@ METHOD = f"""\
 `python -m composition serve` with the trained miniatures, from its start to `ready`. *{TOGETHER}*: eight models in one
 process and five graphs in another. *{APART}*: the same models and graphs, each an application by itself. CPU seconds
 are user and system time of all processes of the server, Ray's own among them; memory is the proportional set size of
-all of them at `ready`. One round before the {ROUNDS} that count; the order turns from round to round."""
+all of them at `ready`. One round before the one that counts."""
 
 
 @dataclass(frozen=True, slots=True)
