@@ -31,9 +31,9 @@ from tests.waiting import until
 pytestmark = pytest.mark.cluster
 
 LONG: dict[str, Any] = {
-    "restyle": {"prompt": "watercolour", "steps": 20},
-    "steps": 20,
-    "animate": {"num_frames": 12, "steps": 8, "max_area": 96 * 96},
+    "restyle": {"prompt": "watercolour", "steps": 60},
+    "steps": 60,
+    "animate": {"num_frames": 24, "steps": 30, "max_area": 96 * 96},
 }
 """Long enough to be hit in the middle."""
 
@@ -180,6 +180,7 @@ def test_a_killed_process_costs_time_and_nothing_else(
     video_id = asked(http, **LONG)
     staged(http, video_id, stage)
     server.busiest(deployment).kill()
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
     video = ended(http, video_id, 240)
     assert video["status"] == "completed", video
     assert results_of(http, video) == results_of(http, undisturbed)

@@ -79,6 +79,7 @@ def test_a_killed_process_costs_no_frame(
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
     before = stills(server, video_id)
     server.busiest(deployment).kill()
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
     video = ended(http, video_id)
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL

@@ -56,6 +56,7 @@ def test_a_killed_replica_costs_no_frame(
     job = ordered(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
     server.busiest("realesrgan").kill()
+    assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress", "it was hit in the middle"
     video = ended(http, job["id"], 240)
     assert video["status"] == "completed", video
     assert content(http, job["id"]) == content(http, whole["id"])

@@ -20,7 +20,7 @@ SIX: dict[str, Any] = {
     "scenes": [{"scene_number": n, "description": f"Scene {n}: a fox", "duration": 1} for n in range(1, 7)],
 }
 FILM: dict[str, Any] = {name: value for name, value in SMALL.items() if name != "prompt"}
-LONG: dict[str, Any] = {**FILM, "steps": 10, "animate": {"num_frames": 6, "steps": 10, "max_area": 96 * 96}}
+LONG: dict[str, Any] = {**FILM, "steps": 40, "animate": {"num_frames": 6, "steps": 30, "max_area": 96 * 96}}
 
 
 def ordered(http: httpx.Client, **fields: Any) -> str:
@@ -132,6 +132,7 @@ def test_whichever_process_is_killed_it_is_the_same_film(
 
     until(under_way, 120, "a scene to be under way")
     server.busiest(deployment).kill()
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
     video = ended(http, video_id, 400)
     assert video["status"] == "completed", video
     assert video["degraded"] is None
