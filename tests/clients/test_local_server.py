@@ -120,6 +120,23 @@ def test_an_interrupt_stops_what_was_started(
     assert not is_alive(place)
 
 
+def test_an_interrupt_is_heard_where_it_was_ignored(reel: Reel, place: Path) -> None:
+    """As in the background of a script."""
+    stand_in(place, serving("hold_at=8"))
+    process = reel("demo", command=["bash", "-c", 'trap "" INT; exec "$@"', "bash", *REEL])
+    assert process.stderr is not None
+    told = ""
+    while "denoise: 1 of 2" not in told:  # the job stands still now
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    process.send_signal(signal.SIGINT)
+    told += process.communicate(timeout=WAIT_S)[1]
+    assert process.returncode == 130, told
+    assert "cancelled video_1 on the server" in told
+    assert not is_alive(place)
+
+
 def test_a_server_that_dies_is_quoted(reel: Reel, place: Path) -> None:
     stand_in(place, serving("die_at=5"))
     process = reel("v2v", "--video", "in.mp4", "-o", "out.mp4", "--local")
