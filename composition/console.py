@@ -45,10 +45,17 @@ def console(home: Path) -> Generator[Console]:
     """
     logs = _new_folder(home / "logs")
     with ExitStack() as stack:
+        stack.callback(_remove_empty, logs)
         log = stack.enter_context((logs / "server.log").open("a", encoding="utf-8"))
         fcntl.flock(log, fcntl.LOCK_SH)
         out, err = (stack.enter_context(_redirected(number, log)) for number in (1, 2))
         yield Console(out, err, logs)
+
+
+def _remove_empty(logs: Path) -> None:
+    """Remove the folder of a server that was refused before anything was logged."""
+    if [path.name for path in logs.iterdir()] == ["server.log"] and not (logs / "server.log").stat().st_size:
+        shutil.rmtree(logs)
 
 
 @contextmanager

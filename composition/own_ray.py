@@ -9,6 +9,7 @@ import functools
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +36,7 @@ _TEMP = "t"
 """Ray opens its folder to everybody (mode 0777), so that it must lie in one that is closed."""
 _LOCK = "lock"
 _LOOPBACK = "127.0.0.1"
+_ANSWERS_WITHIN_S = 10.0
 _HOOK = "composition.loopback.bind_to_loopback"
 
 _NO_METRICS = {"AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
@@ -82,7 +84,6 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         home: REELGRAPH_HOME.
         logs: a folder; `logs/ray` becomes the logs of all processes of Ray.
     """
-    need_tokens()
     with private_folder(home) as folder:
         token = folder / "token"
         write_private(token, secrets.token_hex(32))
@@ -138,24 +139,32 @@ def _as_a_guest() -> Generator[None]:
 @contextmanager
 def joined_ray(address: str) -> Generator[str]:
     """Join a cluster that others started, and yield its address. Raises ConfigError."""
-    need_tokens()
-    if "://" in address:
-        raise ConfigError(f"address: {address}: Ray Client cannot serve; name the cluster's HOST:PORT", param="address")
-    if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
-        raise ConfigError(
-            f"address: {address}: there is no token for that cluster. Start it with RAY_AUTH_MODE=token, and name the "
-            "file of its token in RAY_AUTH_TOKEN_PATH",
-            param="address",
-        )
     joined = cast("Any", ray)
     try:
+        _need_answer(address)
+        if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise ConnectionError(
+                "there is no token for that cluster. Start it with RAY_AUTH_MODE=token, and name the file of its token "
+                "in RAY_AUTH_TOKEN_PATH"
+            )
         context = joined.init(address=address, **_SETTINGS)
-    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise ConfigError(f"address: {address}: {str(error).strip()}", param="address") from error
     try:
         yield str(context.address_info["gcs_address"])
     finally:
         joined.shutdown()
+
+
+def _need_answer(address: str) -> None:
+    """Raise an OSError, or ValueError, where nobody listens: Ray itself would wait for minutes."""
+    if "://" in address:
+        raise ValueError("Ray Client cannot serve; name HOST:PORT of the cluster's head")
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        if not host or not port.isdecimal():
+            raise ValueError("that is no HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
 
 
 @contextmanager

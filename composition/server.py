@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from composition.alarms import MemoryAlarm
 from composition.console import Console, console
-from composition.own_ray import home_of, joined_ray, own_ray, wanted_address
+from composition.own_ray import home_of, joined_ray, need_tokens, own_ray, wanted_address
 from composition.ports import held_port, url_of
 from composition.serving import change_beside, deploy, deploy_beside, remove, statuses_of, wait_until_ready
 from composition.startup import list_parts, startup
@@ -50,11 +50,11 @@ def run(read: Callable[[], ServeDeploySchema], address: str | None = None) -> in
     Raises:
         ConfigError: the configuration is invalid, the address is taken, or what is on the cluster is in the way.
     """
+    need_tokens()
     config = read()
     home = open_home(home_of(config), lambda line: print(line, file=sys.stderr, flush=True))
     cluster = wanted_address(address)
     with console(home) as said:
-        said.tell(f"logs: {said.logs}")
         serving = Serving(read, config, home, said)
         return serving.run_alone() if cluster is None else serving.run_beside(cluster)
 
@@ -83,19 +83,22 @@ class Serving:
         """Serve on a Ray of our own. Returns the exit status."""
         self._wishes.listen()
         http = self._config.http_options
-        with held_port(http.host, http.port), own_ray(self._home, self._said.logs) as ray:
-            self._wishes.listen()
-            print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
-            if self._wishes.stop.is_set():
-                return 0
-            deploy(self._config)
-            return self._serve(lambda new, _old: deploy(new))
+        with held_port(http.host, http.port):
+            self._said.tell(f"logs: {self._said.logs}")
+            with own_ray(self._home, self._said.logs) as ray:
+                self._wishes.listen()
+                print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
+                if self._wishes.stop.is_set():
+                    return 0
+                deploy(self._config)
+                return self._serve(lambda new, _old: deploy(new))
 
     def run_beside(self, cluster: str) -> int:
         """Serve on a cluster that others use too, and leave what is theirs. Returns the exit status."""
         self._wishes.listen()
         with joined_ray(cluster) as joined:
             self._wishes.listen()
+            self._said.tell(f"logs: {self._said.logs}")
             deploy_beside(self._config, joined)
             try:
                 return self._serve(lambda new, old: change_beside(new, old, joined))

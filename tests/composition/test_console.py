@@ -40,6 +40,13 @@ def test_libraries_write_to_a_file_and_the_server_to_the_terminal(tmp_path: Path
     assert said == prints | {"a library warns", "a C++ library writes"}
 
 
+def test_a_server_that_was_refused_leaves_no_log(tmp_path: Path) -> None:
+    code = "import pathlib; from composition.console import console\nwith console(pathlib.Path('home')): pass"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert list((tmp_path / "home" / "logs").iterdir()) == []
+
+
 def test_an_error_is_told_at_the_terminal(tmp_path: Path) -> None:
     done = talk(tmp_path, "raise ZeroDivisionError('by nought')")
     assert done.returncode == 1

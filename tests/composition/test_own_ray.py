@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from composition.own_ray import SOCKET_BYTES, has_room, home_of, need_tokens, private_folder, wanted_address
+from composition.own_ray import SOCKET_BYTES, has_room, home_of, joined_ray, need_tokens, private_folder, wanted_address
 from services.errors import ConfigError
 
 
@@ -42,6 +42,21 @@ def test_it_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ConfigError, match=r"^RAY_AUTH_MODE=disabled: without a token, whoever reaches a port of Ray"):
         need_tokens()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ray://a:10001", "Ray Client cannot serve; name HOST:PORT of the cluster's head"),
+        ("nonsense", "that is no HOST:PORT"),
+        ("here:there", "that is no HOST:PORT"),
+        ("127.0.0.1:1", "[Errno 111] Connection refused"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught, joined_ray(address):
+        pass
+    assert caught.value.message == f"address: {address}: {words}"
 
 
 @pytest.mark.parametrize("homes", [[None], ["/b"], [None, "/b"], ["/b", "/c"]])
