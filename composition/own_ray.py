@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -84,7 +85,8 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         home: REELGRAPH_HOME.
         logs: a folder; `logs/ray` becomes the logs of all processes of Ray.
     """
-    with private_folder(home) as folder:
+    keep_logs_of_killed(home)
+    with private_folder(home) as folder, ExitStack() as stack:
         token = folder / "token"
         write_private(token, secrets.token_hex(32))
         os.environ.pop("RAY_AUTH_TOKEN", None)  # it would come before the file
@@ -92,24 +94,21 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         temp = folder / _TEMP
         (logs / "ray").symlink_to(temp / ray_constants.SESSION_LATEST / "logs")
-        started = cast("Any", ray)
-        try:
-            with _as_a_guest():
-                context = started.init(
-                    address="local",
-                    include_dashboard=False,
-                    runtime_env={"worker_process_setup_hook": _HOOK},
-                    _temp_dir=str(temp),
-                    _node_ip_address=_LOOPBACK,
-                    _system_config={"enable_metrics_collection": False, "num_workers_soft_limit": 0},
-                    **_SETTINGS,
-                )
-            yield str(context.address_info["gcs_address"])
-        finally:
-            if started.is_initialized():
-                cast("Any", serve).shutdown()
-            started.shutdown(wait_for_processes=True)
-            _keep_logs(logs / "ray")
+        stack.callback(_keep_logs, logs / "ray")
+        own = cast("Any", ray)
+        stack.callback(own.shutdown, wait_for_processes=True)
+        with _as_a_guest():
+            context = own.init(
+                address="local",
+                include_dashboard=False,
+                runtime_env={"worker_process_setup_hook": _HOOK},
+                _temp_dir=str(temp),
+                _node_ip_address=_LOOPBACK,
+                _system_config={"enable_metrics_collection": False, "num_workers_soft_limit": 0},
+                **_SETTINGS,
+            )
+        stack.callback(cast("Any", serve).shutdown)
+        yield str(context.address_info["gcs_address"])
 
 
 @contextmanager
@@ -210,6 +209,13 @@ def _left_behind(parent: Path) -> Iterator[Path]:
                 yield folder
 
 
+def keep_logs_of_killed(home: Path) -> None:
+    """Keep the logs of Ray's that lie in folders which are going to be removed."""
+    for link in (home / "logs").glob("*/ray"):
+        if link.is_symlink() and not is_held(link.parent / "server.log"):
+            _keep_logs(link)
+
+
 def _keep_logs(link: Path) -> None:
     """Put Ray's logs where the link to them was."""
     with suppress(OSError):
@@ -226,7 +232,8 @@ def _keep_logs(link: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder in which the last worker may still write a word."""
-    for _ in range(5):
+    for _ in range(30):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
+        time.sleep(0.1)

@@ -249,5 +249,6 @@ def describe_failure(application: ApplicationStatusOverview) -> str:
 
 def health_pages(config: ServeDeploySchema, url: str) -> Sequence[str]:
     """What each application that is reached over HTTP has to answer."""
-    prefixes = [application.route_prefix for application in config.applications]
+    listens = config.proxy_location != ProxyLocation.Disabled
+    prefixes = [application.route_prefix for application in config.applications if listens]
     return [f"{url}{prefix.rstrip('/')}/healthz" for prefix in prefixes if prefix is not None]

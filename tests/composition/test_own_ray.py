@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from composition.own_ray import SOCKET_BYTES, has_room, home_of, joined_ray, need_tokens, private_folder, wanted_address
+from composition.own_ray import (
+    SOCKET_BYTES,
+    has_room,
+    home_of,
+    joined_ray,
+    keep_logs_of_killed,
+    need_tokens,
+    private_folder,
+    wanted_address,
+)
 from services.errors import ConfigError
 
 
@@ -116,3 +125,20 @@ def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(
     with private_folder(home) as first, private_folder(home) as second:
         assert first != second
         assert {path.name for path in (home / "ray").iterdir()} == {first.name, second.name, "foreign"}
+
+
+def test_the_logs_of_a_killed_server_are_kept(home: Path) -> None:
+    left, logs = home / "ray" / "left" / "t" / "session" / "logs", home / "logs" / "2025-11-30_10-00-00_1"
+    for folder in (left, logs):
+        folder.mkdir(parents=True)
+    (logs / "server.log").touch()
+    (left / "raylet.out").write_text("it was so")
+    (left / "empty").touch()
+    left.chmod(0o777)
+    (logs / "ray").symlink_to(left)
+    keep_logs_of_killed(home)
+    assert [path.name for path in (logs / "ray").iterdir()] == ["raylet.out"]
+    assert (logs / "ray" / "raylet.out").read_text() == "it was so"
+    assert stat.S_IMODE((logs / "ray").lstat().st_mode) == 0o700
+    keep_logs_of_killed(home)
+    assert (logs / "ray" / "raylet.out").exists()
