@@ -7,6 +7,7 @@ with applications that were deleted since; and the next `serve deploy` of somebo
 """
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, cast
@@ -37,6 +38,9 @@ POLL_S = 0.5
 ANSWERS_WITHIN_S = 60.0
 """Once all applications are running, until they are reached over HTTP."""
 _BROKEN = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+_ERROR = re.compile(r"^(\w+\.)*\w+: ", re.MULTILINE)
+"""How the last lines of a traceback begin, e.g. `services.errors.ConfigError: `."""
 
 Watch = Callable[[ServeStatus], None]
 
@@ -244,7 +248,14 @@ def statuses_of(config: ServeDeploySchema, status: ServeStatus) -> dict[str, str
 def describe_failure(application: ApplicationStatusOverview) -> str:
     """What Serve says of an application that is not well, and of each of its deployments that is not."""
     reasons = [deployment.message for deployment in application.deployments.values() if deployment.message]
-    return "\n".join([application.message, *reasons])
+    return "\n".join(shorten_traceback(message) for message in [application.message, *reasons])
+
+
+def shorten_traceback(message: str) -> str:
+    """Keep of a message with a traceback what stands before it, and the error; the whole is in the logs."""
+    before, traceback, after = message.partition("Traceback (most recent call last):")
+    errors = list(_ERROR.finditer(after))
+    return f"{before.strip()}\n{after[errors[-1].start() :].strip()}".strip() if traceback and errors else message
 
 
 def health_pages(config: ServeDeploySchema, url: str) -> Sequence[str]:

@@ -20,7 +20,15 @@ from ray.serve.schema import (
     ServeStatus,
 )
 
-from composition.serving import ANSWERS_WITHIN_S, POLL_S, build, health_pages, need_room, wait_until_ready
+from composition.serving import (
+    ANSWERS_WITHIN_S,
+    POLL_S,
+    build,
+    health_pages,
+    need_room,
+    shorten_traceback,
+    wait_until_ready,
+)
 from services.errors import ConfigError
 
 CLUSTER = "10.0.0.1:6379"
@@ -214,6 +222,37 @@ def test_a_model_that_cannot_be_loaded(url: str) -> None:
     failed = status(front=DEPLOYING, wan=ApplicationStatus.DEPLOY_FAILED)
     assert wait([status(), failed], url) == ("wan is DEPLOY_FAILED\nwan has no weights", 2)
     assert asked == []
+
+
+SAID = """\
+The deployment failed to start 3 times in a row. See controller logs for details. Error:
+Traceback (most recent call last):
+  File "controller.py", line 1, in get
+ray.exceptions.RayTaskError(ConfigError): \x1b[36mray::build_serve_application()\x1b[39m (pid=14195, ip=127.0.0.1)
+  File "application_state.py", line 1843, in build_serve_application
+    raise RuntimeError(err_str) from None
+RuntimeError: Traceback (most recent call last):
+  File "weights.py", line 93, in load
+services.errors.ConfigError: weights: there is no /models/wan
+name another folder
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            SAID,
+            "The deployment failed to start 3 times in a row. See controller logs for details. Error:\n"
+            "services.errors.ConfigError: weights: there is no /models/wan\nname another folder",
+        ),
+        ("Traceback (most recent call last):\nValueError: no", "ValueError: no"),
+        ("Traceback (most recent call last):\n  cut off", "Traceback (most recent call last):\n  cut off"),
+        ("A replica's health check failed: wait", "A replica's health check failed: wait"),
+    ],
+)
+def test_of_a_traceback_the_error_is_told(message: str, told: str) -> None:
+    assert shorten_traceback(message) == told
 
 
 def test_others_may_fail(url: str) -> None:
