@@ -1,5 +1,6 @@
 """Serving a configuration until somebody stops it: on a Ray of its own, or beside others on a cluster."""
 
+import os
 import signal
 import sys
 import threading
@@ -27,17 +28,34 @@ Deploy = Callable[[ServeDeploySchema, ServeDeploySchema], None]
 
 
 class Wishes:
-    """What a person wants of a server that runs: SIGINT and SIGTERM stop it, SIGHUP lets it read its file again."""
+    """What a person wants of a server that runs: SIGINT and SIGTERM stop it, SIGHUP lets it read its file again.
+
+    A SIGHUP that comes because its terminal was closed stops it too, unless it was started to outlive that (nohup).
+    """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.reload = threading.Event()
+        self._ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and has_terminal()
 
     def listen(self) -> None:
         """Take the signals, also where they were ignored. To be called again after Ray, which takes them too."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: self.stop.set())
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self.reload.set())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self._hear_hangup())
+
+    def _hear_hangup(self) -> None:
+        closed = self._ends_with_terminal and not has_terminal()
+        (self.stop if closed else self.reload).set()
+
+
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def run(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
