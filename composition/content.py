@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from composition.artifacts import Artifacts
+from composition.events import ScoresObject
 from composition.store import Store
 from composition.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
@@ -19,7 +20,7 @@ POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 """A silent event stream says this often that it is still there."""
 
-SCORES = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+SCORES = tuple(ScoresObject.model_fields)
 """The columns of a job's metrics, behind the frame's number."""
 
 

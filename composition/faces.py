@@ -2,14 +2,16 @@
 
 import base64
 import math
-from typing import Annotated, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from composition.calls import Handle, Transport, opened, stream
+from composition.decode import MediaKind
 from composition.encode import png
-from composition.schemas import StageObject
+from composition.schemas import StageObject, stage_object
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Face, Fact, Frames, Item, StageDone
 from services.limits import from_json
@@ -69,12 +71,16 @@ IdentityField = Annotated[Identity, BeforeValidator(from_json)]
 
 
 class FaceRequest(BaseModel):
-    """What may be asked beside the picture."""
+    """Find the largest face in a picture."""
+
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "image"}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    image: str
+    """The picture."""
     model: str | None = None
-    """The id of the model; by default the first that is served."""
+    """The id of a served model that finds faces; by default the first."""
 
 
 class Crop(BaseModel):
@@ -163,8 +169,3 @@ async def face_of(instantid: Handle, image: Frames, transport: Transport, key: s
     if face is None:
         raise ModelFailed("the model found no face and did not say so")
     return face, beside
-
-
-def stage_object(done: StageDone) -> StageObject:
-    told = {name: getattr(done, name) for name in ("model", "source", "revision", "replica", "seconds")}
-    return StageObject(name=done.stage, **told)

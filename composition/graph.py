@@ -99,6 +99,11 @@ class GraphRequest(BaseModel):
         return {**fields, "seconds": seconds}
 
     @classmethod
+    def takes_seconds(cls) -> bool:
+        """Return whether OpenAI's `seconds` can be asked for."""
+        return "seconds" not in cls.lasting(1.0, {}, 1.0)
+
+    @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
         return dict(fields)
@@ -193,6 +198,8 @@ class Graph:
     """Names of the graphs that run the jobs that it makes. It is not served without these."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
     """Its other forms, by the configuration's `scenes_by`."""
+    command: str = ""
+    """Name of the command for it; empty where it is the graph's name."""
 
     @property
     def roles(self) -> tuple[Need, ...]:

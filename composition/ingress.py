@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.artifacts import Artifacts, ArtifactSettings
-from composition.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
+from composition.bodies import ONE_OF, PENDING, BodySettings, MediaValue, is_number, read_body, taken_media
 from composition.calls import Handle, Transport
 from composition.content import byte_range, kept, live, scored, table, told, zipped
 from composition.decode import MediaLimits
@@ -25,11 +25,11 @@ from composition.door import Door, DoorSettings
 from composition.faces import FaceFinder, FaceObject, FaceRequest
 from composition.forms import Part
 from composition.graph import Need
-from composition.image_edit import Editor, ImageEditRequest, ImagesObject
-from composition.image_generation import ImageGenerationRequest, PaintedImages, Painter
-from composition.listing import find_request, list_models
+from composition.image_edit import Editor, ImageEditRequest
+from composition.image_generation import ImageGenerationRequest, Painter
+from composition.listing import describe_bodies, find_request, list_models
 from composition.metrics import JobCollector
-from composition.openapi import file_body, picture_body, video_body
+from composition.openapi import file_body, picture_body
 from composition.orders import Orders
 from composition.schemas import (
     Deleted,
@@ -37,6 +37,7 @@ from composition.schemas import (
     ErrorBody,
     ErrorDetail,
     FileObject,
+    ImagesObject,
     ListPage,
     ModelObject,
     VideoObject,
@@ -142,17 +143,17 @@ class Ingress:
         v1.add_api_route("/files", self.list_files, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
-        edit = picture_body(ImageEditRequest, {"image": "pictures"}, "image")
+        edit = picture_body(ImageEditRequest)
         v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=edit)
         v1.add_api_route(
             "/images/generations",
             self.create_image,
             methods=["POST"],
-            response_model=PaintedImages,
+            response_model=ImagesObject,
             responses={200: {"content": {"text/event-stream": {}}}},
-            openapi_extra=picture_body(ImageGenerationRequest, {"face": "image"}, "prompt"),
+            openapi_extra=picture_body(ImageGenerationRequest),
         )
-        face = picture_body(FaceRequest, {"image": "image"}, "image")
+        face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
         v1.add_api_route("/videos", self.create_video, methods=["POST"])
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
@@ -202,13 +203,17 @@ class Ingress:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def describe_api(self, api: FastAPI) -> Response:
-        """The OpenAPI document, with a body of `POST /v1/videos` for each name by which a job can be asked for now."""
+        """The OpenAPI document, with the defaults and limits of what is served now.
+
+        `POST /v1/videos` has a body for each name by which a job can be asked for.
+        """
         snapshot = await asyncio.to_thread(self._served.read)
-        requests = {name: snapshot.assign(name, {}).request for name in (*snapshot.names(), *snapshot.aliases)}
+        bodies = describe_bodies(snapshot, self._settings.roles)
         document = {**api.openapi()}
-        route = document["paths"]["/v1/videos"]
-        post = {**route["post"], **video_body(requests)}
-        document["paths"] = {**document["paths"], "/v1/videos": {**route, "post": post}}
+        document["paths"] = {
+            path: {**route, "post": {**route["post"], **bodies[path]}} if path in bodies else route
+            for path, route in document["paths"].items()
+        }
         return JSONResponse(document)
 
     async def list_models(self) -> ListPage[ModelObject]:
@@ -332,7 +337,7 @@ class Ingress:
     async def edit_image(self, request: Request) -> ImagesObject:
         """Edit one picture and wait for it. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "pictures"}, "", body)
+            media, fields = taken_media(ImageEditRequest.MEDIA, "", body)
             editor = Editor(*await self._choose("guided-edit", EditRequest, fields), self._transport)
             given = media.get("image")
             values = given if isinstance(given, list) else [given] if given is not None else []
@@ -347,10 +352,10 @@ class Ingress:
             {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
         )
 
-    async def create_image(self, request: Request) -> PaintedImages | Response:
+    async def create_image(self, request: Request) -> ImagesObject | Response:
         """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"face": "image"}, "", body)
+            media, fields = taken_media(ImageGenerationRequest.MEDIA, "", body)
             painter = Painter(
                 *await self._choose("text-to-image", FluxRequest, fields), await self._find_faces(), self._transport
             )
@@ -364,11 +369,9 @@ class Ingress:
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture and wait for it; nothing is stored."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "image"}, "", body)
+            media, fields = taken_media(FaceRequest.MEDIA, "", body)
             model, _ = await self._choose("face", None, fields)
-            parsed(FaceRequest, fields, {})
-            if "image" not in media:
-                raise InvalidParameter("image: field required", param="image")
+            parsed(FaceRequest, {**fields, **dict.fromkeys(media, PENDING)}, {})
             image = await self._picture(media["image"], request, "image")
         return await FaceFinder(model, self._transport).find(image)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.artifacts import Artifacts
-from composition.bodies import Body, taken_media
+from composition.bodies import MAX_SECONDS, PENDING, Body, taken_media
 from composition.graph import GraphRequest
 from composition.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.rolling_edit import Branch
@@ -25,7 +25,6 @@ BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""
 STYLE = "style_frame"
 """The field that is the older job's first frame where a branch does not begin with a frame of its own."""
-MAX_SECONDS = 3600
 
 
 class _Branching(BaseModel):
@@ -68,7 +67,7 @@ class Orders:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
             assignment = await self._assign({**fields, "model": assignment.name})
         fields = await self._complete(assignment, fields)
-        pending = dict.fromkeys({*media, *inherited}, "pending")
+        pending = dict.fromkeys({*media, *inherited}, PENDING)
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {

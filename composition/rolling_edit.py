@@ -26,7 +26,7 @@ from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, drawn, from_json
 from services.model import Role
-from services.qwen_edit.request import EdgeFilter, EditFields, EditRequest
+from services.qwen_edit.request import EdgeFilter, Editing, EditRequest
 
 MAX_FRAME = 2**31 - 1
 DEFAULT_RATE = Fraction(16)
@@ -41,12 +41,14 @@ class Branch(BaseModel):
     video: str
     """The older job's id."""
     frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
+    """Which of its frames, from 0."""
 
 
-class RollingEditRequest(GraphRequest, EditFields):
-    """First frame and edges to video. The result has one frame more than there are edges, unless `max_frames` is less.
+class RollingEditRequest(GraphRequest, Editing):
+    """Make a video of a first frame and edges: each frame is the one before, edited along the next edges.
 
-    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k.
+    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k. There is one frame more than
+    there are edges, unless `max_frames` is less.
     """
 
     MEDIA = {  # noqa: RUF012
@@ -214,7 +216,13 @@ class RollingEdit:
                         yield item
 
 
-GRAPH = Graph("rolling-edit", RollingEditRequest, RollingEdit, needs=(Need("guided-edit", EditRequest, at=""),))
+GRAPH = Graph(
+    name="rolling-edit",
+    command="edit",
+    request=RollingEditRequest,
+    make=RollingEdit,
+    needs=(Need("guided-edit", EditRequest, at=""),),
+)
 
 
 def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:
@@ -225,7 +233,7 @@ def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fac
 
 
 def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
-    fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
+    fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
-from pydantic import BaseModel, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from composition.calls import Handle, Transport, in_order, opened, stop_everywhere, stream
 from composition.graph import (
@@ -52,7 +52,7 @@ class SingleRequest(GraphRequest):
 
 
 class AnimationJob(SingleRequest):
-    """Picture to video."""
+    """Make a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -63,13 +63,13 @@ class AnimationJob(SingleRequest):
 
 
 class FilmJob(SingleRequest):
-    """Text to video."""
+    """Make a video of a prompt."""
 
     STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
 
 
 class PictureJob(SingleRequest):
-    """Text to picture."""
+    """Paint a picture of a prompt."""
 
     STAGES = {"paint": 1.0}  # noqa: RUF012
 
@@ -91,7 +91,7 @@ class PictureJob(SingleRequest):
 
 
 class RepaintJob(PictureJob):
-    """Picture to picture."""
+    """Paint a picture anew."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -102,7 +102,7 @@ class RepaintJob(PictureJob):
 
 
 class EditJob(RepaintJob):
-    """Picture to edited picture."""
+    """Edit a picture."""
 
     MEDIA = {"image": "image", "edges": "image"}  # noqa: RUF012
 
@@ -129,7 +129,7 @@ class EditJob(RepaintJob):
 
 
 class UpscaleJob(SingleRequest):
-    """Video to larger video, or picture to larger picture."""
+    """Make a video, or a picture, two to four times as large."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
@@ -307,7 +307,9 @@ def _request_class(model: Model[Any], offer: Offer) -> type[SingleRequest]:
     """Make the class of the requests. It is kept in this module, where Ray finds it in another process."""
     shape = JOBS[offer.role]
     asked = cast("type[BaseModel]", offer.request)
-    more: dict[str, Any] = dict.fromkeys(offer.pictures, (str | None, None))
+    more: dict[str, Any] = {
+        field: (str | None, Field(default=None, description=text)) for field, text in offer.pictures.items()
+    }
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
     created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
     made = cast("type[SingleRequest]", created)

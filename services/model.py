@@ -35,8 +35,9 @@ class Offer:
     """The method of its service."""
     request: type[BaseModel] | None = None
     """What that method is asked with, beside frames; None where nothing can be chosen."""
-    pictures: tuple[str, ...] = ()
-    """Pictures that may be given beside those that every model of this role takes, by the method's argument."""
+    pictures: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Pictures that may be given beside those that every model of this role takes: the method's argument → what it is
+    for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,8 @@ class Model(Generic[Settings]):
     """Repository, or name of a pack → the terms of its weights."""
     aliases: tuple[str, ...] = ()
     """Names by which older clients ask for a job of a model of this kind."""
+    command: str = ""
+    """Name of the command for a job of a model of this kind; empty where it is the kind."""
 
     def find_offer(self, role: str, request: type[BaseModel] | None) -> Offer | None:
         """Return the offer of a role that is asked with `request`; None where there is none."""

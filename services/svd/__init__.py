@@ -23,4 +23,5 @@ MODEL = Model(
             "https://stability.ai/license",
         )
     },
+    command="animate",
 )

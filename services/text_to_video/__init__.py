@@ -18,4 +18,5 @@ MODEL = Model(
         "steps": settings.max_steps,
     },
     licences={REPOSITORY: deny_commerce(REPOSITORY)},
+    command="film",
 )

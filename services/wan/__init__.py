@@ -15,7 +15,7 @@ MODEL = Model(
     kind="wan",
     settings=WanSettings,
     service=Wan,
-    offers=(Offer("image-to-video", "generate", WanRequest, pictures=("last_image",)),),
+    offers=(Offer("image-to-video", "generate", WanRequest, pictures={"last_image": "The frame to end with."}),),
     limits=lambda settings: {
         "num_frames": settings.max_frames,
         "max_area": settings.max_area,
@@ -24,4 +24,5 @@ MODEL = Model(
     rate=lambda settings: settings.rate,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),
+    command="i2v",
 )

@@ -15,8 +15,9 @@ from PIL import Image
 
 from composition.encode import png
 from composition.faces import Identity
-from composition.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
+from composition.image_generation import ImageGenerationRequest, Painter, Previews
 from composition.ingress import Ingress
+from composition.schemas import ImageObject
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
 from services.flux.request import FluxRequest, Lora
@@ -45,7 +46,7 @@ def shown(b64_json: str) -> Pixels:
         return np.array(picture)
 
 
-def exact(image: PaintedImage, request: FluxRequest, index: int = 0) -> bool:
+def exact(image: ImageObject, request: FluxRequest, index: int = 0) -> bool:
     return np.array_equal(shown(image.b64_json), painted(request, index)[0])
 
 
