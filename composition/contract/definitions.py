@@ -3,20 +3,19 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from composition.bodies import REFERENCE_NAME, VideoBody
-from composition.catalogue import GRAPHS
-from composition.decode import MediaKind
-from composition.descriptions import describe_fields, input_type, wire_name
-from composition.events import JOB_EVENTS
-from composition.faces import FaceObject
-from composition.graph import Graph, GraphRequest
-from composition.listing import ANSWERED_AT_ONCE
-from composition.schemas import (
+from composition.graphs.catalogue import GRAPHS
+from composition.graphs.graph import Graph, GraphRequest
+from composition.graphs.single.graph import SINGLES
+from composition.http.bodies import REFERENCE_NAME, VideoBody
+from composition.http.descriptions import describe_fields, input_type, wire_name
+from composition.http.faces import FaceObject
+from composition.http.listing import ANSWERED_AT_ONCE
+from composition.http.schemas import (
     IMAGE_EVENTS,
     Deleted,
     FileObject,
@@ -25,8 +24,9 @@ from composition.schemas import (
     ModelObject,
     VideoObject,
 )
-from composition.single import SINGLES
-from composition.store import VIDEO
+from composition.media.decode import MediaKind
+from composition.records.events import JOB_EVENTS
+from composition.records.store import VIDEO
 from services.catalogue import KINDS
 from services.model import Model
 
@@ -114,9 +114,7 @@ class Definition:
 def list_definitions() -> list[Definition]:
     """Return the graphs, the kinds of models alone, and what is answered at once."""
     alone = [_define_single(KINDS[kind], graph) for kind, graph in SINGLES.items()]
-    at_once = [
-        Definition(path, request, summarize(request)) for path, (_, request) in ANSWERED_AT_ONCE.items()
-    ]
+    at_once = [Definition(path, request, summarize(request)) for path, (_, request) in ANSWERED_AT_ONCE.items()]
     return [*map(_define_graph, GRAPHS), *alone, *at_once]
 
 
@@ -149,7 +147,7 @@ def _define_graph(graph: Graph) -> Definition:
     )
 
 
-def _define_single(model: Model[object], graph: Graph) -> Definition:
+def _define_single(model: Model[Any], graph: Graph) -> Definition:
     asked = model.offers[0].request or graph.request
     folder = sys.modules[asked.__module__.rpartition(".")[0]]
     text = f"{summarize(graph.request)} {' '.join((folder.__doc__ or '').split())}"
