@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
-from composition.graphs.graph import Stages
+from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, parsed, stage_object
-from composition.media.decode import MediaKind
 from composition.media.encode import png
+from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
 from services.limits import MAX_SEED, Size, drawn

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.faces import find_face, read_identity
+from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
-from composition.http.faces import IdentityField, face_of
 from composition.http.schemas import (
     CompletedImage,
     ImageEvent,
@@ -25,8 +26,8 @@ from composition.http.schemas import (
     stage_object,
 )
 from composition.http.sse import said
-from composition.media.decode import MediaKind
 from composition.media.encode import png
+from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
@@ -180,9 +181,9 @@ class Painter:
         _check_count(story.made, request)
 
     async def _items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
-        face: Face | None = None if request.identity is None else request.identity.face()
+        face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, beside = await face_of(self._faces, picture, self._transport)
+            face, beside = await find_face(self._faces, picture, self._transport)
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})

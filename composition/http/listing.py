@@ -7,9 +7,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
-from composition.graphs.graph import GraphRequest, Need
-from composition.graphs.single.graph import NAME as SINGLE
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.graph import Need
+from composition.graphs.request import GraphRequest
+from composition.graphs.single import NAME as SINGLE
+from composition.graphs.single import SINGLES
 from composition.http.faces import FaceRequest
 from composition.http.image_edit import ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from composition.graphs.graph import GraphRequest
+from composition.graphs.request import GraphRequest
 from composition.http.bodies import REFERENCE_NAME, VideoBody
 from composition.http.descriptions import describe_fields, find_classes, wire_name
-from composition.media.decode import MediaKind
+from composition.media.limits import MediaKind
 
 
 def file_body() -> dict[str, Any]:

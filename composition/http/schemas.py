@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from composition.media.decode import MediaKind
+from composition.media.limits import MediaKind
 from composition.records.events import ScoresObject, StageObject, Status, VideoError
-from composition.records.store import VIDEO
 from composition.records.tables import File, Job, Stage
+from composition.variants import VIDEO
 from services.errors import InvalidParameter, LimitExceeded
 from services.frames import StageDone
 from services.limits import SHOWN, drawn, shown

@@ -19,7 +19,7 @@ from clients.cli import app
 from clients.cli_resources import tabulate_models
 from clients.objects import Model
 from composition.graphs.catalogue import BY_NAME
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.single import SINGLES
 from services.catalogue import MODELS
 
 
