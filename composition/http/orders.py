@@ -11,8 +11,8 @@ from composition.configuration.served import Assignment, Served
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.graphs.rolling_edit.request import Branch
-from composition.http.bodies import MAX_SECONDS, PENDING, Body, taken_media
-from composition.http.schemas import parsed
+from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
+from composition.http.schemas import parse_fields
 from composition.http.uploads import Uploads
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, new_id
@@ -61,7 +61,7 @@ class Orders:
         """
         assignment = await self._assign(body.fields)
         request_type = assignment.request
-        media, fields = taken_media(request_type.MEDIA, request_type.REFERENCE, body)
+        media, fields = take_media(request_type.MEDIA, request_type.REFERENCE, body)
         del fields["model"]
         inherited: dict[str, File | Still] = {}
         if fields.get(BRANCH) is not None and BRANCH in request_type.model_fields:
@@ -70,9 +70,9 @@ class Orders:
         fields = await self._complete(assignment, fields)
         pending = dict.fromkeys({*media, *inherited}, PENDING)
         # What can be said without looking at the media is said first.
-        asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
+        asked = parse_fields(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {
-            name: await self._uploads.media(value, request_type.MEDIA[name], owner, name)
+            name: await self._uploads.store_media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()
         }
         files |= {name: file for name, file in inherited.items() if isinstance(file, File)}
@@ -89,7 +89,7 @@ class Orders:
         """Find what is asked for. Raises InvalidParameter."""
         if isinstance(fields.get("model"), list | dict):
             raise InvalidParameter("model: must be the name of a graph or a model", param="model")
-        chosen = parsed(_Choosing, {"models": fields["models"]} if fields.get("models") is not None else {}, {})
+        chosen = parse_fields(_Choosing, {"models": fields["models"]} if fields.get("models") is not None else {}, {})
         snapshot = await asyncio.to_thread(self._served.read)
         return snapshot.assign(str(fields.get("model")), chosen.models)
 
@@ -121,7 +121,7 @@ class Orders:
         The first frame is the older job's frame; edges that are not given go on where that frame stands.
         """
         read_first = {name: fields[name] for name in _Branching.model_fields if fields.get(name) is not None}
-        branching = parsed(_Branching, read_first, {})
+        branching = parse_fields(_Branching, read_first, {})
         branch = branching.branch_from
         old = await asyncio.to_thread(self._older, branch.video, owner)
         still = await asyncio.to_thread(self._store.still, old.id, branch.frame)
@@ -156,7 +156,7 @@ class Orders:
     async def _kept(self, still: Still, owner: str) -> File:
         """Keep a frame of an older job as a file, which stays when that job is deleted."""
         data = b"".join(await asyncio.to_thread(list, self._artifacts.read(still.key)))
-        return await self._uploads.keep(data, owner, BRANCH)
+        return await self._uploads.store_bytes(data, owner, BRANCH)
 
     def _older(self, video: str, owner: str) -> Job:
         try:

@@ -80,8 +80,8 @@ def test_an_upload_that_is_refused_before_it_is_read(client: Any, way: Way, scri
     clip = tmp_path / "long.mp4"
     with clip.open("wb") as file:
         os.truncate(file.fileno(), 16 << 20)
-    script.refuse = [(413, "the body has more bytes than the limit")]
-    with pytest.raises(ApiError, match="more bytes than the limit"):
+    script.refuse = [(413, "the body is larger than the limit")]
+    with pytest.raises(ApiError, match="larger than the limit"):
         way.take(client.files.upload(clip))
 
 

@@ -75,7 +75,7 @@ class Counter:
         return self._files["clip"]
 
     async def upload(self, data: bytes, name: str = "x") -> File:
-        return await self.uploads.admit(Part(io.BytesIO(data), name), "ann", "input", "file")
+        return await self.uploads.store_part(Part(io.BytesIO(data), name), "ann", "input", "file")
 
     async def edit(self, owner: str = "ann", **fields: Any) -> Job:
         """Order a rolling edit; a field that is None is left out."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from composition.http.image_generation import Painter
+from composition.http.image_generation import ImageGenerator
 from composition.http.ingress import Ingress, IngressSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
@@ -121,9 +121,9 @@ def flux(service: object, **defaults: Any) -> Hosted:
     return Hosted("flux", service, LIMITS, {"size": "32x16", "steps": 4, **defaults})
 
 
-def painter(service: object, instantid: object | None = None, **defaults: Any) -> Painter:
+def painter(service: object, instantid: object | None = None, **defaults: Any) -> ImageGenerator:
     found = None if instantid is None else Handle(instantid)
-    return Painter(Handle(service), served_model(flux(service, **defaults)), found, TRANSPORT)
+    return ImageGenerator(Handle(service), served_model(flux(service, **defaults)), found, TRANSPORT)
 
 
 def front_door(folder: Path, *models: Hosted, **settings: Any) -> Ingress:
@@ -140,7 +140,9 @@ def open_door(cluster: Cluster, **settings: Any) -> Ingress:
 @asynccontextmanager
 async def served(door: Ingress, **config: Any) -> AsyncIterator[str]:
     """Serve over a socket of this machine, in this loop, with more of uvicorn's configuration; the address."""
-    server = uvicorn.Server(uvicorn.Config(door.api(), log_level="critical", timeout_graceful_shutdown=1, **config))
+    server = uvicorn.Server(
+        uvicorn.Config(door.build_app(), log_level="critical", timeout_graceful_shutdown=1, **config)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from starlette.requests import Request
 
-from composition.http.bodies import Body, BodySettings, Message, read_body, taken_media
+from composition.http.bodies import Body, BodySettings, Message, read_body, take_media
 from composition.http.forms import MAX_PARTS, Part
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, InvalidRequest, LimitExceeded, PayloadTooLarge, ReelError
@@ -164,13 +164,13 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (HEAD + b"cut o", "multipart/form-data; boundary=b", "ends before the form"),
-        (b"", "multipart/form-data; boundary=b", "ends before the form"),
+        (HEAD + b"cut o", "multipart/form-data; boundary=b", "form is incomplete"),
+        (b"", "multipart/form-data; boundary=b", "form is incomplete"),
         (HEAD + b"x\r\n--b--\r\n", "multipart/form-data", "needs a boundary"),
         (HEAD + b"x\r\n--b--\r\n", f"multipart/form-data; boundary={'b' * 500}", "not a multipart form"),
         (b"no form at all", "multipart/form-data; boundary=b", "not a multipart form"),
         (b"--b\r\nBad Header\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "not a multipart form"),
-        (b"--b\r\nContent-Type: a/b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "without a name"),
+        (b"--b\r\nContent-Type: a/b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "has no name"),
         (b"a=1&a[b]=2", FORM, "a: give either"),
         (b"a[b]=2&a=1", FORM, "a: give either"),
         (b"[]", "application/json", "JSON object"),
@@ -250,7 +250,7 @@ async def test_a_form_has_as_many_names_as_an_object() -> None:
     for request in (asked(flat, FORM), written(parts)):
         error = await refusal(request)
         assert isinstance(error, LimitExceeded)
-        assert "more different fields than the limit of 256" in error.message
+        assert "more distinct field names than the limit of 256" in error.message
 
 
 async def test_long_values_of_an_urlencoded_form_keep_their_escapes_whole() -> None:
@@ -287,13 +287,13 @@ def test_media_is_taken_under_its_own_name() -> None:
     body = Body(
         {"input_reference": {"file_id": "file_a"}, "edge_frames": ["file_b", {"image_url": "data:x"}], "seed": 1}
     )
-    media, fields = taken_media(KINDS, "init_frame", body)
+    media, fields = take_media(KINDS, "init_frame", body)
     assert media == {"init_frame": "file_a", "edge_frames": ["file_b", "data:x"]}
     assert fields == {"seed": 1}
     assert "edge_frames" in body.fields
-    assert taken_media(KINDS, "", Body({"init_frame": None, "x": None})) == ({}, {"x": None})
-    assert taken_media(KINDS, "", Body({"input_reference": "file_a"}))[1] == {"input_reference": "file_a"}
-    assert taken_media(KINDS, "edge_frames", Body({"input_reference": ["a", "b"]}))[0] == {"edge_frames": ["a", "b"]}
+    assert take_media(KINDS, "", Body({"init_frame": None, "x": None})) == ({}, {"x": None})
+    assert take_media(KINDS, "", Body({"input_reference": "file_a"}))[1] == {"input_reference": "file_a"}
+    assert take_media(KINDS, "edge_frames", Body({"input_reference": ["a", "b"]}))[0] == {"edge_frames": ["a", "b"]}
 
 
 PART = Part(open(os.devnull, "rb"), "a")  # noqa: SIM115, PTH123 - never read
@@ -317,7 +317,7 @@ PART = Part(open(os.devnull, "rb"), "a")  # noqa: SIM115, PTH123 - never read
 )
 def test_media_that_is_none(fields: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words) as caught:
-        taken_media(KINDS, "init_frame", Body(fields))
+        take_media(KINDS, "init_frame", Body(fields))
     assert caught.value.param == param
     assert re.match(re.escape(param), caught.value.message)
 

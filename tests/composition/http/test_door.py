@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def application(folder: Path, settings: str) -> ASGIApp:
     """The routes, by settings as JSON."""
-    return front_door(folder, **json.loads(settings)).api()
+    return front_door(folder, **json.loads(settings)).build_app()
 
 
 async def knock(
@@ -168,7 +168,7 @@ async def test_no_route_answers_another_name_or_page(folder: Path, method: str, 
 
 
 async def test_a_request_names_one_host(folder: Path) -> None:
-    refused(await knock(folder, []), "Host", "a request without one")
+    refused(await knock(folder, []), "Host", "a request without this header")
     refused(await knock(folder, [("Host", "localhost")] * 2), "Host", "localhost, localhost")
     refused(await knock(folder, [("Host", "localhost"), ("Host", "attacker.example")]), "Host", "attacker.example")
 

@@ -161,7 +161,9 @@ async def test_a_service_that_says_too_little_has_failed(left_out: type) -> None
 
 
 async def posted(door: Ingress, **request: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://localhost") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(door.build_app()), base_url="http://localhost"
+    ) as client:
         answer = await client.post("/v1/faces", **request)
         if answer.status_code != 401:
             assert (await client.get("/v1/files")).json()["data"] == []
@@ -217,7 +219,7 @@ async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) ->
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 400, "Content-Type: "),
         ({"files": {"face": ("a.png", ASTRONAUT)}}, 422, "face: there is no such media field"),
         ({"files": {"image": ("a.png", b"")}}, 422, "image: "),
-        ({"json": {"image": "x" * 3000}}, 413, "the body has more bytes than the limit of 2000"),
+        ({"json": {"image": "x" * 3000}}, 413, "the body is larger than the limit of 2000 bytes"),
     ],
 )
 async def test_what_is_refused(tmp_path: Path, request_: dict[str, Any], status: int, message: str) -> None:

@@ -137,7 +137,7 @@ def test_which_request_a_stored_job_has(cluster: Cluster) -> None:
 
 
 async def test_the_list_over_http(cluster: Cluster) -> None:
-    api = open_door(cluster).api()
+    api = open_door(cluster).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = (await client.get("/v1/models")).json()
     assert [each["id"] for each in answer["data"]] == list(listed(cluster))

@@ -133,7 +133,7 @@ async def test_another_owner_s_media_are_not_there(counter: Counter) -> None:
 async def test_media_of_the_wrong_kind(counter: Counter) -> None:
     video = await counter.upload(media.one_frame(counter.folder).read_bytes())
     for field in ("init_frame", "edge_frames"):
-        with pytest.raises(InvalidParameter, match=f"{field}: needs .* and this is a video"):
+        with pytest.raises(InvalidParameter, match=f"{field}: must be .*, got a video"):
             await counter.edit(**{field: video.id})
 
 

@@ -196,7 +196,7 @@ async def test_a_job_of_another_model(counter: Counter) -> None:
 
 async def test_edges_that_were_deleted_must_be_given_again(counter: Counter, old: Job) -> None:
     counter.store.end(counter.lease(old), "failed", ("cancelled", "the job was cancelled"))
-    await counter.uploads.remove(counter.edges.id, "ann")
+    await counter.uploads.delete_file(counter.edges.id, "ann")
     with pytest.raises(NotFound) as caught:
         await counter.branch(old.id, 1)
     assert caught.value.param == "branch_from"

@@ -23,7 +23,7 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     settings = IngressSettings(database=url, artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")), auth="none")
     cluster = Cluster(tmp_path).host_models({kind: Hosted(kind) for kind in KINDS})
     cluster.host_graphs("v2v", "rolling-edit", "full-pipeline", "storyboard", "single")
-    api = Ingress(settings, cluster.served, TRANSPORT).api()
+    api = Ingress(settings, cluster.served, TRANSPORT).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
     store = Store(url)
