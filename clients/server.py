@@ -13,8 +13,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, NoReturn, TextIO
 
-from clients.errors import ConnectionLost, LocalServerFailed, ServerUnreachable
-from clients.progress import Display
+from reelgraph.errors import ConnectionLost, LocalServerFailed, ServerUnreachable
+from reelgraph.progress import Display
 
 _START_S = 600.0
 """Models load."""

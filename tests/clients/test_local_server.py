@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from video_server import CAPTION, CONTENT, FRAMES
 
-from clients import Client
-from clients.errors import LocalServerFailed
-from clients.progress import Lines
-from clients.server import local_server
 from composition.catalogue import BY_NAME
+from reelgraph import Client
+from reelgraph.errors import LocalServerFailed
+from reelgraph.progress import Lines
+from reelgraph.server import local_server
 from services.catalogue import KINDS
 
 WAIT_S = 120
-REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
-WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from clients.cli import main; main()"]
+REEL = [sys.executable, "-c", "from reelgraph.cli import main; main()"]
+WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from reelgraph.cli import main; main()"]
 
 Reel = Callable[..., "subprocess.Popen[str]"]
 

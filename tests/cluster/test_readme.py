@@ -66,7 +66,7 @@ def test_the_reel_lines_of_pictures_and_films(server: Server, folder: Path) -> N
     assert frames(folder / "film.mp4") == 12 + 12 - 3
 
 
-@pytest.mark.parametrize("library", ["openai", "clients"])
+@pytest.mark.parametrize("library", ["openai", "reelgraph"])
 def test_the_python_blocks(server: Server, folder: Path, library: str) -> None:
     (block,) = [
         text for kind, text in BLOCKS if kind == "python" and re.search(rf"^(import|from) {library}\b", text, re.M)
