@@ -17,9 +17,9 @@ from benchmarks.local_ray import local_ray
 from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, application, behind
 from benchmarks.report import Goal, Report, Row, Section, alternated, spread
 from benchmarks.svd_full_size import write_full_size
-from composition.encode import png
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import IMAGE, Known
+from composition.graphs.full_pipeline.graph import FullPipelineRequest
+from composition.graphs.graph import IMAGE, Known
+from composition.media.encode import png
 from services.frames import Frames
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"

@@ -18,15 +18,15 @@ from reelgraph.checkout import require_server_code
 require_server_code()
 
 from composition.app import TRANSPORT, ask_states, open_handle
-from composition.calls import Handle, Part, opened, stream
-from composition.catalogue import BY_NAME
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import GraphRequest
-from composition.rolling_edit import RollingEditRequest
-from composition.served import AskStates
-from composition.single import NAME as SINGLE
-from composition.single import SINGLES
-from composition.v2v import V2VRequest
+from composition.configuration.served import AskStates
+from composition.graphs.calls import Handle, Part, opened, stream
+from composition.graphs.catalogue import BY_NAME
+from composition.graphs.full_pipeline.graph import FullPipelineRequest
+from composition.graphs.graph import GraphRequest
+from composition.graphs.rolling_edit.graph import RollingEditRequest
+from composition.graphs.single.graph import NAME as SINGLE
+from composition.graphs.single.graph import SINGLES
+from composition.graphs.v2v.graph import V2VRequest
 from services.errors import NotFound
 from services.frames import Item
 
@@ -132,7 +132,7 @@ class Graphs:
         Args:
             name: e.g. `v2v`, `wan-5b`.
             request: of the graph's class, or of the class of the jobs of that kind of model:
-                `composition.single.SINGLES[kind].request`.
+                `composition.graphs.single.graph.SINGLES[kind].request`.
         """
         application = await asyncio.to_thread(self._find_application, name)
         part = Part(self._open_handle(application), name)

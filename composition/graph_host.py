@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from composition.calls import Transport
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known
-from composition.served import Assignment, Served
-from composition.settings import StateSettings
+from composition.configuration.served import Assignment, Served
+from composition.configuration.settings import StateSettings
+from composition.graphs.calls import Transport
+from composition.graphs.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known
 from services.errors import ModelFailed
 from services.frames import Item
 

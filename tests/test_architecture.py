@@ -14,7 +14,7 @@ PACKAGES = {"services", "composition", "reelgraph", "miniatures"}
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
 
-MEDIA = (*(f"composition/{path.name}" for path in (ROOT / "composition").glob("decode*.py")), "composition/encode.py")
+MEDIA = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "composition" / "media").rglob("*.py"))
 
 # How a model runs, in one file or several: all of its folder but what the catalogue and others may import.
 RUNNING = tuple(
@@ -33,22 +33,22 @@ ONLY_IN = {
     "ray": (
         "services/host.py",
         "composition/app.py",
-        "composition/configuration.py",
-        "composition/server.py",
-        "composition/loopback.py",
-        "composition/own_ray.py",
-        "composition/serving.py",
+        "composition/configuration/file.py",
+        "composition/server/run.py",
+        "composition/server/loopback.py",
+        "composition/server/own_ray.py",
+        "composition/server/deploying.py",
         "clients/handles.py",
     ),
-    "fastapi": ("composition/ingress.py",),
+    "fastapi": ("composition/http/ingress.py",),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
     **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", "services/tensors.py", *RUNNING, *MINIATURES)),
 }
 MAY_ALSO = {
     "composition/app.py": ("host", "settings"),
-    "composition/blocks.py": ("settings",),
-    "composition/pull.py": ("settings", "weights", "downloads", "licences"),
+    "composition/configuration/blocks.py": ("settings",),
+    "composition/server/pull.py": ("settings", "weights", "downloads", "licences"),
 }
 """File of `composition` → what else of `services` it may import: what serves models, or brings weights here."""
 LISTING = "services/catalogue.py"
@@ -125,7 +125,7 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 def test_the_environment_is_read_in_five_files() -> None:
     reading = [name_of(path) for path in FILES if {"os.environ", "os.getenv"} & attributes(path)]
-    server = {"composition/settings.py", "composition/own_ray.py", "services/host.py"}
+    server = {"composition/configuration/settings.py", "composition/server/own_ray.py", "services/host.py"}
     assert set(reading) <= {*server, "clients/cli.py", "clients/server.py"}
 
 
@@ -140,7 +140,7 @@ def test_no_broad_except_outside_the_edges() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
-        and name_of(path) not in ("composition/jobs.py", "composition/ingress.py")
+        and name_of(path) not in ("composition/jobs/runner.py", "composition/http/ingress.py")
     ]
     assert broad == []
 

@@ -15,8 +15,8 @@ from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
 from typer.testing import CliRunner
 from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
 
-from composition.catalogue import BY_NAME
-from composition.single import SINGLES
+from composition.graphs.catalogue import BY_NAME
+from composition.graphs.single.graph import SINGLES
 from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model

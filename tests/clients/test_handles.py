@@ -12,7 +12,7 @@ from ray import serve
 
 from composition.app import graphs as host_graphs
 from composition.app import models as host_models
-from composition.settings import GraphsSettings, ModelsSettings
+from composition.configuration.settings import GraphsSettings, ModelsSettings
 from reelgraph.handles import (
     AnimateRequest,
     FilmRequest,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from video_server import CAPTION, CONTENT, FRAMES
 
-from composition.catalogue import BY_NAME
+from composition.graphs.catalogue import BY_NAME
 from reelgraph import Client
 from reelgraph.errors import LocalServerFailed
 from reelgraph.progress import Lines

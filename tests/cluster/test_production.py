@@ -11,8 +11,8 @@ import ray
 import yaml
 from ray import serve
 
-from composition.configuration import read_configuration
-from composition.serving import deploy
+from composition.configuration.file import read_configuration
+from composition.server.deploying import deploy
 from reelgraph.handles import (
     AnimateRequest,
     FullPipelineRequest,

@@ -1,0 +1,1 @@
+"""Full pipeline: a prompt to a picture to a video."""

@@ -1,0 +1,1 @@
+"""Rolling edit: redraw a first frame along a sequence of edges."""

@@ -1,0 +1,1 @@
+"""Storyboard: a script to a film."""

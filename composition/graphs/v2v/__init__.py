@@ -1,0 +1,1 @@
+"""V2V: continue a video."""
