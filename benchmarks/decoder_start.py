@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Goal, Report, Row, Section, alternated, ratio, spread
-from composition.media.decode import MediaLimits
 from composition.media.decoding.process import ENVIRONMENT, DecoderProcesses
 from composition.media.encode import png
+from composition.media.limits import MediaLimits
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bouncing-triangle.mp4"
 FILES = 20

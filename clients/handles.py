@@ -21,12 +21,12 @@ from composition.app import TRANSPORT, ask_states, open_handle
 from composition.configuration.served import AskStates
 from composition.graphs.calls import Handle, Part, opened, stream
 from composition.graphs.catalogue import BY_NAME
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
-from composition.graphs.graph import GraphRequest
-from composition.graphs.rolling_edit.graph import RollingEditRequest
-from composition.graphs.single.graph import NAME as SINGLE
-from composition.graphs.single.graph import SINGLES
-from composition.graphs.v2v.graph import V2VRequest
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.request import GraphRequest
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.single import NAME as SINGLE
+from composition.graphs.single import SINGLES
+from composition.graphs.v2v.request import V2VRequest
 from services.errors import NotFound
 from services.frames import Item
 

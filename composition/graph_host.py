@@ -8,7 +8,8 @@ from typing import Any
 from composition.configuration.served import Assignment, Served
 from composition.configuration.settings import StateSettings
 from composition.graphs.calls import Transport
-from composition.graphs.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known
+from composition.graphs.request import GraphRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from services.errors import ModelFailed
 from services.frames import Item
 

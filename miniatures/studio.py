@@ -14,7 +14,7 @@ import numpy as np
 from composition.configuration.file import load_configuration
 from composition.configuration.settings import ModelEntry
 from composition.graphs.calls import Transport
-from composition.graphs.graph import GraphSettings
+from composition.graphs.run import GraphSettings
 from composition.media.encode import png
 from composition.records.artifacts import ArtifactSettings
 from miniatures.clips import write

@@ -113,6 +113,36 @@ def test_imports_keep_to_the_rooms(path: Path) -> None:
             assert name_of(path) in ONLY_IN[top], f"{name_of(path)} must not import {top}"
 
 
+FLOORS = (
+    {"variants"},
+    {"media", "records"},
+    {"graphs"},
+    {"jobs"},
+    {"configuration"},
+    {"http"},
+    {"graph_host"},
+    {"app"},
+    {"server"},
+    {"__main__"},
+)
+"""The folders and files of `composition`, from the ground up: each imports only from its own and from those below."""
+
+
+def test_imports_in_composition_go_one_way() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    upward: list[str] = []
+    for path in (ROOT / "composition").rglob("*.py"):
+        room = path.relative_to(ROOT / "composition").with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for module in imports(path):
+            package, _, rest = module.partition(".")
+            target = rest.partition(".")[0]
+            if package == "composition" and target != room and floor[target] >= floor[room]:
+                upward.append(f"{name_of(path)} must not import {module}")
+    assert upward == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()

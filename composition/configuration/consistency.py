@@ -6,7 +6,7 @@ from composition.configuration.blocks import Block
 from composition.configuration.settings import FrontSettings, GraphEntry, ModelEntry, StateSettings
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.graph import Graph, Need
-from composition.graphs.single.graph import NAME as SINGLE
+from composition.graphs.single import NAME as SINGLE
 from services.catalogue import KINDS
 from services.errors import ConfigError
 from services.limits import shown

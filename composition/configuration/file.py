@@ -14,7 +14,7 @@ from composition.configuration.blocks import Block, explain_errors, parse_block
 from composition.configuration.consistency import check_blocks
 from composition.configuration.served import Snapshot, describe_graph, describe_model, snapshot_of
 from composition.configuration.settings import FrontSettings, GraphEntry, ModelEntry, StateSettings
-from composition.graphs.single.graph import NAME as SINGLE
+from composition.graphs.single import NAME as SINGLE
 from services.errors import ConfigError
 from services.limits import shown
 

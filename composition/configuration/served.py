@@ -15,9 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from composition.configuration.settings import GraphEntry, ModelEntry
 from composition.graphs.calls import Handle, Part, Transport
 from composition.graphs.catalogue import BY_NAME
-from composition.graphs.graph import Graph, GraphRequest, Need, merged_fields
-from composition.graphs.single.graph import NAME as SINGLE
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.fields import merged_fields
+from composition.graphs.graph import Graph, Need
+from composition.graphs.request import GraphRequest
+from composition.graphs.single import NAME as SINGLE
+from composition.graphs.single import SINGLES
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job
 from services.catalogue import KINDS
@@ -408,10 +410,6 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
 
 def _graph_of(name: str, entry: GraphEntry) -> Graph:
     if name == SINGLE:
-        return Graph(SINGLE, GraphRequest, _refuse)
+        return Graph(SINGLE, GraphRequest, "composition.graphs.single.graph:Single")
     graph = BY_NAME[name]
     return graph.alternatives.get(entry.scenes_by, graph)
-
-
-def _refuse(*_: object) -> Any:
-    raise InvalidParameter("model: name a model", param="model")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from composition.http.door import DoorSettings
-from composition.media.decode import MediaLimits
+from composition.configuration.origins import DoorSettings
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.allowance import MAX_JSON_BYTES
 from services.catalogue import KINDS

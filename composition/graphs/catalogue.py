@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
-from composition.graphs.full_pipeline.graph import GRAPH as FULL_PIPELINE
+from composition.graphs import full_pipeline, rolling_edit, storyboard, v2v
 from composition.graphs.graph import Graph
-from composition.graphs.rolling_edit.graph import GRAPH as ROLLING_EDIT
-from composition.graphs.storyboard.graph import GRAPH as STORYBOARD
-from composition.graphs.v2v.graph import GRAPH as V2V
 
-GRAPHS: tuple[Graph, ...] = (V2V, FULL_PIPELINE, ROLLING_EDIT, STORYBOARD)
+GRAPHS: tuple[Graph, ...] = (
+    v2v.GRAPH,
+    full_pipeline.GRAPH,
+    rolling_edit.GRAPH,
+    storyboard.GRAPH,
+)
 """Graphs of several models, or of many calls of one. `composition.graphs.single` has the jobs of one model alone."""
 
 BY_NAME: Mapping[str, Graph] = {graph.name: graph for graph in GRAPHS}

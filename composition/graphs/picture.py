@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, model_validator
 
-from composition.http.faces import Identity
+from composition.graphs.identity import Identity
 from services.errors import InvalidParameter
 from services.flux.request import Painting
 from services.hunyuan_dit.request import RestyleRequest

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from composition.http.forms import Part, read_form, read_pairs
-from composition.media.decode import MediaKind
+from composition.media.limits import MediaKind
 from services.allowance import MAX_JSON_BYTES, Allowance, allowing
 from services.errors import InvalidParameter, InvalidRequest, PayloadTooLarge
 from services.json_text import UnusableText, read_json

@@ -11,7 +11,9 @@ from pydantic import BaseModel, Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
-from composition.http.faces import IdentityField, face_of, stage_object
+from composition.graphs.faces import find_face, read_identity
+from composition.graphs.identity import IdentityField
+from composition.http.faces import stage_object
 from composition.http.schemas import StageObject, parsed
 from composition.http.sse import said
 from composition.media.encode import png
@@ -173,9 +175,9 @@ class Painter:
         _check_count(story.made, request)
 
     async def _items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
-        face: Face | None = None if request.identity is None else request.identity.face()
+        face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, beside = await face_of(self._faces, picture, self._transport)
+            face, beside = await find_face(self._faces, picture, self._transport)
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})

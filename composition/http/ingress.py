@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from composition.configuration.origins import DoorSettings
 from composition.configuration.served import Served, ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
 from composition.http.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
 from composition.http.content import byte_range, kept, live, scored, table, told, zipped
-from composition.http.door import Door, DoorSettings
+from composition.http.door import Door
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.forms import Part
 from composition.http.image_edit import Editor, ImageEditRequest, ImagesObject
@@ -45,10 +46,11 @@ from composition.http.schemas import (
 )
 from composition.http.sse import EventStream, said
 from composition.http.uploads import Uploads
-from composition.media.decode import MediaLimits
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import VIDEO, Order, Page, Store
+from composition.records.store import Order, Page, Store
 from composition.records.tables import Job
+from composition.variants import VIDEO
 from services.errors import (
     InvalidParameter,
     NotFound,

@@ -6,9 +6,9 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
-from composition.graphs.graph import GraphRequest
-from composition.graphs.single.graph import NAME as SINGLE
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.request import GraphRequest
+from composition.graphs.single import NAME as SINGLE
+from composition.graphs.single import SINGLES
 from composition.http.openapi import inline_schema
 from composition.http.schemas import ModelObject
 

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from composition.graphs.graph import GraphRequest
+from composition.graphs.request import GraphRequest
 from composition.http.bodies import REFERENCE_NAME
-from composition.media.decode import MediaKind
+from composition.media.limits import MediaKind
 
 
 def file_body() -> dict[str, Any]:

@@ -8,15 +8,16 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.configuration.served import Assignment, Served
-from composition.graphs.graph import GraphRequest
-from composition.graphs.rolling_edit.graph import GRAPH as ROLLING_EDIT
-from composition.graphs.rolling_edit.graph import Branch
+from composition.graphs.request import GraphRequest
+from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
+from composition.graphs.rolling_edit.request import Branch
 from composition.http.bodies import Body, taken_media
 from composition.http.schemas import parsed
 from composition.http.uploads import Uploads
 from composition.records.artifacts import Artifacts
-from composition.records.store import VIDEO, Store, new_id
+from composition.records.store import Store, new_id
 from composition.records.tables import File, Job, Still
+from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
 from services.limits import from_json
 from services.model import Role

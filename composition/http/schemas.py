@@ -9,9 +9,9 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from composition.media.decode import MediaKind
-from composition.records.store import VIDEO
+from composition.media.limits import MediaKind
 from composition.records.tables import File, Job, Stage
+from composition.variants import VIDEO
 from services.errors import InvalidParameter, LimitExceeded
 from services.limits import SHOWN, drawn, shown
 

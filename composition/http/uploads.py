@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from composition.http.bodies import ONE_OF, MediaValue
 from composition.http.forms import NAME_LENGTH, Part
-from composition.media.decode import Decoder, MediaFacts, MediaKind, MediaLimits, check
+from composition.media.decode import Decoder, MediaFacts, check
+from composition.media.limits import MediaKind, MediaLimits
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, new_id
 from composition.records.tables import File

@@ -10,10 +10,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, opened, stream
-from composition.graphs.graph import GraphRequest, Known
+from composition.graphs.request import GraphRequest
+from composition.graphs.run import Known
 from composition.jobs.results import Results
-from composition.media.decode import Decoder, MediaLimits
+from composition.media.decode import Decoder
 from composition.media.encode import jpeg
+from composition.media.limits import MediaLimits
 from composition.media.stitch import Stitch
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, News, Store

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from composition.graphs.graph import GraphRequest
+from composition.graphs.request import GraphRequest
 from composition.media.encode import SegmentEncoder, jpeg, png, remux
 from composition.records.artifacts import Artifacts
-from composition.records.store import FRAME, VIDEO, Lease, News, Store
+from composition.records.store import Lease, News, Store
 from composition.records.tables import Segment, Still
+from composition.variants import FRAME, VIDEO
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Scores, Sketch
 

@@ -4,11 +4,12 @@ import asyncio
 from fractions import Fraction
 from typing import Any
 
-from composition.graphs.graph import GraphRequest
+from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, folder, there, thumbnail
 from composition.media.encode import png
 from composition.records.artifacts import Artifacts
-from composition.records.store import VIDEO, Lease, Store
+from composition.records.store import Lease, Store
+from composition.variants import VIDEO
 from services.errors import ModelFailed
 from services.frames import Result
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.graph import GraphRequest
+from composition.graphs.request import GraphRequest
 from composition.jobs.attempt import Run
-from composition.media.decode import MediaLimits
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store
 from composition.records.tables import Job

@@ -19,15 +19,12 @@ from sqlalchemy.orm import Session
 
 from composition.records.database import for_writing, open_database
 from composition.records.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
+from composition.variants import FRAME, VIDEO
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Order = Literal["asc", "desc"]
 
-VIDEO = "video"
-"""The variant that a job makes where nothing else is said."""
-FRAME = "frame"
-"""The name of a still that is a frame of the output."""
 
 Row = TypeVar("Row", Job, File)
 

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from composition.graphs.storyboard.script import picture_question, question
-from composition.media.decode import MediaLimits
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.worker import Film, spread
 from composition.media.encode import SegmentEncoder
+from composition.media.limits import MediaLimits
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.questions import COLOUR, DEFAULT, DESCRIBE, MOTION, SHAPE, particular

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
 
 from composition.graphs.catalogue import BY_NAME
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.single import SINGLES
 from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model

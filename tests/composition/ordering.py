@@ -9,11 +9,12 @@ from composition.http.bodies import Body
 from composition.http.forms import Part
 from composition.http.orders import Orders
 from composition.http.uploads import Uploads
-from composition.media.decode import MediaLimits
 from composition.media.encode import png
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
-from composition.records.store import FRAME, Lease, Page
+from composition.records.store import Lease, Page
 from composition.records.tables import File, Job, Still
+from composition.variants import FRAME
 from services.frames import Pixels
 from tests.composition.deployed import Cluster, Hosted
 from tests.composition.serving import noise

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from composition.graphs.calls import Transport
-from composition.graphs.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.graphs.rolling_edit.graph import RollingEdit, RollingEditRequest
+from composition.graphs.rolling_edit.graph import RollingEdit
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.media.encode import png
 from composition.records.artifacts import ArtifactSettings
 from services.frames import Fact, Frames, Item, Pixels

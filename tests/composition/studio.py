@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from composition.graphs.calls import Transport
-from composition.graphs.full_pipeline.graph import FullPipeline, FullPipelineRequest
-from composition.graphs.graph import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.full_pipeline.graph import FullPipeline
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.media.encode import png
 from composition.records.artifacts import ArtifactSettings
 from services.flux.request import FluxRequest

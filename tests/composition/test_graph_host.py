@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
-from composition.graphs.graph import NOTHING_KNOWN, GraphRequest, Known
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.request import GraphRequest
+from composition.graphs.run import NOTHING_KNOWN, Known
+from composition.graphs.single import SINGLES
 from composition.media.encode import png
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone

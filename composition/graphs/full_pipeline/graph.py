@@ -6,113 +6,29 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import Field
 
 from composition.graphs.calls import Handle, Transport, in_order, merged, opened, stop_everywhere, stream
-from composition.graphs.graph import (
-    IMAGE,
-    NOTHING_KNOWN,
-    Graph,
-    GraphRequest,
-    GraphSettings,
-    Known,
-    Media,
-    Need,
-    Stages,
-    completed,
-    told_rate,
-)
-from composition.graphs.picture import Shooting, switched
+from composition.graphs.faces import find_face, read_identity
+from composition.graphs.fields import completed
+from composition.graphs.full_pipeline.request import HD, PAINTED, FullPipelineRequest
+from composition.graphs.inputs import Media
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.graph import WINDOW, upscale_run
-from composition.http.faces import face_of
-from composition.records.store import VIDEO
+from composition.variants import IMAGE
 from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
-from services.limits import MAX_TEXT, drawn
+from services.limits import drawn
 from services.model import Role
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 
-PAINTED, HD = "painted", "hd"
 RUN = 4
 """Frames that are enlarged together: few, so that the first are there early and several replicas have work."""
-ROLES: Mapping[str, Role] = {
-    "face": "face",
-    "restyle": "restyle",
-    "animate": "image-to-video",
-    "upscale": "upscale",
-}
-"""Field → the role whose model it needs."""
-SHARES = {"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode": 0.05, "upscale": 0.2}
-
-
-class FullPipelineRequest(GraphRequest, Shooting):
-    """Words to picture to video to larger video. With `animate: false` it is a picture.
-
-    Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
-    """
-
-    MEDIA = {"face": "image"}  # noqa: RUF012
-    OTHERS = (HD,)
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 8)
-
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    """What the picture shows."""
-
-    @property
-    def main(self) -> str:
-        if self.animate is None:
-            return IMAGE
-        return VIDEO if self.upscale is None else HD
-
-    @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        if params.get("animate") is None:
-            return set()
-        return {VIDEO} if params.get("upscale") is None else {VIDEO, HD}
-
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """Of the stages that are on. Decoding is a part of enlarging, where that goes on beside it."""
-        on = {
-            "face": self.face is not None,
-            "paint": True,
-            "restyle": self.restyle is not None,
-            "animate": self.animate is not None,
-            "decode": self.animate is not None and self.upscale is None,
-            "upscale": self.upscale is not None,
-        }
-        whole = sum(SHARES[stage] for stage, there in on.items() if there)
-        return {stage: SHARES[stage] / whole for stage, there in on.items() if there}
-
-    @property
-    def wants(self) -> Mapping[str, Role]:
-        return {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
-
-    @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
-        del rate
-        given = fields.get("animate", {})
-        if not isinstance(given, Mapping):
-            return dict(fields)
-        animate = cast("Mapping[str, Any]", given)
-        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
-
-    @classmethod
-    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
-        """As for all graphs; a picture alone is enlarged only where that is asked for."""
-        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
-        return not alone and super().turns_on(stage, fields)
-
-    @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        return switched(fields)
 
 
 @dataclass(frozen=True)
@@ -194,11 +110,11 @@ class FullPipeline:
 
     async def _painted(self, take: Take) -> AsyncGenerator[Item]:
         request, key = take.request, take.known.key
-        face: Face | None = request.identity.face() if request.identity else None
+        face: Face | None = read_identity(request.identity) if request.identity else None
         if request.face is not None:
             yield Progress("face", 0, 1)
             image = await self._media.picture(request.face)
-            face, told = await face_of(self._models["face"], image, self._transport, key)
+            face, told = await find_face(self._models["face"], image, self._transport, key)
             for item in told:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
@@ -302,19 +218,6 @@ class FullPipeline:
                     case _:
                         yield item
 
-
-GRAPH = Graph(
-    name="full-pipeline",
-    request=FullPipelineRequest,
-    make=FullPipeline,
-    needs=(Need("text-to-image", FluxRequest, at=""),),
-    wants=(
-        Need("face"),
-        Need("restyle", RestyleRequest, at="restyle"),
-        Need("image-to-video", SvdRequest, at="animate"),
-        Need("upscale", UpscaleRequest, at="upscale"),
-    ),
-)
 
 Seeded = TypeVar("Seeded", RestyleRequest, SvdRequest)
 

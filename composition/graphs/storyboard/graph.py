@@ -11,26 +11,21 @@ from fractions import Fraction
 from typing import Any, cast
 
 from composition.graphs.calls import Handle, Transport, stop_everywhere
-from composition.graphs.full_pipeline.graph import GRAPH as PIPELINE
-from composition.graphs.graph import NOTHING_KNOWN, Graph, GraphSettings, Known, Need, completed
-from composition.graphs.single.graph import NAME as SINGLE
-from composition.graphs.storyboard.scenes import FILM, Board, StoryboardRequest, job_of
+from composition.graphs.fields import completed
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.storyboard.request import FILM, StoryboardRequest
+from composition.graphs.storyboard.scenes import Board, job_of
 from composition.graphs.storyboard.screenwriter import Screenwriter
 from composition.graphs.storyboard.script import Scene, Script, sentences
 from composition.media.placard import placeholder
 from composition.records.artifacts import Artifacts
-from composition.records.store import VIDEO, shared_store
+from composition.records.store import shared_store
 from composition.records.tables import Job
+from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
-from services.flux.request import FluxRequest
 from services.frames import Clip, Fact, Item, Progress
-from services.hunyuan_dit.request import RestyleRequest
-from services.internvl.request import DescribeRequest
 from services.limits import drawn
 from services.model import Role
-from services.realesrgan.request import UpscaleRequest
-from services.svd.request import SvdRequest
-from services.text_to_video.request import TextToVideoRequest
 
 POLL_S = 0.25
 """How often the scenes' jobs are looked at."""
@@ -148,31 +143,6 @@ class Storyboard:
         key = f"videos/{board.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
         self._artifacts.put(key, card)
         return self._artifacts.url(key)
-
-
-_FILMED = Graph(
-    name="storyboard",
-    request=StoryboardRequest,
-    make=Storyboard,
-    needs=(Need("text-to-video", TextToVideoRequest),),
-    wants=(Need("describe", DescribeRequest),),
-    parts=frozenset({SINGLE}),
-)
-
-GRAPH = Graph(
-    name="storyboard",
-    request=StoryboardRequest,
-    make=Storyboard,
-    needs=(Need("text-to-image", FluxRequest, at=""), Need("image-to-video", SvdRequest, at="animate")),
-    wants=(
-        Need("describe", DescribeRequest),
-        Need("face"),
-        Need("restyle", RestyleRequest, at="restyle"),
-        Need("upscale", UpscaleRequest, at="upscale"),
-    ),
-    parts=frozenset({PIPELINE.name}),
-    alternatives={"text-to-video": _FILMED},
-)
 
 
 def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Job]) -> tuple[int, int] | None:

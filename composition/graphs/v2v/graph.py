@@ -3,54 +3,21 @@
 from collections.abc import AsyncIterator, Mapping
 from fractions import Fraction
 from math import ceil, floor
-from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
 
 from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.graph import (
-    NOTHING_KNOWN,
-    Graph,
-    GraphRequest,
-    GraphSettings,
-    Known,
-    Media,
-    Need,
-    completed,
-    select_fields,
-)
+from composition.graphs.fields import completed, select_fields
+from composition.graphs.inputs import Media
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.v2v.request import V2VRequest
 from composition.media.decode import MediaFacts
 from composition.media.encode import resized
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
-from services.limits import MAX_TEXT
 from services.model import Role
-from services.wan.request import Sampling, WanRequest
-
-
-class V2VRequest(GraphRequest, Sampling):
-    """Video to the video that continues it."""
-
-    MEDIA = {"input_video": "video"}  # noqa: RUF012
-    REFERENCE = "input_video"
-    STAGES = {"describe": 0.1, "denoise": 0.75, "decode": 0.15}  # noqa: RUF012
-
-    input_video: str
-    """What to continue. A picture is taken for a video of one frame."""
-    prompt: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
-    """What should happen. Without it InternVL describes the video, and the description is the prompt."""
-    describe_prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = "Describe this video in detail."
-    """What InternVL is asked, after a line `Frame1: …` for each frame."""
-    num_segments: Annotated[int, Field(ge=1, le=MAX_RUN)] = 8
-    """How many frames InternVL sees, spread evenly over the video."""
-    join: bool = False
-    """Give the input and its continuation in one video, at the input's size and rate."""
-
-    @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
-        return {**fields, "num_frames": WanRequest.count_frames(seconds, rate)}
+from services.wan.request import WanRequest
 
 
 class V2V:
@@ -121,14 +88,6 @@ class V2V:
                     yield Fact("frames_total", facts.frames + joint.count(request.num_frames, item.rate))
                 for frames in joint.fitted(item):
                     yield frames
-
-
-GRAPH = Graph(
-    name="v2v",
-    request=V2VRequest,
-    make=V2V,
-    needs=(Need("describe", DescribeRequest), Need("image-to-video", WanRequest, at="")),
-)
 
 
 class Joint:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
-from composition.graphs.graph import Known
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.run import Known
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Frames, Item, Progress, Result, StageDone
 from tests.composition.rolling import Full, Gone, facts, gathered, of

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composition.graphs.graph import Known
+from composition.graphs.run import Known
 from services.frames import Fact, Frames, Progress, Scores, Sketch, StageDone
 from services.limits import MAX_SEED
 from tests.composition import sample_media as media

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.rolling_edit.graph import RollingEditRequest
+from composition.graphs.rolling_edit.request import RollingEditRequest
 from services.errors import (
     InvalidParameter,
     ModelFailed,

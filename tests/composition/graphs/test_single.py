@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from composition.graphs.single.graph import SINGLES, SingleRequest
+from composition.graphs.single import SINGLES
+from composition.graphs.single.request import SingleRequest
 from composition.jobs.attempt import Run
-from composition.media.decode import MediaLimits
 from composition.media.encode import png
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, new_id
 from composition.records.tables import Job

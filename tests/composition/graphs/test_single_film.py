@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from composition.graphs.calls import Transport
-from composition.graphs.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.single import SINGLES
 from composition.records.artifacts import ArtifactSettings
 from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded, ServiceBusy, ServiceLost

@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from composition.graphs.calls import Transport
-from composition.graphs.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.graphs.single.graph import SINGLES, WINDOW
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.single import SINGLES
+from composition.graphs.single.graph import WINDOW
 from composition.records.artifacts import ArtifactSettings
 from services.errors import ModelFailed, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, StageDone

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.graph import completed
-from composition.graphs.v2v.graph import Joint, V2VRequest
+from composition.graphs.fields import completed
+from composition.graphs.v2v.graph import Joint
+from composition.graphs.v2v.request import V2VRequest
 from services.frames import Frames
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from composition.http.bodies import Body, BodySettings, Message, read_body, taken_media
 from composition.http.forms import MAX_PARTS, Part
-from composition.media.decode import MediaKind
+from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, InvalidRequest, LimitExceeded, PayloadTooLarge, ReelError
 
 SETTINGS = BodySettings()

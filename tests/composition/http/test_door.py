@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message
 
-from composition.http.door import DoorSettings
+from composition.configuration.origins import DoorSettings
 from composition.http.ingress import Ingress, IngressSettings
 from composition.records.artifacts import ArtifactSettings
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted

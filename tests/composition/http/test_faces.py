@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from composition.http.faces import FaceFinder, Identity, IdentityField, face_of
+from composition.graphs.faces import find_face, read_identity, write_identity
+from composition.graphs.identity import Identity, IdentityField
+from composition.http.faces import FaceFinder
 from composition.http.ingress import Ingress
 from composition.media.encode import png
 from miniatures.random import written
@@ -43,7 +45,7 @@ def same(one: Face, other: Face) -> bool:
 
 
 def said(**changes: Any) -> dict[str, Any]:
-    return {**json.loads(Identity.of(FACE).model_dump_json()), **changes}
+    return {**json.loads(write_identity(FACE).model_dump_json()), **changes}
 
 
 # An identity.
@@ -52,16 +54,16 @@ def said(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(20))
 def test_no_bit_is_lost_through_json(seed: int) -> None:
     face = seen_in(Frames(noise(seed)[None]))
-    text = Identity.of(face).model_dump_json()
-    assert same(Identity.model_validate_json(text).face(), face)
-    assert same(TypeAdapter(IdentityField).validate_python(text).face(), face)
-    assert same(Identity.model_validate(json.loads(text)).face(), face)
-    assert Identity.of(face).face().crop is None
+    text = write_identity(face).model_dump_json()
+    assert same(read_identity(Identity.model_validate_json(text)), face)
+    assert same(read_identity(TypeAdapter(IdentityField).validate_python(text)), face)
+    assert same(read_identity(Identity.model_validate(json.loads(text))), face)
+    assert read_identity(write_identity(face)).crop is None
 
 
 @pytest.mark.parametrize("factor", [0.991, 1.0, 1.009])
 def test_a_length_that_was_rounded_away_comes_back(factor: float) -> None:
-    face = Identity.model_validate(said(embedding=[x * factor for x in said()["embedding"]])).face()
+    face = read_identity(Identity.model_validate(said(embedding=[x * factor for x in said()["embedding"]])))
     assert math.hypot(*face.embedding.tolist()) == pytest.approx(1, abs=1e-6)
     assert np.allclose(face.embedding, FACE.embedding, atol=1e-6)
 
@@ -116,7 +118,7 @@ def test_a_text_that_is_no_identity(text: str) -> None:
 
 async def test_a_face_and_what_was_said_beside_it() -> None:
     service = FaceService()
-    face, beside = await face_of(Handle(service), PICTURE, TRANSPORT, "job")
+    face, beside = await find_face(Handle(service), PICTURE, TRANSPORT, "job")
     assert same(face, FACE)
     assert [type(item) for item in beside] == [Fact, Fact, StageDone]
     assert service.asked == [(PICTURE, "job")]
@@ -124,7 +126,7 @@ async def test_a_face_and_what_was_said_beside_it() -> None:
 
 async def test_what_is_found() -> None:
     found = await finder(FaceService()).find(PICTURE)
-    assert same(found.identity.face(), FACE)
+    assert same(read_identity(found.identity), FACE)
     assert (found.object, found.faces, found.notice) == ("face", 2, "2 faces were found")
     assert [(stage.name, stage.model, stage.seconds) for stage in found.stages] == [("face", "instantid", 0.25)]
     with Image.open(io.BytesIO(base64.b64decode(found.crop.b64_json))) as crop:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composition.http.faces import Identity
+from composition.graphs.faces import write_identity
+from composition.graphs.identity import Identity
 from composition.http.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
 from composition.http.ingress import Ingress
 from composition.media.encode import png
@@ -31,7 +32,7 @@ from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, noise
 
 PICTURE = Frames(noise(1)[None])
-IDENTITY = json.loads(Identity.of(seen_in(PICTURE)).model_dump_json())
+IDENTITY = json.loads(write_identity(seen_in(PICTURE)).model_dump_json())
 ASTRONAUT = (Path(__file__).parents[2] / "data" / "astronaut.png").read_bytes()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.single import SINGLES
 from composition.http.listing import find_request, list_models
 from composition.http.schemas import ModelObject
 from tests.composition.deployed import Cluster, Hosted

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
+from composition.graphs.full_pipeline.request import FullPipelineRequest
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from tests.composition.ordering import Counter
 

@@ -17,7 +17,8 @@ from composition.http.bodies import MediaValue
 from composition.http.forms import Part
 from composition.http.ingress import Ingress, IngressSettings
 from composition.http.uploads import Uploads
-from composition.media.decode import Decoder, MediaKind, MediaLimits
+from composition.media.decode import Decoder
+from composition.media.limits import MediaKind, MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Page, Store
 from composition.records.tables import File

@@ -11,10 +11,10 @@ import av
 import pytest
 
 from composition.graphs.calls import Transport
-from composition.graphs.full_pipeline.graph import FullPipelineRequest
+from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.http.content import live
 from composition.jobs.attempt import Run
-from composition.media.decode import MediaLimits
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, new_id
 from composition.records.tables import Job

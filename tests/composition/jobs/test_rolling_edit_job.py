@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from composition.graphs.calls import Transport
-from composition.graphs.graph import Known
-from composition.graphs.rolling_edit.graph import RollingEditRequest
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.run import Known
 from composition.http.content import table, zipped
 from composition.jobs.attempt import Run
-from composition.media.decode import MediaLimits
 from composition.media.encode import png
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, new_id
 from composition.records.tables import Job

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.graph import GraphSettings
+from composition.graphs.run import GraphSettings
 from composition.graphs.storyboard.graph import Storyboard
-from composition.graphs.storyboard.scenes import Board, StoryboardRequest, frames_of, job_of
+from composition.graphs.storyboard.request import StoryboardRequest
+from composition.graphs.storyboard.scenes import Board, frames_of, job_of
 from composition.graphs.storyboard.script import Scene, Script
 from composition.jobs.runner import JobRunner, RunnerSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings

@@ -17,14 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from composition.graphs.graph import GraphSettings, Media
-from composition.media.decode import Decoder, MediaLimits, check
+from composition.graphs.inputs import Media
+from composition.graphs.run import GraphSettings
+from composition.media.decode import Decoder, check
 from composition.media.decoding import archive as decode_archive
 from composition.media.decoding.album import Album
 from composition.media.decoding.archive import Archive, natural
 from composition.media.decoding.footage import Footage
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.worker import spread
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Frames, Pixels

@@ -16,7 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from composition.media.decode import Decoder, MediaLimits, check
+from composition.media.decode import Decoder, check
+from composition.media.limits import MediaLimits
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 from tests.composition import sample_media as media

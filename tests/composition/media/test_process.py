@@ -20,8 +20,9 @@ import numpy as np
 import psutil
 import pytest
 
-from composition.media.decode import Decoder, MediaLimits, check
+from composition.media.decode import Decoder, check
 from composition.media.decoding.process import DecoderProcess, DecoderProcesses, PreparedProcess
+from composition.media.limits import MediaLimits
 from services.errors import LimitExceeded, ServiceLost, UndecodableMedia
 from tests.composition import sample_media as media
 from tests.composition.media.test_decode import numbers, prepared, pulled, workers

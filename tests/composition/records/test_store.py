@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from composition.records.store import FRAME, Lease, News, Page, Store, new_id
+from composition.records.store import Lease, News, Page, Store, new_id
 from composition.records.tables import File, Job, Segment, Still
+from composition.variants import FRAME
 from services.errors import Conflict, LeaseLost, NotFound, QueueFull
 
 
