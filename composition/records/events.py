@@ -1,4 +1,4 @@
-"""What the watchers of a job are told: the events of `GET /v1/videos/{id}/events`."""
+"""Events of a job, as sent by `GET /v1/videos/{id}/events`."""
 
 from typing import ClassVar, Literal, TypeAlias
 
@@ -10,148 +10,148 @@ Status: TypeAlias = Literal["queued", "in_progress", "completed", "failed"]
 
 
 class ScoresObject(BaseModel):
-    """How a frame differs from what it was to be. None where it was not measured."""
+    """Quality scores of a frame, lower is better; null if they were not measured."""
 
     edge_loss: float | None = None
-    """Difference of the edges."""
+    """Difference between the frame's edges and the edges to follow."""
     gram_loss: float | None = None
-    """Difference of the style, as Gram matrices of VGG16 features."""
+    """Difference in style: of the Gram matrices of VGG16 features."""
     temporal_loss: float | None = None
-    """Difference to the frame before."""
+    """Difference from the previous frame."""
     lpips_to_init: float | None = None
-    """LPIPS to the first frame, or the given style frame."""
+    """LPIPS distance from the first frame, or from the style frame if one is given."""
     lpips_to_prev: float | None = None
-    """LPIPS to the frame before."""
+    """LPIPS distance from the previous frame."""
 
 
 class StageObject(BaseModel):
-    """Which service did a part of the work."""
+    """A completed stage of a job, and the service that ran it."""
 
     name: str
-    """The stage."""
+    """Name of the stage."""
     model: str
-    """The kind of model."""
+    """Kind of the model."""
     source: str
-    """Where its weights come from: a repository, or `path:FOLDER`."""
+    """Source of the weights: a repository, or `path:FOLDER`."""
     revision: str
-    """Of the weights."""
+    """Revision of the weights."""
     replica: str
-    """The replica, and its device."""
+    """Replica of the service, and its device."""
     seconds: float
-    """How long it took."""
+    """Duration in seconds."""
 
 
 class VideoError(BaseModel):
-    """Why a job failed."""
+    """Reason why a job failed."""
 
     code: str
-    """A word for programs, e.g. `model_failed`."""
+    """Kind of error, for programs, e.g. `model_failed`."""
     message: str
-    """A sentence for people."""
+    """A sentence for the user."""
 
 
 class JobEvent(BaseModel):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     KIND: ClassVar[str] = ""
     """Name of the event in the stream."""
 
 
 class StatusEvent(JobEvent):
-    """The job's status. After `completed` or `failed` no event follows."""
+    """A change of the job's status. `completed` and `failed` are the last event."""
 
     KIND = "status"
 
     status: Status
-    """How the job stands now."""
+    """New status of the job."""
     error: VideoError | None = None
-    """Why it failed."""
+    """Reason why the job failed; null if it did not."""
 
 
 class ProgressEvent(JobEvent):
-    """`done` of `total` steps of a stage are finished."""
+    """Progress of a stage."""
 
     KIND = "progress"
 
     stage: str
-    """The stage."""
+    """Name of the stage."""
     done: int
-    """Steps that are finished."""
+    """Number of finished steps."""
     total: int
-    """Steps there are."""
+    """Total number of steps."""
     preview: str | None = None
-    """A small picture of what is being made: a `data:image/jpeg` URL."""
+    """A small preview of the unfinished frames: a `data:image/jpeg` URL; null if there is none."""
 
 
 class TextEvent(JobEvent):
-    """A piece of text as a model writes it."""
+    """A piece of the text that a model is writing."""
 
     KIND = "text"
 
     stage: str
-    """The stage."""
+    """Name of the stage."""
     piece: str
-    """The piece."""
+    """The next piece of the text."""
 
 
 class FactEvent(JobEvent):
-    """Something decided on the way: `seed`, `size`, `caption`."""
+    """A value that was determined while the job ran, e.g. `seed`, `size`, `caption`."""
 
     KIND = "fact"
 
     name: str
-    """Of the fact."""
+    """Name of the value."""
     value: JsonValue
-    """Its value."""
+    """The value."""
 
 
 class StageEvent(JobEvent, StageObject):
-    """A service has finished its part."""
+    """A stage was completed."""
 
     KIND = "stage"
 
 
 class SegmentEvent(JobEvent):
-    """A playable piece of one of the job's videos is there."""
+    """A segment, a playable piece of one of the job's videos, was stored."""
 
     KIND = "segment"
 
     variant: str = "video"
-    """Which of the job's videos."""
+    """Variant of the video."""
     index: int
-    """Of the segment, from 0."""
+    """Index of the segment, from 0."""
     first: int
-    """Index of its first frame."""
+    """Index of the segment's first frame."""
     frames: int
-    """Frames in it."""
+    """Number of frames in the segment."""
     frames_done: int
-    """Frames of the video that are there."""
+    """Number of finished frames of the video."""
     frames_total: int | None = None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the video; null if it is not known."""
 
 
 class ResultEvent(JobEvent):
-    """One of the job's results is there, whole."""
+    """One of the job's results is complete."""
 
     KIND = "result"
 
     variant: str
-    """The result, as `content` names it."""
+    """Variant of the content."""
 
 
 class FrameEvent(JobEvent):
-    """A frame that is kept without loss is there, of a rolling edit or a full pipeline."""
+    """A frame of a rolling edit or a full pipeline was stored without loss."""
 
     KIND = "frame"
 
     index: int
-    """Of the frame, from 0."""
+    """Index of the frame, from 0."""
     frames_done: int
-    """Frames of the video that are there."""
+    """Number of finished frames of the video."""
     frames_total: int | None = None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the video; null if it is not known."""
     scores: ScoresObject | None = None
-    """Of the frame, where it was measured."""
+    """Scores of the frame; null if they were not measured."""
 
 
 JOB_EVENTS: tuple[type[JobEvent], ...] = (
