@@ -1,8 +1,8 @@
 """`/v1/faces`, blocking and for asyncio."""
 
 from clients import wire
+from clients.about import Media
 from clients.connection import AsyncConnection, Connection
-from clients.fields import Media
 from clients.flows import OnBytes
 from clients.objects import Face
 

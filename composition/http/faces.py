@@ -43,11 +43,13 @@ class FaceObject(BaseModel):
     identity: Identity
     """Places are fractions of the picture's width and height."""
     crop: Crop
+    """The face alone."""
     faces: int
     """How many were found."""
     notice: str | None
     """What whoever sent the picture should know, e.g. that the face is small."""
-    stages: list[StageObject]
+    stages: list[StageObject] = []
+    """Which services did the work."""
 
 
 class FaceFinder:

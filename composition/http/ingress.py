@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -21,13 +21,13 @@ from composition.configuration.served import Served, ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
 from composition.http.bodies import ONE_OF, PENDING, BodySettings, MediaValue, is_number, read_body, taken_media
-from composition.http.content import byte_range, kept, live, scored, table, told, zipped
+from composition.http.content import ContentQuery, byte_range, kept, live, scored, table, told, zipped
 from composition.http.door import Door
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.forms import Part
 from composition.http.image_edit import Editor, ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest, Painter
-from composition.http.listing import describe_bodies, find_request, list_models
+from composition.http.listing import Paging, describe_bodies, find_request, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import Orders
@@ -49,7 +49,7 @@ from composition.http.sse import EventStream, said
 from composition.http.uploads import Uploads
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Order, Page, Store
+from composition.records.store import Store
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import (
@@ -69,7 +69,6 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
-MAX_PAGE = 100
 
 
 class IngressSettings(BodySettings, DoorSettings):
@@ -83,24 +82,6 @@ class IngressSettings(BodySettings, DoorSettings):
     """Jobs that may wait; one more is answered 429."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → the model that answers at once where a request names none; by default the first that is served."""
-
-
-ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
-"""Of the metrics."""
-
-
-class Paging(BaseModel):
-    """The query of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=20, ge=1, le=MAX_PAGE)
-    after: str | None = None
-    """The id of the last one seen."""
-    order: Order = "desc"
-
-    def page(self) -> Page:
-        return Page(self.limit, self.after, self.order)
 
 
 class Ingress:
@@ -284,9 +265,7 @@ class Ingress:
         await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
         return Deleted(id=video_id, object="video.deleted")
 
-    async def get_content(
-        self, request: Request, video_id: str, variant: str | None = None, form: ContentForm = None
-    ) -> Response:
+    async def get_content(self, request: Request, video_id: str, query: Annotated[ContentQuery, Query()]) -> Response:
         """A result, or a range of it; without a variant that which the job is for, mostly `video`.
 
         Of a video that is still being made, what exists so far and then what is added; of a job that was cancelled or
@@ -294,7 +273,7 @@ class Ingress:
         frames' scores; they hold what there is when they are asked for.
         """
         job = await self._job(request, video_id)
-        variant = variant or job.main or VIDEO
+        variant, form = query.variant or job.main or VIDEO, query.format
         if form is not None and variant != "metrics":
             raise InvalidParameter(f"format: only metrics have one, got {form!r}", param="format")
         if variant in job.results and variant in ("frames", "debug", "metrics"):

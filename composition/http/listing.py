@@ -1,10 +1,10 @@
-"""What can be asked for by name, as `GET /v1/models` tells it."""
+"""What can be asked for by name, as `GET /v1/models` and the OpenAPI document tell it, and which part of a list."""
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
 from composition.graphs.graph import Need
@@ -16,6 +16,7 @@ from composition.http.image_edit import ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest
 from composition.http.openapi import inline_schema, picture_body, video_body, video_schema
 from composition.http.schemas import ModelObject
+from composition.records.store import Order, Page
 from services.errors import NotFound
 from services.flux.request import FluxRequest
 from services.model import Role
@@ -27,8 +28,26 @@ ANSWERED_AT_ONCE: Mapping[str, tuple[Need, type[BaseModel]]] = {
     "/v1/faces": (Need("face"), FaceRequest),
 }
 """Path of requests that a model answers at once → the role that it takes, and the class of their bodies."""
+MAX_PAGE = 100
+"""Entries of a part of a list."""
 HIDDEN = ("models",)
 """Fields of a job of a model alone that choose nothing."""
+
+
+class Paging(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 20
+    """How many at most."""
+    after: str | None = None
+    """The id of the last one seen."""
+    order: Order = "desc"
+    """By the time of creation."""
+
+    def page(self) -> Page:
+        return Page(self.limit, self.after, self.order)
 
 
 def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
