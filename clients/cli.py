@@ -12,13 +12,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from clients import wire
-from clients.cli_commands import add_commands
-from clients.cli_demo import demo, gallery
-from clients.cli_image import face, image
-from clients.cli_resources import Address, files_app, jobs_app, models_app
-from clients.errors import ApiError, ClientError, ServerUnreachable
-from clients.server import become
+from reelgraph import wire
+from reelgraph.cli_commands import add_commands
+from reelgraph.cli_demo import demo, gallery
+from reelgraph.cli_image import face, image
+from reelgraph.cli_resources import Address, files_app, jobs_app, models_app
+from reelgraph.errors import ApiError, ClientError, ServerUnreachable
+from reelgraph.server import become
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
 _REFUSED = frozenset({400, 413, 422})

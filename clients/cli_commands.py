@@ -6,16 +6,16 @@ from typing import Any
 
 import typer
 
-from clients.about import Command
-from clients.cli_edit import make_edit
-from clients.cli_make import make
-from clients.cli_pipeline import make_pipeline
-from clients.cli_story import make_storyboard
-from clients.commands import COMMANDS
-from clients.field_options import Fields
-from clients.grouped import grouped
-from clients.options import MakeOptions, ModelOption, RoleOptions, assign_roles, ends
-from clients.order import Order, Result
+from reelgraph.about import Command
+from reelgraph.cli_edit import make_edit
+from reelgraph.cli_make import make
+from reelgraph.cli_pipeline import make_pipeline
+from reelgraph.cli_story import make_storyboard
+from reelgraph.commands import COMMANDS
+from reelgraph.field_options import Fields
+from reelgraph.grouped import grouped
+from reelgraph.options import MakeOptions, ModelOption, RoleOptions, assign_roles, ends
+from reelgraph.order import Order, Result
 
 Run = Callable[..., None]
 SPECIAL: Mapping[str, Callable[[Command], Run]] = {

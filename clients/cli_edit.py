@@ -7,13 +7,13 @@ from typing import Annotated, Any, TypedDict
 
 import typer
 
-from clients.about import Command
-from clients.cli_make import make
-from clients.field_options import Fields, Form
-from clients.fields import BranchFrom
-from clients.grouped import grouped
-from clients.options import RoleOptions, RunOptions, assign_roles, target
-from clients.order import Order, Result
+from reelgraph.about import Command
+from reelgraph.cli_make import make
+from reelgraph.field_options import Fields, Form
+from reelgraph.fields import BranchFrom
+from reelgraph.grouped import grouped
+from reelgraph.options import RoleOptions, RunOptions, assign_roles, target
+from reelgraph.order import Order, Result
 
 _FRAMES = re.compile(r"[0-9]{6,9}\.png")
 _DEBUG = re.compile(r"[0-9]{6,9}-[A-Za-z0-9_-]{1,64}\.png")

@@ -9,17 +9,17 @@ from typing import Annotated, Any, TypedDict, cast
 
 import typer
 
-from clients.cli_make import local_client
-from clients.cli_resources import Address, connect
-from clients.client import Client
-from clients.disk import Landing
-from clients.errors import ClientError
-from clients.field_options import Fields
-from clients.fields import ImageGenerationFields
-from clients.grouped import grouped
-from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
-from clients.options import MakeOptions, ModelOption, RunOptions, check_either, target
-from clients.progress import Display, display
+from reelgraph.cli_make import local_client
+from reelgraph.cli_resources import Address, connect
+from reelgraph.client import Client
+from reelgraph.disk import Landing
+from reelgraph.errors import ClientError
+from reelgraph.field_options import Fields
+from reelgraph.fields import ImageGenerationFields
+from reelgraph.grouped import grouped
+from reelgraph.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
+from reelgraph.options import MakeOptions, ModelOption, RunOptions, check_either, target
+from reelgraph.progress import Display, display
 
 _PAINTS, _FINDS_FACES = "flux", "instantid"
 """The models that a server for one call has, where no other is named."""

@@ -6,12 +6,12 @@ from typing import Annotated, Any, TypedDict
 
 import typer
 
-from clients.about import Command
-from clients.cli_make import make
-from clients.field_options import Fields, Form
-from clients.grouped import grouped
-from clients.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, target
-from clients.order import Order, Result
+from reelgraph.about import Command
+from reelgraph.cli_make import make
+from reelgraph.field_options import Fields, Form
+from reelgraph.grouped import grouped
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, target
+from reelgraph.order import Order, Result
 
 SHORT = {
     f"{stage}.{name}": Form((f"--{name.replace('_', '-')}",))

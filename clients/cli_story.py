@@ -6,14 +6,14 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from clients.about import Command
-from clients.cli_make import make
-from clients.cli_pipeline import SHORT
-from clients.field_options import Fields
-from clients.grouped import grouped
-from clients.objects import Video
-from clients.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, json_object
-from clients.order import Order, Result
+from reelgraph.about import Command
+from reelgraph.cli_make import make
+from reelgraph.cli_pipeline import SHORT
+from reelgraph.field_options import Fields
+from reelgraph.grouped import grouped
+from reelgraph.objects import Video
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, json_object
+from reelgraph.order import Order, Result
 
 PLACEHOLDERS = 4
 """Exit status: the film is there, but some of its scenes could not be made."""

@@ -6,9 +6,9 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, Unpack, overload
 
 from typing_extensions import deprecated
 
-from clients import fields
-from clients.flows import OnBytes
-from clients.objects import Video
+from reelgraph import fields
+from reelgraph.flows import OnBytes
+from reelgraph.objects import Video
 
 Made_co = TypeVar("Made_co", covariant=True)
 

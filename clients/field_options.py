@@ -10,9 +10,9 @@ from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_o
 
 import typer
 
-from clients.about import About
-from clients.folders import files_in
-from clients.options import json_object
+from reelgraph.about import About
+from reelgraph.folders import files_in
+from reelgraph.options import json_object
 
 ELSEWHERE = frozenset({"models", "model", "input_reference"})
 """Fields that no option is made of: two have an option written by hand, and one is another field by OpenAI's name."""

@@ -8,8 +8,8 @@ that stand here are the models' own, and `models.list` has those of a server.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Required, TypedDict
 
-from clients.about import About, Media
-from clients.objects import Identity
+from reelgraph.about import About, Media
+from reelgraph.objects import Identity
 
 
 class GraphFields(TypedDict, total=False):

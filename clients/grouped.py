@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_type_hints, is_typeddict
 
-from clients.field_options import Fields
+from reelgraph.field_options import Fields
 
 
 def grouped(**tables: Fields) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@
 
 from typing import Any, Generic, Literal, TypeAlias
 
-from clients.answers import Answer, Ending, JobEvent, Picture, T
+from reelgraph.answers import Answer, Ending, JobEvent, Picture, T
 
 
 class File(Answer):

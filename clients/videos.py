@@ -8,14 +8,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack, cast
 
-from clients import flows, wire
-from clients.connection import AsyncConnection, Connection
-from clients.create import CreateVideo, CreateVideoLater
-from clients.disk import Landing
-from clients.errors import ClientError
-from clients.fields import ContentOptions, ListOptions, VideoFields
-from clients.flows import Backoff, OnBytes
-from clients.objects import Deleted, Event, Page, Video
+from reelgraph import flows, wire
+from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.create import CreateVideo, CreateVideoLater
+from reelgraph.disk import Landing
+from reelgraph.errors import ClientError
+from reelgraph.fields import ContentOptions, ListOptions, VideoFields
+from reelgraph.flows import Backoff, OnBytes
+from reelgraph.objects import Deleted, Event, Page, Video
 
 
 class Videos:

@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from clients.about import Media
-from clients.errors import ApiError, UnexpectedAnswer
-from clients.fields import (
+from reelgraph.about import Media
+from reelgraph.errors import ApiError, UnexpectedAnswer
+from reelgraph.fields import (
     PICTURES,
     ContentOptions,
     GenerationFields,
@@ -23,7 +23,7 @@ from clients.fields import (
     ListOptions,
     VideoFields,
 )
-from clients.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
+from reelgraph.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
