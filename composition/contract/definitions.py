@@ -1,36 +1,32 @@
 """What can be asked for by name, and what is answered: read off the catalogues and the classes of requests."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from composition.graphs.catalogue import GRAPHS
-from composition.graphs.graph import Graph, GraphRequest
-from composition.graphs.single.graph import SINGLES
+from composition.graphs.graph import Graph
+from composition.graphs.request import GraphRequest
+from composition.graphs.single import SINGLES
 from composition.http.bodies import REFERENCE_NAME, VideoBody
+from composition.http.content import ContentQuery
 from composition.http.descriptions import describe_fields, input_type, wire_name
 from composition.http.faces import FaceObject
-from composition.http.listing import ANSWERED_AT_ONCE
-from composition.http.schemas import (
-    IMAGE_EVENTS,
-    Deleted,
-    FileObject,
-    ImagesObject,
-    ListPage,
-    ModelObject,
-    VideoObject,
-)
-from composition.media.decode import MediaKind
+from composition.http.listing import ANSWERED_AT_ONCE, PageQuery
+from composition.http.schemas import IMAGE_EVENTS, Deleted, FileObject, ImagesObject, ListPage, ModelObject, VideoObject
+from composition.media.limits import MediaKind
 from composition.records.events import JOB_EVENTS
-from composition.records.store import VIDEO
+from composition.variants import VIDEO
 from services.catalogue import KINDS
 from services.model import Model
 
 SECONDS = "seconds"
+QUERIES: tuple[type[BaseModel], ...] = (ContentQuery, PageQuery)
+"""Queries of URLs."""
 ANSWERS: tuple[type[BaseModel], ...] = (
     FileObject,
     VideoObject,
@@ -47,18 +43,20 @@ ANSWERS: tuple[type[BaseModel], ...] = (
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a request."""
+    """One field of a request or an answer."""
 
     name: str
-    """In requests."""
+    """In requests and answers."""
     info: FieldInfo
     text: str
     """What it means."""
+    schema: Mapping[str, Any]
+    """JSON schema of what may be given, with references to other parts of the whole."""
     media: MediaKind | None = None
     """What it holds, where that is a medium."""
 
     @property
-    def type(self) -> object:
+    def type(self) -> Any:
         """Of what may be given."""
         return input_type(self.info)
 
@@ -71,43 +69,35 @@ class Definition:
     """Graph, kind, or path."""
     request: type[BaseModel]
     text: str
-    """What it does, in a sentence."""
+    """What it does, in a sentence or two."""
     names: tuple[str, ...] = ()
-    """What a request may say for `model`."""
+    """What a request for a video may say for `model`, the one that the command says at first."""
     command: str = ""
-    """Name of its command; empty where a command is written for it."""
+    """Name of the command of a job."""
     roles: tuple[str, ...] = ()
     """Of the models of a graph; a model alone has none."""
     result: Literal["video", "image"] = "video"
     """What it makes, if nothing else is asked for."""
 
     @property
-    def is_job(self) -> bool:
-        """Whether it is a job, and not answered at once."""
-        return issubclass(self.request, GraphRequest)
-
-    @property
     def fields(self) -> list[Field]:
-        """All fields of its requests but `model`."""
+        """All fields of its requests, but for the `model` of a video."""
         return [*list_fields(self.request), *self.extra]
 
     @property
     def extra(self) -> list[Field]:
-        """The fields that every video may be asked for with, as far as this one can."""
+        """The fields that every video may be asked for with, as far as this one may be."""
         request = self.request
         if not issubclass(request, GraphRequest):
             return []
-        texts = describe_fields(VideoBody)
+        shared = {field.name: field for field in list_fields(VideoBody)}
         found: list[Field] = []
         if request.REFERENCE:
-            kind = request.MEDIA[request.REFERENCE]
-            found.append(Field(REFERENCE_NAME, VideoBody.model_fields[REFERENCE_NAME], texts[REFERENCE_NAME], kind))
-        if request.takes_seconds():
-            found.append(Field(SECONDS, VideoBody.model_fields[SECONDS], texts[SECONDS]))
-        return found
+            found.append(replace(shared[REFERENCE_NAME], media=request.MEDIA[request.REFERENCE]))
+        return [*found, shared[SECONDS]] if request.takes_seconds() else found
 
-    def must_have(self, field: Field) -> bool:
-        """Whether a request cannot do without the field. What OpenAI's `input_reference` may stand for, it can."""
+    def needs(self, field: Field) -> bool:
+        """Whether a request cannot do without a field. It can where OpenAI's `input_reference` may stand for it."""
         return field.info.is_required() and field.name != getattr(self.request, "REFERENCE", "")
 
 
@@ -119,19 +109,22 @@ def list_definitions() -> list[Definition]:
 
 
 def list_fields(kind: type[BaseModel]) -> list[Field]:
-    """Return the fields of a class of requests, or of an object within one."""
+    """Return the fields of a class of requests or answers, or of an object within one."""
     media: dict[str, MediaKind] = dict(getattr(kind, "MEDIA", {}))
     texts = describe_fields(kind)
+    schemas: dict[str, Any] = kind.model_json_schema().get("properties", {})
     return [
-        Field(wire_name(name, info), info, texts.get(name, ""), media.get(name))
+        Field(called, info, texts.get(name, ""), schemas[called], media.get(name))
         for name, info in kind.model_fields.items()
+        for called in [wire_name(name, info)]
     ]
 
 
-def own_names(kind: type[BaseModel]) -> set[str]:
-    """Return the names, in requests, of the fields that a class adds to those it inherits."""
+def list_own_fields(kind: type[BaseModel]) -> list[Field]:
+    """Return the fields that a class adds to those it inherits."""
     added = vars(kind).get("__annotations__", {})
-    return {wire_name(name, info) for name, info in kind.model_fields.items() if name in added}
+    own = {wire_name(name, info) for name, info in kind.model_fields.items() if name in added}
+    return [field for field in list_fields(kind) if field.name in own]
 
 
 def summarize(kind: type[BaseModel]) -> str:
@@ -140,23 +133,30 @@ def summarize(kind: type[BaseModel]) -> str:
 
 
 def _define_graph(graph: Graph) -> Definition:
-    roles = tuple(need.role for need in graph.roles)
-    command = graph.command or graph.name
     return Definition(
-        graph.name, graph.request, summarize(graph.request), (graph.name,), command, roles, _result(graph.request)
+        name=graph.name,
+        request=graph.request,
+        text=summarize(graph.request),
+        names=(graph.name,),
+        command=graph.command or graph.name,
+        roles=tuple(need.role for need in graph.roles),
+        result=_find_result(graph.request),
     )
 
 
 def _define_single(model: Model[Any], graph: Graph) -> Definition:
-    asked = model.offers[0].request or graph.request
+    asked = graph.needs[0].request or graph.request
     folder = sys.modules[asked.__module__.rpartition(".")[0]]
-    text = f"{summarize(graph.request)} {' '.join((folder.__doc__ or '').split())}"
-    names = (*model.aliases, model.kind)
-    command = model.command or model.kind
-    return Definition(model.kind, graph.request, text, names, command, result=_result(graph.request))
+    return Definition(
+        name=model.kind,
+        request=graph.request,
+        text=f"{summarize(graph.request)} {' '.join((folder.__doc__ or '').split())}",
+        names=(*model.aliases, model.kind),
+        command=model.command or model.kind,
+        result=_find_result(graph.request),
+    )
 
 
-def _result(request: type[GraphRequest]) -> Literal["video", "image"]:
-    fields: Sequence[tuple[str, FieldInfo]] = list(request.model_fields.items())
-    defaults = {name: info.default for name, info in fields if not info.is_required()}
+def _find_result(request: type[GraphRequest]) -> Literal["video", "image"]:
+    defaults = {name: info.default for name, info in request.model_fields.items() if not info.is_required()}
     return "video" if VIDEO in request.makes(defaults) else "image"

@@ -7,7 +7,9 @@ import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from composition.records.artifacts import Artifacts
 from composition.records.events import ScoresObject
@@ -22,6 +24,15 @@ KEEP_ALIVE_S = 15.0
 
 SCORES = tuple(ScoresObject.model_fields)
 """Columns of a job's metrics after the frame index."""
+
+
+class ContentQuery(BaseModel):
+    """The query parameters of a download."""
+
+    variant: str | None = None
+    """Variant of the content, e.g. `thumbnail`; by default the job's main variant."""
+    format: Literal["csv", "json"] | None = None
+    """Format of the variant `metrics`; by default `csv`."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -1,13 +1,13 @@
 """Responses with the content of a job: a stored result or a range of it, or a stream of what exists so far."""
 
 import asyncio
-from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from composition.configuration.served import Served
 from composition.http.content import (
+    ContentQuery,
     follow_video,
     format_scores_csv,
     list_scores,
@@ -22,7 +22,6 @@ from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
 
-ScoresFormat = Literal["csv", "json"]
 MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png"}
 """Extension of a stored result → its `Content-Type`."""
 SCORES = "metrics"
@@ -45,39 +44,38 @@ class Downloads:
         self._artifacts = artifacts
         self._served = served
 
-    async def respond(self, request: Request, job: Job, variant: str | None, form: ScoresFormat | None) -> Response:
+    async def respond(self, request: Request, job: Job, query: ContentQuery) -> Response:
         """Return a response with one variant of a job's content.
 
         Args:
             request: its method and its headers `Range`, `If-Range` and `If-None-Match` are used.
             job: the job.
-            variant: by default the job's main variant.
-            form: the format of the scores.
+            query: the variant and its format.
 
         Raises:
             NotFound: the job has no such variant, or ended before its first frame.
             InvalidParameter: a format is given for another variant than the scores.
             RangeNotSatisfiable: the range is outside the content.
         """
-        variant = variant or job.main or VIDEO
-        if form is not None and variant != SCORES:
-            raise InvalidParameter(f"format: allowed only with variant={SCORES}, got {form!r}", param="format")
+        variant = query.variant or job.main or VIDEO
+        if query.format is not None and variant != SCORES:
+            raise InvalidParameter(f"format: allowed only with variant={SCORES}, got {query.format!r}", param="format")
         if variant in job.results and variant in FRAME_VARIANTS:
-            return await self._respond_with_frames(job, variant, form or "csv")
+            return await self._respond_with_frames(job, variant, is_json=query.format == "json")
         key = job.results.get(variant)
         if key is not None:
             return await self._respond_with_file(request, job, variant, key)
         return await self._respond_with_segments(request, job, variant)
 
-    async def _respond_with_frames(self, job: Job, variant: str, form: ScoresFormat) -> Response:
+    async def _respond_with_frames(self, job: Job, variant: str, *, is_json: bool) -> Response:
         stills = await asyncio.to_thread(self._store.stills, job.id, frames=variant != "debug")
         headers = {"Cache-Control": "no-store"}
         if variant != SCORES:
             chunks = stream_zip(self._artifacts, stills, with_names=variant == "debug")
             return StreamingResponse(chunks, media_type="application/zip", headers=headers)
-        if form == "csv":
-            return Response(format_scores_csv(stills), media_type="text/csv; charset=utf-8", headers=headers)
-        return JSONResponse({"video": job.id, "facts": job.facts, "frames": list_scores(stills)}, headers=headers)
+        if is_json:
+            return JSONResponse({"video": job.id, "facts": job.facts, "frames": list_scores(stills)}, headers=headers)
+        return Response(format_scores_csv(stills), media_type="text/csv; charset=utf-8", headers=headers)
 
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.size, key)

@@ -48,8 +48,8 @@ class FaceObject(BaseModel):
     """Number of faces found."""
     notice: str | None
     """A warning for the user, e.g. that the face is small; null if there is none."""
-    stages: list[StageObject]
-    """The stages of the request, with the service that ran each."""
+    stages: list[StageObject] = []
+    """Completed stages, with the service that ran each."""
 
 
 class FaceFinder:

@@ -11,22 +11,22 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.configuration.origins import DoorSettings
 from composition.configuration.served import Served
 from composition.graphs.calls import Transport
 from composition.http.bodies import BodySettings, is_number, read_body
-from composition.http.content import stream_events
+from composition.http.content import ContentQuery, stream_events
 from composition.http.door import Door
-from composition.http.downloads import Downloads, ScoresFormat
+from composition.http.downloads import Downloads
 from composition.http.errors import HANDLED, respond_to_error
 from composition.http.faces import FaceRequest
 from composition.http.forms import Part
 from composition.http.image_edit import ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest
-from composition.http.listing import describe_bodies, list_models
+from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import Orders
@@ -46,7 +46,7 @@ from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Order, Page, Store
+from composition.records.store import Store
 from composition.records.tables import Job
 from services.errors import InvalidParameter, Unauthorized
 from services.json_text import unusable
@@ -56,8 +56,6 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """Interval at which clients should poll a job, in seconds."""
-MAX_PAGE = 100
-"""Maximum number of entries in a page of a list."""
 
 
 class IngressSettings(BodySettings, DoorSettings):
@@ -73,21 +71,6 @@ class IngressSettings(BodySettings, DoorSettings):
     """Maximum number of queued jobs; a request for another one is answered 429."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
-
-
-class PageQuery(BaseModel):
-    """The query parameters of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=20, ge=1, le=MAX_PAGE)
-    after: str | None = None
-    """Id of the last entry of the previous page."""
-    order: Order = "desc"
-
-    @property
-    def page(self) -> Page:
-        return Page(self.limit, self.after, self.order)
 
 
 class Ingress:
@@ -276,13 +259,7 @@ class Ingress:
         await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
         return Deleted(id=video_id, object="video.deleted")
 
-    async def get_content(
-        self,
-        request: Request,
-        video_id: str,
-        variant: str | None = None,
-        form: Annotated[ScoresFormat | None, Query(alias="format")] = None,
-    ) -> Response:
+    async def get_content(self, request: Request, video_id: str, query: Annotated[ContentQuery, Query()]) -> Response:
         """Return one variant of a job's content, or a range of it; by default the job's main variant, mostly `video`.
 
         For a video that is still being made, the response streams the frames that exist and then each new one. For a
@@ -290,7 +267,7 @@ class Ingress:
         PNG files, and `metrics` is a table of the frames' scores; they cover the frames that exist at the time of the
         request.
         """
-        return await self._downloads.respond(request, await self._find_job(request, video_id), variant, form)
+        return await self._downloads.respond(request, await self._find_job(request, video_id), query)
 
     async def get_events(self, request: Request, video_id: str) -> Response:
         """Stream a job's events, from the first or from the one after `Last-Event-ID`."""

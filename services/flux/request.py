@@ -71,8 +71,8 @@ class Painting(BaseModel):
     """The same seed makes the same pixels; -1 draws one, and says which."""
     loras: Annotated[
         tuple[Lora, ...],
-        BeforeValidator(_listed, json_schema_input_type=tuple[Lora | str, ...]),
         Field(max_length=MAX_LORAS),
+        BeforeValidator(_listed, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]),
     ] = ()
     """Low-rank adaptations of the model; a text is `name` or `name:weight`."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0

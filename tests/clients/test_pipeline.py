@@ -213,7 +213,7 @@ OUT = ("-o", "fox.mp4")
         (("a fox", *OUT, "--identity", "half.json"), "cannot be read as JSON"),
         (("a fox", *OUT, "--identity", "list.json"), "holds no JSON object"),
         (("a fox", *OUT, "--identity", "huge.json"), "more bytes than the limit of 33554432"),
-        (("a fox", *OUT, "--fps", "nan"), "must be a finite number"),
+        (("a fox", *OUT, "--noise-aug-strength", "nan"), "must be a finite number"),
         (("a fox", *OUT, "--restyle-strength", "inf"), "must be a finite number"),
     ],
 )
@@ -249,11 +249,11 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
     assert made(place) == {}
 
 
-@pytest.mark.parametrize(("command", "count"), [("pipeline", 41), ("storyboard", 45), ("upscale", 8), ("film", 12)])
+@pytest.mark.parametrize(("command", "count"), [("pipeline", 42), ("storyboard", 46), ("upscale", 8), ("film", 13)])
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("COLUMNS", "320")
     options = [line for line in reel(command, "--help").stdout.splitlines() if re.match(r"│ [ *] +--", line)]
     assert len(options) == count
     assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

@@ -173,7 +173,7 @@ OUT = ("-o", "film.mp4")
         (("scripts/long.json", *OUT), "is no file beside"),
         (("--topic", "x", "--fallback", "skip", *OUT), "is not one of"),
         (("--topic", "x", "--crossfade-s", "inf", *OUT), "must be a finite number"),
-        (("--topic", "x", "--no-animate", *OUT), "No such option"),
+        (("--topic", "x", "--no-animate", *OUT), "a scene is a video"),
         (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "upscale.scale cannot be given for what is left out"),
     ],
 )
