@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON and forms become the same fields; the media among them, one or several."""
+"""Request bodies: JSON and forms are parsed into the same fields, and media fields are separated."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def asked(body: bytes, content_type: str, chunk: int = 65536, length: str | None = None) -> Request:
-    """A request as a server passes it on, its body in chunks."""
+    """Return a request whose body arrives in chunks."""
     messages: Iterator[Message] = iter(
         [{"type": "http.request", "body": body[i : i + chunk], "more_body": True} for i in range(0, len(body), chunk)]
         + [{"type": "http.request", "body": b"", "more_body": False}]
@@ -42,13 +42,13 @@ def asked(body: bytes, content_type: str, chunk: int = 65536, length: str | None
 
 
 def form(files: list[tuple[str, Any]], data: dict[str, Any] | None = None, chunk: int = 65536) -> Request:
-    """A multipart request, as httpx writes it."""
+    """Return a multipart request encoded by httpx."""
     request = httpx.Request("POST", "http://x", files=files, data=data)
     return asked(request.read(), request.headers["content-type"], chunk)
 
 
 def written(fields: list[tuple[str, str, bytes]], chunk: int = 1 << 20) -> Request:
-    """A multipart request of files, written here: name, file name, content."""
+    """Return a multipart request of files (name, file name, content), encoded without a library."""
     head = '--b\r\nContent-Disposition: form-data; name="{}"; filename="{}"\r\n\r\n'
     body = b"".join(head.format(name, file).encode() + data + b"\r\n" for name, file, data in fields) + b"--b--\r\n"
     return asked(body, "multipart/form-data; boundary=b", chunk)
@@ -61,7 +61,7 @@ async def read(request: Request, settings: BodySettings = SETTINGS) -> AsyncIter
 
 
 def content(value: Any) -> Any:
-    """What a field holds, with files as their name and their bytes."""
+    """Return the value of a field, with files as (name, bytes)."""
     if isinstance(value, list):
         return [content(each) for each in value]
     return (value.name, value.file.read()) if isinstance(value, Part) else value
@@ -100,7 +100,7 @@ async def test_the_other_form_and_json_are_the_same_fields() -> None:
 
 
 async def test_parts_are_files_of_their_own() -> None:
-    """Each with its own position, whatever is read of the others meanwhile."""
+    """Each has its own position, independent of reads from the others."""
     async with read(written([("f", str(n), bytes([n]) * 100) for n in range(3)])) as fields:
         first, second, third = (part.file for part in fields["f"])
         assert (first.read(40), second.read(1), first.read(40), first.read(), first.read()) == (
@@ -117,13 +117,13 @@ async def test_parts_are_files_of_their_own() -> None:
 
 
 def open_files() -> int:
-    """Those of this process, but for what earlier tests left to be collected."""
+    """Return the number of open files of this process, after garbage collection."""
     gc.collect()
     return psutil.Process().num_fds()
 
 
 async def test_a_long_list_costs_one_open_file_and_no_memory() -> None:
-    """10,000 files in a form, 40 MB, where Starlette would hold each in memory or open a file for it."""
+    """A form with 10,000 files, 40 MB. Starlette would keep each in memory or open a temporary file for each."""
     request = written([("edge_frames", f"{n}.png", n.to_bytes(4) * 1000) for n in range(10_000)])
     before = open_files()
     tracemalloc.start()
@@ -206,7 +206,7 @@ async def test_bodies_that_cannot_be_read(body: bytes, kind: str, words: str) ->
     ],
 )
 async def test_json_is_json_by_its_type_alone(kind: str) -> None:
-    """A page of another site can send text/plain or no type without asking the server first."""
+    """A page of another site can send text/plain or no type without a CORS preflight."""
     error = await refusal(asked(b'{"prompt": "x"}', kind))
     assert (type(error), error.param) == (InvalidRequest, "Content-Type")
 
@@ -239,7 +239,7 @@ async def test_texts_that_no_database_holds_are_named(request_: Request, param: 
 
 
 async def test_surrogates_that_came_as_bytes_are_letters() -> None:
-    """A form that is not UTF-8 is read as Latin-1, in which every byte is a letter."""
+    """A form that is not UTF-8 is decoded as Latin-1, in which every byte is a character."""
     async with read(asked(b"prompt=%ED%A0%80", FORM)) as fields:
         assert fields == {"prompt": "í\xa0\x80"}
 

@@ -1,4 +1,4 @@
-"""Byte ranges, live following and events."""
+"""Content of jobs: byte ranges, following a video, and events."""
 
 import json
 import time

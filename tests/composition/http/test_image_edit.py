@@ -1,4 +1,4 @@
-"""Single pictures: what may be asked, what is answered, and who stops when the asker has left."""
+"""`POST /v1/images/edits`: validation, responses, and that a disconnect stops the model."""
 
 import asyncio
 import base64
@@ -47,7 +47,7 @@ def shown(image: ImageObject) -> Pixels:
         return np.array(picture)
 
 
-# What may be asked.
+# Validation.
 
 
 def test_the_least_that_can_be_asked() -> None:
@@ -97,7 +97,7 @@ def test_what_may_not_be_asked(pictures: int, fields: dict[str, Any], kind: type
     assert caught.value.param == message.partition(":")[0]
 
 
-# What is answered.
+# Responses.
 
 
 async def test_two_pictures_are_the_edges_and_what_is_edited() -> None:

@@ -1,4 +1,4 @@
-"""Painted pictures: what may be asked, what is answered, and that a ready identity paints what its picture did."""
+"""`POST /v1/images/generations`: validation and responses; an identity gives the same picture as its photograph."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ def exact(image: ImageObject, request: FluxRequest, index: int = 0) -> bool:
     return np.array_equal(shown(image.b64_json), painted(request, index)[0])
 
 
-# What may be asked.
+# Validation.
 
 
 def test_the_least_that_can_be_asked() -> None:
@@ -126,7 +126,7 @@ def test_the_highest_seeds() -> None:
     assert asked(seed=MAX_SEED - 1, n=2).seed == MAX_SEED - 1
 
 
-# What is answered.
+# Responses.
 
 
 async def test_each_picture_has_its_seed() -> None:
@@ -209,7 +209,7 @@ async def test_leaving_stops_the_work(done: int) -> None:
     assert service.working == 0
 
 
-# Which previews are passed on.
+# Selection of previews.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures as a stream: OpenAI's events as its own client reads them, errors among them, and what stops it."""
+"""Streams of pictures: OpenAI's events, read by its own client; errors; and disconnects."""
 
 import asyncio
 import base64
@@ -47,7 +47,7 @@ def shown(b64_json: str) -> Pixels:
 
 
 def read(text: str) -> list[tuple[str, Event]]:
-    """The events of a stream, without its comments."""
+    """Return the events of a stream, without comments."""
     found: list[tuple[str, Event]] = []
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith(":")]
@@ -64,7 +64,7 @@ async def streamed(door: Ingress, **fields: Any) -> httpx.Response:
         return await client.post(ROUTE, json=body(**fields))
 
 
-# What is told.
+# Events.
 
 
 async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ async def test_openai_s_client_reads_it(tmp_path: Path) -> None:
         events = [event async for event in stream]
         assert [type(event) for event in events] == [ImageGenPartialImageEvent] * 2 + [ImageGenCompletedEvent]
         for event in events:
-            type(event).model_validate_json(event.to_json())  # strictly: the client itself does not look
+            type(event).model_validate_json(event.to_json())  # strict: the client itself does not validate
         assert np.array_equal(shown(events[-1].b64_json), painted(service.asked[0][0], 0)[0])
         whole = await client.images.generate(
             model="flux", prompt="a boat", n=2, size="auto", response_format="b64_json"
@@ -189,7 +189,7 @@ async def gathered(stream: openai.AsyncStream[Any], seen: list[str]) -> None:
         seen.append(event.type)  # noqa: PERF401 - a comprehension would lose them
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ async def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
     assert read(answer.text)[-1][1]["error"]["message"] == "the model generated 1 of 2 pictures"
 
 
-# Who leaves.
+# Disconnects.
 
 
 @pytest.mark.parametrize("done", [1, 5])
@@ -267,7 +267,7 @@ def unexpected(error: BaseException) -> str:
 
 
 class Listener:
-    """The other end of an ASGI application: it takes `most` messages and then never the next, or leaves."""
+    """A client of an ASGI application that receives `most` messages, and then stalls or disconnects."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -301,7 +301,7 @@ async def test_a_listener_that_takes_no_more_and_leaves(most: int, leaves: bool)
     if leaves:
         listener.left.set()
         await task
-    else:  # Serve cancels the task of a request whose client has gone
+    else:  # Serve cancels the task of a request whose client has disconnected
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -329,7 +329,7 @@ async def test_leaving_before_the_work_begins(tmp_path: Path) -> None:
     assert service.working == 0
 
 
-# While nothing is said.
+# Keep-alive.
 
 
 async def test_a_silent_stream_says_that_it_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP by what is served: which models are asked for, and what is left of those that are served no longer."""
+"""Jobs over HTTP: choice of models, and content of jobs whose graph or model is no longer served."""
 
 import time
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def http(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def stored(cluster: Cluster, model: str, params: dict[str, Any], main: str | None = None, **results: bytes) -> Job:
-    """A job that is worked on and has these results already."""
+    """Store a running job with these results."""
     said: dict[str, Any] = {"params": params, "media": {}, "main": main, "created_at": time.time()}
     cluster.store.create_job(Job(id=f"video_{model}", owner="", model=model, **said), 9)
     job = cluster.store.claim(60)

@@ -1,4 +1,4 @@
-"""What can be asked for by name, with the defaults and limits that hold where it is served."""
+"""`GET /v1/models`: the served graphs and models, with their defaults and limits."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def listed(cluster: Cluster) -> dict[str, ModelObject]:
 
 
 def option(schema: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the object that a field may be."""
+    """Return the fields of the object that a field accepts."""
     (fields,) = (each["properties"] for each in schema["anyOf"] if "properties" in each)
     return fields
 

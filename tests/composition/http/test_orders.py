@@ -1,4 +1,4 @@
-"""From a body to a job: what is filled in, what is refused, and what is kept of it."""
+"""From a request body to a job: defaults, validation and stored media."""
 
 import base64
 from typing import Any

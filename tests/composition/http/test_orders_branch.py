@@ -1,4 +1,4 @@
-"""A rolling edit that begins at a frame of another: what it takes from that job, and which jobs it may not name."""
+"""Rolling edits that start from a frame of an older job: inherited fields and validation."""
 
 from fractions import Fraction
 from typing import Any
@@ -14,7 +14,7 @@ from tests.composition import sample_media as media
 from tests.composition.ordering import EDGES, Counter, frame_of
 
 FRAMES = 4
-"""Of the older job, which goes on to make one more."""
+"""Number of finished frames of the older job, which makes one more."""
 ASKED: dict[str, Any] = {"seed": 5, "steps": 6, "prompt": "a boat", "fps": 12.0, "ttlg": {"lr": 0.3, "gram_scale": 0.2}}
 
 
@@ -24,7 +24,7 @@ async def old(counter: Counter) -> Job:
 
 
 def changed(job: Job, old: Job) -> dict[str, Any]:
-    """The fields that are not the older job's."""
+    """Return the fields that differ from the older job."""
     assert job.params.keys() == old.params.keys()
     return {name: value for name, value in job.params.items() if value != old.params[name]}
 

@@ -1,4 +1,4 @@
-"""Taking in media: of the right kind, from the right owner, and lists of pictures as one file."""
+"""Uploads: checks of kind and owner, and lists of pictures stored as one file."""
 
 import asyncio
 import base64
@@ -62,7 +62,7 @@ def sample(kind: MediaKind, folder: Path) -> bytes:
 
 
 async def shown(file: File, store: Artifacts) -> list[int]:
-    """The numbers that a stored file's frames bear."""
+    """Return the numbers drawn in the frames of a stored file."""
     async with store.local(store.url(file.key)) as path, Decoder.open(path) as decoder:
         return numbers(await pulled(decoder))
 
@@ -110,7 +110,7 @@ async def test_a_list_becomes_one_file_in_its_order(
     store: Store,
     artifacts: Artifacts,  # noqa: F811
 ) -> None:
-    """On a disk and on S3."""
+    """On disk and on S3."""
     takes = Uploads(store, artifacts, MediaLimits(), 1 << 30)
     stored = await takes.store_part(part(numbered(5)), "ann", "input", "file")
     jpeg, webp = encoded(media.numbered(3), "jpeg", quality=95), encoded(media.numbered(2), "webp", lossless=True)
@@ -179,7 +179,7 @@ async def test_what_a_list_may_not_have(takes: Uploads, store: Store, disk: Arti
 
 
 async def test_a_list_cannot_make_much_of_little(store: Store, disk: Artifacts) -> None:
-    """The same file named many times."""
+    """A list with the same file many times."""
     takes = Uploads(store, disk, MediaLimits(), 100_000)
     stored = await takes.store_part(part(encoded(noisy(), compress_level=0)), "ann", "input", "file")
     ten: MediaValue = [stored.id for _ in range(10)]
@@ -202,7 +202,7 @@ async def test_a_long_list_is_taken_in_seconds(takes: Uploads) -> None:
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """The routes, without Ray. Of the models, a rolling edit has a media field of each kind."""
+    """A client of the application, without Ray. It serves rolling edits, which have a media field of each kind."""
     cluster = Cluster(tmp_path).host_models({"qwen-edit": Hosted("qwen-edit")}).host_graphs("rolling-edit")
     settings = IngressSettings(database=cluster.url, artifacts=cluster.where, auth="none")
     api = Ingress(settings, cluster.served, TRANSPORT).build_app()
