@@ -132,7 +132,7 @@ def test_a_folder_without_pictures_is_found_before_anything_is_sent(
     client: Any, way: Way, server: VideoServer, clip: Path
 ) -> None:
     (clip.parent / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="there are no files in the folder"):
+    with pytest.raises(FileNotFoundError, match="has no files"):
         way.take(client.videos.create(model="rolling-edit", init_frame=clip, edge_frames=clip.parent / "empty"))
     with pytest.raises(IsADirectoryError):
         way.take(client.videos.create(model="rolling-edit", init_frame=clip.parent))
@@ -286,7 +286,7 @@ def test_events_that_never_come_are_given_up(client: Any, way: Way, server: Vide
 def test_events_that_end_before_the_job_are_not_taken_for_the_end(client: Any, way: Way, server: VideoServer) -> None:
     video = way.take(client.videos.create(model="v2v", input_video="file_1"))
     del server.jobs[video.id].story[4:]
-    with pytest.raises(ConnectionLost, match="ended before the job did"):
+    with pytest.raises(ConnectionLost, match="ended before the job"):
         way.take(client.videos.events(video.id))
 
 
