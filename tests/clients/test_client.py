@@ -120,12 +120,12 @@ def test_pictures_are_sent_along_under_one_name(client: Any, way: Way, server: V
 
 def test_a_folder_of_pictures_is_sent_as_a_zip(client: Any, way: Way, server: VideoServer, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"one")
-    video = way.take(client.videos.create(model="rolling-edit", edge_frames=tmp_path))
+    video = way.take(client.videos.create(model="rolling-edit", init_frame="file_9", edge_frames=tmp_path))
     sent = server.jobs[video.id].fields["edge_frames"].encode("latin-1")
     with zipfile.ZipFile(io.BytesIO(sent)) as archive:
         assert archive.read("1.png") == b"one"
     assert way.take(client.files.upload(tmp_path)).kind == "pictures"
-    assert server.files["file_1"][0]["filename"] == f"{tmp_path.name}.zip"
+    assert server.files["file_1"][0].filename == f"{tmp_path.name}.zip"
 
 
 def test_a_folder_without_pictures_is_found_before_anything_is_sent(
@@ -416,7 +416,7 @@ def test_errors_say_what_the_server_said(client: Any, way: Way) -> None:
         "invalid_request_error",
         "steps",
         "invalid_parameter",
-        "steps: must be at least 1, got 0",
+        "steps: input should be greater than or equal to 1, got 0",
     )
 
 

@@ -239,7 +239,7 @@ def test_nothing_is_sent_for_a_wrong_command_line(
 
 def test_what_the_server_refuses(reel: Reel, place: Path) -> None:
     result = reel("image", "a fox", "--steps", "0", "-o", "picture.png")
-    assert (result.exit_code, "steps: must be at least 1" in result.stderr) == (2, True)
+    assert (result.exit_code, "steps: input should be greater than or equal to 1" in result.stderr) == (2, True)
     assert made(place) == {}
 
 
