@@ -40,7 +40,9 @@ def stand_in(folder: Path, body: str, module: str = "composition/__main__.py") -
 
 
 def serving(script: str = "") -> str:
-    return f"from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
+    """A server in the place of ours, which is made of our classes all the same."""
+    real = f"sys.path.insert(0, {str(ROOT)!r})\nsys.modules.pop('composition', None)\n"
+    return f"{real}from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
 
 
 def is_alive(folder: Path) -> bool:
