@@ -1,6 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What a type checker says of orders. Nothing runs this: pyright reads it with the other files, and fails where a mistake
-below is no longer one.
+"""What a type checker says of orders. Nothing runs this: pyright reads it with the other files.
+
+It fails where a mistake below is no longer one.
 """
 
 from reelgraph import AsyncClient, Client
