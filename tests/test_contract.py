@@ -5,23 +5,25 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from composition.contract.definitions import (
     ANSWERS,
     QUERIES,
     Definition,
+    define_graph,
     list_definitions,
     list_fields,
 )
-from composition.contract.files import ROOT, compare_files
+from composition.contract.files import ROOT, compare_files, render_files
 from composition.contract.words import describe_default, describe_limits
 from composition.contract.write_fields import name_fields
 from composition.contract.write_objects import TAG, name_object
+from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.http.descriptions import find_classes
 from composition.http.faces import FaceRequest
@@ -30,8 +32,9 @@ from composition.http.schemas import IMAGE_EVENTS
 from composition.records.events import JOB_EVENTS
 from reelgraph import fields as client_fields
 from reelgraph import objects as client_objects
-from reelgraph.about import About
+from reelgraph.about import About, Command
 from reelgraph.cli import app
+from reelgraph.cli_commands import make_command
 from reelgraph.commands import COMMANDS
 from reelgraph.faces import Faces
 
@@ -136,7 +139,8 @@ def _read_rows(page: str, heading: str) -> Iterator[tuple[str, Facts]]:
             name, kind, limits, default, text = (cell.strip() for cell in line.strip("|").split(" | "))
             assert text, f"{heading}: {name} has no meaning"
             needed = default == "required"
-            facts = {"limits": limits, "default": "" if needed else default, "needed": str(needed), "type": kind}
+            plain = "" if default.startswith("required") else default
+            facts = {"limits": limits, "default": plain, "needed": str(needed), "type": kind}
             yield name.strip("` |"), facts
 
 
@@ -288,6 +292,38 @@ def test_a_page_that_lacks_a_row_is_named() -> None:
     told = read_docs(DEFINITIONS["v2v"], PAGE.replace(f"{row}\n", "", 1))
     server = read_server(DEFINITIONS["v2v"])
     assert find_differences("v2v", server, "the docs", told) == ["v2v: the docs lacks solver"]
+
+
+class ToyRequest(GraphRequest):
+    """Turn a clip round."""
+
+    MEDIA = {"clip": "video", "marks": "pictures"}  # noqa: RUF012
+
+    clip: str
+    """What to turn."""
+    marks: str | None = None
+    """Where."""
+    turns: Annotated[int, Field(ge=1, le=9)] = 2
+    """How often."""
+
+
+def test_what_is_added_to_the_catalogue_is_everywhere() -> None:
+    toy = define_graph(Graph("toy", ToyRequest, "tests.test_contract:Toy", command="turn"))
+    files = render_files([*list_definitions(), toy])
+    names: dict[str, Any] = {}
+    exec(files["clients/fields.py"], names)  # noqa: S102
+    assert names["ToyFields"].__required_keys__ == {"clip"}
+    assert names["PICTURES"] == {"edge_frames", "marks"}
+    assert 'model: Literal["toy"]' in files["clients/create.py"]
+    assert 'name="turn"' in files["clients/commands.py"]
+    row = "| `turns` | integer | 1 to 9 | 2 | How often. |"
+    assert row in files["docs/requests.md"].partition("## toy\n")[2]
+    own = typer.Typer()
+    own.command("turn")(make_command(Command("turn", "toy", names["ToyFields"], "video", True, "Turn a clip.")))
+    parameters = {each.name: each for each in typer.main.get_command(own).params}
+    assert {"clip", "marks", "turns", "models", "out", "local"} <= parameters.keys()
+    assert (parameters["clip"].required, parameters["clip"].opts) == (True, ["--clip"])
+    assert vars(parameters["turns"])["help"] == "How often. 1 to 9; by default 2."
 
 
 def test_a_file_that_was_edited_is_named(tmp_path: Path) -> None:

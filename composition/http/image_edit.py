@@ -11,7 +11,8 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
-from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, parsed, stage_object
+from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
+from composition.http.validation import parsed
 from composition.media.encode import png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed

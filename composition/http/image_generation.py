@@ -22,10 +22,10 @@ from composition.http.schemas import (
     ImagesObject,
     PartialImage,
     StageObject,
-    parsed,
     stage_object,
 )
 from composition.http.sse import said
+from composition.http.validation import parsed
 from composition.media.encode import png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed

@@ -42,11 +42,11 @@ from composition.http.schemas import (
     ModelObject,
     VideoObject,
     file_object,
-    parsed,
     video_object,
 )
 from composition.http.sse import EventStream, said
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store

@@ -46,8 +46,8 @@ from composition.http.schemas import (
     ModelObject,
     PartialImage,
     VideoObject,
-    parsed,
 )
+from composition.http.validation import parsed
 from composition.records.events import (
     JOB_EVENTS,
     FactEvent,
