@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
 from typer.testing import CliRunner
-from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
+from video_server import Script, VideoServer
 
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.single import SINGLES
@@ -21,6 +21,7 @@ from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model
 from services.catalogue import MODELS
+from tests.clients.stories import CAPTION, CONTENT, FAILURE, THUMBNAIL
 
 
 @pytest.fixture

@@ -12,22 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Blocking, Looping
-from video_server import (
-    CAPTION,
-    CONTENT,
-    CSV,
-    EDIT_STORY,
-    EDITED,
-    FAILURE,
-    FRAMES,
-    PAINTED,
-    STORY,
-    TABLE,
-    THUMBNAIL,
-    Script,
-    VideoServer,
-    zipped,
-)
+from video_server import Script, VideoServer
 
 from reelgraph import client as module
 from reelgraph.errors import (
@@ -47,6 +32,20 @@ from reelgraph.objects import (
     StageEvent,
     StatusEvent,
     TextEvent,
+)
+from tests.clients.stories import (
+    CAPTION,
+    CONTENT,
+    CSV,
+    EDIT_STORY,
+    EDITED,
+    FAILURE,
+    FRAMES,
+    PAINTED,
+    STORY,
+    TABLE,
+    THUMBNAIL,
+    zipped,
 )
 
 Way = Blocking | Looping

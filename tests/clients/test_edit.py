@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import WAIT_S, Program, Reel
-from video_server import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, Script, VideoServer, zipped
+from video_server import Script, VideoServer
+
+from tests.clients.stories import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, zipped
 
 
 @pytest.fixture

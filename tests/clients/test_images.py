@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
-from video_server import IDENTITY, PAINTED, Script, VideoServer, painting
+from video_server import Script, VideoServer
 
 from reelgraph import wire
 from reelgraph.errors import ApiError, ConnectionLost, UnexpectedAnswer
 from reelgraph.objects import CompletedImage, Identity, ImageProgress, PartialImage
+from tests.clients.stories import IDENTITY, PAINTED, painting
 
 Way = Blocking | Looping
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from video_server import CAPTION, CONTENT, FRAMES
 
 from composition.graphs.catalogue import BY_NAME
 from reelgraph import Client
@@ -19,6 +18,7 @@ from reelgraph.errors import LocalServerFailed
 from reelgraph.progress import Lines
 from reelgraph.server import local_server
 from services.catalogue import KINDS
+from tests.clients.stories import CAPTION, CONTENT, FRAMES
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 120

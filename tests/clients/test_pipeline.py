@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
 from test_progress import events_of, last_picture, terminal
-from video_server import CONTENT, FAILURE, HD, IDENTITY, PAINTED, Script, VideoServer
+from video_server import Script, VideoServer
 
 from reelgraph import wire
 from reelgraph.fields import VideoFields
 from reelgraph.objects import Identity, ResultEvent, SegmentEvent, Video
+from tests.clients.stories import CONTENT, FAILURE, HD, IDENTITY, PAINTED
 
 Way = Blocking | Looping
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from conftest import Blocking, Looping, Reel
-from video_server import CONTENT, FAILURE, IDENTITY, Script, VideoServer
+from video_server import Script, VideoServer
+
+from tests.clients.stories import CONTENT, FAILURE, IDENTITY
 
 SCENES_STORY: list[tuple[str, dict[str, Any]]] = [
     ("status", {"status": "in_progress"}),

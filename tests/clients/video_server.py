@@ -4,14 +4,12 @@ What it answers is made of the server's own classes, and what it is asked is rea
 """
 
 import asyncio
-import io
 import json
 import os
 import re
 import socket
 import sys
 import threading
-import zipfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +22,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from composition.graphs.catalogue import BY_NAME
 from composition.graphs.identity import Identity
-from composition.graphs.request import GraphRequest
-from composition.graphs.single import SINGLES
-from composition.http.bodies import PENDING, REFERENCE_NAME
+from composition.http.bodies import PENDING
 from composition.http.content import ContentQuery
 from composition.http.faces import Crop, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditRequest
@@ -36,110 +31,49 @@ from composition.http.image_generation import ImageGenerationRequest
 from composition.http.listing import Paging
 from composition.http.schemas import (
     IMAGE_EVENTS,
-    CompletedImage,
     Deleted,
     FileObject,
     ImageObject,
-    ImageProgress,
     ImagesObject,
     ListPage,
     ModelObject,
-    PartialImage,
     VideoObject,
 )
 from composition.http.validation import parsed
 from composition.records.events import (
     JOB_EVENTS,
-    FactEvent,
-    FrameEvent,
-    JobEvent,
-    ProgressEvent,
-    ScoresObject,
-    SegmentEvent,
-    StageEvent,
-    StageObject,
     StatusEvent,
-    TextEvent,
     VideoError,
 )
-from services.catalogue import MODELS as KINDS_OF_MODELS
 from services.errors import InvalidParameter, NotFound, ReelError, Unauthorized
-
-Told = tuple[str, dict[str, Any]]
-"""An event as it is sent: its name and its data."""
-
-CONTENT = bytes(range(256)) * 8
-THUMBNAIL = b"\xff\xd8thumbnail"
-CAPTION = "a red ball [/b] rolls\u2028slowly"
-
-
-def tell(event: JobEvent | ImageProgress | PartialImage | CompletedImage) -> Told:
-    """Return an event as it is sent, without what it leaves out."""
-    return event.KIND, event.model_dump(mode="json", exclude_unset=True)
-
-
-STAGE = StageObject(
-    name="describe", model="internvl", source="path:tiny", revision="1", replica="internvl#1 cpu", seconds=0.5
+from tests.clients.bodies import add_text, check_video, read_body
+from tests.clients.stories import (
+    CAPTION,
+    CONTENT,
+    CROP,
+    CSV,
+    DEBUG,
+    EDITED,
+    FRAMES,
+    HD,
+    IDENTITY,
+    MODELS,
+    PAINTED,
+    SCORES,
+    STAGE,
+    STORY,
+    TABLE,
+    THUMBNAIL,
+    Told,
+    painting,
+    tell,
+    zipped,
 )
-STORY: list[Told] = [
-    tell(StatusEvent(status="queued")),
-    tell(StatusEvent(status="in_progress")),
-    tell(FactEvent(name="seed", value=7)),
-    tell(TextEvent(stage="describe", piece="a red ball [/b] ")),
-    tell(TextEvent(stage="describe", piece="rolls\u2028slowly")),
-    tell(StageEvent(**STAGE.model_dump())),
-    ("tomorrow", {"what": "a kind of event that is newer than the client"}),
-    tell(ProgressEvent(stage="denoise", done=1, total=2)),
-    tell(ProgressEvent(stage="denoise", done=2, total=2, preview="data:image/jpeg;base64,/9g=")),
-    tell(SegmentEvent(index=0, first=0, frames=5, frames_done=5, frames_total=5)),
-    tell(StatusEvent(status="completed")),
-]
-SCORES = ScoresObject(edge_loss=0.52, gram_loss=0.001234, temporal_loss=None, lpips_to_init=0.25, lpips_to_prev=0.5)
-EDIT_STORY: list[Told] = [
-    tell(StatusEvent(status="in_progress")),
-    tell(FrameEvent(index=0, frames_done=1, frames_total=3, scores=None)),
-    tell(ProgressEvent(stage="edit", done=4, total=4)),
-    tell(FrameEvent(index=1, frames_done=2, frames_total=3, scores=SCORES)),
-    tell(SegmentEvent(index=0, first=0, frames=1, frames_done=1, frames_total=3)),
-    tell(FrameEvent(index=2, frames_done=3, frames_total=3, scores=ScoresObject(edge_loss=0.5))),
-    tell(StatusEvent(status="completed")),
-]
-FRAMES = {f"{index:06}.png": b"frame %d" % index * 1000 for index in range(3)}
-DEBUG = {"000001-soft_edges.png": b"soft", "000002-target_edges.png": b"target"}
-CSV = b"frame,edge_loss\r\n1,0.52\r\n2,0.5\r\n"
-TABLE = b'[{"frame": 1, "edge_loss": 0.52}, {"frame": 2, "edge_loss": 0.5}]'
-HD = CONTENT[::-1]
-EDITED = b"\x89PNG edited"
-PAINTED = b"\x89PNG painted"
-CROP = b"\x89PNG face"
-IDENTITY: dict[str, Any] = {
-    "embedding": [(-1) ** number * 0.044194173824159216 for number in range(512)],
-    "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
-    "box": [0.351, 0.113, 0.531, 0.34],
-}
-MODELS = [
-    ModelObject(
-        id="v2v",
-        kind="graph",
-        roles=["describe", "image-to-video"],
-        ready=False,
-        state="HEALTHY",
-        fields={"steps": {"type": "integer", "default": 8, "maximum": 50}},
-    ),
-    ModelObject(id="wan-5b", kind="wan", roles=["image-to-video"], ready=True, state="HEALTHY"),
-    ModelObject(id="svd", kind="svd", roles=["image-to-video"], ready=False, state="UPDATING"),
-]
-REQUESTS: dict[str, type[GraphRequest]] = {
-    **{name: graph.request for name, graph in BY_NAME.items()},
-    **{kind: graph.request for kind, graph in SINGLES.items()},
-    **{alias: SINGLES[model.kind].request for model in KINDS_OF_MODELS for alias in model.aliases},
-}
-"""What may be asked for by name → the class of its requests. Any other name is the id of a model of some kind."""
+
 EVENTS = {event.KIND: event for event in (*JOB_EVENTS, *IMAGE_EVENTS)}
 DESCRIBED = ("v2v", "wan-i2v")
 PAINTERS = ("flux", "qwen-edit", "hunyuan-dit")
 """Models whose jobs make a picture."""
-FAILURE = tell(StatusEvent(status="failed", error=VideoError(code="model_failed", message="out of memory")))
 
 
 @dataclass
@@ -312,10 +246,10 @@ class VideoServer:
         return Deleted(id=file_id, object="file")
 
     async def create(self, request: Request) -> dict[str, Any]:
-        fields, files = await _read(request)
+        fields, files = await read_body(request)
         for name, data in files:
-            _add(fields, name, data.decode("latin-1"))
-        _check_video(fields)
+            add_text(fields, name, data.decode("latin-1"))
+        check_video(fields)
         job = Job(f"video_{len(self.jobs) + 1}", fields, list(self.script.story), self.script.polls)
         self.jobs[job.id] = job
         return self._shown(job)
@@ -332,7 +266,7 @@ class VideoServer:
         return ImagesObject(created=1, data=pictures, size="64x48", facts={"seed": 7}, stages=[STAGE])
 
     async def paint(self, request: Request) -> Any:
-        fields, files = await _read(request)
+        fields, files = await read_body(request)
         asked = parsed(ImageGenerationRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
         self.asked.append((fields, dict(files)))
         if asked.stream:
@@ -358,7 +292,7 @@ class VideoServer:
             yield _event(name, data)
 
     async def face(self, request: Request) -> FaceObject:
-        fields, files = await _read(request)
+        fields, files = await read_body(request)
         asked = parsed(FaceRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
         self.asked.append((fields, dict(files)))
         if asked.image == "file_none":
@@ -472,67 +406,6 @@ class VideoServer:
         return {**told.model_dump(mode="json"), "newer": "than the client"}
 
 
-def painting(n: int) -> list[Told]:
-    """What a stream of `n` pictures of two steps tells."""
-    story: list[Told] = []
-    for index in range(n):
-        steps = range(2 * index + (index > 0), 2 * index + 3)
-        story += [tell(ImageProgress(stage="paint", done=done, total=2 * n)) for done in steps]
-        at: dict[str, Any] = {"size": "64x48", "index": index, "n": n}
-        preview = PartialImage(b64_json=b64encode(b"%d" % index).decode(), partial_image_index=0, **at)
-        facts = {"seed": 7, "notice": "the face is small"}
-        data = b64encode(PAINTED + b"%d" % index).decode()
-        story.append(tell(preview))
-        story.append(("image_generation.tomorrow", {"what": "a kind of event that is newer than the client"}))
-        story.append(tell(CompletedImage(b64_json=data, seed=7 + index, facts=facts, **at)))
-    return story
-
-
-async def _read(request: Request) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """The fields of a body, as they came, and the files of a form."""
-    if request.headers["content-type"] == "application/json":
-        return await request.json(), []
-    fields: dict[str, Any] = {}
-    files: list[tuple[str, bytes]] = []
-    async with request.form() as form:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                files.append((name, await value.read()))
-            else:
-                _add(fields, name, value)
-    return fields, files
-
-
-def _add(fields: dict[str, Any], name: str, value: str) -> None:
-    """A name that comes again makes a list."""
-    fields[name] = [*_listed(fields[name]), value] if name in fields else value
-
-
-def _check_video(fields: Mapping[str, Any]) -> None:
-    """Read a request for a video as the server does. Raises InvalidParameter."""
-    name = fields["model"]
-    if name in REQUESTS:
-        _parse_video(REQUESTS[name], fields)
-        return
-    refused: list[InvalidParameter] = []
-    for graph in SINGLES.values():
-        try:
-            _parse_video(graph.request, fields)
-        except InvalidParameter as error:
-            refused.append(error)
-        else:
-            return
-    raise refused[0]
-
-
-def _parse_video(request: type[GraphRequest], fields: Mapping[str, Any]) -> None:
-    given = {name: value for name, value in fields.items() if name not in ("model", "seconds", REFERENCE_NAME)}
-    media = request.MEDIA.keys() & given.keys() | ({request.REFERENCE} if REFERENCE_NAME in fields else set())
-    if "branch_from" in fields:  # what is not given is the older job's
-        media |= {request.REFERENCE, "edge_frames"} - ({"edge_frames"} if "edge_video" in fields else set())
-    parsed(request, {**given, **dict.fromkeys(media, PENDING)}, {})
-
-
 def _event(name: str, data: Any) -> str:
     """An event of a stream. One that the server has is as the server tells it, unless it is meant to be unreadable."""
     known: type[BaseModel] | None = EVENTS.get(name)
@@ -567,19 +440,6 @@ def _page(entries: list[dict[str, Any]], paging: Paging) -> dict[str, Any]:
         has_more=stop < len(entries),
     )
     return {**page.model_dump(), "data": entries[start:stop]}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files, under these names as they are."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return data.getvalue()
 
 
 async def _pieces(data: bytes, cut: int | None) -> AsyncIterator[bytes]:
