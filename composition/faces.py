@@ -154,7 +154,7 @@ async def face_of(instantid: Handle, image: Frames, transport: Transport, key: s
     """
     face: Face | None = None
     beside: list[Item] = []
-    async with opened(stream(instantid, "face", image, key), transport) as items:
+    async with opened(stream(instantid, "find_face", image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item

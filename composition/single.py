@@ -30,6 +30,7 @@ from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.limits import from_json
 from services.model import Model, Offer, Role
 from services.realesrgan.request import UpscaleRequest
+from services.roles import find_method
 
 NAME = "single"
 """The graph that runs jobs of every model alone."""
@@ -216,7 +217,7 @@ class Single:
         asked = select_fields(self._offer.request, request)
         if lora_set := getattr(asked, "lora_set", ""):
             options["prefers"] = lora_set
-        return stream(self._model, self._offer.method, asked, **pictures, **options)
+        return stream(self._model, find_method(self._offer.role), asked, **pictures, **options)
 
 
 class Upscaling:

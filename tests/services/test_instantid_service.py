@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Face, Fact, Frames, Item, StageDone
-from services.instantid.request import Found, Requirements
-from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
+from services.instantid.faces import Found, choose_face
+from services.instantid.request import Requirements
+from services.instantid.service import InstantId
+from services.instantid.settings import InsightFaceSettings, InstantIdSettings, MtcnnSettings
 from services.worker import ServiceInfo
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +64,7 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
 
 
 async def collected(faces: InstantId, picture: Image.Image = PORTRAIT, key: str = "") -> list[Item]:
-    return [item async for item in faces.face(frames(picture), key)]
+    return [item async for item in faces.find_face(frames(picture), key)]
 
 
 async def found(faces: InstantId, picture: Image.Image = PORTRAIT) -> Face:
@@ -147,7 +149,7 @@ async def test_the_same_picture_gives_the_same_face_again(faces):
 async def test_an_array_that_may_not_be_written_is_left_alone(faces):
     image = frames(PORTRAIT)
     image.pixels.flags.writeable = False
-    items = [item async for item in faces.face(image)]
+    items = [item async for item in faces.find_face(image)]
     assert np.array_equal(face_of(items).embedding, (await found(faces)).embedding)
 
 
@@ -267,17 +269,17 @@ def seen(degrees: float, height: float = 120) -> Found:
 @pytest.mark.parametrize("degrees", [-60, 50])
 def test_a_face_turned_too_far(degrees):
     with pytest.raises(InvalidParameter, match=r"face: may be turned at most 45 degrees to the side, got about [56]\d"):
-        Requirements().chosen([seen(degrees)], frames(PORTRAIT))
+        choose_face([seen(degrees)], frames(PORTRAIT), Requirements())
 
 
 @pytest.mark.parametrize(("degrees", "notice"), [(-10, ""), (-35, "the face is turned about 35 degrees to the side")])
 def test_a_face_turned_a_little(degrees, notice):
-    assert Requirements().chosen([seen(degrees)], frames(PORTRAIT))[1] == notice
+    assert choose_face([seen(degrees)], frames(PORTRAIT), Requirements())[1] == notice
 
 
 def test_notices_stand_together():
     faces = [seen(35, height=70), seen(0, height=66)]
-    face, notice = Requirements().chosen(faces, frames(PORTRAIT.crop((0, 0, 120, 256))))
+    face, notice = choose_face(faces, frames(PORTRAIT.crop((0, 0, 120, 256))), Requirements())
     assert face is faces[0]
     assert notice == (
         "2 faces were found, and the largest is taken; the face is small: 80x70 pixels; "
@@ -354,7 +356,7 @@ def test_the_detector_is_told_by_its_kind():
 async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(faces):
     undisturbed = await found(faces)
     with searching(faces) as (begun, steps):
-        reading = asyncio.create_task(read(faces.face(frames(scaled(PORTRAIT, 4)))))
+        reading = asyncio.create_task(read(faces.find_face(frames(scaled(PORTRAIT, 4)))))
         await begun.wait()
         before = len(steps)
         reading.cancel()
