@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Goal, Report, Row, Section, alternated, ratio, spread
-from composition.decode import MediaLimits
-from composition.decode_process import ENVIRONMENT, DecoderProcesses
-from composition.encode import png
+from composition.media.decoding.process import ENVIRONMENT, DecoderProcesses
+from composition.media.encode import png
+from composition.media.limits import MediaLimits
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bouncing-triangle.mp4"
 FILES = 20
@@ -33,7 +33,8 @@ PICTURE, VIDEO = "picture, 64×48", "video, 25 frames of 64×64"
 LAST = {"op": "last"}
 WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {PICTURE: [LAST], VIDEO: [LAST, {"op": "sample", "count": 8}]}
 COMMAND = (
-    "import socket, sys; from composition.decode_worker import decode; decode(socket.socket(fileno=int(sys.argv[1])))"
+    "import socket, sys; from composition.media.decoding.worker import decode; "
+    "decode(socket.socket(fileno=int(sys.argv[1])))"
 )
 
 METHOD = f"""\
@@ -132,7 +133,7 @@ def _cpu_s() -> float:
 
 
 def _decode(link: Link, path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
-    """Open a file and ask for something, as `composition.decode` does."""
+    """Open a file and ask for something, as `composition.media.decode` does."""
     _answer(link)
     for request in ({"path": str(path), "limits": MediaLimits().model_dump()}, *requests):
         data = json.dumps(request).encode()

@@ -17,7 +17,7 @@ from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, runs, touched, whole
 from benchmarks.local_ray import deployed, free_port, local_ray
 from benchmarks.peers import venv
 from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
-from composition.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 

@@ -13,7 +13,7 @@ from ray import serve
 from benchmarks.clip import HEIGHT, WIDTH, runs
 from benchmarks.local_ray import deployed, local_ray
 from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
-from composition.calls import Handle, Transport, in_order, opened, stream
+from composition.graphs.calls import Handle, Transport, in_order, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 

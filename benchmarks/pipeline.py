@@ -17,9 +17,10 @@ from benchmarks.local_ray import local_ray
 from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, application, behind
 from benchmarks.report import Goal, Report, Row, Section, alternated, spread
 from benchmarks.svd_full_size import write_full_size
-from composition.encode import png
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import IMAGE, Known
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.run import Known
+from composition.media.encode import png
+from composition.variants import IMAGE
 from services.frames import Frames
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"

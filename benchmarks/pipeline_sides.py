@@ -13,12 +13,13 @@ import numpy as np
 from ray import serve
 from ray.serve import Application
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Handle, Transport, opened, stream
-from composition.encode import SegmentEncoder
-from composition.full_pipeline import HD, RUN, FullPipeline, FullPipelineRequest
-from composition.graph import GraphSettings, Known
-from composition.store import VIDEO
+from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.full_pipeline.graph import RUN, FullPipeline
+from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
+from composition.graphs.run import GraphSettings, Known
+from composition.media.encode import SegmentEncoder
+from composition.records.artifacts import ArtifactSettings
+from composition.variants import VIDEO
 from miniatures.random import written
 from services.frames import Frames, Item, Result, StageDone
 from services.realesrgan.service import RealEsrgan

@@ -13,8 +13,8 @@ import yaml
 from ray import serve
 
 from benchmarks.local_ray import free_port
-from composition.configuration import LOCAL_CONFIG, read_configuration
-from composition.serving import deploy
+from composition.configuration.file import LOCAL_CONFIG, read_configuration
+from composition.server.deploying import deploy
 from miniatures.random.served import use_random_weights
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"

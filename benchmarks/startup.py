@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.local_ray import free_port
 from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
-from composition.configuration import LOCAL_CONFIG
+from composition.configuration.file import LOCAL_CONFIG
 from miniatures.random.served import host_apart
 
 ROUNDS = 1

@@ -13,15 +13,15 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from composition.app import TRANSPORT, ask_states, open_handle
-from composition.calls import Handle, Part, opened, stream
-from composition.catalogue import BY_NAME
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import GraphRequest
-from composition.rolling_edit import RollingEditRequest
-from composition.served import AskStates
-from composition.single import NAME as SINGLE
-from composition.single import SINGLES
-from composition.v2v import V2VRequest
+from composition.configuration.served import AskStates
+from composition.graphs.calls import Handle, Part, opened, stream
+from composition.graphs.catalogue import BY_NAME
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.request import GraphRequest
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.single import NAME as SINGLE
+from composition.graphs.single import SINGLES
+from composition.graphs.v2v.request import V2VRequest
 from services.errors import NotFound
 from services.frames import Item
 
@@ -127,7 +127,7 @@ class Graphs:
         Args:
             name: e.g. `v2v`, `wan-5b`.
             request: of the graph's class, or of the class of the jobs of that kind of model:
-                `composition.single.SINGLES[kind].request`.
+                `composition.graphs.single.graph.SINGLES[kind].request`.
         """
         application = await asyncio.to_thread(self._find_application, name)
         part = Part(self._open_handle(application), name)

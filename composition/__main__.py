@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from composition.configuration import LOCAL_CONFIG, load_configuration, read_configuration
-from composition.pull import Acceptance, end_at_once, pull
-from composition.server import run
-from composition.store import Store
+from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
+from composition.records.store import Store
+from composition.server.pull import Acceptance, end_at_once, pull
+from composition.server.run import run
 from services.errors import ConfigError, ReelError
 from services.private import be_private
 

@@ -9,15 +9,22 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from composition.calls import Handle, Transport
-from composition.catalogue import GRAPHS
+from composition.configuration.served import Served, describe_graph, describe_model
+from composition.configuration.settings import (
+    MOVED,
+    FrontSettings,
+    GraphsSettings,
+    JobsSettings,
+    ModelsSettings,
+    StateSettings,
+)
 from composition.graph_host import GraphHost
-from composition.ingress import Ingress, IngressSettings
-from composition.jobs import JobRunner, RunnerSettings
-from composition.served import Served, describe_graph, describe_model
-from composition.settings import MOVED, FrontSettings, GraphsSettings, JobsSettings, ModelsSettings, StateSettings
-from composition.store import Store
-from composition.tables import Deployed
+from composition.graphs.calls import Handle, Transport
+from composition.graphs.catalogue import GRAPHS
+from composition.http.ingress import Ingress, IngressSettings
+from composition.jobs.runner import JobRunner, RunnerSettings
+from composition.records.store import Store
+from composition.records.tables import Deployed
 from services.errors import ConfigError, ServiceBusy
 from services.host import Host, Hosted
 from services.settings import take_offline

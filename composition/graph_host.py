@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from composition.calls import Transport
-from composition.graph import NOTHING_KNOWN, GraphRequest, GraphSettings, Known
-from composition.served import Assignment, Served
-from composition.settings import StateSettings
+from composition.configuration.served import Assignment, Served
+from composition.configuration.settings import StateSettings
+from composition.graphs.calls import Transport
+from composition.graphs.request import GraphRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from services.errors import ModelFailed
 from services.frames import Item
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composition.decode_worker import spread
+from composition.media.decoding.worker import spread
 from miniatures import world
 from miniatures.pictures import coloured
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Transport
-from composition.configuration import load_configuration
-from composition.encode import png
-from composition.graph import GraphSettings
-from composition.settings import ModelEntry
+from composition.configuration.file import load_configuration
+from composition.configuration.settings import ModelEntry
+from composition.graphs.calls import Transport
+from composition.graphs.run import GraphSettings
+from composition.media.encode import png
+from composition.records.artifacts import ArtifactSettings
 from miniatures.clips import write
 from miniatures.train import CHECKPOINTS
 from miniatures.world import Pixels

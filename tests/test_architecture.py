@@ -12,7 +12,7 @@ ROOMS = ("services", "composition", "clients", "miniatures")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
 
-MEDIA = (*(f"composition/{path.name}" for path in (ROOT / "composition").glob("decode*.py")), "composition/encode.py")
+MEDIA = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "composition" / "media").rglob("*.py"))
 
 SPOKEN = ("__init__", "plan", "request", "service", "settings")
 # How a model runs, in one file or several: all of its folder but these.
@@ -33,22 +33,22 @@ ONLY_IN = {
     "ray": (
         "services/host.py",
         "composition/app.py",
-        "composition/configuration.py",
-        "composition/server.py",
-        "composition/loopback.py",
-        "composition/own_ray.py",
-        "composition/serving.py",
+        "composition/configuration/file.py",
+        "composition/server/run.py",
+        "composition/server/loopback.py",
+        "composition/server/own_ray.py",
+        "composition/server/deploying.py",
         "clients/handles.py",
     ),
-    "fastapi": ("composition/ingress.py",),
+    "fastapi": ("composition/http/ingress.py",),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
     **dict.fromkeys(TORCH, (*SHARED_TORCH, *RUNNING, *MINIATURES)),
 }
 MAY_ALSO = {
     "composition/app.py": ("host", "settings"),
-    "composition/blocks.py": ("settings",),
-    "composition/pull.py": ("settings", "weights"),
+    "composition/configuration/blocks.py": ("settings",),
+    "composition/server/pull.py": ("settings", "weights"),
 }
 """File of `composition` → what else of `services` it may import: what serves models, or brings weights here."""
 LISTING = "services/catalogue.py"
@@ -112,6 +112,36 @@ def test_imports_keep_to_the_rooms(path: Path) -> None:
             assert name_of(path) in ONLY_IN[top], f"{name_of(path)} must not import {top}"
 
 
+FLOORS = (
+    {"variants"},
+    {"media", "records"},
+    {"graphs"},
+    {"jobs"},
+    {"configuration"},
+    {"http"},
+    {"graph_host"},
+    {"app"},
+    {"server"},
+    {"__main__"},
+)
+"""The folders and files of `composition`, from the ground up: each imports only from its own and from those below."""
+
+
+def test_imports_in_composition_go_one_way() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    upward: list[str] = []
+    for path in (ROOT / "composition").rglob("*.py"):
+        room = path.relative_to(ROOT / "composition").with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for module in imports(path):
+            package, _, rest = module.partition(".")
+            target = rest.partition(".")[0]
+            if package == "composition" and target != room and floor[target] >= floor[room]:
+                upward.append(f"{name_of(path)} must not import {module}")
+    assert upward == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
@@ -124,7 +154,12 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 def test_the_environment_is_read_in_four_files() -> None:
     reading = [name_of(path) for path in FILES if {"os.environ", "os.getenv"} & attributes(path)]
-    assert set(reading) <= {"composition/settings.py", "composition/own_ray.py", "services/host.py", "clients/cli.py"}
+    assert set(reading) <= {
+        "composition/configuration/settings.py",
+        "composition/server/own_ray.py",
+        "services/host.py",
+        "clients/cli.py",
+    }
 
 
 def attributes(path: Path) -> set[str]:
@@ -138,7 +173,7 @@ def test_no_broad_except_outside_the_edges() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
-        and name_of(path) not in ("composition/jobs.py", "composition/ingress.py")
+        and name_of(path) not in ("composition/jobs/runner.py", "composition/http/ingress.py")
     ]
     assert broad == []
 

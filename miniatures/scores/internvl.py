@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from composition.decode import MediaLimits
-from composition.decode_headers import Limits
-from composition.decode_worker import Film, spread
-from composition.encode import SegmentEncoder
-from composition.script import picture_question, question
+from composition.graphs.storyboard.script import picture_question, question
+from composition.media.decoding.headers import Limits
+from composition.media.decoding.worker import Film, spread
+from composition.media.encode import SegmentEncoder
+from composition.media.limits import MediaLimits
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.questions import COLOUR, DEFAULT, DESCRIBE, MOTION, SHAPE, particular

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pipeline_sides import MP4, NET, SVD, Cutter, Tape
-from composition.full_pipeline import HD
+from composition.graphs.full_pipeline.request import HD
 from services.frames import Frames, Result, StageDone
 
 FRAMES = 13

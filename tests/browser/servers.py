@@ -15,11 +15,11 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from composition.artifacts import Artifacts, ArtifactSettings
-from composition.encode import png
-from composition.ingress import Ingress, IngressSettings
-from composition.store import Lease, News, Page, Store, new_id
-from composition.tables import Job
+from composition.http.ingress import Ingress, IngressSettings
+from composition.media.encode import png
+from composition.records.artifacts import Artifacts, ArtifactSettings
+from composition.records.store import Lease, News, Page, Store, new_id
+from composition.records.tables import Job
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.serving import noise
 

@@ -18,8 +18,8 @@ from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServ
 from clients.cli import app
 from clients.cli_resources import tabulate_models
 from clients.objects import Model
-from composition.catalogue import BY_NAME
-from composition.single import SINGLES
+from composition.graphs.catalogue import BY_NAME
+from composition.graphs.single import SINGLES
 from services.catalogue import MODELS
 
 

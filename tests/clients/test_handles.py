@@ -22,7 +22,7 @@ from clients.handles import (
 )
 from composition.app import graphs as host_graphs
 from composition.app import models as host_models
-from composition.settings import GraphsSettings, ModelsSettings
+from composition.configuration.settings import GraphsSettings, ModelsSettings
 from services.errors import InvalidParameter, NotFound
 from services.frames import Item, Progress, Result, StageDone
 

@@ -17,7 +17,7 @@ from clients import Client
 from clients.errors import LocalServerFailed
 from clients.progress import Lines
 from clients.server import local_server
-from composition.catalogue import BY_NAME
+from composition.graphs.catalogue import BY_NAME
 from services.catalogue import KINDS
 
 WAIT_S = 120

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import yaml
 
-from composition.configuration import LOCAL_CONFIG, narrow, parse_configuration
-from composition.settings import FrontSettings, JobsSettings, StateSettings
+from composition.configuration.file import LOCAL_CONFIG, narrow, parse_configuration
+from composition.configuration.settings import FrontSettings, JobsSettings, StateSettings
 from miniatures.random.served import host_apart, replace_models
 from tests.waiting import until
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.conftest import create, ended, error_of
 from tests.cluster.server import Server
-from tests.composition import media
+from tests.composition import sample_media as media
 
 pytestmark = pytest.mark.cluster
 

@@ -15,7 +15,7 @@ from tests.cluster.conftest import content, ended
 from tests.cluster.edges import clip, png
 from tests.cluster.faults import Outcome, outcome_of
 from tests.cluster.server import Server
-from tests.composition import media
+from tests.composition import sample_media as media
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster

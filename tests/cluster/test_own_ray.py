@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 import ray, yaml
 from ray.serve.schema import ServeDeploySchema
-from composition.serving import deploy
+from composition.server.deploying import deploy
 ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
 deploy(ServeDeploySchema.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text())))
 """

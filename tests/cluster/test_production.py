@@ -20,8 +20,8 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.configuration import read_configuration
-from composition.serving import deploy
+from composition.configuration.file import read_configuration
+from composition.server.deploying import deploy
 from services.errors import InvalidParameter, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import yaml
 
-from composition.store import Store
+from composition.records.store import Store
 from miniatures.random import written
 from tests.cluster.conftest import create, ended
 from tests.cluster.server import CLIP, Server, until

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.conftest import content, create, ended, error_of, staged
 from tests.cluster.server import CLIP, Server
-from tests.composition import media
+from tests.composition import sample_media as media
 
 pytestmark = pytest.mark.cluster
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from services.frames import Pixels
-from tests.composition import media
+from tests.composition import sample_media as media
 
 Entries = Iterable[tuple[str | zipfile.ZipInfo, bytes]]
 

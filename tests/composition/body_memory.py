@@ -16,7 +16,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from composition.bodies import Body, BodySettings, Message, read_body
+from composition.http.bodies import Body, BodySettings, Message, read_body
 from services.allowance import LEAST_BYTES
 from services.errors import ReelError
 from tests.services.hostile_json import HOSTILE, LIMIT, most_taken

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from composition.encode import png
-from composition.store import Store
-from tests.composition import albums, media
+from composition.media.encode import png
+from composition.records.store import Store
+from tests.composition import albums
+from tests.composition import sample_media as media
 from tests.composition.ordering import EDGES, Counter
 from tests.composition.serving import noise
 

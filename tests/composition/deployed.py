@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Handle as AnyHandle
-from composition.calls import Transport
+from composition.configuration.served import GRAPH, HEALTHY, Patience, Served, ServedModel
+from composition.configuration.settings import GraphEntry, StateSettings
 from composition.graph_host import GraphHost
-from composition.served import GRAPH, HEALTHY, Patience, Served, ServedModel
-from composition.settings import GraphEntry, StateSettings
-from composition.store import Store
-from composition.tables import Deployed
+from composition.graphs.calls import Handle as AnyHandle
+from composition.graphs.calls import Transport
+from composition.records.artifacts import ArtifactSettings
+from composition.records.store import Store
+from composition.records.tables import Deployed
 from services.catalogue import KINDS
 from services.errors import ServiceBusy
 from tests.composition.rolling import Full, Gone

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from composition.artifacts import Artifacts
-from composition.bodies import Body
-from composition.decode import MediaLimits
-from composition.encode import png
-from composition.forms import Part
-from composition.orders import Orders
-from composition.store import FRAME, Lease, Page
-from composition.tables import File, Job, Still
-from composition.uploads import Uploads
+from composition.http.bodies import Body
+from composition.http.forms import Part
+from composition.http.orders import Orders
+from composition.http.uploads import Uploads
+from composition.media.encode import png
+from composition.media.limits import MediaLimits
+from composition.records.artifacts import Artifacts
+from composition.records.store import Lease, Page
+from composition.records.tables import File, Job, Still
+from composition.variants import FRAME
 from services.frames import Pixels
 from tests.composition.deployed import Cluster, Hosted
 from tests.composition.serving import noise

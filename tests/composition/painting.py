@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from composition.image_generation import Painter
-from composition.ingress import Ingress, IngressSettings
+from composition.http.image_generation import Painter
+from composition.http.ingress import Ingress, IngressSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted, served_model

@@ -5,13 +5,15 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Transport
-from composition.encode import png
-from composition.graph import NOTHING_KNOWN, GraphSettings, Known
-from composition.rolling_edit import RollingEdit, RollingEditRequest
+from composition.graphs.calls import Transport
+from composition.graphs.rolling_edit.graph import RollingEdit
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.media.encode import png
+from composition.records.artifacts import ArtifactSettings
 from services.frames import Fact, Frames, Item, Pixels
-from tests.composition import albums, media
+from tests.composition import albums
+from tests.composition import sample_media as media
 from tests.composition.serving import EditService, Handle, noise
 
 EDGES = 5

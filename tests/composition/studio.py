@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from composition.artifacts import ArtifactSettings
-from composition.calls import Transport
-from composition.encode import png
-from composition.full_pipeline import FullPipeline, FullPipelineRequest
-from composition.graph import NOTHING_KNOWN, GraphSettings, Known
+from composition.graphs.calls import Transport
+from composition.graphs.full_pipeline.graph import FullPipeline
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
+from composition.media.encode import png
+from composition.records.artifacts import ArtifactSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
 from services.hunyuan_dit.request import RestyleRequest

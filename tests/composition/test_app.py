@@ -11,9 +11,9 @@ from ray.serve.schema import (
 )
 
 from composition import app
-from composition.served import snapshot_of
-from composition.settings import GraphsSettings, ModelsSettings
-from composition.store import Store
+from composition.configuration.served import snapshot_of
+from composition.configuration.settings import GraphsSettings, ModelsSettings
+from composition.records.store import Store
 
 
 def application(

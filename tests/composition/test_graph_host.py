@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composition.encode import png
-from composition.full_pipeline import FullPipelineRequest
-from composition.graph import NOTHING_KNOWN, GraphRequest, Known
-from composition.single import SINGLES
+from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.request import GraphRequest
+from composition.graphs.run import NOTHING_KNOWN, Known
+from composition.graphs.single import SINGLES
+from composition.media.encode import png
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.wan.request import WanRequest

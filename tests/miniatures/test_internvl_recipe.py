@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from composition.decode_worker import spread
+from composition.media.decoding.worker import spread
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.internvl import InternVLRecipe

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from composition.configuration import LOCAL_CONFIG, parse_configuration
+from composition.configuration.file import LOCAL_CONFIG, parse_configuration
 from miniatures.random import MODELS, once, writer_of, written
 from miniatures.random.served import host_apart, random_models, use_random_weights
 from services.catalogue import KINDS

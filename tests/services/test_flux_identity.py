@@ -29,13 +29,13 @@ FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
 POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
 
 
-def face_of(seed: int, points: Any = POINTS) -> Face:
+def find_face(seed: int, points: Any = POINTS) -> Face:
     embedding = np.random.default_rng(seed).normal(size=512).astype(np.float32)
     embedding /= np.float32(np.linalg.norm(embedding))
     return Face(embedding, points, np.array([0.2, 0.2, 0.8, 0.9], np.float32))
 
 
-ADA, BEN = face_of(1), face_of(2)
+ADA, BEN = find_face(1), find_face(2)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ async def test_outside_its_window_the_net_is_not_computed(flux):
 
 
 async def test_the_points_matter(flux, ada):
-    assert not np.array_equal(await made(flux, face_of(1, POINTS[:, ::-1].copy())), ada)
+    assert not np.array_equal(await made(flux, find_face(1, POINTS[:, ::-1].copy())), ada)
 
 
 async def test_the_net_hears_the_face_and_not_the_prompt(flux):

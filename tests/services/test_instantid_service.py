@@ -68,10 +68,10 @@ async def collected(faces: InstantId, picture: Image.Image = PORTRAIT, key: str 
 
 
 async def found(faces: InstantId, picture: Image.Image = PORTRAIT) -> Face:
-    return face_of(await collected(faces, picture))
+    return pick_face(await collected(faces, picture))
 
 
-def face_of(items: list[Item]) -> Face:
+def pick_face(items: list[Item]) -> Face:
     (face,) = (item for item in items if isinstance(item, Face))
     return face
 
@@ -150,7 +150,7 @@ async def test_an_array_that_may_not_be_written_is_left_alone(faces):
     image = frames(PORTRAIT)
     image.pixels.flags.writeable = False
     items = [item async for item in faces.find_face(image)]
-    assert np.array_equal(face_of(items).embedding, (await found(faces)).embedding)
+    assert np.array_equal(pick_face(items).embedding, (await found(faces)).embedding)
 
 
 # --- which face ---------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ async def test_of_several_faces_the_largest_is_taken_and_it_is_said(faces, large
     pictures = [PORTRAIT, scaled(PORTRAIT, 0.7)]
     items = await collected(faces, side_by_side(*(pictures if largest == 0 else pictures[::-1])))
     assert facts_of(items) == {"faces": 2, "notice": "2 faces were found, and the largest is taken"}
-    left, _, right, _ = face_of(items).box
+    left, _, right, _ = pick_face(items).box
     middle = 128 if largest == 0 else 179 + 128
     assert abs((left + right) / 2 * (256 + 179) - middle) < 15
 
@@ -197,7 +197,7 @@ async def test_one_face_is_itself_in_other_sizes_and_another_face_is_another(fac
 async def test_a_face_that_the_edge_cuts_is_used_and_it_is_said(faces):
     items = await collected(faces, ASTRONAUT.crop((215, 0, 471, 256)))
     assert str(facts_of(items)["notice"]).endswith("a part of the face lies outside the picture")
-    face = face_of(items)
+    face = pick_face(items)
     assert face.box[0] == 0
     assert face.keypoints[0, 0] < 0
     assert np.abs(face.keypoints[1] * 256 - (248 - 215, 103)).max() <= 5
@@ -390,7 +390,7 @@ async def test_a_second_request_with_the_key_stops_the_first(faces):
         newer = await collected(faces, key="job")
         with pytest.raises(Cancelled):
             await older
-    assert np.array_equal(face_of(newer).embedding, (await found(faces)).embedding)
+    assert np.array_equal(pick_face(newer).embedding, (await found(faces)).embedding)
 
 
 async def test_requests_take_turns(faces):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from composition.settings import ModelEntry
+from composition.configuration.settings import ModelEntry
 from services.settings import DEEPER, change_parts, root_paths, take_offline
 from services.weights.weights import Weights
 

@@ -1,0 +1,1 @@
+"""Reading and checking a configuration, and what is served under it."""

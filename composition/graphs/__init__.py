@@ -1,0 +1,1 @@
+"""Graphs: compositions of models."""

@@ -1,0 +1,1 @@
+"""Media files to frames, and frames to media files."""

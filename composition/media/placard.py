@@ -1,0 +1,148 @@
+"""A title card, and a video of it: what stands in for a scene that cannot be made."""
+
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from composition.media.encode import SegmentEncoder
+from services.frames import Pixels
+
+GROUND, HEADING, BODY = (24, 26, 31), (236, 236, 236), (172, 177, 187)
+"""RGB."""
+SMALLEST = 8
+"""Pixels: the size of the smallest letters that can be read."""
+SHOWN_TEXT = 600
+"""Characters."""
+SEGMENT = 32
+"""Frames in one segment of a placeholder."""
+PLAIN = {"–": "-", "—": "-", "\u2010": "-", "\u2011": "-"}
+"""Characters that the font lacks, and what says the same."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    font: ImageFont.FreeTypeFont
+    colour: tuple[int, int, int]
+    below: int = 0
+    """Pixels that are free below it."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return sum(self.font.getmetrics()) + self.below
+
+
+def placard(text: str, width: int, height: int) -> Pixels:
+    """Return a dark card with the beginning of a text in its middle, (1, height, width, 3) uint8 RGB.
+
+    The first line is the heading where it fits into one. The font, Pillow's own, has the letters of English: accents
+    are left off, and words of other letters are left out.
+
+    Args:
+        text: any.
+        width, height: of the card, in pixels.
+    """
+    card = Image.new("RGB", (width, height), GROUND)
+    draw = ImageDraw.Draw(card)
+    margin = max(2, min(width, height) // 12)
+    beginning = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…"
+    lines = _laid_out(beginning, width - 2 * margin, height - 2 * margin)
+    top = (height - sum(line.height for line in lines)) // 2
+    for line in lines:
+        draw.text((width / 2, top), line.text, line.colour, line.font, anchor="ma")
+        top += line.height
+    return np.array(card)[None]
+
+
+def placeholder(text: str, width: int, height: int, rate: Fraction, seconds: Fraction) -> bytes:
+    """Return a fragmented MP4 that shows a `placard` for a time. It blocks; the same arguments give the same bytes.
+
+    Args:
+        text: any.
+        width, height: in pixels; an odd one is made even by repeating the last column or row.
+        rate: frames per second.
+        seconds: how long; rounded up to whole frames, of which there is at least one.
+
+    Raises:
+        ValueError: the rate is not positive or is too fine to be written.
+    """
+    count = max(1, ceil(seconds * rate))
+    encoder = SegmentEncoder(width, height, rate, total_frames=count)
+    card = placard(text, width, height)
+    parts = [encoder.init()]
+    for first in range(0, count, SEGMENT):
+        shown = np.broadcast_to(card, (min(SEGMENT, count - first), *card.shape[1:]))
+        parts.append(encoder.segment(shown, first, len(parts)))
+    return b"".join(parts)
+
+
+def _laid_out(text: str, width: int, height: int) -> list[_Line]:
+    """The lines that fit into so many pixels."""
+    first, _, rest = text.strip().partition("\n")
+    large = max(SMALLEST, min(width // 7, height // 6))
+    body = _font(max(SMALLEST, large // 2))
+    first = _drawable(first)
+    sizes = range(large, int(body.size) - 1, -1)
+    fitting = next((size for size in sizes if first and _font(size).getlength(first) <= width), None)
+    lines: list[_Line] = []
+    if fitting is not None and sum(_font(fitting).getmetrics()) <= height:
+        lines.append(_Line(first, _font(fitting), HEADING, fitting // 4))
+    room = height - sum(line.height for line in lines)
+    words = _drawable(rest if lines else text).split()
+    wrapped = _wrapped(words, body, width, max(0, room) // sum(body.getmetrics()))
+    return lines + [_Line(line, body, BODY) for line in wrapped]
+
+
+def _wrapped(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """Words in at most so many lines of at most so many pixels; the last one says so when it is not all."""
+    lines: list[str] = []
+    for word in words:
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    lines = [line for line in lines if line and font.getlength(line) <= width]  # a letter may be too wide
+    if most == 0 or len(lines) <= most:
+        return lines[:most]
+    last = lines[most - 1]
+    while last and font.getlength(f"{last}…") > width:
+        last = last[:-1].rstrip()
+    return [*lines[: most - 1], f"{last}…"] if last else lines[: most - 1]
+
+
+def _drawable(text: str) -> str:
+    """What the font can show of a text: accents off, words with other letters out."""
+    plain = "".join(PLAIN.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
+    bare = "".join(letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf"))
+    return " ".join(word for word in bare.split() if all(map(_known, word)))
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Raises OSError where Pillow was built without FreeType."""
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise OSError("Pillow has no scalable font: it was built without FreeType")
+    return font
+
+
+@lru_cache(maxsize=4096)
+def _known(letter: str) -> bool:
+    """Whether the font has the letter: what it has not, it draws as one and the same box."""
+    return _drawn(letter) != _drawn("\uffff")
+
+
+def _drawn(letter: str) -> bytes:
+    picture = Image.new("L", (4 * SMALLEST, 4 * SMALLEST))
+    ImageDraw.Draw(picture).text((SMALLEST, SMALLEST), letter, 255, _font(2 * SMALLEST))
+    return picture.tobytes()

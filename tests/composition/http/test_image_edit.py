@@ -1,0 +1,209 @@
+"""Single pictures: what may be asked, what is answered, and who stops when the asker has left."""
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from composition.http.image_edit import EditedImage, Editor, ImageEditRequest
+from composition.media.encode import png
+from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
+from services.frames import Frames, Pixels
+from services.limits import MAX_SEED
+from services.qwen_edit.request import DEFAULT_PROMPT
+from tests.composition.deployed import TRANSPORT, Hosted, served_model
+from tests.composition.painting import front_door
+from tests.composition.rolling import Full
+from tests.composition.serving import EditService, Handle, MuteService, noise, results
+
+EDGES, PICTURE = Frames(noise(1, 64, 48)[None]), Frames(noise(2, 51, 37)[None])
+LIMITS = {"max_area": 64 * 64, "steps": 9}
+
+
+def qwen_edit(service: object, **defaults: Any) -> Hosted:
+    return Hosted("qwen-edit", service, LIMITS, {"steps": 3, "max_area": 64 * 32, **defaults})
+
+
+def editor(service: object, **defaults: Any) -> Editor:
+    return Editor(Handle(service), served_model(qwen_edit(service, **defaults)), TRANSPORT)
+
+
+def asked(pictures: int = 2, **fields: Any) -> ImageEditRequest:
+    return editor(EditService()).asked(fields, pictures)
+
+
+def shown(image: EditedImage) -> Pixels:
+    with Image.open(io.BytesIO(base64.b64decode(image.b64_json))) as picture:
+        assert picture.format == "PNG"
+        return np.array(picture)
+
+
+# What may be asked.
+
+
+def test_the_least_that_can_be_asked() -> None:
+    request = asked(2)
+    assert (request.prompt, request.n, request.size, request.ttlg.edge_scale) == (DEFAULT_PROMPT, 1, None, 1.0)
+    assert (request.steps, request.max_area) == (3, 64 * 32)
+    assert 0 <= request.seed < 2**53
+    alone = asked(1, prompt="at night")
+    assert (alone.prompt, alone.ttlg.edge_scale, alone.ttlg.on) == ("at night", 0.0, False)
+
+
+def test_what_is_asked_stands_before_the_configuration_s_defaults() -> None:
+    made = editor(EditService(), ttlg={"lr": 0.5}, n=2)
+    request = made.asked({"steps": "4", "seed": 5, "size": "40x50", "model": "qwen-edit"}, 2)
+    assert (request.steps, request.seed, request.size, request.n, request.ttlg.lr) == (4, 5, "40x50", 2, 0.5)
+    assert made.asked({"ttlg": '{"lr": 0.25}'}, 2).ttlg.lr == 0.25
+    assert made.asked({"size": "auto"}, 2).size is None
+    assert made.asked({"prompt": "x"}, 1).ttlg.edge_scale == 0
+    assert made.asked({"prompt": "x", "ttlg": '{"gram_scale": 1}'}, 1).ttlg.edge_scale == 0
+    assert made.asked({"prompt": "x", "ttlg": {"edge_scale": 2}}, 1).ttlg.edge_scale == 2  # the service refuses it
+    assert editor(EditService(), prompt="at night").asked({}, 1).prompt == "at night"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "fields", "kind", "message"),
+    [
+        (0, {"prompt": "x"}, InvalidParameter, "image: give the picture, or the edge picture and the picture; got 0"),
+        (3, {"prompt": "x"}, InvalidParameter, "image: give the picture, or the edge picture and the picture; got 3"),
+        (1, {}, InvalidParameter, "prompt: field required"),
+        (1, {"prompt": ""}, InvalidParameter, "prompt: field required"),
+        (2, {"n": 0}, InvalidParameter, "n: input should be greater than or equal to 1, got 0"),
+        (2, {"n": 5}, InvalidParameter, "n: input should be less than or equal to 4, got 5"),
+        (2, {"size": "large"}, InvalidParameter, "size: string should match pattern"),
+        (2, {"response_format": "url"}, InvalidParameter, "response_format: input should be 'b64_json', got 'url'"),
+        (2, {"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
+        (2, {"step": 3}, InvalidParameter, "step: there is no such field; did you mean steps?"),
+        (2, {"steps": 10}, LimitExceeded, "steps: 10 is more than the limit of 9"),
+        (2, {"max_area": 5000}, LimitExceeded, "max_area: 5000 is more than the limit of 4096"),
+        (2, {"size": "100x100"}, LimitExceeded, "size: 100x100 has 10000 pixels, and the limit is 4096"),
+    ],
+)
+def test_what_may_not_be_asked(pictures: int, fields: dict[str, Any], kind: type[ReelError], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        asked(pictures, **fields)
+    assert caught.value.message.startswith(message)
+    assert caught.value.param == message.partition(":")[0]
+
+
+# What is answered.
+
+
+async def test_two_pictures_are_the_edges_and_what_is_edited() -> None:
+    service = EditService()
+    request = asked(2, seed=5, prompt="a boat", size="40x50")
+    answer = await editor(service).edit(request, [EDGES, PICTURE])
+    (one,) = service.asked
+    assert (one.image, one.edges, one.first, one.key) == (PICTURE, EDGES, None, "")
+    assert (one.request.seed, one.request.prompt, one.request.size) == (5, "a boat", "40x50")
+    assert not isinstance(one.request, ImageEditRequest)
+    scores, frames = results(one.request, PICTURE, EDGES, PICTURE)
+    assert isinstance(frames, Frames)
+    (image,) = answer.data
+    assert np.array_equal(shown(image), frames.pixels[0])
+    assert image.seed == 5
+    names = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+    assert image.scores == {name: getattr(scores, name) for name in names}
+    assert (answer.size, answer.output_format) == ("51x37", "png")
+    assert answer.facts == {"lpips": "random weights"}
+    assert abs(answer.created - time.time()) < 60
+
+
+async def test_one_picture_is_edited_without_edges() -> None:
+    service = EditService()
+    await editor(service).edit(asked(1, prompt="x"), [PICTURE])
+    assert (service.asked[0].image, service.asked[0].edges) == (PICTURE, None)
+
+
+@pytest.mark.parametrize(("seed", "seeds"), [(5, [5, 6, 7]), (MAX_SEED - 1, [MAX_SEED - 1, MAX_SEED, 0])])
+async def test_several_have_the_seeds_that_follow_each_other(seed: int, seeds: list[int]) -> None:
+    service = EditService()
+    answer = await editor(service).edit(asked(2, seed=seed, n=3), [EDGES, PICTURE])
+    assert [image.seed for image in answer.data] == [one.request.seed for one in service.asked] == seeds
+    for image, one in zip(answer.data, service.asked, strict=True):
+        frames = results(one.request, PICTURE, EDGES, PICTURE)[-1]
+        assert isinstance(frames, Frames)
+        assert np.array_equal(shown(image), frames.pixels[0])
+
+
+async def test_a_seed_that_was_not_drawn_yet_is_drawn() -> None:
+    answer = await editor(EditService()).edit(ImageEditRequest(steps=2, n=2), [EDGES, PICTURE])
+    first, second = (image.seed for image in answer.data)
+    assert 0 <= first < 2**53
+    assert second == first + 1
+
+
+async def test_what_nobody_measured_has_no_scores() -> None:
+    answer = await editor(MuteService(Frames(noise(3)[None]))).edit(asked(), [EDGES, PICTURE])
+    assert (answer.data[0].scores, answer.facts, answer.size) == (None, {}, "50x34")
+    with pytest.raises(ModelFailed, match="the model made no picture"):
+        await editor(MuteService()).edit(asked(), [EDGES, PICTURE])
+
+
+@pytest.mark.parametrize(("error", "becomes"), [(Full(), ServiceBusy), (ModelFailed("no memory"), ModelFailed)])
+async def test_an_error_at_any_of_them_is_the_answer(error: Exception, becomes: type[Exception]) -> None:
+    service = EditService(failing={1: error})
+    with pytest.raises(becomes):
+        await editor(service).edit(asked(2, n=3), [EDGES, PICTURE])
+    assert (len(service.asked), service.working) == (2, 0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_leaving_stops_the_work(number: int) -> None:
+    service = EditService(hanging=number)
+    handle = Handle(service)
+    made = Editor(handle, served_model(qwen_edit(service)), TRANSPORT)
+    task = asyncio.create_task(made.edit(asked(2, n=3), [EDGES, PICTURE]))
+    await service.hangs.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    calls = await handle.rested()
+    assert [call.cancelled for call in calls] == [True] * (number + 1)
+    assert (service.working, len(service.asked)) == (0, number + 1)
+
+
+# Over HTTP.
+
+
+async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
+    api = front_door(folder, *models).api()
+    images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
+        answer = await client.post("/v1/images/edits", data=fields, files=images)
+        assert (await client.get("/v1/files")).json()["data"] == []
+    return answer
+
+
+async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
+    service = EditService()
+    fields = {"n": "2", "seed": "9", "ttlg[lr]": "0.25", "model": "qwen-edit"}
+    answer = await posted(tmp_path, [qwen_edit(service)], [EDGES, PICTURE], **fields)
+    assert answer.status_code == 200, answer.text
+    assert [image["seed"] for image in answer.json()["data"]] == [9, 10]
+    one = service.asked[0]
+    assert one.edges is not None
+    assert np.array_equal(one.edges.pixels, EDGES.pixels)
+    assert np.array_equal(one.image.pixels, PICTURE.pixels)
+    assert one.request.ttlg.lr == 0.25
+
+
+async def test_what_is_refused_over_http(tmp_path: Path) -> None:
+    service = EditService()
+    three = await posted(tmp_path, [qwen_edit(service)], [PICTURE] * 3, prompt="x")
+    assert (three.status_code, three.json()["error"]["param"]) == (422, "image")
+    other = await posted(tmp_path, [qwen_edit(service)], [PICTURE], prompt="x", model="dall-e-2")
+    error = other.json()["error"]
+    assert (other.status_code, error["param"]) == (422, "model")
+    assert error["message"] == "model: must be one of qwen-edit, got 'dall-e-2'"
+    assert (await posted(tmp_path, [], [PICTURE], prompt="x")).status_code == 404
+    assert service.asked == []

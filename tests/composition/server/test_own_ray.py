@@ -1,0 +1,144 @@
+"""What is decided before a Ray starts, and where it may put its files."""
+
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from composition.server.own_ray import (
+    SOCKET_BYTES,
+    has_room,
+    home_of,
+    joined_ray,
+    keep_logs_of_killed,
+    need_tokens,
+    private_folder,
+    wanted_address,
+)
+from services.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "address"),
+    [
+        (None, None, None),
+        (None, "", None),
+        (None, "local", None),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("local", "10.0.0.1:6379", None),
+        ("10.0.0.2:6379", "10.0.0.1:6379", "10.0.0.2:6379"),
+        ("10.0.0.2:6379", "local", "10.0.0.2:6379"),
+    ],
+)
+def test_which_cluster(
+    option: str | None, variable: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert wanted_address(option) == address
+
+
+def test_it_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in ("token", "Token"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        need_tokens()
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    need_tokens()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ConfigError, match=r"^RAY_AUTH_MODE=disabled: without a token, whoever reaches a port of Ray"):
+        need_tokens()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ray://a:10001", "Ray Client cannot serve; name HOST:PORT of the cluster's head"),
+        ("nonsense", "that is no HOST:PORT"),
+        ("here:there", "that is no HOST:PORT"),
+        ("127.0.0.1:1", "[Errno 111] Connection refused"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught, joined_ray(address):
+        pass
+    assert caught.value.message == f"address: {address}: {words}"
+
+
+@pytest.mark.parametrize("homes", [[None], ["/b"], [None, "/b"], ["/b", "/c"]])
+def test_the_home_of_several_applications(homes: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELGRAPH_HOME", "/a")
+    applications = [
+        {"name": f"app-{index}", "route_prefix": None, "import_path": "a:b", "args": {"home": home} if home else {}}
+        for index, home in enumerate(homes)
+    ]
+    config = ServeDeploySchema.model_validate({"applications": applications})
+    assert home_of(config) == Path("/b" if "/b" in homes else "/a")
+
+
+def test_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REELGRAPH_HOME", raising=False)
+    assert home_of(ServeDeploySchema.model_validate({"applications": []})) == Path("~/.reelgraph")
+
+
+def test_the_longest_folder_in_which_ray_s_sockets_fit() -> None:
+    longest = next(length for length in range(SOCKET_BYTES, 0, -1) if has_room(Path("/" + "a" * (length - 1))))
+    assert longest == 32
+    assert has_room(Path("/home/somebody/.reelgraph/ray"))
+    assert not has_room(Path("/" + "é" * 20)), "bytes count"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home whose path is short: pytest's own folders are too deep for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_folder_in_the_home_is_private_and_goes(home: Path) -> None:
+    with private_folder(home) as folder:
+        assert folder.parent == home / "ray"
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (folder.parent, folder)] == [0o700, 0o700]
+        (folder / "t" / "session").mkdir(parents=True)
+    assert list((home / "ray").iterdir()) == []
+
+
+def test_a_home_that_is_too_deep(tmp_path: Path) -> None:
+    home = tmp_path / ("a" * 40)
+    home.mkdir()
+    with private_folder(home) as folder:
+        assert (folder.parent, folder.name[:5]) == (Path("/tmp"), "reel-")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert has_room(Path("/tmp"))
+    assert not folder.exists()
+    assert list(home.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(home: Path) -> None:
+    left, foreign = home / "ray" / "left", home / "ray" / "foreign"
+    left.mkdir(parents=True)
+    (left / "lock").touch()
+    foreign.mkdir()  # no server's: it has no lock
+    with private_folder(home) as first, private_folder(home) as second:
+        assert first != second
+        assert {path.name for path in (home / "ray").iterdir()} == {first.name, second.name, "foreign"}
+
+
+def test_the_logs_of_a_killed_server_are_kept(home: Path) -> None:
+    left, logs = home / "ray" / "left" / "t" / "session" / "logs", home / "logs" / "2025-11-30_10-00-00_1"
+    for folder in (left, logs):
+        folder.mkdir(parents=True)
+    (logs / "server.log").touch()
+    (left / "raylet.out").write_text("it was so")
+    (left / "empty").touch()
+    left.chmod(0o777)
+    (logs / "ray").symlink_to(left)
+    keep_logs_of_killed(home)
+    assert [path.name for path in (logs / "ray").iterdir()] == ["raylet.out"]
+    assert (logs / "ray" / "raylet.out").read_text() == "it was so"
+    assert stat.S_IMODE((logs / "ray").lstat().st_mode) == 0o700
+    keep_logs_of_killed(home)
+    assert (logs / "ray" / "raylet.out").exists()
