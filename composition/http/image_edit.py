@@ -17,7 +17,7 @@ from composition.media.encode import png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
-from services.limits import MAX_SEED, Size, drawn
+from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
 
 MAX_PICTURES = 2
@@ -81,7 +81,7 @@ class Editor:
         made: list[ImageObject] = []
         stages = Stages()
         facts: dict[str, JsonValue] = {}
-        seed = drawn(request.seed)
+        seed = draw_seed(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0
         for number in range(request.n):

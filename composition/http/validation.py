@@ -8,13 +8,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.errors import InvalidParameter, LimitExceeded
-from services.limits import SHOWN, drawn, shown
+from services.limits import SHOWN, draw_seed, shown
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping[str, float]) -> Asked:
-    """Return the request that `fields` make, its seed drawn.
+    """Return the request that `fields` make, its seed draw_seed.
 
     Args:
         request_type: the model's.
@@ -39,7 +39,7 @@ def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping
             most = limits["max_area"]
             raise LimitExceeded(f"size: {size} has {width * height} pixels, and the limit is {most}", param="size")
     if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
-        request = request.model_copy(update={"seed": drawn(-1)})
+        request = request.model_copy(update={"seed": draw_seed(-1)})
     return request
 
 
