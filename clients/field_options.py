@@ -174,7 +174,7 @@ def _choose_kind(parts: list[Any], about: About) -> Any:
 
 def describe(about: About) -> str:
     """Return the help text of an option."""
-    default = f"default {about.default}" if about.default else ""
+    default = f"by default {about.default}" if about.default else ""
     more = "; ".join(filter(None, (about.limits, default)))
     return f"{about.text} {more[:1].upper()}{more[1:]}.".replace("`", "") if more else about.text.replace("`", "")
 

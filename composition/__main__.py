@@ -40,10 +40,12 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
 def generate(*, check: bool) -> int:
     """Write what the client and the docs know of requests and answers, or say what is out of date."""
     if not check:
-        print(*write_files(), sep="\n")
+        for name in write_files():
+            print(name)
         return 0
     differences = compare_files()
-    print(*differences.values(), sep="\n")
+    for difference in differences.values():
+        print(difference)
     return 1 if differences else 0
 
 

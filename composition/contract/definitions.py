@@ -103,9 +103,9 @@ class Definition:
 
 def list_definitions() -> list[Definition]:
     """Return the graphs, the kinds of models alone, and what is answered at once."""
-    alone = [_define_single(KINDS[kind], graph) for kind, graph in SINGLES.items()]
+    alone = [define_single(KINDS[kind], graph) for kind, graph in SINGLES.items()]
     at_once = [Definition(path, request, summarize(request)) for path, (_, request) in ANSWERED_AT_ONCE.items()]
-    return [*map(_define_graph, GRAPHS), *alone, *at_once]
+    return [*map(define_graph, GRAPHS), *alone, *at_once]
 
 
 def list_fields(kind: type[BaseModel]) -> list[Field]:
@@ -132,7 +132,8 @@ def summarize(kind: type[BaseModel]) -> str:
     return " ".join((kind.__doc__ or "").strip().partition("\n\n")[0].split())
 
 
-def _define_graph(graph: Graph) -> Definition:
+def define_graph(graph: Graph) -> Definition:
+    """Return what there is to know of a graph."""
     return Definition(
         name=graph.name,
         request=graph.request,
@@ -144,7 +145,13 @@ def _define_graph(graph: Graph) -> Definition:
     )
 
 
-def _define_single(model: Model[Any], graph: Graph) -> Definition:
+def define_single(model: Model[Any], graph: Graph) -> Definition:
+    """Return what there is to know of a kind of models.
+
+    Args:
+        model: the kind.
+        graph: of the jobs of one such model alone.
+    """
     asked = graph.needs[0].request or graph.request
     folder = sys.modules[asked.__module__.rpartition(".")[0]]
     return Definition(

@@ -4,9 +4,10 @@ import difflib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from composition.contract.definitions import Definition, list_definitions
 from composition.contract.write_commands import write_commands, write_create
 from composition.contract.write_docs import write_docs
 from composition.contract.write_fields import write_fields
@@ -16,7 +17,7 @@ from services.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 CLIENT = "clients"
 """Folder of the client."""
-WRITERS: Mapping[str, Callable[[], str]] = {
+WRITERS: Mapping[str, Callable[[Sequence[Definition]], str]] = {
     f"{CLIENT}/fields.py": write_fields,
     f"{CLIENT}/objects.py": write_objects,
     f"{CLIENT}/commands.py": write_commands,
@@ -26,9 +27,14 @@ WRITERS: Mapping[str, Callable[[], str]] = {
 """File, by its path in the project → what makes its text."""
 
 
-def render_files() -> dict[str, str]:
-    """Return file → its text, formatted as the project's other files are. Raises ConfigError without ruff."""
-    return {name: _format(write(), name) for name, write in WRITERS.items()}
+def render_files(definitions: Sequence[Definition] | None = None) -> dict[str, str]:
+    """Return file → its text, formatted as the project's other files are. Raises ConfigError without ruff.
+
+    Args:
+        definitions: what can be asked for; by default what the catalogues have.
+    """
+    found = list_definitions() if definitions is None else definitions
+    return {name: _format(write(found), name) for name, write in WRITERS.items()}
 
 
 def write_files(root: Path = ROOT) -> list[str]:

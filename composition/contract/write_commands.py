@@ -1,6 +1,8 @@
 """`commands.py` of the client, the table of commands that have a job done; and `create.py`, what each name takes."""
 
-from composition.contract.definitions import Definition, list_definitions
+from collections.abc import Sequence
+
+from composition.contract.definitions import Definition
 from composition.contract.source import HEAD, PACKAGE, write_text
 from composition.contract.write_fields import name_fields
 
@@ -34,15 +36,15 @@ class Create(Protocol[Made_co]):
 _ARGUMENTS = "on_progress: OnBytes | None = None"
 
 
-def write_commands() -> str:
+def write_commands(definitions: Sequence[Definition]) -> str:
     """Return the source of `commands.py`, not formatted."""
-    rows = [_write_command(each) for each in list_definitions() if each.command]
+    rows = [_write_command(each) for each in definitions if each.command]
     return "\n".join([_COMMANDS, *rows, ")\n"])
 
 
-def write_create() -> str:
+def write_create(definitions: Sequence[Definition]) -> str:
     """Return the source of `create.py`, not formatted."""
-    jobs = [each for each in list_definitions() if each.names]
+    jobs = [each for each in definitions if each.names]
     known = ", ".join(write_text(name) for each in jobs for name in each.names)
     wrong = "this model takes other fields; `fields` has a TypedDict for each"
     methods = [_write_overload(_names_of(each), name_fields(each.request)) for each in jobs]

@@ -1,9 +1,13 @@
 """`docs/requests.md`: a table of fields for each graph, each kind of model alone, and each object within a request."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel
 
-from composition.contract.definitions import Definition, Field, list_definitions, list_fields, summarize
+from composition.contract.definitions import SECONDS, Definition, Field, list_fields, summarize
 from composition.contract.words import describe_default, describe_limits, describe_type
+from composition.graphs.request import GraphRequest
+from composition.http.bodies import REFERENCE_NAME
 from composition.http.descriptions import find_classes
 
 _HEAD = """\
@@ -21,12 +25,13 @@ limits and defaults below are the models' own; a server may have others, which `
 A medium is a file id from `POST /v1/files`, a `data:` URL, or a form part of that name; *pictures* also a list of
 these, or a zip. In a form, objects and lists are JSON.
 """
+SHARED = (*GraphRequest.model_fields, REFERENCE_NAME, SECONDS)
+"""Fields that mean the same in every request for a video."""
 _COLUMNS = ("field", "type", "limits", "default", "meaning")
 
 
-def write_docs() -> str:
+def write_docs(definitions: Sequence[Definition]) -> str:
     """Return the page."""
-    definitions = list_definitions()
     sections = [_write_section(each) for each in definitions]
     nested: dict[type[BaseModel], None] = {}
     for each in definitions:
@@ -44,7 +49,17 @@ def _write_section(definition: Definition) -> str:
         notes += [f"Roles: {', '.join(definition.roles)}."] if definition.roles else []
         notes += ["The result is a picture."] if definition.result == "image" else []
         lines.append(f"{' '.join(notes)}\n")
-    return "\n".join([*lines, _write_table(definition.fields, definition)])
+    fields = sorted(definition.fields, key=lambda field: _rank(field, definition))
+    return "\n".join([*lines, _write_table(fields, definition)])
+
+
+def _rank(field: Field, definition: Definition) -> int:
+    """Where a field stands: first what is needed, then media and the prompt, and at last what all requests share."""
+    if definition.needs(field):
+        return 0
+    if field.name in SHARED:
+        return 3
+    return 1 if field.media or field.name == "prompt" else 2
 
 
 def _write_table(fields: list[Field], definition: Definition | None = None) -> str:
@@ -53,12 +68,13 @@ def _write_table(fields: list[Field], definition: Definition | None = None) -> s
 
 
 def _write_row(field: Field, definition: Definition | None) -> tuple[str, ...]:
-    needed = definition.needs(field) if definition else field.info.is_required()
     default = describe_default(field).replace("|", "\\|")
+    if field.info.is_required():
+        default = "required" if definition is None or definition.needs(field) else f"required, or `{REFERENCE_NAME}`"
     return (
         f"`{field.name}`",
         describe_type(field),
         describe_limits(field),
-        "required" if needed else default,
+        default,
         field.text.replace("|", "\\|"),
     )

@@ -1,7 +1,7 @@
 """`fields.py` of the client: a TypedDict for each class of requests, and one of all fields of videos."""
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -11,7 +11,6 @@ from composition.contract.definitions import (
     QUERIES,
     Definition,
     Field,
-    list_definitions,
     list_fields,
     list_own_fields,
     summarize,
@@ -47,9 +46,9 @@ from {PACKAGE}.objects import Identity
 '''
 
 
-def write_fields() -> str:
+def write_fields(definitions: Sequence[Definition]) -> str:
     """Return the source of the file, not formatted."""
-    definitions = [each for each in list_definitions() if each.request not in ARGUMENTS]
+    definitions = [each for each in definitions if each.request not in ARGUMENTS]
     leaves = {each.request: each for each in definitions}
     done: dict[type[BaseModel], str] = {}
     for request in (*(each.request for each in definitions), *QUERIES):

@@ -1,11 +1,12 @@
 """`objects.py` of the client: a frozen class for everything that the server answers with, and for every event."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from composition.contract.definitions import ANSWERS, Field, list_own_fields, summarize
+from composition.contract.definitions import ANSWERS, Definition, Field, list_own_fields, summarize
 from composition.contract.source import HEAD, PACKAGE, write_docstring, write_text, write_type
 from composition.http.descriptions import find_classes
 from composition.http.schemas import IMAGE_EVENTS, ImageObject, ImagesObject, ListPage
@@ -31,8 +32,8 @@ from {PACKAGE}.answers import Answer, Ending, JobEvent, Picture, T
 '''
 
 
-def write_objects() -> str:
-    """Return the source of the file, not formatted."""
+def write_objects(_: Sequence[Definition] = ()) -> str:
+    """Return the source of the file, not formatted. What is answered is the same whatever is asked for."""
     done: dict[type[BaseModel], str] = {JobEvent: ""}
     for answer in ANSWERS:
         for kind in find_classes(answer):

@@ -11,12 +11,13 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
-from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, parse_fields, stage_object
+from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
+from composition.http.validation import parse_fields
 from composition.media.encode import png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
-from services.limits import MAX_SEED, Size, drawn
+from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
 
 MAX_PICTURES = 2
@@ -98,7 +99,7 @@ class ImageEditor:
         results: list[ImageObject] = []
         stages = Stages()
         facts: dict[str, JsonValue] = {}
-        seed = drawn(request.seed)
+        seed = draw_seed(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0
         for index in range(request.n):

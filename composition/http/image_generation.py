@@ -22,10 +22,10 @@ from composition.http.schemas import (
     ImagesObject,
     PartialImage,
     StageObject,
-    parse_fields,
     stage_object,
 )
 from composition.http.sse import format_event
+from composition.http.validation import parse_fields
 from composition.media.encode import png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
@@ -194,7 +194,7 @@ class ImageGenerator:
             for item in face_items:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
-        call = stream(self._handle, "paint", painting, face, prefers=painting.lora_set)
+        call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
         async with opened(call, self._transport) as items:
             async for item in items:
                 yield item

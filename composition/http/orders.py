@@ -12,8 +12,8 @@ from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.graphs.rolling_edit.request import Branch
 from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
-from composition.http.schemas import parse_fields
 from composition.http.uploads import Uploads
+from composition.http.validation import parse_fields
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, new_id
 from composition.records.tables import File, Job, Still

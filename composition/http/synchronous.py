@@ -23,9 +23,10 @@ from composition.http.errors import format_error_event
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditor, ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest, ImageGenerator
-from composition.http.schemas import ImagesObject, parse_fields
+from composition.http.schemas import ImagesObject
 from composition.http.sse import EventStream
 from composition.http.uploads import Uploads
+from composition.http.validation import parse_fields
 from services.errors import InvalidParameter, NotFound
 from services.flux.request import FluxRequest
 from services.frames import Frames

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
 from test_progress import events_of, last_picture, terminal
-from video_server import CONTENT, FAILURE, HD, IDENTITY, PAINTED, Script, VideoServer
+from video_server import Script, VideoServer
 
 from reelgraph import wire
 from reelgraph.fields import VideoFields
 from reelgraph.objects import Identity, ResultEvent, SegmentEvent, Video
+from tests.clients.stories import CONTENT, FAILURE, HD, IDENTITY, PAINTED
 
 Way = Blocking | Looping
 
@@ -235,7 +236,7 @@ def test_a_failed_job_leaves_no_file(reel: Reel, script: Script, place: Path) ->
 
 def test_what_the_server_refuses(reel: Reel, place: Path) -> None:
     result = reel("pipeline", "a fox", "--steps", "0", "-o", "fox.mp4")
-    assert (result.exit_code, "steps: must be at least 1" in result.stderr) == (2, True)
+    assert (result.exit_code, "steps: input should be greater than or equal to 1" in result.stderr) == (2, True)
 
 
 def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, script: Script, place: Path) -> None:

@@ -25,7 +25,7 @@ from composition.graphs.storyboard.script import (
     sentences,
     written,
 )
-from composition.http.schemas import parse_fields
+from composition.http.validation import parse_fields
 from services.errors import InvalidParameter
 from services.flux.request import Lora
 from services.internvl.request import DescribeRequest
