@@ -124,8 +124,8 @@ class Fields:
                 taken[name] = value
         for name, on in switches.items():
             if not on and name in taken:
-                said = ", ".join(f"{name}.{inner}" for inner in sorted(taken[name]))
-                raise typer.BadParameter(f"{said} cannot be given for what is left out", param_hint=f"--no-{name}")
+                said, hint = ", ".join(f"{name}.{inner}" for inner in sorted(taken[name])), name.replace("_", "-")
+                raise typer.BadParameter(f"{said} cannot be given for what is left out", param_hint=f"--no-{hint}")
             taken.setdefault(name, on)
         return taken
 
@@ -143,13 +143,13 @@ def list_options(table: type, whole: Collection[str] = ()) -> Iterator[FieldOpti
 
 def _list_nested(name: str, parts: list[Any], inner: type, about: About) -> Iterator[FieldOption]:
     """Yield the options of an object. Where a text may be given for it, that is the field it cannot do without."""
-    by_text = str in parts
+    by_text, said = str in parts, name.replace("_", "-")
     for field_name, hint in get_type_hints(inner, include_extras=True).items():
         kinds, within = _read_hint(hint)
-        names = (f"--{name}",) if by_text and within.needed else ()
+        names = (f"--{said}",) if by_text and within.needed else ()
         yield FieldOption((name, field_name), _choose_kind(kinds, within), within, names)
     if bool in parts:
-        names = (f" /--no-{name}",) if by_text else ()
+        names = (f" /--no-{said}",) if by_text else ()
         yield FieldOption((name,), bool, about, names, switch=True)
 
 
