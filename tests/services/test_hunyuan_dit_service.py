@@ -31,7 +31,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hunyuan(home) -> HunyuanDit:
-    weights = written("hunyuan_dit", "tiny", home)
+    weights = written("hunyuan-dit", "tiny", home)
     settings = HunyuanDitSettings(weights=weights, device="cpu", dtype="float32", max_steps=1000)
     return HunyuanDit(settings, home, lambda: "hunyuan-dit#test cpu")
 
@@ -84,7 +84,7 @@ async def test_the_stream_in_its_order(home, hunyuan, steps, strength, done):
     assert isinstance(picture, Frames)
     assert (picture.first, picture.count, picture.rate) == (0, 1, 24)
     assert isinstance(last, StageDone)
-    source = written("hunyuan_dit", "tiny", home).source
+    source = written("hunyuan-dit", "tiny", home).source
     assert (last.stage, last.model, last.source, last.revision) == ("restyle", "hunyuan-dit", source, "")
     assert last.replica == "hunyuan-dit#test cpu"
     assert last.seconds > 0
@@ -140,7 +140,7 @@ async def test_the_size_is_told_and_kept(hunyuan, width, height, max_area, sampl
     ],
 )
 async def test_limits_name_the_field_the_limit_and_the_value(home, fields, param, message):
-    settings = HunyuanDitSettings(weights=written("hunyuan_dit", "tiny", home), device="cpu", max_area=4096)
+    settings = HunyuanDitSettings(weights=written("hunyuan-dit", "tiny", home), device="cpu", max_area=4096)
     with pytest.raises(LimitExceeded) as caught:
         await collected(HunyuanDit(settings, home, str), changed(**{"max_area": 4096, **fields}))
     assert (caught.value.param, caught.value.message) == (param, message)
@@ -257,7 +257,7 @@ async def test_requests_take_turns(hunyuan):
 
 
 async def test_info_and_health(home, hunyuan):
-    source = written("hunyuan_dit", "tiny", home).source
+    source = written("hunyuan-dit", "tiny", home).source
     assert await hunyuan.info() == ServiceInfo("hunyuan-dit", source, "", "hunyuan-dit#test cpu", busy=False)
     stream = hunyuan.restyle(changed(steps=400), PICTURE)
     await anext(stream)

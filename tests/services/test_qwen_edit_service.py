@@ -98,7 +98,7 @@ async def test_the_stream_in_its_order(home, qwen, ttlg, debug):
     assert {item.frame for item in items if isinstance(item, Scores | Sketch)} == {0}
     last = items[-1]
     assert isinstance(last, StageDone)
-    source = written("qwen_edit", "tiny", home).source
+    source = written("qwen-edit", "tiny", home).source
     assert (last.stage, last.model, last.source, last.revision) == ("edit", "qwen-edit", source, "")
     assert last.replica == "qwen-edit#test cpu"
     assert last.seconds > 0
@@ -420,7 +420,7 @@ async def test_requests_take_turns(blind):
 
 
 async def test_info_and_health(home, blind):
-    source = written("qwen_edit", "tiny", home).source
+    source = written("qwen-edit", "tiny", home).source
     assert await blind.info() == ServiceInfo("qwen-edit", source, "", "qwen-edit#test cpu", busy=False)
     stream = blind.edit(changed(steps=100), PICTURE, EDGES)
     await anext(stream)

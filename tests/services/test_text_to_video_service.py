@@ -40,7 +40,7 @@ def plain(service) -> Pixels:
 
 
 def loaded(home: Path, **more) -> TextToVideo:
-    fields = {"weights": written("text_to_video", "tiny", home), "decode_batch": 4, "max_steps": 200, **more}
+    fields = {"weights": written("text-to-video", "tiny", home), "decode_batch": 4, "max_steps": 200, **more}
     return TextToVideo(
         TextToVideoSettings(device="cpu", dtype="float32", **fields), home, lambda: "text-to-video#test cpu"
     )
@@ -92,7 +92,7 @@ async def test_the_stream_in_its_order(home, service):
     assert [(item.name, item.value) for item in items[:2] if isinstance(item, Fact)] == [("seed", 3), ("size", "32x16")]
     last = items[-1]
     assert isinstance(last, StageDone)
-    source = written("text_to_video", "tiny", home).source
+    source = written("text-to-video", "tiny", home).source
     assert (last.stage, last.model, last.source, last.revision) == ("film", "text-to-video", source, "")
     assert last.replica == "text-to-video#test cpu"
     assert last.seconds > 0
@@ -326,7 +326,7 @@ async def test_requests_take_turns(service, plain):
 
 
 async def test_info_and_health(home, service):
-    source = written("text_to_video", "tiny", home).source
+    source = written("text-to-video", "tiny", home).source
     idle = ServiceInfo("text-to-video", source, "", "text-to-video#test cpu", busy=False)
     assert await service.info() == idle
     stream = service.generate_video(changed(steps=200))
