@@ -97,6 +97,25 @@ async def test_frames_before_the_start_are_kept_back(subject: Subject, undisturb
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
+SETTINGS = {
+    "max_area": "max_area",
+    "max_new_tokens": "max_new_tokens",
+    "n": "max_n",
+    "num_frames": "max_frames",
+    "steps": "max_steps",
+}
+"""Field of a request → the setting that limits it."""
+
+
+def test_limits_are_those_of_the_settings(subject: Subject) -> None:
+    request = subject.offer.request
+    fields = set() if request is None else request.model_fields.keys()
+    asked = fields | ({"max_area"} if "size" in fields else set())
+    assert subject.settings.limits == {
+        field: getattr(subject.settings, setting) for field, setting in SETTINGS.items() if field in asked
+    }
+
+
 async def test_a_field_beyond_its_limit_is_named(subject: Subject) -> None:
     limits = subject.settings.limits
     for field, unit in UNITS.items():
