@@ -125,7 +125,8 @@ class Fields:
         for name, on in switches.items():
             if not on and name in taken:
                 given_fields = ", ".join(f"{name}.{inner}" for inner in sorted(taken[name]))
-                raise typer.BadParameter(f"not allowed together with {given_fields}", param_hint=f"--no-{name}")
+                option = f"--no-{name.replace('_', '-')}"
+                raise typer.BadParameter(f"not allowed together with {given_fields}", param_hint=option)
             taken.setdefault(name, on)
         return taken
 
@@ -143,13 +144,13 @@ def list_options(table: type, whole: Collection[str] = ()) -> Iterator[FieldOpti
 
 def _list_nested(name: str, parts: list[Any], inner: type, about: About) -> Iterator[FieldOption]:
     """Yield the options of an object. If it also accepts a string, the string is its required field."""
-    accepts_text = str in parts
+    accepts_text, option = str in parts, name.replace("_", "-")
     for field_name, hint in get_type_hints(inner, include_extras=True).items():
         kinds, within = _read_hint(hint)
-        names = (f"--{name}",) if accepts_text and within.needed else ()
+        names = (f"--{option}",) if accepts_text and within.needed else ()
         yield FieldOption((name, field_name), _choose_kind(kinds, within), within, names)
     if bool in parts:
-        names = (f" /--no-{name}",) if accepts_text else ()
+        names = (f" /--no-{option}",) if accepts_text else ()
         yield FieldOption((name,), bool, about, names, switch=True)
 
 

@@ -20,6 +20,7 @@ from composition.contract.definitions import (
     list_fields,
 )
 from composition.contract.files import ROOT, compare_files, render_files
+from composition.contract.source import split_types
 from composition.contract.words import describe_default, describe_limits
 from composition.contract.write_fields import name_fields
 from composition.contract.write_objects import TAG, name_object
@@ -324,6 +325,18 @@ def test_what_is_added_to_the_catalogue_is_everywhere() -> None:
     assert {"clip", "marks", "turns", "models", "out", "local"} <= parameters.keys()
     assert (parameters["clip"].required, parameters["clip"].opts) == (True, ["--clip"])
     assert vars(parameters["turns"])["help"] == "How often. 1 to 9; by default 2."
+
+
+@pytest.mark.parametrize(
+    ("source", "members"),
+    [
+        ("int", ["int"]),
+        ("Sequence[Lora | str] | None", ["Sequence[Lora | str]", "None"]),
+        ("A | Mapping[str, B | C] | D", ["A", "Mapping[str, B | C]", "D"]),
+    ],
+)
+def test_a_union_is_split_outside_of_brackets(source: str, members: list[str]) -> None:
+    assert split_types(source) == members
 
 
 def test_a_file_that_was_edited_is_named(tmp_path: Path) -> None:

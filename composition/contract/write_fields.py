@@ -15,13 +15,14 @@ from composition.contract.definitions import (
     list_own_fields,
     summarize,
 )
-from composition.contract.source import HEAD, PACKAGE, join_types, write_docstring, write_text, write_type
+from composition.contract.source import HEAD, PACKAGE, join_types, split_types, write_docstring, write_text, write_type
 from composition.contract.words import describe_default, describe_limits
 from composition.graphs.identity import Identity
 from composition.graphs.request import GraphRequest
 from composition.http.descriptions import find_classes
 from composition.http.faces import FaceRequest
 from composition.media.limits import MediaKind
+from services.errors import ConfigError
 
 NAMES: dict[str, str] = {
     "ContentQuery": "ContentOptions",
@@ -80,12 +81,15 @@ def _add(kind: type[BaseModel], leaves: dict[type[BaseModel], Definition], done:
     fields = [*list_own_fields(kind), *(leaf.extra if leaf else [])]
     if not (fields or leaf):
         return
+    name = name_fields(kind)
+    if any(name == name_fields(other) for other in done):
+        raise ConfigError(f"generate: two classes of requests would both be {name} in the client")
     bases = ", ".join([*map(name_fields, parents)] or ["TypedDict"])
     media = {name: held for each in leaves if issubclass(each, kind) for name, held in _read_media(each).items()}
     fields = [replace(field, media=field.media or media.get(field.name)) for field in fields]
     rows = [f"    {field.name}: {_write_hint(field, kind, leaf)}" for field in fields]
     text = write_docstring(summarize(kind))
-    done[kind] = "\n".join([f"class {name_fields(kind)}({bases}, total=False):", text, "", *rows, ""])
+    done[kind] = "\n".join([f"class {name}({bases}, total=False):", text, "", *rows, ""])
 
 
 def _read_media(request: type[BaseModel]) -> Mapping[str, MediaKind]:
@@ -158,7 +162,7 @@ def _join_fields(videos: list[Definition]) -> Iterator[tuple[str, str]]:
     hints: dict[str, dict[str, None]] = {}
     for video in videos:
         for field in video.fields:
-            parts = _write_type(field, needed=True).split(" | ")
+            parts = split_types(_write_type(field, needed=True))
             hints[field.name] = {**hints.get(field.name, {}), **dict.fromkeys(parts)}
     for name, parts in hints.items():
         yield name, join_types([*(part for part in parts if part != "None"), "None"])
