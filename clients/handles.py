@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from composition.app import TRANSPORT, ask_states, open_handle
-from composition.configuration.served import AskStates
+from composition.app import TRANSPORT, fetch_states, open_handle
+from composition.configuration.served import FetchStates
 from composition.graphs.calls import Handle, Part, opened, stream
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.full_pipeline.request import FullPipelineRequest
@@ -57,7 +57,9 @@ class Graphs:
         open_handle: opens an application's deployment.
     """
 
-    def __init__(self, ask_states: AskStates = ask_states, open_handle: Callable[[str], Handle] = open_handle) -> None:
+    def __init__(
+        self, ask_states: FetchStates = fetch_states, open_handle: Callable[[str], Handle] = open_handle
+    ) -> None:
         self._ask_states = ask_states
         self._open_handle = open_handle
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
 from composition.records.store import Store
-from composition.server.pull import Acceptance, end_at_once, pull
-from composition.server.run import run
+from composition.server.pull import Acceptance, exit_on_signal, pull_weights
+from composition.server.run import run_server
 from services.errors import ConfigError, ReelError
 from services.private import be_private
 
@@ -26,7 +26,7 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
     elif action == "revoke" and owner:
         print(f"{store.revoke_keys(owner)} revoked")
     elif action == "list":
-        for key in store.api_keys():
+        for key in store.list_keys():
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(key.created_at))
             print(f"{key.owner}\t{made}\tsha256:{key.sha256[:12]}…")
     else:
@@ -57,13 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     be_private()
     try:
         if given.command == "serve":
-            return run(lambda: read_configuration(given.config, given.host, given.port, given.only), given.address)
+            return run_server(
+                lambda: read_configuration(given.config, given.host, given.port, given.only), given.address
+            )
         configuration = load_configuration(given.config)
         if given.command == "keys":
             return manage_keys(configuration.state.database_url, given.action, given.owner)
-        end_at_once()
+        exit_on_signal()
         acceptance = Acceptance(given.accept_licences, tuple(given.accept_licence))
-        return pull(configuration.models, configuration.state.state, acceptance)
+        return pull_weights(configuration.models, configuration.state.state, acceptance)
     except ReelError as error:
         print(error.message, file=sys.stderr)
         return 2

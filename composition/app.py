@@ -9,9 +9,9 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from composition.configuration.served import Served, describe_graph, describe_model
+from composition.configuration.served import Registry, describe_graph, describe_model
 from composition.configuration.settings import (
-    MOVED,
+    LEGACY_MESSAGE,
     FrontSettings,
     GraphsSettings,
     JobsSettings,
@@ -29,7 +29,7 @@ from services.errors import ConfigError, ServiceBusy
 from services.host import Host, Hosted
 from services.settings import take_offline
 
-BEGINNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
+STARTING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
 """The states of an application that may not have its deployments yet."""
 
 TRANSPORT = Transport(
@@ -52,40 +52,40 @@ def models(args: ModelsSettings) -> Application:
         for name, entry in args.models.items()
     }
     rows = [describe_model(args.name, index, name, entry) for index, (name, entry) in enumerate(args.models.items())]
-    _write_down(args, args.name, rows)
-    return _deployment(Host, args.name).bind(hosted, args.state)
+    _register(args, args.name, rows)
+    return _define_deployment(Host, args.name).bind(hosted, args.state)
 
 
 def graphs(args: GraphsSettings) -> Application:
     """Host graphs. Raises ConfigError."""
     rows = [describe_graph(args.name, index, name, entry) for index, (name, entry) in enumerate(args.graphs.items())]
-    _write_down(args, args.name, rows)
-    return _deployment(Graphs, args.name).bind(args)
+    _register(args, args.name, rows)
+    return _define_deployment(Graphs, args.name).bind(args)
 
 
 def jobs(args: JobsSettings) -> Application:
     """Run jobs."""
-    return _deployment(Jobs, "jobs").bind(args)
+    return _define_deployment(Jobs, "jobs").bind(args)
 
 
 def front(args: FrontSettings) -> Application:
     """Open the front door. Raises ConfigError: `auth` is `keys` and there is no key, so nobody could get in."""
-    _need_keys(args)
+    _require_keys(args)
     opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
-    return _deployment(opened, "front").bind(args)
+    return _define_deployment(opened, "front").bind(args)
 
 
 def build(args: dict[str, Any]) -> Application:
     """Refuse a configuration of an older form, which names this function. Raises ConfigError."""
     del args
-    raise ConfigError(MOVED)
+    raise ConfigError(LEGACY_MESSAGE)
 
 
 class Graphs(GraphHost):
     """The host of graphs as Serve starts it."""
 
     def __init__(self, args: GraphsSettings) -> None:
-        super().__init__(args, read_served(Store(args.database_url)), TRANSPORT)
+        super().__init__(args, open_registry(Store(args.database_url)), TRANSPORT)
 
 
 class Jobs(JobRunner):
@@ -100,7 +100,7 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
         )
-        served = read_served(Store(args.database_url))
+        served = open_registry(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.request.WAITS]
         super().__init__(served.find_graph, waiting, settings, TRANSPORT)
 
@@ -124,15 +124,15 @@ class Front(Ingress):
             allowed_hosts=args.allowed_hosts,
             allowed_origins=args.allowed_origins,
         )
-        super().__init__(settings, read_served(Store(args.database_url)), TRANSPORT)
+        super().__init__(settings, open_registry(Store(args.database_url)), TRANSPORT)
 
 
-def read_served(store: Store) -> Served:
+def open_registry(store: Store) -> Registry:
     """Return what reads what this Ray cluster serves."""
-    return Served(store, ask_states, open_handle, TRANSPORT)
+    return Registry(store, fetch_states, open_handle, TRANSPORT)
 
 
-def ask_states() -> Mapping[str, str]:
+def fetch_states() -> Mapping[str, str]:
     """Return how the applications stand: name → the state of the deployment that is named as it."""
     return read_states(serve.status().applications)
 
@@ -147,7 +147,7 @@ def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[s
     for name, application in applications.items():
         if name in application.deployments:
             states[name] = str(application.deployments[name].status.value)
-        elif application.status in BEGINNING:
+        elif application.status in STARTING:
             states[name] = str(application.status.value)
     return states
 
@@ -163,11 +163,11 @@ def open_handle(application: str) -> Handle:
         raise ServiceBusy(f"{application} is being started; try again later") from error
 
 
-def _deployment(cls: type, name: str) -> Any:
+def _define_deployment(cls: type, name: str) -> Any:
     return cast("Any", serve.deployment)(cls, name=name)  # pyright: ignore[reportUnknownMemberType]
 
 
-def _write_down(state: StateSettings, application: str, rows: list[Deployed]) -> None:
+def _register(state: StateSettings, application: str, rows: list[Deployed]) -> None:
     """Tell the other applications what this one hosts."""
     store = Store(state.database_url)
     try:
@@ -176,12 +176,12 @@ def _write_down(state: StateSettings, application: str, rows: list[Deployed]) ->
         store.close()
 
 
-def _need_keys(args: FrontSettings) -> None:
+def _require_keys(args: FrontSettings) -> None:
     if args.auth == "none":
         return
     store = Store(args.database_url)
     try:
-        if not store.api_keys():
+        if not store.list_keys():
             raise ConfigError(
                 "auth: there is no API key yet, so nobody could get in. Make one with "
                 "`reel keys create OWNER --config FILE`, or write `auth: none` to let everybody in.",

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from composition.configuration.served import Assignment, Served
+from composition.configuration.served import Assignment, Registry
 from composition.configuration.settings import StateSettings
 from composition.graphs.calls import Transport
 from composition.graphs.request import GraphRequest
@@ -23,7 +23,7 @@ class GraphHost:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, state: StateSettings, served: Served, transport: Transport) -> None:
+    def __init__(self, state: StateSettings, served: Registry, transport: Transport) -> None:
         self._state = state
         self._served = served
         self._transport = transport
@@ -38,23 +38,23 @@ class GraphHost:
         """
         if method != "run":
             raise ModelFailed(f"method: a graph has only run, got {method}")
-        graph, asked = await asyncio.to_thread(self._make, name, request)
+        graph, asked = await asyncio.to_thread(self._build_graph, name, request)
         async with aclosing(graph.run(asked, known)) as items:
             async for item in items:
                 yield item
 
-    def _make(self, name: str, request: GraphRequest) -> tuple[Any, GraphRequest]:
+    def _build_graph(self, name: str, request: GraphRequest) -> tuple[Any, GraphRequest]:
         """Make the graph, and the request with the models that take its roles. Blocks."""
-        assignment = self._served.read().assign(name, request.models)
+        assignment = self._served.read_snapshot().assign_models(name, request.models)
         models = self._served.open_models(assignment)
-        graph = assignment.graph.make(models, self._settings(assignment, request), self._transport)
+        graph = assignment.graph.make(models, self._build_settings(assignment, request), self._transport)
         return graph, request.model_copy(update={"models": assignment.ids})
 
-    def _settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
+    def _build_settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
         return GraphSettings(
             artifacts=self._state.artifact_store,
             media=self._state.media,
-            defaults=assignment.complete(request.model_dump(exclude_unset=True)),
+            defaults=assignment.complete_fields(request.model_dump(exclude_unset=True)),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},
         )

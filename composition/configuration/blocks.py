@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from composition.configuration.settings import (
-    MOVED,
+    LEGACY_MESSAGE,
     FrontSettings,
     GraphEntry,
     GraphsSettings,
@@ -28,8 +28,8 @@ BUILDERS: Mapping[str, type[StateSettings]] = {
     "composition.app.front": FrontSettings,
 }
 """Import path of a builder → what its `args` are."""
-OLD_BUILDER = "composition.app.build"
-FIXED = {JobsSettings: "jobs", FrontSettings: "front"}
+LEGACY_BUILDER = "composition.app.build"
+FIXED_NAMES = {JobsSettings: "jobs", FrontSettings: "front"}
 """What applications are called that host one thing that is always the same."""
 
 
@@ -51,7 +51,7 @@ class Block:
         """The name of its deployment, which its own name must be too. Raises ConfigError where it is not decided."""
         if isinstance(self.settings, ModelsSettings | GraphsSettings):
             return self.settings.name
-        return next((name for shape, name in FIXED.items() if isinstance(self.settings, shape)), self.name)
+        return next((name for shape, name in FIXED_NAMES.items() if isinstance(self.settings, shape)), self.name)
 
     @property
     def models(self) -> Mapping[str, ModelEntry]:
@@ -77,8 +77,8 @@ def parse_block(raw: Mapping[str, Any], folder: Path) -> Block:
         folder: where relative paths in its `args` begin, absolute.
     """
     builder = str(raw["import_path"]).replace(":", ".")
-    if builder == OLD_BUILDER:
-        raise ConfigError(MOVED, param="import_path")
+    if builder == LEGACY_BUILDER:
+        raise ConfigError(LEGACY_MESSAGE, param="import_path")
     shape = BUILDERS.get(builder)
     if shape is None:
         return Block(raw, None)
@@ -87,10 +87,10 @@ def parse_block(raw: Mapping[str, Any], folder: Path) -> Block:
         settings = shape.model_validate(args)
         return Block(raw, settings).replace_args(root_paths(args, settings, folder))
     except ValidationError as error:
-        raise ConfigError(explain_errors(error, f"application {raw.get('name')}: args.")) from error
+        raise ConfigError(format_errors(error, f"application {raw.get('name')}: args.")) from error
 
 
-def explain_errors(error: ValidationError, before: str = "") -> str:
+def format_errors(error: ValidationError, before: str = "") -> str:
     """Say what is wrong in which field, a line for each, after `before`."""
     lines: list[str] = []
     for found in error.errors(include_url=False):

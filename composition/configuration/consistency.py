@@ -22,9 +22,9 @@ def check_blocks(blocks: Sequence[Block]) -> None:
     _check_ids(blocks)
     for block in blocks:
         for name, entry in block.models.items():
-            _check_defaults(f"models.{name}", entry.defaults, _model_fields(entry))
+            _check_defaults(f"models.{name}", entry.defaults, _list_model_fields(entry))
         for name, entry in block.graphs.items():
-            graph = _graph_of(block, name, entry)
+            graph = _find_graph(block, name, entry)
             _check_defaults(f"graphs.{name}", entry.defaults, graph.request.model_fields if graph else ())
     _check_roles(blocks)
 
@@ -92,13 +92,13 @@ def _check_defaults(place: str, defaults: Collection[str], fields: Collection[st
             )
 
 
-def _model_fields(entry: ModelEntry) -> set[str]:
+def _list_model_fields(entry: ModelEntry) -> set[str]:
     """The fields of what a model is asked."""
     requests = (offer.request for offer in KINDS[entry.kind].offers)
     return {name for request in requests if request is not None for name in request.model_fields}
 
 
-def _graph_of(block: Block, name: str, entry: GraphEntry) -> Graph | None:
+def _find_graph(block: Block, name: str, entry: GraphEntry) -> Graph | None:
     """Return the graph; None for that of jobs of a model alone, which has no defaults or roles. Raises ConfigError."""
     if name == SINGLE:
         return None
@@ -117,10 +117,10 @@ def _check_roles(blocks: Sequence[Block]) -> None:
     for block in blocks:
         if isinstance(block.settings, FrontSettings):
             for role, model in block.settings.roles.items():
-                fitting = [name for name, entry in models.items() if role in _roles_of(entry)]
+                fitting = [name for name, entry in models.items() if role in _list_roles(entry)]
                 _check_role(f"application {block.name}: roles.{role}", model, fitting)
         for name, entry in block.graphs.items():
-            graph = _graph_of(block, name, entry)
+            graph = _find_graph(block, name, entry)
             needs = {need.role: need for need in graph.roles} if graph else {}
             for role, model in entry.roles.items():
                 place = f"graphs.{name}.roles.{role}"
@@ -128,7 +128,7 @@ def _check_roles(blocks: Sequence[Block]) -> None:
                     raise ConfigError(
                         f"{place}: {name} has no such role; it has {', '.join(needs) or 'none'}", param=place
                     )
-                _check_role(place, model, [each for each, entry in models.items() if _fits(entry, needs[role])])
+                _check_role(place, model, [each for each, entry in models.items() if _can_take(entry, needs[role])])
 
 
 def _check_role(place: str, model: str, fitting: Collection[str]) -> None:
@@ -137,9 +137,9 @@ def _check_role(place: str, model: str, fitting: Collection[str]) -> None:
         raise ConfigError(f"{place}: must be a model that can take it, of which there are {there}; got {model}")
 
 
-def _roles_of(entry: ModelEntry) -> set[str]:
+def _list_roles(entry: ModelEntry) -> set[str]:
     return {offer.role for offer in KINDS[entry.kind].offers}
 
 
-def _fits(entry: ModelEntry, need: Need) -> bool:
+def _can_take(entry: ModelEntry, need: Need) -> bool:
     return KINDS[entry.kind].find_offer(need.role, need.request) is not None

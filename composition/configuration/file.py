@@ -10,16 +10,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from composition.configuration.blocks import Block, explain_errors, parse_block
+from composition.configuration.blocks import Block, format_errors, parse_block
 from composition.configuration.consistency import check_blocks
-from composition.configuration.served import Snapshot, describe_graph, describe_model, snapshot_of
+from composition.configuration.served import Snapshot, build_snapshot, describe_graph, describe_model
 from composition.configuration.settings import FrontSettings, GraphEntry, ModelEntry, StateSettings
 from composition.graphs.single import NAME as SINGLE
 from services.errors import ConfigError
 from services.limits import shown
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_config.local.yaml"
-AS_CONFIGURED = "CONFIGURED"
+CONFIGURED = "CONFIGURED"
 """The state of what has not been started."""
 
 
@@ -60,7 +60,7 @@ class Configuration:
                 *(describe_graph(block.name, 0, name, entry) for name, entry in block.graphs.items()),
             )
         ]
-        return snapshot_of(rows, {block.name: AS_CONFIGURED for block in self.blocks})
+        return build_snapshot(rows, {block.name: CONFIGURED for block in self.blocks})
 
     @property
     def document(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def parse_configuration(raw: Any, folder: Path) -> Configuration:
     try:
         ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain_errors(error)) from error
+        raise ConfigError(format_errors(error)) from error
     except (ImportError, AttributeError) as error:  # of a policy's function, which Ray imports
         raise ConfigError(f"applications: {error}", param="applications") from error
     unknown = _find_unknown(raw, ServeDeploySchema)
@@ -125,20 +125,20 @@ def narrow(configuration: Configuration, only: Sequence[str]) -> Configuration:
     kept: set[str] = set()
     for name in only:
         model = there.find_model(name)
-        if name in there.graphs and name in there.names():
+        if name in there.graphs and name in there.list_names():
             needs = there.graphs[name].graph.roles
-            kept |= {served.id for need in needs for served in there.candidates(need)}
+            kept |= {served.id for need in needs for served in there.list_candidates(need)}
         elif model is not None:
             kept.add(model.id)
         else:
-            known = ", ".join(dict.fromkeys((*there.names(), *there.models)))
+            known = ", ".join(dict.fromkeys((*there.list_names(), *there.models)))
             raise ConfigError(f"only: there is no {shown(name)}; there are {known}", param="only")
-    blocks = tuple(_unbind(block, kept) for block in _keep(configuration.blocks, "models", kept))
-    graphs = {*Configuration({}, blocks).snapshot.names(), SINGLE}
-    return Configuration(configuration.raw, _keep(blocks, "graphs", graphs))
+    blocks = tuple(_remove_roles(block, kept) for block in _filter_blocks(configuration.blocks, "models", kept))
+    graphs = {*Configuration({}, blocks).snapshot.list_names(), SINGLE}
+    return Configuration(configuration.raw, _filter_blocks(blocks, "graphs", graphs))
 
 
-def _keep(blocks: Sequence[Block], field: str, names: set[str]) -> tuple[Block, ...]:
+def _filter_blocks(blocks: Sequence[Block], field: str, names: set[str]) -> tuple[Block, ...]:
     """Return the blocks with only `names` in a field of their `args`, and without those that then have none."""
     found: list[Block] = []
     for block in blocks:
@@ -151,7 +151,7 @@ def _keep(blocks: Sequence[Block], field: str, names: set[str]) -> tuple[Block, 
     return tuple(found)
 
 
-def _unbind(block: Block, models: set[str]) -> Block:
+def _remove_roles(block: Block, models: set[str]) -> Block:
     """Return a block without roles of models that are left out."""
 
     def bound(entry: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -178,13 +178,13 @@ def _find_unknown(raw: Any, schema: type[BaseModel], place: str = "") -> list[st
         if key not in schema.model_fields:
             unknown.append(at)
             continue
-        shapes = _models_in(schema.model_fields[key].annotation)
-        parts = [(at, value)] if not isinstance(value, list) else _name_parts(at, cast("list[Any]", value))
+        shapes = _list_models(schema.model_fields[key].annotation)
+        parts = [(at, value)] if not isinstance(value, list) else _name_items(at, cast("list[Any]", value))
         unknown += [each for shape in shapes for where, part in parts for each in _find_unknown(part, shape, where)]
     return unknown
 
 
-def _name_parts(at: str, parts: list[Any]) -> list[tuple[str, Any]]:
+def _name_items(at: str, parts: list[Any]) -> list[tuple[str, Any]]:
     """Return each part with its place; an application or deployment is known by its name."""
     return [
         (f"{at}.{part['name'] if isinstance(part, Mapping) and 'name' in part else index}", part)
@@ -192,7 +192,7 @@ def _name_parts(at: str, parts: list[Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _list_models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in _list_models(part)]

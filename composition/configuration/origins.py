@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-SHOWN = 60
+MAX_SHOWN = 60
 """Characters of a header that a message repeats."""
 
 MAX_HOST = 300
@@ -83,7 +83,7 @@ class Origin:
         port = "" if self.port in (None, DEFAULT_PORTS.get(self.scheme)) else f":{self.port}"
         return f"{self.scheme}://{name}{port}"
 
-    def is_of(self, host: Host) -> bool:
+    def is_same_host(self, host: Host) -> bool:
         """Whether it is the origin of the server that was asked for as `host`.
 
         The scheme is not compared: behind a proxy that ends TLS the server sees another one than the browser, and no
@@ -93,7 +93,7 @@ class Origin:
         return web and self.host.name == host.name and self.port == (host.port or DEFAULT_PORTS[self.scheme])
 
 
-def _host_pattern(text: str) -> str:
+def _parse_host_pattern(text: str) -> str:
     lower = text.lower()
     if lower == "*" or PATTERN.fullmatch(lower):
         return lower
@@ -101,15 +101,15 @@ def _host_pattern(text: str) -> str:
     host = Host.parse(bare)
     if host is None or host.port is not None or bare.endswith(":"):
         examples = "as in studio.example.org, or a pattern, as in *.example.org, or *"
-        raise ValueError(f"{text[:SHOWN]!r} must be a name or an address without scheme and port, {examples}")
+        raise ValueError(f"{text[:MAX_SHOWN]!r} must be a name or an address without scheme and port, {examples}")
     return host.name
 
 
-def _origin(text: str) -> str:
+def _parse_origin(text: str) -> str:
     origin = Origin.parse(text)
     if origin is None:
         raise ValueError(
-            f"{text[:SHOWN]!r} must be an origin, as in https://studio.example.org or http://localhost:5173"
+            f"{text[:MAX_SHOWN]!r} must be an origin, as in https://studio.example.org or http://localhost:5173"
         )
     return str(origin)
 
@@ -119,10 +119,10 @@ class DoorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_pattern)], ...] = ()
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_parse_host_pattern)], ...] = ()
     """Names that the server answers to, without ports: `*.example.org` is every name below example.org, and `*` every
     name. Names of the machine itself (localhost, 127.0.0.1, ::1) are always answered. With keys and no names given, all
     are. A proxy must pass on the `Host` that it was asked for, or these names say nothing."""
-    allowed_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    allowed_origins: tuple[Annotated[str, AfterValidator(_parse_origin)], ...] = ()
     """Other origins whose pages may use the server, as `https://studio.example.org`; no page of another may. With keys
     and no origins given, all may: they have no key."""

@@ -33,21 +33,21 @@ GRAPH: Literal["graph"] = "graph"
 """What a row of a graph has for its kind."""
 HEALTHY = "HEALTHY"
 
-AskStates = Callable[[], Mapping[str, str]]
+FetchStates = Callable[[], Mapping[str, str]]
 """Asks Serve: application → the state of the deployment that is named as it, in the order of the configuration."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long is waited."""
 
-    known_for_s: float = 1.0
+    cache_s: float = 1.0
     """What was read is not read again for so long."""
     answer_s: float = 10.0
     """In which a model must answer."""
 
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class ServedModel:
     built_at: float = 0.0
     """When its application was built, in Unix seconds."""
 
-    def fits(self, need: Need) -> bool:
+    def can_take(self, need: Need) -> bool:
         """Whether it can take a role in a graph."""
         return self.model.find_offer(need.role, need.request) is not None
 
@@ -105,14 +105,14 @@ class Assignment:
         """Role → the id of its model."""
         return {role: served.id for role, served in self.models.items()}
 
-    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def complete_fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of a request with the defaults in those that are left out.
 
         The graph's own defaults stand before those of its models. A model's defaults turn no stage on: they hold where
         the request, the graph or the request's class does.
         """
-        fields = merged_fields(self._own(), self.request.spelled_out(given))
-        for need, served in self._spoken():
+        fields = merged_fields(self._list_own_defaults(), self.request.spelled_out(given))
+        for need, served in self._list_addressed():
             if not need.at:
                 known = self.request.model_fields
                 behind = {name: value for name, value in served.defaults.items() if name in known}
@@ -121,7 +121,7 @@ class Assignment:
                 fields = merged_fields({need.at: served.defaults}, fields)
         return fields
 
-    def _own(self) -> dict[str, Any]:
+    def _list_own_defaults(self) -> dict[str, Any]:
         """The graph's own defaults, but for stages whose model is not served."""
         own = self.request.spelled_out(self.own_defaults)
         without = {need.at for need in self.graph.wants if need.role not in self.models}
@@ -132,11 +132,11 @@ class Assignment:
         """Field, or `field.field` → the largest value that may be asked."""
         return {
             f"{need.at}.{name}" if need.at else name: limit
-            for need, served in self._spoken()
+            for need, served in self._list_addressed()
             for name, limit in served.limits.items()
         }
 
-    def _spoken(self) -> list[tuple[Need, ServedModel]]:
+    def _list_addressed(self) -> list[tuple[Need, ServedModel]]:
         """The models of which a request says something."""
         return [
             (need, self.models[need.role])
@@ -153,9 +153,9 @@ class Snapshot:
     """By id, in the order of the configuration."""
     graphs: Mapping[str, ServedGraph]
 
-    def candidates(self, need: Need) -> list[ServedModel]:
+    def list_candidates(self, need: Need) -> list[ServedModel]:
         """Return the models that can take a role, the first of which does by default."""
-        return [served for served in self.models.values() if served.fits(need)]
+        return [served for served in self.models.values() if served.can_take(need)]
 
     def find_model(self, name: str, preferred: Collection[str] = ()) -> ServedModel | None:
         """Return a model by its id, or one of those that have this name besides; None where there is none.
@@ -169,19 +169,19 @@ class Snapshot:
         named = [served for served in self.models.values() if name in served.model.aliases]
         return next((served for served in named if served.id in preferred), named[0] if named else None)
 
-    def assign(self, name: str, chosen: Mapping[Role, str]) -> Assignment:
+    def assign_models(self, name: str, chosen: Mapping[Role, str]) -> Assignment:
         """Return what runs a request for `name`, a graph or a model alone, where `chosen` takes the roles it names.
 
         Raises InvalidParameter: there is no such graph or model, or a role cannot be taken.
         """
         if name in self.graphs and name != SINGLE:
             served = self.graphs[name]
-            models = self._bind(served, chosen)
+            models = self._bind_roles(served, chosen)
             return Assignment(name, served.graph, served.application, models, served.entry.defaults)
         alone, host = self.find_model(name, chosen.values()), self.graphs.get(SINGLE)
         graph = SINGLES.get(alone.model.kind) if alone else None
         if alone is None or graph is None or host is None:
-            known = ", ".join(self.names()) or "none yet"
+            known = ", ".join(self.list_names()) or "none yet"
             raise InvalidParameter(f"model: there is no {shown(name)}; there are {known}", param="model")
         role = graph.needs[0].role
         for other in set(chosen) - {role}:
@@ -193,9 +193,9 @@ class Snapshot:
             )
         return Assignment(name, graph, host.application, {role: alone})
 
-    def names(self) -> list[str]:
+    def list_names(self) -> list[str]:
         """Return the names by which a job can be asked for, but for other names that models go by."""
-        graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._complete(served)]
+        graphs = [name for name, served in self.graphs.items() if name != SINGLE and self._is_complete(served)]
         alone = [name for name, served in self.models.items() if served.model.kind in SINGLES and SINGLE in self.graphs]
         return [*graphs, *alone]
 
@@ -210,7 +210,7 @@ class Snapshot:
                 found.setdefault(name, served)
         return {name: served for name, served in found.items() if name not in self.models}
 
-    def choose(self, need: Need, name: str | None, configured: str | None = None) -> ServedModel:
+    def choose_model(self, need: Need, name: str | None, configured: str | None = None) -> ServedModel:
         """Return the model that takes a role outside of a graph.
 
         Args:
@@ -222,7 +222,7 @@ class Snapshot:
             NotFound: no model takes the role, or the configured one is not served.
             InvalidParameter: the one that the request asks for does not take it.
         """
-        fitting = {served.id: served for served in self.candidates(need)}
+        fitting = {served.id: served for served in self.list_candidates(need)}
         if not fitting:
             raise NotFound(f"no model for {need.role} is served here", param="model")
         if name is not None and name not in fitting:
@@ -232,7 +232,7 @@ class Snapshot:
             raise NotFound(f"{taken}, which the configuration names for {need.role}, is not served here", param="model")
         return fitting[taken]
 
-    def _bind(self, served: ServedGraph, chosen: Mapping[Role, str]) -> dict[Role, ServedModel]:
+    def _bind_roles(self, served: ServedGraph, chosen: Mapping[Role, str]) -> dict[Role, ServedModel]:
         graph = served.graph
         for role in set(chosen) - {need.role for need in graph.roles}:
             raise InvalidParameter(f"models: {graph.name} has no role {role}", param="models")
@@ -242,7 +242,9 @@ class Snapshot:
             )
         models: dict[Role, ServedModel] = {}
         for need in graph.roles:
-            taken = self._take(need, chosen[need.role]) if need.role in chosen else self._default(served, need)
+            taken = (
+                self._find_chosen(need, chosen[need.role]) if need.role in chosen else self._find_default(served, need)
+            )
             if taken is not None:
                 models[need.role] = taken
             elif need in graph.needs:
@@ -250,28 +252,28 @@ class Snapshot:
                 raise InvalidParameter(f"model: {graph.name} needs {by}, which is not served here", param="model")
         return models
 
-    def _take(self, need: Need, wanted: str) -> ServedModel:
+    def _find_chosen(self, need: Need, wanted: str) -> ServedModel:
         """The model that a request chooses for a role. Raises InvalidParameter."""
-        fitting = {candidate.id: candidate for candidate in self.candidates(need)}
+        fitting = {candidate.id: candidate for candidate in self.list_candidates(need)}
         if wanted not in fitting:
             there = ", ".join(fitting) or "none"
             param = f"models.{need.role}"
             raise InvalidParameter(f"{param}: must be one of {there}, got {shown(wanted)}", param=param)
         return fitting[wanted]
 
-    def _default(self, served: ServedGraph, need: Need) -> ServedModel | None:
+    def _find_default(self, served: ServedGraph, need: Need) -> ServedModel | None:
         """The model that takes a role where a request chooses none; None where it is not served."""
         configured = served.entry.roles.get(need.role)
-        fitting = [each for each in self.candidates(need) if configured is None or each.id == configured]
+        fitting = [each for each in self.list_candidates(need) if configured is None or each.id == configured]
         return fitting[0] if fitting else None
 
-    def _complete(self, served: ServedGraph) -> bool:
+    def _is_complete(self, served: ServedGraph) -> bool:
         """Whether all is served that a graph needs."""
-        there = all(self._default(served, need) is not None for need in served.graph.needs)
+        there = all(self._find_default(served, need) is not None for need in served.graph.needs)
         return there and served.graph.parts <= self.graphs.keys()
 
 
-class Served:
+class Registry:
     """Reads what is served, and opens it.
 
     Args:
@@ -285,30 +287,30 @@ class Served:
     def __init__(
         self,
         store: Store,
-        ask_states: AskStates,
+        ask_states: FetchStates,
         open_handle: Callable[[str], Handle],
         transport: Transport,
-        patience: Patience = PATIENCE,
+        patience: Timeouts = TIMEOUTS,
     ) -> None:
         self._store = store
-        self._ask_states = ask_states
+        self._fetch_states = ask_states
         self._open_handle = open_handle
         self._transport = transport
-        self._patience = patience
+        self._timeouts = patience
         self._read_at: float | None = None
         self._snapshot = Snapshot({}, {})
         self._rates: dict[tuple[str, float], float] = {}
 
-    def read(self) -> Snapshot:
+    def read_snapshot(self) -> Snapshot:
         """Return what is served now, or was a second ago. Blocks.
 
         While the database or Serve's controller is away, what was read last holds. Where nothing was, this raises
         ServiceBusy.
         """
-        if self._read_at is not None and time.monotonic() - self._read_at < self._patience.known_for_s:
+        if self._read_at is not None and time.monotonic() - self._read_at < self._timeouts.cache_s:
             return self._snapshot
         try:
-            self._snapshot = snapshot_of(self._store.list_deployed(), self._ask_states())
+            self._snapshot = build_snapshot(self._store.list_deployed(), self._fetch_states())
         except (SQLAlchemyError, *self._transport.lost) as error:
             if self._read_at is None:
                 raise ServiceBusy("what is served here cannot be read yet; try again later") from error
@@ -334,28 +336,28 @@ class Served:
         Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer, and ServiceBusy.
         """
         try:
-            assignment = self.read().assign(job.model, job.params.get("models") or {})
+            assignment = self.read_snapshot().assign_models(job.model, job.params.get("models") or {})
         except InvalidParameter as error:
             raise ModelFailed(f"the job can no longer be run here: {error.message}", param=error.param) from error
         return self.open_graph(assignment), assignment.request
 
-    async def rate(self, assignment: Assignment) -> float:
+    async def find_rate(self, assignment: Assignment) -> float:
         """Return the frames per second of what an assignment makes, for requests that do not say so themselves.
 
         Raises ServiceBusy where only the model can tell, and it does not answer.
         """
         for served in assignment.models.values():
             if served.model.rate is not None:
-                return served.rate or await self._measured_rate(served)
+                return served.rate or await self._fetch_rate(served)
         return 0.0
 
-    async def _measured_rate(self, served: ServedModel) -> float:
+    async def _fetch_rate(self, served: ServedModel) -> float:
         """The rate of the checkpoint that is loaded. It is asked for once, until the model is deployed anew."""
         known = served.id, served.built_at
         if known not in self._rates or served.state != HEALTHY:
             model = await asyncio.to_thread(self.open_model, served)
             try:
-                async with asyncio.timeout(self._patience.answer_s):
+                async with asyncio.timeout(self._timeouts.answer_s):
                     info = await model.call("info")
             except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
                 raise ServiceBusy(
@@ -369,7 +371,7 @@ class Served:
         return self._rates[known]
 
 
-def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
+def build_snapshot(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
     """Return what the applications that Serve has have written down, in Serve's order. Of one name the first counts."""
     models: dict[str, ServedModel] = {}
     graphs: dict[str, ServedGraph] = {}
@@ -379,7 +381,7 @@ def snapshot_of(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
                 continue
             if row.kind == GRAPH and (row.name in BY_NAME or row.name == SINGLE):
                 entry = GraphEntry.model_validate(row.facts)
-                graphs.setdefault(row.name, ServedGraph(_graph_of(row.name, entry), application, state, entry))
+                graphs.setdefault(row.name, ServedGraph(_find_graph(row.name, entry), application, state, entry))
             elif row.kind in KINDS:
                 about = {"id": row.name, "application": application, "state": state, "built_at": row.built_at}
                 served = ServedModel(model=KINDS[row.kind], **about, **row.facts)
@@ -408,7 +410,7 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
 
 
-def _graph_of(name: str, entry: GraphEntry) -> Graph:
+def _find_graph(name: str, entry: GraphEntry) -> Graph:
     if name == SINGLE:
         return Graph(SINGLE, GraphRequest, "composition.graphs.single.graph:Single")
     graph = BY_NAME[name]

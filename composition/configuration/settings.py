@@ -16,7 +16,7 @@ from services.errors import ConfigError
 from services.model import Role
 from services.private import open_home
 
-MOVED = (
+LEGACY_MESSAGE = (
     "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
     "tells how to move it to one block for each model"
 )
@@ -69,7 +69,7 @@ class ModelEntry(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _part_settings(cls, value: Any) -> Any:
+    def _parse_settings(cls, value: Any) -> Any:
         """Read the settings by the class of their kind."""
         if not isinstance(value, dict):
             return value
@@ -108,7 +108,7 @@ class ModelsSettings(HostSettings):
     @property
     def name(self) -> str:
         """Of the application and its deployment. Raises ConfigError."""
-        return _name_of(self.application, list(self.models))
+        return _choose_name(self.application, list(self.models))
 
 
 class GraphEntry(BaseModel):
@@ -133,7 +133,7 @@ class GraphsSettings(HostSettings):
     @property
     def name(self) -> str:
         """Of the application and its deployment. Raises ConfigError."""
-        return _name_of(self.application, list(self.graphs))
+        return _choose_name(self.application, list(self.graphs))
 
 
 class JobsSettings(StateSettings):
@@ -161,7 +161,7 @@ class FrontSettings(StateSettings, DoorSettings):
     first that is served."""
 
 
-def _name_of(application: str | None, hosted: list[str]) -> str:
+def _choose_name(application: str | None, hosted: list[str]) -> str:
     if application is None and len(hosted) > 1:
         raise ConfigError(
             f"application: name the application that hosts {', '.join(hosted)}: one that hosts several has no name "

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
 from composition.http.schemas import parsed
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
 from services.limits import MAX_SEED, Size, drawn
@@ -98,7 +98,7 @@ class Editor:
             told = None
             if scores is not None:
                 told = {name: value for name, value in asdict(scores).items() if name != "frame"}
-            data = base64.b64encode(png(picture.pixels[0])).decode()
+            data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             made.append(EditedImage(b64_json=data, seed=edit.seed, scores=told))
         facts.pop("seed", None)
         return ImagesObject(created=int(time.time()), data=made, size=f"{width}x{height}", facts=facts)

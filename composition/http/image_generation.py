@@ -16,7 +16,7 @@ from composition.graphs.identity import IdentityField
 from composition.http.faces import stage_object
 from composition.http.schemas import StageObject, parsed
 from composition.http.sse import said
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
@@ -274,7 +274,7 @@ class Story:
 
 
 async def _png(picture: Frames) -> str:
-    data = await asyncio.to_thread(png, picture.pixels[0])
+    data = await asyncio.to_thread(encode_png, picture.pixels[0])
     return base64.b64encode(data).decode()
 
 

@@ -23,7 +23,7 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
         snapshot: what is served.
         created: when the server was started, in Unix seconds.
     """
-    graphs = [_graph_object(snapshot, name, created) for name in snapshot.names() if name in snapshot.graphs]
+    graphs = [_graph_object(snapshot, name, created) for name in snapshot.list_names() if name in snapshot.graphs]
     there = {**snapshot.models, **snapshot.aliases}
     return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
 
@@ -39,7 +39,7 @@ def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
 
 def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
     served = snapshot.graphs[name]
-    assignment = snapshot.assign(name, {})
+    assignment = snapshot.assign_models(name, {})
     needed = [assignment.models[need.role].state for need in served.graph.needs]
     return ModelObject(
         id=name,
@@ -65,8 +65,8 @@ def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: i
 
 
 def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
-    if served.id in snapshot.names():
-        fields = _describe_assignment(snapshot.assign(served.id, {}))
+    if served.id in snapshot.list_names():
+        fields = _describe_assignment(snapshot.assign_models(served.id, {}))
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     asked_with = served.model.offers[0].request
     return {} if asked_with is None else _describe_fields(asked_with, served.defaults, served.defaults, served.limits)
@@ -75,7 +75,7 @@ def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str
 def _describe_assignment(assignment: Assignment) -> dict[str, dict[str, Any]]:
     """Describe the fields of a request, those of its stages also where the stage is off by default."""
     stages = {need.at: True for need in assignment.graph.roles if need.at}
-    defaults, inside = assignment.complete({}), assignment.complete(stages)
+    defaults, inside = assignment.complete_fields({}), assignment.complete_fields(stages)
     return _describe_fields(assignment.request, defaults, inside, assignment.limits)
 
 

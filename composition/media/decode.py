@@ -65,7 +65,7 @@ class Decoder:
         self._path = path
         self._limits = limits
         self._param = param
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
 
@@ -94,10 +94,10 @@ class Decoder:
         except OSError as error:
             raise ServiceLost("no process could be started to decode") from error
         try:
-            await decoder._begin()
+            await decoder._open_file()
             yield decoder
         finally:
-            await decoder._end()
+            await decoder._close()
 
     @property
     def facts(self) -> MediaFacts:
@@ -113,14 +113,14 @@ class Decoder:
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        return self._frames(await self._ask({"op": "sample", "count": count}), 0)
+        return self._make_frames(await self._ask({"op": "sample", "count": count}), 0)
 
-    async def last(self) -> Frames:
+    async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""
         pixels = await self._ask({"op": "last"})
-        return self._frames(pixels, self.facts.frames - 1)
+        return self._make_frames(pixels, self.facts.frames - 1)
 
-    async def runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
+    async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield the frames from the one numbered `start`, `count` of them or all, in runs of 1 to 16.
 
         Each run is decoded when it is asked for. Runs of large frames are short: up to 64 MiB. The frames of a run have
@@ -131,50 +131,50 @@ class Decoder:
             pixels = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
             if pixels is None:
                 return
-            yield self._frames(pixels, start)
+            yield self._make_frames(pixels, start)
             start += len(pixels)
 
     async def verify(self) -> None:
         """Decode the first frame, the last and some between. Raises UndecodableMedia when the end does not decode."""
         await self._ask({"op": "verify"})
 
-    def _frames(self, pixels: Pixels | None, first: int) -> Frames:
+    def _make_frames(self, pixels: Pixels | None, first: int) -> Frames:
         if pixels is None:
-            raise self._blamed(UndecodableMedia, "it has no frames")
+            raise self._make_error(UndecodableMedia, "it has no frames")
         return Frames(pixels, first, self.facts.rate or Fraction(1))
 
-    async def _begin(self) -> None:
+    async def _open_file(self) -> None:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
-                await self._answer()
+                await self._receive_answer()
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
-            await self._died()
+            await self._reap_process()
             raise ServiceLost("the process that was to decode did not start") from error
         await self._ask({"path": str(path), "limits": self._limits.model_dump()})
 
     async def _ask(self, request: dict[str, Any]) -> Pixels | None:
         """Ask the process once. Whatever cuts the exchange short, our being cancelled too, kills the process."""
-        async with self._asking:
+        async with self._lock:
             whole = False
             try:
                 async with asyncio.timeout(self._limits.deadline_s):
                     said, pixels = await self._exchange(request)
                 whole = True
             except TimeoutError:
-                raise self._blamed(
+                raise self._make_error(
                     UndecodableMedia, f"decoding it takes longer than {self._limits.deadline_s:g} s (deadline_s)"
                 ) from None
             except (OSError, EOFError):
-                if await self._died() is None:
+                if await self._reap_process() is None:
                     raise ServiceLost("the process that was decoding was lost") from None
-                raise self._blamed(UndecodableMedia, "the decoder crashed on it") from None
+                raise self._make_error(UndecodableMedia, "the decoder crashed on it") from None
             finally:
                 if not whole:
                     self._process.kill()
         if "error" in said:
             kind = LimitExceeded if said["error"] == LimitExceeded.code else UndecodableMedia
-            raise self._blamed(kind, said["message"])
+            raise self._make_error(kind, said["message"])
         facts = said["facts"]
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
         return pixels
@@ -183,7 +183,7 @@ class Decoder:
         data = json.dumps(request).encode()
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
-        said = await self._answer()
+        said = await self._receive_answer()
         if said.get("shape") is None:
             return said, None
         shape = tuple(said["shape"])
@@ -193,7 +193,7 @@ class Decoder:
         await self._receive(pixels.data.cast("B"))
         return said, pixels
 
-    async def _answer(self) -> dict[str, Any]:
+    async def _receive_answer(self) -> dict[str, Any]:
         head = bytearray(4)
         await self._receive(memoryview(head))
         (size,) = struct.unpack(">I", head)
@@ -212,21 +212,21 @@ class Decoder:
                 raise EOFError
             buffer = buffer[count:]
 
-    async def _died(self) -> int | None:
+    async def _reap_process(self) -> int | None:
         code = await asyncio.to_thread(self._process.end)
-        log.warning("a decoder process died", extra={"exit": code, "said": self._process.said[-2000:]})
+        log.warning("a decoder process died", extra={"exit": code, "said": self._process.stderr_text[-2000:]})
         return code
 
-    def _blamed(self, kind: type[ReelError], message: str) -> Any:
+    def _make_error(self, kind: type[ReelError], message: str) -> Any:
         return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
 
 
-async def check(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:
+async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:
     """Return what a file is if it may be used: within the limits, whole, and its last frame decodes.
 
     Nothing is decoded before the header is known to be within the limits. Then all packets are read, and the first

@@ -26,7 +26,7 @@ from services.frames import Frames, Pixels
 
 THREADS = 4
 """Of the encoder. Part of the output: x264 codes a little differently with another number."""
-FINEST_RATE = 1 << 31
+MAX_RATE_TERM = 1 << 31
 """A track counts time in units of which a second has at most this many."""
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
 """The same result on every processor."""
@@ -72,8 +72,8 @@ class SegmentEncoder:
         total_frames: int | None = None,
         quality: Quality | None = None,
     ) -> None:
-        if rate <= 0 or max(rate.numerator, rate.denominator) >= FINEST_RATE:
-            raise ValueError(f"rate must be a positive fraction below {FINEST_RATE}, got {rate}")
+        if rate <= 0 or max(rate.numerator, rate.denominator) >= MAX_RATE_TERM:
+            raise ValueError(f"rate must be a positive fraction below {MAX_RATE_TERM}, got {rate}")
         self._shape = height, width, 3
         self._width, self._height = width + width % 2, height + height % 2
         self._rate = rate
@@ -83,7 +83,7 @@ class SegmentEncoder:
         self._timescale = rate.numerator * max(1, 1000 // rate.numerator)
         self._reformatter = VideoReformatter()
 
-    def init(self) -> bytes:
+    def encode_init(self) -> bytes:
         """The initialisation segment: ftyp and moov."""
         target = io.BytesIO()
         container, _ = self._open(target, 1)
@@ -92,9 +92,9 @@ class SegmentEncoder:
         container.close()
         if self._total_frames is None:
             return head
-        return _with_duration(head, int(self._total_frames / self._rate * self._timescale))
+        return _add_duration(head, int(self._total_frames / self._rate * self._timescale))
 
-    def segment(self, frames: Pixels | Sequence[Frames], first: int, sequence: int) -> bytes:
+    def encode_segment(self, frames: Pixels | Sequence[Frames], first: int, sequence: int) -> bytes:
         """One media segment: moof and mdat, a closed group of pictures.
 
         Args:
@@ -110,8 +110,8 @@ class SegmentEncoder:
         container.start_encoding()
         begin = target.tell()
         number = first
-        for pixels in _each(frames):
-            container.mux(stream.encode(self._frame(pixels, number)))
+        for pixels in _iterate_frames(frames):
+            container.mux(stream.encode(self._convert_frame(pixels, number)))
             number += 1
         if number == first:
             raise ValueError("a segment needs a frame")
@@ -146,12 +146,12 @@ class SegmentEncoder:
         }
         return container, stream
 
-    def _frame(self, pixels: Pixels, number: int) -> VideoFrame:
+    def _convert_frame(self, pixels: Pixels, number: int) -> VideoFrame:
         if pixels.shape != self._shape:
             raise ValueError(f"the frames are {self._shape}, and one is {pixels.shape}")
         pad = [(0, self._height - pixels.shape[0]), (0, self._width - pixels.shape[1]), (0, 0)]
         frame = self._reformatter.reformat(
-            _video_frame(np.pad(pixels, pad, "edge")),
+            _wrap_pixels(np.pad(pixels, pad, "edge")),
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
@@ -162,7 +162,7 @@ class SegmentEncoder:
         return frame
 
 
-def _each(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
+def _iterate_frames(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
     for run in frames:
         if isinstance(run, Frames):
             yield from run.pixels
@@ -170,14 +170,14 @@ def _each(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
             yield run
 
 
-def _video_frame(pixels: Pixels) -> VideoFrame:
+def _wrap_pixels(pixels: Pixels) -> VideoFrame:
     """(h, w, 3) uint8 RGB, full range."""
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     frame.color_range = ColorRange.JPEG
     return frame
 
 
-def _with_duration(head: bytes, duration: int) -> bytes:
+def _add_duration(head: bytes, duration: int) -> bytes:
     """Add the box that says how long all the fragments will be, in the movie's time units."""
     box = struct.pack(">I4sB3xQ", 20, b"mehd", 1, duration)
     moov, mvex = head.index(b"moov") - 4, head.rindex(b"mvex") - 4
@@ -203,29 +203,29 @@ def remux(source: Path, target: Path) -> None:
                 whole.mux(packet)
 
 
-def resized(frames: Frames, width: int, height: int) -> Frames:
+def resize_frames(frames: Frames, width: int, height: int) -> Frames:
     """Return the frames in another size (pixels), by bicubic interpolation that averages where it shrinks."""
     if (frames.width, frames.height) == (width, height):
         return frames
     reformatter = VideoReformatter()
     pixels = np.empty((frames.count, height, width, 3), np.uint8)
     for frame, out in zip(frames.pixels, pixels, strict=True):
-        out[...] = _scaled(reformatter, frame, width, height).to_ndarray()
+        out[...] = _scale_frame(reformatter, frame, width, height).to_ndarray()
     return Frames(pixels, frames.first, frames.rate)
 
 
-def _scaled(reformatter: VideoReformatter, pixels: Pixels, width: int, height: int) -> VideoFrame:
+def _scale_frame(reformatter: VideoReformatter, pixels: Pixels, width: int, height: int) -> VideoFrame:
     interpolation = Interpolation.BICUBIC | EXACT
-    return reformatter.reformat(_video_frame(pixels), width, height, "rgb24", interpolation=interpolation, threads=1)
+    return reformatter.reformat(_wrap_pixels(pixels), width, height, "rgb24", interpolation=interpolation, threads=1)
 
 
-def jpeg(pixels: Pixels, max_side: int) -> bytes:
+def encode_jpeg(pixels: Pixels, max_side: int) -> bytes:
     """Return a JPEG of (h, w, 3) uint8 RGB, shrunk until no side has more than `max_side` pixels."""
     height, width = pixels.shape[:2]
     scale = min(Fraction(1), Fraction(max_side, max(width, height)))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     reformatter = VideoReformatter()
-    small = _scaled(reformatter, pixels, width, height)
+    small = _scale_frame(reformatter, pixels, width, height)
     frame = reformatter.reformat(
         small,
         format="yuvj420p",
@@ -234,15 +234,15 @@ def jpeg(pixels: Pixels, max_side: int) -> bytes:
         interpolation=Interpolation.AREA | EXACT,
         threads=1,
     )
-    return _still("mjpeg", frame)
+    return _encode_still("mjpeg", frame)
 
 
-def png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     """Return a PNG of (h, w, 3) uint8 RGB, without loss."""
-    return _still("png", _video_frame(pixels))
+    return _encode_still("png", _wrap_pixels(pixels))
 
 
-def _still(codec: str, frame: VideoFrame) -> bytes:
+def _encode_still(codec: str, frame: VideoFrame) -> bytes:
     context = cast("VideoCodecContext", av.CodecContext.create(codec, "w"))
     context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
     context.time_base = Fraction(1)

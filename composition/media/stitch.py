@@ -16,17 +16,17 @@ from math import ceil, floor
 import numpy as np
 
 from composition.media.decoding.pixels import RUN_BYTES
-from composition.media.encode import resized
+from composition.media.encode import resize_frames
 from services.errors import ModelFailed
 from services.frames import MAX_RUN, Fit, Frames, Pixels
 
 CHUNK = 1 << 15
 """Samples that are mixed at a time: they stay in the processor's cache."""
-FINEST = 1 << 22
+MAX_DENOMINATOR = 1 << 22
 """The greatest denominator of a mix; with it the sums still fit into 32 bits."""
 
 
-def shown(frames: int, rate: Fraction, fit: Fit) -> int:
+def count_clip_frames(frames: int, rate: Fraction, fit: Fit) -> int:
     """In how many frames of the video a clip is shown, those of its cross-fades included.
 
     Args:
@@ -37,19 +37,19 @@ def shown(frames: int, rate: Fraction, fit: Fit) -> int:
     return ceil((frames / rate if fit.seconds is None else fit.seconds) * fit.rate)
 
 
-def total(clips: Sequence[tuple[int, Fraction, Fit]]) -> int:
+def count_joined_frames(clips: Sequence[tuple[int, Fraction, Fit]]) -> int:
     """How many frames the video of these clips has: (frames, rate, fit) of each, as `shown` takes them."""
-    counts = [shown(*clip) for clip in clips]
-    halves = [_half(count, fit) for count, (_, _, fit) in zip(counts, clips, strict=True)]
+    counts = [count_clip_frames(*clip) for clip in clips]
+    halves = [_limit_crossfade(count, fit) for count, (_, _, fit) in zip(counts, clips, strict=True)]
     return sum(counts) - sum(map(min, halves, halves[1:]))
 
 
-def _half(count: int, fit: Fit) -> int:
+def _limit_crossfade(count: int, fit: Fit) -> int:
     """The most frames, out of `count`, in which a clip may be mixed with the one before it or behind it."""
     return min(fit.crossfade, count // 2)
 
 
-class Stitch:
+class Stitcher:
     """Joins clips into one stream of frames, numbered from 0.
 
     A cross-fade mixes the last frames of a clip with the first ones of the next, so that the video is shorter by these.
@@ -61,10 +61,10 @@ class Stitch:
         self._video: tuple[int, int, Fraction] | None = None
         self._run: Pixels | None = None
         self._filled = 0
-        self._made = 0
+        self._emitted = 0
         self._held: deque[Pixels] = deque()
 
-    async def clip(self, runs: AsyncGenerator[Frames], frames: int, fit: Fit) -> AsyncGenerator[Frames]:
+    async def add_clip(self, runs: AsyncGenerator[Frames], frames: int, fit: Fit) -> AsyncGenerator[Frames]:
         """Yield what is ready of the video when this clip comes next, in runs of 1 to 16 frames.
 
         As much as its next cross-fade can need is held back for the next clip, or for `rest`.
@@ -80,36 +80,36 @@ class Stitch:
             ModelFailed: the clip has no frames.
             ValueError: another size or rate than that of the clip before, or a number that cannot be.
         """
-        self._check(frames, fit)
-        part: _Part | None = None
+        self._check_clip(frames, fit)
+        part: _Clip | None = None
         async with aclosing(runs):
             async for run in runs:
-                part = part or _Part(frames, run.rate, fit, self._held)
-                ready = part.faded(part.take(run))
+                part = part or _Clip(frames, run.rate, fit, self._held)
+                ready = part.crossfade(part.resample(run))
                 del run  # it can go as soon as `ready` has ended, before the next one comes
                 while await asyncio.to_thread(self._fill, ready):
-                    yield self._taken()
-                if part.whole:
+                    yield self._take_run()
+                if part.is_complete:
                     break
         if part is None:
             raise ModelFailed("a clip of the video has no frames")
-        ready = part.end()
+        ready = part.finish()
         while await asyncio.to_thread(self._fill, ready):
-            yield self._taken()
+            yield self._take_run()
         if self._filled:
-            yield self._taken()
+            yield self._take_run()
         self._held = part.held
 
-    def rest(self) -> Iterator[Frames]:
+    def flush(self) -> Iterator[Frames]:
         """Yield what was held back for a next clip, and hold nothing any more."""
         held, self._held = self._held, deque()
-        ready = _emptied(held)
+        ready = _drain(held)
         while self._fill(ready):
-            yield self._taken()
+            yield self._take_run()
         if self._filled:
-            yield self._taken()
+            yield self._take_run()
 
-    def _check(self, frames: int, fit: Fit) -> None:
+    def _check_clip(self, frames: int, fit: Fit) -> None:
         if frames < 1 or fit.crossfade < 0 or (fit.seconds is not None and fit.seconds <= 0):
             raise ValueError(f"a clip needs a frame, a time and no negative cross-fade, got {frames} frames and {fit}")
         video = fit.width, fit.height, fit.rate
@@ -129,16 +129,16 @@ class Stitch:
                 return True
         return False
 
-    def _taken(self) -> Frames:
+    def _take_run(self) -> Frames:
         if self._run is None or self._video is None:
             raise AssertionError("a run is taken only after a frame was put into it")
-        run = Frames(self._run[: self._filled], self._made, self._video[2])
-        self._made += run.count
+        run = Frames(self._run[: self._filled], self._emitted, self._video[2])
+        self._emitted += run.count
         self._run, self._filled = None, 0
         return run
 
 
-class _Part:
+class _Clip:
     """One clip on its way into the video. Frames are single, (h, w, 3) uint8.
 
     Args:
@@ -152,51 +152,51 @@ class _Part:
         self.held: deque[Pixels] = deque()
         """The end of this clip, once it has ended."""
         self._fit = fit
-        self._length = None if fit.seconds is None else shown(frames, rate, fit)
+        self._length = None if fit.seconds is None else count_clip_frames(frames, rate, fit)
         self._step = (rate if fit.seconds is None else frames / fit.seconds) / fit.rate
         """Frames of the clip in the time of one of the video."""
         self._before = before
-        self._most = _half(shown(frames, rate, fit), fit)
-        self._fade = min(self._most, len(before))
-        self._out = 0
+        self._max_held = _limit_crossfade(count_clip_frames(frames, rate, fit), fit)
+        self._fade = min(self._max_held, len(before))
+        self._emitted = 0
         """Frames of the video so far."""
-        self._stop = 0
+        self._received = 0
         """Frames of the clip so far."""
         self._last: Pixels | None = None
         """Of the clip."""
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether nothing of the clip that is yet to come would be shown."""
-        return self._length is not None and self._out >= self._length
+        return self._length is not None and self._emitted >= self._length
 
-    def take(self, run: Frames) -> Iterator[Pixels]:
+    def resample(self, run: Frames) -> Iterator[Pixels]:
         """Yield the frames of the video that can be made now."""
-        first, stop = self._stop, self._stop + run.count
-        places = range(self._out, self._reached(stop))
-        wanted = {stop - 1} | {index for place in places for index in self._sources(place) if index >= first}
-        chosen = run if len(wanted) == run.count else _chosen(run, sorted(wanted), first)
-        there = dict(zip(sorted(wanted), fitted(chosen, self._fit.width, self._fit.height).pixels, strict=True))
+        first, stop = self._received, self._received + run.count
+        places = range(self._emitted, self._count_ready(stop))
+        wanted = {stop - 1} | {index for place in places for index in self._list_sources(place) if index >= first}
+        chosen = run if len(wanted) == run.count else _select_frames(run, sorted(wanted), first)
+        there = dict(zip(sorted(wanted), fit_frames(chosen, self._fit.width, self._fit.height).pixels, strict=True))
         if self._last is not None:
             there[first - 1] = self._last
-        self._stop = stop
+        self._received = stop
         for place in places:
-            self._out = place + 1
-            before, *after = (there[index] for index in self._sources(place))
-            yield mixed(before, after[0], place * self._step % 1) if after else before
+            self._emitted = place + 1
+            before, *after = (there[index] for index in self._list_sources(place))
+            yield mix_frames(before, after[0], place * self._step % 1) if after else before
         self._last = there[stop - 1].copy()  # alone, so that the run can go
 
-    def end(self) -> Iterator[Pixels]:
+    def finish(self) -> Iterator[Pixels]:
         """Yield what remains when the clip has ended, the last frame staying, but for what is held back."""
-        length = ceil(self._stop / self._step) if self._length is None else self._length
-        missing = max(length, self._fade) - self._out
-        self._out += missing
+        length = ceil(self._received / self._step) if self._length is None else self._length
+        missing = max(length, self._fade) - self._emitted
+        self._emitted += missing
         if self._last is not None:
-            yield from self.faded(repeat(self._last, missing))
-        while len(self.held) > self._out - self._fade:
+            yield from self.crossfade(repeat(self._last, missing))
+        while len(self.held) > self._emitted - self._fade:
             yield self.held.popleft()
 
-    def faded(self, frames: Iterator[Pixels]) -> Iterator[Pixels]:
+    def crossfade(self, frames: Iterator[Pixels]) -> Iterator[Pixels]:
         """Mix what comes first with the end of the clip before, and hold back what may be mixed with the next."""
         while len(self._before) > self._fade:
             yield self._before.popleft()
@@ -204,35 +204,35 @@ class _Part:
             made = frame
             if self._before:
                 weight = 1 - Fraction(len(self._before), self._fade + 1)
-                made = mixed(self._before.popleft(), frame, weight)
-            if self._most == 0:
+                made = mix_frames(self._before.popleft(), frame, weight)
+            if self._max_held == 0:
                 yield made
                 continue
             self.held.append(made if made.base is None else made.copy())
-            if len(self.held) > self._most:
+            if len(self.held) > self._max_held:
                 yield self.held.popleft()
 
-    def _reached(self, stop: int) -> int:
+    def _count_ready(self, stop: int) -> int:
         """Up to which frame of the video, exclusive, it can be made from the first `stop` frames of the clip."""
         reached = floor((stop - 1) / self._step) + 1 if self._fit.blend else ceil(stop / self._step)
         return reached if self._length is None else min(reached, self._length)
 
-    def _sources(self, place: int) -> tuple[int, ...]:
+    def _list_sources(self, place: int) -> tuple[int, ...]:
         """The frame of the clip, or the two neighbours, that a frame of the video is made of."""
         at = place * self._step
         index = floor(at)
         return (index, index + 1) if self._fit.blend and at != index else (index,)
 
 
-def _chosen(run: Frames, indices: list[int], first: int) -> Frames:
+def _select_frames(run: Frames, indices: list[int], first: int) -> Frames:
     return Frames(run.pixels[[index - first for index in indices]])
 
 
-def fitted(frames: Frames, width: int, height: int) -> Frames:
+def fit_frames(frames: Frames, width: int, height: int) -> Frames:
     """Return the frames as large as they go into a size (pixels) at their own aspect, in the middle of black."""
     scale = min(Fraction(width, frames.width), Fraction(height, frames.height))
     across, down = max(1, round(frames.width * scale)), max(1, round(frames.height * scale))
-    sized = resized(frames, across, down)
+    sized = resize_frames(frames, across, down)
     if (across, down) == (width, height):
         return sized
     left, top = (width - across) // 2, (height - down) // 2
@@ -241,12 +241,12 @@ def fitted(frames: Frames, width: int, height: int) -> Frames:
     return Frames(pixels, frames.first, frames.rate)
 
 
-def mixed(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
+def mix_frames(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
     """Return `before * (1 - weight) + after * weight`, halves rounded up. Arrays of one shape, uint8.
 
     It is exact, in integers, for weights whose denominator is at most FINEST; others are taken for the nearest one.
     """
-    near = weight.limit_denominator(FINEST)
+    near = weight.limit_denominator(MAX_DENOMINATOR)
     share, whole = near.numerator, near.denominator
     wide = np.uint16 if 511 * whole < 1 << 16 else np.uint32
     out = np.empty(before.shape, np.uint8)
@@ -265,6 +265,6 @@ def mixed(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
     return out
 
 
-def _emptied(frames: deque[Pixels]) -> Iterator[Pixels]:
+def _drain(frames: deque[Pixels]) -> Iterator[Pixels]:
     while frames:
         yield frames.popleft()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-_KEPT = 10
+_MAX_LOG_FOLDERS = 10
 """Folders of logs."""
 
 
@@ -27,28 +27,28 @@ class Console:
     logs: Path
     """The folder of this server's logs."""
 
-    def print_line(self, line: str) -> None:
+    def print_status(self, line: str) -> None:
         """Print a line of the protocol on stdout."""
         print(line, file=self.out, flush=True)
 
-    def tell(self, line: str) -> None:
+    def print_message(self, line: str) -> None:
         """Tell a person something, on stderr."""
         print(line, file=self.err, flush=True)
 
 
 @contextmanager
-def console(home: Path) -> Generator[Console]:
+def open_console(home: Path) -> Generator[Console]:
     """Send what anybody prints in this process, or in one that it starts, to `HOME/logs/…/server.log`.
 
     C++ libraries are meant too: it is file descriptors 1 and 2 that lead there. The lock on the log, which all those
     processes share, says that the folder is in use.
     """
-    logs = _new_folder(home / "logs")
+    logs = _create_log_folder(home / "logs")
     with ExitStack() as stack:
         stack.callback(_remove_empty, logs)
         log = stack.enter_context((logs / "server.log").open("a", encoding="utf-8"))
         fcntl.flock(log, fcntl.LOCK_SH)
-        out, err = (stack.enter_context(_redirected(number, log)) for number in (1, 2))
+        out, err = (stack.enter_context(_redirect(number, log)) for number in (1, 2))
         yield Console(out, err, logs)
 
 
@@ -59,7 +59,7 @@ def _remove_empty(logs: Path) -> None:
 
 
 @contextmanager
-def _redirected(number: int, target: TextIO) -> Generator[TextIO]:
+def _redirect(number: int, target: TextIO) -> Generator[TextIO]:
     """Let a file descriptor lead to another file; yield the file that it led to."""
     stream = sys.stdout if number == 1 else sys.stderr
     stream.flush()
@@ -73,18 +73,18 @@ def _redirected(number: int, target: TextIO) -> Generator[TextIO]:
             os.dup2(before.fileno(), number)
 
 
-def _new_folder(parent: Path) -> Path:
+def _create_log_folder(parent: Path) -> Path:
     """Make a folder for the logs of one server, and remove the oldest that no server uses."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _KEPT]:
-        if not is_held(old / "server.log"):
+    for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _MAX_LOG_FOLDERS]:
+        if not is_locked(old / "server.log"):
             shutil.rmtree(old, ignore_errors=True)
     folder = parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     folder.mkdir(mode=0o700)
     return folder
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a living process has a lock on the file."""
     try:
         with path.open() as file:

@@ -31,15 +31,15 @@ from ray.serve.schema import (
     ServeStatus,
 )
 
-from composition.server.ports import unanswered
+from composition.server.ports import check_url
 from services.errors import ConfigError
 
 POLL_S = 0.5
-ANSWERS_WITHIN_S = 60.0
+HTTP_TIMEOUT_S = 60.0
 """Once all applications are running, until they are reached over HTTP."""
 _BROKEN = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
-_ERROR = re.compile(r"^(\w+\.)*\w+: ", re.MULTILINE)
+_ERROR_LINE = re.compile(r"^(\w+\.)*\w+: ", re.MULTILINE)
 """How the last lines of a traceback begin, e.g. `services.errors.ConfigError: `."""
 
 Watch = Callable[[ServeStatus], None]
@@ -51,7 +51,7 @@ def deploy(config: ServeDeploySchema) -> None:
     Raises ConfigError where Serve's proxy cannot listen as the file says.
     """
     try:
-        _start(config).deploy_apps(config)
+        _start_serve(config).deploy_apps(config)
     except (RayServeException, RayError, TimeoutError) as error:
         raise ConfigError(f"http_options: Serve could not be started: {error}", param="http_options") from error
 
@@ -70,14 +70,14 @@ def deploy_beside(config: ServeDeploySchema, cluster: str, own: Collection[str] 
     """
     client = cast("Any", _get_global_client)(raise_if_no_controller_running=False)
     if client is not None:
-        need_room(config, client.get_serve_details(), cluster, own)
-    built = [build(application, config.logging_config) for application in config.applications]
+        check_conflicts(config, client.get_serve_details(), cluster, own)
+    built = [build_application(application, config.logging_config) for application in config.applications]
     try:
-        _start(config).deploy_applications(
+        _start_serve(config).deploy_applications(
             built, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
         )
     except (RayServeException, RayError, TimeoutError) as error:
-        remove(config)  # what of it is there
+        delete_applications(config)  # what of it is there
         raise ConfigError(f"address: {cluster}: {error}", param="address") from error
 
 
@@ -90,10 +90,10 @@ def change_beside(new: ServeDeploySchema, old: ServeDeploySchema, cluster: str) 
     changed = [application for application in new.applications if before.get(application.name) != application]
     deploy_beside(new.model_copy(update={"applications": changed}), cluster, own=list(before))
     gone = before.keys() - {application.name for application in new.applications}
-    remove(old.model_copy(update={"applications": [before[name] for name in gone]}))
+    delete_applications(old.model_copy(update={"applications": [before[name] for name in gone]}))
 
 
-def remove(config: ServeDeploySchema) -> str | None:
+def delete_applications(config: ServeDeploySchema) -> str | None:
     """Delete a configuration's applications and no others. Return what did not go, if anything did not."""
     client = cast("Any", _get_global_client)(raise_if_no_controller_running=False)
     if client is None:
@@ -105,7 +105,7 @@ def remove(config: ServeDeploySchema) -> str | None:
     return None
 
 
-def need_room(config: ServeDeploySchema, there: dict[str, Any], cluster: str, own: Collection[str] = ()) -> None:
+def check_conflicts(config: ServeDeploySchema, there: dict[str, Any], cluster: str, own: Collection[str] = ()) -> None:
     """Raise ConfigError where applications of others, or their proxies, are in the way.
 
     Args:
@@ -125,7 +125,7 @@ def need_room(config: ServeDeploySchema, there: dict[str, Any], cluster: str, ow
     taken: dict[str, dict[str, Any]] = {
         name: application for name, application in there["applications"].items() if name not in own
     }
-    routes = {route: name for name, application in taken.items() for route in _routes_of(application)}
+    routes = {route: name for name, application in taken.items() for route in _list_routes(application)}
     for application in config.applications:
         if application.name in taken:
             raise ConfigError(
@@ -141,14 +141,14 @@ def need_room(config: ServeDeploySchema, there: dict[str, Any], cluster: str, ow
             )
 
 
-def _routes_of(application: dict[str, Any]) -> Iterable[str]:
+def _list_routes(application: dict[str, Any]) -> Iterable[str]:
     """The route that an application has, and the one that it will have once it is built."""
     config: dict[str, Any] = application.get("deployed_app_config") or {}
     promised = config.get("route_prefix")
     return [route for route in (application.get("route_prefix"), promised) if route]
 
 
-def _start(config: ServeDeploySchema) -> Any:
+def _start_serve(config: ServeDeploySchema) -> Any:
     http = config.http_options.model_dump()
     return cast("Any", private).serve_start(
         http_options=http,
@@ -157,7 +157,7 @@ def _start(config: ServeDeploySchema) -> Any:
     )
 
 
-def build(application: ServeApplicationSchema, logging: LoggingConfig | None = None) -> Any:
+def build_application(application: ServeApplicationSchema, logging: LoggingConfig | None = None) -> Any:
     """An application as `serve.run` deploys it, with the options that the file gives its deployments.
 
     Args:
@@ -185,13 +185,13 @@ def build(application: ServeApplicationSchema, logging: LoggingConfig | None = N
         )
         if unknown := options.keys() - {deployment.name for deployment in built.deployments}:
             raise ConfigError(f"{name}: deployments: there is no {', '.join(sorted(unknown))}")
-        deployments = [_with(one, told.runtime_env, options.get(one.name, {})) for one in built.deployments]
+        deployments = [_apply_options(one, told.runtime_env, options.get(one.name, {})) for one in built.deployments]
     except (ImportError, AttributeError, TypeError, ValueError, ValidationError, RayServeException) as error:
         raise ConfigError(f"{name}: {error}") from error
     return dataclasses.replace(built, deployments=deployments)
 
 
-def _with(deployment: Any, environment: dict[str, Any], options: dict[str, Any]) -> Any:
+def _apply_options(deployment: Any, environment: dict[str, Any], options: dict[str, Any]) -> Any:
     """A deployment with other options, and with the application's environment below its own."""
     actor: dict[str, Any] = dict(options.get("ray_actor_options") or deployment.ray_actor_options or {})
     if environment or actor.get("runtime_env"):
@@ -217,7 +217,7 @@ def wait_until_ready(
         ask: tells the status.
     """
     names = {application.name for application in config.applications}
-    left = int(ANSWERS_WITHIN_S / POLL_S)
+    left = int(HTTP_TIMEOUT_S / POLL_S)
     while not stop.wait(POLL_S):
         try:
             status = ask()
@@ -229,7 +229,7 @@ def wait_until_ready(
             return "\n".join(describe_failure(one) for one in broken)
         if len(found) < len(names) or any(a.status != ApplicationStatus.RUNNING for a in found):
             continue
-        silent = [answer for page in health_pages(config, url) if (answer := unanswered(page))]
+        silent = [answer for page in list_health_urls(config, url) if (answer := check_url(page))]
         if not silent:
             return None
         left -= 1
@@ -238,7 +238,7 @@ def wait_until_ready(
     return None
 
 
-def statuses_of(config: ServeDeploySchema, status: ServeStatus) -> dict[str, str]:
+def list_statuses(config: ServeDeploySchema, status: ServeStatus) -> dict[str, str]:
     """The status of each deployment of a configuration, in Serve's words."""
     names = [application.name for application in config.applications]
     found = [status.applications[name].deployments for name in names if name in status.applications]
@@ -254,11 +254,11 @@ def describe_failure(application: ApplicationStatusOverview) -> str:
 def shorten_traceback(message: str) -> str:
     """Keep of a message with a traceback what stands before it, and the error; the whole is in the logs."""
     before, traceback, after = message.partition("Traceback (most recent call last):")
-    errors = list(_ERROR.finditer(after))
+    errors = list(_ERROR_LINE.finditer(after))
     return f"{before.strip()}\n{after[errors[-1].start() :].strip()}".strip() if traceback and errors else message
 
 
-def health_pages(config: ServeDeploySchema, url: str) -> Sequence[str]:
+def list_health_urls(config: ServeDeploySchema, url: str) -> Sequence[str]:
     """What each application that is reached over HTTP has to answer."""
     listens = config.proxy_location != ProxyLocation.Disabled
     prefixes = [application.route_prefix for application in config.applications if listens]

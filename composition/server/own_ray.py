@@ -24,20 +24,20 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
-from composition.server.console import is_held
+from composition.server.console import is_locked
 from services.errors import ConfigError
 from services.private import tighten, write_private
 
-SOCKET_BYTES = 107
+MAX_SOCKET_PATH = 107
 """The most that the path of a Unix socket may have (`sun_path`, without its zero)."""
-_SOCKET = "/session_2025-11-30_10-46-00_123456_4194304/sockets/plasma_store"
+_LONGEST_SOCKET = "/session_2025-11-30_10-46-00_123456_4194304/sockets/plasma_store"
 """The longest that Ray puts below its folder."""
 _RANDOM = "/abcd1234"
 _TEMP = "t"
 """Ray opens its folder to everybody (mode 0777), so that it must lie in one that is closed."""
 _LOCK = "lock"
 _LOOPBACK = "127.0.0.1"
-_ANSWERS_WITHIN_S = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 _HOOK = "composition.server.loopback.bind_to_loopback"
 
 _NO_METRICS = {"AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
@@ -50,13 +50,13 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def wanted_address(option: str | None) -> str | None:
+def choose_cluster(option: str | None) -> str | None:
     """The cluster that is to be joined: what `--address` says, else RAY_ADDRESS; None for a Ray of our own."""
     address = option if option is not None else os.environ.get("RAY_ADDRESS", "")
     return None if address in ("", "local") else address
 
 
-def home_of(config: ServeDeploySchema) -> Path:
+def find_home(config: ServeDeploySchema) -> Path:
     """The folder of all state: what an application's `args` say, else REELGRAPH_HOME, else `~/.reelgraph`."""
     for application in config.applications:
         if home := cast("Any", application).args.get("home"):
@@ -64,7 +64,7 @@ def home_of(config: ServeDeploySchema) -> Path:
     return Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph"))
 
 
-def need_tokens() -> None:
+def require_token_auth() -> None:
     """Raise ConfigError where Ray's own ports would be open to everybody who can reach them."""
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() != "token":
@@ -75,7 +75,7 @@ def need_tokens() -> None:
 
 
 @contextmanager
-def own_ray(home: Path, logs: Path) -> Generator[str]:
+def start_ray(home: Path, logs: Path) -> Generator[str]:
     """Run a Ray that belongs to this process, and yield its address.
 
     It listens on the loopback interface only, takes no call without a token that only this user can read, and leaves
@@ -85,8 +85,8 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         home: REELGRAPH_HOME.
         logs: a folder; `logs/ray` becomes the logs of all processes of Ray.
     """
-    keep_logs_of_killed(home)
-    with private_folder(home) as folder, ExitStack() as stack:
+    rescue_logs(home)
+    with create_private_folder(home) as folder, ExitStack() as stack:
         token = folder / "token"
         write_private(token, secrets.token_hex(32))
         os.environ.pop("RAY_AUTH_TOKEN", None)  # it would come before the file
@@ -97,7 +97,7 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         stack.callback(_keep_logs, logs / "ray")
         own = cast("Any", ray)
         stack.callback(own.shutdown, wait_for_processes=True)
-        with _as_a_guest():
+        with _isolate_ray():
             context = own.init(
                 address="local",
                 include_dashboard=False,
@@ -112,7 +112,7 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
 
 
 @contextmanager
-def _as_a_guest() -> Generator[None]:
+def _isolate_ray() -> Generator[None]:
     """Let Ray, as long as the block lasts, start so that no other Ray of this machine notices.
 
     It takes 127.0.0.1 for the address of this machine; it has no other setting for that, and replaces
@@ -136,11 +136,11 @@ def _as_a_guest() -> Generator[None]:
 
 
 @contextmanager
-def joined_ray(address: str) -> Generator[str]:
+def join_ray(address: str) -> Generator[str]:
     """Join a cluster that others started, and yield its address. Raises ConfigError."""
     joined = cast("Any", ray)
     try:
-        _need_answer(address)
+        _check_reachable(address)
         if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
             raise ConnectionError(
                 "there is no token for that cluster. Start it with RAY_AUTH_MODE=token, and name the file of its token "
@@ -155,7 +155,7 @@ def joined_ray(address: str) -> Generator[str]:
         joined.shutdown()
 
 
-def _need_answer(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise an OSError, or ValueError, where nobody listens: Ray itself would wait for minutes."""
     if "://" in address:
         raise ValueError("Ray Client cannot serve; name HOST:PORT of the cluster's head")
@@ -163,56 +163,56 @@ def _need_answer(address: str) -> None:
     if address != "auto":
         if not host or not port.isdecimal():
             raise ValueError("that is no HOST:PORT")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager
-def private_folder(home: Path) -> Generator[Path]:
+def create_private_folder(home: Path) -> Generator[Path]:
     """Make a folder that only this user can enter, locked while it is used, and remove it in the end.
 
     Removes those too that a server left which was killed.
     """
-    parent = _parent_of(home)
-    for left in _left_behind(parent):
+    parent = _choose_parent(home)
+    for left in _list_abandoned(parent):
         shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_prefix_in(parent), dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=_choose_prefix(parent), dir=parent))
     with ExitStack() as stack:
-        stack.callback(_remove, folder)
+        stack.callback(_remove_folder, folder)
         lock = stack.enter_context((folder / "new").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         Path(lock.name).rename(folder / _LOCK)
         yield folder
 
 
-def _parent_of(home: Path) -> Path:
+def _choose_parent(home: Path) -> Path:
     """Where the folder lies: in the home, unless the paths of Ray's sockets would be too long there."""
-    if has_room(home / "ray"):
+    if has_socket_room(home / "ray"):
         (home / "ray").mkdir(mode=0o700, exist_ok=True)
         return home / "ray"
     return Path("/tmp")  # noqa: S108 - a folder of random name that is closed to others
 
 
-def has_room(parent: Path) -> bool:
+def has_socket_room(parent: Path) -> bool:
     """Whether Ray's sockets may lie in a folder of a folder."""
-    return len(os.fsencode(f"{parent}{_RANDOM}/{_TEMP}{_SOCKET}")) <= SOCKET_BYTES
+    return len(os.fsencode(f"{parent}{_RANDOM}/{_TEMP}{_LONGEST_SOCKET}")) <= MAX_SOCKET_PATH
 
 
-def _prefix_in(parent: Path) -> str:
+def _choose_prefix(parent: Path) -> str:
     return "" if parent.name == "ray" else "reel-"
 
 
-def _left_behind(parent: Path) -> Iterator[Path]:
+def _list_abandoned(parent: Path) -> Iterator[Path]:
     """Folders of this user whose server lives no more."""
-    for folder in parent.glob(f"{_prefix_in(parent)}*"):
+    for folder in parent.glob(f"{_choose_prefix(parent)}*"):
         with suppress(OSError):
-            if folder.lstat().st_uid == os.geteuid() and (folder / _LOCK).exists() and not is_held(folder / _LOCK):
+            if folder.lstat().st_uid == os.geteuid() and (folder / _LOCK).exists() and not is_locked(folder / _LOCK):
                 yield folder
 
 
-def keep_logs_of_killed(home: Path) -> None:
+def rescue_logs(home: Path) -> None:
     """Keep the logs of Ray's that lie in folders which are going to be removed."""
     for link in (home / "logs").glob("*/ray"):
-        if link.is_symlink() and not is_held(link.parent / "server.log"):
+        if link.is_symlink() and not is_locked(link.parent / "server.log"):
             _keep_logs(link)
 
 
@@ -230,7 +230,7 @@ def _keep_logs(link: Path) -> None:
         link.unlink()
 
 
-def _remove(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     """Remove a folder in which the last worker may still write a word."""
     for _ in range(30):
         shutil.rmtree(folder, ignore_errors=True)

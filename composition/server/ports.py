@@ -9,17 +9,17 @@ import httpx
 from services.errors import ConfigError
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-_ASK_S = 10.0
+_TIMEOUT_S = 10.0
 
 
-def url_of(host: str, port: int, *, secure: bool = False) -> str:
+def format_url(host: str, port: int, *, secure: bool = False) -> str:
     """The URL by which a client on this machine reaches what listens there."""
     near = _ANYWHERE.get(host, host)
     return f"{'https' if secure else 'http'}://{f'[{near}]' if ':' in near else near}:{port}"
 
 
 @contextmanager
-def held_port(host: str, port: int) -> Generator[None]:
+def reserve_port(host: str, port: int) -> Generator[None]:
     """Keep a port for the proxies that this server starts. Raises ConfigError where anybody has it already.
 
     Proxies of Serve share their ports with each other (SO_REUSEPORT), and those of two servers would too, each taking
@@ -42,11 +42,11 @@ def held_port(host: str, port: int) -> Generator[None]:
         yield
 
 
-def unanswered(url: str) -> str | None:
+def check_url(url: str) -> str | None:
     """Ask for a page over HTTP as a client would. Return None where the answer is 200, else what it was."""
     try:
         # The certificate names the server as others see it, and is theirs to check.
-        answer = httpx.get(url, timeout=_ASK_S, trust_env=False, verify=False)  # noqa: S501
+        answer = httpx.get(url, timeout=_TIMEOUT_S, trust_env=False, verify=False)  # noqa: S501
     except httpx.HTTPError as error:
         return str(error) or type(error).__name__
     return None if answer.is_success else f"status {answer.status_code}: {answer.text[:200]}"

@@ -24,7 +24,7 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedWeights:
     """Weights that a configuration names."""
 
     field: str
@@ -50,14 +50,14 @@ class Acceptance:
     sources: tuple[str, ...] = ()
     """Repositories, whatever their licences are."""
 
-    def covers(self, one: Named) -> bool:
+    def covers(self, one: NamedWeights) -> bool:
         """Whether weights may be fetched without a question."""
         if not one.licence.must_be_accepted or one.source in self.sources:
             return True
         return self.conditions and one.licence is not UNKNOWN
 
 
-def pull(models: Mapping[str, ModelEntry], home: Path, acceptance: Acceptance) -> int:
+def pull_weights(models: Mapping[str, ModelEntry], home: Path, acceptance: Acceptance) -> int:
     """Download what is missing, and return the exit status.
 
     What there is goes to stdout; questions, progress and errors go to stderr. `offline` is for serving: it does not
@@ -72,7 +72,7 @@ def pull(models: Mapping[str, ModelEntry], home: Path, acceptance: Acceptance) -
     try:
         _check_sources(acceptance.sources, found)
         missing = _list_missing(found, home)
-        if not _accept([one for one in missing if not acceptance.covers(one)]):
+        if not _ask_all([one for one in missing if not acceptance.covers(one)]):
             return REFUSED
         need_room(home, sum({one.weights: count for one, count in missing.items()}.values()))
     except ConfigError as error:
@@ -81,7 +81,7 @@ def pull(models: Mapping[str, ModelEntry], home: Path, acceptance: Acceptance) -
     return _fetch_all(list(missing), home)
 
 
-def end_at_once() -> None:
+def exit_on_signal() -> None:
     """Let SIGINT and SIGTERM end the process as it stands: the hubs' threads would first end their files."""
 
     def stop(_number: int, _frame: object) -> None:
@@ -93,19 +93,19 @@ def end_at_once() -> None:
         signal.signal(number, stop)
 
 
-def find_weights(models: Mapping[str, ModelEntry]) -> list[Named]:
+def find_weights(models: Mapping[str, ModelEntry]) -> list[NamedWeights]:
     """Return every set of weights that models name, however deep, in the order of their fields."""
-    found: list[Named] = []
+    found: list[NamedWeights] = []
 
     def look(place: Place, part: Any) -> Any:
         at = ".".join(map(str, place))
         if isinstance(part, Weights):
             remote = part.model_copy(update={"offline": False}) if part.repository else None
-            found.append(Named(at, part.source, remote, part.licence))
+            found.append(NamedWeights(at, part.source, remote, part.licence))
         elif isinstance(part, RepositoryFile):
-            found.append(Named(at, part.repository, part.weights, part.licence))
+            found.append(NamedWeights(at, part.repository, part.weights, part.licence))
         elif isinstance(part, Path) and licence_of(f"path:{part.name}") is not UNKNOWN:
-            found.append(Named(at, f"path:{part.name}"))
+            found.append(NamedWeights(at, f"path:{part.name}"))
         else:
             return DEEPER
         return part
@@ -114,7 +114,7 @@ def find_weights(models: Mapping[str, ModelEntry]) -> list[Named]:
     return found
 
 
-def _check_sources(sources: Sequence[str], found: Sequence[Named]) -> None:
+def _check_sources(sources: Sequence[str], found: Sequence[NamedWeights]) -> None:
     """Raise ConfigError where a licence is accepted that nothing here is under: it may be a slip of the pen."""
     there = {one.source for one in found}
     for source in sources:
@@ -122,12 +122,12 @@ def _check_sources(sources: Sequence[str], found: Sequence[Named]) -> None:
             raise ConfigError(f"--accept-licence: this configuration names no {source}", param="accept_licence")
 
 
-def _list_missing(found: Sequence[Named], home: Path) -> dict[Named, int]:
+def _list_missing(found: Sequence[NamedWeights], home: Path) -> dict[NamedWeights, int]:
     """Print what is named, and return how many bytes of each are missing, if any are.
 
     Raises ConfigError with every reason where a hub does not give one of them: better now than after fifty gigabytes.
     """
-    missing: dict[Named, int] = {}
+    missing: dict[NamedWeights, int] = {}
     refusals: list[str] = []
     for one in found:
         try:
@@ -138,13 +138,13 @@ def _list_missing(found: Sequence[Named], home: Path) -> dict[Named, int]:
         else:
             if stock and stock.missing:
                 missing[one] = stock.missing
-        _show(one, stock)
+        _print_weights(one, stock)
     if refusals:
         raise ConfigError("\n".join(refusals))
     return missing
 
 
-def _show(one: Named, stock: Inventory | None) -> None:
+def _print_weights(one: NamedWeights, stock: Inventory | None) -> None:
     weights = one.weights
     print(f"{one.field}: {one.source}" + (f" at {weights.revision} on {weights.hub}" if weights else ""))
     if weights is None:
@@ -154,7 +154,7 @@ def _show(one: Named, stock: Inventory | None) -> None:
     print(f"  licence: {one.licence}", flush=True)
 
 
-def _accept(asked: Sequence[Named]) -> bool:
+def _ask_all(asked: Sequence[NamedWeights]) -> bool:
     """Ask whoever sits at the terminal about each repository; where nobody does, say how to accept."""
     licences = {one.source: one.licence for one in asked}
     if licences and not sys.stdin.isatty():
@@ -174,9 +174,9 @@ def _ask(source: str, licence: Licence) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _fetch_all(wanted: Sequence[Named], home: Path) -> int:
+def _fetch_all(wanted: Sequence[NamedWeights], home: Path) -> int:
     status = DONE
-    with _display() as bars:
+    with _open_display() as bars:
         for one in wanted:
             try:
                 if one.weights is not None:
@@ -190,20 +190,20 @@ def _fetch_all(wanted: Sequence[Named], home: Path) -> int:
 
 
 @contextmanager
-def _display() -> Generator[Callable[[str], Told]]:
+def _open_display() -> Generator[Callable[[str], Told]]:
     """Bars at a terminal, else a line for every tenth."""
     console = Console(file=sys.stderr, highlight=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
-        yield lambda label: _bar(bars, label) if console.is_terminal else _lines(label)
+        yield lambda label: _add_bar(bars, label) if console.is_terminal else _print_tenths(label)
 
 
-def _bar(bars: Progress, label: str) -> Told:
+def _add_bar(bars: Progress, label: str) -> Told:
     task = bars.add_task(label, total=None)
     return lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _lines(label: str) -> Told:
+def _print_tenths(label: str) -> Told:
     tenth = -1
 
     def told(done: int, total: int) -> None:

@@ -11,23 +11,30 @@ from pathlib import Path
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from composition.server.alarms import MemoryAlarm
-from composition.server.console import Console, console
-from composition.server.deploying import change_beside, deploy, deploy_beside, remove, statuses_of, wait_until_ready
-from composition.server.own_ray import home_of, joined_ray, need_tokens, own_ray, wanted_address
-from composition.server.ports import held_port, url_of
-from composition.server.startup import list_parts, startup
+from composition.server.console import Console, open_console
+from composition.server.deploying import (
+    change_beside,
+    delete_applications,
+    deploy,
+    deploy_beside,
+    list_statuses,
+    wait_until_ready,
+)
+from composition.server.own_ray import choose_cluster, find_home, join_ray, require_token_auth, start_ray
+from composition.server.ports import format_url, reserve_port
+from composition.server.startup import list_parts, open_screen
 from services.errors import ConfigError
 from services.loading import list_loading
 from services.private import open_home
 
-LOOK_S = 0.5
+POLL_S = 0.5
 """Between two looks at what Ray says of memory, and at whether the configuration is to be read again."""
 
 Deploy = Callable[[ServeDeploySchema, ServeDeploySchema], None]
 """Deploys a configuration in place of another one: `deploy(new, old)`."""
 
 
-class Wishes:
+class Signals:
     """What a person wants of a server that runs: SIGINT and SIGTERM stop it, SIGHUP lets it read its file again.
 
     A SIGHUP that comes because its terminal was closed stops it too, unless it was started to outlive that (nohup).
@@ -42,9 +49,9 @@ class Wishes:
         """Take the signals, also where they were ignored. To be called again after Ray, which takes them too."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: self.stop.set())
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self._hear_hangup())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self._handle_hangup())
 
-    def _hear_hangup(self) -> None:
+    def _handle_hangup(self) -> None:
         closed = self._ends_with_terminal and not has_terminal()
         (self.stop if closed else self.reload).set()
 
@@ -58,7 +65,7 @@ def has_terminal() -> bool:
     return True
 
 
-def run(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
+def run_server(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
     """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every application answers.
 
     Args:
@@ -68,16 +75,16 @@ def run(read: Callable[[], ServeDeploySchema], address: str | None = None) -> in
     Raises:
         ConfigError: the configuration is invalid, the address is taken, or what is on the cluster is in the way.
     """
-    need_tokens()
+    require_token_auth()
     config = read()
-    home = open_home(home_of(config), lambda line: print(line, file=sys.stderr, flush=True))
-    cluster = wanted_address(address)
-    with console(home) as said:
-        serving = Serving(read, config, home, said)
+    home = open_home(find_home(config), lambda line: print(line, file=sys.stderr, flush=True))
+    cluster = choose_cluster(address)
+    with open_console(home) as said:
+        serving = Server(read, config, home, said)
         return serving.run_alone() if cluster is None else serving.run_beside(cluster)
 
 
-class Serving:
+class Server:
     """A configuration that is being served.
 
     Args:
@@ -93,65 +100,65 @@ class Serving:
         self._read = read
         self._config = config
         self._home = home
-        self._said = said
-        self._wishes = Wishes()
+        self._console = said
+        self._signals = Signals()
         self._alarm = MemoryAlarm(said.logs / "ray")
 
     def run_alone(self) -> int:
         """Serve on a Ray of our own. Returns the exit status."""
-        self._wishes.listen()
+        self._signals.listen()
         http = self._config.http_options
-        with held_port(http.host, http.port):
-            self._said.tell(f"logs: {self._said.logs}")
-            with own_ray(self._home, self._said.logs) as ray:
-                self._wishes.listen()
+        with reserve_port(http.host, http.port):
+            self._console.print_message(f"logs: {self._console.logs}")
+            with start_ray(self._home, self._console.logs) as ray:
+                self._signals.listen()
                 print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
-                if self._wishes.stop.is_set():
+                if self._signals.stop.is_set():
                     return 0
                 deploy(self._config)
                 return self._serve(lambda new, _old: deploy(new))
 
     def run_beside(self, cluster: str) -> int:
         """Serve on a cluster that others use too, and leave what is theirs. Returns the exit status."""
-        self._wishes.listen()
-        with joined_ray(cluster) as joined:
-            self._wishes.listen()
-            self._said.tell(f"logs: {self._said.logs}")
+        self._signals.listen()
+        with join_ray(cluster) as joined:
+            self._signals.listen()
+            self._console.print_message(f"logs: {self._console.logs}")
             deploy_beside(self._config, joined)
             try:
                 return self._serve(lambda new, old: change_beside(new, old, joined))
             finally:
-                if left := remove(self._config):
-                    self._said.tell(f"{joined}: {left}")
+                if left := delete_applications(self._config):
+                    self._console.print_message(f"{joined}: {left}")
 
     def _serve(self, deploy_again: Deploy) -> int:
         http = self._config.http_options
-        url = url_of(http.host, http.port, secure=bool(http.ssl_keyfile and http.ssl_certfile))
-        self._said.print_line(url)
+        url = format_url(http.host, http.port, secure=bool(http.ssl_keyfile and http.ssl_certfile))
+        self._console.print_status(url)
         if failure := self._wait(url):
-            self._said.tell(failure)
+            self._console.print_message(failure)
             return 1
-        if not self._wishes.stop.is_set():
-            self._said.print_line("ready")
-        while not self._wishes.stop.wait(LOOK_S):
-            for shortage in self._alarm.list_new():
-                self._said.tell(str(shortage))
-            if self._wishes.reload.is_set():
-                self._wishes.reload.clear()
+        if not self._signals.stop.is_set():
+            self._console.print_status("ready")
+        while not self._signals.stop.wait(POLL_S):
+            for shortage in self._alarm.read_new():
+                self._console.print_message(str(shortage))
+            if self._signals.reload.is_set():
+                self._signals.reload.clear()
                 self._reload(url, deploy_again)
         return 0
 
     def _wait(self, url: str) -> str | None:
         """Show how the applications start until all answer. Returns what failed, None where nothing did."""
         began = time.time()
-        with startup(self._said.err) as screen:
+        with open_screen(self._console.err) as screen:
 
             def watch(status: ServeStatus) -> None:
-                screen.show(list_parts(statuses_of(self._config, status), list_loading(self._home, began)))
-                for shortage in self._alarm.list_new():
-                    screen.note(str(shortage))
+                screen.show(list_parts(list_statuses(self._config, status), list_loading(self._home, began)))
+                for shortage in self._alarm.read_new():
+                    screen.print_message(str(shortage))
 
-            return wait_until_ready(self._config, url, self._wishes.stop, watch)
+            return wait_until_ready(self._config, url, self._signals.stop, watch)
 
     def _reload(self, url: str, deploy_again: Deploy) -> None:
         """Read the configuration again and deploy it. What is invalid is told, and changes nothing."""
@@ -161,9 +168,9 @@ class Serving:
                 raise ConfigError("http_options: they hold until the server is started again", param="http_options")
             deploy_again(new, self._config)
         except ConfigError as error:
-            self._said.tell(f"the configuration stays as it was: {error.message}")
+            self._console.print_message(f"the configuration stays as it was: {error.message}")
             return
         self._config = new
-        self._said.tell("the configuration was read again")
+        self._console.print_message("the configuration was read again")
         if failure := self._wait(url):
-            self._said.tell(failure)
+            self._console.print_message(failure)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from services.loading import Loading, State
 
-_NAMED = 3
+_MAX_NAMED = 3
 """Parts that the bar names; it counts the rest."""
 _FAILED = ("UNHEALTHY", "DEPLOY_FAILED")
 
@@ -34,7 +34,7 @@ def list_parts(deployments: Mapping[str, str], loading: Iterable[Loading]) -> li
         deployments: the status of each, in Serve's words.
         loading: what processes say of models.
     """
-    parts = {name: Part(name, _state_of(status)) for name, status in deployments.items()}
+    parts = {name: Part(name, _convert_status(status)) for name, status in deployments.items()}
     for one in loading:
         hosted = parts.get(one.model)
         if hosted is None or hosted.state == "loading":
@@ -43,7 +43,7 @@ def list_parts(deployments: Mapping[str, str], loading: Iterable[Loading]) -> li
     return [parts[name] for name in sorted(parts)]
 
 
-def _state_of(status: str) -> State:
+def _convert_status(status: str) -> State:
     if status in _FAILED:
         return "failed"
     # One that serves already, and gets more or fewer replicas, is no longer loading.
@@ -57,13 +57,13 @@ class Screen(Protocol):
         """Show how far the parts are."""
         ...
 
-    def note(self, line: str) -> None:
+    def print_message(self, line: str) -> None:
         """Say something once."""
         ...
 
 
 @contextmanager
-def startup(stream: TextIO) -> Generator[Screen]:
+def open_screen(stream: TextIO) -> Generator[Screen]:
     """Show how far the parts are, on a stream, as long as the block lasts."""
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
@@ -83,9 +83,9 @@ class Bar:
 
     def show(self, parts: Sequence[Part]) -> None:
         done = sum(part.state == "ready" for part in parts)
-        self._bars.update(self._task, description=describe(parts), completed=done, total=len(parts) or None)
+        self._bars.update(self._task, description=summarize(parts), completed=done, total=len(parts) or None)
 
-    def note(self, line: str) -> None:
+    def print_message(self, line: str) -> None:
         self._bars.console.print(Text(line))
 
 
@@ -94,24 +94,24 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def show(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            if part.state != "loading" and part.name not in self._told:
-                self._told.add(part.name)
+            if part.state != "loading" and part.name not in self._reported:
+                self._reported.add(part.name)
                 words = f"{part.name}: {'loaded' if part.state == 'ready' else 'could not be loaded'}"
-                self.note(f"{words} ({part.detail})" if part.detail else words)
+                self.print_message(f"{words} ({part.detail})" if part.detail else words)
 
-    def note(self, line: str) -> None:
+    def print_message(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
 
-def describe(parts: Sequence[Part]) -> str:
+def summarize(parts: Sequence[Part]) -> str:
     """Say in a few words what is still waited for."""
     waiting = [part for part in parts if part.state != "ready"]
     if not waiting:
         return "starting"
-    named = ", ".join(f"{part.name} ({part.detail})" if part.detail else part.name for part in waiting[:_NAMED])
-    more = len(waiting) - _NAMED
+    named = ", ".join(f"{part.name} ({part.detail})" if part.detail else part.name for part in waiting[:_MAX_NAMED])
+    more = len(waiting) - _MAX_NAMED
     return f"loading {named}" + (f" and {more} more" if more > 0 else "")

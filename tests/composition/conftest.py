@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.store import Store
 from tests.composition import albums
 from tests.composition import sample_media as media
@@ -23,7 +23,7 @@ async def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a first frame, edges and a clip, uploaded."""
     folder = tmp_path_factory.mktemp("stocked")
     made = Counter(folder)
-    await made.upload(png(noise(0, 64, 48)), "first")
+    await made.upload(encode_png(noise(0, 64, 48)), "first")
     await made.upload(albums.album(folder / "edges.zip", EDGES).read_bytes(), "edges")
     await made.upload(media.one_frame(folder).read_bytes(), "clip")
     made.store.close()

@@ -13,7 +13,7 @@ from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.request import GraphRequest
 from composition.graphs.run import NOTHING_KNOWN, Known
 from composition.graphs.single import SINGLES
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.wan.request import WanRequest
@@ -66,7 +66,7 @@ class Stage:
 
     def picture(self) -> str:
         path = self.folder / "first.png"
-        path.write_bytes(png(noise(0, 32, 16)))
+        path.write_bytes(encode_png(noise(0, 32, 16)))
         return str(path)
 
 

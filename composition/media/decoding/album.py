@@ -13,14 +13,14 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from composition.media.decoding.archive import Archive, Folder, Shelf, naming
-from composition.media.decoding.footage import Footage
-from composition.media.decoding.headers import Limits, is_gif, is_zip, not_a_picture, read_header
+from composition.media.decoding.archive import Archive, Folder, PictureSource, name_errors
+from composition.media.decoding.headers import Limits, explain_not_a_picture, is_gif, is_zip, read_header
+from composition.media.decoding.media_file import MediaFile
 from composition.media.decoding.pixels import RUN_BYTES
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
-LOOK = 64
+SIGNATURE_BYTES = 64
 """Bytes of each picture that are looked at when an album is opened."""
 PIXEL_BYTES = 8
 """The most that a pixel takes in a file: four numbers of 16 bits."""
@@ -33,7 +33,7 @@ def is_album(path: str) -> bool:
     if Path(path).is_dir():
         return True
     with Path(path).open("rb") as file:
-        return is_zip(file.read(LOOK))
+        return is_zip(file.read(SIGNATURE_BYTES))
 
 
 class Album:
@@ -46,38 +46,38 @@ class Album:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._limits = limits
-        self._most = limits.max_pixels * PIXEL_BYTES + EXTRA_BYTES
-        self._shelf: Shelf = (Folder if Path(path).is_dir() else Archive)(path, limits.max_frames)
-        self._names = self._shelf.names
-        self._held: tuple[int, Pixels] | None = None
+        self._max_bytes = limits.max_pixels * PIXEL_BYTES + EXTRA_BYTES
+        self._source: PictureSource = (Folder if Path(path).is_dir() else Archive)(path, limits.max_frames)
+        self._names = self._source.names
+        self._cached: tuple[int, Pixels] | None = None
         if not self._names:
             raise UndecodableMedia("there are no pictures in it")
-        for position in range(self.frames):
-            self._check(position)
-        with self._opened(0) as first:
-            self._size = first.paint.size
-            self._facts = {**first.facts(), "kind": "pictures", "frames": self.frames}
+        for position in range(self.count):
+            self._check_picture(position)
+        with self._open_picture(0) as first:
+            self._size = first.converter.size
+            self._facts = {**first.describe(), "kind": "pictures", "frames": self.count}
 
     @property
-    def frames(self) -> int:
+    def count(self) -> int:
         """How many pictures there are."""
         return len(self._names)
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """`composition.media.decode.MediaFacts` as JSON: the size and codec are those of the first picture."""
         return self._facts
 
-    def run(self, start: int, most: int) -> Pixels | None:
+    def read_run(self, start: int, most: int) -> Pixels | None:
         """Pictures of one size from `start` on, up to `most` of them; None behind the last one."""
-        most = min(most, self.frames - start)
+        most = min(most, self.count - start)
         if most < 1:
             return None
-        first = self._pixels(start)
+        first = self._decode_picture(start)
         most = min(most, max(1, RUN_BYTES // first.nbytes))
         run = np.empty((most, *first.shape), np.uint8)
         for count in range(most):
             try:
-                pixels = self._pixels(start + count)
+                pixels = self._decode_picture(start + count)
             except ReelError:
                 if count == 0:
                     raise
@@ -92,60 +92,62 @@ class Album:
         width, height = self._size
         sampled = np.empty((len(positions), height, width, 3), np.uint8)
         for place, position in enumerate(positions):
-            pixels = self._pixels(position)
+            pixels = self._decode_picture(position)
             if pixels.shape[:2] != (height, width):
                 pixels = np.asarray(VideoFrame.from_ndarray(pixels, "rgb24").reformat(width, height).to_ndarray())
             sampled[place] = pixels
         return sampled
 
-    def last(self) -> Pixels:
+    def read_last(self) -> Pixels:
         """The last picture, a run of one."""
-        return self._pixels(self.frames - 1)[None]
+        return self._decode_picture(self.count - 1)[None]
 
     def verify(self, positions: list[int]) -> None:
         """Decode the pictures at `positions` and the last one."""
-        for position in (*positions, self.frames - 1):
-            self._pixels(position)
+        for position in (*positions, self.count - 1):
+            self._decode_picture(position)
 
-    def _check(self, position: int) -> None:
+    def _check_picture(self, position: int) -> None:
         """See by its first bytes whether it is a picture that may be used."""
         name = self._names[position]
-        with naming(name):
-            if self._shelf.size(name) > self._most:
-                raise LimitExceeded(f"it has {self._shelf.size(name)} bytes; {self._bound}")
-            with self._shelf.open(name) as file:
-                head = file.read(LOOK)
+        with name_errors(name):
+            if self._source.size(name) > self._max_bytes:
+                raise LimitExceeded(f"it has {self._source.size(name)} bytes; {self._limit_text}")
+            with self._source.open(name) as file:
+                head = file.read(SIGNATURE_BYTES)
             header = read_header(head)
-            if header.picture is None and not is_gif(head):
-                raise UndecodableMedia(not_a_picture(head))
+            if header.picture_format is None and not is_gif(head):
+                raise UndecodableMedia(explain_not_a_picture(head))
             if header.size is not None:
                 self._limits.check_size(*header.size)
-        if header.picture is None:  # only its whole says whether a GIF moves
-            self._pixels(position)
+        if header.picture_format is None:  # only its whole says whether a GIF moves
+            self._decode_picture(position)
 
     @property
-    def _bound(self) -> str:
-        return f"the limit is {self._most}, which {self._limits.max_pixels} pixels (max_pixels) take at most"
+    def _limit_text(self) -> str:
+        return f"the limit is {self._max_bytes}, which {self._limits.max_pixels} pixels (max_pixels) take at most"
 
-    def _pixels(self, position: int) -> Pixels:
+    def _decode_picture(self, position: int) -> Pixels:
         """(height, width, 3) uint8 RGB, as it is shown. The one that was asked for last is held."""
-        if self._held is None or self._held[0] != position:
-            self._held = None
-            with self._opened(position) as picture:
-                pixels = np.array(picture.paint.rgb(picture.last()), order="C")  # a copy, which holds no frame
+        if self._cached is None or self._cached[0] != position:
+            self._cached = None
+            with self._open_picture(position) as picture:
+                pixels = np.array(
+                    picture.converter.convert(picture.read_last()), order="C"
+                )  # a copy, which holds no frame
             del picture
             gc.collect(1)  # a frame of PyAV and its side data hold each other
-            self._held = position, pixels
-        return self._held[1]
+            self._cached = position, pixels
+        return self._cached[1]
 
     @contextmanager
-    def _opened(self, position: int) -> Generator[Footage]:
+    def _open_picture(self, position: int) -> Generator[MediaFile]:
         """One picture, open. Errors name it."""
         name = self._names[position]
-        with naming(name):
+        with name_errors(name):
             try:
-                with closing(Footage(self._read(name), self._limits)) as picture:
-                    if not picture.still:
+                with closing(MediaFile(self._read(name), self._limits)) as picture:
+                    if not picture.is_still:
                         raise UndecodableMedia("it is animated; send each of its frames as a picture")
                     yield picture
             except FFmpegError as error:
@@ -153,12 +155,12 @@ class Album:
 
     def _read(self, name: str) -> bytes:
         """Raises LimitExceeded as soon as there is more than a picture can have."""
-        with self._shelf.open(name) as file:
+        with self._source.open(name) as file:
             chunks: list[bytes] = []
-            left = self._most
+            left = self._max_bytes
             while chunk := file.read(1 << 20):
                 chunks.append(chunk)
                 left -= len(chunk)
                 if left < 0:
-                    raise LimitExceeded(f"it unpacks to more bytes than it may; {self._bound}")
+                    raise LimitExceeded(f"it unpacks to more bytes than it may; {self._limit_text}")
         return b"".join(chunks)

@@ -19,9 +19,9 @@ from services.errors import LimitExceeded, ReelError, UndecodableMedia
 
 INDEX_BYTES = 64 << 20
 """The most that an archive's directory may have, which is read into memory: over a million entries."""
-SHOWN_NAME = 60
+MAX_NAME = 60
 """Characters of a name that an error repeats: the last ones."""
-TRICKS = {
+UNSAFE_PATHS = {
     re.compile("\0"): "its name has a NUL character in it",
     re.compile(r"\\"): "its path has a backslash in it",
     re.compile(r"\A/"): "its path is absolute",
@@ -32,11 +32,11 @@ TRICKS = {
 METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 99: "AES"}
 ENCRYPTED = 0x2041
 """Flags: encrypted, strongly encrypted, its header masked."""
-BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises of archives that are damaged."""
 
 
-class Shelf(Protocol):
+class PictureSource(Protocol):
     """Pictures by their names."""
 
     names: list[str]
@@ -61,23 +61,23 @@ class Archive:
 
     def __init__(self, path: str, most: int) -> None:
         try:
-            self._zip = zipfile.ZipFile(Bounded(path))
-        except BROKEN as error:
+            self._zip = zipfile.ZipFile(BoundedFile(path))
+        except ZIP_ERRORS as error:
             raise UndecodableMedia(
                 "it is a zip archive that is cut short or broken: its directory, at its end, cannot be read"
             ) from error
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
-            with naming(info.orig_filename):
-                name = _path_of(info)
+            with name_errors(info.orig_filename):
+                name = _parse_path(info)
                 if name is None:
                     continue
                 if name in self._entries:
                     raise UndecodableMedia("there are two of this name")
-                _check_plain(info)
+                _check_entry(info)
             self._entries[name] = info
             check_count(len(self._entries), most)
-        self.names = sorted(self._entries, key=natural)
+        self.names = sorted(self._entries, key=natural_key)
 
     def size(self, name: str) -> int:
         return self._entries[name].file_size
@@ -87,7 +87,7 @@ class Archive:
         try:
             with self._zip.open(self._entries[name]) as file:
                 yield file
-        except BROKEN as error:
+        except ZIP_ERRORS as error:
             checksum = isinstance(error, zipfile.BadZipFile) and "CRC" in str(error)
             reason = "its checksum (CRC) is wrong" if checksum else "the archive is damaged here, or cut short"
             raise UndecodableMedia(f"it cannot be unpacked: {reason}") from error
@@ -104,19 +104,19 @@ class Folder:
     def __init__(self, path: str, most: int) -> None:
         self._root = Path(path)
         self.names: list[str] = []
-        for place, folders, files in os.walk(path, onerror=_unreadable):
+        for place, folders, files in os.walk(path, onerror=_raise_unreadable):
             for entry in (Path(place, name) for name in (*folders, *files)):
                 name = entry.relative_to(self._root).as_posix()
                 if is_ignored(name) or (entry.is_dir() and not entry.is_symlink()):
                     continue
-                with naming(name):
+                with name_errors(name):
                     if not entry.is_file():
                         raise UndecodableMedia(
                             "it is a link to a folder or to nothing, or another thing that is no file"
                         )
                 self.names.append(name)
                 check_count(len(self.names), most)
-        self.names.sort(key=natural)
+        self.names.sort(key=natural_key)
 
     def size(self, name: str) -> int:
         return (self._root / name).stat().st_size
@@ -127,10 +127,10 @@ class Folder:
             with (self._root / name).open("rb") as file:
                 yield file
         except OSError as error:
-            _unreadable(error)
+            _raise_unreadable(error)
 
 
-class Bounded(io.FileIO):
+class BoundedFile(io.FileIO):
     """A file of which not much is read at once: zipfile reads as large a directory as the archive says there is."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -141,26 +141,26 @@ class Bounded(io.FileIO):
 
 
 @contextmanager
-def naming(name: str) -> Generator[None]:
+def name_errors(name: str) -> Generator[None]:
     """Name the picture in the errors that are raised of it."""
     try:
         yield
     except ReelError as error:
-        shown = name if len(name) <= SHOWN_NAME else f"…{name[-SHOWN_NAME:]}"
+        shown = name if len(name) <= MAX_NAME else f"…{name[-MAX_NAME:]}"
         raise type(error)(f"{shown!r}: {error.message}") from error
 
 
-def natural(path: str) -> list[list[str | tuple[int, str]]]:
+def natural_key(path: str) -> list[list[str | tuple[int, str]]]:
     """What paths are ordered by: folder by folder, digits as numbers, capitals like small letters, endings last."""
     *parts, name = path.split("/")
     stem, dot, ending = name.rpartition(".")
     return [
-        [_number(piece) if i % 2 else piece.casefold() for i, piece in enumerate(re.split("([0-9]+)", part))]
+        [_digits_key(piece) if i % 2 else piece.casefold() for i, piece in enumerate(re.split("([0-9]+)", part))]
         for part in (*parts, *((stem, ending) if dot else (name,)))
     ]
 
 
-def _number(digits: str) -> tuple[int, str]:
+def _digits_key(digits: str) -> tuple[int, str]:
     """A key that orders digits as `int` does, however many they are."""
     digits = digits.lstrip("0")
     return len(digits), digits
@@ -178,10 +178,10 @@ def is_ignored(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() == "thumbs.db"
 
 
-def _path_of(info: zipfile.ZipInfo) -> str | None:
+def _parse_path(info: zipfile.ZipInfo) -> str | None:
     """The path of a file; None of what is passed over. Raises UndecodableMedia."""
     name = info.orig_filename
-    for trick, reason in TRICKS.items():
+    for trick, reason in UNSAFE_PATHS.items():
         if trick.search(name):
             raise UndecodableMedia(reason)
     if name.endswith("/") or stat.S_ISDIR(info.external_attr >> 16):
@@ -192,7 +192,7 @@ def _path_of(info: zipfile.ZipInfo) -> str | None:
     return None if is_ignored(path) else path
 
 
-def _check_plain(info: zipfile.ZipInfo) -> None:
+def _check_entry(info: zipfile.ZipInfo) -> None:
     """Raises UndecodableMedia for what is more than a file."""
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise UndecodableMedia("it is a link, or another thing that is no file")
@@ -203,5 +203,5 @@ def _check_plain(info: zipfile.ZipInfo) -> None:
         raise UndecodableMedia(f"its compression is not supported ({method}); use deflate, or none")
 
 
-def _unreadable(error: OSError) -> Never:
+def _raise_unreadable(error: OSError) -> Never:
     raise UndecodableMedia(f"it cannot be read: {error.strerror}") from error

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from services.errors import LimitExceeded, UndecodableMedia
 
-HEAD = 1 << 16
+HEAD_BYTES = 1 << 16
 """Bytes that are looked at."""
-MIRRORED = frozenset({2, 4, 5, 7})
+MIRRORED_ORIENTATIONS = frozenset({2, 4, 5, 7})
 """The EXIF orientations that mirror."""
-ORIENTATION = 0x0112
+ORIENTATION_TAG = 0x0112
 """The EXIF tag."""
-ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """How a zip archive begins: one with files, an empty one, one of several parts."""
 
 
@@ -54,9 +54,9 @@ class Header:
 
     size: tuple[int, int] | None = None
     """Width and height in pixels, where FFmpeg would decode first and tell then."""
-    picture: str | None = None
+    picture_format: str | None = None
     """FFmpeg's name for the format, if it is a picture. A GIF may be a video."""
-    mirrored: bool = False
+    is_mirrored: bool = False
     """Whether EXIF says so. FFmpeg tells of the rotation, and not of this."""
 
 
@@ -69,15 +69,15 @@ def read_header(head: bytes) -> Header:
         width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
         return Header((width, height))
     if head.startswith(b"\xff\xd8\xff"):
-        return Header(None, "jpeg_pipe", _exif_orientation(head) in MIRRORED)
+        return Header(None, "jpeg_pipe", _read_exif_orientation(head) in MIRRORED_ORIENTATIONS)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         if b"ANIM" in head[:64]:
             raise UndecodableMedia("it is an animated WebP; send it as MP4 or GIF")
-        return Header(_webp_size(head.ljust(30, b"\0")), "webp_pipe")
+        return Header(_read_webp_size(head.ljust(30, b"\0")), "webp_pipe")
     return Header()
 
 
-def _webp_size(head: bytes) -> tuple[int, int]:
+def _read_webp_size(head: bytes) -> tuple[int, int]:
     """Width and height in pixels (RFC 9649)."""
     kind = head[12:16]
     if kind == b"VP8X":
@@ -89,7 +89,7 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _exif_orientation(head: bytes) -> int:
+def _read_exif_orientation(head: bytes) -> int:
     """1 to 8, as EXIF counts them; 1 where nothing is said."""
     mark = head.find(b"Exif\0\0")
     tiff = head[mark + 6 :] if mark >= 0 else b""
@@ -102,7 +102,7 @@ def _exif_orientation(head: bytes) -> int:
     (entries,) = struct.unpack_from(order + "H", tiff, directory)
     for place in range(directory + 2, min(directory + 2 + 12 * entries, len(tiff) - 11), 12):
         tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, place)
-        if tag == ORIENTATION:
+        if tag == ORIENTATION_TAG:
             return value
     return 1
 
@@ -112,10 +112,10 @@ def is_gif(head: bytes) -> bool:
 
 
 def is_zip(head: bytes) -> bool:
-    return head.startswith(ZIP)
+    return head.startswith(ZIP_SIGNATURES)
 
 
-def unreadable(head: bytes) -> str:
+def explain_unreadable(head: bytes) -> str:
     """Why FFmpeg found nothing in the file, as far as its first bytes tell."""
     if not head:
         return "it is empty"
@@ -126,7 +126,7 @@ def unreadable(head: bytes) -> str:
     return "it is not a video or a picture in a known format (MP4, MOV, WebM, MKV, AVI, TS, PNG, JPEG, WebP, GIF, zip)"
 
 
-def not_a_picture(head: bytes) -> str:
+def explain_not_a_picture(head: bytes) -> str:
     """Why a file among pictures is none, as far as its first bytes tell."""
     if not head:
         return "it is empty"

@@ -19,7 +19,7 @@ SD_CODECS = frozenset({"mjpeg", "webp", "vp8"})
 """BT.601 by their specifications, whatever the size."""
 
 
-class Paint:
+class RgbConverter:
     """Makes RGB of the frames of one stream, all in the size and orientation of its first.
 
     A frame that names no matrix is BT.709 when it is wider than 1279 or higher than 576, else BT.601. Browsers and mpv
@@ -35,14 +35,14 @@ class Paint:
     def __init__(self, first: VideoFrame, codec: str, *, mirrored: bool) -> None:
         self._width, self._height = first.width, first.height
         self._sd = codec in SD_CODECS or (first.width < 1280 and first.height <= 576)
-        self._mirrored = mirrored or _display_mirrors(first)
+        self._mirrored = mirrored or _is_display_mirrored(first)
         self._quarters = round(first.rotation / 90) % 4  # counterclockwise
         self._transparent = first.format.has_palette or any(part.is_alpha for part in first.format.components)
         self._reformatter = VideoReformatter()
         upright = not self._mirrored and self._quarters == 0
         known = first.colorspace in DECORD_MATRICES or (first.colorspace not in SWSCALE_MATRICES and self._sd)
         opaque = not self._transparent and first.format.name.startswith("yuv")
-        self.plain = upright and opaque and known and not first.interlaced_frame
+        self.matches_decord = upright and opaque and known and not first.interlaced_frame
         """Whether decord gives the same pixels."""
 
     @property
@@ -50,7 +50,7 @@ class Paint:
         """Width and height in pixels, as the frames are shown."""
         return (self._height, self._width) if self._quarters % 2 else (self._width, self._height)
 
-    def rgb(self, frame: VideoFrame) -> Pixels:
+    def convert(self, frame: VideoFrame) -> Pixels:
         """Return (height, width, 3) uint8 RGB, not always contiguous. Raises FFmpegError."""
         guess = None
         if not frame.format.is_rgb and frame.colorspace not in SWSCALE_MATRICES:
@@ -66,7 +66,7 @@ class Paint:
         return np.rot90(pixels[::-1] if self._mirrored else pixels, self._quarters)
 
 
-def _display_mirrors(frame: VideoFrame) -> bool:
+def _is_display_mirrored(frame: VideoFrame) -> bool:
     """Whether the display matrix mirrors. FFmpeg splits it into flipping upside down, then turning by `rotation`."""
     try:
         matrix = cast("Any", frame.side_data).get(SideDataType.DISPLAYMATRIX)

@@ -1,4 +1,4 @@
-"""Starts the processes that decode, each forked from a prepared one (`composition.media.decoding.server`).
+"""Starts the processes that decode, each forked from a prepared one (`composition.media.decoding.fork_server`).
 
 An interpreter that imports numpy and PyAV takes ten times the processor time of the fork. There is one prepared process
 for each process that asks, started when the first file is opened. multiprocessing's own fork server is not used: it
@@ -51,30 +51,30 @@ class PreparedProcess:
         self._lock = threading.Lock()
         self._control, control = socket.socketpair()
         self._control.setblocking(False)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         with control:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "composition.media.decoding.server", str(control.fileno())],
+                    [sys.executable, "-P", "-m", "composition.media.decoding.fork_server", str(control.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=self._said,
+                    stderr=self._stderr,
                     env=ENVIRONMENT,
                     cwd="/",
                     pass_fds=(control.fileno(),),
                     start_new_session=True,
                 )
             except OSError:
-                self.abandon()
+                self.release()
                 raise
 
-    def ask(self, files: Sequence[int]) -> None:
+    def fork_decoder(self, files: Sequence[int]) -> None:
         """Have a decoder forked that has these files: its leash, its link, its standard error.
 
         Returns at once. Raises OSError: BrokenPipeError or ConnectionResetError when the process is gone.
         """
         with self._lock:
-            if self._said.closed:
+            if self._stderr.closed:
                 raise BrokenPipeError
             socket.send_fds(self._control, [b"\0"], files)
 
@@ -85,26 +85,26 @@ class PreparedProcess:
             reason: logged with what the process said, the first time; None where its end is no fault.
         """
         with self._lock:
-            if self._said.closed:
+            if self._stderr.closed:
                 return
             self._process.kill()
             code = self._process.wait()
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace")
-            self.abandon()
+            self._stderr.seek(0)
+            said = self._stderr.read().decode(errors="replace")
+            self.release()
         if reason is not None:
             log.warning(reason, extra={"exit": code, "said": said[-2000:]})
 
-    def bury(self) -> None:
+    def await_end(self) -> None:
         """Do this for a process that is ending by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self.kill_s)
             self.end(LOST)
 
-    def abandon(self) -> None:
+    def release(self) -> None:
         """Let go of the process. It ends by itself when nobody holds on to it."""
         self._control.close()
-        self._said.close()
+        self._stderr.close()
 
 
 class DecoderProcess:
@@ -112,18 +112,18 @@ class DecoderProcess:
 
     def __init__(self, prepared: PreparedProcess) -> None:
         self._prepared = prepared
-        self._ending = threading.Lock()
+        self._lock = threading.Lock()
         self._ended = False
         self._code: int | None = None
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.link, link = socket.socketpair()
         """What the process is asked over. Does not block."""
-        self._leash, leash = socket.socketpair()
+        self._lifeline, leash = socket.socketpair()
         self.link.setblocking(False)
-        self._leash.settimeout(prepared.kill_s)
+        self._lifeline.settimeout(prepared.kill_s)
         with link, leash:
             try:
-                prepared.ask((leash.fileno(), link.fileno(), self._said.fileno()))
+                prepared.fork_decoder((leash.fileno(), link.fileno(), self._stderr.fileno()))
             except OSError:
                 self._release()
                 raise
@@ -131,7 +131,7 @@ class DecoderProcess:
     def kill(self) -> None:
         """Have it killed. Returns at once."""
         with contextlib.suppress(OSError):  # it is gone already
-            self._leash.shutdown(socket.SHUT_WR)
+            self._lifeline.shutdown(socket.SHUT_WR)
 
     def end(self) -> int | None:
         """Kill it and wait until it is gone. Blocks.
@@ -139,30 +139,30 @@ class DecoderProcess:
         Returns its exit status, negative if a signal ended it; None when it was lost with the process that it was
         forked from.
         """
-        with self._ending:
+        with self._lock:
             if not self._ended:
                 self.kill()
-                self._code = self._last_word()
+                self._code = self._receive_status()
                 self._ended = True
         return self._code
 
-    def _last_word(self) -> int | None:
+    def _receive_status(self) -> int | None:
         try:
-            status = self._leash.recv(4)
+            status = self._lifeline.recv(4)
         except TimeoutError:
             self._prepared.end(HUNG)
-            status = self._leash.recv(4)
+            status = self._lifeline.recv(4)
         if not status:
-            self._prepared.bury()
+            self._prepared.await_end()
             return None
         (code,) = struct.unpack("<i", status)
         return code
 
     @property
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """What libraries said on its standard error."""
-        self._said.seek(0)
-        return self._said.read().decode(errors="replace")
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
 
     def close(self) -> None:
         """Kill it, wait until it is gone, and let go of what is left of it. Blocks."""
@@ -171,8 +171,8 @@ class DecoderProcess:
 
     def _release(self) -> None:
         self.link.close()
-        self._leash.close()
-        self._said.close()
+        self._lifeline.close()
+        self._stderr.close()
 
 
 class DecoderProcesses:
@@ -184,12 +184,12 @@ class DecoderProcesses:
 
     def __init__(self, kill_s: float = KILL_S) -> None:
         self._kill_s = kill_s
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()
         self._prepared: PreparedProcess | None = None
 
     def start(self) -> DecoderProcess:
         """Start one. Returns at once, when it is not there yet. Raises OSError."""
-        with self._starting:
+        with self._lock:
             if self._prepared is not None:
                 try:
                     return DecoderProcess(self._prepared)
@@ -200,20 +200,20 @@ class DecoderProcesses:
 
     def close(self) -> None:
         """End them all."""
-        with self._starting:
+        with self._lock:
             if self._prepared is not None:
                 self._prepared.end()
                 self._prepared = None
 
-    def forget(self) -> None:
+    def release_after_fork(self) -> None:
         """Let go of the prepared process in a fork of its owner, whose it is not and would outlive the owner by it."""
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()
         if self._prepared is not None:
-            self._prepared.abandon()
+            self._prepared.release()
             self._prepared = None
 
 
 decoder_processes = DecoderProcesses()
 """Those of this process."""
 atexit.register(decoder_processes.close)
-os.register_at_fork(after_in_child=decoder_processes.forget)
+os.register_at_fork(after_in_child=decoder_processes.release_after_fork)

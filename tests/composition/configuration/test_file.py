@@ -16,7 +16,7 @@ from composition.configuration.file import (
     parse_configuration,
     read_configuration,
 )
-from composition.configuration.settings import MOVED
+from composition.configuration.settings import LEGACY_MESSAGE
 from services.errors import ConfigError
 
 ARTIFACTS = {"url": "s3://bucket/reelgraph", "options": {"key": "me", "secret": "xyz"}}
@@ -192,8 +192,8 @@ def test_an_older_file_is_refused_with_the_way_out(tmp_path, path):
     old = {"name": "reelgraph", "import_path": path, "args": {"wan": WEIGHTS}}
     with pytest.raises(ConfigError) as caught:
         read_configuration(write(tmp_path, old))
-    assert caught.value.message == f"{tmp_path / 'config.yaml'}: {MOVED}"
-    assert "docs/configuration.md" in MOVED
+    assert caught.value.message == f"{tmp_path / 'config.yaml'}: {LEGACY_MESSAGE}"
+    assert "docs/configuration.md" in LEGACY_MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_name_is_one_thing():
 def test_two_models_of_a_kind_are_two_models():
     found = parse(models("wan-a14b", wan_a14b=WAN), models("wan-5b", wan_5b=WAN), graphs("single", single={}))
     assert list(found.models) == ["wan-a14b", "wan-5b"]
-    assert found.snapshot.names() == ["wan-a14b", "wan-5b"]
+    assert found.snapshot.list_names() == ["wan-a14b", "wan-5b"]
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_what_is_not_needed_is_left_out(only, blocks, left, names):
     found = narrow(parse(*SERVED), only)
     assert [block.name for block in found.blocks] == blocks
     assert list(found.models) == left
-    assert names is None or found.snapshot.names() == names
+    assert names is None or found.snapshot.list_names() == names
     assert before == SERVED
     again = [dict(block.raw) for block in found.blocks]
     assert list(parse(*again).models) == left
@@ -402,11 +402,11 @@ EXAMPLES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(applicatio
 
 def test_the_page_says_how_to_move():
     first, before, after = EXAMPLES
-    assert parse_configuration(first, Path("/")).snapshot.names() == ["wan-a14b"]
+    assert parse_configuration(first, Path("/")).snapshot.list_names() == ["wan-a14b"]
     with pytest.raises(ConfigError, match=r"before 0\.2"):
         parse_configuration(before, Path("/"))
     moved = parse_configuration(after, Path("/"))
-    assert moved.snapshot.names() == ["v2v", "wan"]
-    assert moved.snapshot.assign("v2v", {}).complete({}) == {"steps": 20}
-    assert moved.snapshot.assign("wan-i2v", {}).complete({}) == {"steps": 30}
+    assert moved.snapshot.list_names() == ["v2v", "wan"]
+    assert moved.snapshot.assign_models("v2v", {}).complete_fields({}) == {"steps": 20}
+    assert moved.snapshot.assign_models("wan-i2v", {}).complete_fields({}) == {"steps": 30}
     assert moved.state.database == before["applications"][0]["args"]["database"]

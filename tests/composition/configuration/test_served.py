@@ -29,11 +29,11 @@ def cluster(tmp_path: Path) -> Cluster:
 def assigned(cluster: Cluster, name: str, **chosen: str) -> dict[Role, str]:
     """Role → id of the model; roles are chosen with `_` for `-`."""
     by_role = {role.replace("_", "-"): model for role, model in chosen.items()}
-    return read(cluster).assign(name, cast("Mapping[Role, str]", by_role)).ids
+    return read(cluster).assign_models(name, cast("Mapping[Role, str]", by_role)).ids
 
 
 def read(cluster: Cluster) -> Snapshot:
-    return cluster.served.read()
+    return cluster.served.read_snapshot()
 
 
 def refused(cluster: Cluster, name: str, **chosen: str) -> tuple[str | None, str]:
@@ -91,7 +91,7 @@ def test_a_model_that_is_asked_otherwise_does_not_fit(cluster: Cluster) -> None:
     assert (param, message) == ("models.image-to-video", "models.image-to-video: must be one of svd, got 'wan'")
     snapshot = read(cluster)
     for request, ids in ((SvdRequest, ["svd"]), (WanRequest, ["wan"]), (FluxRequest, [])):
-        assert [each.id for each in snapshot.candidates(Need("image-to-video", request))] == ids
+        assert [each.id for each in snapshot.list_candidates(Need("image-to-video", request))] == ids
 
 
 def test_what_cannot_be_chosen(cluster: Cluster) -> None:
@@ -117,7 +117,7 @@ def test_what_cannot_be_chosen(cluster: Cluster) -> None:
 
 
 def test_where_nothing_is_served_nothing_is_listed(cluster: Cluster) -> None:
-    assert read(cluster).names() == []
+    assert read(cluster).list_names() == []
     assert refused(cluster, "v2v") == ("model", "model: there is no 'v2v'; there are none yet")
 
 
@@ -128,7 +128,7 @@ def test_a_model_alone_is_run_by_the_graph_of_its_kind(cluster: Cluster) -> None
     cluster.host_models(WANS)
     assert refused(cluster, "wan-5b")[1] == "model: there is no 'wan-5b'; there are none yet"
     cluster.host_graphs("single", application="alone")
-    assignment = read(cluster).assign("wan-5b", {})
+    assignment = read(cluster).assign_models("wan-5b", {})
     assert (assignment.name, assignment.application, assignment.ids) == (
         "wan-5b",
         "alone",
@@ -139,12 +139,14 @@ def test_a_model_alone_is_run_by_the_graph_of_its_kind(cluster: Cluster) -> None
 
 def test_older_clients_ask_for_the_first_wan_by_another_name(cluster: Cluster) -> None:
     cluster.host_models({"svd": Hosted("svd"), **WANS}).host_graphs("single")
-    assignment = read(cluster).assign("wan-i2v", {})
+    assignment = read(cluster).assign_models("wan-i2v", {})
     assert (assignment.name, assignment.ids) == ("wan-i2v", {"image-to-video": "wan-a14b"})
     assert assigned(cluster, "wan-i2v", image_to_video="wan-5b") == {"image-to-video": "wan-5b"}
-    assert "wan-i2v" not in read(cluster).names()
+    assert "wan-i2v" not in read(cluster).list_names()
     cluster.host_models({"wan-i2v": Hosted("svd"), **WANS})
-    assert read(cluster).assign("wan-i2v", {}).models["image-to-video"].model.kind == "svd", "an id stands before it"
+    assert read(cluster).assign_models("wan-i2v", {}).models["image-to-video"].model.kind == "svd", (
+        "an id stands before it"
+    )
 
 
 # What is served.
@@ -152,9 +154,9 @@ def test_older_clients_ask_for_the_first_wan_by_another_name(cluster: Cluster) -
 
 def test_an_application_that_serve_does_not_have_serves_nothing(cluster: Cluster) -> None:
     cluster.host_models({"eyes": Hosted("internvl")}, "eyes").host_models(WANS, "wans").host_graphs("v2v")
-    assert read(cluster).names() == ["v2v"]
+    assert read(cluster).list_names() == ["v2v"]
     del cluster.states["wans"]
-    assert read(cluster).names() == []
+    assert read(cluster).list_names() == []
     assert refused(cluster, "v2v") == (
         "model",
         "model: v2v needs a model for image-to-video, which is not served here",
@@ -182,7 +184,7 @@ def test_what_this_version_does_not_know_is_passed_over(cluster: Cluster) -> Non
 def test_a_graph_whose_configured_model_is_not_served_is_not_listed(cluster: Cluster, configured: str) -> None:
     cluster.host_models({"eyes": Hosted("internvl"), "wan-5b": Hosted("wan"), "flux": Hosted("flux")})
     cluster.host_graphs("full-pipeline", v2v={"roles": {"image-to-video": configured}})
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
     assert refused(cluster, "v2v") == ("model", f"model: v2v needs {configured}, which is not served here")
     assert assigned(cluster, "v2v", image_to_video="wan-5b")["image-to-video"] == "wan-5b"
 
@@ -191,7 +193,7 @@ def test_a_configured_model_that_a_graph_can_do_without(cluster: Cluster) -> Non
     cluster.host_models({"flux": Hosted("flux"), "svd": Hosted("svd")})
     cluster.host_graphs(full_pipeline={"roles": {"image-to-video": "svd-xt"}})
     assert assigned(cluster, "full-pipeline") == {"text-to-image": "flux"}, "no other one takes its place unasked"
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
 
 
 def test_a_graph_that_makes_jobs_is_served_beside_what_runs_them(cluster: Cluster) -> None:
@@ -201,10 +203,10 @@ def test_a_graph_that_makes_jobs_is_served_beside_what_runs_them(cluster: Cluste
         "model: storyboard makes jobs of full-pipeline, which is not served here"
     )
     cluster.host_graphs("full-pipeline", "storyboard")
-    assert read(cluster).names() == ["full-pipeline", "storyboard"]
+    assert read(cluster).list_names() == ["full-pipeline", "storyboard"]
     assert assigned(cluster, "storyboard") == {"text-to-image": "flux", "image-to-video": "svd"}
     cluster.host_graphs("full-pipeline", storyboard={"scenes_by": "text-to-video"})
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
     cluster.host_graphs("single", storyboard={"scenes_by": "text-to-video"})
     assert assigned(cluster, "storyboard") == {"text-to-video": "text-to-video"}
 
@@ -213,7 +215,7 @@ def test_a_graph_that_makes_jobs_is_served_beside_what_runs_them(cluster: Cluste
 
 
 def completed(cluster: Cluster, name: str, chosen: Mapping[Role, str] | None = None, **given: Any) -> dict[str, Any]:
-    return read(cluster).assign(name, chosen or {}).complete(given)
+    return read(cluster).assign_models(name, chosen or {}).complete_fields(given)
 
 
 def pipeline(cluster: Cluster, *kinds: str, **defaults: Any) -> None:
@@ -297,11 +299,11 @@ def test_defaults_and_limits_are_those_of_the_chosen_model(cluster: Cluster) -> 
             "wan-5b": Hosted("wan", limits={"num_frames": 17}, defaults={"num_frames": 17, "steps": 4}),
         }
     ).host_graphs("v2v", "single")
-    first, second = (read(cluster).assign("v2v", {"image-to-video": name}) for name in ("wan-a14b", "wan-5b"))
-    assert (first.limits, first.complete({})) == ({"num_frames": 121, "steps": 50}, {"num_frames": 81})
-    assert (second.limits, second.complete({})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 4})
-    alone = read(cluster).assign("wan-5b", {})
-    assert (alone.limits, alone.complete({"steps": 5})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 5})
+    first, second = (read(cluster).assign_models("v2v", {"image-to-video": name}) for name in ("wan-a14b", "wan-5b"))
+    assert (first.limits, first.complete_fields({})) == ({"num_frames": 121, "steps": 50}, {"num_frames": 81})
+    assert (second.limits, second.complete_fields({})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 4})
+    alone = read(cluster).assign_models("wan-5b", {})
+    assert (alone.limits, alone.complete_fields({"steps": 5})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 5})
 
 
 def test_limits_stand_at_their_places(cluster: Cluster) -> None:
@@ -309,9 +311,9 @@ def test_limits_stand_at_their_places(cluster: Cluster) -> None:
     cluster.host_models({kind: Hosted(kind, limits=limits.get(kind, {})) for kind in PAINTERS})
     cluster.host_graphs("full-pipeline", "storyboard", "single")
     expected = {"n": 4, "steps": 50, "restyle.steps": 30, "animate.num_frames": 14}
-    assert read(cluster).assign("full-pipeline", {}).limits == expected
-    assert read(cluster).assign("storyboard", {}).limits == expected
-    assert read(cluster).assign("svd", {}).limits == {"num_frames": 14}
+    assert read(cluster).assign_models("full-pipeline", {}).limits == expected
+    assert read(cluster).assign_models("storyboard", {}).limits == expected
+    assert read(cluster).assign_models("svd", {}).limits == {"num_frames": 14}
 
 
 # Outside of graphs.
@@ -320,10 +322,10 @@ def test_limits_stand_at_their_places(cluster: Cluster) -> None:
 def test_who_answers_at_once(cluster: Cluster) -> None:
     cluster.host_models({"svd": Hosted("svd"), "schnell": Hosted("flux"), "dev": Hosted("flux")})
     snapshot, need = read(cluster), Need("text-to-image", FluxRequest)
-    assert snapshot.choose(need, None).id == "schnell"
-    assert snapshot.choose(need, None, "dev").id == "dev"
-    assert snapshot.choose(need, "schnell", "dev").id == "schnell"
-    assert snapshot.choose(need, "schnell", "pro").id == "schnell"
+    assert snapshot.choose_model(need, None).id == "schnell"
+    assert snapshot.choose_model(need, None, "dev").id == "dev"
+    assert snapshot.choose_model(need, "schnell", "dev").id == "schnell"
+    assert snapshot.choose_model(need, "schnell", "pro").id == "schnell"
 
 
 @pytest.mark.parametrize(
@@ -348,7 +350,7 @@ def test_who_cannot_answer(
 ) -> None:
     cluster.host_models({"svd": Hosted("svd"), "dev": Hosted("flux")})
     with pytest.raises(kind) as caught:
-        read(cluster).choose(need, name, configured)
+        read(cluster).choose_model(need, name, configured)
     assert (type(caught.value), caught.value.message, caught.value.param) == (kind, message, "model")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from composition.configuration.served import Patience, Served
+from composition.configuration.served import Registry, Timeouts
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job
 from services.errors import LimitExceeded, ModelFailed, ServiceBusy
@@ -46,20 +46,20 @@ class Controller:
 
 
 def test_what_was_read_a_moment_ago_is_not_read_again(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, Patience(known_for_s=3600)).host_models({"wan": Hosted("wan")})
-    first = cluster.served.read()
+    cluster = Cluster(tmp_path, Timeouts(cache_s=3600)).host_models({"wan": Hosted("wan")})
+    first = cluster.served.read_snapshot()
     cluster.host_models({"svd": Hosted("svd")})
-    assert cluster.served.read() is first
+    assert cluster.served.read_snapshot() is first
     assert cluster.asked == 1
 
 
 def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
-    assert list(cluster.served.read().models) == ["wan"]
+    assert list(cluster.served.read_snapshot().models) == ["wan"]
     cluster.host_models({"svd": Hosted("svd"), "wan": Hosted("wan")})
-    assert list(cluster.served.read().models) == ["svd", "wan"]
+    assert list(cluster.served.read_snapshot().models) == ["svd", "wan"]
     cluster.states["models"] = "UNHEALTHY"
-    assert cluster.served.read().models["svd"].state == "UNHEALTHY"
+    assert cluster.served.read_snapshot().models["svd"].state == "UNHEALTHY"
 
 
 # What is away.
@@ -69,19 +69,19 @@ def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
 def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, what: str) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
     store, controller = Away(cluster.url), Controller(cluster.states)
-    served = Served(store, controller.ask, cluster.open_handle, TRANSPORT, Patience(known_for_s=0))
+    served = Registry(store, controller.ask, cluster.open_handle, TRANSPORT, Timeouts(cache_s=0))
     there = store if what == "database" else controller
     there.away = True
     with pytest.raises(ServiceBusy, match="cannot be read yet; try again later"):
-        served.read()
+        served.read_snapshot()
     there.away = False
-    known = served.read()
+    known = served.read_snapshot()
     there.away = True
     cluster.host_models({"svd": Hosted("svd")})
-    assert served.read() is known
-    assert served.read() is known
+    assert served.read_snapshot() is known
+    assert served.read_snapshot() is known
     there.away = False
-    assert list(served.read().models) == ["svd"]
+    assert list(served.read_snapshot().models) == ["svd"]
 
 
 # Rates.
@@ -173,20 +173,20 @@ async def test_nobody_is_asked_for_a_rate_where_no_seconds_are(counter: Counter)
     ],
 )
 async def test_a_model_that_does_not_say_its_rate_is_busy(tmp_path: Path, model: Measuring, words: str) -> None:
-    cluster = Cluster(tmp_path, Patience(known_for_s=0, answer_s=0.01))
+    cluster = Cluster(tmp_path, Timeouts(cache_s=0, answer_s=0.01))
     cluster.host_models({"wan": Hosted("wan", model)}).host_graphs("single")
     with pytest.raises(ServiceBusy, match=f"seconds: {words}") as caught:
-        await cluster.served.rate(cluster.served.read().assign("wan", {}))
+        await cluster.served.find_rate(cluster.served.read_snapshot().assign_models("wan", {}))
     assert (caught.value.param, caught.value.retryable) == ("seconds", True)
     model.error, model.rate, model.silent = None, Fraction(16), False
-    assert await cluster.served.rate(cluster.served.read().assign("wan", {})) == 16
+    assert await cluster.served.find_rate(cluster.served.read_snapshot().assign_models("wan", {})) == 16
 
 
 async def test_what_has_no_rate_of_its_own_has_none(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path).host_models({"svd": Hosted("svd"), "flux": Hosted("flux")})
     cluster.host_graphs("single", "full-pipeline")
     for name in ("svd", "full-pipeline"):
-        assert await cluster.served.rate(cluster.served.read().assign(name, {})) == 0
+        assert await cluster.served.find_rate(cluster.served.read_snapshot().assign_models(name, {})) == 0
 
 
 # Whose jobs.
@@ -203,7 +203,7 @@ def test_a_stored_job_finds_what_runs_it(tmp_path: Path) -> None:
     served = cluster.served
     for stored in (job("v2v"), job("v2v", describe="eyes"), job("wan-5b"), job("wan-i2v", image_to_video="wan-5b")):
         _, request = served.find_graph(stored)
-        assert request is served.read().assign(stored.model, {}).request
+        assert request is served.read_snapshot().assign_models(stored.model, {}).request
 
 
 @pytest.mark.parametrize(

@@ -111,17 +111,17 @@ def _front(found: Configuration) -> FrontSettings:
 def test_a_graph_is_there_when_its_models_are(tmp_path: Path, models: set[str], names: set[str]) -> None:
     found = parse_configuration(without_models(models, tmp_path), ROOT)
     assert set(found.models) == models
-    assert set(found.snapshot.names()) == names
+    assert set(found.snapshot.list_names()) == names
 
 
 def test_text_to_video_can_make_the_scenes() -> None:
     raw = raw_of(PRODUCTION, comments=True)
     kept = ("text-to-video", "storyboard", "single")
     raw["applications"] = [each for each in raw["applications"] if each["name"] in kept]
-    assert parse_configuration(raw, ROOT).snapshot.names() == ["text-to-video"]
+    assert parse_configuration(raw, ROOT).snapshot.list_names() == ["text-to-video"]
     (board,) = [each for each in raw["applications"] if each["name"] == "storyboard"]
     board["args"]["graphs"]["storyboard"] = {"scenes_by": "text-to-video"}
-    assert parse_configuration(raw, ROOT).snapshot.names() == ["storyboard", "text-to-video"]
+    assert parse_configuration(raw, ROOT).snapshot.list_names() == ["storyboard", "text-to-video"]
 
 
 # --- what is built of them ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from composition.configuration.served import snapshot_of
+from composition.configuration.served import build_snapshot
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job, Table
 from tests.composition.conftest import empty_database
@@ -117,14 +117,14 @@ def test_a_file_of_an_older_version_gets_the_tables_and_columns_that_it_lacks(tm
     with sqlite3.connect(path) as old:
         old.executescript(BEFORE)
     store = Store(f"sqlite:///{path}")
-    job = store.job("video_old", "ann")
+    job = store.get_job("video_old", "ann")
     assert (job.model, job.params) == ("wan-i2v", {"image": "file_1", "num_frames": 5})
     assert (job.parent, job.main) == (None, None)
     assert store.list_deployed() == []
     store.replace_deployed("wans", deployed("wans", "wan-5b"))
-    models = snapshot_of(store.list_deployed(), {"wans": "HEALTHY"}).models
+    models = build_snapshot(store.list_deployed(), {"wans": "HEALTHY"}).models
     assert list(models) == ["wan-5b"]
-    claimed = store.claim(60)
+    claimed = store.claim_job(60)
     assert claimed
     assert claimed.id == "video_old"
     made = Job(id="video_new", owner="ann", model="v2v", params={}, media={}, created_at=time.time())
@@ -134,5 +134,5 @@ def test_a_file_of_an_older_version_gets_the_tables_and_columns_that_it_lacks(tm
         tables = {name for (name,) in now.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert tables >= set(Table.metadata.tables)
     again = Store(f"sqlite:///{path}")
-    assert again.job("video_new").owner == "ann"
+    assert again.get_job("video_new").owner == "ann"
     again.close()

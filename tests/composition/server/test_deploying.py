@@ -21,11 +21,11 @@ from ray.serve.schema import (
 )
 
 from composition.server.deploying import (
-    ANSWERS_WITHIN_S,
+    HTTP_TIMEOUT_S,
     POLL_S,
-    build,
-    health_pages,
-    need_room,
+    build_application,
+    check_conflicts,
+    list_health_urls,
     shorten_traceback,
     wait_until_ready,
 )
@@ -49,8 +49,8 @@ def there(**applications: dict[str, Any]) -> dict[str, Any]:
 
 def test_there_is_room_beside_applications_of_others() -> None:
     others = there(theirs={"route_prefix": "/theirs"}, models={"route_prefix": None})
-    need_room(config(front="/", wan=None), others, CLUSTER)
-    need_room(config(front="/", wan=None), there(), CLUSTER)
+    check_conflicts(config(front="/", wan=None), others, CLUSTER)
+    check_conflicts(config(front="/", wan=None), there(), CLUSTER)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_there_is_room_beside_applications_of_others() -> None:
 def test_what_is_in_the_way(ours: ServeDeploySchema, words: str) -> None:
     building = {"route_prefix": None, "deployed_app_config": {"route_prefix": "/soon"}}
     with pytest.raises(ConfigError) as caught:
-        need_room(ours, there(theirs={"route_prefix": "/theirs"}, building=building), CLUSTER)
+        check_conflicts(ours, there(theirs={"route_prefix": "/theirs"}, building=building), CLUSTER)
     assert caught.value.message == words
 
 
@@ -97,7 +97,9 @@ def test_an_application_is_built_as_the_file_says() -> None:
         "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"A": "1", "B": "1"}}},
     }
     environment = {"env_vars": {"B": "2", "C": "2"}}
-    built = build(application(deployments=[options], runtime_env=environment), LoggingConfig(log_level="WARNING"))
+    built = build_application(
+        application(deployments=[options], runtime_env=environment), LoggingConfig(log_level="WARNING")
+    )
     assert (built.name, built.route_prefix, built.ingress_deployment_name) == ("tiny", "/tiny", "front")
     assert built.logging_config.log_level == "WARNING"
     (front,) = built.deployments
@@ -109,14 +111,14 @@ def test_an_application_is_built_as_the_file_says() -> None:
 
 
 def test_what_the_file_does_not_say_stays_as_the_application_has_it() -> None:
-    built = build(application(import_path="tests.cluster.tiny:back", route_prefix=None))
+    built = build_application(application(import_path="tests.cluster.tiny:back", route_prefix=None))
     assert built.route_prefix is None
     assert built.deployments[0].ray_actor_options == {"num_cpus": 0.01}
 
 
 def test_an_application_scales_its_deployments() -> None:
     scaling = {"min_replicas": 1, "max_replicas": 4}
-    built = build(application(deployments=[{"name": "front", "autoscaling_config": scaling}]))
+    built = build_application(application(deployments=[{"name": "front", "autoscaling_config": scaling}]))
     assert built.deployments[0]._deployment_config.autoscaling_config.max_replicas == 4
 
 
@@ -131,12 +133,12 @@ def test_an_application_scales_its_deployments() -> None:
 )
 def test_an_application_that_cannot_be_built(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build(application(**fields))
+        build_application(application(**fields))
     assert caught.value.message.startswith(words)
 
 
 def test_the_pages_that_must_answer() -> None:
-    pages = health_pages(config(front="/", wan=None, other="/other"), "http://127.0.0.1:8000")
+    pages = list_health_urls(config(front="/", wan=None, other="/other"), "http://127.0.0.1:8000")
     assert pages == ["http://127.0.0.1:8000/healthz", "http://127.0.0.1:8000/other/healthz"]
 
 
@@ -269,4 +271,4 @@ def test_a_server_that_never_answers() -> None:
         url = f"http://127.0.0.1:{closed.server_port}"
     failure, shown = wait([status(front=RUNNING, wan=RUNNING)], url)
     assert failure == f"{url} does not answer: [Errno 111] Connection refused"
-    assert shown == ANSWERS_WITHIN_S / POLL_S
+    assert shown == HTTP_TIMEOUT_S / POLL_S

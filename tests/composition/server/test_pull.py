@@ -13,7 +13,16 @@ import pytest
 import yaml
 
 from composition.configuration.settings import ModelEntry
-from composition.server.pull import DONE, FAILED, INTERRUPTED, REFUSED, Acceptance, Named, find_weights, pull
+from composition.server.pull import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    Acceptance,
+    NamedWeights,
+    find_weights,
+    pull_weights,
+)
 from services.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
@@ -62,7 +71,7 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         wan={"kind": "wan", "weights": {"path": "/w/wan"}},
         svd={"kind": "svd", "weights": {"path": "/w/svd", "licence": "Apache-2.0"}},
     )
-    assert pull(models, tmp_path, Acceptance()) == DONE
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
     assert list(fetched(tmp_path)) == [INTERNVL]
     out, told = capsys.readouterr()
     assert out.splitlines() == [
@@ -78,7 +87,7 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         "all there",
     ]
     assert told == f"{INTERNVL}: 27.0 kB of 27.0 kB\n"
-    assert pull(models, tmp_path, Acceptance()) == DONE
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
     assert "of which 0 bytes are to be fetched" in capsys.readouterr().out
     assert hub.served.total() == 1
 
@@ -86,45 +95,45 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
 @pytest.mark.parametrize("acceptance", [KNOWN, Acceptance(sources=(SVD,))])
 def test_conditions_must_be_accepted(hub, tmp_path, capsys, acceptance):
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, Acceptance()) == REFUSED
+    assert pull_weights(models, tmp_path, Acceptance()) == REFUSED
     out, told = capsys.readouterr()
     assert "licence: Stability AI Community (commercial use: restricted;" in out
     how = f"read its terms, and give --accept-licence {SVD} or --accept-licences"
     assert told == f"{SVD} is not accepted (Stability AI Community): {how}\n"
     assert hub.served.total() == 0
-    assert pull(models, tmp_path, acceptance) == DONE
+    assert pull_weights(models, tmp_path, acceptance) == DONE
     assert fetched(tmp_path).keys() == {INTERNVL, SVD}
-    assert pull(models, tmp_path, Acceptance()) == DONE  # what is here already is not asked about
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE  # what is here already is not asked about
 
 
 def test_unknown_terms_must_be_accepted_by_name(hub, tmp_path, capsys):
     models = entries(svd=remote(hub, SVD, "svd"), wan=remote(hub, OTHER, "wan"), again=remote(hub, OTHER, "wan"))
-    assert pull(models, tmp_path, KNOWN) == REFUSED
+    assert pull_weights(models, tmp_path, KNOWN) == REFUSED
     how = f"read its terms, and give --accept-licence {OTHER}"
     assert capsys.readouterr().err == f"{OTHER} is not accepted (its licence is not known to this project): {how}\n"
     assert hub.served.total() == 0
-    assert pull(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
+    assert pull_weights(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
     assert SVD in capsys.readouterr().err
-    assert pull(models, tmp_path, Acceptance(conditions=True, sources=(OTHER,))) == DONE
+    assert pull_weights(models, tmp_path, Acceptance(conditions=True, sources=(OTHER,))) == DONE
     assert fetched(tmp_path).keys() == {SVD, OTHER}
-    assert pull(models, tmp_path, Acceptance()) == DONE
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
 
 
 def test_a_licence_that_the_configuration_names_is_accepted(hub, tmp_path):
-    assert pull(entries(wan=remote(hub, OTHER, "wan", licence="MIT")), tmp_path, Acceptance()) == DONE
+    assert pull_weights(entries(wan=remote(hub, OTHER, "wan", licence="MIT")), tmp_path, Acceptance()) == DONE
     assert fetched(tmp_path).keys() == {OTHER}
 
 
 def test_what_is_accepted_must_be_named(hub, tmp_path, capsys):
     models = entries(wan=remote(hub, OTHER, "wan"))
-    assert pull(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
+    assert pull_weights(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
     assert capsys.readouterr().err == "--accept-licence: this configuration names no somebody/else\n"
 
 
 def test_a_shut_gate_is_known_before_anything_is_fetched(hub, tmp_path, capsys):
     hub.repositories[SVD].gate = "GatedRepo"
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "svd.weights: weights.repository: stabilityai/" in capsys.readouterr().err
     assert hub.served.total() == 0
 
@@ -135,7 +144,7 @@ def test_the_room_is_for_all_together(hub, tmp_path, capsys):
     for name in (INTERNVL, SVD):
         hub.repositories[name].claimed = {"model.safetensors": most}
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "are to be fetched, and" in capsys.readouterr().err
     assert hub.served.total() == 0
 
@@ -143,7 +152,7 @@ def test_the_room_is_for_all_together(hub, tmp_path, capsys):
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     hub.repositories[INTERNVL].claimed = {"model.safetensors": 5}
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "internvl.weights: weights.repository: OpenGVLab" in capsys.readouterr().err
     assert SVD in fetched(tmp_path)
 
@@ -156,11 +165,11 @@ def test_weights_are_found_however_deep():
     faces = {"recogniser": {"path": "/w/recogniser"}, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
     found = find_weights(entries(painter={"kind": "flux", **flux}, instantid={"kind": "instantid", **faces}))
     assert found == [
-        Named("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
-        Named("painter.identity.weights", "path:InfiniteYou"),
-        Named("painter.lora_repositories.0", "a/b", style, "MIT"),
-        Named("instantid.recogniser", "path:recogniser"),
-        Named("instantid.detector.pack", "path:antelopev2"),
+        NamedWeights("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
+        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
+        NamedWeights("painter.lora_repositories.0", "a/b", style, "MIT"),
+        NamedWeights("instantid.recogniser", "path:recogniser"),
+        NamedWeights("instantid.detector.pack", "path:antelopev2"),
     ]
     assert [one.licence.commercial for one in found] == ["unknown", "forbidden", "stated", "unknown", "forbidden"]
 

@@ -17,13 +17,13 @@ terminal, nohup = sys.argv[1:]
 if terminal != "none":
     fcntl.ioctl(int(terminal), termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup == "nohup" else signal.SIG_DFL)
-from composition.server.run import Wishes
-wishes = Wishes()
-wishes.listen()
+from composition.server.run import Signals
+signals = Signals()
+signals.listen()
 print("listening", flush=True)
-while not (wishes.stop.is_set() or wishes.reload.is_set()):
+while not (signals.stop.is_set() or signals.reload.is_set()):
     time.sleep(0.01)
-print("stop" if wishes.stop.is_set() else "reload", flush=True)
+print("stop" if signals.stop.is_set() else "reload", flush=True)
 """
 """A process that says what it has heard. It has the terminal of a descriptor for its own."""
 

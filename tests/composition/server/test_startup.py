@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from composition.server.startup import Bar, Lines, Part, describe, list_parts, startup
+from composition.server.startup import Bar, Lines, Part, list_parts, open_screen, summarize
 from services.loading import Loading
 
 
@@ -53,15 +53,15 @@ def waiting(*names: str) -> list[Part]:
     ],
 )
 def test_what_is_still_waited_for(parts: Sequence[Part], words: str) -> None:
-    assert describe(parts) == words
+    assert summarize(parts) == words
 
 
 def test_a_line_for_each_part_and_no_more_where_no_terminal_is() -> None:
     stream = io.StringIO()
-    with startup(stream) as screen:
+    with open_screen(stream) as screen:
         screen.show([Part("flux", "loading"), Part("wan", "loading")])
         screen.show([Part("flux", "loading"), Part("wan", "ready")])
-        screen.note("a word")
+        screen.print_message("a word")
         screen.show([Part("flux", "failed", "no file"), Part("wan", "ready")])
         screen.show([Part("flux", "failed", "no file"), Part("wan", "loading")])
     assert stream.getvalue().splitlines() == ["wan: loaded", "a word", "flux: could not be loaded (no file)"]
@@ -75,5 +75,5 @@ def test_a_bar_at_a_terminal() -> None:
     bar.show([Part("flux", "loading"), Part("wan", "ready")])
     (task,) = bars.tasks
     assert (task.description, task.completed, task.total) == ("loading flux", 1, 2)
-    bar.note("[bold]a word")
+    bar.print_message("[bold]a word")
     assert "[bold]a word" in stream.getvalue(), "it is no markup"

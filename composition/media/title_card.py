@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 from composition.media.encode import SegmentEncoder
 from services.frames import Pixels
 
-GROUND, HEADING, BODY = (24, 26, 31), (236, 236, 236), (172, 177, 187)
+BACKGROUND, HEADING, BODY = (24, 26, 31), (236, 236, 236), (172, 177, 187)
 """RGB."""
-SMALLEST = 8
+MIN_FONT_SIZE = 8
 """Pixels: the size of the smallest letters that can be read."""
-SHOWN_TEXT = 600
+MAX_TEXT = 600
 """Characters."""
-SEGMENT = 32
+SEGMENT_FRAMES = 32
 """Frames in one segment of a placeholder."""
-PLAIN = {"–": "-", "—": "-", "\u2010": "-", "\u2011": "-"}
+REPLACEMENTS = {"–": "-", "—": "-", "\u2010": "-", "\u2011": "-"}
 """Characters that the font lacks, and what says the same."""
 
 
@@ -29,16 +29,16 @@ class _Line:
     text: str
     font: ImageFont.FreeTypeFont
     colour: tuple[int, int, int]
-    below: int = 0
+    space_below: int = 0
     """Pixels that are free below it."""
 
     @property
     def height(self) -> int:
         """Pixels."""
-        return sum(self.font.getmetrics()) + self.below
+        return sum(self.font.getmetrics()) + self.space_below
 
 
-def placard(text: str, width: int, height: int) -> Pixels:
+def draw_title_card(text: str, width: int, height: int) -> Pixels:
     """Return a dark card with the beginning of a text in its middle, (1, height, width, 3) uint8 RGB.
 
     The first line is the heading where it fits into one. The font, Pillow's own, has the letters of English: accents
@@ -48,11 +48,11 @@ def placard(text: str, width: int, height: int) -> Pixels:
         text: any.
         width, height: of the card, in pixels.
     """
-    card = Image.new("RGB", (width, height), GROUND)
+    card = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(card)
     margin = max(2, min(width, height) // 12)
-    beginning = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…"
-    lines = _laid_out(beginning, width - 2 * margin, height - 2 * margin)
+    beginning = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+    lines = _lay_out(beginning, width - 2 * margin, height - 2 * margin)
     top = (height - sum(line.height for line in lines)) // 2
     for line in lines:
         draw.text((width / 2, top), line.text, line.colour, line.font, anchor="ma")
@@ -60,7 +60,7 @@ def placard(text: str, width: int, height: int) -> Pixels:
     return np.array(card)[None]
 
 
-def placeholder(text: str, width: int, height: int, rate: Fraction, seconds: Fraction) -> bytes:
+def make_title_card(text: str, width: int, height: int, rate: Fraction, seconds: Fraction) -> bytes:
     """Return a fragmented MP4 that shows a `placard` for a time. It blocks; the same arguments give the same bytes.
 
     Args:
@@ -74,32 +74,32 @@ def placeholder(text: str, width: int, height: int, rate: Fraction, seconds: Fra
     """
     count = max(1, ceil(seconds * rate))
     encoder = SegmentEncoder(width, height, rate, total_frames=count)
-    card = placard(text, width, height)
-    parts = [encoder.init()]
-    for first in range(0, count, SEGMENT):
-        shown = np.broadcast_to(card, (min(SEGMENT, count - first), *card.shape[1:]))
-        parts.append(encoder.segment(shown, first, len(parts)))
+    card = draw_title_card(text, width, height)
+    parts = [encoder.encode_init()]
+    for first in range(0, count, SEGMENT_FRAMES):
+        shown = np.broadcast_to(card, (min(SEGMENT_FRAMES, count - first), *card.shape[1:]))
+        parts.append(encoder.encode_segment(shown, first, len(parts)))
     return b"".join(parts)
 
 
-def _laid_out(text: str, width: int, height: int) -> list[_Line]:
+def _lay_out(text: str, width: int, height: int) -> list[_Line]:
     """The lines that fit into so many pixels."""
     first, _, rest = text.strip().partition("\n")
-    large = max(SMALLEST, min(width // 7, height // 6))
-    body = _font(max(SMALLEST, large // 2))
-    first = _drawable(first)
+    large = max(MIN_FONT_SIZE, min(width // 7, height // 6))
+    body = _load_font(max(MIN_FONT_SIZE, large // 2))
+    first = _strip_undrawable(first)
     sizes = range(large, int(body.size) - 1, -1)
-    fitting = next((size for size in sizes if first and _font(size).getlength(first) <= width), None)
+    fitting = next((size for size in sizes if first and _load_font(size).getlength(first) <= width), None)
     lines: list[_Line] = []
-    if fitting is not None and sum(_font(fitting).getmetrics()) <= height:
-        lines.append(_Line(first, _font(fitting), HEADING, fitting // 4))
+    if fitting is not None and sum(_load_font(fitting).getmetrics()) <= height:
+        lines.append(_Line(first, _load_font(fitting), HEADING, fitting // 4))
     room = height - sum(line.height for line in lines)
-    words = _drawable(rest if lines else text).split()
-    wrapped = _wrapped(words, body, width, max(0, room) // sum(body.getmetrics()))
+    words = _strip_undrawable(rest if lines else text).split()
+    wrapped = _wrap_words(words, body, width, max(0, room) // sum(body.getmetrics()))
     return lines + [_Line(line, body, BODY) for line in wrapped]
 
 
-def _wrapped(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+def _wrap_words(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
     """Words in at most so many lines of at most so many pixels; the last one says so when it is not all."""
     lines: list[str] = []
     for word in words:
@@ -120,15 +120,15 @@ def _wrapped(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: i
     return [*lines[: most - 1], f"{last}…"] if last else lines[: most - 1]
 
 
-def _drawable(text: str) -> str:
+def _strip_undrawable(text: str) -> str:
     """What the font can show of a text: accents off, words with other letters out."""
-    plain = "".join(PLAIN.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
+    plain = "".join(REPLACEMENTS.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
     bare = "".join(letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf"))
-    return " ".join(word for word in bare.split() if all(map(_known, word)))
+    return " ".join(word for word in bare.split() if all(map(_has_glyph, word)))
 
 
 @lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _load_font(size: int) -> ImageFont.FreeTypeFont:
     """Raises OSError where Pillow was built without FreeType."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
@@ -137,12 +137,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=4096)
-def _known(letter: str) -> bool:
+def _has_glyph(letter: str) -> bool:
     """Whether the font has the letter: what it has not, it draws as one and the same box."""
-    return _drawn(letter) != _drawn("\uffff")
+    return _draw_letter(letter) != _draw_letter("\uffff")
 
 
-def _drawn(letter: str) -> bytes:
-    picture = Image.new("L", (4 * SMALLEST, 4 * SMALLEST))
-    ImageDraw.Draw(picture).text((SMALLEST, SMALLEST), letter, 255, _font(2 * SMALLEST))
+def _draw_letter(letter: str) -> bytes:
+    picture = Image.new("L", (4 * MIN_FONT_SIZE, 4 * MIN_FONT_SIZE))
+    ImageDraw.Draw(picture).text((MIN_FONT_SIZE, MIN_FONT_SIZE), letter, 255, _load_font(2 * MIN_FONT_SIZE))
     return picture.tobytes()

@@ -21,8 +21,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from composition.media.decoding.headers import HEAD, Limits, read_header, unreadable
-from composition.media.decoding.pixels import Paint
+from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
+from composition.media.decoding.pixels import RgbConverter
 from services.errors import LimitExceeded, UndecodableMedia
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
@@ -42,19 +42,19 @@ class Index:
     frames: int
     pts: list[int] | None = None
     """Presentation times in order, in the stream's time base; None where they cannot be relied on."""
-    keys: list[tuple[int, int]] | None = None
+    keyframes: list[tuple[int, int]] | None = None
     """Presentation and decoding time of each keyframe, in order; None where it cannot be sought."""
     rate: Fraction | None = None
     """Frames per second, by the presentation times."""
 
-    def key(self, position: int) -> tuple[int, int] | None:
+    def find_keyframe(self, position: int) -> tuple[int, int] | None:
         """The keyframe that leads to the frame at `position`; None when decoding must begin at the beginning."""
-        if self.pts is None or self.keys is None:
+        if self.pts is None or self.keyframes is None:
             return None
-        place = bisect.bisect_right(self.keys, (self.pts[position], sys.maxsize))
-        return self.keys[place - 1] if place else None
+        place = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
+        return self.keyframes[place - 1] if place else None
 
-    def position(self, pts: int | None) -> int | None:
+    def find_position(self, pts: int | None) -> int | None:
         """The position of the frame that is shown at `pts`."""
         if self.pts is None or pts is None:
             return None
@@ -62,34 +62,34 @@ class Index:
         return place if place < len(self.pts) and self.pts[place] == pts else None
 
 
-class Walk:
+class Cursor:
     """Goes forward through decoded frames. Where one is missing, the one before it stays shown."""
 
     def __init__(self, frames: Generator[tuple[int, VideoFrame]], begin: int) -> None:
         self._frames = frames
-        self._ahead: tuple[int, VideoFrame] | None = None
-        self._shown: VideoFrame | None = None
+        self._next: tuple[int, VideoFrame] | None = None
+        self._current: VideoFrame | None = None
         self.begin = begin
-        self.place = begin - 1
+        self.position = begin - 1
         """The position of the frame that is shown."""
 
-    def show(self, position: int) -> VideoFrame | None:
+    def advance(self, position: int) -> VideoFrame | None:
         """The newest frame at or before `position`; None when there is none since the beginning of the walk."""
-        while self.place < position and self.peek() is not None and self._ahead and self._ahead[0] <= position:
-            (self.place, self._shown), self._ahead = self._ahead, None
-        return self._shown
+        while self.position < position and self.peek() is not None and self._next and self._next[0] <= position:
+            (self.position, self._current), self._next = self._next, None
+        return self._current
 
     def peek(self) -> VideoFrame | None:
         """The frame after the one that is shown; None at the end."""
-        self._ahead = self._ahead or next(self._frames, None)
-        return self._ahead[1] if self._ahead else None
+        self._next = self._next or next(self._frames, None)
+        return self._next[1] if self._next else None
 
     def close(self) -> None:
         """Decode no more."""
         self._frames.close()
 
 
-class Footage:
+class MediaFile:
     """One file, open: what it is, where its frames lie, and their pixels.
 
     Args:
@@ -104,30 +104,30 @@ class Footage:
     def __init__(self, source: str | bytes, limits: Limits) -> None:
         self._source = source
         self._limits = limits
-        head = _head(source)
+        head = _read_head(source)
         self._header = read_header(head)
         if self._header.size is not None:
             limits.check_size(*self._header.size)
         try:
             self._container, self._stream = self._open()
         except FFmpegError as error:
-            raise UndecodableMedia(unreadable(head)) from error
-        self._form = self._container.format.name
+            raise UndecodableMedia(explain_unreadable(head)) from error
+        self._format = self._container.format.name
         self._check_header()
-        self._index = Index(1) if self._header.picture else self._survey()
-        self._tried = bytearray(self._index.frames)
-        self._walk = self._walk_from(0)
-        self._asked = -1
-        first = self._walk.peek()
+        self._index = Index(1) if self._header.picture_format else self._read_index()
+        self._states = bytearray(self._index.frames)
+        self._cursor = self._seek(0)
+        self._last_requested = -1
+        first = self._cursor.peek()
         if first is None:
             raise UndecodableMedia("none of its frames can be decoded: it is damaged or cut short")
-        self.paint = Paint(first, self._stream.codec_context.name, mirrored=self._header.mirrored)
-        limits.check_size(*self.paint.size)
+        self.converter = RgbConverter(first, self._stream.codec_context.name, mirrored=self._header.is_mirrored)
+        limits.check_size(*self.converter.size)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         # A backstop within FFmpeg. Coded sizes are a little larger than those that are shown.
         options = {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
-        form = self._header.picture
+        form = self._header.picture_format
         container = av.open(
             io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
             "r",
@@ -158,12 +158,12 @@ class Footage:
                 f"its size is beyond the limit of {self._limits.max_pixels} pixels (max_pixels), or cannot be read"
             )
         self._limits.check_size(width, height)
-        if self._header.picture is None:
+        if self._header.picture_format is None:
             duration = (stream.duration or 0) * (stream.time_base or Fraction(0))
             whole = Fraction(self._container.duration or 0, av.time_base)
             self._limits.check_length(stream.frames, float(max(duration, whole)), "by its header")
 
-    def _survey(self) -> Index:
+    def _read_index(self) -> Index:
         """Read every packet and decode none: a header may lie, or say nothing."""
         packets: list[tuple[int | None, int | None, bool]] = []
         end = Fraction(0)
@@ -181,37 +181,37 @@ class Footage:
                     self._limits.check_length(len(packets), 0, "or more")
         except FFmpegError:
             broken += 1
-        self._check_whole(read - broken, end)
+        self._check_complete(read - broken, end)
         packets = packets[: len(packets) - broken]
         if not packets:
             raise UndecodableMedia("it is a video without a single frame")
-        return self._indexed(packets)
+        return self._build_index(packets)
 
-    def _check_whole(self, read: int, end: Fraction) -> None:
+    def _check_complete(self, read: int, end: Fraction) -> None:
         """Raise UndecodableMedia when the packets end before the header says."""
-        promised = sum(entry.size > 0 for entry in self._stream.index_entries) if self._form == MOV else 0
+        promised = sum(entry.size > 0 for entry in self._stream.index_entries) if self._format == MOV else 0
         if read < promised:
             raise UndecodableMedia(f"it is cut short: {read} of {promised} frames are there")
         duration = Fraction(self._container.duration or 0, av.time_base)
-        if self._form == "avi" and self._stream.average_rate:
+        if self._format == "avi" and self._stream.average_rate:
             duration = max(duration, self._stream.frames / self._stream.average_rate)
         there = max(end, end - Fraction(self._container.start_time or 0, av.time_base))
-        fragmented = self._form == MOV and not self._stream.frames
-        if (self._form in (MATROSKA, "avi") or fragmented) and there < duration * Fraction(99, 100) - Fraction(1, 4):
+        fragmented = self._format == MOV and not self._stream.frames
+        if (self._format in (MATROSKA, "avi") or fragmented) and there < duration * Fraction(99, 100) - Fraction(1, 4):
             raise UndecodableMedia(f"it is cut short: {float(there):.1f} of {float(duration):.1f} s are there")
 
-    def _indexed(self, packets: list[tuple[int | None, int | None, bool]]) -> Index:
+    def _build_index(self, packets: list[tuple[int | None, int | None, bool]]) -> Index:
         pts = sorted(shown for shown, _, _ in packets if shown is not None)
         span = (pts[-1] - pts[0]) * (self._stream.time_base or Fraction(0)) if pts else Fraction(0)
         self._limits.check_length(len(packets), float(span), "by its frames")
         index = Index(len(packets), rate=(len(pts) - 1) / span if span else None)
-        if self._form not in TIMED or len(set(pts)) < len(packets):
+        if self._format not in TIMED or len(set(pts)) < len(packets):
             return index
-        index.pts, index.keys = pts, []
+        index.pts, index.keyframes = pts, []
         for shown, decoded, is_key in packets:
             if is_key and shown is not None and decoded is not None:
-                index.keys.append((shown, decoded))
-        index.keys.sort()
+                index.keyframes.append((shown, decoded))
+        index.keyframes.sort()
         return index
 
     @property
@@ -220,22 +220,22 @@ class Footage:
         return self._index.frames
 
     @property
-    def indexed(self) -> bool:
+    def is_indexed(self) -> bool:
         """Whether the file has an index of its frames and says when each is shown."""
-        return self._form in (MOV, MATROSKA) and self._index.pts is not None
+        return self._format in (MOV, MATROSKA) and self._index.pts is not None
 
     @property
-    def still(self) -> bool:
+    def is_still(self) -> bool:
         """Whether it is a picture."""
-        return self._header.picture is not None or (self._form == "gif" and self._index.frames == 1)
+        return self._header.picture_format is not None or (self._format == "gif" and self._index.frames == 1)
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """`composition.media.decode.MediaFacts` as JSON."""
-        rate = None if self.still else self._rate()
+        rate = None if self.is_still else self._choose_rate()
         return {
-            "kind": "image" if self.still else "video",
-            "width": self.paint.size[0],
-            "height": self.paint.size[1],
+            "kind": "image" if self.is_still else "video",
+            "width": self.converter.size[0],
+            "height": self.converter.size[1],
             "frames": self._index.frames,
             "rate": None if rate is None else str(rate),
             "duration_s": 0.0 if rate is None else float(self._index.frames / rate),
@@ -243,7 +243,7 @@ class Footage:
             "codec": self._stream.codec_context.name,
         }
 
-    def _rate(self) -> Fraction:
+    def _choose_rate(self) -> Fraction:
         """Frames per second: what the header says where the frames' times bear it out, else their average."""
         said, measured = self._stream.average_rate, self._index.rate
         if not measured:
@@ -255,26 +255,26 @@ class Footage:
     @property
     def damaged(self) -> str | None:
         """What is wrong with the frames that were tried so far."""
-        missing, flawed = self._tried.count(MISSING), self._tried.count(FLAWED)
+        missing, flawed = self._states.count(MISSING), self._states.count(FLAWED)
         if not missing and not flawed:
             return None
         frames = self._index.frames
-        tried = frames - self._tried.count(UNTRIED)
+        tried = frames - self._states.count(UNTRIED)
         of = f"{frames} frames" if tried == frames else f"the {tried} frames that were tried, of {frames} in all,"
         return f"{missing} of {of} could not be decoded" + (f", and {flawed} show errors" if flawed else "")
 
-    def _walk_from(self, position: int) -> Walk:
+    def _seek(self, position: int) -> Cursor:
         """Begin at the keyframe that leads to `position`, or at the beginning where that cannot be sought."""
-        key = self._index.key(position)
-        packets = self._packets_from(*key) if key else None
+        key = self._index.find_keyframe(position)
+        packets = self._seek_packets(*key) if key else None
         if key is not None and packets is not None:
-            begin = self._index.position(key[0]) or 0
-            return Walk(self._decoded(packets, begin), begin)
+            begin = self._index.find_position(key[0]) or 0
+            return Cursor(self._decode_packets(packets, begin), begin)
         self._container.close()
         self._container, self._stream = self._open()
-        return Walk(self._decoded(self._container.demux(self._stream), 0), 0)
+        return Cursor(self._decode_packets(self._container.demux(self._stream), 0), 0)
 
-    def _packets_from(self, pts: int, dts: int) -> "Iterator[Packet[VideoStream]] | None":
+    def _seek_packets(self, pts: int, dts: int) -> "Iterator[Packet[VideoStream]] | None":
         try:
             self._container.seek(dts, stream=self._stream)
         except FFmpegError:
@@ -287,7 +287,9 @@ class Footage:
                 break
         return None
 
-    def _decoded(self, packets: "Iterator[Packet[VideoStream]]", begin: int) -> Generator[tuple[int, VideoFrame]]:
+    def _decode_packets(
+        self, packets: "Iterator[Packet[VideoStream]]", begin: int
+    ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, passing over what cannot be decoded."""
         timed = self._index.pts is not None
         counted = expected = begin
@@ -302,50 +304,50 @@ class Footage:
                 counted += 1
                 continue
             for frame in frames:
-                place = self._index.position(frame.pts) if timed else counted
+                place = self._index.find_position(frame.pts) if timed else counted
                 counted += 1
                 if place is not None and place >= expected:
-                    self._note(expected, place, FLAWED if frame.is_corrupt else DECODED)
+                    self._mark_frames(expected, place, FLAWED if frame.is_corrupt else DECODED)
                     expected = place + 1
                     yield place, frame
             if packet is None:
                 break
         if not timed:
             self._index.frames = counted
-            self._tried = self._tried[:counted].ljust(counted, bytes([UNTRIED]))
-        self._note(expected, self._index.frames, MISSING)
+            self._states = self._states[:counted].ljust(counted, bytes([UNTRIED]))
+        self._mark_frames(expected, self._index.frames, MISSING)
 
-    def _note(self, expected: int, place: int, how: int) -> None:
+    def _mark_frames(self, expected: int, place: int, how: int) -> None:
         """Record how the frame at `place` came, and that those from `expected` on before it did not."""
-        for position in range(expected, min(place, len(self._tried))):
-            self._tried[position] = self._tried[position] or MISSING
+        for position in range(expected, min(place, len(self._states))):
+            self._states[position] = self._states[position] or MISSING
         if how != MISSING:
-            self._tried.extend(bytes(max(0, place + 1 - len(self._tried))))  # more frames than packets
-            self._tried[place] = how
+            self._states.extend(bytes(max(0, place + 1 - len(self._states))))  # more frames than packets
+            self._states[place] = how
 
-    def show(self, position: int) -> VideoFrame | None:
+    def read_frame(self, position: int) -> VideoFrame | None:
         """The frame at `position`, or the one before it where it is missing; None behind the end."""
         if position >= self._index.frames:
             return None
-        key = self._index.key(position)
-        begin = self._index.position(key[0]) if key else None
-        if position < self._walk.place or (begin is not None and begin > self._asked + 1):
-            self._walk = self._walk_from(position)
-        self._asked = position
-        frame = self._walk.show(position)
-        if frame is None and self._walk.begin > 0:
-            self._walk = self._walk_from(0)
-            frame = self._walk.show(position)
+        key = self._index.find_keyframe(position)
+        begin = self._index.find_position(key[0]) if key else None
+        if position < self._cursor.position or (begin is not None and begin > self._last_requested + 1):
+            self._cursor = self._seek(position)
+        self._last_requested = position
+        frame = self._cursor.advance(position)
+        if frame is None and self._cursor.begin > 0:
+            self._cursor = self._seek(0)
+            frame = self._cursor.advance(position)
         if self._index.frames <= position:  # they were counted, and turned out to be fewer
             return None
-        return frame or self._walk.peek()
+        return frame or self._cursor.peek()
 
-    def last(self) -> VideoFrame:
+    def read_last(self) -> VideoFrame:
         """The last frame that can be decoded. Frames that had to be counted are counted now."""
         frame, frames = None, 0
         while frame is None and frames != self._index.frames:
             frames = self._index.frames
-            frame = self.show(frames - 1)
+            frame = self.read_frame(frames - 1)
         if frame is None:
             raise UndecodableMedia("none of its frames can be decoded")
         return frame
@@ -353,20 +355,20 @@ class Footage:
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one. Raises UndecodableMedia when that does not decode."""
         for position in positions:
-            self.show(position)
-        self.last()
-        there = self._walk.place + 1
+            self.read_frame(position)
+        self.read_last()
+        there = self._cursor.position + 1
         if there < self._index.frames:
             raise UndecodableMedia(f"its end cannot be decoded: only {there} of {self._index.frames} frames can")
 
     def close(self) -> None:
         """Let go of the file at once: what decodes it holds on to it."""
-        self._walk.close()
+        self._cursor.close()
         self._container.close()
 
 
-def _head(source: str | bytes) -> bytes:
+def _read_head(source: str | bytes) -> bytes:
     if isinstance(source, bytes):
-        return source[:HEAD]
+        return source[:HEAD_BYTES]
     with Path(source).open("rb") as file:
-        return file.read(HEAD)
+        return file.read(HEAD_BYTES)

@@ -1,4 +1,4 @@
-"""The prepared process that decoders are forked from: `python -m composition.media.decoding.server FD`.
+"""The prepared process that decoders are forked from: `python -m composition.media.decoding.fork_server FD`.
 
 It has imported what decodes, and has opened no file and started no thread. Its owner asks over the socket: one byte
 and three files come, which are the leash of a new decoder, its link, and its standard error. The child keeps the link
@@ -23,15 +23,15 @@ import struct
 import sys
 from pathlib import Path
 
-from composition.media.decoding.worker import decode
+from composition.media.decoding.worker import run_decoder
 
-FILES = 3
+FILE_COUNT = 3
 """That come with each request."""
 PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
 
 
-class Server:
+class ForkServer:
     """Forks a decoder for each request. Needs to be the only thread.
 
     Args:
@@ -42,18 +42,18 @@ class Server:
         self._control = control
         self._pid = os.getpid()
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._leashes: dict[int, socket.socket] = {}
+        self._lifelines: dict[int, socket.socket] = {}
         """Process id → leash, of every child that was not reaped yet."""
-        self._bell, self._ringer = socket.socketpair()
+        self._wakeup, self._wakeup_writer = socket.socketpair()
         self._selector = selectors.PollSelector()
-        for source in (self._control, self._bell):
+        for source in (self._control, self._wakeup):
             self._selector.register(source, selectors.EVENT_READ)
             source.setblocking(False)
-        self._ringer.setblocking(False)
+        self._wakeup_writer.setblocking(False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the owner's thread may have blocked some, which is inherited
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.set_wakeup_fd(self._ringer.fileno())
+        signal.set_wakeup_fd(self._wakeup_writer.fileno())
 
     def serve(self) -> socket.socket | None:
         """Fork until the owner is gone. Returns its link in each child, None in this process."""
@@ -63,11 +63,11 @@ class Server:
                 if pid is not None:
                     self._selector.unregister(source)
                     os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
-            if any(source is self._bell for source, _ in ready):
-                self._bell.recv(4096)
+            if any(source is self._wakeup for source, _ in ready):
+                self._wakeup.recv(4096)
                 self._reap()
             if any(source is self._control for source, _ in ready):
-                message, files, _, _ = socket.recv_fds(self._control, 1, FILES)
+                message, files, _, _ = socket.recv_fds(self._control, 1, FILE_COUNT)
                 if not message:
                     return None
                 link = self._fork(files)
@@ -77,7 +77,9 @@ class Server:
     def _fork(self, files: list[int]) -> socket.socket | None:
         """Fork a child; return its link in the child. Where that is impossible, it is said to have failed."""
         try:
-            pid = self._forked() if len(files) == FILES else -1  # fewer come when this process has no room for more
+            pid = (
+                self._fork_process() if len(files) == FILE_COUNT else -1
+            )  # fewer come when this process has no room for more
         except OSError:
             pid = -1
         if pid < 0:
@@ -89,11 +91,11 @@ class Server:
         for file in files[1:]:
             os.close(file)
         leash.setblocking(False)
-        self._leashes[pid] = leash
+        self._lifelines[pid] = leash
         self._selector.register(leash, selectors.EVENT_READ, pid)
         return None
 
-    def _forked(self) -> int:
+    def _fork_process(self) -> int:
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             raise RuntimeError(f"the prepared process has {threads} threads; it can be forked only while it has one")
@@ -104,7 +106,7 @@ class Server:
             os.close(file)
         if files:
             with socket.socket(fileno=files[0]) as leash:
-                _tell(leash, 1)
+                _send_status(leash, 1)
 
     def _become_decoder(self, link: int, said: int) -> socket.socket:
         """In the child: let go of what is not its own."""
@@ -113,7 +115,7 @@ class Server:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
-        for held in (self._control, self._bell, self._ringer, *self._leashes.values()):
+        for held in (self._control, self._wakeup, self._wakeup_writer, *self._lifelines.values()):
             held.close()
         os.dup2(said, sys.stderr.fileno())
         os.close(said)
@@ -126,25 +128,25 @@ class Server:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                with self._leashes.pop(pid) as leash:
+                with self._lifelines.pop(pid) as leash:
                     with contextlib.suppress(KeyError):  # it was killed, and has been left out then
                         self._selector.unregister(leash)
-                    _tell(leash, os.waitstatus_to_exitcode(status))
+                    _send_status(leash, os.waitstatus_to_exitcode(status))
 
 
-def _tell(leash: socket.socket, code: int) -> None:
+def _send_status(leash: socket.socket, code: int) -> None:
     with contextlib.suppress(OSError):  # the owner does not want to know
         leash.send(struct.pack("<i", code))
 
 
 def main() -> None:
     importlib.import_module("av.subtitles.stream")  # PyAV does when it opens a file
-    server = Server(socket.socket(fileno=int(sys.argv[1])))
+    server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     gc.collect()
     gc.freeze()  # what is here now stays shared with the children
     link = server.serve()
     if link is not None:
-        decode(link)
+        run_decoder(link)
     os._exit(0)  # there is nothing to tidy up
 
 
