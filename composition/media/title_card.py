@@ -1,4 +1,4 @@
-"""A title card, and a video of it: what stands in for a scene that cannot be made."""
+"""Title cards, which replace a scene that could not be generated, as a picture or as a video."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from composition.media.encode import SegmentEncoder
 from services.frames import Pixels
 
 BACKGROUND, HEADING, BODY = (24, 26, 31), (236, 236, 236), (172, 177, 187)
-"""RGB."""
+"""Colours of the background, the heading and the text, RGB."""
 MIN_FONT_SIZE = 8
-"""Pixels: the size of the smallest letters that can be read."""
+"""Smallest legible font size in pixels."""
 MAX_TEXT = 600
-"""Characters."""
+"""Characters of the text that are shown."""
 SEGMENT_FRAMES = 32
-"""Frames in one segment of a placeholder."""
+"""Frames per segment of the video."""
 REPLACEMENTS = {"–": "-", "—": "-", "\u2010": "-", "\u2011": "-"}
-"""Characters that the font lacks, and what says the same."""
+"""Characters that the font lacks → their replacements."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,26 @@ class _Line:
     font: ImageFont.FreeTypeFont
     colour: tuple[int, int, int]
     space_below: int = 0
-    """Pixels that are free below it."""
+    """Pixels of space below the line."""
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height in pixels, including the space below."""
         return sum(self.font.getmetrics()) + self.space_below
 
 
 def draw_title_card(text: str, width: int, height: int) -> Pixels:
-    """Return a dark card with the beginning of a text in its middle, (1, height, width, 3) uint8 RGB.
+    """Draw the beginning of a text in the middle of a dark card.
 
-    The first line is the heading where it fits into one. The font, Pillow's own, has the letters of English: accents
-    are left off, and words of other letters are left out.
+    The first line of the text becomes the heading if it fits on one line. The font, Pillow's default, has English
+    letters only: accents are dropped, and words with other letters are omitted.
 
     Args:
-        text: any.
-        width, height: of the card, in pixels.
+        text: any text.
+        width, height: size of the card in pixels.
+
+    Returns:
+        (1, height, width, 3) uint8 RGB.
     """
     card = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(card)
@@ -61,29 +64,29 @@ def draw_title_card(text: str, width: int, height: int) -> Pixels:
 
 
 def make_title_card(text: str, width: int, height: int, rate: Fraction, seconds: Fraction) -> bytes:
-    """Return a fragmented MP4 that shows a `placard` for a time. It blocks; the same arguments give the same bytes.
+    """Return a fragmented MP4 that shows a title card. Blocks; equal arguments give equal bytes.
 
     Args:
-        text: any.
-        width, height: in pixels; an odd one is made even by repeating the last column or row.
+        text: any text.
+        width, height: size in pixels; an odd one is padded by repeating the last column or row.
         rate: frames per second.
-        seconds: how long; rounded up to whole frames, of which there is at least one.
+        seconds: duration, rounded up to whole frames, at least one.
 
     Raises:
-        ValueError: the rate is not positive or is too fine to be written.
+        ValueError: the rate is not positive, or its numerator or denominator is too large for MP4.
     """
     count = max(1, ceil(seconds * rate))
     encoder = SegmentEncoder(width, height, rate, total_frames=count)
     card = draw_title_card(text, width, height)
     parts = [encoder.encode_init()]
     for first in range(0, count, SEGMENT_FRAMES):
-        shown = np.broadcast_to(card, (min(SEGMENT_FRAMES, count - first), *card.shape[1:]))
-        parts.append(encoder.encode_segment(shown, first, len(parts)))
+        frames = np.broadcast_to(card, (min(SEGMENT_FRAMES, count - first), *card.shape[1:]))
+        parts.append(encoder.encode_segment(frames, first, len(parts)))
     return b"".join(parts)
 
 
 def _lay_out(text: str, width: int, height: int) -> list[_Line]:
-    """The lines that fit into so many pixels."""
+    """Break a text into lines that fit into `width` × `height` pixels."""
     first, _, rest = text.strip().partition("\n")
     large = max(MIN_FONT_SIZE, min(width // 7, height // 6))
     body = _load_font(max(MIN_FONT_SIZE, large // 2))
@@ -100,7 +103,7 @@ def _lay_out(text: str, width: int, height: int) -> list[_Line]:
 
 
 def _wrap_words(words: list[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """Words in at most so many lines of at most so many pixels; the last one says so when it is not all."""
+    """Wrap words into at most `most` lines of at most `width` pixels; the last line ends in `…` if words are left."""
     lines: list[str] = []
     for word in words:
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -121,7 +124,7 @@ def _wrap_words(words: list[str], font: ImageFont.FreeTypeFont, width: int, most
 
 
 def _strip_undrawable(text: str) -> str:
-    """What the font can show of a text: accents off, words with other letters out."""
+    """Drop accents, and words with letters that the font lacks."""
     plain = "".join(REPLACEMENTS.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
     bare = "".join(letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf"))
     return " ".join(word for word in bare.split() if all(map(_has_glyph, word)))
@@ -129,7 +132,7 @@ def _strip_undrawable(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Raises OSError where Pillow was built without FreeType."""
+    """Return Pillow's default font in a size (pixels). Raises OSError if Pillow was built without FreeType."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise OSError("Pillow has no scalable font: it was built without FreeType")
@@ -138,7 +141,7 @@ def _load_font(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(letter: str) -> bool:
-    """Whether the font has the letter: what it has not, it draws as one and the same box."""
+    """Whether the font has a letter; all letters that it lacks are drawn as the same box."""
     return _draw_letter(letter) != _draw_letter("\uffff")
 
 

@@ -41,9 +41,8 @@ class Shortage:
     def __str__(self) -> str:
         ended = ", ".join(f"{victim.name} ({victim.gigabytes:g} GB)" for victim in self.victims)
         return (
-            f"memory ran out: {self.used_gb:g} of {self.limit_gb:g} GB were in use, and Ray ended {ended}. That starts again "
-            "by itself, and what it did is tried again; if this goes on, serve fewer models (--only) or give the "
-            "machine more memory"
+            f"out of memory: {self.used_gb:g} of {self.limit_gb:g} GB were in use, and Ray killed {ended}. The processes "
+            "are restarted and their work is retried; if this happens again, serve fewer models (--only) or add memory"
         )
 
 

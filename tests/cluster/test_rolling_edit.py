@@ -278,7 +278,7 @@ def tricked() -> bytes:
     ("data", "words"),
     [
         (tricked(), "../../e1.png"),
-        (b"no zip at all, but some text", "it is text"),
+        (b"no zip at all, but some text", "the file is text"),
         (zipped(FRAMES[:1])[:200], "zip"),
     ],
     ids=["path tricks", "text", "cut short"],

@@ -1,4 +1,4 @@
-"""The applications as Serve builds them, and what they read of each other through it."""
+"""Building the applications, and reading the states of others from Serve."""
 
 from pathlib import Path
 

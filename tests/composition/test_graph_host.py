@@ -1,4 +1,4 @@
-"""The host of graphs: each run has the models that are chosen for it, and the defaults that hold for these."""
+"""The host of graphs: each run gets the chosen models and their defaults."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,7 +26,7 @@ PICTURE: dict[str, Any] = {"prompt": "a fox", "seed": 7, "animate": False}
 
 
 class WanService:
-    """Wan's place: it says what it was asked, and makes frames that are grey."""
+    """A stand-in for Wan that records its requests and yields grey frames."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[WanRequest, Frames, Frames | None, int, str]] = []
@@ -41,11 +41,11 @@ class WanService:
         yield StageDone("denoise", "wan", "nowhere", "", "wan#0", 0.5)
 
     async def stop(self, key: str) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
 
 class Stage:
-    """A cluster with one studio for all models of the full pipeline."""
+    """A cluster with one host for all models of the full pipeline."""
 
     def __init__(self, folder: Path, studio: Studio | None = None, **defaults: dict[str, Any]) -> None:
         self.folder = folder
@@ -117,7 +117,7 @@ async def test_wan_alone_is_asked_for_by_its_id_or_as_it_was_once(tmp_path: Path
 
 
 async def test_defaults_fill_what_a_request_leaves_out(tmp_path: Path) -> None:
-    """Asked through a handle, nobody has filled it in before."""
+    """A request through a handle has no defaults yet."""
     stage = Stage(tmp_path, flux={"steps": 3}, svd={"num_frames": 4, "fps": 12}, hunyuan_dit={"strength": 0.25})
     await stage.items("full-pipeline", FullPipelineRequest(prompt="a fox", seed=7))
     (flux,), (svd,) = stage.studio.of("flux"), stage.studio.of("svd")

@@ -1,6 +1,6 @@
-"""Pictures in their order, from a zip archive or a folder: each is read and decoded when it is asked for.
+"""Ordered pictures in a zip archive or a folder, each read and decoded when it is requested.
 
-Only a worker process opens files (`composition.media.decoding.worker`). At any time it holds one picture.
+Runs only in decoder processes (`composition.media.decoding.worker`). Memory holds one picture at a time.
 """
 
 import gc
@@ -21,15 +21,15 @@ from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
 SIGNATURE_BYTES = 64
-"""Bytes of each picture that are looked at when an album is opened."""
+"""Bytes of each picture that are read when an album is opened."""
 PIXEL_BYTES = 8
-"""The most that a pixel takes in a file: four numbers of 16 bits."""
+"""Maximum size of a pixel in a file: four 16-bit values."""
 EXTRA_BYTES = 1 << 20
-"""What a file may have beside its pixels: headers, colour profiles."""
+"""Maximum size of a picture file without its pixels: headers, colour profiles."""
 
 
 def is_album(path: str) -> bool:
-    """Whether it is a folder or a zip archive, by its content."""
+    """Whether a path is a folder or a zip archive, which is recognised by its content."""
     if Path(path).is_dir():
         return True
     with Path(path).open("rb") as file:
@@ -37,11 +37,16 @@ def is_album(path: str) -> bool:
 
 
 class Album:
-    """The pictures of a zip archive or a folder, in natural order of their paths. They may differ in size.
+    """The pictures of a zip archive or a folder, in natural order of their paths. Their sizes may differ.
+
+    Args:
+        path: a zip archive or a folder.
+        limits: limits on the pictures and their number.
 
     Raises:
-        UndecodableMedia: it is broken, or a picture in it is none, or cannot be decoded; it is named.
-        LimitExceeded: there are too many, or one is beyond a limit; it is named.
+        UndecodableMedia: the archive is damaged, or a file in it is no picture or cannot be decoded. The message names
+            that file.
+        LimitExceeded: there are too many pictures, or one exceeds a limit. The message names it.
     """
 
     def __init__(self, path: str, limits: Limits) -> None:
@@ -51,7 +56,7 @@ class Album:
         self._names = self._source.names
         self._cached: tuple[int, Pixels] | None = None
         if not self._names:
-            raise UndecodableMedia("there are no pictures in it")
+            raise UndecodableMedia("there are no pictures in the archive or folder")
         for position in range(self.count):
             self._check_picture(position)
         with self._open_picture(0) as first:
@@ -60,15 +65,15 @@ class Album:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return len(self._names)
 
     def describe(self) -> dict[str, Any]:
-        """`composition.media.decode.MediaFacts` as JSON: the size and codec are those of the first picture."""
+        """Return the fields of `composition.media.decode.MediaFacts`, with the first picture's size and codec."""
         return self._facts
 
     def read_run(self, start: int, most: int) -> Pixels | None:
-        """Pictures of one size from `start` on, up to `most` of them; None behind the last one."""
+        """Return up to `most` pictures of one size from `start` on; None past the last one."""
         most = min(most, self.count - start)
         if most < 1:
             return None
@@ -81,14 +86,14 @@ class Album:
             except ReelError:
                 if count == 0:
                     raise
-                return run[:count]  # those before it are good; it is told when the next run is asked for
+                return run[:count]  # the error is raised when the next run is requested
             if pixels.shape != first.shape:
                 return run[:count]
             run[count] = pixels
         return run
 
     def sample(self, positions: list[int]) -> Pixels:
-        """The pictures at `positions`, all made the size of the first in the album, as the frames of a video are."""
+        """Return the pictures at `positions`, resized to the size of the first picture in the album."""
         width, height = self._size
         sampled = np.empty((len(positions), height, width, 3), np.uint8)
         for place, position in enumerate(positions):
@@ -99,7 +104,7 @@ class Album:
         return sampled
 
     def read_last(self) -> Pixels:
-        """The last picture, a run of one."""
+        """Return the last picture as a run of one."""
         return self._decode_picture(self.count - 1)[None]
 
     def verify(self, positions: list[int]) -> None:
@@ -108,11 +113,11 @@ class Album:
             self._decode_picture(position)
 
     def _check_picture(self, position: int) -> None:
-        """See by its first bytes whether it is a picture that may be used."""
+        """Check the format and the size of a picture by its first bytes. Raises UndecodableMedia, LimitExceeded."""
         name = self._names[position]
         with name_errors(name):
             if self._source.size(name) > self._max_bytes:
-                raise LimitExceeded(f"it has {self._source.size(name)} bytes; {self._limit_text}")
+                raise LimitExceeded(f"the file has {self._source.size(name)} bytes; {self._limit_text}")
             with self._source.open(name) as file:
                 head = file.read(SIGNATURE_BYTES)
             header = read_header(head)
@@ -120,15 +125,15 @@ class Album:
                 raise UndecodableMedia(explain_not_a_picture(head))
             if header.size is not None:
                 self._limits.check_size(*header.size)
-        if header.picture_format is None:  # only its whole says whether a GIF moves
+        if header.picture_format is None:  # a GIF must be read whole to tell whether it is animated
             self._decode_picture(position)
 
     @property
     def _limit_text(self) -> str:
-        return f"the limit is {self._max_bytes}, which {self._limits.max_pixels} pixels (max_pixels) take at most"
+        return f"the limit is {self._max_bytes}, the most that {self._limits.max_pixels} pixels (max_pixels) can take"
 
     def _decode_picture(self, position: int) -> Pixels:
-        """(height, width, 3) uint8 RGB, as it is shown. The one that was asked for last is held."""
+        """Return a picture as displayed, (height, width, 3) uint8 RGB. The last one is cached."""
         if self._cached is None or self._cached[0] != position:
             self._cached = None
             with self._open_picture(position) as picture:
@@ -136,25 +141,25 @@ class Album:
                     picture.converter.convert(picture.read_last()), order="C"
                 )  # a copy, which holds no frame
             del picture
-            gc.collect(1)  # a frame of PyAV and its side data hold each other
+            gc.collect(1)  # a frame of PyAV and its side data refer to each other
             self._cached = position, pixels
         return self._cached[1]
 
     @contextmanager
     def _open_picture(self, position: int) -> Generator[MediaFile]:
-        """One picture, open. Errors name it."""
+        """Open a picture inside the `with` block. Errors name it."""
         name = self._names[position]
         with name_errors(name):
             try:
                 with closing(MediaFile(self._read(name), self._limits)) as picture:
                     if not picture.is_still:
-                        raise UndecodableMedia("it is animated; send each of its frames as a picture")
+                        raise UndecodableMedia("the picture is animated; send each of its frames as a picture")
                     yield picture
             except FFmpegError as error:
-                raise UndecodableMedia(f"it cannot be decoded: {error.strerror}") from error
+                raise UndecodableMedia(f"the picture cannot be decoded: {error.strerror}") from error
 
     def _read(self, name: str) -> bytes:
-        """Raises LimitExceeded as soon as there is more than a picture can have."""
+        """Return the bytes of a picture. Raises LimitExceeded as soon as they exceed the limit."""
         with self._source.open(name) as file:
             chunks: list[bytes] = []
             left = self._max_bytes
@@ -162,5 +167,5 @@ class Album:
                 chunks.append(chunk)
                 left -= len(chunk)
                 if left < 0:
-                    raise LimitExceeded(f"it unpacks to more bytes than it may; {self._limit_text}")
+                    raise LimitExceeded(f"the file has more bytes than the limit; {self._limit_text}")
         return b"".join(chunks)

@@ -113,7 +113,7 @@ async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None
         ({"edge_start": EDGES}, InvalidParameter, "edge_start", "must be less than the 4 edges that there are, got 4"),
         ({"init_frame": "file_none"}, NotFound, "init_frame", "there is no file 'file_none'"),
         ({"init_frame": "http://x"}, InvalidParameter, "init_frame", "must be a file id"),
-        ({"edge_frames": "data:text/plain;base64,dGV4dA=="}, UndecodableMedia, "edge_frames", "it is text"),
+        ({"edge_frames": "data:text/plain;base64,dGV4dA=="}, UndecodableMedia, "edge_frames", "the file is text"),
     ],
 )
 async def test_what_is_refused(

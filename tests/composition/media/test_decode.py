@@ -1,4 +1,4 @@
-"""Decoding what users send: the frames are the right ones and look right; what is hostile costs one process."""
+"""Decoding uploads: the right frames with the right pixels; a hostile file costs one process."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (200, 30, 90)
 
 
 async def pulled(decoder: Decoder, start: int = 0, count: int | None = None) -> Pixels:
-    """All frames of `runs`, checked to follow each other."""
+    """Return all frames of `stream_runs`, and check that the runs are consecutive."""
     runs = [run async for run in decoder.stream_runs(start, count)]
     assert [run.first for run in runs] == [start + sum(run.count for run in runs[:i]) for i in range(len(runs))]
     return np.concatenate([run.pixels for run in runs])
@@ -56,11 +56,11 @@ def numbers(pixels: Pixels) -> list[int]:
 
 
 def prepared() -> list[psutil.Process]:
-    """The processes that this one's decoders are forked from: none or one."""
+    """Return the prepared process of this process: none or one."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            while not (command := child.cmdline()):  # it is just being started
+            while not (command := child.cmdline()):  # it is still starting
                 pass
             if "composition.media.decoding.fork_server" in command:
                 found.append(child)
@@ -68,7 +68,7 @@ def prepared() -> list[psutil.Process]:
 
 
 def workers() -> list[psutil.Process]:
-    """The decoder processes of this process, those included that nobody has waited for."""
+    """Return the decoder processes of this process, including zombies."""
     return [worker for server in prepared() for worker in server.children()]
 
 
@@ -191,7 +191,7 @@ async def test_colours_are_right_in_order_and_at_random(tmp_path: Path, size: tu
 
 
 def test_decord_samples_what_it_decodes_alike(tmp_path: Path) -> None:
-    """In a process of its own, as it is used: importing decord changes how the process finds other libraries."""
+    """Runs in a separate process: importing decord changes how a process finds other libraries."""
     script = """
 import sys
 from composition.media.decode import MediaLimits
@@ -245,7 +245,7 @@ async def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, orientati
 
 
 def stills() -> Iterator[tuple[str, Any, Pixels, dict[str, object]]]:
-    """Name, what is written, what must be seen, how it is written."""
+    """Yield name, pixels to write, expected pixels and options of the writer."""
     rgb = np.random.default_rng(0).integers(0, 255, (33, 47, 3), dtype=np.uint8)
     half = np.full((33, 47, 1), 128, np.uint8)
     seen = (rgb * np.uint16(128) + 127) // 255
@@ -313,7 +313,7 @@ async def test_a_deadline_is_kept_by_killing(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4"), limits, param="input_video") as decoder:
         (worker,) = workers()
         worker.suspend()
-        with pytest.raises(UndecodableMedia, match=r"input_video: decoding it takes longer than 2 s") as caught:
+        with pytest.raises(UndecodableMedia, match=r"input_video: decoding takes longer than 2 s") as caught:
             await decoder.read_last()
         assert caught.value.param == "input_video"
         assert psutil.wait_procs([worker], timeout=10)[1] == [] or worker.status() == psutil.STATUS_ZOMBIE

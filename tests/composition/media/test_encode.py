@@ -1,5 +1,4 @@
-"""Encoding: every prefix of the segments plays, times are exact, colours survive, and the same frames give the same
-bytes."""
+"""Encoding: every prefix of the segments plays, timestamps are exact, and equal frames give equal bytes."""
 
 import io
 import struct
@@ -20,7 +19,7 @@ from tests.composition import sample_media as media
 
 RATES = [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(25, 2), Fraction(1, 3), *map(Fraction, (7, 16, 25, 60))]
 CUTS = (1, 8, 5)
-"""Frames in each segment; one may have a single frame."""
+"""Number of frames in each segment."""
 
 
 def frames(count: int, width: int = 64, height: int = 48) -> Pixels:
@@ -37,17 +36,17 @@ def segments(encoder: SegmentEncoder, pixels: Pixels, cuts: tuple[int, ...] = CU
 
 @dataclass(frozen=True)
 class Shown:
-    """What a player finds in a file."""
+    """The content of a file, as a player reads it."""
 
     frames: list[VideoFrame]
     times: list[Fraction]
     rate: Fraction | None
     duration: Fraction
     said_frames: int
-    """By the header."""
+    """Duration according to the header."""
     size: tuple[int, int]
     colour: tuple[int, int, int, int]
-    """Matrix, range, primaries, transfer."""
+    """Colour matrix, range, primaries and transfer function."""
 
 
 def decoded(data: bytes) -> Shown:
@@ -67,7 +66,7 @@ def decoded(data: bytes) -> Shown:
 
 
 def rgb(frame: VideoFrame) -> Pixels:
-    """As a player shows it that believes the tags."""
+    """Pixels as shown by a player that follows the colour tags."""
     return np.asarray(frame.reformat(format="rgb24", dst_color_range=2).to_ndarray(), np.uint8)
 
 
@@ -106,7 +105,7 @@ def test_a_segment_is_one_fragment_that_knows_its_place() -> None:
 
 
 def test_the_same_frames_give_the_same_bytes() -> None:
-    """A job that goes on elsewhere at any segment must write what it would have written."""
+    """A job that is resumed on another machine must write the same bytes."""
     pixels = np.random.default_rng(0).integers(0, 255, (14, 48, 64, 3), dtype=np.uint8)
     whole = segments(SegmentEncoder(64, 48, Fraction(25), total_frames=14), pixels)
     resumed = SegmentEncoder(64, 48, Fraction(25))
@@ -154,7 +153,7 @@ def test_an_odd_edge_is_repeated() -> None:
 
 def test_what_cannot_be_encoded_is_refused() -> None:
     encoder = SegmentEncoder(64, 48, Fraction(25))
-    with pytest.raises(ValueError, match="needs a frame"):
+    with pytest.raises(ValueError, match="needs at least 1 frame"):
         encoder.encode_segment(frames(1)[:0], 0, 1)
     with pytest.raises(ValueError, match="48, 64, 3"):
         encoder.encode_segment(frames(1, 32, 32), 0, 1)

@@ -1,4 +1,4 @@
-"""Decoders are forked from one prepared process: whatever is lost, nothing else is, and nothing is left behind."""
+"""Decoder processes and the prepared process: each can die without harm to others, and none outlives its owner."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ me = psutil.Process()
 def say(*what):
     print(json.dumps(what), flush=True)
 """
-"""How the scripts of owners begin."""
+"""First lines of the owners' scripts."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def started(script: str, path: Path) -> "subprocess.Popen[str]":
-    """Another owner of decoders."""
+    """Start another process that owns decoders."""
     command = [sys.executable, "-c", OWNER + script, str(path)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -58,7 +58,7 @@ def started(script: str, path: Path) -> "subprocess.Popen[str]":
 
 
 def said(script: str, path: Path) -> list[list[Any]]:
-    """What such an owner says until it ends."""
+    """Run an owner to its end, and return what it printed."""
     with started(script, path) as owner:
         out, err = owner.communicate()
         assert owner.returncode == 0, err
@@ -66,7 +66,7 @@ def said(script: str, path: Path) -> list[list[Any]]:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """Wait until they have ended, and leave it to their parents to reap them."""
+    """Wait until processes have ended; their parents reap them."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(process.pid)) as ended:  # noqa: PTH123
             assert select.select([ended], [], [], 10)[0] != []
@@ -114,7 +114,7 @@ async def test_a_decoder_has_its_own_limits_and_the_prepared_process_none(video:
 
 
 async def test_the_memory_limit_counts_what_is_shared(video: Path) -> None:
-    """Libraries count in full, although they are in memory once: what a limit leaves depends on no other process."""
+    """Shared libraries count in full for every process."""
     async with Decoder.open(video):
         (worker,), (server,) = workers(), prepared()
         memory = worker.memory_full_info()
@@ -215,7 +215,7 @@ def test_one_that_hangs_is_killed_and_replaced() -> None:
 
 
 def begun(processes: DecoderProcesses) -> DecoderProcess:
-    """A decoder that has said that it is there."""
+    """Start a decoder, and wait until it reports that it is running."""
     decoder = processes.start()
     decoder.link.setblocking(True)
     assert decoder.link.recv(6, socket.MSG_WAITALL) == b"\0\0\0\2{}"
@@ -224,7 +224,7 @@ def begun(processes: DecoderProcesses) -> DecoderProcess:
 
 @pytest.mark.parametrize("room", [1, 2, 3])
 async def test_a_fork_that_fails_fails_alone(video: Path, room: int) -> None:
-    """The prepared process has no room for all files that come with the request, or to look at itself."""
+    """The prepared process has too few file descriptors for a request, or for reading /proc/self/task."""
     async with Decoder.open(video) as decoder:
         (worker,), (server,) = workers(), prepared()
         before = server.rlimit(psutil.RLIMIT_NOFILE)
@@ -260,7 +260,7 @@ async def test_a_hundred_files_leave_nothing(tmp_path: Path) -> None:
     before = ours.num_fds() + server.num_fds()
     for _ in range(100):
         await probe_media(path)
-    assert ours.num_fds() + server.num_fds() < before + 10  # what was told last may not have been let go of yet
+    assert ours.num_fds() + server.num_fds() < before + 10  # the last request may not have been released yet
     assert (workers(), prepared()) == ([], [server])
 
 
@@ -357,7 +357,7 @@ async def main():
     say((await probe_media(path)).frames, len(me.children(recursive=True)))
 asyncio.run(main())
 """
-    crashed = ["the decoder crashed on it"]
+    crashed = ["the decoder crashed on the file"]
     assert said(script, video) == [crashed, crashed, [40, 1]]
 
 
@@ -385,7 +385,7 @@ def test_a_process_with_threads_does_not_fork(video: Path) -> None:
 import socket, threading
 from composition.media.decoding.fork_server import ForkServer
 ours, control = socket.socketpair()
-leash, theirs = socket.socketpair()
+lifeline, theirs = socket.socketpair()
 socket.send_fds(ours, [b"\\0"], [theirs.fileno()] * 3)
 over = threading.Event()
 threading.Thread(target=over.wait).start()

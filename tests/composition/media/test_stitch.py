@@ -1,4 +1,4 @@
-"""Stitching: every frame at its moment, exact mixes, little memory, and runs of any length make the same video."""
+"""Joining clips: every frame at its time, exact mixing, bounded memory, and independence of the lengths of runs."""
 
 import asyncio
 import tracemalloc
@@ -38,14 +38,14 @@ def noise(count: int, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -
 
 @dataclass
 class Source:
-    """A clip, as it comes out of a file; it notes how much of it was pulled."""
+    """A clip as decoded from a file, which counts the frames that were pulled."""
 
     pixels: Pixels
     rate: Fraction = Fraction(25)
     cuts: Sequence[int] = ()
-    """Where runs end, beside every sixteenth frame."""
+    """Where runs end, in addition to every sixteenth frame."""
     said: int | None = None
-    """How many frames it says it has, where that is not true."""
+    """Declared number of frames, if it is wrong."""
     pulled: int = 0
     closed: bool = False
 
@@ -67,7 +67,7 @@ class Source:
 
 @dataclass
 class Video:
-    """What came of the clips."""
+    """The video that joins the clips."""
 
     frames: list[Pixels] = field(default_factory=list[Pixels])
 
@@ -88,14 +88,14 @@ async def stitched(*clips: tuple[Source, Fit]) -> Pixels:
 
 
 def mix(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
-    """In whole numbers of 64 bits, halves rounded up."""
+    """Mix with 64-bit integers, halves rounded up."""
     share, whole = weight.numerator, weight.denominator
     doubled = 2 * (before.astype(np.int64) * (whole - share) + after.astype(np.int64) * share) + whole
     return (doubled // (2 * whole)).astype(np.uint8)
 
 
 def moments(source: Source, fit: Fit) -> list[Pixels]:
-    """One clip as it is to be shown, by the definition: each frame of the video for itself."""
+    """Compute the frames of one clip by the definition, each frame of the video separately."""
     count = len(source.pixels)
     seconds = count / source.rate if fit.seconds is None else fit.seconds
     out: list[Pixels] = []
@@ -233,7 +233,7 @@ async def test_missing_frames_are_held_and_those_beyond_are_cut_only_where_the_t
 
 @pytest.mark.parametrize("there", [1, 3, 5, 7])
 async def test_a_clip_that_is_shorter_than_it_said_still_ends_its_fade(there: int) -> None:
-    """Its last frame stays, and no frame is mixed twice."""
+    """The last frame is repeated, and no frame is mixed twice."""
     fit = replace(PLAIN, crossfade=5)
     grey = np.full((20, HEIGHT, WIDTH, 3), 60, np.uint8)
     short = grey[:there] + np.uint8(60)
@@ -288,7 +288,7 @@ async def test_memory_holds_two_runs_and_one_fade(blend: bool) -> None:
     finally:
         tracemalloc.stop()
     assert made == count_joined_frames([(count, Fraction(24), fit)] * 3) - crossfade
-    at_work = 5  # the last of the run before, what is just being mixed, and what is no picture
+    at_work = 5  # the last frame of the previous run, the frame being mixed, and other objects
     assert peak <= (crossfade + 2 * MAX_RUN + at_work) * width * height * 3
 
 
@@ -309,7 +309,7 @@ async def test_a_clip_without_frames_is_a_failure() -> None:
 
 @pytest.mark.parametrize("other", [Fit(4, 2, Fraction(25)), Fit(3, 2, Fraction(24))])
 async def test_a_clip_that_is_to_fit_another_video_is_refused(other: Fit) -> None:
-    with pytest.raises(ValueError, match="a clip is to fit"):
+    with pytest.raises(ValueError, match="width, height and rate must be"):
         await stitched((Source(noise(2)), PLAIN), (Source(noise(2)), other))
 
 
@@ -318,12 +318,12 @@ async def test_a_clip_that_is_to_fit_another_video_is_refused(other: Fit) -> Non
     [(0, PLAIN), (2, replace(PLAIN, seconds=Fraction(0))), (2, replace(PLAIN, crossfade=-1))],
 )
 async def test_numbers_that_cannot_be_are_refused(frames: int, fit: Fit) -> None:
-    with pytest.raises(ValueError, match="a clip needs"):
+    with pytest.raises(ValueError, match="must be positive"):
         await anext(Stitcher().add_clip(Source(noise(2)).runs(), frames, fit))
 
 
 async def test_files_are_joined_as_they_are_decoded(tmp_path: Path) -> None:
-    """At their own times: one at half the video's rate and size, one at the video's."""
+    """Two clips: one at half the video's rate and size, one at the video's."""
     first = media.clip(tmp_path / "a.mp4", [media.numbered(n) for n in range(20)], Fraction(25, 2))
     second = media.clip(tmp_path / "b.mp4", [media.numbered(n, 128, 96) for n in range(100, 130)], 25)
     fit = Fit(128, 96, Fraction(25), crossfade=5)

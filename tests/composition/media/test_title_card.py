@@ -1,4 +1,4 @@
-"""Placeholders: a card that can be read at every size and breaks at no text, and a video of it that plays."""
+"""Title cards: legible at every size, robust to any text, and a playable video."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +16,12 @@ TEXT = "Scene 12\nA small red boat leaves a quiet harbour at dawn, and gulls cir
 
 
 def lit(card: Pixels) -> Pixels:
-    """Where a card is not empty, (height, width) bool."""
+    """Return where a card differs from its background, (height, width) bool."""
     return (card[0] != np.array(BACKGROUND, np.uint8)).any(-1)
 
 
 def rows(card: Pixels) -> list[tuple[int, int]]:
-    """The first and the last row of each line of writing."""
+    """Return the first and the last row of each line of text."""
     written = np.flatnonzero(np.diff(np.pad(lit(card).any(1), 1)))
     return list(zip(written[::2].tolist(), (written[1::2] - 1).tolist(), strict=True))
 
@@ -53,7 +53,7 @@ def test_a_first_line_is_a_heading_while_it_fits_into_one_line() -> None:
         return bool((draw_title_card(f"{text}\nA boat.", 280, 210) == np.array(HEADING, np.uint8)).all(-1).any())
 
     assert is_heading("Scene 12")
-    assert is_heading("Scene 12, at the harbour")  # in smaller letters
+    assert is_heading("Scene 12, at the harbour")  # in a smaller font
     assert not is_heading("Scene 12, at the quiet harbour of a small town")
 
 
@@ -78,7 +78,7 @@ def test_accents_and_dashes_are_made_plain() -> None:
 
 
 def test_what_does_not_fit_ends_in_dots() -> None:
-    """The same words before and after, but for how the last line ends."""
+    """The text before and after differs only in the end of the last line."""
     words = "boat " * 110
     whole, longer = draw_title_card(words, 320, 180), draw_title_card(words + "ship", 320, 180)
     assert np.array_equal(whole, longer)

@@ -1,4 +1,4 @@
-"""The database: who opens it at the same time, files of an older version, and what is deployed."""
+"""The database: concurrent opening, databases of an older version, and deployed models."""
 
 import sqlite3
 import threading
@@ -14,7 +14,7 @@ from tests.composition.conftest import empty_database
 
 OPENERS = 8
 
-# The tables as they were before anything was written down of what is deployed.
+# The tables of a version without the table `deployed`.
 BEFORE = """
 CREATE TABLE jobs (
     id VARCHAR NOT NULL PRIMARY KEY, owner VARCHAR NOT NULL, model VARCHAR NOT NULL, params JSON NOT NULL,
@@ -40,7 +40,7 @@ def deployed(application: str, *names: str, kind: str = "wan") -> list[Deployed]
     ]
 
 
-# What is deployed.
+# Deployed models and graphs.
 
 
 def listed(store: Store) -> list[tuple[str, str]]:
@@ -72,11 +72,11 @@ def test_what_cannot_be_written_leaves_what_was_there(store: Store) -> None:
     assert listed(store) == [("a", "wan")]
 
 
-# Opening it.
+# Opening.
 
 
 def open_at_once(url: str) -> list[BaseException]:
-    """Open a database by several at the same moment; what went wrong."""
+    """Open a database from several threads at once; return the errors."""
     wrong: list[BaseException] = []
     ready = threading.Barrier(OPENERS)
 
@@ -84,7 +84,7 @@ def open_at_once(url: str) -> list[BaseException]:
         ready.wait()
         try:
             Store(url).close()
-        except Exception as error:  # noqa: BLE001 - it is looked at by the test
+        except Exception as error:  # noqa: BLE001 - the test examines it
             wrong.append(error)
 
     threads = [threading.Thread(target=open_it) for _ in range(OPENERS)]

@@ -1,4 +1,4 @@
-"""The store: what is remembered, who may change it, and what a lease is worth."""
+"""The state store: jobs, events and uploads, their owners, and leases."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +151,7 @@ def test_pages_follow_each_other_without_gap(store: Store) -> None:
 
 
 def test_what_to_start_after_is_ones_own(store: Store) -> None:
-    """Another's id is answered as one that there is not, so that nobody learns which there are."""
+    """Ids of other owners are reported as unknown, so that they cannot be discovered."""
     theirs = job(store, "bob")
     file = File(
         id=make_id("file"), owner="bob", created_at=1.0, filename="a", purpose="p", bytes=1, key="files/g", facts={}
@@ -226,7 +226,7 @@ def test_stills_are_found_by_their_frame_and_by_what_they_show(store: Store) -> 
     job(store)
     lease, other = held(store), held(store)
     assert store.find_still(lease.job_id, -1) is None
-    for index in (2, 0, 10, 1):  # in no order
+    for index in (2, 0, 10, 1):  # unordered
         sketches = [still(lease, index, name) for name in ("soft_edges", "after")]
         store.update_job(lease, {}, [], [*sketches, still(lease, index, scores={"edge_loss": index / 4})])
     store.update_job(other, {}, [], [still(other, 99)])

@@ -1,4 +1,4 @@
-"""Jobs that are parts of jobs."""
+"""Child jobs."""
 
 import time
 
@@ -15,7 +15,7 @@ def made_job(job_id: str | None = None, parent: str | None = None, model: str = 
 
 
 def film(store: Store, scenes: int = 3) -> tuple[Job, Lease, list[str]]:
-    """A job that is worked on, and its parts, which wait."""
+    """A running job and its queued children."""
     parent = store.create_job(made_job(), 9)
     claimed = store.claim_job(60, ["storyboard"])
     assert claimed

@@ -41,7 +41,7 @@ def test_libraries_write_to_a_file_and_the_server_to_the_terminal(tmp_path: Path
 
 
 def test_a_server_that_was_refused_leaves_no_log(tmp_path: Path) -> None:
-    code = "import pathlib; from composition.server.console import open_console\nwith open_console(pathlib.Path('home')): pass"
+    code = "import pathlib, composition.server.console as c\nwith c.open_console(pathlib.Path('home')): pass"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert list((tmp_path / "home" / "logs").iterdir()) == []
