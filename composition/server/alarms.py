@@ -1,4 +1,4 @@
-"""Replicas that died because memory ran out, told in words. Ray tells it in the raylet's log, a page for each time."""
+"""Reporting processes that Ray killed when memory ran out, as read from the raylet's log."""
 
 import re
 import time
@@ -21,33 +21,35 @@ _SERVE_ACTORS = {"SERVE_CONTROLLER_ACTOR": "Serve's controller", "SERVE_PROXY_AC
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A process that Ray ended so that the others could live."""
+    """A process that Ray killed to free memory."""
 
     name: str
-    """Its deployment's, where it was a replica."""
+    """Name of the deployment if the process was a replica, else of the task."""
     gigabytes: float
+    """Memory that the process used, in GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Memory ran out, and Ray ended processes."""
+    """An event in which memory ran out and Ray killed processes."""
 
     used_gb: float
-    """Of the machine, or the container: GB."""
+    """Memory in use on the machine, or in the container, in GB."""
     limit_gb: float
+    """Memory of the machine or the container, in GB."""
     victims: tuple[Victim, ...]
-    """The largest first."""
+    """The killed processes, largest first."""
 
     def __str__(self) -> str:
         ended = ", ".join(f"{victim.name} ({victim.gigabytes:g} GB)" for victim in self.victims)
         return (
-            f"out of memory: {self.used_gb:g} of {self.limit_gb:g} GB were in use, and Ray killed {ended}. The processes "
+            f"out of memory: {self.used_gb:g} of {self.limit_gb:g} GB were in use, and Ray killed {ended}. They "
             "are restarted and their work is retried; if this happens again, serve fewer models (--only) or add memory"
         )
 
 
 def parse_shortages(log: str) -> tuple[list[Shortage], str]:
-    """Read what a raylet has logged; return also the end of it that may be the beginning of another one."""
+    """Parse a raylet's log. Return the shortages, and the end of the log if it may be an incomplete one."""
     found, end = list[Shortage](), 0
     for event in _SHORTAGE.finditer(log):
         victims = [
@@ -70,8 +72,8 @@ class MemoryAlarm:
     """Follows the log of a raylet.
 
     Args:
-        logs: the folder of Ray's logs. There is none where Ray runs elsewhere; then nothing is found.
-        clock: seconds.
+        logs: the folder of Ray's logs. It may be missing, as on a cluster; then no shortages are found.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,7 +84,7 @@ class MemoryAlarm:
         self._reported: dict[frozenset[str], float] = {}
 
     def read_new(self) -> list[Shortage]:
-        """What has happened since the last call; where the same processes end again and again, once a minute."""
+        """Return the shortages since the last call. A repeated kill of the same processes counts once a minute."""
         try:
             with self._file.open("rb") as file:
                 file.seek(self._offset)

@@ -1,4 +1,4 @@
-"""What a server says, apart from what the libraries say in its process: they get a log file for stdout and stderr."""
+"""The console of a server. The output of libraries in its process goes to a log file instead."""
 
 import fcntl
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TextIO
 
 _MAX_LOG_FOLDERS = 10
-"""Folders of logs."""
+"""Number of log folders that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Where a server speaks.
+    """The console of a server.
 
-    stdout has the address, then `ready`, and nothing else; whoever started the server reads it.
+    stdout has the URL, then `ready`, and nothing else: the process that started the server reads it.
     """
 
     out: TextIO
@@ -28,20 +28,20 @@ class Console:
     """The folder of this server's logs."""
 
     def print_status(self, line: str) -> None:
-        """Print a line of the protocol on stdout."""
+        """Print the URL or `ready` on stdout."""
         print(line, file=self.out, flush=True)
 
     def print_message(self, line: str) -> None:
-        """Tell a person something, on stderr."""
+        """Print a message for people on stderr."""
         print(line, file=self.err, flush=True)
 
 
 @contextmanager
 def open_console(home: Path) -> Generator[Console]:
-    """Send what anybody prints in this process, or in one that it starts, to `HOME/logs/…/server.log`.
+    """Redirect the output of this process and its children to `HOME/logs/…/server.log`, and yield the old console.
 
-    C++ libraries are meant too: it is file descriptors 1 and 2 that lead there. The lock on the log, which all those
-    processes share, says that the folder is in use.
+    File descriptors 1 and 2 are redirected, so that the output of C++ libraries is included. All these processes share
+    a lock on the log file; while it is locked, the folder is in use.
     """
     logs = _create_log_folder(home / "logs")
     with ExitStack() as stack:
@@ -53,14 +53,14 @@ def open_console(home: Path) -> Generator[Console]:
 
 
 def _remove_empty(logs: Path) -> None:
-    """Remove the folder of a server that was refused before anything was logged."""
+    """Remove the log folder if nothing was logged, because the server did not start."""
     if [path.name for path in logs.iterdir()] == ["server.log"] and not (logs / "server.log").stat().st_size:
         shutil.rmtree(logs)
 
 
 @contextmanager
 def _redirect(number: int, target: TextIO) -> Generator[TextIO]:
-    """Let a file descriptor lead to another file; yield the file that it led to."""
+    """Redirect a file descriptor to another file, and yield the original file."""
     stream = sys.stdout if number == 1 else sys.stderr
     stream.flush()
     with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace") as before:
@@ -74,7 +74,7 @@ def _redirect(number: int, target: TextIO) -> Generator[TextIO]:
 
 
 def _create_log_folder(parent: Path) -> Path:
-    """Make a folder for the logs of one server, and remove the oldest that no server uses."""
+    """Create the log folder of a server, and remove the oldest ones that are not in use."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _MAX_LOG_FOLDERS]:
         if not is_locked(old / "server.log"):
@@ -85,7 +85,7 @@ def _create_log_folder(parent: Path) -> Path:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process has a lock on the file."""
+    """Whether a running process has a lock on the file."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Serving a configuration until somebody stops it: on a Ray of its own, or beside others on a cluster."""
+"""Serving a configuration until it is stopped, on the server's own Ray or on a shared cluster."""
 
 import os
 import signal
@@ -28,16 +28,16 @@ from services.loading import list_loading
 from services.private import open_home
 
 POLL_S = 0.5
-"""Between two looks at what Ray says of memory, and at whether the configuration is to be read again."""
+"""Seconds between two checks of Ray's memory log and of the reload signal."""
 
 Deploy = Callable[[ServeDeploySchema, ServeDeploySchema], None]
 """Deploys a configuration in place of another one: `deploy(new, old)`."""
 
 
 class Signals:
-    """What a person wants of a server that runs: SIGINT and SIGTERM stop it, SIGHUP lets it read its file again.
+    """Signal handlers of a server: SIGINT and SIGTERM stop it, SIGHUP reloads its configuration.
 
-    A SIGHUP that comes because its terminal was closed stops it too, unless it was started to outlive that (nohup).
+    A SIGHUP from a closed terminal stops it too, unless the server was started with nohup.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Signals:
         self._ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and has_terminal()
 
     def listen(self) -> None:
-        """Take the signals, also where they were ignored. To be called again after Ray, which takes them too."""
+        """Install the handlers, even if the signals were ignored. Call it again after Ray, which replaces them."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: self.stop.set())
         signal.signal(signal.SIGHUP, lambda _number, _frame: self._handle_hangup())
@@ -66,60 +66,60 @@ def has_terminal() -> bool:
 
 
 def run_server(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every application answers.
+    """Serve until SIGINT or SIGTERM, and return the exit status. Prints the URL, then `ready`.
 
     Args:
-        read: reads the configuration; again at SIGHUP, after which the applications that it changes are restarted.
-        address: the Ray cluster on which; by default the one that RAY_ADDRESS names, else a Ray of our own.
+        read: reads the configuration. Called again on SIGHUP; changed applications are then restarted.
+        address: address of a Ray cluster; by default RAY_ADDRESS, else the server starts its own Ray.
 
     Raises:
-        ConfigError: the configuration is invalid, the address is taken, or what is on the cluster is in the way.
+        ConfigError: the configuration is invalid, the port is in use, or the cluster has conflicting applications.
     """
     require_token_auth()
     config = read()
     home = open_home(find_home(config), lambda line: print(line, file=sys.stderr, flush=True))
     cluster = choose_cluster(address)
-    with open_console(home) as said:
-        serving = Server(read, config, home, said)
-        return serving.run_alone() if cluster is None else serving.run_beside(cluster)
+    with open_console(home) as console:
+        server = Server(read, config, home, console)
+        return server.run_alone() if cluster is None else server.run_beside(cluster)
 
 
 class Server:
-    """A configuration that is being served.
+    """Serves a configuration.
 
     Args:
-        read: reads it again.
-        config: what was read.
+        read: reads the configuration again.
+        config: the configuration.
         home: REELGRAPH_HOME.
-        said: where people are told.
+        console: the console for messages.
     """
 
     def __init__(
-        self, read: Callable[[], ServeDeploySchema], config: ServeDeploySchema, home: Path, said: Console
+        self, read: Callable[[], ServeDeploySchema], config: ServeDeploySchema, home: Path, console: Console
     ) -> None:
         self._read = read
         self._config = config
         self._home = home
-        self._console = said
+        self._console = console
         self._signals = Signals()
-        self._alarm = MemoryAlarm(said.logs / "ray")
+        self._alarm = MemoryAlarm(console.logs / "ray")
 
     def run_alone(self) -> int:
-        """Serve on a Ray of our own. Returns the exit status."""
+        """Serve on our own Ray. Returns the exit status."""
         self._signals.listen()
         http = self._config.http_options
         with reserve_port(http.host, http.port):
             self._console.print_message(f"logs: {self._console.logs}")
             with start_ray(self._home, self._console.logs) as ray:
                 self._signals.listen()
-                print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
+                print(f"Ray's address is {ray}", flush=True)  # stdout is the log file here
                 if self._signals.stop.is_set():
                     return 0
                 deploy(self._config)
                 return self._serve(lambda new, _old: deploy(new))
 
     def run_beside(self, cluster: str) -> int:
-        """Serve on a cluster that others use too, and leave what is theirs. Returns the exit status."""
+        """Serve on a shared cluster without changing other applications. Returns the exit status."""
         self._signals.listen()
         with join_ray(cluster) as joined:
             self._signals.listen()
@@ -128,8 +128,8 @@ class Server:
             try:
                 return self._serve(lambda new, old: change_beside(new, old, joined))
             finally:
-                if left := delete_applications(self._config):
-                    self._console.print_message(f"{joined}: {left}")
+                if failure := delete_applications(self._config):
+                    self._console.print_message(f"{joined}: the applications could not be deleted: {failure}")
 
     def _serve(self, deploy_again: Deploy) -> int:
         http = self._config.http_options
@@ -149,7 +149,7 @@ class Server:
         return 0
 
     def _wait(self, url: str) -> str | None:
-        """Show how the applications start until all answer. Returns what failed, None where nothing did."""
+        """Show the start-up progress until all applications answer. Returns the failure, or None."""
         began = time.time()
         with open_screen(self._console.err) as screen:
 
@@ -161,16 +161,16 @@ class Server:
             return wait_until_ready(self._config, url, self._signals.stop, watch)
 
     def _reload(self, url: str, deploy_again: Deploy) -> None:
-        """Read the configuration again and deploy it. What is invalid is told, and changes nothing."""
+        """Read the configuration again and deploy it. An invalid configuration is reported and changes nothing."""
         try:
             new = self._read()
             if new.http_options != self._config.http_options:
-                raise ConfigError("http_options: they hold until the server is started again", param="http_options")
+                raise ConfigError("http_options: a change needs a restart of the server", param="http_options")
             deploy_again(new, self._config)
         except ConfigError as error:
-            self._console.print_message(f"the configuration stays as it was: {error.message}")
+            self._console.print_message(f"the configuration was not reloaded: {error.message}")
             return
         self._config = new
-        self._console.print_message("the configuration was read again")
+        self._console.print_message("the configuration was reloaded")
         if failure := self._wait(url):
             self._console.print_message(failure)

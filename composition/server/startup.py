@@ -1,4 +1,4 @@
-"""What a person sees between the address and `ready`: a bar at a terminal, elsewhere a line for what has changed."""
+"""Start-up progress between the URL and `ready`: a progress bar at a terminal, else a line for each change."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,59 +12,60 @@ from rich.text import Text
 from services.loading import Loading, State
 
 _MAX_NAMED = 3
-"""Parts that the bar names; it counts the rest."""
+"""Number of parts that the bar names; the others are counted."""
 _FAILED = ("UNHEALTHY", "DEPLOY_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A model or a deployment of a server that starts."""
+    """A model or deployment that is being started."""
 
     name: str
     state: State
     detail: str = ""
+    """Progress or error of the loading model."""
 
 
 def list_parts(deployments: Mapping[str, str], loading: Iterable[Loading]) -> list[Part]:
-    """What a server waits for: its deployments, and models that processes say they load, by name.
+    """Return the deployments and models of a server, sorted by name.
 
-    A deployment that says how its model of the same name is doing counts once, and is ready when both are.
+    A deployment and its model of the same name are one part, which is ready when both are.
 
     Args:
-        deployments: the status of each, in Serve's words.
-        loading: what processes say of models.
+        deployments: name of each deployment → its status in Serve.
+        loading: loading states that processes report for models.
     """
     parts = {name: Part(name, _convert_status(status)) for name, status in deployments.items()}
     for one in loading:
         hosted = parts.get(one.model)
         if hosted is None or hosted.state == "loading":
-            waits = hosted is not None and one.state == "ready"
-            parts[one.model] = Part(one.model, "loading" if waits else one.state, one.detail)
+            is_pending = hosted is not None and one.state == "ready"
+            parts[one.model] = Part(one.model, "loading" if is_pending else one.state, one.detail)
     return [parts[name] for name in sorted(parts)]
 
 
 def _convert_status(status: str) -> State:
     if status in _FAILED:
         return "failed"
-    # One that serves already, and gets more or fewer replicas, is no longer loading.
+    # A deployment that only gets more or fewer replicas is already serving.
     return "loading" if status == "UPDATING" else "ready"
 
 
 class Screen(Protocol):
-    """Where a start is shown."""
+    """A display of start-up progress."""
 
     def show(self, parts: Sequence[Part]) -> None:
-        """Show how far the parts are."""
+        """Show the states of the parts."""
         ...
 
     def print_message(self, line: str) -> None:
-        """Say something once."""
+        """Print a message."""
         ...
 
 
 @contextmanager
 def open_screen(stream: TextIO) -> Generator[Screen]:
-    """Show how far the parts are, on a stream, as long as the block lasts."""
+    """Open a display of start-up progress on a stream for the `with` block."""
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         yield Lines(stream)
@@ -75,7 +76,7 @@ def open_screen(stream: TextIO) -> Generator[Screen]:
 
 
 class Bar:
-    """At a terminal: one bar, which goes away when all is ready."""
+    """A progress bar at a terminal, removed when all parts are ready."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -90,7 +91,7 @@ class Bar:
 
 
 class Lines:
-    """Elsewhere: one line for each part, when it is ready or has failed."""
+    """One line for each part when it is ready or has failed, for output that is no terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -108,7 +109,7 @@ class Lines:
 
 
 def summarize(parts: Sequence[Part]) -> str:
-    """Say in a few words what is still waited for."""
+    """Return a short text that names the parts that are still loading."""
     waiting = [part for part in parts if part.state != "ready"]
     if not waiting:
         return "starting"

@@ -1,4 +1,4 @@
-"""What a server says, and what the libraries in its process say."""
+"""The console of a server, and the log of the libraries in its process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What stands in the way of a configuration on a cluster that others use too, and when a server is ready."""
+"""Conflicts on a shared cluster, and waiting until a server is ready."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -58,21 +58,21 @@ def test_there_is_room_beside_applications_of_others() -> None:
     [
         (
             config(host="127.0.0.1", port=8001, front="/"),
-            "http_options: 127.0.0.1:8001 is asked for, and the proxies of Serve on 10.0.0.1:6379 listen on "
-            "0.0.0.0:8000; give --host 0.0.0.0 --port 8000, or use a cluster where Serve does not run yet",
+            "http_options: must be 0.0.0.0:8000, where the proxies of Serve on 10.0.0.1:6379 listen, got "
+            "127.0.0.1:8001; give --host 0.0.0.0 --port 8000, or use a cluster that does not run Serve yet",
         ),
         (
             config(theirs="/"),
-            "applications: somebody serves an application 'theirs' on 10.0.0.1:6379; rename yours, or delete that one "
+            "applications: 'theirs' is already deployed on 10.0.0.1:6379; rename yours, or delete that one "
             "first (ray.serve.delete('theirs'))",
         ),
         (
             config(wan=None, front="/theirs"),
-            "applications: front wants the route /theirs, and on 10.0.0.1:6379 the application 'theirs' has it",
+            "applications: the route /theirs of front is already used by the application 'theirs' on 10.0.0.1:6379",
         ),
         (
             config(wan=None, front="/soon"),
-            "applications: front wants the route /soon, and on 10.0.0.1:6379 the application 'building' has it",
+            "applications: the route /soon of front is already used by the application 'building' on 10.0.0.1:6379",
         ),
     ],
 )
@@ -128,7 +128,10 @@ def test_an_application_scales_its_deployments() -> None:
         ({"deployments": [{"name": "wan"}]}, "tiny: deployments: there is no wan"),
         ({"import_path": "tests.cluster.tiny:film"}, "tiny: module 'tests.cluster.tiny' has no attribute 'film'"),
         ({"import_path": "nowhere.at.all:film"}, "tiny: No module named 'nowhere'"),
-        ({"autoscaling_policy": {"policy_function": "a:b"}}, "tiny: autoscaling_policy: on a cluster of others"),
+        (
+            {"autoscaling_policy": {"policy_function": "a:b"}},
+            "tiny: autoscaling_policy: not supported on a shared cluster",
+        ),
     ],
 )
 def test_an_application_that_cannot_be_built(fields: dict[str, Any], words: str) -> None:
@@ -143,7 +146,7 @@ def test_the_pages_that_must_answer() -> None:
 
 
 class Hurried(threading.Event):
-    """A stop for which nobody waits; it is set when `turns` have passed."""
+    """A stop event that does not block, and is set after `turns` waits."""
 
     def __init__(self, turns: int = 10_000) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class Hurried(threading.Event):
 
 
 def status(**applications: ApplicationStatus) -> ServeStatus:
-    """Each application has one deployment, named as it is."""
+    """A status in which each application has one deployment of the same name."""
     broken = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     told: dict[str, ApplicationStatusOverview] = {}
     for name, state in applications.items():
@@ -170,14 +173,14 @@ RUNNING, DEPLOYING = ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING
 
 
 class Pages(BaseHTTPRequestHandler):
-    """Answers 503, and 200 from the third request on."""
+    """A server that answers 503 twice, then 200."""
 
     def do_GET(self) -> None:
         asked.append(self.path)
         self.send_response(503 if len(asked) < 3 else 200)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
@@ -199,7 +202,7 @@ def url() -> Iterator[str]:
 def wait(
     statuses: Sequence[ServeStatus | RayError], url: str, stop: threading.Event | None = None
 ) -> tuple[str | None, int]:
-    """Wait for a front and a model; return what failed and how many statuses were shown. The last one stays."""
+    """Wait for a front door and a model, and return the failure and the number of statuses. The last status repeats."""
     shown: list[ServeStatus] = []
     left = list(statuses)
 

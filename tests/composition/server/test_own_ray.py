@@ -1,4 +1,4 @@
-"""What is decided before a Ray starts, and where it may put its files."""
+"""Choosing a cluster, checking its address and token, and the folder for Ray's files."""
 
 import stat
 import tempfile
@@ -49,16 +49,18 @@ def test_it_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("RAY_AUTH_MODE")
     require_token_auth()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(ConfigError, match=r"^RAY_AUTH_MODE=disabled: without a token, whoever reaches a port of Ray"):
+    with pytest.raises(
+        ConfigError, match=r"^RAY_AUTH_MODE: must be token or unset, got disabled; without a token, anyone"
+    ):
         require_token_auth()
 
 
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("ray://a:10001", "Ray Client cannot serve; name HOST:PORT of the cluster's head"),
-        ("nonsense", "that is no HOST:PORT"),
-        ("here:there", "that is no HOST:PORT"),
+        ("ray://a:10001", "must be HOST:PORT of the cluster's head; a Ray Client cannot serve"),
+        ("nonsense", "must be HOST:PORT"),
+        ("here:there", "must be HOST:PORT"),
         ("127.0.0.1:1", "[Errno 111] Connection refused"),
     ],
 )
@@ -95,7 +97,7 @@ def test_the_longest_folder_in_which_ray_s_sockets_fit() -> None:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home whose path is short: pytest's own folders are too deep for Ray's sockets."""
+    """A home with a short path: pytest's folders are too deep for Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -123,7 +125,7 @@ def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(
     left, foreign = home / "ray" / "left", home / "ray" / "foreign"
     left.mkdir(parents=True)
     (left / "lock").touch()
-    foreign.mkdir()  # no server's: it has no lock
+    foreign.mkdir()  # without a lock, so not created by a server
     with create_private_folder(home) as first, create_private_folder(home) as second:
         assert first != second
         assert {path.name for path in (home / "ray").iterdir()} == {first.name, second.name, "foreign"}

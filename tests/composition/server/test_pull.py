@@ -1,4 +1,4 @@
-"""`reel models pull`, in this process where nobody is asked, and as a program where somebody is."""
+"""`reel models pull`: called in this process without questions, and as a program at a terminal."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ from composition.server.pull import (
     find_weights,
     pull_weights,
 )
-from services.weights import Weights
+from services.weights.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 INTERNVL, SVD = "OpenGVLab/InternVL3_5-8B-HF", "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -49,7 +49,7 @@ def entries(**models: dict[str, Any]) -> dict[str, ModelEntry]:
 
 
 def program(tmp_path: Path, models: dict[str, Any], *words: str) -> list[str]:
-    """The command, with a file of an application for each model."""
+    """The command, with a configuration that has an application for each model."""
     path, home = "composition.app:models", str(tmp_path / "home")
     blocks = [
         {"name": name, "route_prefix": None, "import_path": path, "args": {"home": home, "models": {name: model}}}
@@ -60,7 +60,7 @@ def program(tmp_path: Path, models: dict[str, Any], *words: str) -> list[str]:
 
 
 def fetched(home: Path) -> dict[str, bytes]:
-    """The repositories that are there, by their only file."""
+    """Paths of the fetched repositories, found by their only file."""
     found = (home / "models").glob("models--*/snapshots/*/model.safetensors")
     return {path.parts[-4].removeprefix("models--").replace("--", "/"): path.read_bytes() for path in found}
 
@@ -76,7 +76,7 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
     out, told = capsys.readouterr()
     assert out.splitlines() == [
         f"internvl.weights: {INTERNVL} at {COMMIT} on huggingface",
-        "  27.0 kB, of which 27.0 kB are to be fetched",
+        "  27.0 kB, 27.0 kB to fetch",
         f"  licence: Apache-2.0 (commercial use: free; keep the notices; https://huggingface.co/{INTERNVL})",
         "wan.weights: path:wan",
         "  nothing to fetch",
@@ -84,11 +84,11 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         "svd.weights: path:svd",
         "  nothing to fetch",
         "  licence: Apache-2.0 (as the configuration says)",
-        "all there",
+        "all weights are complete",
     ]
     assert told == f"{INTERNVL}: 27.0 kB of 27.0 kB\n"
     assert pull_weights(models, tmp_path, Acceptance()) == DONE
-    assert "of which 0 bytes are to be fetched" in capsys.readouterr().out
+    assert "0 bytes to fetch" in capsys.readouterr().out
     assert hub.served.total() == 1
 
 
@@ -99,18 +99,18 @@ def test_conditions_must_be_accepted(hub, tmp_path, capsys, acceptance):
     out, told = capsys.readouterr()
     assert "licence: Stability AI Community (commercial use: restricted;" in out
     how = f"read its terms, and give --accept-licence {SVD} or --accept-licences"
-    assert told == f"{SVD} is not accepted (Stability AI Community): {how}\n"
+    assert told == f"the licence of {SVD} (Stability AI Community) must be accepted: {how}\n"
     assert hub.served.total() == 0
     assert pull_weights(models, tmp_path, acceptance) == DONE
     assert fetched(tmp_path).keys() == {INTERNVL, SVD}
-    assert pull_weights(models, tmp_path, Acceptance()) == DONE  # what is here already is not asked about
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE  # nothing to fetch, so no question
 
 
 def test_unknown_terms_must_be_accepted_by_name(hub, tmp_path, capsys):
     models = entries(svd=remote(hub, SVD, "svd"), wan=remote(hub, OTHER, "wan"), again=remote(hub, OTHER, "wan"))
     assert pull_weights(models, tmp_path, KNOWN) == REFUSED
     how = f"read its terms, and give --accept-licence {OTHER}"
-    assert capsys.readouterr().err == f"{OTHER} is not accepted (its licence is not known to this project): {how}\n"
+    assert capsys.readouterr().err == f"the licence of {OTHER} (unknown) must be accepted: {how}\n"
     assert hub.served.total() == 0
     assert pull_weights(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
     assert SVD in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_a_licence_that_the_configuration_names_is_accepted(hub, tmp_path):
 def test_what_is_accepted_must_be_named(hub, tmp_path, capsys):
     models = entries(wan=remote(hub, OTHER, "wan"))
     assert pull_weights(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
-    assert capsys.readouterr().err == "--accept-licence: this configuration names no somebody/else\n"
+    assert capsys.readouterr().err == "--accept-licence: the configuration does not name somebody/else\n"
 
 
 def test_a_shut_gate_is_known_before_anything_is_fetched(hub, tmp_path, capsys):
@@ -217,10 +217,10 @@ def test_a_question_at_a_terminal_for_each_repository(hub, tmp_path, answers, st
         os.write(ours, f"{answer}\n".encode())
     out, _ = process.communicate(timeout=WAIT_S)
     os.close(ours)
-    assert f"{SVD} is not free of conditions. Have you read its terms" in asked[0]
-    assert all(f"The licence of {OTHER} is not known to this project. Have" in question for question in asked[1:])
+    assert f"The licence of {SVD} has conditions. Have you read its terms" in asked[0]
+    assert all(f"The licence of {OTHER} is unknown. Have" in question for question in asked[1:])
     assert process.returncode == status
-    assert out.endswith("all there\n") == (status == DONE)
+    assert out.endswith("all weights are complete\n") == (status == DONE)
     assert fetched(tmp_path / "home").keys() == ({SVD, OTHER} if status == DONE else set())
 
 
@@ -237,4 +237,4 @@ def test_an_interrupt_does_not_wait_for_the_hub(hub, tmp_path, how):
     process.send_signal(how)
     _, told = process.communicate(timeout=WAIT_S)
     assert (process.returncode, "Traceback" in told) == (INTERRUPTED, False)
-    assert told.splitlines()[-1] == "stopped; run it again to go on"
+    assert told.splitlines()[-1] == "interrupted; run the command again to resume"

@@ -1,4 +1,4 @@
-"""What a server makes of the signals that a person sends it."""
+"""The signals that stop a server or make it reload its configuration."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ while not (signals.stop.is_set() or signals.reload.is_set()):
     time.sleep(0.01)
 print("stop" if signals.stop.is_set() else "reload", flush=True)
 """
-"""A process that says what it has heard. It has the terminal of a descriptor for its own."""
+"""A process that prints which signal it handled. Its controlling terminal is the given descriptor."""
 
 
 class Listener:
-    """Such a process, at a terminal of its own or at none."""
+    """A process that runs HEARS, with or without a controlling terminal."""
 
     def __init__(self, *, terminal: bool, nohup: bool = False) -> None:
         self._ends = os.openpty() if terminal else ()

@@ -1,4 +1,4 @@
-"""What is shown while a server starts."""
+"""Start-up progress."""
 
 import io
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ def test_deployments_and_models_that_a_process_loads() -> None:
     ("status", "state", "part"),
     [
         ("UPDATING", "loading", Part("wan", "loading", "x")),
-        ("UPDATING", "ready", Part("wan", "loading", "x")),  # its first health check is to come
+        ("UPDATING", "ready", Part("wan", "loading", "x")),  # before its first health check
         ("UPDATING", "failed", Part("wan", "failed", "x")),
-        ("HEALTHY", "loading", Part("wan", "ready")),  # another replica of it
+        ("HEALTHY", "loading", Part("wan", "ready")),  # one more replica
         ("DEPLOY_FAILED", "loading", Part("wan", "failed")),
     ],
 )
