@@ -1,7 +1,7 @@
-"""Run the server on this machine, or on the cluster that `--address` or RAY_ADDRESS names; manage keys; fetch weights.
+"""Run the server on this machine or on a Ray cluster, manage API keys, and fetch weights.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
-`python -m composition pull --config FILE`. The command line of a user, `reel`, calls this.
+`python -m composition pull --config FILE`. The command `reel` runs these.
 """
 
 import argparse
@@ -22,27 +22,27 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
     store = Store(database)
     if action == "create" and owner:
         print(store.add_key(owner))
-        print("This key is not kept and cannot be shown again.", file=sys.stderr)
+        print("This key is not stored and cannot be shown again.", file=sys.stderr)
     elif action == "revoke" and owner:
         print(f"{store.revoke_keys(owner)} revoked")
     elif action == "list":
         for key in store.list_keys():
-            made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(key.created_at))
-            print(f"{key.owner}\t{made}\tsha256:{key.sha256[:12]}…")
+            created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(key.created_at))
+            print(f"{key.owner}\t{created}\tsha256:{key.sha256[:12]}…")
     else:
-        raise ConfigError(f"keys {action}: name the owner")
+        raise ConfigError(f"keys {action}: an owner is required")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run a command, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve")
     serving.add_argument("--host")
     serving.add_argument("--port", type=int)
     serving.add_argument(
-        "--address", metavar="HOST:PORT", help="of a Ray cluster to serve on, instead of a Ray of its own"
+        "--address", metavar="HOST:PORT", help="address of a Ray cluster; by default the server starts its own Ray"
     )
     serving.add_argument("--only", action="append", default=[], metavar="MODEL")
     keys = commands.add_parser("keys")

@@ -1,4 +1,4 @@
-"""The applications that `serve_config*.yaml` names: of models, of graphs, of the job runners, and the front door."""
+"""Builders of the applications that `serve_config*.yaml` names: models, graphs, job runners and the front door."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -9,7 +9,7 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from composition.configuration.served import Registry, describe_graph, describe_model
+from composition.configuration.registry import Registry
 from composition.configuration.settings import (
     LEGACY_MESSAGE,
     FrontSettings,
@@ -18,6 +18,7 @@ from composition.configuration.settings import (
     ModelsSettings,
     StateSettings,
 )
+from composition.configuration.snapshot import describe_graph, describe_model
 from composition.graph_host import GraphHost
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.catalogue import GRAPHS
@@ -30,7 +31,7 @@ from services.host import Host, Hosted
 from services.settings import take_offline
 
 STARTING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
-"""The states of an application that may not have its deployments yet."""
+"""States of an application that may not have its deployments yet."""
 
 TRANSPORT = Transport(
     lost=(
@@ -46,7 +47,7 @@ TRANSPORT = Transport(
 
 
 def models(args: ModelsSettings) -> Application:
-    """Host models. Raises ConfigError."""
+    """Build an application that hosts models. Raises ConfigError."""
     hosted = {
         name: Hosted(entry.kind, take_offline(entry.settings) if args.offline else entry.settings)
         for name, entry in args.models.items()
@@ -57,39 +58,39 @@ def models(args: ModelsSettings) -> Application:
 
 
 def graphs(args: GraphsSettings) -> Application:
-    """Host graphs. Raises ConfigError."""
+    """Build an application that hosts graphs. Raises ConfigError."""
     rows = [describe_graph(args.name, index, name, entry) for index, (name, entry) in enumerate(args.graphs.items())]
     _register(args, args.name, rows)
     return _define_deployment(Graphs, args.name).bind(args)
 
 
 def jobs(args: JobsSettings) -> Application:
-    """Run jobs."""
+    """Build the application of the job runners."""
     return _define_deployment(Jobs, "jobs").bind(args)
 
 
 def front(args: FrontSettings) -> Application:
-    """Open the front door. Raises ConfigError: `auth` is `keys` and there is no key, so nobody could get in."""
+    """Build the application of the front door. Raises ConfigError if `auth` is `keys` and there is no key."""
     _require_keys(args)
-    opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
-    return _define_deployment(opened, "front").bind(args)
+    ingress = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
+    return _define_deployment(ingress, "front").bind(args)
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Refuse a configuration of an older form, which names this function. Raises ConfigError."""
+    """Reject a configuration in the format before 0.2, which names this function. Raises ConfigError."""
     del args
     raise ConfigError(LEGACY_MESSAGE)
 
 
 class Graphs(GraphHost):
-    """The host of graphs as Serve starts it."""
+    """The host of graphs, as started by Serve."""
 
     def __init__(self, args: GraphsSettings) -> None:
         super().__init__(args, open_registry(Store(args.database_url)), TRANSPORT)
 
 
 class Jobs(JobRunner):
-    """The job runner as Serve starts and ends it."""
+    """The job runner, as started and stopped by Serve."""
 
     def __init__(self, args: JobsSettings) -> None:
         settings = RunnerSettings(
@@ -109,7 +110,7 @@ class Jobs(JobRunner):
 
 
 class Front(Ingress):
-    """The front door as Serve opens it."""
+    """The front door, as started by Serve."""
 
     def __init__(self, args: FrontSettings) -> None:
         settings = IngressSettings(
@@ -128,20 +129,20 @@ class Front(Ingress):
 
 
 def open_registry(store: Store) -> Registry:
-    """Return what reads what this Ray cluster serves."""
+    """Return the registry of the models and graphs that are deployed on this Ray cluster."""
     return Registry(store, fetch_states, open_handle, TRANSPORT)
 
 
 def fetch_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it."""
+    """Request the states of the applications from Serve: name → state of the deployment of the same name."""
     return read_states(serve.status().applications)
 
 
 def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, str]:
-    """Read it from what Serve says of its applications.
+    """Return the state of each application from Serve's overview.
 
-    One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
-    waiting when everything was started again must not fail because their model is not there yet.
+    An application that is being built has no deployments yet. It is included, so that jobs that are queued while the
+    server restarts do not fail because their model is still missing.
     """
     states: dict[str, str] = {}
     for name, application in applications.items():
@@ -153,9 +154,9 @@ def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[s
 
 
 def open_handle(application: str) -> Handle:
-    """Return the handle of the deployment that is named as its application. Blocks where it is asked for anew.
+    """Return the handle of an application's deployment, which has the same name. Blocks on the first call.
 
-    Raises ServiceBusy while the application is still being built.
+    Raises ServiceBusy while the application is being built.
     """
     try:
         return cast("Any", serve).get_deployment_handle(application, app_name=application)
@@ -168,7 +169,7 @@ def _define_deployment(cls: type, name: str) -> Any:
 
 
 def _register(state: StateSettings, application: str, rows: list[Deployed]) -> None:
-    """Tell the other applications what this one hosts."""
+    """Store what an application hosts, so that other applications find it."""
     store = Store(state.database_url)
     try:
         store.replace_deployed(application, rows)
@@ -183,8 +184,8 @@ def _require_keys(args: FrontSettings) -> None:
     try:
         if not store.list_keys():
             raise ConfigError(
-                "auth: there is no API key yet, so nobody could get in. Make one with "
-                "`reel keys create OWNER --config FILE`, or write `auth: none` to let everybody in.",
+                "auth: there is no API key yet, so no request would be accepted. Create one with "
+                "`reel keys create OWNER --config FILE`, or set `auth: none` to accept all requests.",
                 param="auth",
             )
     finally:

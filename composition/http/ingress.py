@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.configuration.origins import DoorSettings
-from composition.configuration.served import Registry, ServedModel
+from composition.configuration.registry import Registry
+from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
 from composition.http.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media

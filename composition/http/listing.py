@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
+from composition.configuration.served import HEALTHY, Assignment, ServedModel
+from composition.configuration.snapshot import GRAPH, Snapshot
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import NAME as SINGLE
 from composition.graphs.single import SINGLES

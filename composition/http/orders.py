@@ -7,7 +7,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from composition.configuration.served import Assignment, Registry
+from composition.configuration.registry import Registry
+from composition.configuration.served import Assignment
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.graphs.rolling_edit.request import Branch

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composition.configuration.served import GRAPH, HEALTHY, Registry, ServedModel, Timeouts
+from composition.configuration.registry import Registry, Timeouts
+from composition.configuration.served import HEALTHY, ServedModel
 from composition.configuration.settings import GraphEntry, StateSettings
+from composition.configuration.snapshot import GRAPH
 from composition.graph_host import GraphHost
 from composition.graphs.calls import Handle as AnyHandle
 from composition.graphs.calls import Transport

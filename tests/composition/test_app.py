@@ -11,8 +11,8 @@ from ray.serve.schema import (
 )
 
 from composition import app
-from composition.configuration.served import build_snapshot
 from composition.configuration.settings import GraphsSettings, ModelsSettings
+from composition.configuration.snapshot import build_snapshot
 from composition.records.store import Store
 
 

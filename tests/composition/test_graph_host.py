@@ -135,19 +135,22 @@ async def test_what_is_not_served_is_left_out_or_refused(tmp_path: Path) -> None
     assert [result.name for result in of(Result, items)] == ["image"]
     for asked, message in (
         (request(restyle="ink"), "restyle: no model for restyle is served here"),
-        (request(models={"upscale": "realesrgan"}), "models.upscale: must be one of none, got 'realesrgan'"),
+        (
+            request(models={"upscale": "realesrgan"}),
+            "models.upscale: must be omitted, because no model for upscale is served here, got 'realesrgan'",
+        ),
     ):
         with pytest.raises(InvalidParameter) as caught:
             await stage.items("full-pipeline", asked)
         assert caught.value.message == message
     for name in ("svd", "v2v", "single"):
-        with pytest.raises(InvalidParameter, match=f"there is no '{name}'; there are full-pipeline, flux"):
+        with pytest.raises(InvalidParameter, match=f"must be one of full-pipeline, flux, got '{name}'"):
             await stage.items(name, request())
 
 
 async def test_a_graph_has_one_method(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    with pytest.raises(ModelFailed, match="a graph has only run, got __init__"):
+    with pytest.raises(ModelFailed, match="method: must be run, got __init__"):
         async for _ in stage.cluster.graphs.stream("full-pipeline", "__init__", request()):
             pass
     assert stage.studio.asked == []

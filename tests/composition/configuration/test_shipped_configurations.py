@@ -1,4 +1,4 @@
-"""The two configurations that ship, as they are and with what is commented out in them."""
+"""The two shipped configurations, as they are and with their commented-out lines."""
 
 import re
 from pathlib import Path
@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[3]
 PRODUCTION, LOCAL = "serve_config.yaml", "serve_config.local.yaml"
 GRAPHS = {"v2v", "full-pipeline", "rolling-edit", "storyboard", "single"}
 MODELS = ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan")
-"""Those of the production file that are no comments."""
+"""The models of the production file that are not commented out."""
 COMMENT = re.compile(r"^( +)# ( *(?:- |<<:|[a-z_-]+:))", re.M)
-"""A line of a configuration that is a comment; what is prose there does not begin with a key."""
+"""A commented-out line of a configuration; lines of prose do not begin with a key."""
 
 
 def raw_of(name: str, *, comments: bool = False) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read(name: str, **options: bool) -> Configuration:
 
 
 def without_models(models: set[str], home: Path, **front: Any) -> dict[str, Any]:
-    """The production file without the other models, and with its state in `home`."""
+    """The production file with only these models, and with its state in `home`."""
     raw = raw_of(PRODUCTION)
     dropped = set(MODELS) - models
     raw["applications"] = [each for each in raw["applications"] if each["name"] not in dropped]
@@ -125,11 +125,11 @@ def test_text_to_video_can_make_the_scenes() -> None:
     assert parse_configuration(raw, ROOT).snapshot.list_names() == ["storyboard", "text-to-video"]
 
 
-# --- what is built of them ----------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------------------------
 
 
 def build(block: Block) -> list[Any]:
-    """The deployments that Serve would start of a block."""
+    """Return the deployments that Serve would start for a block."""
     builder = getattr(app, str(block.raw["import_path"]).partition(":")[2])
     return cast("Any", build_app(builder(block.settings), name=block.name)).deployments
 

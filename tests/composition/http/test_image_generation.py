@@ -383,7 +383,7 @@ async def test_without_a_model_there_is_nothing(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     gone = front_door(tmp_path, flux_model(PaintService()), roles={"text-to-image": "dev"})
     answer = await posted(gone, "/v1/images/generations", json={"prompt": "x"})
-    message = "dev, which the configuration names for text-to-image, is not served here"
+    message = "model: dev, configured for text-to-image, is not served here"
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
 
 

@@ -62,8 +62,8 @@ class Line:
 @pytest.mark.parametrize(
     ("model", "params", "message"),
     [
-        ("rolling-edit", {}, "model: there is no 'rolling-edit'; there are full-pipeline, flux"),
-        ("svd", {}, "model: there is no 'svd'; there are full-pipeline, flux"),
+        ("rolling-edit", {}, "model: must be one of full-pipeline, flux, got 'rolling-edit'"),
+        ("svd", {}, "model: must be one of full-pipeline, flux, got 'svd'"),
         ("v2v", {}, "model: v2v needs a model for describe, which is not served here"),
         (
             "full-pipeline",
@@ -80,7 +80,7 @@ async def test_a_job_of_what_is_no_longer_served_says_so(
         gone, job = line.order(model, params), line.order("full-pipeline", PAINTED, main="image")
         failed = await line.ended(gone)
         assert (failed.status, failed.error_code, failed.attempts) == ("failed", "model_failed", 1)
-        assert failed.error_message == f"the job can no longer be run here: {message}"
+        assert failed.error_message == f"the job can no longer be run: {message}"
         done = await line.ended(job)
         assert done.status == "completed", "others go on"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from composition.configuration.served import build_snapshot
+from composition.configuration.snapshot import build_snapshot
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job, Table
 from tests.composition.conftest import empty_database

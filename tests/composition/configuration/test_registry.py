@@ -1,4 +1,4 @@
-"""Reading what is served: how often, what holds while the database is away, and rates that only a model knows."""
+"""The registry: caching, failures of the database or of Serve, and frame rates that only a loaded model knows."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from composition.configuration.served import Registry, Timeouts
+from composition.configuration.registry import Registry, Timeouts
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job
 from services.errors import LimitExceeded, ModelFailed, ServiceBusy
@@ -19,7 +19,7 @@ from tests.composition.rolling import Full, Gone
 
 
 class Away(Store):
-    """A database that may be away."""
+    """A database that can be unavailable."""
 
     away = False
 
@@ -30,7 +30,7 @@ class Away(Store):
 
 
 class Controller:
-    """Serve's side: the states of the applications, or no answer."""
+    """A stand-in for Serve: the states of the applications, or no answer."""
 
     def __init__(self, states: Mapping[str, str]) -> None:
         self.states = states
@@ -42,7 +42,7 @@ class Controller:
         return self.states
 
 
-# How often.
+# Caching.
 
 
 def test_what_was_read_a_moment_ago_is_not_read_again(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
     assert cluster.served.read_snapshot().models["svd"].state == "UNHEALTHY"
 
 
-# What is away.
+# Failures.
 
 
 @pytest.mark.parametrize("what", ["database", "controller"])
@@ -72,7 +72,7 @@ def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, w
     served = Registry(store, controller.ask, cluster.open_handle, TRANSPORT, Timeouts(cache_s=0))
     there = store if what == "database" else controller
     there.away = True
-    with pytest.raises(ServiceBusy, match="cannot be read yet; try again later"):
+    with pytest.raises(ServiceBusy, match="not available yet; try again later"):
         served.read_snapshot()
     there.away = False
     known = served.read_snapshot()
@@ -88,12 +88,12 @@ def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, w
 
 
 class Measuring:
-    """A model that knows its rate only when it is loaded.
+    """A model whose rate is known only when it is loaded.
 
     Args:
-        rate: of its videos.
-        error: is raised in place of an answer.
-        silent: it never answers.
+        rate: frames per second.
+        error: raised instead of an answer.
+        silent: whether it never answers.
     """
 
     def __init__(self, rate: Fraction | None, error: Exception | None = None, *, silent: bool = False) -> None:
@@ -110,7 +110,7 @@ class Measuring:
 
 
 def wans(counter: Counter, **models: Hosted) -> Counter:
-    """Serve these in place of the one Wan."""
+    """Deploy these models instead of the one Wan."""
     counter.cluster.host_models(
         {"internvl": Hosted("internvl"), **{name.replace("_", "-"): hosted for name, hosted in models.items()}}
     )
@@ -166,10 +166,10 @@ async def test_nobody_is_asked_for_a_rate_where_no_seconds_are(counter: Counter)
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Measuring(None, Full()), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None, Gone()), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None, silent=True), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None), "wan does not say its frame rate; give num_frames"),
+        (Measuring(None, Full()), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None, Gone()), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None, silent=True), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None), "wan has no frame rate; give num_frames"),
     ],
 )
 async def test_a_model_that_does_not_say_its_rate_is_busy(tmp_path: Path, model: Measuring, words: str) -> None:
@@ -189,7 +189,7 @@ async def test_what_has_no_rate_of_its_own_has_none(tmp_path: Path) -> None:
         assert await cluster.served.find_rate(cluster.served.read_snapshot().assign_models(name, {})) == 0
 
 
-# Whose jobs.
+# Stored jobs.
 
 
 def job(model: str, **models: str) -> Job:
@@ -209,16 +209,16 @@ def test_a_stored_job_finds_what_runs_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "message", "param"),
     [
-        (job("rolling-edit"), "model: there is no 'rolling-edit'; there are v2v, wan-5b", "model"),
+        (job("rolling-edit"), "model: must be one of v2v, wan-5b, got 'rolling-edit'", "model"),
         (
             job("v2v", image_to_video="wan-a14b"),
             "models.image-to-video: must be one of wan-5b, got 'wan-a14b'",
             "models.image-to-video",
         ),
-        (job("wan-a14b"), "model: there is no 'wan-a14b'; there are v2v, wan-5b", "model"),
+        (job("wan-a14b"), "model: must be one of v2v, wan-5b, got 'wan-a14b'", "model"),
         (
             job("wan-i2v", image_to_video="wan-a14b"),
-            "models.image-to-video: must be wan-5b, whose job this is, got 'wan-a14b'",
+            "models.image-to-video: must be wan-5b, the model of the job, got 'wan-a14b'",
             "models.image-to-video",
         ),
     ],
@@ -228,5 +228,5 @@ def test_a_stored_job_of_what_is_no_longer_served(tmp_path: Path, stored: Job, m
     cluster.host_graphs("v2v", "single")
     with pytest.raises(ModelFailed) as caught:
         cluster.served.find_graph(stored)
-    assert (caught.value.message, caught.value.param) == (f"the job can no longer be run here: {message}", param)
+    assert (caught.value.message, caught.value.param) == (f"the job can no longer be run: {message}", param)
     assert not caught.value.retryable
