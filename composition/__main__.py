@@ -53,18 +53,18 @@ def main(arguments: list[str] | None = None) -> int:
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     be_private()
     try:
-        if given.command == "serve":
+        if options.command == "serve":
             return run_server(
-                lambda: read_configuration(given.config, given.host, given.port, given.only), given.address
+                lambda: read_configuration(options.config, options.host, options.port, options.only), options.address
             )
-        configuration = load_configuration(given.config)
-        if given.command == "keys":
-            return manage_keys(configuration.state.database_url, given.action, given.owner)
+        configuration = load_configuration(options.config)
+        if options.command == "keys":
+            return manage_keys(configuration.state.database_url, options.action, options.owner)
         exit_on_signal()
-        acceptance = Acceptance(given.accept_licences, tuple(given.accept_licence))
+        acceptance = Acceptance(options.accept_licences, tuple(options.accept_licence))
         return pull_weights(configuration.models, configuration.state.state, acceptance)
     except ReelError as error:
         print(error.message, file=sys.stderr)

@@ -80,7 +80,7 @@ def read_configuration(
         only: names of the graphs or models to serve; models that none of them needs are removed.
     """
     configuration = load_configuration(path)
-    document = (narrow(configuration, only) if only else configuration).document
+    document = (select_models(configuration, only) if only else configuration).document
     config = ServeDeploySchema.model_validate(document)
     overrides = {"host": host, "port": port}
     http = config.http_options.model_copy(update={k: v for k, v in overrides.items() if v is not None})
@@ -120,7 +120,7 @@ def parse_configuration(raw: Any, folder: Path) -> Configuration:
     return Configuration({name: value for name, value in raw.items() if name != "applications"}, blocks)
 
 
-def narrow(configuration: Configuration, only: Sequence[str]) -> Configuration:
+def select_models(configuration: Configuration, only: Sequence[str]) -> Configuration:
     """Remove the models that none of `only` can use, and the graphs that need one of these. Raises ConfigError.
 
     Args:

@@ -76,7 +76,7 @@ class Assignment:
         they apply only if the request, the graph's defaults or the request class enable it.
         """
         fields = merged_fields(self._list_own_defaults(), self.request.spelled_out(given))
-        for need, served in self._list_addressed():
+        for need, served in self._list_request_models():
             if not need.at:
                 known = self.request.model_fields
                 defaults = {name: value for name, value in served.defaults.items() if name in known}
@@ -96,11 +96,11 @@ class Assignment:
         """Request field, or `field.field` → maximum value."""
         return {
             f"{need.at}.{name}" if need.at else name: limit
-            for need, served in self._list_addressed()
+            for need, served in self._list_request_models()
             for name, limit in served.limits.items()
         }
 
-    def _list_addressed(self) -> list[tuple[Need, ServedModel]]:
+    def _list_request_models(self) -> list[tuple[Need, ServedModel]]:
         """Return the roles, and their models, for which a request has fields."""
         return [
             (need, self.models[need.role])

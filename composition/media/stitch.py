@@ -88,14 +88,14 @@ class Stitcher:
                 part = part or _Clip(frames, run.rate, fit, self._held)
                 ready = part.crossfade(part.resample(run))
                 del run  # so that it is freed as soon as `ready` ends, before the next run is received
-                while await asyncio.to_thread(self._fill, ready):
+                while await asyncio.to_thread(self._fill_run, ready):
                     yield self._take_run()
                 if part.is_complete:
                     break
         if part is None:
             raise ModelFailed("a clip of the video has no frames")
         ready = part.finish()
-        while await asyncio.to_thread(self._fill, ready):
+        while await asyncio.to_thread(self._fill_run, ready):
             yield self._take_run()
         if self._filled:
             yield self._take_run()
@@ -105,7 +105,7 @@ class Stitcher:
         """Yield the frames that were held back for a cross-fade; call it after the last clip."""
         held, self._held = self._held, deque()
         ready = _drain(held)
-        while self._fill(ready):
+        while self._fill_run(ready):
             yield self._take_run()
         if self._filled:
             yield self._take_run()
@@ -120,7 +120,7 @@ class Stitcher:
             raise ValueError(f"fit: width, height and rate must be {self._video}, got {video}")
         self._video = video
 
-    def _fill(self, frames: Iterator[Pixels]) -> bool:
+    def _fill_run(self, frames: Iterator[Pixels]) -> bool:
         """Copy frames into the next run, whose length depends on their size. Return whether the run is full."""
         for frame in frames:
             if self._run is None:
@@ -224,9 +224,9 @@ class _Clip:
 
     def _list_sources(self, position: int) -> tuple[int, ...]:
         """Return the indices of the one or two frames of the clip that give a frame of the video."""
-        at = position * self._step
-        index = floor(at)
-        return (index, index + 1) if self._fit.blend and at != index else (index,)
+        time = position * self._step
+        index = floor(time)
+        return (index, index + 1) if self._fit.blend and time != index else (index,)
 
 
 def _select_frames(run: Frames, indices: list[int], first: int) -> Frames:
@@ -258,16 +258,16 @@ def mix_frames(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
     out = np.empty(before.shape, np.uint8)
     left, right, result = before.reshape(-1), after.reshape(-1), out.reshape(-1)
     sums, terms = np.empty(CHUNK, wide), np.empty(CHUNK, wide)
-    for at in range(0, result.size, CHUNK):
-        here = slice(at, at + CHUNK)
-        count = len(result[here])
+    for offset in range(0, result.size, CHUNK):
+        chunk = slice(offset, offset + CHUNK)
+        count = len(result[chunk])
         a, b = sums[:count], terms[:count]
-        np.multiply(left[here], wide(2 * (whole - share)), out=a)
-        np.multiply(right[here], wide(2 * share), out=b)
+        np.multiply(left[chunk], wide(2 * (whole - share)), out=a)
+        np.multiply(right[chunk], wide(2 * share), out=b)
         a += b
         a += wide(whole)
         a //= wide(2 * whole)
-        result[here] = a
+        result[chunk] = a
     return out
 
 

@@ -83,7 +83,7 @@ class MemoryAlarm:
         self._unparsed = ""
         self._reported: dict[frozenset[str], float] = {}
 
-    def read_new(self) -> list[Shortage]:
+    def read_shortages(self) -> list[Shortage]:
         """Return the shortages since the last call. A repeated kill of the same processes counts once a minute."""
         try:
             with self._file.open("rb") as file:

@@ -56,7 +56,7 @@ def deploy(config: ServeDeploySchema) -> None:
         raise ConfigError(f"http_options: Serve could not be started: {error}", param="http_options") from error
 
 
-def deploy_beside(config: ServeDeploySchema, cluster: str, own: Collection[str] = ()) -> None:
+def deploy_on_cluster(config: ServeDeploySchema, cluster: str, own: Collection[str] = ()) -> None:
     """Deploy a configuration on a shared cluster without changing other applications. Returns at once.
 
     Args:
@@ -81,14 +81,14 @@ def deploy_beside(config: ServeDeploySchema, cluster: str, own: Collection[str] 
         raise ConfigError(f"address: {cluster}: {error}", param="address") from error
 
 
-def change_beside(new: ServeDeploySchema, old: ServeDeploySchema, cluster: str) -> None:
+def update_on_cluster(new: ServeDeploySchema, old: ServeDeploySchema, cluster: str) -> None:
     """Update the deployed configuration `old` to `new` on a shared cluster: deploy changes, delete what `new` lacks.
 
-    Raises ConfigError like `deploy_beside`.
+    Raises ConfigError like `deploy_on_cluster`.
     """
     before = {application.name: application for application in old.applications}
     changed = [application for application in new.applications if before.get(application.name) != application]
-    deploy_beside(new.model_copy(update={"applications": changed}), cluster, own=list(before))
+    deploy_on_cluster(new.model_copy(update={"applications": changed}), cluster, own=list(before))
     gone = before.keys() - {application.name for application in new.applications}
     delete_applications(old.model_copy(update={"applications": [before[name] for name in gone]}))
 

@@ -156,9 +156,9 @@ def _print_weights(one: NamedWeights, stock: Inventory | None) -> None:
     print(f"  licence: {one.licence}", flush=True)
 
 
-def _ask_all(asked: Sequence[NamedWeights]) -> bool:
+def _ask_all(unaccepted: Sequence[NamedWeights]) -> bool:
     """Ask at the terminal to accept each licence; without a terminal, explain how to accept and return False."""
-    licences = {one.source: one.licence for one in asked}
+    licences = {one.source: one.licence for one in unaccepted}
     if licences and not sys.stdin.isatty():
         for source, licence in licences.items():
             name = "unknown" if licence is UNKNOWN else licence.name

@@ -13,11 +13,11 @@ from ray.serve.schema import ServeDeploySchema, ServeStatus
 from composition.server.alarms import MemoryAlarm
 from composition.server.console import Console, open_console
 from composition.server.deploying import (
-    change_beside,
     delete_applications,
     deploy,
-    deploy_beside,
+    deploy_on_cluster,
     list_statuses,
+    update_on_cluster,
     wait_until_ready,
 )
 from composition.server.own_ray import choose_cluster, find_home, join_ray, require_token_auth, start_ray
@@ -81,7 +81,7 @@ def run_server(read: Callable[[], ServeDeploySchema], address: str | None = None
     cluster = choose_cluster(address)
     with open_console(home) as console:
         server = Server(read, config, home, console)
-        return server.run_alone() if cluster is None else server.run_beside(cluster)
+        return server.run_on_own_ray() if cluster is None else server.run_on_cluster(cluster)
 
 
 class Server:
@@ -104,7 +104,7 @@ class Server:
         self._signals = Signals()
         self._alarm = MemoryAlarm(console.logs / "ray")
 
-    def run_alone(self) -> int:
+    def run_on_own_ray(self) -> int:
         """Serve on our own Ray. Returns the exit status."""
         self._signals.listen()
         http = self._config.http_options
@@ -118,15 +118,15 @@ class Server:
                 deploy(self._config)
                 return self._serve(lambda new, _old: deploy(new))
 
-    def run_beside(self, cluster: str) -> int:
+    def run_on_cluster(self, cluster: str) -> int:
         """Serve on a shared cluster without changing other applications. Returns the exit status."""
         self._signals.listen()
         with join_ray(cluster) as joined:
             self._signals.listen()
             self._console.print_message(f"logs: {self._console.logs}")
-            deploy_beside(self._config, joined)
+            deploy_on_cluster(self._config, joined)
             try:
-                return self._serve(lambda new, old: change_beside(new, old, joined))
+                return self._serve(lambda new, old: update_on_cluster(new, old, joined))
             finally:
                 if failure := delete_applications(self._config):
                     self._console.print_message(f"{joined}: the applications could not be deleted: {failure}")
@@ -141,7 +141,7 @@ class Server:
         if not self._signals.stop.is_set():
             self._console.print_status("ready")
         while not self._signals.stop.wait(POLL_S):
-            for shortage in self._alarm.read_new():
+            for shortage in self._alarm.read_shortages():
                 self._console.print_message(str(shortage))
             if self._signals.reload.is_set():
                 self._signals.reload.clear()
@@ -154,8 +154,8 @@ class Server:
         with open_screen(self._console.err) as screen:
 
             def watch(status: ServeStatus) -> None:
-                screen.show(list_parts(list_statuses(self._config, status), list_loading(self._home, began)))
-                for shortage in self._alarm.read_new():
+                screen.show_parts(list_parts(list_statuses(self._config, status), list_loading(self._home, began)))
+                for shortage in self._alarm.read_shortages():
                     screen.print_message(str(shortage))
 
             return wait_until_ready(self._config, url, self._signals.stop, watch)

@@ -54,7 +54,7 @@ def _convert_status(status: str) -> State:
 class Screen(Protocol):
     """A display of start-up progress."""
 
-    def show(self, parts: Sequence[Part]) -> None:
+    def show_parts(self, parts: Sequence[Part]) -> None:
         """Show the states of the parts."""
         ...
 
@@ -82,7 +82,7 @@ class Bar:
         self._bars = bars
         self._task = bars.add_task("starting", total=None)
 
-    def show(self, parts: Sequence[Part]) -> None:
+    def show_parts(self, parts: Sequence[Part]) -> None:
         done = sum(part.state == "ready" for part in parts)
         self._bars.update(self._task, description=summarize(parts), completed=done, total=len(parts) or None)
 
@@ -97,7 +97,7 @@ class Lines:
         self._stream = stream
         self._reported: set[str] = set()
 
-    def show(self, parts: Sequence[Part]) -> None:
+    def show_parts(self, parts: Sequence[Part]) -> None:
         for part in parts:
             if part.state != "loading" and part.name not in self._reported:
                 self._reported.add(part.name)

@@ -50,15 +50,15 @@ class Index:
         """Return the times of the last keyframe at or before `position`; None to decode from the beginning."""
         if self.pts is None or self.keyframes is None:
             return None
-        place = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
-        return self.keyframes[place - 1] if place else None
+        after = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
+        return self.keyframes[after - 1] if after else None
 
     def find_position(self, pts: int | None) -> int | None:
         """Return the position of the frame with the presentation time `pts`, or None."""
         if self.pts is None or pts is None:
             return None
-        place = bisect.bisect_left(self.pts, pts)
-        return place if place < len(self.pts) and self.pts[place] == pts else None
+        found = bisect.bisect_left(self.pts, pts)
+        return found if found < len(self.pts) and self.pts[found] == pts else None
 
 
 class Cursor:
@@ -300,7 +300,7 @@ class MediaFile:
         self, packets: "Iterator[Packet[VideoStream]]", begin: int
     ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, skipping frames that cannot be decoded."""
-        timed = self._index.pts is not None
+        has_times = self._index.pts is not None
         counted = expected = begin
         packet: Packet[VideoStream] | None
         while True:
@@ -313,26 +313,26 @@ class MediaFile:
                 counted += 1
                 continue
             for frame in frames:
-                place = self._index.find_position(frame.pts) if timed else counted
+                position = self._index.find_position(frame.pts) if has_times else counted
                 counted += 1
-                if place is not None and place >= expected:
-                    self._mark_frames(expected, place, FLAWED if frame.is_corrupt else DECODED)
-                    expected = place + 1
-                    yield place, frame
+                if position is not None and position >= expected:
+                    self._mark_frames(expected, position, FLAWED if frame.is_corrupt else DECODED)
+                    expected = position + 1
+                    yield position, frame
             if packet is None:
                 break
-        if not timed:
+        if not has_times:
             self._index.frames = counted
             self._states = self._states[:counted].ljust(counted, bytes([UNTRIED]))
         self._mark_frames(expected, self._index.frames, MISSING)
 
-    def _mark_frames(self, expected: int, place: int, how: int) -> None:
-        """Record the state of the frame at `place`, and that the frames from `expected` up to it are missing."""
-        for position in range(expected, min(place, len(self._states))):
-            self._states[position] = self._states[position] or MISSING
-        if how != MISSING:
-            self._states.extend(bytes(max(0, place + 1 - len(self._states))))  # more frames than packets
-            self._states[place] = how
+    def _mark_frames(self, expected: int, position: int, state: int) -> None:
+        """Record the state of the frame at `position`, and that the frames from `expected` up to it are missing."""
+        for skipped in range(expected, min(position, len(self._states))):
+            self._states[skipped] = self._states[skipped] or MISSING
+        if state != MISSING:
+            self._states.extend(bytes(max(0, position + 1 - len(self._states))))  # more frames than packets
+            self._states[position] = state
 
     def read_frame(self, position: int) -> VideoFrame | None:
         """Return the frame at `position`, or the one before it if it is missing; None past the end."""

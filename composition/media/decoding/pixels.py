@@ -56,10 +56,10 @@ class RgbConverter:
         if not frame.format.is_rgb and frame.colorspace not in SWSCALE_MATRICES:
             guess = Colorspace.ITU601 if self._sd else Colorspace.ITU709
         form = "rgba" if self._transparent else "rgb24"
-        made = self._reformatter.reformat(
+        converted = self._reformatter.reformat(
             frame, self._width, self._height, form, src_colorspace=guess, dst_color_range=ColorRange.JPEG, threads=1
         )
-        pixels = np.asarray(made.to_ndarray(), np.uint8)  # (h, w, 3 or 4)
+        pixels = np.asarray(converted.to_ndarray(), np.uint8)  # (h, w, 3 or 4)
         if self._transparent:
             alpha = pixels[..., 3:].astype(np.uint16)
             pixels = ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)

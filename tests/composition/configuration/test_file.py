@@ -12,9 +12,9 @@ from composition.configuration.file import (
     LOCAL_CONFIG,
     Configuration,
     load_configuration,
-    narrow,
     parse_configuration,
     read_configuration,
+    select_models,
 )
 from composition.configuration.settings import LEGACY_MESSAGE
 from services.errors import ConfigError
@@ -360,7 +360,7 @@ SERVED = (
 )
 def test_what_is_not_needed_is_left_out(only, blocks, left, names):
     before = deepcopy(SERVED)
-    found = narrow(parse(*SERVED), only)
+    found = select_models(parse(*SERVED), only)
     assert [block.name for block in found.blocks] == blocks
     assert list(found.models) == left
     assert names is None or found.snapshot.list_names() == names
@@ -370,16 +370,16 @@ def test_what_is_not_needed_is_left_out(only, blocks, left, names):
 
 
 def test_roles_of_what_is_left_out_are_no_longer_given():
-    found = narrow(parse(*SERVED), ["wan", "internvl"])
+    found = select_models(parse(*SERVED), ["wan", "internvl"])
     assert found.graphs["v2v"].roles == {}
     assert found.blocks[0].raw["args"] == {"roles": {}}
-    assert narrow(parse(*SERVED), ["v2v"]).graphs["v2v"].roles == {"image-to-video": "wan-5b"}
+    assert select_models(parse(*SERVED), ["v2v"]).graphs["v2v"].roles == {"image-to-video": "wan-5b"}
 
 
 @pytest.mark.parametrize("name", ["upscale", "single", "storyboard"])
 def test_an_unknown_name_lists_what_there_is_once_each(name):
     with pytest.raises(ConfigError) as caught:
-        narrow(parse(*SERVED), ["v2v", name])
+        select_models(parse(*SERVED), ["v2v", name])
     assert caught.value.message == (
         f"only: must be one of v2v, full-pipeline, wan, wan-5b, svd, flux, internvl, got '{name}'"
     )

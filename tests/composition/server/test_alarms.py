@@ -62,13 +62,13 @@ def test_what_is_told() -> None:
 def test_a_log_that_is_being_written(tmp_path: Path, cut: int) -> None:
     log = f"{HEAD}{KILLED}{TAIL}".encode()
     alarm = MemoryAlarm(tmp_path)
-    assert alarm.read_new() == []
+    assert alarm.read_shortages() == []
     found: list[Shortage] = []
     for end in (cut, len(log)):
         (tmp_path / "raylet.out").write_bytes(log[:end])
-        found += alarm.read_new()
+        found += alarm.read_shortages()
     assert found == [Shortage(22.36, 23.54, VICTIMS)]
-    assert alarm.read_new() == []
+    assert alarm.read_shortages() == []
 
 
 def test_a_replica_that_ends_again_and_again_is_told_once_a_minute(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_a_replica_that_ends_again_and_again_is_told_once_a_minute(tmp_path: Pat
         for _ in range(4):
             file.write(f"{HEAD}{KILLED}{TAIL}")
             file.flush()
-            told.append(len(alarm.read_new()))
+            told.append(len(alarm.read_shortages()))
     assert told == [1, 0, 0, 1]

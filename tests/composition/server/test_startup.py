@@ -59,11 +59,11 @@ def test_what_is_still_waited_for(parts: Sequence[Part], words: str) -> None:
 def test_a_line_for_each_part_and_no_more_where_no_terminal_is() -> None:
     stream = io.StringIO()
     with open_screen(stream) as screen:
-        screen.show([Part("flux", "loading"), Part("wan", "loading")])
-        screen.show([Part("flux", "loading"), Part("wan", "ready")])
+        screen.show_parts([Part("flux", "loading"), Part("wan", "loading")])
+        screen.show_parts([Part("flux", "loading"), Part("wan", "ready")])
         screen.print_message("a word")
-        screen.show([Part("flux", "failed", "no file"), Part("wan", "ready")])
-        screen.show([Part("flux", "failed", "no file"), Part("wan", "loading")])
+        screen.show_parts([Part("flux", "failed", "no file"), Part("wan", "ready")])
+        screen.show_parts([Part("flux", "failed", "no file"), Part("wan", "loading")])
     assert stream.getvalue().splitlines() == ["wan: loaded", "a word", "flux: could not be loaded (no file)"]
     assert isinstance(screen, Lines)
 
@@ -72,7 +72,7 @@ def test_a_bar_at_a_terminal() -> None:
     stream = io.StringIO()
     bars = Progress(console=Console(file=stream, force_terminal=True, width=80), auto_refresh=False)
     bar = Bar(bars)
-    bar.show([Part("flux", "loading"), Part("wan", "ready")])
+    bar.show_parts([Part("flux", "loading"), Part("wan", "ready")])
     (task,) = bars.tasks
     assert (task.description, task.completed, task.total) == ("loading flux", 1, 2)
     bar.print_message("[bold]a word")
