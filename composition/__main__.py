@@ -1,7 +1,7 @@
-"""Run the server on this machine or on a Ray cluster, manage API keys, and fetch weights.
+"""Run the server on this machine or on a Ray cluster, manage API keys, fetch weights, and generate the client API.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
-`python -m composition pull --config FILE`. The command `reel` runs these.
+`python -m composition pull --config FILE`, `python -m composition generate`. The command `reel` runs the first three.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
+from composition.contract.files import compare_files, write_files
 from composition.records.store import Store
 from composition.server.pull import Acceptance, exit_on_signal, pull_weights
 from composition.server.run import run_server
@@ -34,6 +35,18 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
     return 0
 
 
+def generate(*, check: bool) -> int:
+    """Write the generated files of the client and the docs, or, with `check`, print the differences."""
+    if not check:
+        for name in write_files():
+            print(name)
+        return 0
+    differences = compare_files()
+    for difference in differences.values():
+        print(difference)
+    return 1 if differences else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
@@ -51,9 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
     pulling = commands.add_parser("pull")
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
+    generating = commands.add_parser("generate")
+    generating.add_argument(
+        "--check", action="store_true", help="write no files; print the differences and fail if there are any"
+    )
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     options = parser.parse_args(arguments)
+    if options.command == "generate":
+        return generate(check=options.check)
     be_private()
     try:
         if options.command == "serve":

@@ -18,11 +18,11 @@ from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from composition.records.database import mark_writing, open_database
+from composition.records.events import JobEvent, Status, StatusEvent, VideoError
 from composition.records.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from composition.variants import FRAME, VIDEO
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
-Status = Literal["queued", "in_progress", "completed", "failed"]
 Order = Literal["asc", "desc"]
 
 
@@ -35,6 +35,11 @@ class EventDraft:
 
     kind: str
     data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "EventDraft":
+        """Return the draft of an event, without the fields that are not set."""
+        return cls(event.KIND, event.model_dump(mode="json", exclude_unset=True))
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,7 @@ class Store:
             job.started_at = job.started_at or now
             if job.status == "queued":
                 job.status = "in_progress"
-                _add_events(session, job, [EventDraft("status", {"status": "in_progress"})])
+                _add_events(session, job, [EventDraft.of(StatusEvent(status="in_progress"))])
             return job
 
     def renew_lease(self, lease: Lease, lease_s: float) -> bool:
@@ -408,7 +413,7 @@ def _lock_job(session: Session, lease: Lease) -> Job:
 def _add_job(session: Session, job: Job) -> None:
     session.add(job)
     session.flush()
-    _add_events(session, job, [EventDraft("status", {"status": "queued"})])
+    _add_events(session, job, [EventDraft.of(StatusEvent(status="queued"))])
 
 
 def _stop_children(session: Session, parent: Job) -> None:
@@ -429,13 +434,13 @@ def _end_job(session: Session, job: Job, status: Status, error: tuple[str, str] 
     job.status, job.completed_at, job.stage = status, time.time(), None
     if status == "completed":
         job.progress = 1.0
-    data: dict[str, Any] = {"status": status}
+    ending = StatusEvent(status=status)
     if error is not None:
         job.error_code, job.error_message = error
-        data["error"] = {"code": error[0], "message": error[1]}
+        ending = StatusEvent(status=status, error=VideoError(code=error[0], message=error[1]))
     # Progress events and their previews are useless after the end, and take most of the space.
     session.execute(delete(Event).where(Event.job_id == job.id, Event.kind == "progress"))
-    _add_events(session, job, [EventDraft("status", data)])
+    _add_events(session, job, [EventDraft.of(ending)])
     if status == "failed":
         _stop_children(session, job)
 
