@@ -48,7 +48,7 @@ def tensors(frames: list[Frames]) -> Tensor:
 def loaded(home: Path, **settings: Any) -> QwenEdit:
     """The service with random weights, on little memory, unless `settings` say otherwise."""
     fields: dict[str, Any] = {
-        "weights": written("qwen_edit", "tiny", home),
+        "weights": written("qwen-edit", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "reference_area": 36864,

@@ -1,8 +1,10 @@
-"""The rooms: who may import whom, how large a file and a function may be, and where the environment is read."""
+"""The rooms: who may import whom, what is private, how large files and functions are, where the environment is read."""
 
 import ast
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,92 @@ def test_imports_in_composition_go_one_way() -> None:
             if package == "composition" and target != room and floor[target] >= floor[room]:
                 upward.append(f"{name_of(path)} must not import {module}")
     assert upward == []
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    """Imports inside functions are imports too."""
+    modules = {module_of(path): path for path in FILES}
+    graph = {
+        name: {found for module in imports(path) if (found := find_module(module, modules)) != name}
+        for name, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def find_module(name: str, modules: Mapping[str, Path]) -> str | None:
+    """Return the module of the project that an import names; None where it names none."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+LIGHT = {"annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection"}
+"""pydantic, and what it imports."""
+LOADED = """
+import importlib, sys
+before = set(sys.modules)
+importlib.import_module(sys.argv[1])
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(loaded - sys.stdlib_module_names))
+"""
+
+
+@pytest.mark.parametrize("module", ["services.catalogue", *(f"services.{model}.request" for model in MODELS)])
+def test_what_may_be_asked_is_read_with_pydantic_alone(module: str) -> None:
+    command = [sys.executable, "-c", LOADED, module]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    loaded = {name for name in told.split() if not name.startswith("_sysconfigdata")}
+    assert loaded - LIGHT == {"services"}
+
+
+PRIVATE_NAMES = {
+    "composition/graphs/calls.py": {"_by_reference"},
+    "composition/http/ingress.py": {"__serve_build_asgi_app__"},
+    "composition/server/deploying.py": {
+        "ray._common.utils.import_attr",
+        "ray.serve._private.api",
+        "ray.serve._private.build_app",
+        "ray.serve._private.utils",
+        "ray.serve.context._get_global_client",
+    },
+    "composition/server/loopback.py": {"ray._common.tls_utils"},
+    "composition/server/own_ray.py": {
+        "_node_ip_address",
+        "_system_config",
+        "_temp_dir",
+        "ray._private.authentication.authentication_token_setup.maybe_enable_token_auth_if_token_available",
+        "ray._private.parameter",
+        "ray._private.ray_constants",
+    },
+}
+"""File → the private names of Ray that it uses. Each may be gone with Ray's next version."""
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """What a file takes of Ray that begins with `_`: imports, arguments by name, attributes, and Serve's own hooks."""
+    brought = [module for module in imports(path) if module.split(".")[0] == "ray"]
+    yield from (module for module in brought if any(part.startswith("_") for part in module.split(".")))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.keyword) and (node.arg or "").startswith("_") and not (node.arg or "").endswith("__"):
+            yield node.arg or ""
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and brought:
+            if ast.unparse(node.value) not in ("self", "cls", "super()"):
+                yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("__serve"):
+            yield node.name
+
+
+def test_private_names_of_ray_are_listed() -> None:
+    """Models are left out: they take private names of diffusers."""
+    used = {name_of(path): set(private_names(path)) for path in FILES if name_of(path) not in (*RUNNING, *MINIATURES)}
+    assert {name: names for name, names in used.items() if names} == PRIVATE_NAMES
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

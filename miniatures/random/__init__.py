@@ -1,56 +1,81 @@
 """Tiny checkpoints with random weights, for tests and benchmarks of everything round the weights.
 
-Each file writes one model's: the real classes and layout, a few MB. What they make is noise.
+Each file writes one kind's: the real classes and layout, a few MB. What they make is noise. A file is found by the
+kind's name.
 """
 
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from inspect import getfile
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias, cast
 
+from services.catalogue import KINDS
 from services.weights.downloads import alone
 from services.weights.weights import Weights
 
-MODELS = (
-    "flux",
-    "hunyuan_dit",
-    "instantid",
-    "internvl",
-    "qwen_edit",
-    "realesrgan",
-    "svd",
-    "text_to_video",
-    "wan",
-)
-"""Each has a file here with `write(form, folder)`."""
-
 Writer = Callable[[str, Path], None]
 """Writes the checkpoint of a form into a folder that exists and is empty. Raises ValueError: there is no such form."""
+WriteForm = Callable[[str], Mapping[str, str]]
+"""Writes the checkpoint of a form where it is not there yet, and returns `weights` as a configuration has it."""
+Fields: TypeAlias = Mapping[str, Any]
+"""Fields of a request."""
+Block: TypeAlias = dict[str, Any]
+"""A model as a configuration has it, without its kind."""
 
 
-def written(model: str, form: str, home: Path) -> Weights:
-    """Return the random weights of a model, which are written under `home` where they are not there yet.
+class RandomModel(Protocol):
+    """What the file of a kind has, `miniatures/random/KIND.py` with `_` for `-`."""
+
+    SHORT: Fields
+    """A request that takes a second. Empty where nothing can be chosen."""
+    LONG: Fields
+    """What makes it take long enough to be cancelled."""
+
+    def write(self, form: str, folder: Path) -> None:
+        """Write the checkpoint of a form into a folder that exists and is empty. Raises ValueError."""
+        ...
+
+    def serve(self, weights: WriteForm) -> Block:
+        """Return how the model is served in tests, with small requests as its defaults."""
+        ...
+
+
+def find_random_model(kind: str) -> RandomModel:
+    """Return the file of a kind. Raises ValueError: there is no such kind, or it has no file here."""
+    if kind not in KINDS:
+        raise ValueError(f"random weights are there for {', '.join(KINDS)}, got {kind!r}")
+    name = kind.replace("-", "_")
+    if not (Path(__file__).parent / f"{name}.py").exists():
+        raise ValueError(f"{kind} has no random weights: miniatures/random/{name}.py is missing (see RandomModel)")
+    return cast("RandomModel", import_module(f"miniatures.random.{name}"))
+
+
+def written(kind: str, form: str, home: Path) -> Weights:
+    """Return the random weights of a kind, which are written under `home` where they are not there yet.
 
     Args:
-        model: one of `MODELS`.
-        form: one of those that the model's `write` names.
+        kind: of model.
+        form: one of those that the kind's `write` names.
         home: the checkpoint comes to lie in `home/miniatures`, absolute.
 
     Raises:
-        ValueError: there is no such model, or no such form of it.
+        ValueError: there is no such kind, or no such form of it.
     """
-    return Weights(path=once(writer_of(model), form, home.absolute() / "miniatures"))
+    return Weights(path=once(find_random_model(kind).write, form, home.absolute() / "miniatures"))
 
 
-def writer_of(model: str) -> Writer:
-    """Return a model's `write`. Raises ValueError where there is no such model."""
-    if model not in MODELS:
-        raise ValueError(f"random weights are there for {', '.join(MODELS)}, got {model!r}")
-    return import_module(f"miniatures.random.{model}").write
+def random_block(kind: str, home: Path) -> Block:
+    """Return a kind as a configuration has it, with random weights that are written under `home`."""
+
+    def write_form(form: str) -> Mapping[str, str]:
+        return {"path": str(written(kind, form, home).path)}
+
+    return {"kind": kind, **find_random_model(kind).serve(write_form)}
 
 
 def once(write: Writer, form: str, folder: Path) -> Path:

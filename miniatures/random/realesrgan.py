@@ -8,7 +8,14 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import nn
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 4
+
+SHORT: Fields = {"scale": 2}
+"""A request that takes a second."""
+LONG: Fields = {}
+"""What makes it take long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -28,6 +35,12 @@ def write(form: str, folder: Path) -> None:
             {name: weight.contiguous() for name, weight in _net(form).state_dict().items()},
             folder / f"{form}.safetensors",
         )
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return how it is served in tests: with the small net that comes with the project."""
+    del weights
+    return {}
 
 
 def _net(form: str) -> nn.Module:
