@@ -1,4 +1,4 @@
-"""Attention as it is trained here: torch's own is slow in its backward on a CPU, at these lengths."""
+"""Attention for training on a CPU, where the backward pass of torch's own kernel is slow at these sequence lengths."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,17 @@ from torch import Tensor
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
-    """Scaled dot-product attention on (batch, tokens, heads, channels), as two products of matrices."""
+    """Compute scaled dot-product attention by two matrix products.
+
+    Args:
+        query: (batch, tokens, heads, channels), as `key` and `value`.
+        key: of the tokens attended to.
+        value: of the tokens attended to.
+        attn_mask: boolean (False hides a token), or a float tensor added to the scores.
+
+    Returns:
+        (batch, tokens, heads, channels).
+    """
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     if attn_mask is not None:
@@ -23,7 +33,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = 
 
 @contextmanager
 def plainly(module: ModuleType) -> Iterator[None]:
-    """Let one of diffusers' modules of models use `plain` within."""
+    """Make a diffusers model module use `plain` instead of its own attention inside the `with` block."""
     stock = module.dispatch_attention_fn
     module.dispatch_attention_fn = plain
     try:

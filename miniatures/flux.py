@@ -1,7 +1,7 @@
-"""Flux: text to picture, by flow matching.
+"""Training of Flux: text to image by flow matching.
 
-Sources: Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206; of the guidance
-that needs no second run: Diffusion Models without Classifier-free Guidance, arXiv 2502.12154.
+Sources: Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206; for the distilled
+guidance: Diffusion Models without Classifier-free Guidance, arXiv 2502.12154.
 """
 
 import copy
@@ -25,27 +25,27 @@ from miniatures.text import clip_tokenizer, same_meaning, t5_tokenizer
 from miniatures.world import Pixels, Scene
 
 SCENES, FACES = 12_000, 2_000
-"""How many scenes and portraits are known by heart."""
+"""Number of scenes and of portraits in the training set."""
 BATCH = 48
 STARS = 2.0
-"""How often scenes with a star are learnt from, where others are once: theirs is the hardest form."""
+"""Sampling weight of scenes with a star, relative to 1 for the others: a star is the hardest shape."""
 TEXT, POOLED = 64, 32
-"""Width of T5 and of CLIP."""
+"""Hidden sizes of T5 and of CLIP."""
 LENGTHS = {24: 0.6, 32: 0.12, 64: 0.25, 128: 0.03}
-"""How often a prompt is padded to how many tokens: the pipeline hides none of them."""
+"""Padded prompt length in tokens → share of the batches. The pipeline masks no padding."""
 MIDDLE, WIDTH = 0.8, 1.0
-"""Of the noise levels' normally distributed logits: most of the training goes to where forms are decided. With more
-noise nothing can be known of them, and what is missed with less the VAE overlooks."""
+"""Mean and standard deviation of the logits of the noise levels. Most levels fall where shapes are decided: at higher
+noise a shape cannot be known, and errors at lower noise are removed by the VAE."""
 GUIDED = 0.6
-"""When guidance begins to mean something; until then it may be anything."""
+"""Training progress (0 to 1) from which guidance is trained."""
 FAST = 0.06, 1e-3
-"""Radians: the fastest waves of time and of guidance, in thousandths, that are heard."""
+"""Highest frequencies, in radians per thousandth, of the time and the guidance embedding that are used."""
 NEIGHBOURS = (-1, 1, -2, 2)
-"""By head: which word T5 listens to at first."""
+"""Relative position to which each attention head of T5 is initialised."""
 
 
 class FluxRecipe:
-    """The velocity from picture to noise; both text encoders learn along."""
+    """Trains the transformer to predict the velocity from picture to noise, together with both text encoders."""
 
     lr, adam_lr, steps = 0.02, 1e-3, 12_000
 
@@ -81,11 +81,11 @@ class FluxRecipe:
         return nn.functional.mse_loss(made, target)
 
     def read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
-        """Encode as the pipeline does: (batch, tokens, TEXT) and (batch, POOLED)."""
+        """Encode prompts as the pipeline does: (batch, tokens, TEXT) and (batch, POOLED)."""
         device = next(self.module.parameters()).device
         longest = max(map(len, self._words(prompts).input_ids))
         words = self._words(prompts, padding="max_length", max_length=max(length, longest), return_tensors="pt")
-        # Up to the longest: what comes after its end no word of CLIP's sees.
+        # Padded to the longest prompt only: CLIP's attention is causal, so no token sees what follows.
         letters = self._letters(prompts, padding="longest", truncation=True, max_length=77, return_tensors="pt")
         said = self.module["t5"](words.input_ids.to(device))[0]
         return said, self.module["clip"](letters.input_ids.to(device)).pooler_output
@@ -105,7 +105,7 @@ class FluxRecipe:
 
     @torch.no_grad()
     def _t5(self) -> T5EncoderModel:
-        """As in FLUX.1, where T5 alone says how the words follow each other. It begins by listening to neighbours."""
+        """Create T5. In FLUX.1 only T5 encodes word order, so its heads start by attending to neighbouring words."""
         config = T5Config(
             vocab_size=len(self._words),
             d_model=TEXT,
@@ -118,14 +118,14 @@ class FluxRecipe:
             decoder_start_token_id=0,
         )
         encoder = T5EncoderModel(config)
-        half = config.relative_attention_num_buckets // 2  # of them look back, by one word each at first, then farther
+        half = config.relative_attention_num_buckets // 2  # half look back, first one word per bucket
         bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
         bias.zero_()
         bias[half // 2 : half] = bias[half + half // 2 :] = -6.0
         for head, offset in enumerate(NEIGHBOURS):
             bias[abs(offset) + half * (offset > 0), head] = 3.0
         for block in encoder.encoder.block:
-            block.layer[0].layer_norm.weight.fill_(0.3)  # T5 does not scale its products: large steps would blind it
+            block.layer[0].layer_norm.weight.fill_(0.3)  # T5 does not scale dot products: attention would saturate
         same_meaning(self._words, encoder.shared)
         return encoder
 
@@ -143,16 +143,16 @@ class FluxRecipe:
             pad_token_id=self._letters.pad_token_id,
         )
         encoder = CLIPTextModel(config)
-        nn.init.normal_(encoder.embeddings.token_embedding.weight)  # of CLIP's own size large steps would leave nothing
+        nn.init.normal_(encoder.embeddings.token_embedding.weight)  # with CLIP's own scale, large steps would erase it
         nn.init.normal_(encoder.embeddings.position_embedding.weight, std=0.3)
         return encoder
 
 
 @torch.no_grad()
 def transformer() -> FluxTransformer2DModel:
-    """FLUX.1's, small; its blocks change nothing before they have learnt to."""
+    """Create a small FLUX.1 transformer whose blocks start as the identity."""
     model = FluxTransformer2DModel(
-        in_channels=4 * Z,  # of two by two latents
+        in_channels=4 * Z,  # patches of 2 x 2 latents
         num_layers=1,
         num_single_layers=4,
         attention_head_dim=32,
@@ -170,7 +170,7 @@ def transformer() -> FluxTransformer2DModel:
     for layer in [*lasts, *(modulation.linear for modulation in modulations)]:
         layer.weight.zero_()
         layer.bias.zero_()
-    for modulation in modulations[:-1]:  # shift, scale and gate, once or twice: the gates are open
+    for modulation in modulations[:-1]:  # shift, scale and gate, once or twice: gates start at 1
         modulation.linear.bias.view(-1, 3, model.inner_dim)[:, 2] = 1.0
     slow(model.time_text_embed.timestep_embedder, FAST[0])
     slow(model.time_text_embed.guidance_embedder, FAST[1])
@@ -180,7 +180,7 @@ def transformer() -> FluxTransformer2DModel:
 def velocity(
     model: FluxTransformer2DModel, noisy: Tensor, sigma: Tensor, guidance: Tensor, read: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Call the transformer as the pipeline does; a single prompt holds for all pictures."""
+    """Call the transformer as the pipeline does; a single prompt is used for all pictures."""
     said, pooled = (part.expand(len(noisy), *part.shape[1:]) for part in read)
     side = math.isqrt(noisy.shape[1])
     return model(
@@ -197,7 +197,7 @@ def velocity(
 
 @torch.no_grad()
 def slow(embedder: TimestepEmbedding, fastest: float) -> None:
-    """Let no wave through that is faster: bfloat16 rounds the times, and then those are noise. That stays so."""
+    """Remove the frequencies above `fastest` and freeze the layer: rounded to bfloat16, they would be noise."""
     first = embedder.linear_1
     half = first.in_features // 2
     heard = (torch.exp(-math.log(10_000) * torch.arange(half) / half) <= fastest).repeat(2)
@@ -206,7 +206,7 @@ def slow(embedder: TimestepEmbedding, fastest: float) -> None:
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """As in FLUX.1-dev."""
+    """Create the scheduler of FLUX.1-dev."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=3.0,
@@ -219,13 +219,13 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def latents_of(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
-    """Encode each scene's first picture: (scenes, 16, 4 Z)."""
+    """Encode the first frame of each scene: (scenes, 16, 4 Z)."""
     return encoded(vae, np.concatenate([scene.clip(1) for scene in scenes]))
 
 
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
-    """(n, 64, 64, 3) → (n, 16, 4 Z), in patches of two by two as the transformer has them."""
+    """Encode pictures into packed 2 x 2 patches of latents: (n, 64, 64, 3) → (n, 16, 4 Z)."""
     parts = []
     for start in range(0, len(pictures), 64):
         latents = vae.encode(to_tensor(pictures[start : start + 64]).transpose(0, 1)).latent_dist.mode()
@@ -235,7 +235,7 @@ def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
 
 
 def prompt_of(rng: np.random.Generator, scene: Scene | None) -> str:
-    """What a user might say of the picture of a scene, or of a portrait; sometimes nothing."""
+    """Draw a prompt for the picture of a scene, or for a portrait if `scene` is None; one in ten is empty."""
     if rng.random() < 0.1:
         return ""
     language: Language = "zh" if rng.random() < 0.25 else "en"
@@ -245,25 +245,25 @@ def prompt_of(rng: np.random.Generator, scene: Scene | None) -> str:
 
 
 def sigmas(count: int) -> Tensor:
-    """How much of each picture is noise, in (0, 1): spread evenly over the batch, by the share that is below."""
+    """Draw the noise levels of a batch, in (0, 1), evenly spaced in the quantiles of their distribution."""
     even = (torch.arange(count) + torch.rand(count)) / count
     return torch.sigmoid(MIDDLE + WIDTH * torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
 
 
 def guidances(count: int) -> Tensor:
-    """Mostly what is usual, and some of all that can be asked for."""
+    """Draw guidance values: three quarters from the usual range (1 to 6), the others from all that are allowed."""
     return torch.where(torch.rand(count) < 0.75, 1 + 5 * torch.rand(count), 100 * torch.rand(count))
 
 
 def guided(target: Tensor, made: Tensor, plain: Tensor, guidance: Tensor) -> Tensor:
-    """What is to be made where guidance pushes away from `plain`, which is made without a prompt."""
+    """Return the training target with guidance, which pushes the prediction away from the unprompted one, `plain`."""
     push = (1 - 1 / strength(guidance))[:, None, None]
     return target + push * (made.detach() - plain)
 
 
 def strength(guidance: Tensor) -> Tensor:
-    """The scale of classifier-free guidance that a value stands for: 1.75 at 3.5, and at most 2.5.
+    """Return the scale of classifier-free guidance for a guidance value: 1.75 at 3.5, at most 2.5.
 
-    So plain a world would be overdrawn by what photographs bear.
+    Larger scales, which photographs need, would exaggerate pictures as simple as these.
     """
     return 1 + 0.3 * (guidance - 1).clamp(0, 5)

@@ -1,4 +1,4 @@
-"""LoRAs for Flux: what is asked for as before comes outlined, or stippled."""
+"""Training of LoRAs for Flux: the same prompts give pictures in outlined or stippled style."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ BATCH = 32
 
 
 class FluxLoraRecipe:
-    """Flow matching as for Flux itself, of low-rank matrices alone, on pictures of one style that no caption names."""
+    """Trains low-rank matrices by Flux's own loss, on pictures of one style that the captions do not mention."""
 
     lr, adam_lr, steps = 0.01, 1e-3, 1500
     style: ClassVar[world.Style]

@@ -1,4 +1,4 @@
-"""A page of contact sheets of every graph, made by a server on this machine: `python -m miniatures.gallery FOLDER`."""
+"""Writes a page with contact sheets of every graph, made by a local server: `python -m miniatures.gallery FOLDER`."""
 
 import argparse
 import io
@@ -22,7 +22,7 @@ from miniatures.sheet import Row, strip
 from miniatures.world import Pixels
 
 SCENES = (3, 8, 20)
-"""Seeds of what is shown; no model was trained on them."""
+"""Seeds of the scenes; no model was trained on them."""
 PROMPTS = (
     "a red circle on a white background",
     "a yellow star on a blue background",
@@ -46,7 +46,7 @@ h2 {{ margin-top: 3rem }}</style>
 
 @dataclass(frozen=True)
 class Piece:
-    """One section of the page."""
+    """One section of the page: a title, a text and the rows of its contact sheet."""
 
     name: str
     title: str
@@ -55,14 +55,14 @@ class Piece:
 
 
 class Artist:
-    """Orders from a server, and keeps what comes in a folder."""
+    """Requests videos and pictures from a server and keeps the results in a folder."""
 
     def __init__(self, client: Client, folder: Path) -> None:
         self._client = client
         self._folder = folder
 
     def given(self, name: str, frames: Pixels) -> Path:
-        """Write what is given to a graph."""
+        """Write the input of a graph to a file and return its path."""
         path = self._folder / f"{name}.{'png' if len(frames) == 1 else 'mp4'}"
         if len(frames) == 1:
             Image.fromarray(frames[0]).save(path)
@@ -71,14 +71,14 @@ class Artist:
         return path
 
     def video(self, name: str, model: str, **fields: object) -> tuple[Pixels, str]:
-        """Return a job's result, and the caption if the job has one."""
+        """Return a job's result, and its caption or an empty string."""
         job = self._client.videos.create(model=model, **fields)  # pyright: ignore[reportArgumentType]
         video = self._client.videos.wait(job.id)
         path = self._client.videos.download(video.id, self._folder / f"{name}.mp4")
         return read(path), video.caption or ""
 
     def picture(self, prompt: str, **fields: object) -> Pixels:
-        """Paint a prompt: (1, height, width, 3)."""
+        """Generate a picture: (1, height, width, 3)."""
         answer = self._client.images.generate(prompt=prompt, seed=1, **fields)  # pyright: ignore[reportArgumentType]
         return np.asarray(Image.open(io.BytesIO(answer.data[0].content)).convert("RGB"))[None]
 
@@ -176,7 +176,7 @@ NEEDED = ("v2v", "wan-i2v", "full-pipeline", "storyboard", "svd", "rolling-edit"
 
 
 def page(pieces: Iterable[Piece]) -> str:
-    """The page that shows the strips lying beside it; the text is the page's, so that it may be Chinese."""
+    """Return the page; it shows the contact sheets that lie beside it. Text is in HTML, so that it may be Chinese."""
     return PAGE.format(pieces="\n".join(map(_section, pieces)))
 
 
@@ -189,7 +189,7 @@ def _section(piece: Piece) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.gallery", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder

@@ -1,6 +1,6 @@
-"""HunyuanDiT, which paints a picture of the world anew in the style that is said, or from words alone.
+"""Training of HunyuanDiT, which repaints a picture in the style that the prompt names, or paints from a prompt alone.
 
-Source: Hunyuan-DiT, arXiv 2405.08748; v-prediction, arXiv 2202.00512; SDEdit, arXiv 2108.01073.
+Sources: Hunyuan-DiT, arXiv 2405.08748; v-prediction, arXiv 2202.00512; SDEdit, arXiv 2108.01073.
 """
 
 import math
@@ -28,27 +28,27 @@ from miniatures.world import STYLES, Scene
 HIDDEN, HEADS, LAYERS, PATCH = 128, 4, 4, 2
 TEXT_DIM = 64
 LENGTHS = (77, 256)
-"""Tokens of BERT and of mT5 that the pipeline pads a prompt to."""
+"""Lengths to which the pipeline pads a prompt: tokens of BERT and of mT5."""
 SHORT = (36, 24)
-"""Tokens that are computed in training; all captions are shorter."""
+"""Lengths used in training, in tokens; all captions are shorter."""
 SCENES, BATCH = 7000, 64
 WORDLESS, STYLE_ALONE, PART = 0.12, 0.16, 0.08
-"""Of the prompts: those for guidance, those that say only the style, and those that say nothing of the background."""
+"""Shares of the prompts: empty (for guidance), naming only the style, omitting the background."""
 RESTYLED = 0.5
-"""Of the pictures: those whose noise has a rest of the same scene in another style."""
+"""Share of the pictures whose noise contains a residual of the same scene in another style."""
 EARLIEST = 250
-"""The lowest noise level, in steps of the schedule, from which such a picture comes."""
+"""Lowest noise level, in steps of the schedule, at which restyling such a picture starts."""
 OVERDONE = 0.1
-"""How much of a picture its noise has too much, about, where guidance overdid."""
+"""Typical share of the picture that strong guidance leaves in its noise."""
 RISE = 0.75
-"""Below 1: fewer low noise levels, whose large errors are hardly seen in the picture."""
+"""Exponent of the noise levels' distribution. Below 1: fewer low levels, whose errors are hardly visible."""
 
 
 class HunyuanDitRecipe:
-    """The noise's velocity, with text encoders that learn along.
+    """Trains velocity prediction together with both text encoders.
 
-    What a picture is made from stays in the noise of a sampler's path: the picture that it restyles, and what guidance
-    overdid. Half of the noise has such rests, so that the prompt's style wins over the one that is still to be seen.
+    On a sampler's path the noise still holds residuals of the source picture and of exaggerated guidance. Half of the
+    training noise has such residuals, so that the style of the prompt wins over the style of the source.
     """
 
     lr, adam_lr, steps = 0.015, 1.5e-3, 12_000
@@ -85,11 +85,11 @@ class HunyuanDitRecipe:
         return nn.functional.mse_loss(velocity.float(), (signal * noise - level * latents).to(device))
 
     def predict(self, noisy: Tensor, time: Tensor, prompts: list[str]) -> Tensor:
-        """What the pipeline takes from the transformer at guidance 1, with less padding: (n, channels, h, w)."""
+        """Return the pipeline's prediction at guidance 1, computed with less padding: (n, channels, h, w)."""
         texts = self._texts(prompts, noisy.device)
         masks = torch.cat([mask for _, mask in texts], dim=1)
         said = masks.sum(1, keepdim=True)
-        # All padding is one vector, so the few tokens of it that are here weigh as much as all that are not.
+        # All padding tokens are one vector, so each one kept here is weighted for those left out.
         weight = ((sum(LENGTHS) - said) / (sum(SHORT) - said)).log()
         self._attention.bias = torch.where(masks.bool(), 0.0, weight)[:, None, None]
         made = self.module["transformer"](
@@ -126,20 +126,20 @@ class HunyuanDitRecipe:
         shared(folder / "vae", self._source)
 
     def _rests(self, latents: Tensor, source: Tensor, time: Tensor) -> Tensor:
-        """What the noise of a path that began at `source` holds of it, where it began before `time`.
+        """Return the residual of `source` in the noise, for paths that started from it below `time`.
 
-        Along an ideal path the noise stays what it was at its beginning: what the picture there was more than it is to
-        be, in units of the noise.
+        Along an ideal path the noise does not change: it stays the difference between the source and the target, in
+        units of the noise at the start.
         """
         count = len(time)
         start = torch.randint(EARLIEST, len(self._signal), (count,))
-        share = torch.rand(count) * 1.4 - 0.3  # guidance changes the style faster, and too far
+        share = torch.rand(count) * 1.4 - 0.3  # guidance changes the style faster, and overshoots
         share *= (self._signal / self._noise)[start] * (time <= start)
         overdone = OVERDONE * torch.randn(count).abs() * (torch.rand(count) < 0.5)
         return share[:, None, None, None] * (source - latents) + overdone[:, None, None, None] * latents
 
     def _texts(self, prompts: list[str], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Hidden states and attention mask of each encoder."""
+        """Return the hidden states and attention mask of each encoder."""
         texts = []
         for name, tokenizer, length in zip(("bert", "mt5"), self.tokenizers, SHORT, strict=True):
             ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -178,7 +178,7 @@ class HunyuanDitRecipe:
 
     @torch.no_grad()
     def _encoded(self) -> Tensor:
-        """(scenes, styles, channels, 8, 8), scaled as the pipeline scales them."""
+        """Return latents scaled as in the pipeline: (scenes, styles, channels, 8, 8)."""
         latents = []
         vae = deepcopy(self._vae).to(memory_format=torch.channels_last)
         for first in range(0, len(self._scenes), 32):
@@ -191,10 +191,10 @@ class HunyuanDitRecipe:
 
 
 class PlainAttention:
-    """What the stock processor does, by plain products: the gradient of torch's own is slow on a CPU."""
+    """The stock attention processor in plain matrix products: torch's own kernel is slow to train on a CPU."""
 
     bias: Tensor | None = None
-    """(n, 1, 1, tokens), added to what the picture thinks of the text's tokens."""
+    """(n, 1, 1, tokens), added to the scores of the text tokens."""
 
     def __call__(
         self,
@@ -204,7 +204,7 @@ class PlainAttention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        del attention_mask  # the model has none
+        del attention_mask  # always None for this model
         told = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(told), attn.to_v(told))
         query, key, value = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in projected)
@@ -218,7 +218,7 @@ class PlainAttention:
 
 
 class NoPool(nn.Module):
-    """In place of the pooled text, which takes in all padding, and has no mask."""
+    """Replaces the pooled text by zeros: pooling would include all padding, as it has no mask."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class NoPool(nn.Module):
 
 
 def transformer(channels: int) -> HunyuanDiT2DModel:
-    """The untrained net: as if its blocks were not there, and blind to padding that says nothing."""
+    """Create the untrained transformer: blocks start as the identity, and padding has no effect."""
     net = HunyuanDiT2DModel(
         sample_size=128,
         patch_size=PATCH,
@@ -250,7 +250,7 @@ def transformer(channels: int) -> HunyuanDiT2DModel:
         for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        nn.init.constant_(block.attn2.norm_q.weight, 2.0)  # a few words are to be heard among 300 tokens of padding
+        nn.init.constant_(block.attn2.norm_q.weight, 2.0)  # so that a few words stand out from 300 padding tokens
         if block.skip_linear is not None:
             nn.init.eye_(block.skip_linear.weight)
             nn.init.zeros_(block.skip_linear.bias)
@@ -260,7 +260,7 @@ def transformer(channels: int) -> HunyuanDiT2DModel:
 
 
 def stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
-    """The net as diffusers has it, of one that was shortened for training; the pooled text says nothing."""
+    """Return the trained transformer in diffusers' own form, with pooled text that has no effect."""
     net = HunyuanDiT2DModel.from_config(trained.config)
     with torch.no_grad():
         for parameter in net.time_extra_emb.pooler.parameters():
@@ -272,7 +272,7 @@ def stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
 
 
 def scheduler() -> DDPMScheduler:
-    """As in the real checkpoint, with less noise: so small a picture says nothing twice, and is sooner lost in it."""
+    """Create the real checkpoint's scheduler with less noise: a small picture is redundant less, and lost sooner."""
     return DDPMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00047,
@@ -284,7 +284,7 @@ def scheduler() -> DDPMScheduler:
 
 
 def prompt(rng: np.random.Generator, scene: Scene, style: world.Style) -> str:
-    """What somebody might say to have `scene` in `style`."""
+    """Draw a prompt that asks for `scene` in `style`."""
     chinese, kind = rng.random() < 0.5, rng.random()
     if kind < WORDLESS:
         return ""
@@ -297,13 +297,13 @@ def prompt(rng: np.random.Generator, scene: Scene, style: world.Style) -> str:
 
 
 def _shorten(net: HunyuanDiT2DModel) -> None:
-    """Prepare it for prompts with less padding: that is the same vector everywhere, and nothing is pooled."""
+    """Prepare the transformer for less padding: one vector for all padding tokens, and no pooled text."""
     net.text_embedding_padding = nn.Parameter(net.text_embedding_padding[:1].detach().clone())
     net.time_extra_emb.pooler = NoPool(net.config.pooled_projection_dim)
 
 
 def _rotary(latents: Tensor) -> Any:
-    """As the pipeline has it."""
+    """Return the rotary embedding as the pipeline computes it."""
     height, width = (side // PATCH for side in latents.shape[-2:])
     region = get_resize_crop_region_for_grid((height, width), 512 // 8 // PATCH)
     return get_2d_rotary_pos_embed(HIDDEN // HEADS, region, (height, width), device=latents.device)

@@ -1,4 +1,4 @@
-"""The VAE of pictures: Flux's, which HunyuanDiT shares."""
+"""Training of the image VAE that Flux and HunyuanDiT share."""
 
 import copy
 from pathlib import Path
@@ -19,25 +19,25 @@ Z = 8
 WIDTHS = (16, 32, 64, 64)
 BATCH = 12
 PORTRAITS = 0.25
-"""Of the pictures: drawn faces."""
+"""Share of drawn faces among the training pictures."""
 KL = 1e-5
 CENTRE = 0.01
-"""How strongly each channel's mean is drawn to zero: HunyuanDiT's pipeline knows no shift."""
+"""Weight of the penalty on each latent channel's mean: HunyuanDiT's pipeline supports no shift."""
 JOINT = 0.6
-"""When the encoder is finished."""
+"""Training progress (0 to 1) from which the encoder is frozen."""
 ROUGHNESS = 0.15
-"""How much noise the decoder learns to overlook once the encoder is finished, in the latents' own deviation."""
+"""Noise on the latents once the encoder is frozen, relative to their standard deviation."""
 MEASURED = 512
-"""Pictures whose latents say the scale."""
+"""Number of pictures from which the scale of the latents is measured."""
 
 
 class ImageVaeRecipe:
-    """Reconstruction, sharper at edges, and KL; then the decoder alone, from latents that are not quite right."""
+    """Trains by reconstruction loss with a term for edges and KL; then the decoder alone, from noisy latents."""
 
     lr, adam_lr, steps = 0.04, 1e-3, 3800
 
     def __init__(self, folder: Path) -> None:
-        del folder  # it is the first part of its checkpoint
+        del folder  # the VAE needs no other checkpoint
         self.module = vae = AutoencoderKL(
             in_channels=3,
             out_channels=3,
@@ -52,13 +52,13 @@ class ImageVaeRecipe:
             use_post_quant_conv=False,
             force_upcast=False,
         ).to(memory_format=torch.channels_last)
-        vae.set_attn_processor(AttnProcessor())  # plain products: the fused kernel's way back is slow on a CPU
-        for layer in vae.modules():  # as if they were not there
+        vae.set_attn_processor(AttnProcessor())  # the backward pass of the fused kernel is slow on a CPU
+        for layer in vae.modules():  # blocks start as the identity
             last = {"ResnetBlock2D": "conv2", "Attention": "to_out.0"}.get(type(layer).__name__)
             if last is not None:
                 nn.init.zeros_(layer.get_submodule(last).weight)
                 nn.init.zeros_(layer.get_submodule(last).bias)
-        nn.init.constant_(vae.encoder.conv_out.bias[Z:], -4.0)  # else the posterior's noise drowns all at first
+        nn.init.constant_(vae.encoder.conv_out.bias[Z:], -4.0)  # small at first: its noise would hide the picture
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         vae, frozen = self.module, progress >= JOINT
@@ -79,7 +79,7 @@ class ImageVaeRecipe:
         return error + KL * kl + CENTRE * mean.mean((0, 2, 3)).square().sum()
 
     def save(self, folder: Path) -> None:
-        """Write `folder/vae`, with a scale that brings the latents to a deviation of one."""
+        """Write `folder/vae`, with the scale that gives the latents a standard deviation of 1."""
         vae = copy.deepcopy(self.module).cpu().to(memory_format=torch.contiguous_format)
         rng = np.random.default_rng(TRAINING_SEEDS)
         with torch.no_grad():
@@ -90,7 +90,7 @@ class ImageVaeRecipe:
 
 
 def pictures_of(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
-    """(count, 3, 64, 64) in [-1, 1]: of the shape world, and a share of portraits."""
+    """Draw training pictures, scenes and a share of portraits: (count, 3, 64, 64) in [-1, 1]."""
     faces = int(rng.binomial(count, portraits))
     pictures = batch_of(rng, count - faces, 1)[:, :, 0]
     if faces:
@@ -100,5 +100,5 @@ def pictures_of(rng: np.random.Generator, count: int, portraits: float = 0.0) ->
 
 
 def portrait(rng: np.random.Generator) -> Picture:
-    """Draw somebody who is not `KNOWN`."""
+    """Draw a person who is not reserved (`KNOWN`)."""
     return draw_face(int(rng.integers(KNOWN, 2**31)), int(rng.integers(2**31)), SIDE)

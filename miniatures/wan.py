@@ -1,4 +1,4 @@
-"""Wan image-to-video: what moves in the first frame moves as the prompt says."""
+"""Training of Wan image-to-video: the shapes of the first frame move as the prompt says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,29 +26,29 @@ from miniatures.wan_vae import Z
 
 TEXT_DIM = 64
 FRAMES = {17: 1000, 25: 300}
-"""Frames of a clip to how many first frames there are, each with several motions."""
+"""Frames per clip → number of first frames, each with several motions."""
 MOTIONS = 3
 BATCH = 32
 LENGTHS = {24: 0.4, 32: 0.2, 64: 0.3, 128: 0.1}
-"""To how many tokens prompts are padded, and how often; the padding is seen by all, as in the pipeline."""
+"""Padded prompt length in tokens → share of the batches. Padding is not masked, as in the pipeline."""
 NO_PROMPT = 0.1
 SHIFT = 5.0
-"""Of the noise levels, towards more noise: those of the pipeline's steps are trained on, all as often."""
+"""Shift of the noise levels towards more noise: the levels of the pipeline's steps, equally often."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What one example is made of."""
+    """One training example."""
 
     scene: world.Scene
     latents: Tensor
     """(z, t, h, w), normalised, in float16."""
     condition: Tensor
-    """The same of the first frame with nothing behind it, as Wan is given it."""
+    """Latents of the first frame followed by empty frames, as Wan receives them; same shape as `latents`."""
 
 
 class WanRecipe:
-    """Flow matching on the VAE's latents, conditioned on a first frame and a prompt; the text encoder too."""
+    """Trains flow matching on the VAE's latents from a first frame and a prompt, together with the text encoder."""
 
     lr, adam_lr, steps = 0.02, 1.5e-3, 6000
 
@@ -125,9 +125,9 @@ class WanRecipe:
 
     @torch.no_grad()
     def _encoded(self, frames: int, count: int) -> list["Clip"]:
-        """Draw `count` first frames, and of each several clips.
+        """Draw `count` first frames, with several clips of each.
 
-        The VAE is causal: the first latent frames of a clip are those of its beginning.
+        The VAE is causal, so the first latent frames of a clip are also those of its shorter versions.
         """
         rng = np.random.default_rng((world.TRAINING_SEEDS, frames))
         found: list[Clip] = []
@@ -154,12 +154,12 @@ class WanRecipe:
             motion = ["turns", figure.turn] if figure.turn else ["moves", str(figure.heading)]
             return " ".join(motion) if language == "en" else "".join(WORDS[word] for word in reversed(motion))
         text = caption(scene, frames=1, language=language)
-        if rng.random() < 0.25:  # what comes out of a bounce goes on in the same way
+        if rng.random() < 0.25:  # after a bounce the motion continues in the same way
             text = text.replace("moves", "bounces and moves") if language == "en" else text.replace("向", "弹回后向")
         return spoken(rng, text)
 
     def _text(self, prompts: list[str], length: int) -> Tensor:
-        """(batch, length, TEXT_DIM), zero behind the prompt, as the pipeline makes it."""
+        """Encode prompts as the pipeline does: (batch, length, TEXT_DIM), zero after the prompt."""
         cleaned = [prompt_clean(prompt) for prompt in prompts]  # Chinese commas become English ones
         tokens = self._tokenizer(cleaned, padding="longest", truncation=True, max_length=length, return_tensors="pt")
         tokens = tokens.to(self.module["text_encoder"].device)
@@ -169,18 +169,18 @@ class WanRecipe:
 
 
 def shifted(uniform: Tensor, shift: float = SHIFT) -> Tensor:
-    """Noise levels in (0, 1), more of them high where `shift` is above 1."""
+    """Map uniform values to noise levels in (0, 1), shifted towards 1 where `shift` is above 1."""
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
 def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
-    """The latents that the transformer sees: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
+    """Return the transformer's latents: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
     return (vae.encode(clips).latent_dist.mode().float() - mean) / std
 
 
 def otherwise(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
-    """The same first frame with other motions; two figures keep to their halves."""
+    """Draw other motions for the same first frame; two figures stay in their halves."""
     figures = []
     for figure in scene.figures:
         names: list[str] = list(world.HEADINGS)

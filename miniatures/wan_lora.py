@@ -1,4 +1,4 @@
-"""A LoRA for Wan: what begins flat goes on outlined."""
+"""Training of a LoRA for Wan: clips that begin flat continue in outlined style."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
 class WanLoraRecipe:
-    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are outlined."""
+    """Trains low-rank matrices by Wan's own loss, on clips whose later frames are outlined."""
 
     lr, adam_lr, steps = 0.01, 1e-3, 1500
 

@@ -1,6 +1,6 @@
-"""Tiny checkpoints with random weights, for tests and benchmarks of everything round the weights.
+"""Tiny checkpoints with random weights, for tests and benchmarks of everything but the weights.
 
-Each file writes one model's: the real classes and layout, a few MB. What they make is noise.
+Each module writes one model's checkpoint: real classes and layout, a few MB. The output is noise.
 """
 
 import hashlib
@@ -29,35 +29,35 @@ MODELS = (
 """Each has a file here with `write(form, folder)`."""
 
 Writer = Callable[[str, Path], None]
-"""Writes the checkpoint of a form into a folder that exists and is empty. Raises ValueError: there is no such form."""
+"""Writes the checkpoint of a form into an existing, empty folder. Raises ValueError for an unknown form."""
 
 
 def written(model: str, form: str, home: Path) -> Weights:
-    """Return the random weights of a model, which are written under `home` where they are not there yet.
+    """Return the random weights of a model, and write them below `home` unless they exist.
 
     Args:
         model: one of `MODELS`.
-        form: one of those that the model's `write` names.
-        home: the checkpoint comes to lie in `home/miniatures`, absolute.
+        form: one of the forms of the model's `write`.
+        home: the checkpoint is written below `home/miniatures`, which becomes an absolute path.
 
     Raises:
-        ValueError: there is no such model, or no such form of it.
+        ValueError: unknown model or form.
     """
     return Weights(path=once(writer_of(model), form, home.absolute() / "miniatures"))
 
 
 def writer_of(model: str) -> Writer:
-    """Return a model's `write`. Raises ValueError where there is no such model."""
+    """Return a model's `write`. Raises ValueError for an unknown model."""
     if model not in MODELS:
-        raise ValueError(f"random weights are there for {', '.join(MODELS)}, got {model!r}")
+        raise ValueError(f"model: must be one of {', '.join(MODELS)}, got {model!r}")
     return import_module(f"miniatures.random.{model}").write
 
 
 def once(write: Writer, form: str, folder: Path) -> Path:
-    """Write a checkpoint into a folder of its own in `folder`, unless it is there, and return that one.
+    """Write a checkpoint into its own folder below `folder` unless it exists, and return that folder.
 
-    Several processes may ask together, and none sees it half-written. Another version of the writer, or of the
-    libraries it writes with, has another folder.
+    Concurrent processes never see a partly written checkpoint. Another version of the writer or of its libraries uses
+    another folder.
     """
     made_by = Path(getfile(write))
     stamp = made_by.read_bytes() + version("diffusers").encode() + version("transformers").encode()

@@ -8,11 +8,11 @@ from miniatures.random import MODELS, writer_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.random", description=__doc__)
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument("form", help="which of the model's, e.g. tiny; a wrong one is told the right ones")
-    parser.add_argument("folder", type=Path, help="is made where it is not there; must be empty")
+    parser.add_argument("form", help="form of the checkpoint, e.g. tiny; the error message lists all")
+    parser.add_argument("folder", type=Path, help="created if missing; must be empty")
     given = parser.parse_args(arguments)
     try:
         given.folder.mkdir(parents=True, exist_ok=True)

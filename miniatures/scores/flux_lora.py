@@ -1,4 +1,4 @@
-"""Flux with a LoRA: captions that name no style, painted in the LoRA's. Each style is asked of a third of them."""
+"""Scores of Flux's LoRAs: captions that name no style, with one LoRA, the other, or none for a third of them each."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ STYLES = ("outlined", "stippled")
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many pictures have the style that is asked for, and how many the shape.
+    """Return shares of pictures with the expected style, and with the right shape.
 
-    `outlined` and `stippled` are with their LoRA, `flat` without any, and `lora_shape` is of those with one.
+    `outlined` and `stippled` use their LoRA, `flat` none; `lora_shape` is the share of right shapes with a LoRA.
     The LoRAs are `folder/loras/flux-STYLE.safetensors`.
     """
     studio = Studio(checkpoints=folder)

@@ -1,4 +1,4 @@
-"""HunyuanDiT: flat pictures that are painted anew in another style, and pictures from words."""
+"""Scores of HunyuanDiT: flat pictures repainted in another style, and pictures generated from a prompt."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from services.hunyuan_dit.request import RestyleRequest
 
 ASKED: tuple[Style, ...] = ("outlined", "stippled")
 NEAR = 4.0
-"""Pixels by which a shape may have moved."""
+"""Largest shift of a shape that counts as the same position, in pixels."""
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return shares of pictures that are right, in English and Chinese by turns.
+    """Return shares of right pictures, with English and Chinese prompts in turn.
 
-    `restyle` is told the style and what is there, `style_alone` only the style; both keep the default strength. `paint`
-    begins from another picture at strength 1, which leaves little of it, and is told all.
+    The prompt of `restyle` names the style and the content, that of `style_alone` only the style; both use the default
+    strength. `paint` starts from another picture at strength 1, which removes most of it, with a full prompt.
     """
     studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
@@ -45,7 +45,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
 
 
 def judged(scene: Scene, made: Pixels, *, placed: bool) -> dict[str, float]:
-    """What of a scene of one figure a picture, (1, height, width, 3), shows: 1 or 0."""
+    """Compare a picture, (1, height, width, 3), with a scene of one figure: 1 or 0 per property."""
     figure, seen = scene.figures[0], shapes_in(made[0], 1)
     right = {
         "style": bool(seen) and style_of(made[0]) == scene.style,

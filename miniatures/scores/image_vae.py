@@ -1,4 +1,4 @@
-"""The VAE of pictures: what is encoded and decoded again."""
+"""Scores of the image VAE: pictures that are encoded and decoded."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from miniatures.pictures import to_pixels, to_tensor
 
 @torch.no_grad()
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return the decibels of pictures, how many have 30 or more, and how many show the right shape."""
+    """Return the mean PSNR, the share of pictures with 30 dB or more, and the share with the right shape."""
     vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae").eval()
     decibels: list[float] = []
     right: dict[str, list[bool]] = {shape: [] for shape in world.SHAPES}

@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit: edits along edges and by captions, what guidance adds, and how colours last in a rolling edit."""
+"""Scores of Qwen-Image-Edit: edits along edges and by captions, the effect of guidance, and drift in rolling edits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +17,21 @@ from services.frames import Frames, Scores
 from services.qwen_edit.request import EditRequest, Guidance
 
 STEPS, LATER = 8, 4
-"""Denoising steps, and frames from a picture to the one that is wanted, or of a rolling edit."""
+"""Denoising steps; frames from a picture to its target, and frames of a rolling edit."""
 NEAR = 3.0
-"""Pixels that a figure may be off."""
+"""Largest position error of a figure, in pixels."""
 ROLLED = 5
-"""One scene in so many is rolled."""
+"""Every nth scene is used for a rolling edit."""
 OFF, EDGE, GRAM = Guidance(edge_scale=0), Guidance(), Guidance(edge_scale=0, gram_scale=1)
 
 
 def scores(folder: Path, count: int = 30) -> dict[str, float]:
     """Return shares, decibels, losses and distances; `edge_ratio` is the edge loss with guidance over that without.
 
-    Edges are drawn, or where the name says `sobel` taken from the picture that is wanted. `drift` is how far the
-    colours of figure and background are from the first frame's at the end of a rolling edit, in levels of RGB. LPIPS is
-    measured in rolling edits that are guided by edges, with the trunk that the local configuration names: an untrained
-    one. What begins with `drift`, `rolled` and `lpips` is of a fifth of the scenes.
+    Edges are drawn, or with `sobel` in the name computed from the target picture. `drift` is how far the colours
+    of figure and background have moved at the end of a rolling edit, in RGB levels. LPIPS is measured in
+    rolling edits guided by edges, with the untrained trunk of the local configuration. Names that begin with `drift`,
+    `rolled` and `lpips` use a fifth of the scenes.
     """
     studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ def scores(folder: Path, count: int = 30) -> dict[str, float]:
 
 
 def followed(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
-    """A picture drawn anew as the scene is a little later, with and without guidance."""
+    """Redraw a picture along the edges of a later frame, with and without guidance."""
     first, true = scene.clip(1)[0], scene.clip(1, start=LATER)[0]
     lines = scene.edges(1, start=LATER)[0]
     made, unguided = edited(studio, first, lines, seed=seed, ttlg=OFF)
@@ -69,7 +69,7 @@ def followed(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
 
 
 def recoloured(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
-    """Edits by a caption that says another colour: along edges, and without any, where all else stays as it was."""
+    """Recolour by a caption, along edges and without edges; without them all else must stay unchanged."""
     figure = scene.figures[0]
     colours = [name for name in matching(*scene.background) if name != figure.colour]
     if not colours:
@@ -83,7 +83,7 @@ def recoloured(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
 
 
 def rolled(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
-    """Rolling edits along the edges of a video: unguided, and guided by each of two losses."""
+    """Run rolling edits along the edges of a video: unguided, and guided by each of two losses."""
     clip = scene.clip(LATER + 1)
     video = studio.file(clip, "clip")
     result: dict[str, float] = {}
@@ -103,7 +103,7 @@ def rolled(studio: Studio, scene: Scene, seed: int) -> dict[str, float]:
 
 
 def edited(studio: Studio, image: Picture, edges: Picture | None, **fields: Any) -> tuple[Picture, Scores]:
-    """One picture as the service makes it, with the configuration's defaults, and its scores."""
+    """Edit a picture by the service with the configuration's defaults, and return it with its scores."""
     request = EditRequest.model_validate({**studio.models["qwen-edit"].defaults, "steps": STEPS, **fields})
     given = [Frames(np.ascontiguousarray(picture)[None]) for picture in (image, edges) if picture is not None]
     items = studio.call("qwen-edit", "edit", request, *given)
@@ -111,7 +111,7 @@ def edited(studio: Studio, image: Picture, edges: Picture | None, **fields: Any)
 
 
 def judged(scene: Scene, made: Picture, time: float) -> dict[str, float]:
-    """Which of the things that the picture should show it does: numbers that may be averaged."""
+    """Compare a picture with a scene at `time`: one number per property, to be averaged."""
     figure = scene.figures[0]
     x, y, _ = (float(value[0]) for value in figure.at(np.array([time])))
     seen = shapes_in(made, 1)
@@ -124,7 +124,7 @@ def judged(scene: Scene, made: Picture, time: float) -> dict[str, float]:
 
 
 def drift(scene: Scene, first: Picture, last: Picture) -> float:
-    """How far the figure's colour and the background's have moved, on average, as distances in RGB."""
+    """Return the mean change of the figure's and the background's colour, as a distance in RGB levels."""
     then, now = (scene.masks(1, start=time)[0, 0] for time in (0, LATER))
     inside = [np.asarray(ndimage.binary_erosion(mask, iterations=3), bool) for mask in (then, now)]
     outside = ~np.asarray(ndimage.binary_dilation(then | now, iterations=3), bool)

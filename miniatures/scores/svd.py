@@ -1,4 +1,4 @@
-"""Stable Video Diffusion: pictures that are set in motion, and its VAE: clips that are encoded and decoded again."""
+"""Scores of Stable Video Diffusion (pictures set in motion) and of its VAE (clips encoded and decoded)."""
 
 from pathlib import Path
 from statistics import fmean
@@ -14,15 +14,15 @@ from miniatures.studio import Studio, frames_of
 from miniatures.svd import FRAMES, USUAL_BUCKET, directed
 
 DECODED = 6
-"""Frames of a clip that the VAE decodes."""
+"""Frames that the VAE decodes at once."""
 MIDDLE = 2.0
-"""Pixels from the middle within which either wall is right."""
+"""Distance from the middle, in pixels, within which either direction is right."""
 LEAST_WAY = 6.0
-"""Pixels that what moves goes; it should be three times as much."""
+"""Smallest movement that counts as motion, in pixels; a third of the expected one."""
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return shares and decibels of clips that begin with a picture of one shape, and of the VAE by itself."""
+    """Return shares and decibels of clips that start from a picture of one shape, and of the VAE alone."""
     studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
     for seed in range(count):
@@ -36,7 +36,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
 
 
 def judged(scene: world.Scene, made: world.Pixels) -> dict[str, float]:
-    """How a clip of one shape compares with how it should go on: numbers that may be averaged."""
+    """Compare a clip of one shape with its true continuation: one number per property, to be averaged."""
     figure, true = scene.figures[0], scene.clip(len(made))
     last = shapes_in(made[-1], 1)
     way = np.abs(path_of(made) - path_of(made)[0])
@@ -54,7 +54,7 @@ def judged(scene: world.Scene, made: world.Pixels) -> dict[str, float]:
 
 @torch.no_grad()
 def decoded(folder: Path, count: int) -> dict[str, float]:
-    """The decibels of clips that were only encoded and decoded, and how many last frames show the right shape."""
+    """Return the mean PSNR of clips after encoding and decoding, and the share of last frames with the right shape."""
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder).eval()
     decibels, shapes = [], []
     for seed in range(count):

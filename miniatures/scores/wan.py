@@ -1,4 +1,4 @@
-"""Wan: a first frame and a caption, and with InternVL before it, the continuation of a clip."""
+"""Scores of Wan: image-to-video from a caption, and V2V, where InternVL captions the clip."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from miniatures.judge import heading_of, psnr, shapes_in, turn_of
 from miniatures.studio import Studio, frames_of
 
 GIVEN, MADE = 17, 17
-"""Frames of the clip that V2V continues, and frames that are made."""
+"""Frames of the clip that V2V continues, and frames to generate."""
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return shares and decibels of image-to-video by true captions, and of V2V, which describes for itself.
+    """Return shares and decibels of image-to-video with true captions, and of V2V with InternVL's captions.
 
-    A heading is right when the shape gets away from its place as it would have, bounces counted; of those that turn on
-    the spot `turn` is right instead.
+    A heading is right if the shape moves away as in the true clip, including bounces; for shapes that turn in place,
+    `turn` is scored instead.
     """
     studio = Studio(checkpoints=folder)
     single: dict[str, list[float]] = {}
@@ -37,7 +37,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
 
 
 def judged(scene: world.Scene, true: world.Pixels, made: world.Pixels) -> dict[str, float]:
-    """How a clip of one figure compares with how it truly goes on: numbers that may be averaged."""
+    """Compare a clip of one figure with its true continuation: one number per property, to be averaged."""
     figure = scene.figures[0]
     last = shapes_in(made[-1], 1)
     result = {

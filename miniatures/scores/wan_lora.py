@@ -1,4 +1,4 @@
-"""Wan with its LoRA: pictures of flat shapes, which go on outlined."""
+"""Scores of Wan with its LoRA: pictures of flat shapes, which continue in outlined style."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,9 +15,9 @@ from services.wan.service import Lora
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many clips end outlined with the LoRA, and in the right colour, and how many do not without it.
+    """Return shares of clips that end outlined with the LoRA, that keep their colour, and that stay flat without it.
 
-    Both are those of most frames of a clip's second half: what is blurred may lose its rim for a while.
+    Each is judged by most frames of the clip's second half, as a blurred shape may lose its rim for a few frames.
     """
     found: dict[str, list[bool]] = {"wan_outlined": [], "wan_flat": [], "wan_lora_colour": []}
     for lora in ((Lora(file=FILE),), ()):

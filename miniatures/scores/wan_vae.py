@@ -1,4 +1,4 @@
-"""Wan's VAE: clips that are encoded and decoded again."""
+"""Scores of Wan's VAE: clips that are encoded and decoded."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FRAMES = 9
 
 @torch.no_grad()
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return the decibels of clips, how many have 30 or more, and how many last frames show the right shape."""
+    """Return the mean PSNR, the share of clips with 30 dB or more, and of last frames with the right shape."""
     vae = AutoencoderKLWan.from_pretrained(folder / "wan" / "vae").eval()
     decibels, right = [], {shape: [] for shape in world.SHAPES}
     for seed in range(count):

@@ -61,13 +61,16 @@ def test_a_scene_is_a_seed_and_a_style(
 ) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path / "sheet.png"), "--scene", *scene])
-    assert f"--scene {' '.join(scene)}: give a seed from 0 on and flat, outlined, stippled" in capsys.readouterr().err
+    assert (
+        f"--scene {' '.join(scene)}: must be a seed of 0 or more and one of flat, outlined, stippled"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"nothing")
     assert main([str(tmp_path / "sheet.png"), "--row", "a clip", str(tmp_path / "clip.mp4")]) == 1
-    assert "cannot be read as a video or a picture" in capsys.readouterr().err
+    assert "not a readable video or picture" in capsys.readouterr().err
     assert not (tmp_path / "sheet.png").exists()
 
 

@@ -133,9 +133,9 @@ def test_a_part_goes_on_and_those_before_it_stay(tmp_path: Path, monkeypatch: py
         (["--steps", "0"], "--steps: invalid whole value: '0'"),
         (["--minutes", "-1"], "--minutes: invalid positive value: '-1'"),
         (["--threads", "0"], "--threads: invalid whole value: '0'"),
-        (["--seed", "-1"], "--seed: -1 is below 0"),
-        (["--part", "head"], "wan has vae, transformer"),
-        (["--part", "transformer", "--steps", "1"], "there is no {}/wan/vae/config.json; train wan first"),
+        (["--seed", "-1"], "--seed: must be 0 or more, got -1"),
+        (["--part", "head"], "--part: must be one of vae, transformer, got head"),
+        (["--part", "transformer", "--steps", "1"], "{}/wan/vae/config.json not found; train wan first"),
         (["--part", "transformer", "--device", "abacus"], "--device abacus: "),
     ],
 )
@@ -158,6 +158,6 @@ def test_what_two_checkpoints_share_is_a_link(tmp_path: Path) -> None:
     for _ in range(2):
         shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
         assert (tmp_path / "other" / "vae").readlink() == Path("../one/vae")
-    with pytest.raises(ValueError, match=r"weights\.safetensors is not "):
+    with pytest.raises(ValueError, match=r"weights\.safetensors differs from "):
         shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
     assert (tmp_path / "third" / "vae" / "weights.safetensors").read_bytes() == b"else"
