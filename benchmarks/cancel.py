@@ -1,4 +1,4 @@
-"""How long a model goes on after its job was cancelled."""
+"""Measures how long a model keeps working after its job was cancelled."""
 
 import time
 
@@ -11,13 +11,13 @@ ROUNDS = 5
 JOB = {"prompt": "a meadow", "num_frames": 33, "steps": 100, "max_area": 192 * 112, "seed": 1}
 
 METHOD = f"""\
-A V2V job of 33 frames at 192×112 and 100 steps on random weights is cancelled over HTTP in the middle of denoising.
-From the answer to `POST …/cancel` until the Wan replica says that its thread is at rest, asked every few milliseconds;
-beside it, what one denoising step took in the same job. {ROUNDS} rounds."""
+A V2V job of 33 frames at 192×112 and 100 steps with random weights is cancelled over HTTP in the middle of denoising.
+Measured: the time from the response of `POST …/cancel` until the Wan replica reports an idle worker thread (polled
+every few milliseconds), and the time of one denoising step in the same job. {ROUNDS} rounds."""
 
 
 def measure() -> Report:
-    """Cancel, and wait for rest."""
+    """Cancel jobs during denoising and measure the time until the replica is idle."""
     idle: list[float] = []
     steps: list[float] = []
     with serving() as client:
@@ -30,7 +30,7 @@ def measure() -> Report:
             first, begun = shown(client, video_id)["progress"], time.perf_counter()
             while (now := shown(client, video_id)["progress"]) < first + 4:
                 time.sleep(0.01)
-            # Denoising is 75 percent of a job's progress, and here 100 steps.
+            # Denoising is 75 % of a job's progress, and has 100 steps here.
             steps.append((time.perf_counter() - begun) / ((now - first) / 0.75))
             client.post(f"/v1/videos/{video_id}/cancel").raise_for_status()
             asked = time.perf_counter()

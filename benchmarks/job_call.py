@@ -1,4 +1,4 @@
-"""What it costs to take a job: the call that stores one, against a plain FastAPI call, both on the same Ray Serve."""
+"""Measures the cost of the call that stores a job, against a plain FastAPI call on the same Ray Serve."""
 
 import time
 from collections.abc import Callable
@@ -16,23 +16,23 @@ ROUNDS = 7
 OURS, PLAIN = "create a job", "plain FastAPI"
 
 METHOD = f"""\
-`POST /v1/videos` with a file id, which checks the request and stores the job durably before it answers; against a
-plain FastAPI route that reads the same JSON and gives back an object of the same size. Same Ray, same proxy, one
-client, one call after another over one connection; no runner, so that nothing else runs. The median of {CALLS} calls,
-{ROUNDS} rounds in which the two take turns, after one that does not count."""
+`POST /v1/videos` with a file id, which validates the request and stores the job durably before it responds, against a
+plain FastAPI route that reads the same JSON and returns an object of the same size. Same Ray, same proxy, one client,
+sequential calls over one connection, and no job runner. Each measurement is the median of {CALLS} calls; {ROUNDS}
+rounds with alternating order after a warm-up round."""
 
 plain = FastAPI()
 
 
 @plain.post("/v1/videos")
 async def echo(request: Request) -> dict[str, Any]:
-    """Read a body and give an answer as long as ours."""
+    """Read the body and return a response as long as that of a job."""
     asked = await request.json()
     return {"id": "video_0", "params": asked, "filler": "x" * 800}
 
 
 def measure() -> Report:
-    """Compare the two."""
+    """Compare both calls."""
     with serving({"max_queued_jobs": 100_000}, run_jobs=False) as client:
         ingress = cast("Any", serve.deployment(cast("Any", serve.ingress(plain))(type("Plain", (), {}))))
         options = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}

@@ -1,4 +1,4 @@
-"""What an update of guidance costs, against the plain reading: `vae.decode` with its gradient, at full size."""
+"""Measures the cost of a guidance update at full size, against `vae.decode` with its full gradient."""
 
 import os
 import time
@@ -27,39 +27,39 @@ from services.qwen_edit.request import Guidance
 
 WIDTH, HEIGHT = 1280, 720
 APART = 30
-"""Frames of the clip from the picture that is guided to the one whose edges and style it is drawn to."""
+"""Distance in frames of the clip between the guided picture and the one that provides edges and style."""
 ROUNDS = 5
 UPDATES = 5
 HALF = 640
-"""The `edge_size` of the cheaper contenders."""
+"""`edge_size` of the cheaper contenders."""
 PLAIN, OURS, BF16, SMALLER = "vae.decode", "StillDecoder", "StillDecoder, bf16", f"edge_size {HALF}, bf16"
 CONTENDERS = (PLAIN, OURS, BF16, SMALLER)
 EDGES, BOTH = "edges", "edges and style"
 CASES: Mapping[str, Guidance] = {EDGES: Guidance(), BOTH: Guidance(gram_scale=1)}
 
 METHOD = f"""\
-One update of the latents of a frame of the shipped clip at its own {WIDTH}×{HEIGHT}, by the miniature's VAE with random
-weights, to the edges (and the style, by a random VGG16 at `gram_size` 224) of a frame {APART} later. *{PLAIN}* is the
-plain reading: `vae.decode` with its clamp, its three-dimensional convolutions, and its whole gradient, float32.
-*{OURS}* is the product's default, *bf16* with `decoder_dtype: bfloat16`; *edge_size {HALF}* decodes latents averaged to
-half the size. Contenders are alternated in one process, {ROUNDS} rounds; the ratio is by rounds. *memory*: how far the
-peak of the resident memory rises above what the process held before, in a process of its own. *loss left*: the whole
-edge loss (decoded by {PLAIN} at full size) after {UPDATES} updates of the default `lr` {Guidance().lr}, over that
-before. The cost of denoising is not in it: this is what guidance adds to a step."""
+One update of the latents of a frame of the shipped clip at its full size, {WIDTH}×{HEIGHT}, by the miniature's VAE with
+random weights, towards the edges (and the style, by a random VGG16 at `gram_size` 224) of the frame {APART} frames
+later. *{PLAIN}* is the direct implementation: `vae.decode` with its clamp, its three-dimensional convolutions and its
+full gradient, in float32. *{OURS}* is the product's default, *bf16* uses `decoder_dtype: bfloat16`, and *edge_size
+{HALF}* decodes latents averaged to half the size. Contenders alternate in one process, {ROUNDS} rounds; ratios are per
+round. *memory*: the increase of the peak resident memory, in a separate process. *loss left*: the full edge loss
+(decoded by {PLAIN} at full size) after {UPDATES} updates of the default `lr` {Guidance().lr}, relative to the loss
+before them. Denoising is not included: the figures are the additional cost of guidance per step."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A picture's latents, and for each contender what guides them."""
+    """Latents of a picture, and the guidance of each contender."""
 
     latents: Tensor
     guides: Mapping[str, LossGuidance]
     whole: Callable[[Tensor], float]
-    """Latents → the edge loss of what the VAE decodes from them."""
+    """Latents → edge loss of the picture that the VAE decodes from them."""
 
 
 def measure() -> tuple[Section, list[Goal], Mapping[str, list[float]]]:
-    """Compare the contenders. Some minutes on two cores."""
+    """Compare the contenders. Takes several minutes on two cores."""
     rows: list[Row] = []
     goals: list[Goal] = []
     samples: dict[str, list[float]] = {}
@@ -92,7 +92,7 @@ def measure() -> tuple[Section, list[Goal], Mapping[str, list[float]]]:
 
 
 def build(case: str, only: str | None = None) -> Bench:
-    """Make what is compared, or only one contender of it."""
+    """Create the contenders of a case, or only one of them."""
     vae = random_vae(0, **MINIATURE)
     shown = tensors(pictures(WIDTH, HEIGHT, APART)[:2])
     latents = encoded(vae, shown)[:1]
@@ -122,14 +122,14 @@ def build(case: str, only: str | None = None) -> Bench:
 
 
 def timed(bench: Bench, name: str) -> float:
-    """Seconds of one update."""
+    """Return the seconds of one update."""
     began = time.perf_counter()
     bench.guides[name].descended(bench.latents)
     return time.perf_counter() - began
 
 
 def remaining(bench: Bench, name: str) -> float:
-    """The share of the loss that is left after some updates."""
+    """Return the share of the loss that remains after several updates."""
     moved = bench.latents
     for _ in range(UPDATES):
         moved = bench.guides[name].descended(moved)
@@ -137,21 +137,21 @@ def remaining(bench: Bench, name: str) -> float:
 
 
 def alone(case: str, name: str) -> float:
-    """MiB that an update needs, measured in a process of its own."""
+    """Return the memory of an update in MiB, measured in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak, case, name).result()
 
 
 def _peak(case: str, name: str) -> float:
     bench = build(case, name)
-    bench.guides[name].descended(bench.latents[..., :8, :8])  # what is made on first use does not count
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    bench.guides[name].descended(bench.latents[..., :8, :8])  # first use, which allocates more
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     bench.guides[name].descended(bench.latents)
     return (_status("VmHWM") - before) / 1024
 
 
 def _status(key: str) -> float:
-    """A figure of this process, in KiB."""
+    """Return a figure of this process's status, in KiB."""
     lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(key))

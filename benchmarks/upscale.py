@@ -1,4 +1,4 @@
-"""Enlarging: how fast it is against the plain loop over frames, and how near it comes to what was there."""
+"""Measures upscaling: speed against a plain loop over frames, and quality against the original."""
 
 import statistics
 import tempfile
@@ -24,12 +24,12 @@ from services.realesrgan.service import SHIPPED, RealEsrganSettings
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
 FRAMES = 8
-"""Of the clip, spread evenly over it."""
+"""Number of frames, spread evenly over the clip."""
 SHRUNK = 4
-"""How many times smaller the given pictures are than the clip."""
+"""Factor by which the input pictures are smaller than the clip."""
 WIDTH, HEIGHT = 1280 // SHRUNK, 720 // SHRUNK
 RUN = 4
-"""Frames that are enlarged in one go, as many as the product's batch."""
+"""Frames per call, equal to the product's batch size."""
 ROUNDS = 5
 SCALES = (4, 2)
 
@@ -40,35 +40,35 @@ ORIGINAL, BICUBIC, LANCZOS, NET, NET32 = "original", "bicubic", "Lanczos", "Real
 ENLARGED = (BICUBIC, LANCZOS, NET, NET32)
 SHOWN = (ORIGINAL, BICUBIC, LANCZOS, NET)
 CROP_WIDTH, CROP_HEIGHT = 240, 144
-"""Of the contact sheet's parts, in pixels."""
+"""Size of the contact sheet's crops, in pixels."""
 MEASURES = {"PSNR (dB)": psnr, "SSIM": ssim, "GMSD": gmsd}
 
 SPEED = f"""\
-Frames a second of {WIDTH}×{HEIGHT}, in runs of {RUN} frames. *{PLAIN}*: the net as spandrel loads it, one frame at a
-time, whole, its result as uint8; for ×2 each 2 × 2 pixels of it averaged. *{OURS}*: the product as it is configured by
-default, {SETTINGS.dtype}, {SETTINGS.batch} frames to a pass, in tiles of {SETTINGS.tile} pixels; beside it the same in
-float32. All with the shipped realesr-animevideov3, in one process with the same threads; {ROUNDS} rounds in which they
-take turns, after one that does not count; medians, the extremes in brackets; the ratio is by rounds. *off*: the mean
-difference of the results from the plain loop's, in levels of 255."""
+Frames per second of {WIDTH}×{HEIGHT}, in runs of {RUN} frames. *{PLAIN}*: the net as spandrel loads it, one whole frame
+at a time, converted to uint8; for ×2 each 2 × 2 pixels are averaged. *{OURS}*: the product with its default settings,
+{SETTINGS.dtype}, {SETTINGS.batch} frames per pass, tiles of {SETTINGS.tile} pixels; also in float32. All use the
+shipped realesr-animevideov3, in one process with the same number of threads; {ROUNDS} rounds with alternating order
+after a warm-up round; medians, with the extremes in brackets; ratios are per round. *off*: the mean difference from the
+plain loop's result, in levels from 0 to 255."""
 
 QUALITY = f"""\
-{FRAMES} frames spread over the shipped clip (1280×720, of a rendered film), each {SHRUNK} times as small by the exact
-mean of each {SHRUNK} × {SHRUNK} pixels, rounded to uint8, and enlarged ×{SHRUNK} again: by Pillow's bicubic and
-Lanczos, and by the shipped realesr-animevideov3. Against the original: PSNR over all colours, SSIM (Wang 2004: luma,
-Gaussian window of 11 pixels, σ 1.5, full size) and GMSD (Xue 2014: luma, c = 170; **lower is better**). Medians over
-the frames, the extremes in brackets; every frame is in the CSV file beside this page. The picture beside it shows parts
-of the frames pixel for pixel, in turn where there are the sharpest edges and where there is the finest texture.
+{FRAMES} frames spread over the shipped clip (1280×720, of a rendered film), each shrunk by averaging {SHRUNK} ×
+{SHRUNK} pixels, rounded to uint8, and upscaled ×{SHRUNK} again: by Pillow's bicubic and Lanczos filters, and by the
+shipped realesr-animevideov3. Compared with the original: PSNR over all colours, SSIM (Wang 2004: luma, Gaussian window
+of 11 pixels, σ 1.5, full size) and GMSD (Xue 2014: luma, c = 170; **lower is better**). Medians over the frames, with
+the extremes in brackets; every frame is in the CSV file next to this page. The contact sheet shows crops of the frames
+pixel for pixel, alternately those with the sharpest edges and those with the finest texture.
 
-All three measures reward whoever stays near to the mean of all that could have been there. The net was trained to look
-sharp, against an adversary, on drawn film that was compressed and blurred, and this is clean: where it loses by them,
-that stands here as it is."""
+All three measures favour results close to the mean of all plausible originals. The net was trained adversarially, for
+sharpness, on compressed and blurred animation, while this clip is clean; lower scores than those of simple filters are
+reported as measured."""
 
 
 def measure(device: str = "cpu") -> Report:
-    """Measure speed and quality, and draw the contact sheet. Some minutes on two cores.
+    """Measure speed and quality, and draw the contact sheet. Takes several minutes on two cores.
 
     Args:
-        device: of torch.
+        device: a torch device.
     """
     originals = clip()
     with tempfile.TemporaryDirectory() as home:
@@ -86,7 +86,7 @@ def measure(device: str = "cpu") -> Report:
     sheet(originals, made).save(RESULTS / f"{stem}.png", optimize=True)
     return Report(
         "Enlarging with Real-ESRGAN",
-        "In this process, without a server. Each part says what it measures.",
+        "All measurements run in one process without a server.",
         rows=(),
         goals=goals,
         samples=samples | {f"{name}, {what}": values for (name, what), values in scores.items()},
@@ -97,14 +97,14 @@ def measure(device: str = "cpu") -> Report:
 
 
 def device_name(device: str) -> str:
-    """What the device is called, with the number of threads where it is the CPU."""
+    """Return the name of the device, with the number of threads of a CPU."""
     if device == "cpu":
         return f"the CPU, {torch.get_num_threads()} threads"
     return torch.cuda.get_device_name(device)
 
 
 def clip() -> dict[int, Picture]:
-    """Number of the frame → the frame, (720, 1280, 3)."""
+    """Return index → frame of the clip, (720, 1280, 3)."""
     with av.open(str(CLIP)) as file:
         frames = list(file.decode(video=0))
     chosen = [round(at) for at in np.linspace(0, len(frames) - 1, FRAMES)]
@@ -112,7 +112,7 @@ def clip() -> dict[int, Picture]:
 
 
 def averaged(picture: Picture, times: int) -> Picture:
-    """Return the picture so many times as small: each pixel the mean of the area that it covers."""
+    """Return the picture shrunk by an integer factor; each pixel is the mean of the area it covers."""
     height, width = (side // times for side in picture.shape[:2])
     return picture.reshape(height, times, width, times, 3).mean((1, 3)).round().astype(np.uint8)
 
@@ -121,7 +121,7 @@ def averaged(picture: Picture, times: int) -> Picture:
 
 
 class PlainLoop:
-    """What one would write first: the net as it is loaded, frame by frame."""
+    """The obvious implementation: the net as it is loaded, frame by frame."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -129,7 +129,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def upscale(self, pixels: Pixels, scale: int) -> Pixels:
-        """(n, h, w, 3) uint8 → (n, scale · h, scale · w, 3) uint8; a scale of 4 or 2."""
+        """Upscale by 4 or 2: (n, h, w, 3) uint8 → (n, scale · h, scale · w, 3) uint8."""
         made: list[Pixels] = []
         for frame in pixels:
             picture = torch.from_numpy(frame).to(self._device).permute(2, 0, 1)[None].float() / 255
@@ -142,7 +142,7 @@ class PlainLoop:
 def speeds(
     nets: Mapping[str, RealEsrganModel], run: Pixels, device: str
 ) -> tuple[Section, list[Goal], dict[str, list[float]]]:
-    """Compare the contenders, for each scale by itself."""
+    """Compare the contenders for each scale."""
     plain = PlainLoop(device)
     rows: list[Row] = []
     goals: list[Goal] = []
@@ -171,7 +171,7 @@ def speeds(
 
 
 def seconds(way: Any) -> float:
-    """How long a call takes; its result lies in the CPU's memory, so no GPU is still at work."""
+    """Return the time of a call in seconds. Its result is in CPU memory, so all GPU work is included."""
     began = time.perf_counter()
     way()
     return time.perf_counter() - began
@@ -181,7 +181,7 @@ def seconds(way: Any) -> float:
 
 
 def enlarged(nets: Mapping[str, RealEsrganModel], given: Pixels) -> dict[str, list[Picture]]:
-    """By every way: the given pictures, as large as they were."""
+    """Return way → the input pictures upscaled to their original size."""
     size = given.shape[2] * SHRUNK, given.shape[1] * SHRUNK
     made: dict[str, list[Picture]] = {
         name: [np.array(Image.fromarray(picture).resize(size, filter_)) for picture in given]
@@ -194,7 +194,7 @@ def enlarged(nets: Mapping[str, RealEsrganModel], given: Pixels) -> dict[str, li
 def qualities(
     originals: Mapping[int, Picture], made: Mapping[str, Sequence[Picture]]
 ) -> tuple[Section, dict[tuple[str, str], list[float]]]:
-    """Score every way. The scores are by way and measure, frame by frame."""
+    """Score every way. Scores are per way and measure, frame by frame."""
     scores: dict[tuple[str, str], list[float]] = {}
     for name in track(ENLARGED, description="quality"):
         for what, measured in MEASURES.items():
@@ -224,7 +224,7 @@ def csv(originals: Mapping[int, Picture], scores: Mapping[tuple[str, str], Seque
 
 
 def sheet(originals: Mapping[int, Picture], made: Mapping[str, Sequence[Picture]]) -> Image.Image:
-    """Of every frame a part: in turn the one with the sharpest edges and the one with the finest texture."""
+    """Draw a crop of every frame, alternately the one with the sharpest edges and the one with the finest texture."""
     rows: dict[str, list[Picture]] = {}
     for index, (number, original) in enumerate(originals.items()):
         part = busiest(original, CROP_WIDTH, CROP_HEIGHT, (4, 1)[index % 2])

@@ -13,10 +13,10 @@ from benchmarks.report import Report, Row, write
 from tests.cluster.server import Server
 
 METHOD = """\
-A job runs once undisturbed. Then the same job runs again, and once it is at the stage that is named, a process is
-killed (SIGKILL); of two replicas the one that is at work, or of V2V both. The job ends without anybody's help, and all
-that it made is the same bytes as before. Random weights, small requests, one machine, leases of 3 s. A runner takes a
-job up when it is new, and again when the runner before it was lost."""
+A job runs once undisturbed. Then the same job runs again, and at the named stage a process is killed (SIGKILL): of two
+replicas the busy one, for V2V both. The job must complete without intervention, and all its results must be identical
+byte for byte. Random weights, small requests, one machine, leases of 3 s. *runners*: how many times a runner claimed
+the job, including after the loss of the previous runner."""
 
 
 @dataclass(frozen=True, slots=True)
