@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, how large a file and a function may be, and where the environment is read."""
+"""The rooms: their imports, the size of files and functions, and where the environment is read."""
 
 import ast
 import sys
@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("services", "composition", "clients", "miniatures")
 PACKAGES = {"services", "composition", "reelgraph", "miniatures"}
-"""What is imported of the rooms: `clients/` is the package `reelgraph`."""
+"""Names under which the rooms are imported: `clients/` is the package `reelgraph`."""
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
 
 MEDIA = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "composition" / "media").rglob("*.py"))
 
-# How a model runs, in one file or several: all of its folder but what the catalogue and others may import.
+# The files that run a model: all of its folder except those that the catalogue and others may import.
 RUNNING = tuple(
     f"services/{model}/{path.name}"
     for model in MODELS
@@ -50,7 +50,7 @@ MAY_ALSO = {
     "composition/configuration/blocks.py": ("settings",),
     "composition/server/pull.py": ("settings", "weights", "downloads", "licences"),
 }
-"""File of `composition` → what else of `services` it may import: what serves models, or brings weights here."""
+"""File of `composition` → modules of `services` it may import besides those of its room."""
 LISTING = "services/catalogue.py"
 """The only file of `services` that may import the models."""
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
@@ -61,7 +61,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, at its head or inside a function, as a dotted name."""
+    """Yield the dotted name of every module that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,11 +71,11 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def allowed(path: Path, module: str) -> bool:
-    """Whether the table of rooms lets this file import that module of the project."""
+    """Return whether this file may import that module of the project."""
     room, *rest = path.relative_to(ROOT).parts
     target = module.split(".")
     if room == "miniatures":
-        return True  # it sees the others from outside, as a test does
+        return True  # like a test, it uses the others from outside
     if target[0] == "miniatures":
         return False
     if room == "services":
@@ -125,7 +125,7 @@ FLOORS = (
     {"server"},
     {"__main__"},
 )
-"""The folders and files of `composition`, from the ground up: each imports only from its own and from those below."""
+"""Folders and files of `composition` from the bottom up: each imports only from itself and from those before it."""
 
 
 def test_imports_in_composition_go_one_way() -> None:
@@ -189,7 +189,7 @@ def test_each_model_folder_has_its_files_its_line_and_random_weights() -> None:
 
 
 def test_every_import_is_of_a_declared_package() -> None:
-    """What is imported is the standard library, the project, or a dependency that `pyproject.toml` names."""
+    """Every import is of the standard library, the project, or a dependency in `pyproject.toml`."""
     declared = (ROOT / "pyproject.toml").read_text()
     packages = {"yaml": "pyyaml", "PIL": "pillow", "decord": "decord2"}
     riding = {"starlette": "fastapi", "pydantic_core": "pydantic", "click": "typer", "scipy": "lpips"}

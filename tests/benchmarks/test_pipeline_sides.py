@@ -1,4 +1,4 @@
-"""What both sides of the pipeline's measurement are timed by: the tape that encodes, and notes what came when."""
+"""The tape that encodes both videos of the pipeline benchmark and records the times of frames."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What the tests of the full pipeline and of the storyboard share: small requests, and what comes of them."""
+"""Small requests and their results, for the tests of the full pipeline and of the storyboard."""
 
 import base64
 import io
@@ -26,14 +26,14 @@ SMALL: dict[str, Any] = {
 
 
 def asked(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> str:
-    """Order a small video and return its id."""
+    """Create a small video and return its id."""
     answer = http.post("/v1/videos", json={"model": model, **SMALL, **fields})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
 def made(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> dict[str, Any]:
-    """Order a small video and return its record when it is completed."""
+    """Create a small video, wait until it is completed, and return its record."""
     video = ended(http, asked(http, model, **fields), 240)
     assert video["status"] == "completed", video
     return video
@@ -51,7 +51,7 @@ def frames_of(data: bytes) -> list[NDArray[np.uint8]]:
 
 
 def mirrored() -> bytes:
-    """The other face: the first one, seen in a mirror."""
+    """Return a second face: the mirror image of the first."""
     target = io.BytesIO()
     with Image.open(FACE) as picture:
         Image.fromarray(np.array(picture.convert("RGB"))[:, ::-1].copy()).save(target, "PNG")
@@ -66,7 +66,7 @@ def uploaded(http: httpx.Client, data: bytes | Path) -> str:
 
 
 def painted(http: httpx.Client, **fields: Any) -> bytes:
-    """A picture of Flux, as a PNG."""
+    """Generate a picture with Flux and return it as PNG."""
     given = {"prompt": "a boat", "size": "64x64", "steps": 2, "seed": 3, **fields}
     answer = http.post("/v1/images/generations", json=given)
     assert answer.status_code == 200, answer.text
@@ -74,5 +74,5 @@ def painted(http: httpx.Client, **fields: Any) -> bytes:
 
 
 def stages_of(video: dict[str, Any]) -> list[str]:
-    """In their order; of what two replicas did together, once."""
+    """Return the names of the stages in order, without repetitions by a second replica."""
     return list(dict.fromkeys(stage["name"] for stage in video["stages"]))

@@ -1,4 +1,4 @@
-"""Bad input gets the right status and a message that names the field and the limit; the server goes on serving."""
+"""Invalid input gets the right status and a message with the field and the limit, and does not harm the server."""
 
 import json
 import socket

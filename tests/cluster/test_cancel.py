@@ -1,4 +1,4 @@
-"""Cancel reaches the model between two steps, whoever asks for it, and the next job runs."""
+"""Cancelling stops the model between two steps, and the next job runs."""
 
 import io
 import time
@@ -14,11 +14,11 @@ from tests.waiting import until
 pytestmark = pytest.mark.cluster
 
 LONG = {"num_frames": 81, "steps": 100, "max_area": 192 * 112, "prompt": "a meadow"}
-"""Minutes of work."""
+"""Several minutes of work."""
 
 
 def step_s(http: httpx.Client, video_id: str) -> float:
-    """How long a denoise step of a running job takes, from its events."""
+    """Return the duration of a denoising step of a running job, from its events."""
     seen: list[tuple[float, int]] = []
     with http.stream("GET", f"/v1/videos/{video_id}/events") as answer:
         for line in answer.iter_lines():
@@ -48,7 +48,7 @@ def test_the_worker_is_idle_a_step_and_a_second_later(
         assert http.delete(f"/v1/videos/{video_id}").json()["deleted"] is True
         assert http.get(f"/v1/videos/{video_id}").status_code == 404
     until(lambda: server.is_idle("wan"), step + 1.5 + 5.0, "an idle worker")
-    # The measuring itself takes half a second; a loaded machine may add to it, so what is held here is the order.
+    # Measuring takes half a second, more on a loaded machine, so only the order of magnitude is checked.
     assert time.monotonic() - asked < step + 1.0 + 5.0
     assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
 

@@ -1,4 +1,4 @@
-"""`reel demo` and `reel gallery`, started by hand, and what they leave to look at."""
+"""`reel demo` and `reel gallery` as commands, and the files they write."""
 
 import os
 import re
@@ -23,7 +23,7 @@ GIVEN = ROOT / "clients" / "media" / "bouncing-triangle.mp4"
 
 
 def reel(folder: Path, *words: str) -> str:
-    """Run a command as a user would, and return what it printed."""
+    """Run a command as a user would, and return its output."""
     done = subprocess.run(  # noqa: PLW1510 - a failure is shown below
         [str(Path(sys.executable).parent / "reel"), *words],
         cwd=folder,

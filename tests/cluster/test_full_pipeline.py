@@ -1,4 +1,4 @@
-"""The full pipeline on a real server: its stages, what flows, what is refused, what is killed."""
+"""The full pipeline on a real server: stages, results, invalid requests, and killed processes."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +35,12 @@ LONG: dict[str, Any] = {
     "steps": 60,
     "animate": {"num_frames": 24, "steps": 30, "max_area": 96 * 96},
 }
-"""Long enough to be hit in the middle."""
+"""Long enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="module")
 def loras(server: Server) -> list[str]:
-    """Two that fit."""
+    """Names of two LoRAs that fit the model."""
     folder = server.home / "loras"
     save_file(tensors_of(QUERIES, rank=2, seed=1), folder / "ink.safetensors")
     save_file(tensors_of(VALUES, rank=4, seed=2), folder / "oil.safetensors")
@@ -125,7 +125,7 @@ def test_requests_go_to_a_replica_that_holds_their_loras(http: httpx.Client, lor
         assert answer.status_code == 200, answer.text
         return str(answer.json()["stages"][-1]["replica"])
 
-    # Serve hears of a replica's LoRAs after a moment. By chance twelve are the same once in two thousand times.
+    # Serve learns of a replica's LoRAs after a moment. By chance, all twelve agree once in two thousand attempts.
     until(lambda: len({replica() for _ in range(12)}) == 1, 40, "twelve requests at one replica")
 
 

@@ -1,4 +1,4 @@
-"""Jobs survive: whichever process is killed, a job that has an id ends with the frames of an undisturbed run."""
+"""Jobs survive: after the death of any process, a job completes with the frames of an undisturbed run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ JOB: dict[str, Any] = {
     "seed": 11,
     "describe_prompt": "描述" * 1000,
 }
-"""Long enough to be hit in the middle."""
+"""Long enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_deployment_that_is_killed_costs_time_and_nothing_else(
 
 
 def answers(http: httpx.Client) -> bool:
-    """Whether the front door is there: a request that was under way when it was killed has no answer."""
+    """Return whether the front door responds; a request in progress when it is killed gets no response."""
     try:
         return http.get("/healthz").status_code == 200
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""A rolling edit survives: whichever process is killed, it goes on at its next frame, with the same frames."""
+"""A rolling edit survives: after the death of any process, it continues at its next frame, with the same frames."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
 TOTAL = 10
 SAFE = 5
-"""Frames that are there when a process is killed: 0 to 4."""
+"""Number of stored frames when a process is killed."""
 FRAMES = clip(TOTAL)
 
 
 @pytest.fixture(scope="module")
 def job(http: httpx.Client) -> dict[str, Any]:
-    """Slow enough to be hit in the middle."""
+    """Fields of a job that is slow enough to be interrupted in the middle."""
     enlarged = np.kron(FRAMES[0], np.ones((2, 2, 1), np.uint8))
     edges = upload(http, zipped(edges_of(FRAMES[1:])))
     return {
@@ -53,7 +53,7 @@ def undisturbed(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def stills(server: Server, video_id: str) -> dict[str, int]:
-    """The frames as they lie on the disk, and when each was written, in nanoseconds."""
+    """Return the frames on disk, and when each was written, in nanoseconds."""
     folder = server.home / "artifacts" / "videos" / video_id / "stills"
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*-frame-*.png"))}
 
@@ -84,7 +84,7 @@ def test_a_killed_process_costs_no_frame(
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL
     after = stills(server, video_id)
-    assert {name: after[name] for name in before} == before  # none was made, or written, again
+    assert {name: after[name] for name in before} == before  # no frame was generated or written again
     assert len(after) == TOTAL
     assert content(http, video_id) == content(http, undisturbed["id"])
     for name in ("frames", "metrics"):

@@ -1,4 +1,4 @@
-"""Jobs of one model alone, on a real server: Stable Video Diffusion and Real-ESRGAN."""
+"""Jobs of a single model on a real server: Stable Video Diffusion and Real-ESRGAN."""
 
 import io
 from pathlib import Path

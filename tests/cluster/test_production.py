@@ -1,4 +1,4 @@
-"""The production configuration on a local Ray with pretended GPUs and random weights; and graphs by handle on it."""
+"""The production configuration on a local Ray with simulated GPUs and random weights, and graphs called by handle."""
 
 import asyncio
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
     "qwen-edit": {"reference_area": 9216, "condition_area": 12544},
     "svd": {"variant": None},
 }
-"""What the models of the production file are given to be small."""
+"""Settings that make the models of the production file small."""
 SMALL: dict[str, Any] = {"num_frames": 9, "steps": 2, "max_area": 9216, "seed": 5}
 
 
@@ -54,7 +54,7 @@ def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, An
     file.write_text(yaml.safe_dump(raw))
     names = {application["name"] for application in raw["applications"]}
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")  # Ray would give each model the threads of the cores it reserves
+        environment.setenv("OMP_NUM_THREADS", "1")  # else Ray gives a model one thread per core
         ray.init("local", namespace="serve", num_cpus=40, num_gpus=7, include_dashboard=False, log_to_driver=False)
     try:
         deploy(read_configuration(file, "127.0.0.1", free_port()))
@@ -66,12 +66,12 @@ def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, An
 
 
 def running() -> set[str]:
-    """The applications that are up."""
+    """Return the names of the running applications."""
     return {name for name, application in serve.status().applications.items() if application.status == "RUNNING"}
 
 
 def info_of(name: str) -> ServiceInfo:
-    """What a model says of itself, which is an application by itself."""
+    """Return the info of a model that is an application of its own."""
     return serve.get_deployment_handle(name, name).info.remote(name).result()
 
 

@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/usage.md, run as they are against a running server."""
+"""Runs the README's commands verbatim against a running server."""
 
 import os
 import re

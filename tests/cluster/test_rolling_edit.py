@@ -1,4 +1,4 @@
-"""The rolling edit on a real server: its three inputs, its results, branches, fairness, cancel, single pictures."""
+"""The rolling edit on a real server: inputs, results, branches, fairness, cancelling, and single pictures."""
 
 import base64
 import csv
@@ -33,7 +33,7 @@ SCORES = ["edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_
 
 
 def given(form: str, folder: Path) -> tuple[str, bytes]:
-    """The field of a form, and what it takes for EDGES edges."""
+    """Return the field and the file for EDGES edges in this form."""
     if form == "zip":
         return "edge_frames", zipped(edges_of(REST))
     if form == "edge video":
@@ -48,7 +48,7 @@ def upload(http: httpx.Client, data: bytes) -> str:
 
 
 def edit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
-    """Ask for a small rolling edit."""
+    """Create a small rolling edit and return its record."""
     asked = {"model": "rolling-edit", "steps": 3, "seed": 5, **fields}
     answer = http.post("/v1/videos", json={name: value for name, value in asked.items() if value is not None})
     assert answer.status_code == 200, answer.text
@@ -75,14 +75,14 @@ def edges_id(server: Server) -> str:
 
 @pytest.fixture(scope="module")
 def made(server: Server, first_id: str, edges_id: str) -> dict[str, Any]:
-    """A rolling edit that is done, with debug pictures."""
+    """A completed rolling edit with debug pictures."""
     with server.client() as client:
         job = ended(client, edit(client, init_frame=first_id, edge_frames=edges_id, debug=True)["id"])
     assert job["status"] == "completed", job
     return job
 
 
-# What goes in.
+# Inputs.
 
 
 @pytest.mark.parametrize("form", ["zip", "edge video", "rgb video"])
@@ -131,7 +131,7 @@ def test_the_first_frame_of_an_rgb_video_is_the_default(http: httpx.Client, tmp_
     frames = unzipped(variant(http, job["id"], "frames").content)
     assert len(frames) == 3
     difference = np.abs(frames["000000.png"].astype(int) - FIRST).mean()
-    assert difference < 8  # it went through H.264
+    assert difference < 8  # after H.264 encoding
 
 
 def test_a_list_of_pictures(http: httpx.Client, first_id: str) -> None:
@@ -143,7 +143,7 @@ def test_a_list_of_pictures(http: httpx.Client, first_id: str) -> None:
     assert ended(http, answer.json()["id"])["frames_done"] == 3
 
 
-# What comes out.
+# Results.
 
 
 def test_the_scores_in_the_table_the_json_and_the_events(http: httpx.Client, made: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def test_a_branch_from_nowhere(http: httpx.Client, made: dict[str, Any], branch:
     assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
 
 
-# What is refused, before there is a job.
+# Requests that are rejected before a job exists.
 
 NAN = float("nan")
 
@@ -269,7 +269,7 @@ def test_two_kinds_of_edges(http: httpx.Client, first_id: str, edges_id: str, tm
 
 
 def tricked() -> bytes:
-    """A zip whose second entry would lie outside the folder it is unpacked in."""
+    """Return a zip with an entry that would be unpacked outside the target folder."""
     plain = zipped(edges_of(REST[:2]))
     return plain.replace(b"edges/e1.png", b"../../e1.png")
 
@@ -300,7 +300,7 @@ def test_the_schema_tells_of_the_fields(http: httpx.Client) -> None:
         assert found[0]["properties"]["ttlg"]["properties"]["lr"]["exclusiveMinimum"] == 0
 
 
-# Beside each other.
+# Parallel jobs.
 
 
 def test_a_long_edit_does_not_starve_a_short_one(http: httpx.Client, first_id: str, tmp_path: Path) -> None:
@@ -329,19 +329,19 @@ def test_a_cancelled_edit_rests_and_keeps_its_frames(
     job = ended(http, video_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "cancelled")
     until(lambda: server.is_idle("qwen-edit"), 30, "an idle worker")
-    assert time.monotonic() - asked_at < steps + 6.0  # one step, the polling, and the measuring itself
+    assert time.monotonic() - asked_at < steps + 6.0  # one step, polling, and the measurement
     assert list(unzipped(variant(http, video_id, "frames").content)) == ["000000.png"]
 
 
 def _steps(http: httpx.Client, video_id: str) -> float | None:
-    """Seconds of a denoising step, once there are some."""
+    """Return the seconds of a denoising step, or None until there are enough events."""
     job = http.get(f"/v1/videos/{video_id}").json()
     assert job["status"] in ("queued", "in_progress"), job
     done = job["progress"] * 8
     return (time.time() - job["started_at"]) / done if done > 8 else None
 
 
-# One picture.
+# Single pictures.
 
 
 def picture_of(item: Any) -> Pixels:

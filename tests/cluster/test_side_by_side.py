@@ -1,4 +1,4 @@
-"""Two models of one kind side by side, and blocks of the configuration that are changed while a server runs."""
+"""Two models of one kind side by side, and configuration changes while a server runs."""
 
 import signal
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ UNTOUCHED = (FIRST, "graphs", "jobs")
 class Pair(Server):
     """A server of two Wans and two Fluxes, in two processes.
 
-    `wan-a14b` has two experts and 16 frames per second. Of `wan-5b`, which is TI2V, only the checkpoint knows the rate.
+    `wan-a14b` has two experts and 16 frames per second. The rate of `wan-5b`, a TI2V model, is only in its checkpoint.
     """
 
     def __init__(self, home: Path, models: dict[str, Any]):
@@ -51,7 +51,7 @@ class Pair(Server):
         self.config.write_text(yaml.safe_dump(raw))
 
     def change(self, application: str, change: dict[str, Any]) -> None:
-        """Merge into the `args` of an application, and let the server read its configuration again."""
+        """Merge a change into the `args` of an application, and let the server reload its configuration."""
         raw = yaml.safe_load(self.config.read_text())
         (found,) = (each for each in raw["applications"] if each["name"] == application)
         _merge(found["args"], change)
@@ -145,7 +145,7 @@ def test_a_picture_by_either_as_an_answer_and_as_a_job(http: httpx.Client, model
 
 
 def test_a_changed_block_restarts_itself_alone(pair: Pair, http: httpx.Client, clip: str) -> None:
-    """A setting of one model and the limit of the queue change while a model of another block works."""
+    """A setting of one model and the queue limit change while a model of another block is working."""
     before = {name: pair.pids(name) for name in (*UNTOUCHED, SECOND, "front")}
     job = create(http, input_video=clip, prompt="a meadow", steps=100, models={"image-to-video": "wan-a14b"})
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["stage"] == "denoise", 60, "the first step")

@@ -1,4 +1,4 @@
-"""The storyboard on a real server: scenes in parallel on two replicas, and whatever dies, the same film."""
+"""The storyboard on a real server: parallel scenes on two replicas, and the same film after the death of a process."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A server with keys, small limits and short leases: what breaks in is kept out, and what is cut off goes on."""
+"""A server with keys, small limits and short leases: intruders are rejected, and interrupted jobs are resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.composition import sample_media as media
 pytestmark = pytest.mark.cluster
 
 JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "seed": 11}
-"""Long enough to be hit in the middle."""
+"""Long enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""V2V over HTTP: a clip goes in, its continuation comes out while somebody watches."""
+"""V2V over HTTP: a clip is uploaded, and its continuation is watched while it is generated."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def test_the_video_plays_before_the_job_has_ended(http: httpx.Client, clip_id: s
     with http.stream("GET", f"/v1/videos/{video_id}/content") as answer:
         assert answer.headers["content-type"] == "video/mp4"
         chunks = answer.iter_bytes()
-        while got.count(b"moof") < 2:  # the second begins where the first is whole
+        while got.count(b"moof") < 2:  # the second segment begins when the first is complete
             got += next(chunks)
         assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress"
         assert len(frames(got[: got.rindex(b"moof") - 4])) == 8

@@ -1,4 +1,4 @@
-"""Drawn faces: always the same for a number and a seed, and faces to the detector that the project ships."""
+"""Drawn faces: reproducible from number and seed, and found by the shipped detector."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from services.instantid.service import MtcnnSettings
 
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[np.ndarray, np.ndarray, list]]:
-    """Picture, true key points and what MTCNN finds, of everybody who is known, in both sizes."""
+    """Picture, true key points and MTCNN's detections of all reserved people, in both sizes."""
     detector = Mtcnn(MtcnnSettings(), torch.device("cpu"))
     views = []
     for who in range(KNOWN):
@@ -45,7 +45,7 @@ def test_the_detector_finds_them(seen):
     found = [max(faces, key=lambda face: face.area) for _, _, faces in seen if len(faces)]
     assert len(found) >= 0.9 * len(seen)
     assert all(len(faces) < 2 for _, _, faces in seen)
-    assert np.mean([min(face.sides) >= 64 for face in found]) >= 0.9  # what is asked of a face by default
+    assert np.mean([min(face.sides) >= 64 for face in found]) >= 0.9  # the default minimum of a face
 
 
 def test_the_detector_sees_nothing_where_there_is_no_face(seen):

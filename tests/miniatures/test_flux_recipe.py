@@ -1,4 +1,4 @@
-"""The training of Flux: that it learns, and that the service meets what was trained on."""
+"""Training of Flux: it learns, and training and service compute the same."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,7 @@ def fixed_loss(recipe: FluxRecipe, progress: float = 0.0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The VAE in the shape that ships, with random weights."""
+    """The VAE in its shipped shape, with random weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     vae = ImageVaeRecipe(folder).module.to(torch.bfloat16, memory_format=torch.contiguous_format)
@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[FluxRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = FluxRecipe(checkpoints, scenes=20, faces=4)
     optimiser = Muon([p for p in recipe.module.parameters() if p.requires_grad], recipe.lr, recipe.adam_lr)
@@ -71,7 +71,7 @@ def saved(learned: tuple[FluxRecipe, float], checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(learned: tuple[FluxRecipe, float], saved: Path) -> Any:
-    """As it is loaded, with the weights before they were rounded."""
+    """The loaded pipeline, with the weights before rounding."""
     pipe = FluxPipeline.from_pretrained(saved, dtype=torch.float32)
     nets = {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2}
     for name, net in nets.items():
@@ -87,7 +87,7 @@ def service(saved: Path) -> Flux:
 
 def test_a_few_steps_lower_the_loss(learned: tuple[FluxRecipe, float]) -> None:
     recipe, before = learned
-    assert before == pytest.approx(2, abs=1)  # nothing is known at first
+    assert before == pytest.approx(2, abs=1)  # an untrained model predicts nothing
     assert fixed_loss(recipe).item() < 0.9 * before
 
 
@@ -223,4 +223,4 @@ def test_what_is_taught_points_from_the_picture_to_the_noise(checkpoints: Path) 
     recipe._latents.fill_(5.0)
     fixed_loss(recipe).backward()
     gradient = cast("Any", recipe.module["transformer"]).proj_out.bias.grad
-    assert (gradient > 0).all()  # the output shall go down, to -5
+    assert (gradient > 0).all()  # the output must decrease, to -5

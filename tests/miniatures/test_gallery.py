@@ -1,4 +1,4 @@
-"""The gallery's page."""
+"""The page of the gallery."""
 
 from miniatures import world
 from miniatures.gallery import Piece, page

@@ -1,4 +1,4 @@
-"""How the restyling miniature is trained: it learns, it computes what the pipeline does, and it can be served."""
+"""Training of HunyuanDiT: it learns, it computes what the pipeline does, and it can be served."""
 
 import asyncio
 from itertools import pairwise
@@ -31,7 +31,7 @@ PROMPTS = ["", "stippled", "An outlined red circle on a blue background.", "ä¸€ä
 def recipe(tmp_path_factory) -> HunyuanDitRecipe:
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
-    vae: Any = AutoencoderKL  # its types say one block
+    vae: Any = AutoencoderKL  # its stubs allow one block only
     vae(
         block_out_channels=(8,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -55,7 +55,7 @@ def saved(recipe, tmp_path_factory) -> Path:
 
 
 def shaken(module: nn.Module) -> None:
-    """Change all weights, so that nothing is equal only because it is zero."""
+    """Change all weights, so that no comparison succeeds only because weights are zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -108,11 +108,11 @@ def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     assert torch.allclose(predicted, taken[0], atol=1e-4), (predicted - taken[0]).abs().max()
     with torch.no_grad():
         others = recipe.predict(latents, time, PROMPTS[1:] + PROMPTS[:1])
-    assert (predicted - others).abs().amax((1, 2, 3)).min() > 0.01  # the prompt is heard
+    assert (predicted - others).abs().amax((1, 2, 3)).min() > 0.01  # the prompt has an effect
 
 
 def test_noise_keeps_what_a_path_began_from(recipe):
-    """At the beginning of a path the noisy source picture is the noisy target, with the rest in its noise."""
+    """At the start of a path the noisy source picture equals the noisy target with the residual in its noise."""
     target, source = recipe._latents[:1, 0], recipe._latents[:1, 1]
     torch.manual_seed(3)
     rests = torch.stack([recipe._rests(target, source, torch.tensor([0]))[0] for _ in range(300)])
@@ -153,7 +153,7 @@ def test_prompts_are_whole_and_say_the_style(recipe):
 
 def test_what_is_saved_is_served(saved):
     size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
-    assert size < 4_000_000  # and the true VAE has up to two million bytes more than the one here
+    assert size < 4_000_000  # the real VAE is up to two million bytes larger than this one
     settings = HunyuanDitSettings(weights=Weights(path=saved), device="cpu", dtype="float32")
     hunyuan = HunyuanDit(settings, saved, lambda: "hunyuan-dit#test cpu")
     picture = Frames(world.draw(1).clip(1))

@@ -1,4 +1,4 @@
-"""The training of the identity nets: that they learn, and that InstantID and Flux meet what was trained on."""
+"""Training of the identity nets: they learn, and training and services compute the same."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -54,7 +54,7 @@ def fixed_loss(recipe: IdentityRecipe) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Flux and a recogniser in the shapes that ship, with random weights, also where a training begins with none."""
+    """Flux and a recogniser in their shipped shapes, with random weights in all layers."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     vae = ImageVaeRecipe(folder).module.to(memory_format=torch.contiguous_format)
@@ -72,7 +72,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[IdentityRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = IdentityRecipe(checkpoints, people=8, scenes=8)
     optimiser = Muon([p for p in recipe.module.parameters() if p.requires_grad], recipe.lr, recipe.adam_lr)
@@ -126,7 +126,7 @@ def test_the_two_nets_are_taught_whole_and_flux_is_left_alone(learned: tuple[Ide
     recipe.module.zero_grad()
     fixed_loss(recipe).backward()
     taught = {name: weight.grad is not None and bool(weight.grad.any()) for name, weight in weights_of(recipe)}
-    # How time and guidance are heard is given; nothing follows the last block's change of the tokens.
+    # Time and guidance embeddings are frozen, and nothing follows the last block's change of the tokens.
     assert [
         name for name, is_taught in taught.items() if not is_taught and "embedder.linear_1.weight" not in name
     ] == []
@@ -186,7 +186,7 @@ def test_the_pipeline_steers_as_was_trained(
 
 
 def pipe_without(flux: Any, noise: Tensor) -> Tensor:
-    """What Flux paints when nobody is given."""
+    """Return what Flux generates without a face."""
     fields = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 3.5, "max_sequence_length": 64}
     return flux("a portrait", latents=noise, output_type="latent", **fields).images
 

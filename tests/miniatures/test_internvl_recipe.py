@@ -28,7 +28,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> InternVLRecipe:
 
 @pytest.fixture(scope="module")
 def losses(recipe: InternVLRecipe) -> list[float]:
-    """Of a batch of clips that does not change, while the recipe learns it."""
+    """Losses of a constant batch of clips while the recipe learns it."""
     optimiser = Muon(recipe.module.parameters(), recipe.lr, recipe.adam_lr)
     found: list[float] = []
     for _ in range(9):

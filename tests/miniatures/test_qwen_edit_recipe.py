@@ -1,4 +1,4 @@
-"""The training of Qwen-Image-Edit: what it draws, that it learns, and that the service meets what was trained on."""
+"""Training of Qwen-Image-Edit: its examples, that it learns, and that training and service compute the same."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -35,7 +35,7 @@ def fixed_loss(recipe: QwenEditRecipe) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan's VAE in the shape that ships, with random weights."""
+    """Wan's VAE in its shipped shape, with random weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     statistics: dict[str, Any] = {"latents_mean": [0.1] * 16, "latents_std": [0.2] * 16}
@@ -46,7 +46,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[QwenEditRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = QwenEditRecipe(checkpoints, examples=24)
     optimiser = Muon(recipe.module.parameters(), recipe.lr, recipe.adam_lr)

@@ -1,4 +1,4 @@
-"""Random weights: each form can be had, is written once whoever asks, and is never seen half-written."""
+"""Random weights: every form can be written, is written once, and is never seen incomplete."""
 
 import multiprocessing
 import subprocess
@@ -32,7 +32,7 @@ WAIT_S = 120
 
 
 def write(form: str, folder: Path) -> None:
-    """Keep a list of how often it was written, beside the folder it is written into."""
+    """Append to a list beside the folder, which counts the writes."""
     with (folder.parent / "written.txt").open("a") as log:
         log.write(f"{form}\n")
     (folder / "config.json").write_text(form)

@@ -1,4 +1,4 @@
-"""How the recogniser is trained: it learns, it is small, and the service reads it as it was trained."""
+"""Training of the recogniser: it learns, it is small, and training and service read crops alike."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def test_crops_are_upright_faces_of_people_who_are_not_known(recipe):
     crops = recipe._crops.numpy().astype(int)
     one, other = crops[0], crops[VIEWS]
     assert np.abs(one - crops[1]).mean() < np.abs(one - other).mean()
-    eyes = crops[:, 48:56, [*range(32, 46), *range(67, 81)]].mean((1, 2, 3))  # darker than the cheeks under them
+    eyes = crops[:, 48:56, [*range(32, 46), *range(67, 81)]].mean((1, 2, 3))  # darker than the cheeks below them
     cheeks = crops[:, 64:72, [*range(32, 46), *range(67, 81)]].mean((1, 2, 3))
     assert (eyes < cheeks).mean() > 0.9
     first, known = (_crop(np.random.default_rng(5), who) for who in (KNOWN, 0))  # in the same view

@@ -1,4 +1,4 @@
-"""Contact sheets and clips in files."""
+"""Contact sheets, and clips in files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion's recipes: they learn, they compute what the pipeline does, and what they save loads."""
+"""Training of Stable Video Diffusion: it learns, it computes what the pipeline does, and its checkpoints load."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ MOST_BYTES = 6_000_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Checkpoints, of which Stable Video Diffusion's has a VAE as it is before its training."""
+    """Checkpoints with an untrained VAE of Stable Video Diffusion."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("checkpoints")
     SvdVaeRecipe(folder).save(folder / "svd")
@@ -33,21 +33,21 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(folder) -> Any:  # diffusers' types fit too little of it
+def recipe(folder) -> Any:  # diffusers' stubs are too narrow
     torch.manual_seed(2)
     return SvdRecipe(folder, scenes=2)
 
 
 @pytest.fixture(scope="module")
 def rail(folder) -> Rail:
-    """One whose colours were left as they are."""
+    """A rail without colour variation."""
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "svd" / "vae")
     laid = (Rail.laid(np.random.default_rng(seed), vae) for seed in range(20))
     return next(rail for rail in laid if np.array_equal(rail.pictures[:1], rail.scene.clip(1)))
 
 
 def losses(recipe, progress: float, steps: int) -> list[float]:
-    """Of one batch, again and again."""
+    """Return the losses of repeated steps on one batch."""
     parameters = [parameter for parameter in recipe.module.parameters() if parameter.requires_grad]
     optimiser = Muon(parameters, recipe.lr / 4, recipe.adam_lr)
     found = []
@@ -62,7 +62,7 @@ def losses(recipe, progress: float, steps: int) -> list[float]:
 
 
 def stirred(module: torch.nn.Module, but: tuple[str, ...] = ()) -> None:
-    """Give every layer something to say, except those whose names begin with one of `but`."""
+    """Give every layer random weights, except those whose names begin with one of `but`."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

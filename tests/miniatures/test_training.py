@@ -1,4 +1,4 @@
-"""The loop that all trainings share, on a net that learns in a second."""
+"""The common training loop, on a net that learns in a second."""
 
 import importlib
 import json

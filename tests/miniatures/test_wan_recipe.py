@@ -1,4 +1,4 @@
-"""How Wan's miniature is trained: it learns, what it computes is what the pipeline computes, and it can be loaded."""
+"""Training of Wan: it learns, it computes what the pipeline computes, and its checkpoint loads."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ FEW = {17: 1, 25: 1}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The VAE as it is before it learns anything, and the whole pipeline with it."""
+    """The untrained VAE, and the whole pipeline with it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
     wan_vae.WanVaeRecipe(measured=1).save(folder / "wan")
