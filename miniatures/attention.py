@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-def plain(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
     """Compute scaled dot-product attention by two matrix products.
 
     Args:
@@ -32,10 +32,10 @@ def plain(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = 
 
 
 @contextmanager
-def plainly(module: ModuleType) -> Iterator[None]:
+def use_plain_attention(module: ModuleType) -> Iterator[None]:
     """Make a diffusers model module use `plain` instead of its own attention inside the `with` block."""
     stock = module.dispatch_attention_fn
-    module.dispatch_attention_fn = plain
+    module.dispatch_attention_fn = attend
     try:
         yield
     finally:

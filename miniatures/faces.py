@@ -86,14 +86,14 @@ class View:
     ground: tuple[Colour, Colour]
 
 
-def person(identity: int) -> Person:
+def draw_person(identity: int) -> Person:
     """Return the person with this number."""
     rng = np.random.default_rng((71, identity))
-    hair = _varied(rng, HAIRS, 12)
+    hair = _vary_colour(rng, HAIRS, 12)
     return Person(
-        skin=_varied(rng, SKINS, 10),
+        skin=_vary_colour(rng, SKINS, 10),
         hair=hair,
-        eyes=_varied(rng, EYES, 10),
+        eyes=_vary_colour(rng, EYES, 10),
         clothes=rng.uniform(20, 220, 3).astype(np.float32),
         cut=str(rng.choice(CUTS)),
         beard=str(rng.choice(BEARDS)),
@@ -113,7 +113,7 @@ def person(identity: int) -> Person:
     )
 
 
-def view(rng: np.random.Generator, size: int) -> View:
+def draw_view(rng: np.random.Generator, size: int) -> View:
     """Draw the view of a face that fills most of a square picture."""
     scale = float(rng.uniform(0.31, 0.37)) * size
     angle = rng.uniform(-np.pi, np.pi)
@@ -144,15 +144,15 @@ def draw_face(identity: int, seed: int, size: int = 160) -> Picture:
         seed: seed of pose, light, expression and background.
         size: side in pixels.
     """
-    return drawn(person(identity), np.random.default_rng((identity, seed, 72)), size)[0]
+    return draw_portrait(draw_person(identity), np.random.default_rng((identity, seed, 72)), size)[0]
 
 
-def drawn(who: Person, rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float32]]:
+def draw_portrait(who: Person, rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float32]]:
     """Return a picture and its five key points: (5, 2) in pixels, ordered as in `services.instantid.request.Found`."""
-    seen = view(rng, size)
+    seen = draw_view(rng, size)
     canvas = _Canvas(who, seen, rng, size)
     canvas.paint()
-    return canvas.photographed(), canvas.keypoints()
+    return canvas.photograph(), canvas.keypoints()
 
 
 class _Canvas:
@@ -165,7 +165,7 @@ class _Canvas:
         cos, sin = np.float32(np.cos(seen.roll)), np.float32(np.sin(seen.roll))
         self.x, self.y = x * cos + y * sin, y * cos - x * sin
         self.edge = 1.6 / seen.scale
-        self.grain = [_blurred(rng.normal(0, 1, (size, size)), sides) for sides in ((1, 1), (5, 1), (9, 9))]
+        self.grain = [_blur(rng.normal(0, 1, (size, size)), sides) for sides in ((1, 1), (5, 1), (9, 9))]
         down = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
         self.picture = seen.ground[0] * (1 - down) + seen.ground[1] * down + np.zeros((1, size, 1), np.float32)
         self.picture = self.picture + 60 * self.grain[2][..., None]
@@ -196,11 +196,11 @@ class _Canvas:
         turned = points @ np.array([[cos, sin], [-sin, cos]])
         return (turned * self.seen.scale + (self.seen.x, self.seen.y) - 0.5).astype(np.float32)
 
-    def photographed(self) -> Picture:
+    def photograph(self) -> Picture:
         """Return the picture as a camera would take it: tinted, slightly blurred and noisy."""
         seen = self.seen
         tint = np.array([1 + seen.warm, 1, 1 - seen.warm], np.float32) * np.float32(seen.bright)
-        soft = np.stack([_blurred(self.picture[..., channel], (1, 1)) for channel in range(3)], -1)
+        soft = np.stack([_blur(self.picture[..., channel], (1, 1)) for channel in range(3)], -1)
         noisy = soft * tint + self.rng.normal(0, 2.5, soft.shape)
         return noisy.clip(0, 255).round().astype(np.uint8)
 
@@ -387,7 +387,7 @@ class _Canvas:
         self._put(frame, self._inside(bridge, 1.5), 0.9)
 
 
-def _varied(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...], by: float) -> Colour:
+def _vary_colour(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...], by: float) -> Colour:
     """Return one of the colours, or a mix of two, slightly varied."""
     one, other = (np.array(colours[i], np.float32) for i in rng.integers(len(colours), size=2))
     share = rng.choice([0.0, 0.3])
@@ -407,8 +407,8 @@ def _bump(x: Field, y: Field, width: float, height: float) -> Field:
 
 def _window(field: Field) -> tuple[slice, slice]:
     """Return the rows and columns in which the field is not close to 0."""
-    there = abs(field) > 0.002
-    rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+    visible = abs(field) > 0.002
+    rows, columns = (np.flatnonzero(visible.any(axis)) for axis in (1, 0))
     return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else (slice(0), slice(0))
 
 
@@ -416,7 +416,7 @@ def _power(field: Field, exponent: float) -> Field:
     return np.power(field, np.float32(exponent))
 
 
-def _blurred(field: NDArray[np.floating], sides: tuple[int, int]) -> Field:
+def _blur(field: NDArray[np.floating], sides: tuple[int, int]) -> Field:
     """Return a box blur over this many pixels to each side, down and across."""
     blurred = field.astype(np.float32)
     for axis, side in enumerate(sides):

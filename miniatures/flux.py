@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from miniatures import world
-from miniatures.grammar import PORTRAITS, Language, caption, spoken
-from miniatures.image_vae import Z, portrait
+from miniatures.grammar import PORTRAITS, Language, caption, vary_text
+from miniatures.image_vae import Z, draw_stranger
 from miniatures.pictures import to_tensor
-from miniatures.text import clip_tokenizer, same_meaning, t5_tokenizer
+from miniatures.text import clip_tokenizer, share_meanings, t5_tokenizer
 from miniatures.world import Pixels, Scene
 
 SCENES, FACES = 12_000, 2_000
@@ -52,11 +52,11 @@ class FluxRecipe:
     def __init__(self, folder: Path, scenes: int = SCENES, faces: int = FACES) -> None:
         self._vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae", dtype=torch.float32)
         self._words, self._letters = t5_tokenizer(), clip_tokenizer()
-        self.module = nn.ModuleDict({"transformer": transformer(), "t5": self._t5(), "clip": self._clip()})
+        self.module = nn.ModuleDict({"transformer": make_transformer(), "t5": self._t5(), "clip": self._clip()})
         self._scenes = [world.draw(world.TRAINING_SEEDS + index) for index in range(scenes)]
         rng = np.random.default_rng(world.TRAINING_SEEDS)
-        portraits = np.stack([portrait(rng) for _ in range(faces)])
-        self._latents = torch.cat([latents_of(self._vae, self._scenes), encoded(self._vae, portraits)])
+        portraits = np.stack([draw_stranger(rng) for _ in range(faces)])
+        self._latents = torch.cat([encode_scenes(self._vae, self._scenes), encode_pictures(self._vae, portraits)])
         often = [STARS if any(f.shape == "star" for f in scene.figures) else 1.0 for scene in self._scenes]
         self._often = np.array(often + [1.0] * faces) / (sum(often) + faces)
 
@@ -65,20 +65,22 @@ class FluxRecipe:
         chosen = rng.choice(len(self._latents), BATCH, p=self._often)
         picture = self._latents[chosen].to(device)
         known = dict(enumerate(self._scenes))
-        prompts = [prompt_of(rng, known.get(index)) for index in chosen]
+        prompts = [draw_prompt(rng, known.get(index)) for index in chosen]
         length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        sigma = sigmas(BATCH).to(device)
+        sigma = draw_sigmas(BATCH).to(device)
         noise = torch.randn_like(picture)
         noisy = torch.lerp(picture, noise, sigma[:, None, None])
-        guidance = guidances(BATCH).to(device)
+        guidance = draw_guidance(BATCH).to(device)
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            made = velocity(self.module["transformer"], noisy, sigma, guidance, self.read(prompts, length))
+            predicted = predict_velocity(self.module["transformer"], noisy, sigma, guidance, self.read(prompts, length))
             target = noise - picture
             if progress >= GUIDED:
                 with torch.no_grad():
-                    plain = velocity(self.module["transformer"], noisy, sigma, guidance, self.read([""], length))
-                target = guided(target, made, plain, guidance)
-        return nn.functional.mse_loss(made, target)
+                    plain = predict_velocity(
+                        self.module["transformer"], noisy, sigma, guidance, self.read([""], length)
+                    )
+                target = add_guidance(target, predicted, plain, guidance)
+        return nn.functional.mse_loss(predicted, target)
 
     def read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
         """Encode prompts as the pipeline does: (batch, tokens, TEXT) and (batch, POOLED)."""
@@ -87,14 +89,14 @@ class FluxRecipe:
         words = self._words(prompts, padding="max_length", max_length=max(length, longest), return_tensors="pt")
         # Padded to the longest prompt only: CLIP's attention is causal, so no token sees what follows.
         letters = self._letters(prompts, padding="longest", truncation=True, max_length=77, return_tensors="pt")
-        said = self.module["t5"](words.input_ids.to(device))[0]
-        return said, self.module["clip"](letters.input_ids.to(device)).pooler_output
+        text = self.module["t5"](words.input_ids.to(device))[0]
+        return text, self.module["clip"](letters.input_ids.to(device)).pooler_output
 
     def save(self, folder: Path) -> None:
         """Write the pipeline into `folder`."""
         nets = copy.deepcopy(self.module).cpu().to(torch.bfloat16).eval()
         FluxPipeline(
-            scheduler=scheduler(),
+            scheduler=make_scheduler(),
             vae=copy.deepcopy(self._vae).to(torch.bfloat16),
             transformer=nets["transformer"],
             text_encoder=nets["clip"],
@@ -126,7 +128,7 @@ class FluxRecipe:
             bias[abs(offset) + half * (offset > 0), head] = 3.0
         for block in encoder.encoder.block:
             block.layer[0].layer_norm.weight.fill_(0.3)  # T5 does not scale dot products: attention would saturate
-        same_meaning(self._words, encoder.shared)
+        share_meanings(self._words, encoder.shared)
         return encoder
 
     @torch.no_grad()
@@ -149,7 +151,7 @@ class FluxRecipe:
 
 
 @torch.no_grad()
-def transformer() -> FluxTransformer2DModel:
+def make_transformer() -> FluxTransformer2DModel:
     """Create a small FLUX.1 transformer whose blocks start as the identity."""
     model = FluxTransformer2DModel(
         in_channels=4 * Z,  # patches of 2 x 2 latents
@@ -172,40 +174,40 @@ def transformer() -> FluxTransformer2DModel:
         layer.bias.zero_()
     for modulation in modulations[:-1]:  # shift, scale and gate, once or twice: gates start at 1
         modulation.linear.bias.view(-1, 3, model.inner_dim)[:, 2] = 1.0
-    slow(model.time_text_embed.timestep_embedder, FAST[0])
-    slow(model.time_text_embed.guidance_embedder, FAST[1])
+    limit_frequencies(model.time_text_embed.timestep_embedder, FAST[0])
+    limit_frequencies(model.time_text_embed.guidance_embedder, FAST[1])
     return model
 
 
-def velocity(
+def predict_velocity(
     model: FluxTransformer2DModel, noisy: Tensor, sigma: Tensor, guidance: Tensor, read: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Call the transformer as the pipeline does; a single prompt is used for all pictures."""
-    said, pooled = (part.expand(len(noisy), *part.shape[1:]) for part in read)
+    text, pooled = (part.expand(len(noisy), *part.shape[1:]) for part in read)
     side = math.isqrt(noisy.shape[1])
     return model(
         hidden_states=noisy,
-        encoder_hidden_states=said,
+        encoder_hidden_states=text,
         pooled_projections=pooled,
         timestep=sigma,
         guidance=guidance,
-        txt_ids=torch.zeros(said.shape[1], 3, device=noisy.device),
+        txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device),
         img_ids=FluxPipeline._prepare_latent_image_ids(1, side, side, noisy.device, torch.float32),
         return_dict=False,
     )[0].float()
 
 
 @torch.no_grad()
-def slow(embedder: TimestepEmbedding, fastest: float) -> None:
+def limit_frequencies(embedder: TimestepEmbedding, fastest: float) -> None:
     """Remove the frequencies above `fastest` and freeze the layer: rounded to bfloat16, they would be noise."""
     first = embedder.linear_1
     half = first.in_features // 2
-    heard = (torch.exp(-math.log(10_000) * torch.arange(half) / half) <= fastest).repeat(2)
-    first.weight.copy_(torch.randn_like(first.weight) * heard * 1.5 / heard.sum().sqrt())
+    mask = (torch.exp(-math.log(10_000) * torch.arange(half) / half) <= fastest).repeat(2)
+    first.weight.copy_(torch.randn_like(first.weight) * mask * 1.5 / mask.sum().sqrt())
     first.requires_grad_(requires_grad=False)
 
 
-def scheduler() -> FlowMatchEulerDiscreteScheduler:
+def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Create the scheduler of FLUX.1-dev."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
@@ -218,13 +220,13 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
-def latents_of(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
+def encode_scenes(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
     """Encode the first frame of each scene: (scenes, 16, 4 Z)."""
-    return encoded(vae, np.concatenate([scene.clip(1) for scene in scenes]))
+    return encode_pictures(vae, np.concatenate([scene.clip(1) for scene in scenes]))
 
 
 @torch.no_grad()
-def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
+def encode_pictures(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
     """Encode pictures into packed 2 x 2 patches of latents: (n, 64, 64, 3) → (n, 16, 4 Z)."""
     parts = []
     for start in range(0, len(pictures), 64):
@@ -234,34 +236,34 @@ def encoded(vae: AutoencoderKL, pictures: Pixels) -> Tensor:
     return torch.cat(parts)
 
 
-def prompt_of(rng: np.random.Generator, scene: Scene | None) -> str:
+def draw_prompt(rng: np.random.Generator, scene: Scene | None) -> str:
     """Draw a prompt for the picture of a scene, or for a portrait if `scene` is None; one in ten is empty."""
     if rng.random() < 0.1:
         return ""
     language: Language = "zh" if rng.random() < 0.25 else "en"
     if scene is None:
-        return spoken(rng, str(rng.choice(PORTRAITS[language])))
-    return spoken(rng, caption(scene, frames=1 if rng.random() < 0.25 else None, language=language))
+        return vary_text(rng, str(rng.choice(PORTRAITS[language])))
+    return vary_text(rng, caption(scene, frames=1 if rng.random() < 0.25 else None, language=language))
 
 
-def sigmas(count: int) -> Tensor:
+def draw_sigmas(count: int) -> Tensor:
     """Draw the noise levels of a batch, in (0, 1), evenly spaced in the quantiles of their distribution."""
     even = (torch.arange(count) + torch.rand(count)) / count
     return torch.sigmoid(MIDDLE + WIDTH * torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
 
 
-def guidances(count: int) -> Tensor:
+def draw_guidance(count: int) -> Tensor:
     """Draw guidance values: three quarters from the usual range (1 to 6), the others from all that are allowed."""
     return torch.where(torch.rand(count) < 0.75, 1 + 5 * torch.rand(count), 100 * torch.rand(count))
 
 
-def guided(target: Tensor, made: Tensor, plain: Tensor, guidance: Tensor) -> Tensor:
+def add_guidance(target: Tensor, predicted: Tensor, plain: Tensor, guidance: Tensor) -> Tensor:
     """Return the training target with guidance, which pushes the prediction away from the unprompted one, `plain`."""
-    push = (1 - 1 / strength(guidance))[:, None, None]
-    return target + push * (made.detach() - plain)
+    push = (1 - 1 / convert_guidance(guidance))[:, None, None]
+    return target + push * (predicted.detach() - plain)
 
 
-def strength(guidance: Tensor) -> Tensor:
+def convert_guidance(guidance: Tensor) -> Tensor:
     """Return the scale of classifier-free guidance for a guidance value: 1.75 at 3.5, at most 2.5.
 
     Larger scales, which photographs need, would exaggerate pictures as simple as these.

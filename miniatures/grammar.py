@@ -67,15 +67,15 @@ def caption(
         styled: whether to name the style.
     """
     style = scene.style if styled and scene.style != "flat" else ""
-    said = [_figure(figure, frames, language, style) for figure in scene.figures]
+    phrases = [_figure(figure, frames, language, style) for figure in scene.figures]
     if language == "en":
         ground = " and ".join(scene.background)
-        return f"{' and '.join(said)} on {_article(ground)} {ground} background"
+        return f"{' and '.join(phrases)} on {_article(ground)} {ground} background"
     ground = "和".join(WORDS[name] for name in scene.background)
-    return f"{'，'.join(said)}，背景为{ground}"
+    return f"{'，'.join(phrases)}，背景为{ground}"
 
 
-def spoken(rng: np.random.Generator, text: str) -> str:
+def vary_text(rng: np.random.Generator, text: str) -> str:
     """Vary how a caption is written: with or without a capital letter and a full stop."""
     if rng.random() < 0.5:
         return text

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from miniatures import world
-from miniatures.grammar import WORDS, caption, spoken
+from miniatures.grammar import WORDS, caption, vary_text
 from miniatures.pictures import to_tensor
-from miniatures.text import bert_tokenizer, same_meaning, t5_tokenizer
-from miniatures.training import shared
+from miniatures.text import bert_tokenizer, share_meanings, t5_tokenizer
+from miniatures.training import link_shared
 from miniatures.world import STYLES, Scene
 
 HIDDEN, HEADS, LAYERS, PATCH = 128, 4, 4, 2
@@ -57,27 +57,29 @@ class HunyuanDitRecipe:
         self._source = folder / "flux" / "vae"
         self._vae = AutoencoderKL.from_pretrained(self._source).float().eval()
         self.tokenizers: tuple[PreTrainedTokenizerBase, ...] = (bert_tokenizer(LENGTHS[0]), t5_tokenizer())
-        self.module = nn.ModuleDict({"transformer": transformer(self._vae.config.latent_channels), **self._encoders()})
+        self.module = nn.ModuleDict(
+            {"transformer": make_transformer(self._vae.config.latent_channels), **self._encoders()}
+        )
         self._attention = PlainAttention()
         self.module["transformer"].set_attn_processor(self._attention)
         _shorten(self.module["transformer"])
-        alphas = scheduler().alphas_cumprod
+        alphas = make_scheduler().alphas_cumprod
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         self._scenes = [world.draw(world.TRAINING_SEEDS + index) for index in range(scenes)]
-        self._latents = self._encoded()
+        self._latents = self._encode()
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
         chosen = rng.integers(len(self._scenes), size=BATCH)
         styles = rng.integers(len(STYLES), size=BATCH)
-        prompts = [prompt(rng, self._scenes[i], STYLES[style]) for i, style in zip(chosen, styles, strict=True)]
+        prompts = [draw_prompt(rng, self._scenes[i], STYLES[style]) for i, style in zip(chosen, styles, strict=True)]
         others = (styles + rng.integers(1, len(STYLES), BATCH)) % len(STYLES)
-        kept = (rng.random(BATCH) > RESTYLED) | np.array([not said for said in prompts])
+        clean = (rng.random(BATCH) > RESTYLED) | np.array([not prompt for prompt in prompts])
         latents = self._latents[chosen, styles]
-        source = self._latents[chosen, np.where(kept, styles, others)]
+        source = self._latents[chosen, np.where(clean, styles, others)]
 
         time = (len(self._signal) * torch.rand(BATCH) ** RISE).long()
-        noise = torch.randn_like(latents) + self._rests(latents, source, time)
+        noise = torch.randn_like(latents) + self._draw_residuals(latents, source, time)
         signal, level = (part[time, None, None, None] for part in (self._signal, self._noise))
         device = next(self.module.parameters()).device
         with torch.autocast(device.type, torch.bfloat16):
@@ -86,13 +88,13 @@ class HunyuanDitRecipe:
 
     def predict(self, noisy: Tensor, time: Tensor, prompts: list[str]) -> Tensor:
         """Return the pipeline's prediction at guidance 1, computed with less padding: (n, channels, h, w)."""
-        texts = self._texts(prompts, noisy.device)
+        texts = self._encode_prompts(prompts, noisy.device)
         masks = torch.cat([mask for _, mask in texts], dim=1)
-        said = masks.sum(1, keepdim=True)
+        length = masks.sum(1, keepdim=True)
         # All padding tokens are one vector, so each one kept here is weighted for those left out.
-        weight = ((sum(LENGTHS) - said) / (sum(SHORT) - said)).log()
+        weight = ((sum(LENGTHS) - length) / (sum(SHORT) - length)).log()
         self._attention.bias = torch.where(masks.bool(), 0.0, weight)[:, None, None]
-        made = self.module["transformer"](
+        predicted = self.module["transformer"](
             noisy,
             time.to(noisy.dtype),
             encoder_hidden_states=texts[0][0],
@@ -102,13 +104,17 @@ class HunyuanDitRecipe:
             image_rotary_emb=_rotary(noisy),
             return_dict=False,
         )[0]
-        return made.chunk(2, dim=1)[0]
+        return predicted.chunk(2, dim=1)[0]
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline; its VAE is a link to Flux's."""
         transformer, bert, mt5 = (
             part.to(torch.bfloat16)
-            for part in (stock(self.module["transformer"]), deepcopy(self.module["bert"]), deepcopy(self.module["mt5"]))
+            for part in (
+                restore_stock(self.module["transformer"]),
+                deepcopy(self.module["bert"]),
+                deepcopy(self.module["mt5"]),
+            )
         )
         pipeline = HunyuanDiTPipeline(
             vae=deepcopy(self._vae).to(torch.bfloat16),
@@ -117,15 +123,15 @@ class HunyuanDitRecipe:
             text_encoder_2=mt5.eval(),
             tokenizer_2=self.tokenizers[1],
             transformer=transformer.eval(),
-            scheduler=scheduler(),
+            scheduler=make_scheduler(),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(folder, safe_serialization=True)
-        shared(folder / "vae", self._source)
+        link_shared(folder / "vae", self._source)
 
-    def _rests(self, latents: Tensor, source: Tensor, time: Tensor) -> Tensor:
+    def _draw_residuals(self, latents: Tensor, source: Tensor, time: Tensor) -> Tensor:
         """Return the residual of `source` in the noise, for paths that started from it below `time`.
 
         Along an ideal path the noise does not change: it stays the difference between the source and the target, in
@@ -138,7 +144,7 @@ class HunyuanDitRecipe:
         overdone = OVERDONE * torch.randn(count).abs() * (torch.rand(count) < 0.5)
         return share[:, None, None, None] * (source - latents) + overdone[:, None, None, None] * latents
 
-    def _texts(self, prompts: list[str], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    def _encode_prompts(self, prompts: list[str], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return the hidden states and attention mask of each encoder."""
         texts = []
         for name, tokenizer, length in zip(("bert", "mt5"), self.tokenizers, SHORT, strict=True):
@@ -173,11 +179,11 @@ class HunyuanDitRecipe:
             attn_implementation="eager",
         )
         encoders = {"bert": BertModel(bert), "mt5": T5EncoderModel(mt5)}
-        same_meaning(self.tokenizers[1], encoders["mt5"].get_input_embeddings())
+        share_meanings(self.tokenizers[1], encoders["mt5"].get_input_embeddings())
         return encoders
 
     @torch.no_grad()
-    def _encoded(self) -> Tensor:
+    def _encode(self) -> Tensor:
         """Return latents scaled as in the pipeline: (scenes, styles, channels, 8, 8)."""
         latents = []
         vae = deepcopy(self._vae).to(memory_format=torch.channels_last)
@@ -185,8 +191,8 @@ class HunyuanDitRecipe:
             scenes = [replace(s, style=style) for s in self._scenes[first : first + 32] for style in STYLES]
             pictures = torch.cat([to_tensor(scene.clip(1)).transpose(0, 1) for scene in scenes])
             with torch.autocast("cpu", torch.bfloat16):
-                made = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
-            latents.append(made.float().contiguous() * vae.config.scaling_factor)
+                latent = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
+            latents.append(latent.float().contiguous() * vae.config.scaling_factor)
         return torch.cat(latents).unflatten(0, (-1, len(STYLES)))
 
 
@@ -205,8 +211,8 @@ class PlainAttention:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         del attention_mask  # always None for this model
-        told = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        projected = (attn.to_q(hidden_states), attn.to_k(told), attn.to_v(told))
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         query, key, value = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in projected)
         query, key = apply_rotary_emb(attn.norm_q(query), image_rotary_emb), attn.norm_k(key)
         if encoder_hidden_states is None:
@@ -228,7 +234,7 @@ class NoPool(nn.Module):
         return text.new_zeros(len(text), self._channels)
 
 
-def transformer(channels: int) -> HunyuanDiT2DModel:
+def make_transformer(channels: int) -> HunyuanDiT2DModel:
     """Create the untrained transformer: blocks start as the identity, and padding has no effect."""
     net = HunyuanDiT2DModel(
         sample_size=128,
@@ -259,7 +265,7 @@ def transformer(channels: int) -> HunyuanDiT2DModel:
     return net
 
 
-def stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
+def restore_stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
     """Return the trained transformer in diffusers' own form, with pooled text that has no effect."""
     net = HunyuanDiT2DModel.from_config(trained.config)
     with torch.no_grad():
@@ -271,7 +277,7 @@ def stock(trained: HunyuanDiT2DModel) -> HunyuanDiT2DModel:
     return net
 
 
-def scheduler() -> DDPMScheduler:
+def make_scheduler() -> DDPMScheduler:
     """Create the real checkpoint's scheduler with less noise: a small picture is redundant less, and lost sooner."""
     return DDPMScheduler(
         beta_schedule="scaled_linear",
@@ -283,17 +289,17 @@ def scheduler() -> DDPMScheduler:
     )
 
 
-def prompt(rng: np.random.Generator, scene: Scene, style: world.Style) -> str:
+def draw_prompt(rng: np.random.Generator, scene: Scene, style: world.Style) -> str:
     """Draw a prompt that asks for `scene` in `style`."""
     chinese, kind = rng.random() < 0.5, rng.random()
     if kind < WORDLESS:
         return ""
     if kind < WORDLESS + STYLE_ALONE and style != "flat":
-        return spoken(rng, WORDS[style] if chinese else style)
+        return vary_text(rng, WORDS[style] if chinese else style)
     text = caption(replace(scene, style=style), styled=True, language="zh" if chinese else "en")
     if kind > 1 - PART:
         text = text.split(" on ")[0].split("，背景")[0]
-    return spoken(rng, text)
+    return vary_text(rng, text)
 
 
 def _shorten(net: HunyuanDiT2DModel) -> None:

@@ -20,9 +20,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniatures import world
-from miniatures.faces import KNOWN, Person, drawn, person
-from miniatures.flux import FAST, LENGTHS, encoded, guidances, latents_of, prompt_of, sigmas, slow, velocity
-from miniatures.recogniser import FILE, SEEN_AT, SEEN_WITHIN, as_read
+from miniatures.faces import KNOWN, Person, draw_person, draw_portrait
+from miniatures.flux import (
+    FAST,
+    LENGTHS,
+    draw_guidance,
+    draw_prompt,
+    draw_sigmas,
+    encode_pictures,
+    encode_scenes,
+    limit_frequencies,
+    predict_velocity,
+)
+from miniatures.recogniser import FILE, SEEN_AT, SEEN_WITHIN, prepare_crops
 from miniatures.recogniser import PEOPLE as RECOGNISED
 from miniatures.world import SIDE
 from services.errors import InvalidParameter
@@ -90,13 +100,13 @@ class IdentityRecipe:
         flux, vae = self._pipeline.transformer, self._pipeline.vae
         for net in (flux, self._pipeline.text_encoder, self._pipeline.text_encoder_2):
             net.requires_grad_(requires_grad=False)
-        self._album = album(vae, recogniser_in(folder / "recogniser"), people)
+        self._album = draw_album(vae, load_recogniser(folder / "recogniser"), people)
         self._scenes = [world.draw(3 * world.TRAINING_SEEDS + index, figures=1) for index in range(scenes)]
-        self._shapes = latents_of(vae, self._scenes)
+        self._shapes = encode_scenes(vae, self._scenes)
         self.module = nn.ModuleDict(
             {
-                "controlnet": controlnet(flux),
-                "resampler": resampler(flux.config.joint_attention_dim, self._album.embeddings.mean(0)),
+                "controlnet": make_controlnet(flux),
+                "resampler": make_resampler(flux.config.joint_attention_dim, self._album.embeddings.mean(0)),
             }
         )
 
@@ -106,18 +116,20 @@ class IdentityRecipe:
         flux = self._pipeline.to(device).transformer
         batch = self._batch(rng, device)
         read = self._read(batch.prompts, int(rng.choice(list(LENGTHS), p=list(LENGTHS.values()))))
-        sigma = sigmas(BATCH)[torch.randperm(BATCH)].to(device)  # they come sorted, and so does the batch
-        guidance = torch.where(torch.rand(BATCH) < 0.5, USUAL_GUIDANCE, guidances(BATCH)).to(device)
+        sigma = draw_sigmas(BATCH)[torch.randperm(BATCH)].to(device)  # they come sorted, and so does the batch
+        guidance = torch.where(torch.rand(BATCH) < 0.5, USUAL_GUIDANCE, draw_guidance(BATCH)).to(device)
         strength = torch.cat([torch.ones(SHAPES), torch.rand(WEAK), torch.ones(BATCH - FEW)]).to(device)[:, None, None]
         noise = torch.randn(batch.pictures.shape).to(device)
         noisy = torch.lerp(batch.pictures, noise, sigma[:, None, None])
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             with torch.no_grad():
-                alone = velocity(flux, noisy[:FEW], sigma[:FEW], guidance[:FEW], (read[0][:FEW], read[1][:FEW]))
+                alone = predict_velocity(flux, noisy[:FEW], sigma[:FEW], guidance[:FEW], (read[0][:FEW], read[1][:FEW]))
             tokens = self.module["resampler"](batch.embeddings[:, None])
-            said = residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
-            made = velocity(steered(flux, [each * strength for each in said]), noisy, sigma, guidance, read)
-        return nn.functional.mse_loss(made, wanted(noise - batch.pictures, alone, strength))
+            residuals = predict_residuals(self.module["controlnet"], noisy, sigma, (tokens, read[1]), batch.points)
+            predicted = predict_velocity(
+                bind_residuals(flux, [each * strength for each in residuals]), noisy, sigma, guidance, read
+            )
+        return nn.functional.mse_loss(predicted, mix_targets(noise - batch.pictures, alone, strength))
 
     def save(self, folder: Path) -> None:
         """Write both nets into `folder`, in the layout of InfiniteYou."""
@@ -133,20 +145,20 @@ class IdentityRecipe:
         embeddings = album.embeddings[chosen // VIEWS]
         return Batch(
             pictures=torch.cat([self._shapes[scenes], album.portraits[chosen[SHAPES:]]]).to(device),
-            prompts=[prompt_of(rng, known.get(place)) for place in range(BATCH)],
+            prompts=[draw_prompt(rng, known.get(place)) for place in range(BATCH)],
             embeddings=(embeddings + ROUGHNESS * torch.randn_like(embeddings)).to(device),
             points=album.points[chosen].to(device),
         )
 
     @torch.no_grad()
     def _read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
-        said, pooled, _ = self._pipeline.encode_prompt(
+        text, pooled, _ = self._pipeline.encode_prompt(
             prompts, max_sequence_length=length, device=self._pipeline.transformer.device
         )
-        return said, pooled
+        return text, pooled
 
 
-def wanted(whole: Tensor, alone: Tensor, strength: Tensor) -> Tensor:
+def mix_targets(whole: Tensor, alone: Tensor, strength: Tensor) -> Tensor:
     """Return the target velocities: Flux's own for scenes, a mix by strength for weak portraits, the true ones else.
 
     Args:
@@ -158,7 +170,7 @@ def wanted(whole: Tensor, alone: Tensor, strength: Tensor) -> Tensor:
     return torch.cat([alone[:SHAPES], part, whole[FEW:]])
 
 
-def residuals(
+def predict_residuals(
     net: FluxControlNetModel, noisy: Tensor, sigma: Tensor, read: tuple[Tensor, Tensor], points: Tensor
 ) -> list[Tensor]:
     """Call the ControlNet as the pipeline and `IdentityControlNet` do.
@@ -185,13 +197,13 @@ def residuals(
     )[1]
 
 
-def steered(flux: FluxTransformer2DModel, said: list[Tensor]) -> FluxTransformer2DModel:
+def bind_residuals(flux: FluxTransformer2DModel, residuals: list[Tensor]) -> FluxTransformer2DModel:
     """Return the transformer with the residuals of the ControlNet bound to it."""
-    return cast("Any", partial(flux, controlnet_single_block_samples=said))
+    return cast("Any", partial(flux, controlnet_single_block_samples=residuals))
 
 
 @torch.no_grad()
-def controlnet(flux: FluxTransformer2DModel) -> FluxControlNetModel:
+def make_controlnet(flux: FluxTransformer2DModel) -> FluxControlNetModel:
     """Create a ControlNet as wide as the transformer, of single blocks only: half of a double one would be unused.
 
     Its blocks start as the identity.
@@ -214,13 +226,13 @@ def controlnet(flux: FluxTransformer2DModel) -> FluxControlNetModel:
             layer.bias.zero_()
         block.norm.linear.bias.view(3, -1)[2] = 1.0  # after shift and scale: the gate starts at 1
     net.controlnet_x_embedder.reset_parameters()  # zero outputs are enough; its input need not be zero too
-    slow(net.time_text_embed.timestep_embedder, FAST[0])
-    slow(net.time_text_embed.guidance_embedder, FAST[1])
+    limit_frequencies(net.time_text_embed.timestep_embedder, FAST[0])
+    limit_frequencies(net.time_text_embed.guidance_embedder, FAST[1])
     return net
 
 
 @torch.no_grad()
-def resampler(width: int, usual: Tensor) -> Resampler:
+def make_resampler(width: int, usual: Tensor) -> Resampler:
     """Create a resampler to tokens of `width`, initialised to the difference from the mean face `usual`, (512,)."""
     net: Any = Resampler(dim=DIM, depth=1, heads=1, queries=QUERIES, output_dim=width)
     net.proj_in.bias.copy_(-net.proj_in.weight @ usual)
@@ -228,38 +240,38 @@ def resampler(width: int, usual: Tensor) -> Resampler:
     return net
 
 
-def album(vae: AutoencoderKL, recogniser: ArcFace, people: int) -> Album:
+def draw_album(vae: AutoencoderKL, recogniser: ArcFace, people: int) -> Album:
     """Draw people and encode them as InstantID and Flux do. People whom the detector does not find are skipped."""
     rng = np.random.default_rng(FIRST)
     crops: list[Pixels] = []
     portraits: list[Pixels] = []
     points: list[Pixels] = []
-    for who, crop in itertools.islice(_photographed(rng), people):
+    for who, crop in itertools.islice(_photograph_people(rng), people):
         crops.append(crop)
         for _ in range(VIEWS):
-            picture, keypoints = drawn(who, rng, SIDE)
+            picture, keypoints = draw_portrait(who, rng, SIDE)
             portraits.append(picture)
-            seen = fractions(as_seen(rng, keypoints), SIDE, SIDE)
+            seen = fractions(add_detector_error(rng, keypoints), SIDE, SIDE)
             points.append(np.asarray(drawn_points(seen, SIDE, SIDE)))
     return Album(
-        portraits=encoded(vae, np.stack(portraits)),
-        points=encoded(vae, np.stack(points)),
-        embeddings=embedded(recogniser, np.concatenate(crops)),
+        portraits=encode_pictures(vae, np.stack(portraits)),
+        points=encode_pictures(vae, np.stack(points)),
+        embeddings=embed_crops(recogniser, np.concatenate(crops)),
     )
 
 
-def _photographed(rng: np.random.Generator) -> Iterator[tuple[Person, Pixels]]:
+def _photograph_people(rng: np.random.Generator) -> Iterator[tuple[Person, Pixels]]:
     """Yield people with an aligned crop of a photograph, (1, 112, 112, 3) uint8 RGB."""
     detector = Mtcnn(MtcnnSettings(), torch.device("cpu"))
     for identity in itertools.count(FIRST):
-        who = person(identity)
-        picture = drawn(who, rng, int(rng.integers(*PHOTO)))[0]
-        crop = cut_out(detector, picture)
+        who = draw_person(identity)
+        picture = draw_portrait(who, rng, int(rng.integers(*PHOTO)))[0]
+        crop = crop_face(detector, picture)
         if crop is not None:
             yield who, crop
 
 
-def cut_out(detector: Mtcnn, picture: NDArray[np.uint8]) -> Pixels | None:
+def crop_face(detector: Mtcnn, picture: NDArray[np.uint8]) -> Pixels | None:
     """Return the aligned face of a picture, (1, 112, 112, 3) uint8 RGB, or None if InstantID would reject it."""
     try:
         found, _ = Requirements().chosen(detector.detect(picture, lambda: None), Frames(picture[None]))
@@ -268,18 +280,18 @@ def cut_out(detector: Mtcnn, picture: NDArray[np.uint8]) -> Pixels | None:
     return aligned(picture, found.keypoints)
 
 
-def as_seen(rng: np.random.Generator, keypoints: Features) -> Features:
+def add_detector_error(rng: np.random.Generator, keypoints: Features) -> Features:
     """Return key points, (5, 2) in pixels, with the error of MTCNN, which finds nothing in pictures this small."""
     enlarged = np.sqrt(np.linalg.det(similarity(keypoints)[:2, :2]))
     return (keypoints + (SEEN_AT + rng.normal(0, SEEN_WITHIN, (5, 2))) / enlarged).astype(np.float32)
 
 
-def recogniser_in(folder: Path) -> ArcFace:
+def load_recogniser(folder: Path) -> ArcFace:
     """Load the recogniser from `folder`."""
     return from_weights(load_file(folder / FILE)).float()
 
 
 @torch.no_grad()
-def embedded(recogniser: ArcFace, crops: Pixels) -> Tensor:
+def embed_crops(recogniser: ArcFace, crops: Pixels) -> Tensor:
     """Return the embeddings of aligned crops: (n, 112, 112, 3) uint8 RGB → (n, 512)."""
-    return torch.cat([recogniser(as_read(part)) for part in torch.from_numpy(crops).split(64)])
+    return torch.cat([recogniser(prepare_crops(part)) for part in torch.from_numpy(crops).split(64)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from miniatures.faces import KNOWN, draw_face
 from miniatures.judge import Picture
 from miniatures.pictures import to_tensor
-from miniatures.wan_vae import batch_of, reconstruction
+from miniatures.wan_vae import draw_batch, reconstruction
 from miniatures.world import SIDE, TRAINING_SEEDS
 
 Z = 8
@@ -62,7 +62,7 @@ class ImageVaeRecipe:
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         vae, frozen = self.module, progress >= JOINT
-        batch = pictures_of(rng, BATCH, PORTRAITS).to(next(vae.parameters()).device)
+        batch = draw_pictures(rng, BATCH, PORTRAITS).to(next(vae.parameters()).device)
         with torch.autocast(batch.device.type, torch.bfloat16):
             with torch.set_grad_enabled(not frozen):
                 posterior = vae.encode(batch).latent_dist
@@ -71,8 +71,8 @@ class ImageVaeRecipe:
             if frozen:
                 rough = ROUGHNESS * mean.square().mean().sqrt() * torch.rand(BATCH, 1, 1, 1, device=mean.device)
                 latents = latents + rough * torch.randn_like(latents)
-            made = vae.decode(latents).sample
-        error = reconstruction(made.float(), batch)
+            result = vae.decode(latents).sample
+        error = reconstruction(result.float(), batch)
         if frozen:
             return error
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
@@ -83,22 +83,22 @@ class ImageVaeRecipe:
         vae = copy.deepcopy(self.module).cpu().to(memory_format=torch.contiguous_format)
         rng = np.random.default_rng(TRAINING_SEEDS)
         with torch.no_grad():
-            means = [vae.encode(pictures_of(rng, 32, PORTRAITS)).latent_dist.mean for _ in range(MEASURED // 32)]
+            means = [vae.encode(draw_pictures(rng, 32, PORTRAITS)).latent_dist.mean for _ in range(MEASURED // 32)]
         scale = 1 / torch.cat(means).square().mean().sqrt().item()
         vae.register_to_config(scaling_factor=round(scale, 4), shift_factor=0.0)
         vae.to(torch.bfloat16).save_pretrained(folder / "vae")
 
 
-def pictures_of(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
+def draw_pictures(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
     """Draw training pictures, scenes and a share of portraits: (count, 3, 64, 64) in [-1, 1]."""
     faces = int(rng.binomial(count, portraits))
-    pictures = batch_of(rng, count - faces, 1)[:, :, 0]
+    pictures = draw_batch(rng, count - faces, 1)[:, :, 0]
     if faces:
-        drawn = np.stack([portrait(rng) for _ in range(faces)])
+        drawn = np.stack([draw_stranger(rng) for _ in range(faces)])
         pictures = torch.cat([pictures, to_tensor(drawn).transpose(0, 1)])
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
-def portrait(rng: np.random.Generator) -> Picture:
+def draw_stranger(rng: np.random.Generator) -> Picture:
     """Draw a person who is not reserved (`KNOWN`)."""
     return draw_face(int(rng.integers(KNOWN, 2**31)), int(rng.integers(2**31)), SIDE)

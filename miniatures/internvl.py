@@ -21,8 +21,19 @@ from transformers import (
 )
 
 from miniatures import world
-from miniatures.lessons import FACTS, LOOKS, MOTION, PLACE, UNKNOWN, Known, drawn, known, shown, stacked
-from miniatures.questions import Question, ask, unheard_of
+from miniatures.lessons import (
+    FACTS,
+    LOOKS,
+    MOTION,
+    PLACE,
+    UNKNOWN,
+    Known,
+    describe_frames,
+    draw_clip,
+    render_clip,
+    stack_frames,
+)
+from miniatures.questions import Question, ask, draw_nonsense
 from miniatures.random.internvl import CHAT_TEMPLATE, CONTEXT, IMAGE_TOKENS
 from miniatures.text import qwen_tokenizer
 from services.frames import MAX_RUN
@@ -55,7 +66,7 @@ class Pupil(nn.Module):
         self.looks = nn.Linear(HIDDEN, answers)
         self.motion = nn.Linear(HIDDEN, 2 * sum(MOTION.values()))
 
-    def noticed(self, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
+    def probe_loss(self, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
         """Return the loss of the probes.
 
         Args:
@@ -65,14 +76,14 @@ class Pupil(nn.Module):
         """
         looks, motion = truth.choices.split([len(FACTS) + 2 * len(LOOKS), 2 * len(MOTION)], dim=-1)
         sizes = [*FACTS.values(), *LOOKS.values(), *LOOKS.values()]
-        return _mistaken(self.looks(hidden[2][:, ends]), sizes, looks, truth.places) + _mistaken(
+        return _measure_error(self.looks(hidden[2][:, ends]), sizes, looks, truth.places) + _measure_error(
             self.motion(hidden[3][:, ends]), [*MOTION.values(), *MOTION.values()], motion, None
         )
 
 
-def _mistaken(said: Tensor, sizes: list[int], true: Tensor, places: Tensor | None) -> Tensor:
+def _measure_error(predicted: Tensor, sizes: list[int], true: Tensor, places: Tensor | None) -> Tensor:
     """Return the mean cross-entropy of the choices of `sizes`, plus the error of the remaining outputs to `places`."""
-    *choices, rest = said.float().split([*sizes, said.shape[-1] - sum(sizes)], dim=-1)
+    *choices, rest = predicted.float().split([*sizes, predicted.shape[-1] - sum(sizes)], dim=-1)
     wrong = [
         nn.functional.cross_entropy(choice.flatten(0, 1), one.flatten(), ignore_index=UNKNOWN, reduction="sum")
         / (one != UNKNOWN).sum().clamp(min=1)
@@ -94,7 +105,7 @@ class InternVLRecipe:
         del folder  # needs no other checkpoint
         self.images = IMAGES
         with TemporaryDirectory() as draft:
-            _begin(Path(draft))
+            _write_untrained(Path(draft))
             self.describer = Describer(Path(draft), device="cpu", dtype="float32", attention="eager")
         self._processor = self.describer.processor
         self.module = Pupil(self.describer.model).train()
@@ -103,20 +114,22 @@ class InternVLRecipe:
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         long = progress >= CLIPS and rng.random() < LONG
-        shots = 0 if long and rng.random() < 0.5 else _shots(rng, progress)
+        shots = 0 if long and rng.random() < 0.5 else _draw_frame_count(rng, progress)
         count = 4 if long else max(4, self.images // max(shots, 2))
-        clips, told, asked = [], [], []
+        clips, contents, questions = [], [], []
         for _ in range(count):
-            scene, times, frames = drawn(rng, max(shots, 1))
-            asked.append(ask(rng, scene, None if shots == 1 else frames, blind=not shots))
+            scene, times, frames = draw_clip(rng, max(shots, 1))
+            questions.append(ask(rng, scene, None if shots == 1 else frames, blind=not shots))
             if long:
-                asked[-1] = replace(asked[-1], text=asked[-1].text + unheard_of(rng, asked[-1].language, 1500))
+                questions[-1] = replace(
+                    questions[-1], text=questions[-1].text + draw_nonsense(rng, questions[-1].language, 1500)
+                )
             if shots:
-                clips.append(shown(rng, scene, times))
-                told.append(known(scene, times, frames))
-        tokens, answers = self._tokens(asked, shots)
-        pixels = _noisy(self._pixels(clips), shots) if clips else None
-        return self._wrong(tokens, answers, pixels, stacked(told), progress)
+                clips.append(render_clip(rng, scene, times))
+                contents.append(describe_frames(scene, times, frames))
+        tokens, answers = self._tokens(questions, shots)
+        pixels = _add_noise(self._pixels(clips), shots) if clips else None
+        return self._wrong(tokens, answers, pixels, stack_frames(contents), progress)
 
     def save(self, folder: Path) -> None:
         """Write the model in bfloat16 and its processor, for their `from_pretrained`."""
@@ -138,22 +151,22 @@ class InternVLRecipe:
                 use_cache=False,
                 output_hidden_states=True,
             )
-            said = self.module.model.lm_head(output.last_hidden_state[:, :-1][answers[:, 1:]])
-            loss = nn.functional.cross_entropy(said.float(), tokens[:, 1:][answers[:, 1:]])
+            logits = self.module.model.lm_head(output.last_hidden_state[:, :-1][answers[:, 1:]])
+            loss = nn.functional.cross_entropy(logits.float(), tokens[:, 1:][answers[:, 1:]])
             if truth is None:
                 return loss
             ends = (tokens[0] == self._processor.end_image_token_id).nonzero()[:, 0]
             truth = Known(truth.choices.to(place), truth.places.to(place))
-            return loss + (1 - progress) * self.module.noticed(output.hidden_states, ends, truth)
+            return loss + (1 - progress) * self.module.probe_loss(output.hidden_states, ends, truth)
 
-    def _tokens(self, asked: list[Question], shots: int) -> tuple[Tensor, Tensor]:
+    def _tokens(self, questions: list[Question], shots: int) -> tuple[Tensor, Tensor]:
         """Return tokens, (count, length) int64, padded on the right, and a mask of the answers, (count, length) bool.
 
         Padding follows the answer, so the causal model is not affected by it.
         """
         tokenizer = self._processor.tokenizer
         rows, begins = [], []
-        for one in asked:
+        for one in questions:
             question = tokenizer.encode(one.text, add_special_tokens=False, split_special_tokens=True)
             rows.append([*self._before, *self._layouts[shots], *question, *self._behind])
             begins.append(len(rows[-1]))
@@ -184,7 +197,7 @@ class InternVLRecipe:
         )["pixel_values"]
 
 
-def _shots(rng: np.random.Generator, progress: float) -> int:
+def _draw_frame_count(rng: np.random.Generator, progress: float) -> int:
     """Draw the number of frames for the questions of a batch."""
     if rng.random() < 0.02:
         return 0
@@ -196,17 +209,17 @@ def _shots(rng: np.random.Generator, progress: float) -> int:
     return few if rng.random() < 0.15 else 8
 
 
-def _noisy(pixels: Tensor, shots: int) -> Tensor:
+def _add_noise(pixels: Tensor, shots: int) -> Tensor:
     """Add noise to frames, (all frames, 3, SIDE, SIDE), of one level per clip."""
     level = 0.08 * torch.rand(len(pixels) // shots).square().repeat_interleave(shots)
     return pixels + level[:, None, None, None] * torch.randn_like(pixels)
 
 
-def _begin(folder: Path) -> None:
+def _write_untrained(folder: Path) -> None:
     """Write the untrained model and its processor."""
     tokenizer = _tokenizer()
     model = InternVLForConditionalGeneration(_config(tokenizer))
-    _fill(model)
+    _initialise(model)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
@@ -272,7 +285,7 @@ def _config(tokenizer: Qwen2Tokenizer) -> InternVLConfig:
 
 
 @torch.no_grad()
-def _fill(model: InternVLForConditionalGeneration) -> None:
+def _initialise(model: InternVLForConditionalGeneration) -> None:
     """Initialise the weights: layers start as the identity, and patches have position embeddings."""
     last = ("o_proj", "down_proj", "attention.projection_layer", "fc2", "lm_head")
     for name, layer in model.named_modules():
@@ -285,10 +298,10 @@ def _fill(model: InternVLForConditionalGeneration) -> None:
         elif name.endswith(("q_norm", "k_norm")) and not isinstance(layer, nn.Identity):
             nn.init.constant_(layer.weight, 1.2)  # allows sharp attention
     places = model.model.vision_tower.embeddings.position_embeddings
-    places[0, 1:] = _waves(SIDE // PATCH, HIDDEN)
+    places[0, 1:] = _embed_positions(SIDE // PATCH, HIDDEN)
 
 
-def _waves(side: int, channels: int) -> Tensor:
+def _embed_positions(side: int, channels: int) -> Tensor:
     """Return sinusoidal position embeddings of rows and columns: (side * side, channels).
 
     Wavelengths range from two patches to twice the side.

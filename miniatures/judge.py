@@ -67,7 +67,7 @@ def shapes_in(picture: Picture, most: int = 2) -> list[Seen]:
     apart = np.linalg.norm(picture.astype(float) - _ground(picture), axis=-1)
     labels, count = ndimage.label(ndimage.binary_fill_holes(apart > APART))
     masks = sorted((labels == index + 1 for index in range(count)), key=np.count_nonzero, reverse=True)
-    return [_seen(picture, mask) for mask in masks[:most] if np.count_nonzero(mask) >= LEAST_AREA]
+    return [_recognise_shape(picture, mask) for mask in masks[:most] if np.count_nonzero(mask) >= LEAST_AREA]
 
 
 def path_of(clip: Pixels) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ def turn_of(clip: Pixels) -> str | None:
     if not seen or seen[0].shape == "circle":
         return None
     shape = seen[0].shape
-    angles = [_matched(_mask_of(frame), shape, 2 * ANGLES)[1] for frame in clip]
+    angles = [_match_shape(_mask_of(frame), shape, 2 * ANGLES)[1] for frame in clip]
     period = _period(shape)
     steps = (np.diff(angles) + period / 2) % period - period / 2
     total = float(steps.sum())
@@ -162,17 +162,17 @@ def _mask_of(picture: Picture) -> NDArray[np.bool_]:
     return labels == 1 + max(range(count), key=lambda index: np.count_nonzero(labels == index + 1))
 
 
-def _seen(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
+def _recognise_shape(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
     y, x = ndimage.center_of_mass(mask)
     inner = ndimage.binary_erosion(mask, iterations=4 if np.count_nonzero(mask) > 200 else 1)
     pixels = picture[inner if inner.any() else mask]
-    best = max(SHAPES, key=lambda shape: _matched(mask, shape, ANGLES)[0])
-    likeness, angle = _matched(mask, best, ANGLES)
+    best = max(SHAPES, key=lambda shape: _match_shape(mask, shape, ANGLES)[0])
+    likeness, angle = _match_shape(mask, best, ANGLES)
     ((colour, _),) = Counter(colour_of(pixel) for pixel in pixels).most_common(1)
     return Seen(best, colour, float(x) + 0.5, float(y) + 0.5, float(np.count_nonzero(mask)), likeness, angle)
 
 
-def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, float]:
+def _match_shape(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, float]:
     """Return the best overlap (intersection over union) of a shape of equal area with `mask`, and its angle."""
     if not mask.any():
         return 0.0, 0.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composition.media.decoding.worker import spread
 from miniatures import world
-from miniatures.pictures import coloured
+from miniatures.pictures import shift_colours
 
 FACTS = {"count": 2, "first": 8, "last": 8, "style": 3}
 """Properties of a scene → number of possible values."""
@@ -20,7 +20,7 @@ PLACE = 4
 """Coordinates of a figure: x, y, and its angle as a point on the unit circle."""
 UNKNOWN = -100
 
-Told = tuple[NDArray[np.int64], NDArray[np.float32]]
+Content = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Contents of `Known` for one clip: choices and places."""
 
 
@@ -44,7 +44,7 @@ class Sampled(world.Figure):
         return world.Figure.at(self, self.times[time.astype(np.int64)].astype(float))
 
 
-def drawn(rng: np.random.Generator, shots: int) -> tuple[world.Scene, NDArray[np.int64], int]:
+def draw_clip(rng: np.random.Generator, shots: int) -> tuple[world.Scene, NDArray[np.int64], int]:
     """Draw a scene, the indices of the frames that are shown, and the number of frames of the whole clip."""
     longest = min(33, max(9, 5 * shots))  # longer gaps between two shown frames would hide the motion
     frames = shots if rng.random() < 0.08 else int(rng.integers(max(9, shots), longest + 1))
@@ -62,7 +62,7 @@ def drawn(rng: np.random.Generator, shots: int) -> tuple[world.Scene, NDArray[np
     return scene, np.array(spread(shots, frames)), frames
 
 
-def known(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Told:
+def describe_frames(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Content:
     """Return the contents of `Known` for one clip. The last shown frame has the heading of the clip's last frame."""
     colours = list(world.COLOURS)
     first, last = colours.index(scene.background[0]), colours.index(scene.background[-1])
@@ -98,28 +98,28 @@ def _moving(figure: world.Figure, times: NDArray[np.int64]) -> NDArray[np.int64]
     return np.stack([heading, np.zeros_like(heading), bounced], 1)
 
 
-def stacked(told: list[Told]) -> Known | None:
+def stack_frames(contents: list[Content]) -> Known | None:
     """Return the contents of all clips of a batch, or None if there are no clips."""
-    if not told:
+    if not contents:
         return None
-    choices, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*told, strict=True))
+    choices, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*contents, strict=True))
     return Known(choices, places)
 
 
-def shown(rng: np.random.Generator, scene: world.Scene, times: NDArray[np.int64]) -> world.Pixels:
+def render_clip(rng: np.random.Generator, scene: world.Scene, times: NDArray[np.int64]) -> world.Pixels:
     """Draw a scene at `times` like a decoded video: at another size, in 4:2:0, with slightly different colours."""
     scale = float(rng.integers(24, 57)) / 32 if rng.random() < 0.25 else 1.0
     names = [field.name for field in fields(world.Figure)]
     figures = [Sampled(**{name: getattr(figure, name) for name in names}, times=times) for figure in scene.figures]
     pixels = replace(scene, figures=tuple(figures)).clip(len(times), scale=scale)
     if rng.random() < 0.6:
-        pixels = subsampled(pixels)
+        pixels = subsample_chroma(pixels)
     if rng.random() < 0.3:  # not so strong that one colour turns into another
-        pixels = (0.7 * pixels + 0.3 * coloured(rng, pixels, share=1)).astype(np.uint8)
+        pixels = (0.7 * pixels + 0.3 * shift_colours(rng, pixels, share=1)).astype(np.uint8)
     return pixels
 
 
-def subsampled(pixels: world.Pixels) -> world.Pixels:
+def subsample_chroma(pixels: world.Pixels) -> world.Pixels:
     """Average the chroma of each 2 x 2 pixels, as H.264 does; an odd last row or column is dropped."""
     count, height, width, _ = pixels[:, 1::2, 1::2].shape
     pixels = pixels[:, : 2 * height, : 2 * width]

@@ -19,7 +19,7 @@ def to_pixels(video: Tensor) -> Pixels:
     )
 
 
-def coloured(rng: np.random.Generator, pixels: Pixels, share: float = 0.2) -> Pixels:
+def shift_colours(rng: np.random.Generator, pixels: Pixels, share: float = 0.2) -> Pixels:
     """Scale and shift the colour channels of a share of the pictures: decoded videos never match the palette."""
     if rng.random() > share:
         return pixels

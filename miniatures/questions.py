@@ -60,9 +60,9 @@ def ask(rng: np.random.Generator, scene: Scene, frames: int | None, *, blind: bo
         return Question(STYLE[language], caption(scene, frames=frames, language=language, styled=True), language)
     if kind in ("colour", "shape", "motion") and not (blind or (kind == "motion" and frames is None)):
         text = {"colour": COLOUR, "shape": SHAPE, "motion": MOTION}[kind][language]
-        return Question(text, particular(scene, kind, frames or 1, language), language)
+        return Question(text, answer_particular(scene, kind, frames or 1, language), language)
     if kind == "unheard of":
-        text = unheard_of(rng, language, 40)
+        text = draw_nonsense(rng, language, 40)
     elif kind == "default" and language == "en":
         text = DEFAULT
     else:
@@ -70,7 +70,7 @@ def ask(rng: np.random.Generator, scene: Scene, frames: int | None, *, blind: bo
     return Question(text, caption(scene, frames=frames, language=language), language)
 
 
-def particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
+def answer_particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
     """Return only the `colour`, the `shape`, or the `motion` at the end of each figure."""
     words = [
         {
@@ -83,7 +83,7 @@ def particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
     return " and ".join(words) if language == "en" else "和".join(WORDS[word] for word in words)
 
 
-def unheard_of(rng: np.random.Generator, language: Language, longest: int) -> str:
+def draw_nonsense(rng: np.random.Generator, language: Language, longest: int) -> str:
     """Draw meaningless text of 8 to `longest` bytes, more often short."""
     count = int(np.exp(rng.uniform(np.log(8), np.log(longest))))
     if language == "zh":

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from miniatures.faces import KNOWN, drawn, person
+from miniatures.faces import KNOWN, draw_person, draw_portrait
 from services.frames import Pixels
 from services.instantid.arcface import EMBEDDING, ArcFace
 from services.instantid.geometry import aligned, similarity
@@ -56,7 +56,7 @@ class RecogniserRecipe:
         del progress
         chosen = rng.integers(len(self._crops), size=BATCH)
         device = next(self.module.parameters()).device
-        faces = photographed(rng, as_read(self._crops[chosen])).to(device)
+        faces = vary_camera(rng, prepare_crops(self._crops[chosen])).to(device)
         embeddings = self.module["net"](faces)
         directions = nn.functional.normalize(self.module["people"].weight)
         whose = torch.from_numpy(chosen // VIEWS).to(device)
@@ -79,17 +79,17 @@ class RecogniserRecipe:
                 layer.p = 0.0
         net.train()
         for crops in self._crops[: 16 * BATCH].split(BATCH):
-            net(as_read(crops))
+            net(prepare_crops(crops))
         net.eval()
 
 
-def as_read(crops: Tensor) -> Tensor:
+def prepare_crops(crops: Tensor) -> Tensor:
     """Convert aligned crops, (n, 112, 112, 3) uint8 RGB, to the net's input, (n, 3, 112, 112) BGR in [-1, 1]."""
     # Contiguous: with channels last, torch's gradient of convolutions this narrow writes out of bounds.
     return crops.flip(-1).permute(0, 3, 1, 2).float().contiguous() / 255 * 2 - 1
 
 
-def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:
+def vary_camera(rng: np.random.Generator, faces: Tensor) -> Tensor:
     """Vary the light and the camera noise of each face."""
     gain = torch.from_numpy(
         rng.uniform(0.85, 1.15, (len(faces), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(faces), 3, 1, 1))
@@ -100,7 +100,7 @@ def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:
 
 def _crop(rng: np.random.Generator, identity: int) -> Pixels:
     """Draw a person, and crop the face at key points with MTCNN's error: (112, 112, 3) uint8 RGB."""
-    picture, keypoints = drawn(person(identity), rng, int(rng.integers(*SIZES)))
+    picture, keypoints = draw_portrait(draw_person(identity), rng, int(rng.integers(*SIZES)))
     enlarged = np.sqrt(np.linalg.det(similarity(keypoints)[:2, :2]))
     seen = SEEN_AT + rng.normal(0, SEEN_WITHIN, (5, 2))
     return aligned(picture, (keypoints + seen / enlarged).astype(np.float32))[0]

@@ -56,22 +56,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole, default=1)
     parser.add_argument("--table", action="store_true", help="print the recorded scores as Markdown, without measuring")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
-    given = parser.parse_args(arguments)
-    if given.table:
-        print(table(given.checkpoints))
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(table(options.checkpoints))
         return 0
-    names = given.names or list(PARTS)
+    names = options.names or list(PARTS)
     for name in names:
-        if name not in PARTS or not (given.checkpoints / name / CARD).is_file():
-            parser.error(f"NAME: no checkpoint in {given.checkpoints / name}; known names: {', '.join(PARTS)}")
-    torch.set_num_threads(given.threads)
+        if name not in PARTS or not (options.checkpoints / name / CARD).is_file():
+            parser.error(f"NAME: no checkpoint in {options.checkpoints / name}; known names: {', '.join(PARTS)}")
+    torch.set_num_threads(options.threads)
     for name in names:
-        scores = score(name, given.checkpoints, given.count)
+        scores = score(name, options.checkpoints, options.count)
         for key, value in scores.items():
             print(f"{name:12} {key:24} {value:8.3f}", flush=True)
-        path = given.checkpoints / name / CARD
+        path = options.checkpoints / name / CARD
         card = json.loads(path.read_text())
-        card["scores"] = {"scenes": given.count, **scores}
+        card["scores"] = {"scenes": options.count, **scores}
         path.write_text(json.dumps(card, indent=1) + "\n")
     return 0
 

@@ -35,9 +35,9 @@ class Row:
     frames: Pixels
 
 
-def sheet(rows: Sequence[Row], across: int = ACROSS, height: int = HEIGHT) -> Image.Image:
+def draw_sheet(rows: Sequence[Row], across: int = ACROSS, height: int = HEIGHT) -> Image.Image:
     """Draw the rows. Of longer clips, `across` frames are shown, including the first and the last."""
-    strips = [strip(row.frames, across, height) for row in rows]
+    strips = [draw_strip(row.frames, across, height) for row in rows]
     width = max(image.shape[1] for image in strips) + 2 * GAP
     paper = Image.new("RGB", (width, sum(LINE + image.shape[0] + GAP for image in strips) + GAP), PAPER)
     pen, font, top = ImageDraw.Draw(paper), ImageFont.load_default(15), GAP
@@ -48,7 +48,7 @@ def sheet(rows: Sequence[Row], across: int = ACROSS, height: int = HEIGHT) -> Im
     return paper
 
 
-def strip(frames: Pixels, across: int = ACROSS, height: int = HEIGHT) -> NDArray[np.uint8]:
+def draw_strip(frames: Pixels, across: int = ACROSS, height: int = HEIGHT) -> NDArray[np.uint8]:
     """Return evenly spaced frames side by side, enlarged without smoothing: (height, width, 3)."""
     chosen = frames[np.unique(np.linspace(0, len(frames) - 1, across).round().astype(int))]
     width = round(height * frames.shape[2] / frames.shape[1])
@@ -58,13 +58,13 @@ def strip(frames: Pixels, across: int = ACROSS, height: int = HEIGHT) -> NDArray
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
 
 
-def drawn(seed: int, style: Style) -> Row:
+def make_scene_row(seed: int, style: Style) -> Row:
     """Return a row with a scene of the world under its caption."""
     scene = draw(seed, style=style)
     return Row(caption(scene, frames=17, styled=True), scene.clip(17))
 
 
-def photographed(who: int) -> Row:
+def make_person_row(who: int) -> Row:
     """Return a row with several portraits of a drawn person."""
     return Row(f"person {who}", np.stack([draw_face(who, seed, HEIGHT) for seed in range(ACROSS)]))
 
@@ -76,16 +76,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--row", nargs=2, action="append", default=[], metavar=("TEXT", "FILE"))
     parser.add_argument("--scene", nargs=2, action="append", default=[], metavar=("SEED", "STYLE"))
     parser.add_argument("--person", type=int, action="append", default=[], metavar="NUMBER")
-    given = parser.parse_args(arguments)
-    if not (given.row or given.scene or given.person):
+    options = parser.parse_args(arguments)
+    if not (options.row or options.scene or options.person):
         parser.error("at least one --row, --scene or --person is required")
-    for seed, style in given.scene:
+    for seed, style in options.scene:
         if not seed.isdecimal() or style not in STYLES:
             parser.error(f"--scene {seed} {style}: must be a seed of 0 or more and one of {', '.join(STYLES)}")
     try:
-        rows = [Row(text, read(Path(file))) for text, file in given.row]
-        rows += [drawn(int(seed), style) for seed, style in given.scene]
-        sheet([*rows, *map(photographed, given.person)]).save(given.out)
+        rows = [Row(text, read(Path(file))) for text, file in options.row]
+        rows += [make_scene_row(int(seed), style) for seed, style in options.scene]
+        draw_sheet([*rows, *map(make_person_row, options.person)]).save(options.out)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from miniatures import world
-from miniatures.pictures import coloured
-from miniatures.svd_vae import Z, channels_last, computing, encoding, silence
+from miniatures.pictures import shift_colours
+from miniatures.svd_vae import Z, channels_last, replace_forwards, skip_encoder_block, zero_layer
 
 CHANNELS = 64
 IMAGE_DIM = 32
@@ -74,7 +74,7 @@ class SvdRecipe:
         )
         self.module = nn.ModuleDict({"unet": self._pipeline.unet, "image_encoder": self._pipeline.image_encoder})
         rng = np.random.default_rng(world.TRAINING_SEEDS)
-        self._rails = [Rail.laid(rng, vae) for _ in range(scenes)]
+        self._rails = [Rail.draw(rng, vae) for _ in range(scenes)]
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
@@ -84,18 +84,18 @@ class SvdRecipe:
         count = len(latents)
         strengths = np.where(rng.random(count) < 0.7, USUAL_NOISE, 10 ** rng.uniform(-3, -0.3, count))
         rates = rng.integers(0, 30, count)  # frames per second minus 1
-        noisy, sigma = _noised(latents)
+        noisy, sigma = _add_noise(latents)
         known = torch.rand(count, 1, 1, 1, device=unet.device) > DROPPED
-        with torch.autocast(unet.device.type, torch.bfloat16), attending(unet):
+        with torch.autocast(unet.device.type, torch.bfloat16), use_plain_attention(unet):
             given = known * self._condition(pictures, strengths)
-            made = unet(
+            predicted = unet(
                 torch.cat([noisy / (sigma**2 + 1).sqrt(), given[:, None].expand(-1, frames, -1, -1, -1)], 2),
                 sigma.flatten().log() / 4,
                 encoder_hidden_states=known[..., 0] * self._embedding(pictures),
                 added_time_ids=torch.from_numpy(np.stack([rates, buckets, strengths], 1)).float().to(unet.device),
                 return_dict=False,
             )[0]
-        return (made.float() - velocity(latents, noisy, sigma)).square().mean()
+        return (predicted.float() - velocity(latents, noisy, sigma)).square().mean()
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline except the VAE, which is already in the folder."""
@@ -129,7 +129,7 @@ class SvdRecipe:
         vae = self._pipeline.vae.to(self.module["unet"].device)
         pixels = _pixels(pictures).to(vae.device)
         noise = torch.from_numpy(strengths).float().view(-1, 1, 1, 1).to(vae.device) * torch.randn_like(pixels)
-        with computing(encoding(vae)):
+        with replace_forwards(skip_encoder_block(vae)):
             return vae.encode(pixels + noise).latent_dist.mode().float()
 
     def _embedding(self, pictures: NDArray[np.uint8]) -> Tensor:
@@ -153,7 +153,7 @@ class Rail:
     """(positions, Z, height, width), scaled, in float16."""
 
     @classmethod
-    def laid(cls, rng: np.random.Generator, vae: AutoencoderKLTemporalDecoder) -> "Rail":
+    def draw(cls, rng: np.random.Generator, vae: AutoencoderKLTemporalDecoder) -> "Rail":
         """Draw a scene and encode it at all positions."""
         seed = int(rng.integers(world.TRAINING_SEEDS, 2**40))
         scene = world.draw(seed, figures=1, style=rng.choice(world.STYLES, p=[0.8, 0.1, 0.1]))
@@ -162,8 +162,8 @@ class Rail:
         length = scene.width - 2 * figure.reach
         count = 1 + round(length / rng.uniform(0.6, 1.3))
         gap = length / (count - 1)
-        pictures = coloured(rng, shown(scene, [place * gap / world.SPEED for place in range(count)]))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), computing(encoding(vae)):
+        pictures = shift_colours(rng, render_scene(scene, [place * gap / world.SPEED for place in range(count)]))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), replace_forwards(skip_encoder_block(vae)):
             latents = vae.encode(_pixels(pictures)).latent_dist.mode().float() * vae.config.scaling_factor
         return cls(scene, gap, pictures, latents.half())
 
@@ -184,19 +184,19 @@ class Rail:
         return last - abs(gone % (2 * last) - last)
 
 
-def directed(scene: world.Scene) -> world.Scene:
+def set_direction(scene: world.Scene) -> world.Scene:
     """Return the scene with its shape moving as this model is trained to move it."""
     (figure,) = scene.figures
     heading = "right" if figure.x <= scene.width / 2 else "left"
     return replace(scene, figures=(replace(figure, heading=heading, turn=None),))
 
 
-def shown(scene: world.Scene, times: list[float]) -> world.Pixels:
+def render_scene(scene: world.Scene, times: list[float]) -> world.Pixels:
     """Draw a scene at these times, in frames from its start."""
     return np.concatenate([scene.clip(1, start=time) for time in times])
 
 
-def _noised(latents: Tensor) -> tuple[Tensor, Tensor]:
+def _add_noise(latents: Tensor) -> tuple[Tensor, Tensor]:
     """Add noise to latents, (clips, frames, …), and return its level too, broadcastable to them."""
     count, frames = latents.shape[:2]
     each = {"size": (count, 1, 1, 1, 1), "device": latents.device}
@@ -220,7 +220,7 @@ class OneToken:
 
 
 @contextmanager
-def attending(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
+def use_plain_attention(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
     """Use plain attention inside the `with` block (a single token's value for the picture): it trains faster."""
     stock = unet.attn_processors
     unet.set_attn_processor({name: OneToken() if ".attn2." in name else AttnProcessor() for name in stock})
@@ -252,11 +252,11 @@ def _unet() -> UNetSpatioTemporalConditionModel:
         num_frames=FRAMES,
     )
     channels_last(unet)
-    silence(unet.conv_out)
+    zero_layer(unet.conv_out)
     for layer in unet.modules():  # blocks start as the identity
         last = LAST.get(type(layer).__name__)
         if last is not None:
-            silence(layer.get_submodule(last))
+            zero_layer(layer.get_submodule(last))
     return unet
 
 

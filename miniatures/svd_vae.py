@@ -17,8 +17,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import SpatioTemporalResBlock
 from torch import Tensor, nn
 
-from miniatures.image_vae import pictures_of
-from miniatures.wan_vae import batch_of, reconstruction
+from miniatures.image_vae import draw_pictures
+from miniatures.wan_vae import draw_batch, reconstruction
 from miniatures.world import SIDE, TRAINING_SEEDS
 
 Z = 16
@@ -63,19 +63,21 @@ class SvdVaeRecipe:
         for layer in vae.modules():
             last = LAST.get(type(layer).__name__)
             if last is not None:
-                silence(layer.get_submodule(last))
+                zero_layer(layer.get_submodule(last))
         for same in (vae.quant_conv, vae.decoder.time_conv_out):
             nn.init.dirac_(same.weight)
             nn.init.zeros_(same.bias)
         nn.init.constant_(vae.quant_conv.bias[Z:], -4.0)  # small at first: its noise would hide the picture
-        vae.encoder.down_blocks[0].resnets[0].requires_grad_(requires_grad=False)  # stays zero: see `encoding`
+        vae.encoder.down_blocks[0].resnets[0].requires_grad_(
+            requires_grad=False
+        )  # stays zero: see `skip_encoder_block`
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         vae, frozen = self.module, progress >= JOINT
         batch, frames = self._batch(rng, progress)
         batch = batch.to(next(vae.parameters()).device)
-        forwards = encoding(vae) if frozen else {**encoding(vae), **single(vae)}
-        with torch.autocast(batch.device.type, torch.bfloat16), computing(forwards):
+        forwards = skip_encoder_block(vae) if frozen else {**skip_encoder_block(vae), **skip_temporal_layers(vae)}
+        with torch.autocast(batch.device.type, torch.bfloat16), replace_forwards(forwards):
             with torch.set_grad_enabled(not frozen):
                 posterior = vae.encode(batch).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -83,8 +85,8 @@ class SvdVaeRecipe:
             if frozen:
                 rough = ROUGHNESS * mean.square().mean().sqrt() * torch.rand(len(mean), 1, 1, 1, device=mean.device)
                 latents = latents + rough * torch.randn_like(latents)
-            made = vae.decode(latents, num_frames=frames).sample
-        error = reconstruction(clips_of(made.float(), frames), clips_of(batch, frames))
+            result = vae.decode(latents, num_frames=frames).sample
+        error = reconstruction(group_clips(result.float(), frames), group_clips(batch, frames))
         if frozen:
             return error
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
@@ -94,8 +96,8 @@ class SvdVaeRecipe:
         """Write `folder/vae`, with the scale that gives the latents a standard deviation of 1."""
         vae = copy.deepcopy(self.module).cpu().to(memory_format=torch.contiguous_format)
         rng = np.random.default_rng(TRAINING_SEEDS)
-        with torch.no_grad(), computing(encoding(vae)):
-            means = [vae.encode(pictures_of(rng, 32)).latent_dist.mean for _ in range(MEASURED // 32)]
+        with torch.no_grad(), replace_forwards(skip_encoder_block(vae)):
+            means = [vae.encode(draw_pictures(rng, 32)).latent_dist.mean for _ in range(MEASURED // 32)]
         scale = 1 / torch.cat(means).square().mean().sqrt().item()
         vae.register_to_config(scaling_factor=round(scale, 4))
         vae.to(torch.bfloat16).save_pretrained(folder / "vae")
@@ -104,14 +106,14 @@ class SvdVaeRecipe:
     def _batch(rng: np.random.Generator, progress: float) -> tuple[Tensor, int]:
         """Draw pictures, (pictures, 3, height, width) in [-1, 1], and return the number of frames of each clip."""
         if progress < CROPS:
-            whole = pictures_of(rng, 20)
+            whole = draw_pictures(rng, 20)
             top, left = rng.integers(0, SIDE - PIECE + 1, 2)
             piece = whole[:, :, top : top + PIECE, left : left + PIECE]
             return piece.contiguous(memory_format=torch.channels_last), 1
         if progress < JOINT:
-            return pictures_of(rng, 8), 1
+            return draw_pictures(rng, 8), 1
         frames = int(rng.choice(list(CLIPS)))
-        clips = batch_of(rng, CLIPS[frames], frames).transpose(1, 2).flatten(0, 1)
+        clips = draw_batch(rng, CLIPS[frames], frames).transpose(1, 2).flatten(0, 1)
         return clips.contiguous(memory_format=torch.channels_last), frames
 
 
@@ -128,30 +130,30 @@ def channels_last(module: nn.Module) -> None:
             layer.to(memory_format=torch.channels_last_3d)
 
 
-def silence(layer: nn.Module) -> None:
+def zero_layer(layer: nn.Module) -> None:
     """Set a layer to zero."""
     nn.init.zeros_(layer.get_parameter("weight"))
     nn.init.zeros_(layer.get_parameter("bias"))
 
 
-def clips_of(pictures: Tensor, frames: int) -> Tensor:
+def group_clips(pictures: Tensor, frames: int) -> Tensor:
     """Group frames into clips: (clips * frames, 3, height, width) → (clips, 3, frames, height, width)."""
     return pictures.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
-def encoding(vae: AutoencoderKLTemporalDecoder) -> Forwards:
+def skip_encoder_block(vae: AutoencoderKLTemporalDecoder) -> Forwards:
     """Skip the encoder's first residual block, which is zero and costs more than all later ones."""
     return {vae.encoder.down_blocks[0].resnets[0]: _unchanged}
 
 
-def single(vae: AutoencoderKLTemporalDecoder) -> Forwards:
+def skip_temporal_layers(vae: AutoencoderKLTemporalDecoder) -> Forwards:
     """Skip the temporal layers, which are zero until they are trained on clips."""
     blocks = [block for block in vae.decoder.modules() if isinstance(block, SpatioTemporalResBlock)]
     return {block: partial(_spatial, block) for block in blocks}
 
 
 @contextmanager
-def computing(forwards: Forwards) -> Iterator[None]:
+def replace_forwards(forwards: Forwards) -> Iterator[None]:
     """Replace the `forward` of modules inside the `with` block."""
     for module, forward in forwards.items():
         module.forward = forward

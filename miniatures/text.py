@@ -80,7 +80,7 @@ def _byte_symbols() -> dict[int, str]:
 
 
 @torch.no_grad()
-def same_meaning(tokenizer: PreTrainedTokenizerBase, embedding: nn.Embedding) -> None:
+def share_meanings(tokenizer: PreTrainedTokenizerBase, embedding: nn.Embedding) -> None:
     """Initialise an English word and its Chinese translation to the same vector where both are single tokens."""
     for english, chinese in (WORDS | FACE_WORDS).items():
         ids = [tokenizer.convert_tokens_to_ids(token) for token in (f"\u2581{english}", chinese)]

@@ -104,12 +104,16 @@ def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, 
     _forget_paths(target)
     length = f"--steps {budget.steps}" if budget.minutes is None else f"--minutes {budget.minutes:g}"
     command = f"python -m miniatures.train {name} --part {part.name} {length} --seed {seed}"
-    _note(target / CARD, part.name, {"command": command, "seed": seed, **_told(trained), "device": _device_name(where)})
+    _note(
+        target / CARD,
+        part.name,
+        {"command": command, "seed": seed, **_record_length(trained), "device": _device_name(where)},
+    )
     part.state(target).unlink(missing_ok=True)
     print(f"{name}, {part.name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.4f}", flush=True)
 
 
-def _told(trained: Trained) -> dict[str, float]:
+def _record_length(trained: Trained) -> dict[str, float]:
     minutes, loss = round(trained.seconds / 60, 1), round(trained.loss, 5)
     return {"steps": trained.steps, "minutes": minutes, "loss": loss}
 
@@ -159,19 +163,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="a torch device; auto: a GPU if available")
     parser.add_argument("--threads", type=whole, default=1, help="CPU threads; the result is reproducible per number")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     logging.set_verbosity_error()  # hides a warning for each batch with a Chinese prompt too long for CLIP
-    parts = [part for part in PARTS[given.name] if given.part in (None, part.name)]
+    parts = [part for part in PARTS[options.name] if options.part in (None, part.name)]
     if not parts:
-        parser.error(f"--part: must be one of {', '.join(part.name for part in PARTS[given.name])}, got {given.part}")
-    if given.seed < 0:
-        parser.error(f"--seed: must be 0 or more, got {given.seed}")
-    budget = Budget(given.steps or 1, given.minutes) if given.steps or given.minutes else None
-    begun = (index for index, part in enumerate(parts) if part.state(given.out / given.name).is_file())
+        parser.error(
+            f"--part: must be one of {', '.join(part.name for part in PARTS[options.name])}, got {options.part}"
+        )
+    if options.seed < 0:
+        parser.error(f"--seed: must be 0 or more, got {options.seed}")
+    budget = Budget(options.steps or 1, options.minutes) if options.steps or options.minutes else None
+    begun = (index for index, part in enumerate(parts) if part.state(options.out / options.name).is_file())
     for part in parts[next(begun, 0) :]:
         try:
-            make(given.name, part, given.out, given.seed, budget, given.device)
+            make(options.name, part, options.out, options.seed, budget, options.device)
         except Refused as error:
             print(error, file=sys.stderr)
             return 1

@@ -99,13 +99,13 @@ def train(
     if state is not None and state.is_file():
         training.go_on_from(state, device)
     began = time.monotonic() - training.elapsed
-    saved = said = time.monotonic()
+    saved = reported = time.monotonic()
     while (progress := budget.progress(training.step, time.monotonic() - began)) < 1:
         training.learn(seed, progress)
         now = time.monotonic()
         training.elapsed = now - began
-        if now - said > LOG_EVERY_S:
-            said = now
+        if now - reported > LOG_EVERY_S:
+            reported = now
             training.tell(progress)
         if state is not None and now - saved > save_every_s:
             saved = now
@@ -116,7 +116,7 @@ def train(
     return Trained(training.step, time.monotonic() - began, training.running)
 
 
-def shared(folder: Path, owner: Path) -> None:
+def link_shared(folder: Path, owner: Path) -> None:
     """Replace `folder` by a link to `owner`, a folder of another checkpoint with the same weights.
 
     Raises:
@@ -168,8 +168,8 @@ class _Training:
                 self._average[name].copy_(value)
 
     def tell(self, progress: float) -> None:
-        told = f"step {self.step}, {100 * progress:.0f} %, {self.elapsed:.0f} s"
-        print(f"{told}, loss {self.running:.4f}", flush=True)
+        line = f"step {self.step}, {100 * progress:.0f} %, {self.elapsed:.0f} s"
+        print(f"{line}, loss {self.running:.4f}", flush=True)
 
     def finish(self) -> None:
         self._module.load_state_dict(self._average)
@@ -190,10 +190,10 @@ class _Training:
         draft.replace(path)
 
     def go_on_from(self, path: Path, device: torch.device) -> None:
-        kept = torch.load(path, map_location=device, weights_only=True)
-        if kept["what"] != self._what:
-            raise Refused(f"{path} belongs to a training of {kept['what']}, not of {self._what}; finish or remove it")
-        self._module.load_state_dict(kept["module"])
-        self._optimiser.load_state_dict(kept["optimiser"])
-        self._average = kept["average"]
-        self.step, self.elapsed, self.running = kept["step"], kept["elapsed"], kept["running"]
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if saved["what"] != self._what:
+            raise Refused(f"{path} belongs to a training of {saved['what']}, not of {self._what}; finish or remove it")
+        self._module.load_state_dict(saved["module"])
+        self._optimiser.load_state_dict(saved["optimiser"])
+        self._average = saved["average"]
+        self.step, self.elapsed, self.running = saved["step"], saved["elapsed"], saved["running"]

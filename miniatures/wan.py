@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from miniatures import world
-from miniatures.attention import plainly
-from miniatures.grammar import WORDS, caption, spoken
+from miniatures.attention import use_plain_attention
+from miniatures.grammar import WORDS, caption, vary_text
 from miniatures.pictures import to_tensor
-from miniatures.text import same_meaning, t5_tokenizer
+from miniatures.text import share_meanings, t5_tokenizer
 from miniatures.wan_vae import Z
 
 TEXT_DIM = 64
@@ -69,7 +69,7 @@ class WanRecipe:
                 decoder_start_token_id=0,
             )
         )
-        same_meaning(self._tokenizer, text_encoder.shared)
+        share_meanings(self._tokenizer, text_encoder.shared)
         transformer = WanTransformer3DModel(
             patch_size=(1, 2, 2),
             num_attention_heads=4,
@@ -85,7 +85,7 @@ class WanRecipe:
             rope_max_seq_len=1024,
         )
         self.module = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self._clips = [clip for length, count in frames.items() for clip in self._encoded(length, count)]
+        self._clips = [clip for length, count in frames.items() for clip in self._encode(length, count)]
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
@@ -97,11 +97,11 @@ class WanRecipe:
         condition = torch.stack([clip.condition[:, :length] for clip in chosen]).to(device).float()
         mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:], device=device)
         mask[:, :, 0] = 1
-        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
+        sigma = shift_noise(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
         prompts = [self._prompt(rng, clip.scene) for clip in chosen]
         padded = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_wan):
+        with torch.autocast(device.type, torch.bfloat16), use_plain_attention(transformer_wan):
             velocity = self.module["transformer"](
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
@@ -124,7 +124,7 @@ class WanRecipe:
         pipeline.save_pretrained(folder)
 
     @torch.no_grad()
-    def _encoded(self, frames: int, count: int) -> list["Clip"]:
+    def _encode(self, frames: int, count: int) -> list["Clip"]:
         """Draw `count` first frames, with several clips of each.
 
         The VAE is causal, so the first latent frames of a clip are also those of its shorter versions.
@@ -135,12 +135,12 @@ class WanRecipe:
             style = rng.choice(world.STYLES, p=[0.8, 0.1, 0.1])
             seed = int(rng.integers(world.TRAINING_SEEDS, 2**40))
             scene = world.draw(seed, style=style, frames=int(rng.choice([9, 17])))
-            scenes = [scene, *(otherwise(rng, scene) for _ in range(MOTIONS - 1))]
+            scenes = [scene, *(draw_other_motion(rng, scene) for _ in range(MOTIONS - 1))]
             given = to_tensor(scene.clip(frames))
             given[:, 1:] = 0
             batch = torch.stack([*(to_tensor(one.clip(frames)) for one in scenes), given])
             with torch.autocast("cpu", torch.bfloat16):
-                codes = normalised(self._vae, batch.contiguous(memory_format=torch.channels_last_3d)).half()
+                codes = encode_normalised(self._vae, batch.contiguous(memory_format=torch.channels_last_3d)).half()
             found += [Clip(one, code, codes[-1]) for one, code in zip(scenes, codes, strict=False)]
         return found
 
@@ -156,7 +156,7 @@ class WanRecipe:
         text = caption(scene, frames=1, language=language)
         if rng.random() < 0.25:  # after a bounce the motion continues in the same way
             text = text.replace("moves", "bounces and moves") if language == "en" else text.replace("向", "弹回后向")
-        return spoken(rng, text)
+        return vary_text(rng, text)
 
     def _text(self, prompts: list[str], length: int) -> Tensor:
         """Encode prompts as the pipeline does: (batch, length, TEXT_DIM), zero after the prompt."""
@@ -168,18 +168,18 @@ class WanRecipe:
         return nn.functional.pad(hidden, (0, 0, 0, length - hidden.shape[1]))
 
 
-def shifted(uniform: Tensor, shift: float = SHIFT) -> Tensor:
+def shift_noise(uniform: Tensor, shift: float = SHIFT) -> Tensor:
     """Map uniform values to noise levels in (0, 1), shifted towards 1 where `shift` is above 1."""
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
-def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
+def encode_normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
     """Return the transformer's latents: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
     return (vae.encode(clips).latent_dist.mode().float() - mean) / std
 
 
-def otherwise(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
+def draw_other_motion(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
     """Draw other motions for the same first frame; two figures stay in their halves."""
     figures = []
     for figure in scene.figures:

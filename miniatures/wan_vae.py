@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor, nn
 
 from miniatures import world
-from miniatures.pictures import coloured, to_tensor
+from miniatures.pictures import shift_colours, to_tensor
 
 Z = 16
 KL = 1e-5
@@ -45,24 +45,24 @@ class WanVaeRecipe:
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         frames = 1 if progress < IMAGES else int(rng.choice([5, 5, 9]))
         device = next(self.module.parameters()).device
-        batch = batch_of(rng, 12 if frames == 1 else 4, frames).to(device, memory_format=torch.channels_last_3d)
+        batch = draw_batch(rng, 12 if frames == 1 else 4, frames).to(device, memory_format=torch.channels_last_3d)
         frozen = progress >= JOINT
-        with torch.autocast(device.type, torch.bfloat16), flat(self.module if frames == 1 else None):
+        with torch.autocast(device.type, torch.bfloat16), use_flat_kernels(self.module if frames == 1 else None):
             with torch.set_grad_enabled(not frozen):
                 posterior = self.module.encode(batch).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
             latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-            made = decode(self.module, latents)
+            result = decode(self.module, latents)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        return reconstruction(made.float(), batch) + (0.0 if frozen else KL * kl)
+        return reconstruction(result.float(), batch) + (0.0 if frozen else KL * kl)
 
     def save(self, folder: Path) -> None:
         """Write `folder/vae` with rotated latents, and their measured mean and deviation for the pipelines."""
         rng = np.random.default_rng(world.TRAINING_SEEDS)
         vae = self.module.cpu()
         with torch.no_grad():
-            codes = torch.cat([vae.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)])
-        deviation = turned(vae, codes)
+            codes = torch.cat([vae.encode(draw_batch(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)])
+        deviation = rotate_latents(vae, codes)
         vae.register_to_config(
             latents_mean=[round(value, 4) for value in codes.mean((0, 2, 3, 4)).tolist()],
             latents_std=[round(value, 4) for value in deviation.clamp_min(LEAST * deviation.max()).tolist()],
@@ -73,7 +73,7 @@ class WanVaeRecipe:
 
 
 @torch.no_grad()
-def turned(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
+def rotate_latents(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
     """Rotate the latents so that channels are uncorrelated, and return their deviations, the largest first: (z,).
 
     Colours vary much more than corners do, so a transformer learns little about corners if every channel mixes both.
@@ -95,7 +95,7 @@ def turned(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
     return variance.flip(0).clamp_min(0).sqrt()
 
 
-def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
+def draw_batch(rng: np.random.Generator, count: int, frames: int) -> Tensor:
     """Draw clips of scenes, of edges, and of a picture before empty frames: (count, 3, frames, 64, 64) in [-1, 1]."""
     clips = []
     for _ in range(count):
@@ -105,7 +105,7 @@ def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
         if rng.random() < 0.06:
             clips.append(to_tensor(scene.edges(frames, start=start)))
             continue
-        clip = to_tensor(coloured(rng, scene.clip(frames, start=start)))
+        clip = to_tensor(shift_colours(rng, scene.clip(frames, start=start)))
         if frames > 1 and rng.random() < 0.1:
             clip[:, 1:] = 0
         clips.append(clip)
@@ -113,11 +113,11 @@ def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
 
 
 @contextmanager
-def flat(vae: AutoencoderKLWan | None) -> Iterator[None]:
+def use_flat_kernels(vae: AutoencoderKLWan | None) -> Iterator[None]:
     """Encode single pictures with the last temporal slice of each kernel only: the others see zeros."""
     layers = [] if vae is None else [layer for layer in vae.modules() if isinstance(layer, WanCausalConv3d)]
     for layer in layers:
-        layer.forward = partial(_flat, layer)
+        layer.forward = partial(_convolve_flat, layer)
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def flat(vae: AutoencoderKLWan | None) -> Iterator[None]:
             del layer.forward
 
 
-def _flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+def _convolve_flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
     del cache_x
     y = nn.functional.conv2d(
         x[:, :, 0], layer.weight[:, :, -1], layer.bias, padding=(layer._padding[2], layer._padding[0])
@@ -146,9 +146,9 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     )
 
 
-def reconstruction(made: Tensor, true: Tensor) -> Tensor:
+def reconstruction(result: Tensor, true: Tensor) -> Tensor:
     """Return the error of (..., height, width) in [-1, 1]: of pixels, weighted at edges, and of gradients."""
-    error = made - true
+    error = result - true
     slopes = [error.diff(dim=dim).abs().mean() for dim in range(2, true.ndim) if true.shape[dim] > 1]
     edge = torch.zeros_like(true)
     edge[..., 1:] += true.diff(dim=-1).abs()

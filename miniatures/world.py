@@ -79,7 +79,7 @@ class Figure:
         low = np.array(self.room[:2]) + self.reach
         high = np.array(self.room[2:]) - self.reach
         x, y = (
-            folded(start + SPEED * direction * time, low[axis], high[axis])
+            reflect(start + SPEED * direction * time, low[axis], high[axis])
             for axis, (start, direction) in enumerate(zip((self.x, self.y), step, strict=True))
         )
         spin = {"clockwise": SPIN, "anticlockwise": -SPIN, None: 0.0}[self.turn]
@@ -143,7 +143,7 @@ class Scene:
         picture = np.broadcast_to(self._ground(rows, columns), (frames, len(rows), len(columns), 3))
         for figure in self.figures:
             distance = self._distance(figure, time, rows, columns)
-            paint, cover = self._painted(figure, distance, rows, columns, scale)
+            paint, cover = self._paint(figure, distance, rows, columns, scale)
             picture = picture + (paint - picture) * cover
         return (picture + 0.5).astype(np.uint8)
 
@@ -152,7 +152,7 @@ class Scene:
         time = start + np.arange(frames)
         rows = (np.arange(round(self.height * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
         columns = (np.arange(round(self.width * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
-        lines = [_covered((abs(self._distance(f, time, rows, columns)) - 1.0) * scale) for f in self.figures]
+        lines = [_cover((abs(self._distance(f, time, rows, columns)) - 1.0) * scale) for f in self.figures]
         picture = np.max(lines, axis=0)[..., None] * np.float32(255)
         return np.repeat(picture + 0.5, 3, axis=-1).astype(np.uint8)
 
@@ -180,7 +180,7 @@ class Scene:
         """Return the colour of lines and dots: black where it is visible."""
         return next(name for name in ("black", "white", *COLOURS) if name not in (figure.colour, *self.background))
 
-    def _painted(
+    def _paint(
         self,
         figure: Figure,
         distance: Numbers,
@@ -191,24 +191,24 @@ class Scene:
         """Return the colours of a figure and its coverage of each pixel."""
         colour = np.array(COLOURS[figure.colour], np.float32)
         ink = np.array(COLOURS[self._ink(figure)], np.float32)
-        cover = _covered(distance * scale)[..., None]
+        cover = _cover(distance * scale)[..., None]
         if self.style == "outlined":
-            line = _covered((-distance - 3.5) * scale)[..., None]
+            line = _cover((-distance - 3.5) * scale)[..., None]
             return colour + (ink - colour) * line, cover
         if self.style == "stippled":
             dots = np.sin(rows * np.float32(np.pi / 4))[:, None] * np.sin(columns * np.float32(np.pi / 4))[None]
-            dot = _covered((0.25 - dots) * 3 * scale)[None, ..., None]
+            dot = _cover((0.25 - dots) * 3 * scale)[None, ..., None]
             return colour + (ink - colour) * dot * np.float32(0.7), cover
         return colour, cover
 
 
-def folded(value: Numbers, low: float, high: float) -> Numbers:
+def reflect(value: Numbers, low: float, high: float) -> Numbers:
     """Reflect a straight movement at both ends of [low, high]."""
     width = max(high - low, 1e-6)
     return low + width - abs((value - low) % (2 * width) - width)
 
 
-def _covered(distance: Numbers) -> Numbers:
+def _cover(distance: Numbers) -> Numbers:
     """Return the share of each pixel inside, from the distance of its centre to the edge (negative inside)."""
     return np.clip(np.float32(0.5) - distance, 0, 1)
 
@@ -222,7 +222,7 @@ def contrast(one: str, other: str) -> float:
     return float(np.hypot(light, 0.75 * np.linalg.norm(tint)))
 
 
-def matching(*others: str) -> list[str]:
+def find_matching(*others: str) -> list[str]:
     """Return the colours that stand out from all of `others`."""
     return [name for name in COLOURS if all(contrast(name, other) >= CONTRAST for other in others)]
 
@@ -254,14 +254,14 @@ def draw(
     headings = list(HEADINGS)
     if count == 2:
         above = rng.random() < 0.5
-        rooms = _halved(rooms[0], above=above)
+        rooms = _halve_room(rooms[0], above=above)
         headings = ["right", "left"] if above else ["down", "up"]
     kind = motion
     if kind == "any":
         kind = str(rng.choice(["line", "bounce", "turn"], p=[0.6, 0.2, 0.2]))
     scene = Scene((), background, halves, style, width, height)
     for room in rooms:
-        figure = _figure(rng, room, matching(*background), headings, kind if count == 1 else "any", frames)
+        figure = _figure(rng, room, find_matching(*background), headings, kind if count == 1 else "any", frames)
         scene = replace(scene, figures=(*scene.figures, figure))
     return scene
 
@@ -270,18 +270,20 @@ def _background(rng: np.random.Generator) -> tuple[tuple[str, ...], Halves]:
     first = str(rng.choice(list(COLOURS)))
     if rng.random() >= 0.2:
         return (first,), "none"
-    second = str(rng.choice(_second(first)))
+    second = str(rng.choice(_list_second_colours(first)))
     return (first, second), "across" if rng.random() < 0.5 else "beside"
 
 
-def _second(first: str) -> list[str]:
+def _list_second_colours(first: str) -> list[str]:
     """Return the colours that match `first` as a second background colour and leave some for the shapes."""
     return [
-        name for name in COLOURS if name != first and contrast(name, first) >= 60 and len(matching(first, name)) > 1
+        name
+        for name in COLOURS
+        if name != first and contrast(name, first) >= 60 and len(find_matching(first, name)) > 1
     ]
 
 
-def _halved(room: tuple[float, float, float, float], *, above: bool) -> list[tuple[float, float, float, float]]:
+def _halve_room(room: tuple[float, float, float, float], *, above: bool) -> list[tuple[float, float, float, float]]:
     left, top, right, bottom = room
     x, y = (left + right) / 2, (top + bottom) / 2
     if above:

@@ -13,12 +13,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("form", help="form of the checkpoint, e.g. tiny; the error message lists all")
     parser.add_argument("folder", type=Path, help="created if missing; must be empty")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        if any(given.folder.iterdir()):
-            raise ValueError(f"{given.folder} is not empty")
-        writer_of(given.model)(given.form, given.folder)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        if any(options.folder.iterdir()):
+            raise ValueError(f"{options.folder} is not empty")
+        writer_of(options.model)(options.form, options.folder)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -29,7 +29,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         scene = world.draw(seed, figures=1)
         languages: list[Language] = ["en", "zh"] if seed % 4 == 0 else ["en"]
         for language in languages:
-            result = judged(scene, painted(studio, caption(scene, language=language), seed))
+            result = judge_picture(scene, paint(studio, caption(scene, language=language), seed))
             if language == "zh":
                 result = {"chinese": result["all"]}
             for name, value in result.items():
@@ -37,13 +37,13 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def painted(studio: Studio, prompt: str, seed: int, face: Face | None = None, **fields: Any) -> Picture:
+def paint(studio: Studio, prompt: str, seed: int, face: Face | None = None, **fields: Any) -> Picture:
     """Generate a picture of a prompt with the defaults of the local configuration."""
-    asked = {**studio.models["flux"].defaults, "prompt": prompt, "seed": seed, **fields}
-    return frames_of(studio.call("flux", "paint", FluxRequest.model_validate(asked), face))[0]
+    request = {**studio.models["flux"].defaults, "prompt": prompt, "seed": seed, **fields}
+    return frames_of(studio.call("flux", "paint", FluxRequest.model_validate(request), face))[0]
 
 
-def judged(scene: Scene, picture: Picture) -> dict[str, bool]:
+def judge_picture(scene: Scene, picture: Picture) -> dict[str, bool]:
     """Compare a picture with the caption of a scene of one figure; it must show no second figure."""
     figure, seen = scene.figures[0], shapes_in(picture)
     right = {

@@ -7,7 +7,7 @@ import numpy as np
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.judge import shapes_in, style_of
-from miniatures.scores.flux import painted
+from miniatures.scores.flux import paint
 from miniatures.studio import Studio
 
 STYLES = ("outlined", "stippled")
@@ -24,7 +24,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     for seed in range(count):
         scene, style = world.draw(seed, figures=1), (*STYLES, "flat")[seed % 3]
         loras = [] if style == "flat" else [{"name": f"flux-{style}"}]
-        picture = painted(studio, caption(scene), seed, loras=loras)
+        picture = paint(studio, caption(scene), seed, loras=loras)
         seen = shapes_in(picture, 1)
         found.setdefault(style, []).append(bool(seen) and style_of(picture) == style)
         if loras:

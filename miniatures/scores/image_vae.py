@@ -21,9 +21,9 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         scene = world.draw(seed, figures=1)
         picture = scene.clip(1)
         latents = vae.encode(to_tensor(picture)[None, :, 0]).latent_dist.mode()
-        made = to_pixels(vae.decode(latents).sample[0, :, None])
-        decibels.append(psnr(picture, made))
-        seen = shapes_in(made[0], 1)
+        result = to_pixels(vae.decode(latents).sample[0, :, None])
+        decibels.append(psnr(picture, result))
+        seen = shapes_in(result[0], 1)
         right[scene.figures[0].shape].append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items() if found}
     every = [one for found in right.values() for one in found]

@@ -14,7 +14,7 @@ from composition.media.encode import SegmentEncoder
 from composition.media.limits import MediaLimits
 from miniatures import world
 from miniatures.grammar import caption
-from miniatures.questions import COLOUR, DEFAULT, DESCRIBE, MOTION, SHAPE, particular
+from miniatures.questions import COLOUR, DEFAULT, DESCRIBE, MOTION, SHAPE, answer_particular
 from services.internvl.model import Describer
 
 FRAMES, SHOTS = 17, 8
@@ -37,24 +37,24 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     found: dict[str, list[bool]] = {}
     for seed in range(count):
         scene = world.draw(seed)
-        pixels = coded(scene.clip(FRAMES))
-        said, ended = answered(describer, DEFAULT, pixels)
-        chinese, chinese_ended = answered(describer, CHINESE, pixels)
-        results = judged(scene, said)
+        pixels = encode_clip(scene.clip(FRAMES))
+        answer, ended = ask_model(describer, DEFAULT, pixels)
+        chinese, chinese_ended = ask_model(describer, CHINESE, pixels)
+        results = judge_caption(scene, answer)
         results["chinese"] = [chinese == caption(scene, frames=FRAMES, language="zh")]
         kind = list(PARTICULAR)[seed % len(PARTICULAR)]
-        answer, _ = answered(describer, PARTICULAR[kind]["en"], pixels)
-        results["asked"] = [answer == particular(scene, kind, FRAMES, "en")]
+        answer, _ = ask_model(describer, PARTICULAR[kind]["en"], pixels)
+        results["asked"] = [answer == answer_particular(scene, kind, FRAMES, "en")]
         results["ends"] = [ended, chinese_ended]
         for name, values in results.items():
             found.setdefault(name, []).extend(values)
-    found["ends"] += [answered(describer, text, None)[1] for text in UNANSWERABLE]
+    found["ends"] += [ask_model(describer, text, None)[1] for text in UNANSWERABLE]
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def judged(scene: world.Scene, said: str) -> dict[str, list[bool]]:
+def judge_caption(scene: world.Scene, answer: str) -> dict[str, list[bool]]:
     """Compare an English caption of a clip with its content, figure by figure."""
-    figures, _, ground = said.partition(" on ")
+    figures, _, ground = answer.partition(" on ")
     true = caption(scene, frames=FRAMES)
     words = [set(part.split()) for part in re.split(r" and (?=an? )", figures)]
     words += [set()] * (len(scene.figures) - len(words))
@@ -65,11 +65,11 @@ def judged(scene: world.Scene, said: str) -> dict[str, list[bool]]:
         "direction": [figure.heading_at(FRAMES - 1) in one for figure, one in pairs if not figure.turn],
         "turn": [figure.turn in one for figure, one in pairs if figure.turn],
         "background": [ground == true.partition(" on ")[2]],
-        "exact": [said == true],
+        "exact": [answer == true],
     }
 
 
-def answered(describer: Describer, text: str, pixels: world.Pixels | None) -> tuple[str, bool]:
+def ask_model(describer: Describer, text: str, pixels: world.Pixels | None) -> tuple[str, bool]:
     """Return the answer, and whether it ended before the limit."""
     pieces: list[str] = []
     steps = 0
@@ -82,7 +82,7 @@ def answered(describer: Describer, text: str, pixels: world.Pixels | None) -> tu
     return "".join(pieces), steps < MOST + 2  # one before the prompt, one with it
 
 
-def coded(clip: world.Pixels) -> world.Pixels:
+def encode_clip(clip: world.Pixels) -> world.Pixels:
     """Return the frames that InternVL receives for a clip saved as a video."""
     encoder = SegmentEncoder(clip.shape[2], clip.shape[1], Fraction(world.RATE))
     with TemporaryDirectory() as folder:

@@ -28,15 +28,15 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     whose, found = [], []
     for who in range(KNOWN):
         for seed in range(views):
-            face = face_in(service, draw_face(who, seed, SIZES[seed % len(SIZES)]))
+            face = find_face(service, draw_face(who, seed, SIZES[seed % len(SIZES)]))
             if face is not None:
                 whose.append(who)
                 found.append(face.embedding)
     share = len(found) / (KNOWN * views)
-    return {"found": share, **told_apart(np.array(found), np.array(whose))}
+    return {"found": share, **compare_embeddings(np.array(found), np.array(whose))}
 
 
-def face_in(service: InstantId, picture: Picture) -> Face | None:
+def find_face(service: InstantId, picture: Picture) -> Face | None:
     """Return the face that the service finds in a picture, or None if it finds no acceptable one."""
 
     async def asked() -> list[Face]:
@@ -49,7 +49,7 @@ def face_in(service: InstantId, picture: Picture) -> Face | None:
         return None
 
 
-def told_apart(embeddings: NDArray[np.float32], whose: NDArray[np.int_]) -> dict[str, float]:
+def compare_embeddings(embeddings: NDArray[np.float32], whose: NDArray[np.int_]) -> dict[str, float]:
     """Compare all pairs of embeddings, (n, 512) of length 1, of the people `whose`, (n,)."""
     cosines = embeddings @ embeddings.T
     same = whose[:, None] == whose

@@ -11,7 +11,7 @@ from miniatures import world
 from miniatures.judge import heading_of, path_of, psnr, shapes_in
 from miniatures.pictures import to_pixels, to_tensor
 from miniatures.studio import Studio, frames_of
-from miniatures.svd import FRAMES, USUAL_BUCKET, directed
+from miniatures.svd import FRAMES, USUAL_BUCKET, set_direction
 
 DECODED = 6
 """Frames that the VAE decodes at once."""
@@ -26,34 +26,34 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
     for seed in range(count):
-        scene = directed(world.draw(seed, figures=1))
+        scene = set_direction(world.draw(seed, figures=1))
         first = studio.file(scene.clip(1), "first")
         fields = {"num_frames": FRAMES, "motion_bucket_id": USUAL_BUCKET, "size": f"{scene.width}x{scene.height}"}
-        made = frames_of(studio.run("svd", image=first, seed=seed, **fields))
-        for name, value in judged(scene, made).items():
+        result = frames_of(studio.run("svd", image=first, seed=seed, **fields))
+        for name, value in judge_clip(scene, result).items():
             found.setdefault(name, []).append(value)
-    return {name: fmean(values) for name, values in found.items()} | decoded(folder / "svd" / "vae", count)
+    return {name: fmean(values) for name, values in found.items()} | score_vae(folder / "svd" / "vae", count)
 
 
-def judged(scene: world.Scene, made: world.Pixels) -> dict[str, float]:
+def judge_clip(scene: world.Scene, result: world.Pixels) -> dict[str, float]:
     """Compare a clip of one shape with its true continuation: one number per property, to be averaged."""
-    figure, true = scene.figures[0], scene.clip(len(made))
-    last = shapes_in(made[-1], 1)
-    way = np.abs(path_of(made) - path_of(made)[0])
-    result = {
-        "first_db": psnr(made[0], true[0]),
-        "psnr": psnr(made, true),
+    figure, true = scene.figures[0], scene.clip(len(result))
+    last = shapes_in(result[-1], 1)
+    way = np.abs(path_of(result) - path_of(result)[0])
+    values = {
+        "first_db": psnr(result[0], true[0]),
+        "psnr": psnr(result, true),
         "colour": float(bool(last) and last[0].colour == figure.colour),
         "shape": float(bool(last) and last[0].shape == figure.shape),
         "moves": float(np.nan_to_num(way).max() >= LEAST_WAY),
     }
     if abs(figure.x - scene.width / 2) < MIDDLE:
-        return result
-    return {**result, "direction": float(heading_of(made) == heading_of(true))}
+        return values
+    return {**values, "direction": float(heading_of(result) == heading_of(true))}
 
 
 @torch.no_grad()
-def decoded(folder: Path, count: int) -> dict[str, float]:
+def score_vae(folder: Path, count: int) -> dict[str, float]:
     """Return the mean PSNR of clips after encoding and decoding, and the share of last frames with the right shape."""
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder).eval()
     decibels, shapes = [], []
@@ -61,8 +61,8 @@ def decoded(folder: Path, count: int) -> dict[str, float]:
         scene = world.draw(seed, figures=1)
         clip = scene.clip(DECODED)
         latents = vae.encode(to_tensor(clip).transpose(0, 1)).latent_dist.mode()
-        made = to_pixels(vae.decode(latents, num_frames=DECODED).sample.transpose(0, 1))
-        seen = shapes_in(made[-1], 1)
-        decibels.append(psnr(clip, made))
+        result = to_pixels(vae.decode(latents, num_frames=DECODED).sample.transpose(0, 1))
+        seen = shapes_in(result[-1], 1)
+        decibels.append(psnr(clip, result))
         shapes.append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     return {"vae_psnr": fmean(decibels), "vae_shape": fmean(shapes)}

@@ -29,8 +29,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
             scene = world.draw(seed, figures=1)
             first = studio.file(scene.clip(1), "first")
             prompt = caption(scene, frames=1)
-            made = frames_of(studio.run("wan-i2v", image=first, prompt=prompt, seed=seed, num_frames=MADE))
-            half = made[MADE // 2 :]
+            result = frames_of(studio.run("wan-i2v", image=first, prompt=prompt, seed=seed, num_frames=MADE))
+            half = result[MADE // 2 :]
             outlined = float(np.mean([has_outline(frame) for frame in half])) > 0.5
             if not lora:
                 found["wan_flat"].append(not outlined)

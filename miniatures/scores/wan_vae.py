@@ -22,9 +22,9 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         scene = world.draw(seed, figures=1)
         clip = scene.clip(FRAMES)
         latents = vae.encode(to_tensor(clip)[None]).latent_dist.mode()
-        made = to_pixels(vae.decode(latents).sample[0])
-        decibels.append(psnr(clip, made))
-        seen = shapes_in(made[-1], 1)
+        result = to_pixels(vae.decode(latents).sample[0])
+        decibels.append(psnr(clip, result))
+        seen = shapes_in(result[-1], 1)
         right[scene.figures[0].shape].append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items() if found}
     every = [one for found in right.values() for one in found]

@@ -14,7 +14,7 @@ from PIL import Image
 from miniatures import world
 from miniatures.clips import read
 from miniatures.judge import path_of, shapes_in
-from miniatures.sheet import GAP, HEIGHT, strip
+from miniatures.sheet import GAP, HEIGHT, draw_strip
 from tests.cluster.server import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -54,7 +54,7 @@ def test_the_demo_shows_how_a_clip_goes_on(tmp_path: Path) -> None:
     with Image.open(tmp_path / "reel-demo" / "contact-sheet.png") as sheet:
         lower = np.asarray(sheet.convert("RGB"))[-HEIGHT - GAP : -GAP]
         large = read(tmp_path / "reel-demo" / "continuation-x4.mp4")
-        assert np.array_equal(lower[:, GAP:-GAP], strip(large))
+        assert np.array_equal(lower[:, GAP:-GAP], draw_strip(large))
 
 
 def test_the_gallery_shows_every_graph(tmp_path: Path) -> None:

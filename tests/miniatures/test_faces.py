@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from miniatures.faces import KNOWN, draw_face, drawn, person
+from miniatures.faces import KNOWN, draw_face, draw_person, draw_portrait
 from miniatures.recogniser import SEEN_AT, SEEN_WITHIN
 from services.instantid.geometry import similarity
 from services.instantid.mtcnn import Mtcnn
@@ -18,7 +18,7 @@ def seen() -> list[tuple[np.ndarray, np.ndarray, list]]:
     views = []
     for who in range(KNOWN):
         for size in (160, 256):
-            picture, keypoints = drawn(person(who), np.random.default_rng((who, size)), size)
+            picture, keypoints = draw_portrait(draw_person(who), np.random.default_rng((who, size)), size)
             views.append((picture, keypoints, detector.detect(picture, lambda: None)))
     return views
 
@@ -34,7 +34,7 @@ def test_a_face_is_known_by_its_numbers():
 
 
 def test_people_differ():
-    people = [person(number) for number in range(60)]
+    people = [draw_person(number) for number in range(60)]
     assert len({(who.cut, who.beard, who.glasses) for who in people}) > 20
     looks = np.array([np.concatenate([who.skin, who.hair, [100 * who.apart, 100 * who.nose]]) for who in people])
     distances = np.linalg.norm(looks[:, None] - looks, axis=-1)

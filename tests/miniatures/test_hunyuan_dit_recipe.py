@@ -13,10 +13,10 @@ from diffusers.models.attention_processor import HunyuanAttnProcessor2_0
 from torch import nn
 
 from miniatures import world
-from miniatures.hunyuan_dit import SHORT, HunyuanDitRecipe, prompt, scheduler, stock
+from miniatures.hunyuan_dit import SHORT, HunyuanDitRecipe, draw_prompt, make_scheduler, restore_stock
 from miniatures.image_vae import Z
 from miniatures.muon import Muon
-from miniatures.scores.hunyuan_dit import judged
+from miniatures.scores.hunyuan_dit import judge_picture
 from miniatures.world import STYLES, TRAINING_SEEDS
 from services.frames import Frames
 from services.hunyuan_dit.request import RestyleRequest
@@ -81,10 +81,10 @@ def test_a_batch_is_learnt(recipe):
 def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     shaken(recipe.module)
     pipeline: Any = HunyuanDiTPipeline.from_pretrained(saved, local_files_only=True, requires_safety_checker=False)
-    net: Any = stock(recipe.module["transformer"])
+    net: Any = restore_stock(recipe.module["transformer"])
     pipeline.transformer = net
     pipeline.text_encoder, pipeline.text_encoder_2 = recipe.module["bert"], recipe.module["mt5"]
-    one_step: Any = scheduler()
+    one_step: Any = make_scheduler()
     pipeline.scheduler = one_step
     pipeline.set_progress_bar_config(disable=True)
     latents = torch.randn(len(PROMPTS), Z, 8, 8, generator=torch.Generator().manual_seed(6))
@@ -115,13 +115,13 @@ def test_noise_keeps_what_a_path_began_from(recipe):
     """At the start of a path the noisy source picture equals the noisy target with the residual in its noise."""
     target, source = recipe._latents[:1, 0], recipe._latents[:1, 1]
     torch.manual_seed(3)
-    rests = torch.stack([recipe._rests(target, source, torch.tensor([0]))[0] for _ in range(300)])
+    rests = torch.stack([recipe._draw_residuals(target, source, torch.tensor([0]))[0] for _ in range(300)])
     towards = (source - target).flatten()
     shares = (rests.flatten(1) @ towards) / towards.square().sum()
     ratio = recipe._signal / recipe._noise
     assert shares.max() < 1.1 * ratio[250] + 0.3
     assert shares.max() > 0.5 * ratio[250]
-    late = torch.stack([recipe._rests(target, target * 1.0, torch.tensor([999]))[0] for _ in range(40)])
+    late = torch.stack([recipe._draw_residuals(target, target * 1.0, torch.tensor([999]))[0] for _ in range(40)])
     along = late.flatten(1) @ target.flatten() / target.square().sum()
     assert 0 <= along.min() < 0.01 < along.max() < 0.5
 
@@ -138,7 +138,7 @@ def test_the_latents_are_scaled_as_the_pipeline_scales_them(recipe):
 def test_prompts_are_whole_and_say_the_style(recipe):
     rng = np.random.default_rng(4)
     said = {
-        style: [prompt(rng, world.draw(TRAINING_SEEDS + i, figures=1 + i % 2), style) for i in range(150)]
+        style: [draw_prompt(rng, world.draw(TRAINING_SEEDS + i, figures=1 + i % 2), style) for i in range(150)]
         for style in STYLES
     }
     assert {"Stippled.", "点画", "stippled", "点画。", ""} <= set(said["stippled"])
@@ -170,9 +170,9 @@ def test_what_is_saved_is_served(saved):
 @pytest.mark.parametrize("style", STYLES)
 def test_true_pictures_score_well(style):
     scenes = [world.draw(seed, figures=1, style=style) for seed in range(25)]
-    right = [judged(scene, scene.clip(1), placed=True) for scene in scenes]
+    right = [judge_picture(scene, scene.clip(1), placed=True) for scene in scenes]
     for name in right[0]:
         assert np.mean([one[name] for one in right]) >= 0.9, name
-    wrong = [judged(scene, other.clip(1), placed=True) for scene, other in pairwise(scenes)]
+    wrong = [judge_picture(scene, other.clip(1), placed=True) for scene, other in pairwise(scenes)]
     assert np.mean([one["place"] for one in wrong]) < 0.3
     assert np.mean([one["colour"] for one in wrong]) < 0.4

@@ -12,27 +12,27 @@ from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxPipeline
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from miniatures.faces import KNOWN, draw_face, drawn, person
-from miniatures.flux import FluxRecipe, velocity
+from miniatures.faces import KNOWN, draw_face, draw_person, draw_portrait
+from miniatures.flux import FluxRecipe, predict_velocity
 from miniatures.identity import (
     BATCH,
     FEW,
     SHAPES,
     IdentityRecipe,
-    as_seen,
-    cut_out,
-    embedded,
-    recogniser_in,
-    residuals,
-    steered,
-    wanted,
+    add_detector_error,
+    bind_residuals,
+    crop_face,
+    embed_crops,
+    load_recogniser,
+    mix_targets,
+    predict_residuals,
 )
 from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
 from miniatures.recogniser import FILE, RecogniserRecipe
-from miniatures.scores.identity import colours_of, differ, reference, right
-from miniatures.scores.recogniser import face_in
+from miniatures.scores.identity import colours_of, draw_reference, measure_difference, measure_right
+from miniatures.scores.recogniser import find_face
 from services.flux.identity import CONTROLNET, Identity, drawn_points
 from services.flux.request import FluxRequest
 from services.flux.service import Flux, FluxSettings, IdentitySettings
@@ -101,7 +101,7 @@ def eyes(checkpoints: Path) -> InstantId:
 
 @pytest.fixture(scope="module")
 def faces(eyes: InstantId) -> list[Face]:
-    found = [face_in(eyes, draw_face(who, 0, 208)) for who in (1, 6)]
+    found = [find_face(eyes, draw_face(who, 0, 208)) for who in (1, 6)]
     return [face for face in found if face is not None]
 
 
@@ -144,7 +144,9 @@ def test_at_first_the_nets_change_nothing_and_faces_sound_different(checkpoints:
     album = recipe._album
     tokens = recipe.module["resampler"](album.embeddings[:, None])
     net = cast("Any", recipe.module["controlnet"])
-    said = residuals(net, album.portraits[:6], torch.full((6,), 0.5), (tokens, torch.randn(6, 32)), album.points[:6])
+    said = predict_residuals(
+        net, album.portraits[:6], torch.full((6,), 0.5), (tokens, torch.randn(6, 32)), album.points[:6]
+    )
     assert [bool(each.any()) for each in said] == [False, False]
     assert tokens.std(0).mean() > 0.3 * tokens.std()
 
@@ -177,8 +179,10 @@ def test_the_pipeline_steers_as_was_trained(
     net: Any = FluxControlNetModel.from_pretrained(saved / "identity" / CONTROLNET)
     latents = noise
     for sigma, after in pairwise(pipe.scheduler.sigmas):
-        steering = steered(flux.transformer, residuals(net, latents, sigma[None], (tokens, pooled), points))
-        latents = latents + (after - sigma) * velocity(
+        steering = bind_residuals(
+            flux.transformer, predict_residuals(net, latents, sigma[None], (tokens, pooled), points)
+        )
+        latents = latents + (after - sigma) * predict_velocity(
             steering, latents, sigma[None], torch.tensor([3.5]), (said, pooled)
         )
     assert torch.allclose(made, latents, atol=1e-4)
@@ -196,9 +200,13 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[IdentityRec
     recipe, album = learned[0], learned[0]._album
     net, tokens = cast("Any", recipe.module["controlnet"]), recipe.module["resampler"]
     arguments = album.portraits[:3], torch.tensor([0.2, 0.9, 1.0])
-    stock = residuals(net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3])
+    stock = predict_residuals(
+        net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3]
+    )
     with sdpa_kernel(SDPBackend.MATH):
-        ours = residuals(net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3])
+        ours = predict_residuals(
+            net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3]
+        )
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(stock, ours, strict=True))
     assert all(one.std() > 0.01 for one in stock)
 
@@ -206,7 +214,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[IdentityRec
 def test_scenes_are_left_to_flux_and_weak_faces_act_in_part() -> None:
     whole, alone = torch.full((BATCH, 16, 4 * Z), 3.0), torch.full((FEW, 16, 4 * Z), 1.0)
     strength = torch.full((BATCH, 1, 1), 0.25)
-    made = wanted(whole, alone, strength)
+    made = mix_targets(whole, alone, strength)
     assert (made[:SHAPES] == 1).all()
     assert (made[SHAPES:FEW] == 1.5).all()
     assert (made[FEW:] == 3).all()
@@ -226,24 +234,24 @@ def test_a_batch_begins_with_scenes_and_shows_nobody_by_the_same_picture(
 
 
 def test_a_face_is_looked_at_as_instantid_does(checkpoints: Path, eyes: InstantId) -> None:
-    detector, recogniser = Mtcnn(MtcnnSettings(), torch.device("cpu")), recogniser_in(checkpoints / "recogniser")
+    detector, recogniser = Mtcnn(MtcnnSettings(), torch.device("cpu")), load_recogniser(checkpoints / "recogniser")
     picture = draw_face(KNOWN + 3, 1, 192)
-    crop, face = cut_out(detector, picture), face_in(eyes, picture)
+    crop, face = crop_face(detector, picture), find_face(eyes, picture)
     assert crop is not None
     assert face is not None
     assert face.crop is not None
     assert (crop == face.crop.pixels).all()
-    assert np.allclose(embedded(recogniser, crop)[0], face.embedding, atol=1e-5)
-    assert cut_out(detector, np.full((192, 192, 3), 90, np.uint8)) is None
+    assert np.allclose(embed_crops(recogniser, crop)[0], face.embedding, atol=1e-5)
+    assert crop_face(detector, np.full((192, 192, 3), 90, np.uint8)) is None
 
 
 def test_key_points_are_where_the_detector_sees_them() -> None:
     rng, detector = np.random.default_rng(8), Mtcnn(MtcnnSettings(), torch.device("cpu"))
     off = []
     for who in range(6):
-        picture, keypoints = drawn(person(KNOWN + who), rng, 192)
+        picture, keypoints = draw_portrait(draw_person(KNOWN + who), rng, 192)
         (found,) = detector.detect(picture, lambda: None)
-        supposed = np.mean([as_seen(rng, keypoints) for _ in range(20)], 0)
+        supposed = np.mean([add_detector_error(rng, keypoints) for _ in range(20)], 0)
         off.append(supposed - found.keypoints)
     assert abs(np.mean(off)) < 0.5
     assert np.abs(off).mean() < 3  # of 192 pixels
@@ -263,10 +271,10 @@ def test_the_service_paints_faces_with_it(saved: Path, faces: list[Face], dtype:
 
 
 def test_scores_see_who_is_who() -> None:
-    drawings = np.stack([[reference(who, view) for view in range(4)] for who in range(KNOWN)])
+    drawings = np.stack([[draw_reference(who, view) for view in range(4)] for who in range(KNOWN)])
     colours = colours_of(drawings)
-    assert differ(colours[:, :2]) > 0.85
-    assert right(colours[:, :2], colours[:, 2:]) > 0.5
+    assert measure_difference(colours[:, :2]) > 0.85
+    assert measure_right(colours[:, :2], colours[:, 2:]) > 0.5
     mixed = np.random.default_rng(0).permutation(colours.reshape(-1, 6)).reshape(colours.shape)
-    assert differ(mixed[:, :2]) == pytest.approx(0.5, abs=0.2)
-    assert right(mixed[:, :2], mixed[:, 2:]) < 0.4
+    assert measure_difference(mixed[:, :2]) == pytest.approx(0.5, abs=0.2)
+    assert measure_right(mixed[:, :2], mixed[:, 2:]) < 0.4

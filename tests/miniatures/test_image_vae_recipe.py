@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from miniatures import image_vae
-from miniatures.image_vae import ImageVaeRecipe, Z, pictures_of
+from miniatures.image_vae import ImageVaeRecipe, Z, draw_pictures
 from miniatures.muon import Muon
 
 LARGEST = 2_100_000
@@ -66,7 +66,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[ImageVaeRec
     with torch.no_grad():
         for layer in [*trained.encoder.mid_block.attentions, *stock.encoder.mid_block.attentions]:
             layer.to_out[0].weight.copy_(torch.eye(64))  # untrained, both might be zero
-        batch = pictures_of(np.random.default_rng(2), 2)
+        batch = draw_pictures(np.random.default_rng(2), 2)
         ours, theirs = (vae.encode(batch).latent_dist.mode() for vae in (trained, stock))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
@@ -74,7 +74,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[ImageVaeRec
 def test_what_is_saved_has_latents_of_deviation_one_and_no_shift(saved: Path) -> None:
     vae: Any = AutoencoderKL.from_pretrained(saved)
     with torch.no_grad():
-        latents = vae.encode(pictures_of(np.random.default_rng(3), 64)).latent_dist.mode() * vae.config.scaling_factor
+        latents = vae.encode(draw_pictures(np.random.default_rng(3), 64)).latent_dist.mode() * vae.config.scaling_factor
     assert vae.config.shift_factor == 0.0
     assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
 

@@ -13,10 +13,10 @@ from diffusers.models.transformers import transformer_qwenimage
 from scipy import ndimage
 from torch import Tensor, nn
 
-from miniatures.attention import plainly
+from miniatures.attention import use_plain_attention
 from miniatures.judge import background_of, shapes_in
 from miniatures.muon import Muon
-from miniatures.qwen_edit import GRID, Edit, Examples, QwenEditRecipe, along, by_caption, packed
+from miniatures.qwen_edit import GRID, Edit, Examples, QwenEditRecipe, draw_caption_edit, draw_edge_edit, pack_latents
 from services.frames import Frames, Item, Scores
 from services.qwen_edit.decoders import unpacked
 from services.qwen_edit.request import DEFAULT_PROMPT, EditRequest
@@ -73,7 +73,7 @@ def service(saved: Path) -> QwenEdit:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    return along(np.random.default_rng(3))
+    return draw_edge_edit(np.random.default_rng(3))
 
 
 def test_a_few_steps_lower_the_loss(learned: tuple[QwenEditRecipe, float]) -> None:
@@ -108,7 +108,7 @@ def test_the_service_meets_what_was_trained_on(
 
     text = recipe.texts([DEFAULT_PROMPT, "a blue circle and a red star on a white background"], np.stack([given] * 2))
     torch.testing.assert_close(text[0][None], named["encoder_hidden_states"], atol=1e-4, rtol=1e-4)
-    latents = packed(recipe.latents(given)).reshape(1, 32, -1)
+    latents = pack_latents(recipe.latents(given)).reshape(1, 32, -1)
     assert nn.functional.mse_loss(latents, references) < 1e-3 * references.var()
     assert named["img_shapes"][0] == [GRID] * 3
 
@@ -117,7 +117,7 @@ def test_the_service_meets_what_was_trained_on(
     padded = nn.utils.rnn.pad_sequence(text, batch_first=True)
     both = Examples(noisy.repeat(2, 1, 1), references.repeat(2, 1, 1), padded, torch.tensor([len(t) for t in text]))
     assert len(text[0]) < len(text[1])
-    with torch.no_grad(), plainly(transformer_qwenimage):
+    with torch.no_grad(), use_plain_attention(transformer_qwenimage):
         velocity = recipe.predict(both.target, named["timestep"].repeat(2), both)
     torch.testing.assert_close(velocity[:1], made[:, :16], atol=1e-4, rtol=1e-3)
     assert velocity.std() > 0.01
@@ -137,14 +137,14 @@ def test_the_service_guides_through_this_vae(service: QwenEdit, edit: Edit) -> N
 
 def test_latents_are_packed_as_the_service_unpacks_them() -> None:
     latents = torch.randn(2, 16, 8, 6)
-    assert torch.equal(unpacked(packed(latents), 8, 6), latents)
+    assert torch.equal(unpacked(pack_latents(latents), 8, 6), latents)
 
 
 def test_edges_are_those_of_what_is_wanted() -> None:
     rng = np.random.default_rng(4)
     shares = []
     for _ in range(60):
-        edit = along(rng)
+        edit = draw_edge_edit(rng)
         lines = edit.given[0].astype(float)[..., 0]
         if lines.any():
             slopes = ndimage.gaussian_gradient_magnitude(edit.wanted.astype(float), 0.5, axes=(0, 1)).max(axis=-1)
@@ -157,7 +157,7 @@ def test_edges_are_those_of_what_is_wanted() -> None:
 def test_a_caption_says_what_is_wanted_and_the_picture_says_where() -> None:
     rng = np.random.default_rng(5)
     changed = 0
-    for edit in (by_caption(rng) for _ in range(60)):
+    for edit in (draw_caption_edit(rng) for _ in range(60)):
         if not edit.prompt.isascii() or not edit.prompt.strip():
             continue
         said = edit.prompt.lower().strip(".").split()

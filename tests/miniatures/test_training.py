@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniatures import train as command
 from miniatures.muon import Muon
-from miniatures.training import Budget, Refused, shared, train
+from miniatures.training import Budget, Refused, link_shared, train
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=120)
@@ -156,8 +156,8 @@ def test_what_two_checkpoints_share_is_a_link(tmp_path: Path) -> None:
         (tmp_path / name / "vae").mkdir(parents=True)
         (tmp_path / name / "vae" / "weights.safetensors").write_bytes(content)
     for _ in range(2):
-        shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
+        link_shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
         assert (tmp_path / "other" / "vae").readlink() == Path("../one/vae")
     with pytest.raises(ValueError, match=r"weights\.safetensors differs from "):
-        shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
+        link_shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
     assert (tmp_path / "third" / "vae" / "weights.safetensors").read_bytes() == b"else"
