@@ -39,10 +39,11 @@ from services.errors import InvalidParameter
 from services.flux.identity import CONTROLNET, GUIDANCE, PROJECTION, Resampler, drawn_points
 from services.frames import Features, Frames, Pixels
 from services.instantid.arcface import ArcFace, from_weights
+from services.instantid.faces import choose_face, fractions
 from services.instantid.geometry import aligned, similarity
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.request import Requirements, fractions
-from services.instantid.service import MtcnnSettings
+from services.instantid.request import Requirements
+from services.instantid.settings import MtcnnSettings
 
 FIRST = KNOWN + RECOGNISED
 """Number of the first person in the training set. The recogniser was not trained on them, as on no user."""
@@ -274,7 +275,7 @@ def _photograph_people(rng: np.random.Generator) -> Iterator[tuple[Person, Pixel
 def crop_face(detector: Mtcnn, picture: NDArray[np.uint8]) -> Pixels | None:
     """Return the aligned face of a picture, (1, 112, 112, 3) uint8 RGB, or None if InstantID would reject it."""
     try:
-        found, _ = Requirements().chosen(detector.detect(picture, lambda: None), Frames(picture[None]))
+        found, _ = choose_face(detector.detect(picture, lambda: None), Frames(picture[None]), Requirements())
     except InvalidParameter:
         return None
     return aligned(picture, found.keypoints)

@@ -40,7 +40,7 @@ def find_face(service: InstantId, picture: Picture) -> Face | None:
     """Return the face that the service finds in a picture, or None if it finds no acceptable one."""
 
     async def asked() -> list[Face]:
-        async with aclosing(service.face(Frames(picture[None]))) as items:
+        async with aclosing(service.find_face(Frames(picture[None]))) as items:
             return [item async for item in items if isinstance(item, Face)]
 
     try:

@@ -11,8 +11,9 @@ from miniatures.identity import load_recogniser
 from miniatures.muon import Muon
 from miniatures.recogniser import FILE, VIEWS, RecogniserRecipe, _crop, prepare_crops, vary_camera
 from miniatures.scores.recogniser import compare_embeddings, find_face
-from services.instantid.service import InstantId, InstantIdSettings
-from services.weights import Weights
+from services.instantid.service import InstantId
+from services.instantid.settings import InstantIdSettings
+from services.weights.weights import Weights
 
 PEOPLE = 6
 

@@ -17,8 +17,9 @@ from miniatures.svd import FRAMES, Rail, SvdRecipe, render_scene, set_direction,
 from miniatures.svd_vae import SvdVaeRecipe, replace_forwards, skip_encoder_block, skip_temporal_layers
 from services.frames import Frames
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import Weights
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.weights import Weights
 
 MOST_BYTES = 6_000_000
 
