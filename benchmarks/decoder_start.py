@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import psutil
 
-from benchmarks.report import Goal, Report, Row, Section, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, Section, find_spread, measure_alternately, ratio
 from composition.media.decoding.process import ENVIRONMENT, DecoderProcesses
 from composition.media.encode import png
 from composition.media.limits import MediaLimits
@@ -56,7 +56,7 @@ Decoders: TypeAlias = Callable[[], Any]
 
 
 @contextmanager
-def fresh() -> Iterator[Link]:
+def start_decoder() -> Iterator[Link]:
     """Connect to a decoder in a new interpreter."""
     link, theirs = socket.socketpair()
     with link, theirs, tempfile.TemporaryFile() as said:
@@ -79,7 +79,7 @@ def fresh() -> Iterator[Link]:
 
 
 @contextmanager
-def forked(processes: DecoderProcesses) -> Iterator[Link]:
+def fork_decoder(processes: DecoderProcesses) -> Iterator[Link]:
     """Connect to a forked decoder, as the server does."""
     process = processes.start()
     try:
@@ -96,14 +96,14 @@ def measure() -> Report:
     samples: dict[str, list[float]] = {}
     processes = DecoderProcesses()
     once = _prepared(processes)
-    decoders: dict[str, Decoders] = {FORKED: partial(forked, processes), FRESH: fresh}
+    decoders: dict[str, Decoders] = {FORKED: partial(fork_decoder, processes), FRESH: start_decoder}
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
         picture.write_bytes(png(np.full((48, 64, 3), 128, np.uint8)))
         for what, path in ((PICTURE, picture), (VIDEO, CLIP)):
             walls: dict[str, list[float]] = {name: [] for name in decoders}
-            opening = {name: partial(_opened, decoders[name], path, what, walls[name]) for name in decoders}
-            cpu = alternated(opening, ROUNDS)
+            opening = {name: partial(_open_files, decoders[name], path, what, walls[name]) for name in decoders}
+            cpu = measure_alternately(opening, ROUNDS)
             wall = {name: figures[1:] for name, figures in walls.items()}  # without the warm-up round
             rows += [_row(what, name, cpu, wall) for name in decoders]
             share = ratio(cpu, FORKED, FRESH).median
@@ -116,7 +116,7 @@ def measure() -> Report:
     return Report("Opening a media file", METHOD, rows, goals, samples, ("av", "decord2", "numpy"), sections=sections)
 
 
-def _opened(decoders: Decoders, path: Path, what: str, walls: list[float]) -> float:
+def _open_files(decoders: Decoders, path: Path, what: str, walls: list[float]) -> float:
     """Open the file repeatedly. Return milliseconds of processor time per file, and append wall times to `walls`."""
     before, begun = _cpu_s(), time.perf_counter()
     for _ in range(FILES):
@@ -154,16 +154,16 @@ def _row(what: str, name: str, cpu: Mapping[str, list[float]], wall: Mapping[str
     return {
         "file": what,
         "decoder": name,
-        "CPU (ms)": str(spread(cpu[name])),
+        "CPU (ms)": str(find_spread(cpu[name])),
         f"over {FRESH}": "" if name == FRESH else f"{ratio(cpu, name, FRESH).median:.3f}",
-        "wall (ms)": str(spread(wall[name])),
+        "wall (ms)": str(find_spread(wall[name])),
         f"wall over {FRESH}": "" if name == FRESH else f"{ratio(wall, name, FRESH).median:.3f}",
     }
 
 
 def _prepared(processes: DecoderProcesses) -> Row:
     """Start the prepared process and return its cost."""
-    with forked(processes) as link:
+    with fork_decoder(processes) as link:
         _answer(link)
     (server,) = psutil.Process().children()
     return {"CPU of its start (ms)": sum(server.cpu_times()[:2]) * 1000, "private (MiB)": _mib(server, "uss")}

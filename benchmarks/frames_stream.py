@@ -13,10 +13,10 @@ import ray
 from numpy.typing import NDArray
 from ray import serve
 
-from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, runs, touched, whole
+from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, make_runs, read_pages, sum_clip
 from benchmarks.local_ray import deployed, free_port, local_ray
 from benchmarks.peers import venv
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.graphs.calls import Handle, Transport, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
@@ -57,7 +57,7 @@ class Source:
     """A service with blocking work on its worker's thread, which emits run by run."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
         self._worker = Worker("source")
 
     async def generate(self, length: int, frames: int) -> AsyncGenerator[Frames]:
@@ -84,7 +84,7 @@ class Sink:
         total = 0
         async with opened(stream(self._source, "generate", length, frames), Transport()) as items:
             async for item in items:
-                total += touched(item.pixels)
+                total += read_pages(item.pixels)
         return {"seconds": time.perf_counter() - began, "sum": total}
 
 
@@ -92,7 +92,7 @@ class RawSource:
     """Sends the same arrays from an async actor."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
 
     async def generate(self, length: int, frames: int) -> AsyncIterator[NDArray[np.uint8]]:
         for index in range(frames // length):
@@ -103,7 +103,7 @@ class RawSourceSync:
     """Sends the same arrays from an actor without an event loop."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
 
     def generate(self, length: int, frames: int) -> Iterator[NDArray[np.uint8]]:
         for index in range(frames // length):
@@ -117,7 +117,7 @@ class RawSink:
         began = time.perf_counter()
         total = 0
         async for reference in source.generate.options(num_returns="streaming").remote(length, frames):
-            total += touched(await reference)
+            total += read_pages(await reference)
         return {"seconds": time.perf_counter() - began, "sum": total}
 
 
@@ -130,7 +130,7 @@ def measure() -> Report:
 
     def compare(takers: Mapping[str, Take], rounds: int, least: float) -> None:
         for length in LENGTHS:
-            rates = alternated({name: _rate(take, length) for name, take in takers.items()}, rounds)
+            rates = measure_alternately({name: _rate(take, length) for name, take in takers.items()}, rounds)
             samples.update({f"{name} with {', '.join(takers)}; {length}": rates[name] for name in takers})
             for other in list(takers)[1:]:
                 rows.append(_row(other, length, rates))
@@ -191,7 +191,7 @@ def _litserve() -> Iterator[Take]:
 
 def _rate(take: Take, length: int) -> Callable[[], float]:
     """Return a measurement of frames per second. It raises ValueError if other frames arrive than were sent."""
-    expected = whole(length, FRAMES)
+    expected = sum_clip(length, FRAMES)
 
     def go() -> float:
         taken = take(length, FRAMES)
@@ -203,7 +203,7 @@ def _rate(take: Take, length: int) -> Callable[[], float]:
 
 
 def _row(other: str, length: int, rates: Mapping[str, list[float]]) -> Row:
-    figures = {name: spread(rates[name]) for name in (OURS, other)}
+    figures = {name: find_spread(rates[name]) for name in (OURS, other)}
     return {
         "run": f"{length} frames",
         "against": other,

@@ -8,8 +8,8 @@ import httpx
 from fastapi import FastAPI, Request
 from ray import serve
 
-from benchmarks.report import Goal, Report, Row, alternated, spread
-from benchmarks.serving import CLIP, create, serving, upload
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately
+from benchmarks.serving import CLIP, create_job, serve_application, upload
 
 CALLS = 60
 ROUNDS = 7
@@ -33,7 +33,7 @@ async def echo(request: Request) -> dict[str, Any]:
 
 def measure() -> Report:
     """Compare both calls."""
-    with serving({"max_queued_jobs": 100_000}, run_jobs=False) as client:
+    with serve_application({"max_queued_jobs": 100_000}, run_jobs=False) as client:
         ingress = cast("Any", serve.deployment(cast("Any", serve.ingress(plain))(type("Plain", (), {}))))
         options = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}
         serve.run(ingress.options(**options).bind(), name="plain", route_prefix="/plain")
@@ -42,16 +42,16 @@ def measure() -> Report:
         answer.raise_for_status()
 
         def ours() -> float:
-            return _median_ms(lambda: create(client, **fields))
+            return _median_ms(lambda: create_job(client, **fields))
 
         def theirs() -> float:
             return _median_ms(lambda: _plain(client, fields))
 
-        samples = alternated({OURS: ours, PLAIN: theirs}, ROUNDS)
+        samples = measure_alternately({OURS: ours, PLAIN: theirs}, ROUNDS)
     added = [a - b for a, b in zip(samples[OURS], samples[PLAIN], strict=True)]
-    rows: list[Row] = [{"call": name, "ms": str(spread(samples[name]))} for name in (OURS, PLAIN)]
-    rows.append({"call": "added", "ms": str(spread(added))})
-    goal = Goal("added milliseconds at the median", spread(added).median, 10.0, at_most=True)
+    rows: list[Row] = [{"call": name, "ms": str(find_spread(samples[name]))} for name in (OURS, PLAIN)]
+    rows.append({"call": "added", "ms": str(find_spread(added))})
+    goal = Goal("added milliseconds at the median", find_spread(added).median, 10.0, at_most=True)
     return Report("The cost of taking a job", METHOD, rows, [goal], samples, ("ray", "fastapi", "sqlalchemy"))
 
 
@@ -65,4 +65,4 @@ def _median_ms(call: Callable[[], object]) -> float:
         begun = time.perf_counter()
         call()
         took.append((time.perf_counter() - begun) * 1000)
-    return spread(took).median
+    return find_spread(took).median

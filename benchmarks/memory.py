@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Goal, Report, Row
-from benchmarks.serving import create, finished, serving, upload
+from benchmarks.serving import create_job, serve_application, upload, wait_for_job
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 JOINED = (25, 250, 2500)
@@ -36,14 +36,14 @@ def measure() -> Report:
     """Run the jobs, the shortest first."""
     found: dict[str, float] = {}
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, serving({"max_body_bytes": 2 << 30}) as client:
+    with tempfile.TemporaryDirectory() as folder, serve_application({"max_body_bytes": 2 << 30}) as client:
         jobs: list[tuple[str, int, bool]] = [(f"joined, {n} frames", n, True) for n in JOINED]
         jobs += [(f"continued, {s} s", s * RATE, False) for s in LENGTHS_S]
         warm = [jobs[0], jobs[1], jobs[len(JOINED)]]
         for number, (name, frames, join) in enumerate(warm + jobs):
             clip = upload(client, _clip(Path(folder) / f"{frames}.mp4", frames))
-            with watched() as peak:
-                video = finished(client, create(client, input_video=clip, join=join, **JOB))
+            with watch_memory() as peak:
+                video = wait_for_job(client, create_job(client, input_video=clip, join=join, **JOB))
             if number >= len(warm):
                 found[name] = peak[0] / 2**20
                 seconds = video["completed_at"] - video["started_at"]
@@ -60,7 +60,7 @@ def measure() -> Report:
 
 
 @contextmanager
-def watched() -> Iterator[list[float]]:
+def watch_memory() -> Iterator[list[float]]:
     """Sample the memory of this process and its descendants; the list holds the peak in bytes."""
     peak, over = [0.0], threading.Event()
 

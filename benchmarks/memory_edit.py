@@ -10,9 +10,9 @@ import av
 import numpy as np
 from av import VideoFrame
 
-from benchmarks.memory import watched
+from benchmarks.memory import watch_memory
 from benchmarks.report import Goal, Report, Row
-from benchmarks.serving import CLIP, create, finished, serving, upload
+from benchmarks.serving import CLIP, create_job, serve_application, upload, wait_for_job
 
 WIDTH, HEIGHT = 320, 176
 LENGTHS = (10, 300)
@@ -32,14 +32,14 @@ def measure() -> Report:
     """Run the jobs, the shorter first. Takes several minutes."""
     found: dict[int, float] = {}
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, serving() as client:
+    with tempfile.TemporaryDirectory() as folder, serve_application() as client:
         first, edges = Path(folder) / "first.png", Path(folder) / "edges.zip"
         first.write_bytes(_png(_frames(1)[0]))
         edges.write_bytes(_zip(_frames(PICTURES)))
         media = {"init_frame": upload(client, first), "edge_frames": upload(client, edges)}
         for number, frames in enumerate([LENGTHS[0], LENGTHS[0], *LENGTHS]):
-            with watched() as peak:
-                video = finished(client, create(client, **JOB, **media, max_frames=frames))
+            with watch_memory() as peak:
+                video = wait_for_job(client, create_job(client, **JOB, **media, max_frames=frames))
             if number >= 2:
                 found[frames] = peak[0] / 2**20
                 seconds = video["completed_at"] - video["started_at"]

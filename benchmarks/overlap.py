@@ -10,9 +10,9 @@ from functools import partial
 
 from ray import serve
 
-from benchmarks.clip import HEIGHT, WIDTH, runs
+from benchmarks.clip import HEIGHT, WIDTH, make_runs
 from benchmarks.local_ray import deployed, local_ray
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.graphs.calls import Handle, Transport, in_order, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
@@ -49,7 +49,7 @@ class First:
     """The streaming stage."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
         self._worker = Worker("first")
 
     async def generate(self, length: int, frames: int) -> AsyncGenerator[Frames]:
@@ -126,7 +126,7 @@ def measure() -> Report:
 
         for length in LENGTHS:
             ways: dict[str, Callable[[], float]] = {f"window {w}": partial(served, length, w) for w in WINDOWS}
-            spans = alternated(ways | {THREADS: partial(_threads, length, FRAMES)}, ROUNDS)
+            spans = measure_alternately(ways | {THREADS: partial(_threads, length, FRAMES)}, ROUNDS)
             rows += [_row(name, length, spans) for name in spans]
             goals += [_goal(name, length, spans) for name in ways]
             samples |= {f"{name}, runs of {length}": seconds for name, seconds in spans.items()}
@@ -164,13 +164,13 @@ def _row(name: str, length: int, spans: Mapping[str, list[float]]) -> Row:
     return {
         "run": f"{length} frames",
         "": name,
-        "makespan (s)": str(spread(spans[name])),
+        "makespan (s)": str(find_spread(spans[name])),
         "least (s)": _least(length),
-        "over the least": f"{spread(spans[name]).median / _least(length):.3f}",
+        "over the least": f"{find_spread(spans[name]).median / _least(length):.3f}",
         f"over {THREADS}": "" if name == THREADS else f"{ratio(spans, name, THREADS).median:.3f}",
     }
 
 
 def _goal(name: str, length: int, spans: Mapping[str, list[float]]) -> Goal:
-    value = spread(spans[name]).median / _least(length)
+    value = find_spread(spans[name]).median / _least(length)
     return Goal(f"runs of {length}, {name}: makespan over the least", value, 1.05, at_most=True)

@@ -14,8 +14,8 @@ import torch
 from ray import serve
 
 from benchmarks.local_ray import local_ray
-from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, application, behind
-from benchmarks.report import Goal, Report, Row, Section, alternated, spread
+from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, make_application, run_sequentially
+from benchmarks.report import Goal, Report, Row, Section, find_spread, measure_alternately
 from benchmarks.svd_full_size import write_full_size
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import Known
@@ -65,20 +65,20 @@ def measure(device: str = "cpu") -> Report:
         (home / "picture.png").write_bytes(png(picture.pixels[0]))
         known = Known(key="benchmark", pictures={IMAGE: str(home / "picture.png")})
         with local_ray(), _alone() as narrow, _alone() as wide:
-            graph = serve.run(application(case, home), route_prefix=None)
+            graph = serve.run(make_application(case, home), route_prefix=None)
             ways: dict[str, Callable[[], Film]] = {
                 STREAMED: lambda: graph.film.remote(case.request, known, case.frames).result(),
-                BEHIND: lambda: narrow.submit(behind, case, home, picture, 1).result(),
+                BEHIND: lambda: narrow.submit(run_sequentially, case, home, picture, 1).result(),
             }
             if case.device == "cpu":
-                ways[ALL_CORES] = lambda: wide.submit(behind, case, home, picture, _cores()).result()
+                ways[ALL_CORES] = lambda: wide.submit(run_sequentially, case, home, picture, _cores()).result()
 
             def kept(name: str) -> float:
                 film = ways[name]()
                 films.setdefault(name, []).append(film)
                 return film.makespan
 
-            samples = alternated({name: partial(kept, name) for name in ways}, ROUNDS)
+            samples = measure_alternately({name: partial(kept, name) for name in ways}, ROUNDS)
     return report(case, {name: made[1:] for name, made in films.items()}, samples)
 
 
@@ -105,14 +105,14 @@ def report(case: Case, films: Mapping[str, Sequence[Film]], samples: Mapping[str
     if case.device == "cpu" and not same:
         raise ValueError("the streamed videos differ from those made one stage after the other")
     figures = _figures(films)
-    rows: list[Row] = [{"": name, "streamed": str(spread(values))} for name, values in figures.items()]
+    rows: list[Row] = [{"": name, "streamed": str(find_spread(values))} for name, values in figures.items()]
     rows.append({"": "the same bytes as one behind the other", "streamed": "yes" if same else "no"})
     return Report(
         "SVD and Real-ESRGAN, streamed",
         _method(case),
         [_row(name, made) for name, made in films.items()],
         [
-            Goal("makespan over the longest stage", spread(figures[LONGEST]).median, 1.1, at_most=True),
+            Goal("makespan over the longest stage", find_spread(figures[LONGEST]).median, 1.1, at_most=True),
             Goal("first enlarged frame over SVD's last window", max(figures[EARLY]), 1, at_most=True),
         ],
         samples,
@@ -139,14 +139,14 @@ def _figures(films: Mapping[str, Sequence[Film]]) -> dict[str, list[float]]:
 
 
 def _row(name: str, films: Sequence[Film]) -> Row:
-    stages = {f"{stage} (s)": str(spread([film.seconds[stage] for film in films])) for stage in STAGES}
+    stages = {f"{stage} (s)": str(find_spread([film.seconds[stage] for film in films])) for stage in STAGES}
     moments = {
         "first enlarged frame (s)": [film.first_enlarged for film in films],
         "first segment (s)": [film.first_segment for film in films],
         "SVD's last window (s)": [film.last_window for film in films],
         "makespan (s)": [film.makespan for film in films],
     }
-    return {"": name} | stages | {heading: str(spread(values)) for heading, values in moments.items()}
+    return {"": name} | stages | {heading: str(find_spread(values)) for heading, values in moments.items()}
 
 
 def _method(case: Case) -> str:

@@ -174,7 +174,7 @@ class Filming:
         return tape.film()
 
 
-def application(case: Case, home: Path) -> Application:
+def make_application(case: Case, home: Path) -> Application:
     """Return the application of the graph and its models, each in its own process."""
     svd, realesrgan = case.models(home)
     share = 0.4 if case.device == "cuda" else 0.0
@@ -197,18 +197,18 @@ def _bound(cls: type, gpus: float, *args: object) -> Application:
 
 
 @lru_cache
-def _loaded(case: Case, home: Path) -> tuple[Svd, RealEsrgan]:
+def _load_models(case: Case, home: Path) -> tuple[Svd, RealEsrgan]:
     """Load both models in this process."""
     svd, realesrgan = case.models(home)
     return Svd(svd, home, partial(str, "svd")), RealEsrgan(realesrgan, home, partial(str, "realesrgan"))
 
 
-def behind(case: Case, home: Path, picture: Frames, threads: int) -> Film:
+def run_sequentially(case: Case, home: Path, picture: Frames, threads: int) -> Film:
     """Make the film in this process with this number of threads, one stage after the other."""
     import torch  # the streamed side needs no torch to pass frames on
 
     torch.set_num_threads(threads)
-    return asyncio.run(_one_by_one(case, *_loaded(case, home), picture))
+    return asyncio.run(_one_by_one(case, *_load_models(case, home), picture))
 
 
 async def _one_by_one(case: Case, svd: Svd, realesrgan: RealEsrgan, picture: Frames) -> Film:

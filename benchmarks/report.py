@@ -73,17 +73,17 @@ class Spread:
         return f"{_number(self.median)} ({_number(self.low)} to {_number(self.high)})"
 
 
-def spread(values: Sequence[float]) -> Spread:
+def find_spread(values: Sequence[float]) -> Spread:
     """Return the median and the extremes of the values."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratio(samples: Mapping[str, Sequence[float]], ours: str, other: str) -> Spread:
     """Return `ours` over `other`, round by round, so that changes of the machine's load affect both."""
-    return spread([a / b for a, b in zip(samples[ours], samples[other], strict=True)])
+    return find_spread([a / b for a, b in zip(samples[ours], samples[other], strict=True)])
 
 
-def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def measure_alternately(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Measure every contender once per round, after a warm-up round that is not counted.
 
     The order rotates from round to round, so that no contender always follows the same one.

@@ -22,7 +22,7 @@ START_S = 300.0
 
 
 @contextmanager
-def serving(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
+def serve_application(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
     """Serve the local configuration with random weights, and yield an HTTP client of it.
 
     Args:
@@ -65,21 +65,21 @@ def upload(client: httpx.Client, path: Path) -> str:
     return answer.json()["id"]
 
 
-def create(client: httpx.Client, **fields: Any) -> str:
+def create_job(client: httpx.Client, **fields: Any) -> str:
     """Create a job, of V2V by default, and return its id."""
     answer = client.post("/v1/videos", json={"model": "v2v", **fields})
     answer.raise_for_status()
     return answer.json()["id"]
 
 
-def shown(client: httpx.Client, video_id: str) -> dict[str, Any]:
+def fetch_job(client: httpx.Client, video_id: str) -> dict[str, Any]:
     """Return the record of a job."""
     return client.get(f"/v1/videos/{video_id}").raise_for_status().json()
 
 
-def finished(client: httpx.Client, video_id: str) -> dict[str, Any]:
+def wait_for_job(client: httpx.Client, video_id: str) -> dict[str, Any]:
     """Wait until a job is completed, and return its record. Raises RuntimeError if it fails."""
-    while (video := shown(client, video_id))["status"] not in ("completed", "failed"):
+    while (video := fetch_job(client, video_id))["status"] not in ("completed", "failed"):
         time.sleep(0.1)
     if video["status"] == "failed":
         raise RuntimeError(str(video["error"]))

@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from benchmarks.local_ray import free_port
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.configuration.file import LOCAL_CONFIG
 from miniatures.random.served import host_apart
 
@@ -48,15 +48,15 @@ def measure() -> Report:
         starts[name].append(_start(_configuration(apart=name == APART)))
         return starts[name][-1].cpu_s
 
-    cpu = alternated({name: lambda name=name: measure_form(name) for name in starts}, ROUNDS)
+    cpu = measure_alternately({name: lambda name=name: measure_form(name) for name in starts}, ROUNDS)
     counted = {name: found[-ROUNDS:] for name, found in starts.items()}
     pss = {name: [start.pss_gib for start in found] for name, found in counted.items()}
     rows: list[Row] = [
         {
             "form": name,
-            "CPU s": str(spread(cpu[name])),
-            "PSS GiB": str(spread(pss[name])),
-            "seconds": str(spread([start.wall_s for start in found])),
+            "CPU s": str(find_spread(cpu[name])),
+            "PSS GiB": str(find_spread(pss[name])),
+            "seconds": str(find_spread([start.wall_s for start in found])),
             "processes": float(found[-1].processes),
         }
         for name, found in counted.items()

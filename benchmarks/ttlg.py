@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks import ttlg_cost, ttlg_direction, ttlg_quality
 from benchmarks.report import RESULTS, Report
-from benchmarks.ttlg_cases import loaded
+from benchmarks.ttlg_cases import load_service
 
 METHOD = """\
 A small Qwen-Image-Edit with random weights, on the CPU, in one process without a server."""
@@ -14,7 +14,7 @@ A small Qwen-Image-Edit with random weights, on the CPU, in one process without 
 def measure() -> Report:
     """Measure quality, cost and direction, and draw the losses. Takes a quarter of an hour on two cores."""
     with tempfile.TemporaryDirectory() as home:
-        edit = loaded(Path(home))
+        edit = load_service(Path(home))
         quality = ttlg_quality.measure(edit)
         direction = ttlg_direction.measure(edit)
     cost, goals, samples = ttlg_cost.measure()

@@ -32,7 +32,7 @@ Guide = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]
 """A `callback_on_step_end` of a pipeline."""
 
 
-def pictures(width: int, height: int, every: int) -> list[Frames]:
+def read_frames(width: int, height: int, every: int) -> list[Frames]:
     """Return every nth frame of the clip, which has 132, scaled."""
     with av.open(str(CLIP)) as file:
         chosen = [frame for number, frame in enumerate(file.decode(video=0)) if number % every == 0]
@@ -40,12 +40,12 @@ def pictures(width: int, height: int, every: int) -> list[Frames]:
     return [Frames(np.ascontiguousarray(array)[None]) for array in arrays]
 
 
-def tensors(frames: list[Frames]) -> Tensor:
+def to_tensors(frames: list[Frames]) -> Tensor:
     """Convert frames to (n, 3, h, w) float32 in [0, 1]."""
     return torch.tensor(np.concatenate([one.pixels for one in frames])).permute(0, 3, 1, 2).float() / 255
 
 
-def loaded(home: Path, **settings: Any) -> QwenEdit:
+def load_service(home: Path, **settings: Any) -> QwenEdit:
     """Return the service with random weights, in low-memory mode unless `settings` say otherwise."""
     fields: dict[str, Any] = {
         "weights": written("qwen_edit", "tiny", home),
@@ -68,7 +68,7 @@ def random_vae(seed: int, **config: Any) -> AutoencoderKLQwenImage:
 
 
 @torch.no_grad()
-def encoded(vae: AutoencoderKLQwenImage, frames: Tensor) -> Tensor:
+def encode_frames(vae: AutoencoderKLQwenImage, frames: Tensor) -> Tensor:
     """Encode (n, 3, h, w) in [0, 1] to normalised latents (n, z, h/8, w/8); sets the VAE's latent statistics."""
     latents = cast("Any", vae.encode(frames[:, :, None] * 2 - 1)).latent_dist.mode()[:, :, 0]
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -76,7 +76,7 @@ def encoded(vae: AutoencoderKLQwenImage, frames: Tensor) -> Tensor:
     return (latents - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 
 
-def decoded_plainly(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
+def decode_plainly(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
     """Decode normalised latents (n, z, h, w) by `vae.decode`, including its clamp: (n, 3, 8h, 8w) in [0, 1]."""
     config = cast("Any", vae.config)
     mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
@@ -112,7 +112,7 @@ class Sampling:
         return unpacked(tokens, self.plan.height // 8, self.plan.width // 8)
 
 
-def heading_for(pipe: Any, tensors: dict[str, Tensor]) -> Tensor:
+def predict_clean(pipe: Any, tensors: dict[str, Tensor]) -> Tensor:
     """Return the predicted clean picture's tokens after a step: x0 = x − σ·v."""
     scheduler = pipe.scheduler
     return tensors["latents"] - scheduler.sigmas[scheduler.step_index] * scheduler.velocity

@@ -12,8 +12,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.report import Goal, Row, Section, alternated, ratio, spread
-from benchmarks.ttlg_cases import MINIATURE, decoded_plainly, encoded, pictures, random_vae, tensors
+from benchmarks.report import Goal, Row, Section, find_spread, measure_alternately, ratio
+from benchmarks.ttlg_cases import MINIATURE, decode_plainly, encode_frames, random_vae, read_frames, to_tensors
 from services.qwen_edit.decoders import StillDecoder, shrunk
 from services.qwen_edit.guidance import (
     Losses,
@@ -65,15 +65,17 @@ def measure() -> tuple[Section, list[Goal], Mapping[str, list[float]]]:
     samples: dict[str, list[float]] = {}
     for case in CASES:
         bench = build(case)
-        times = alternated({name: lambda name=name, b=bench: timed(b, name) for name in CONTENDERS}, ROUNDS)
-        left = {name: remaining(bench, name) for name in track(CONTENDERS, description="loss left")}
-        memory = {name: alone(case, name) for name in track(CONTENDERS, description="memory")}
+        times = measure_alternately(
+            {name: lambda name=name, b=bench: time_update(b, name) for name in CONTENDERS}, ROUNDS
+        )
+        left = {name: measure_remaining(bench, name) for name in track(CONTENDERS, description="loss left")}
+        memory = {name: measure_memory(case, name) for name in track(CONTENDERS, description="memory")}
         for name in CONTENDERS:
             rows.append(
                 {
                     "guided by": case,
                     "decoded by": name,
-                    "seconds": str(spread(times[name])),
+                    "seconds": str(find_spread(times[name])),
                     "time / plain": str(ratio(times, name, PLAIN)),
                     "memory, MiB": memory[name],
                     "memory / plain": memory[name] / memory[PLAIN],
@@ -94,8 +96,8 @@ def measure() -> tuple[Section, list[Goal], Mapping[str, list[float]]]:
 def build(case: str, only: str | None = None) -> Bench:
     """Create the contenders of a case, or only one of them."""
     vae = random_vae(0, **MINIATURE)
-    shown = tensors(pictures(WIDTH, HEIGHT, APART)[:2])
-    latents = encoded(vae, shown)[:1]
+    shown = to_tensors(read_frames(WIDTH, HEIGHT, APART)[:2])
+    latents = encode_frames(vae, shown)[:1]
     edges, vgg16, settings = sobel_edges(shown[1:]), Vgg16Features("random"), CASES[case]
     grams = vgg16.grams(fitted(shown[1:], settings.gram_size))
 
@@ -108,7 +110,7 @@ def build(case: str, only: str | None = None) -> Bench:
         return LossGuidance(ttlg, lambda x: decoder(shrunk(x, scale)) * 0.5 + 0.5, losses(ttlg))
 
     makers: Mapping[str, Callable[[], LossGuidance]] = {
-        PLAIN: lambda: LossGuidance(settings, lambda x: decoded_plainly(vae, x), losses(settings)),
+        PLAIN: lambda: LossGuidance(settings, lambda x: decode_plainly(vae, x), losses(settings)),
         OURS: lambda: ours(torch.float32),
         BF16: lambda: ours(torch.bfloat16),
         SMALLER: lambda: ours(torch.bfloat16, HALF),
@@ -116,19 +118,19 @@ def build(case: str, only: str | None = None) -> Bench:
 
     @torch.no_grad()
     def whole(moved: Tensor) -> float:
-        return float(losses(settings).of(decoded_plainly(vae, moved), ["edge"])["edge"])
+        return float(losses(settings).of(decode_plainly(vae, moved), ["edge"])["edge"])
 
     return Bench(latents, {name: make() for name, make in makers.items() if only in (None, name)}, whole)
 
 
-def timed(bench: Bench, name: str) -> float:
+def time_update(bench: Bench, name: str) -> float:
     """Return the seconds of one update."""
     began = time.perf_counter()
     bench.guides[name].descended(bench.latents)
     return time.perf_counter() - began
 
 
-def remaining(bench: Bench, name: str) -> float:
+def measure_remaining(bench: Bench, name: str) -> float:
     """Return the share of the loss that remains after several updates."""
     moved = bench.latents
     for _ in range(UPDATES):
@@ -136,7 +138,7 @@ def remaining(bench: Bench, name: str) -> float:
     return bench.whole(moved) / bench.whole(bench.latents)
 
 
-def alone(case: str, name: str) -> float:
+def measure_memory(case: str, name: str) -> float:
     """Return the memory of an update in MiB, measured in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak, case, name).result()

@@ -14,8 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from benchmarks.report import Row, Section
-from benchmarks.ttlg_cases import MINIATURE, REAL_DEPTH, Sampling, encoded, heading_for, pictures, random_vae, tensors
-from benchmarks.ttlg_trained import PatchEncoder, psnr, trained
+from benchmarks.ttlg_cases import (
+    MINIATURE,
+    REAL_DEPTH,
+    Sampling,
+    encode_frames,
+    predict_clean,
+    random_vae,
+    read_frames,
+    to_tensors,
+)
+from benchmarks.ttlg_trained import PatchEncoder, psnr, train_decoder
 from services.qwen_edit.decoders import StillDecoder, shrunk
 from services.qwen_edit.guidance import Vgg16Features, edge_loss, fitted, gram_loss, resized, sobel_edges
 from services.qwen_edit.request import EditRequest, Guidance
@@ -195,10 +204,10 @@ def _fall(case: Case, loss: Loss, gradient: Tensor) -> float:
 
 def _cases(vgg16: Vgg16Features) -> tuple[dict[str, list[Case]], str]:
     """Return decoder name → cases, and a note on the trained decoder."""
-    shown, few = tensors(pictures(*SIZE, APART)), tensors(pictures(*SIZE_MID, APART))
-    footage = tensors(pictures(*SIZE, 4))
+    shown, few = to_tensors(read_frames(*SIZE, APART)), to_tensors(read_frames(*SIZE_MID, APART))
+    footage = to_tensors(read_frames(*SIZE, 4))
     encode = PatchEncoder.of(footage)
-    decoder = trained(footage, encode)
+    decoder = train_decoder(footage, encode)
     latents = encode(shown)
     with torch.no_grad():
         whole = psnr(decoder(latents) * 0.5 + 0.5, shown)
@@ -243,7 +252,7 @@ def _random_cases(
     seed: int, config: Mapping[str, Any], shown: Tensor, frames: Sequence[int], vgg16: Vgg16Features
 ) -> list[Case]:
     vae = random_vae(seed, **config)
-    latents = encoded(vae, shown)
+    latents = encode_frames(vae, shown)
     still = [StillDecoder(vae, torch.float32, save_memory=save) for save in (True, False)]
     half = StillDecoder(vae, torch.bfloat16)
     mean, std = cast("Tensor", still[0].mean), cast("Tensor", still[0].std)
@@ -257,19 +266,19 @@ def _unclamped(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
 
 def _along_a_run(edit: QwenEdit, vgg16: Vgg16Features) -> Section:
     """Measure whether the gradient of a step is still right at later steps."""
-    shown = pictures(*RUN_SIZE, APART)
+    shown = read_frames(*RUN_SIZE, APART)
     asked = EditRequest(steps=RUN_STEPS, seed=0, edge_filter="sobel", ttlg=Guidance(edge_scale=0))
     sampling = Sampling(edit, asked, shown[0], shown[1])
     seen: list[Tensor] = []
 
     def on_step_end(pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        seen.append(sampling.latents(heading_for(pipe, tensors)))
+        seen.append(sampling.latents(predict_clean(pipe, tensors)))
         return {}
 
     sampling.run(on_step_end)
     decode = cast("Any", sampling.model)._decoder
     decoders = Decoders(decode, decode, decode, decode)
-    cases = [_case(decoders, x0, tensors(shown[:2]), 0, vgg16) for x0 in seen]
+    cases = [_case(decoders, x0, to_tensors(shown[:2]), 0, vgg16) for x0 in seen]
     rows: list[Row] = []
     for name in WAYS:
         gradients = [_gradient(case, getattr(case, name), decode) for case in cases]

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.report import Goal, Row, Section
-from benchmarks.ttlg_cases import Guide, Sampling, heading_for, pictures
+from benchmarks.ttlg_cases import Guide, Sampling, predict_clean, read_frames
 from benchmarks.ttlg_plot import Panel, drawing
 from services.frames import Frames, Scores
 from services.qwen_edit.guidance import LossGuidance
@@ -118,7 +118,7 @@ class Quality:
 
 def measure(edit: QwenEdit) -> Quality:
     """Generate all frames. Takes two minutes on two cores."""
-    shown = pictures(WIDTH, HEIGHT, EVERY)[: EDGES + 1]
+    shown = read_frames(WIDTH, HEIGHT, EVERY)[: EDGES + 1]
     cases = [(variant, seed) for variant in VARIANTS for seed in SEEDS]
     courses = {
         (variant, seed): asyncio.run(rolled(edit, shown, request(variant, seed)))
@@ -156,7 +156,7 @@ def trace(edit: QwenEdit, shown: Sequence[Frames], asked: EditRequest) -> list[M
         found.append({name: float(loss) for name, loss in sampling.losses.of(picture).items()})
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        note(sampling.latents(heading_for(pipe, tensors)))
+        note(sampling.latents(predict_clean(pipe, tensors)))
         return guidance(pipe, step, timestep, tensors)
 
     guide: Guide = on_step_end

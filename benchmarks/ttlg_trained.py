@@ -47,7 +47,7 @@ def _patches(frames: Tensor) -> Tensor:
     return F.pixel_unshuffle(frames * 2 - 1, PATCH).permute(0, 2, 3, 1)
 
 
-def trained(frames: Tensor, encode: PatchEncoder) -> StillDecoder:
+def train_decoder(frames: Tensor, encode: PatchEncoder) -> StillDecoder:
     """Train a decoder of the output of `encode` for frames, (n, 3, h, w) in [0, 1]."""
     decoder = StillDecoder(random_vae(0, **MINIATURE), torch.float32, save_memory=False).requires_grad_(True)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=LR)

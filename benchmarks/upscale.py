@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows it
 
 from benchmarks.contact_sheet import busiest, contact_sheet
 from benchmarks.picture_quality import Picture, gmsd, psnr, ssim
-from benchmarks.report import RESULTS, Goal, Report, Row, Section, alternated, ratio, spread
+from benchmarks.report import RESULTS, Goal, Report, Row, Section, find_spread, measure_alternately, ratio
 from services.frames import Pixels
 from services.realesrgan.model import RealEsrganModel
 from services.realesrgan.settings import SHIPPED, RealEsrganSettings
@@ -70,20 +70,20 @@ def measure(device: str = "cpu") -> Report:
     Args:
         device: a torch device.
     """
-    originals = clip()
+    originals = read_clip()
     with tempfile.TemporaryDirectory() as home:
         nets = {
             dtype: RealEsrganModel(SETTINGS.model_copy(update={"device": device, "dtype": dtype}), Path(home))
             for dtype in (SETTINGS.dtype, "float32")
         }
-        given = np.stack([averaged(original, SHRUNK) for original in originals.values()])
-        speed, goals, samples = speeds(nets, given[:RUN], device)
-        made = enlarged(nets, given)
-    quality, scores = qualities(originals, made)
+        given = np.stack([shrink(original, SHRUNK) for original in originals.values()])
+        speed, goals, samples = measure_speeds(nets, given[:RUN], device)
+        made = upscale_all(nets, given)
+    quality, scores = measure_quality(originals, made)
     stem = "upscale" if device == "cpu" else f"upscale_{device}"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{stem}.csv").write_text(csv(originals, scores))
-    sheet(originals, made).save(RESULTS / f"{stem}.png", optimize=True)
+    draw_sheet(originals, made).save(RESULTS / f"{stem}.png", optimize=True)
     return Report(
         "Enlarging with Real-ESRGAN",
         "All measurements run in one process without a server.",
@@ -103,7 +103,7 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def clip() -> dict[int, Picture]:
+def read_clip() -> dict[int, Picture]:
     """Return index → frame of the clip, (720, 1280, 3)."""
     with av.open(str(CLIP)) as file:
         frames = list(file.decode(video=0))
@@ -111,7 +111,7 @@ def clip() -> dict[int, Picture]:
     return {number: frames[number].to_ndarray(format="rgb24").astype(np.uint8) for number in chosen}
 
 
-def averaged(picture: Picture, times: int) -> Picture:
+def shrink(picture: Picture, times: int) -> Picture:
     """Return the picture shrunk by an integer factor; each pixel is the mean of the area it covers."""
     height, width = (side // times for side in picture.shape[:2])
     return picture.reshape(height, times, width, times, 3).mean((1, 3)).round().astype(np.uint8)
@@ -139,7 +139,7 @@ class PlainLoop:
         return np.stack(made)
 
 
-def speeds(
+def measure_speeds(
     nets: Mapping[str, RealEsrganModel], run: Pixels, device: str
 ) -> tuple[Section, list[Goal], dict[str, list[float]]]:
     """Compare the contenders for each scale."""
@@ -153,14 +153,16 @@ def speeds(
             OURS: lambda scale=scale: nets[SETTINGS.dtype].upscale(run, scale, lambda: None),
             WHOLE: lambda scale=scale: nets["float32"].upscale(run, scale, lambda: None),
         }
-        rates = alternated({name: lambda way=way: len(run) / seconds(way) for name, way in ways.items()}, ROUNDS)
+        rates = measure_alternately(
+            {name: lambda way=way: len(run) / time_call(way) for name, way in ways.items()}, ROUNDS
+        )
         due = ways[PLAIN]().astype(int)
         for name, way in ways.items():
             rows.append(
                 {
                     "scale": f"×{scale}",
                     "": name,
-                    "frames a second": str(spread(rates[name])),
+                    "frames a second": str(find_spread(rates[name])),
                     "over plain": str(ratio(rates, name, PLAIN)),
                     "off": f"{np.abs(way() - due).mean():.2f}",
                 }
@@ -170,7 +172,7 @@ def speeds(
     return Section("Speed", SPEED, rows), goals, samples
 
 
-def seconds(way: Any) -> float:
+def time_call(way: Any) -> float:
     """Return the time of a call in seconds. Its result is in CPU memory, so all GPU work is included."""
     began = time.perf_counter()
     way()
@@ -180,7 +182,7 @@ def seconds(way: Any) -> float:
 # --- quality ------------------------------------------------------------------------------------------------------
 
 
-def enlarged(nets: Mapping[str, RealEsrganModel], given: Pixels) -> dict[str, list[Picture]]:
+def upscale_all(nets: Mapping[str, RealEsrganModel], given: Pixels) -> dict[str, list[Picture]]:
     """Return way → the input pictures upscaled to their original size."""
     size = given.shape[2] * SHRUNK, given.shape[1] * SHRUNK
     made: dict[str, list[Picture]] = {
@@ -191,7 +193,7 @@ def enlarged(nets: Mapping[str, RealEsrganModel], given: Pixels) -> dict[str, li
     return made | {name: list(net.upscale(given, SHRUNK, lambda: None)) for name, net in by_net.items()}
 
 
-def qualities(
+def measure_quality(
     originals: Mapping[int, Picture], made: Mapping[str, Sequence[Picture]]
 ) -> tuple[Section, dict[tuple[str, str], list[float]]]:
     """Score every way. Scores are per way and measure, frame by frame."""
@@ -202,13 +204,13 @@ def qualities(
             scores[name, what] = [measured(original, picture) for original, picture in pairs]
     rows: list[Row] = [
         {"enlarged by": name}
-        | {what: _told(scores[name, what], 2 if what.startswith("PSNR") else 4) for what in MEASURES}
+        | {what: _format_spread(scores[name, what], 2 if what.startswith("PSNR") else 4) for what in MEASURES}
         for name in ENLARGED
     ]
     return Section("Quality", QUALITY, rows), scores
 
 
-def _told(values: Sequence[float], digits: int) -> str:
+def _format_spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
@@ -223,7 +225,7 @@ def csv(originals: Mapping[int, Picture], scores: Mapping[tuple[str, str], Seque
     return "\n".join(lines) + "\n"
 
 
-def sheet(originals: Mapping[int, Picture], made: Mapping[str, Sequence[Picture]]) -> Image.Image:
+def draw_sheet(originals: Mapping[int, Picture], made: Mapping[str, Sequence[Picture]]) -> Image.Image:
     """Draw a crop of every frame, alternately the one with the sharpest edges and the one with the finest texture."""
     rows: dict[str, list[Picture]] = {}
     for index, (number, original) in enumerate(originals.items()):

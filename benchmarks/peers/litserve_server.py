@@ -11,7 +11,7 @@ from typing import Any
 import litserve
 import numpy as np
 
-from benchmarks.clip import runs
+from benchmarks.clip import make_runs
 
 
 class Source(litserve.LitAPI):
@@ -19,7 +19,7 @@ class Source(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         del device
-        self._runs = {length: runs(length) for length in (4, 16)}
+        self._runs = {length: make_runs(length) for length in (4, 16)}
 
     def decode_request(self, request: dict[str, int]) -> dict[str, int]:
         return request

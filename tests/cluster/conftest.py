@@ -70,7 +70,7 @@ def clip_id(server: Server) -> str:
     return answer.json()["id"]
 
 
-def create(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+def create_video(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     """Create a small video and return its record."""
     asked = {"model": "v2v", "num_frames": 9, "steps": 2, "max_area": 128 * 72, "seed": 5, **fields}
     answer = http.post("/v1/videos", json=asked)
@@ -78,7 +78,7 @@ def create(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     return answer.json()
 
 
-def ended(http: httpx.Client, video_id: str, timeout_s: float = 120.0) -> dict[str, Any]:
+def wait_for_end(http: httpx.Client, video_id: str, timeout_s: float = 120.0) -> dict[str, Any]:
     """Wait until a job has ended, and return its record."""
 
     def ask() -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ def ended(http: httpx.Client, video_id: str, timeout_s: float = 120.0) -> dict[s
     return until(ask, timeout_s, f"the end of {video_id}")
 
 
-def staged(http: httpx.Client, video_id: str, stage: str) -> None:
+def wait_for_stage(http: httpx.Client, video_id: str, stage: str) -> None:
     """Wait until a job has reached a stage."""
 
     def ask() -> bool:
@@ -99,13 +99,13 @@ def staged(http: httpx.Client, video_id: str, stage: str) -> None:
     until(ask, 60.0, f"{stage} of {video_id}")
 
 
-def content(http: httpx.Client, video_id: str) -> bytes:
+def fetch_content(http: httpx.Client, video_id: str) -> bytes:
     answer = http.get(f"/v1/videos/{video_id}/content")
     assert answer.status_code == 200, answer.text
     return answer.content
 
 
-def error_of(answer: httpx.Response, status: int, param: str | None, *words: str) -> dict[str, Any]:
+def check_error(answer: httpx.Response, status: int, param: str | None, *words: str) -> dict[str, Any]:
     """Check that a response is one of our errors, and return the error."""
     assert answer.status_code == status, answer.text
     body = answer.json()["error"]

@@ -16,14 +16,14 @@ WIDTH, HEIGHT = 128, 80
 """Size in pixels."""
 
 
-def clip(count: int) -> Pixels:
+def read_clip(count: int) -> Pixels:
     """Return every third frame: (count, HEIGHT, WIDTH, 3)."""
     with av.open(str(CLIP)) as container:
         frames = [frame for index, frame in enumerate(container.decode(video=0)) if index % 3 == 0][:count]
     return np.stack([frame.reformat(WIDTH, HEIGHT, "rgb24").to_ndarray() for frame in frames]).astype(np.uint8)
 
 
-def edges_of(pixels: Pixels) -> Pixels:
+def draw_edges(pixels: Pixels) -> Pixels:
     """Return the differences of each pixel to its right and lower neighbours: (n, h, w, 3)."""
     grey = pixels.mean(3)
     across, down = np.diff(grey, axis=2, append=grey[:, :, -1:]), np.diff(grey, axis=1, append=grey[:, -1:])
@@ -31,26 +31,26 @@ def edges_of(pixels: Pixels) -> Pixels:
     return np.repeat(edges[..., None], 3, axis=3)
 
 
-def png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "png")
     return target.getvalue()
 
 
-def zipped(pixels: Pixels) -> bytes:
+def zip_pictures(pixels: Pixels) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for index, picture in enumerate(pixels):
-            archive.writestr(f"edges/e{index}.png", png(picture))
+            archive.writestr(f"edges/e{index}.png", encode_png(picture))
     return target.getvalue()
 
 
-def unzipped(data: bytes) -> dict[str, Pixels]:
+def unzip_pictures(data: bytes) -> dict[str, Pixels]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: np.array(Image.open(archive.open(name)), np.uint8) for name in archive.namelist()}
 
 
-def video(pixels: Pixels, path: Path) -> Path:
+def write_video(pixels: Pixels, path: Path) -> Path:
     """Write frames as H.264, which preserves them approximately."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(12), options={"crf": "10"})

@@ -36,7 +36,7 @@ class Outcome:
     """Duration with the fault."""
 
 
-def outcome_of(
+def compare_outcomes(
     server: Server, killed: str, stage: str, video: Mapping[str, Any], undisturbed: Mapping[str, Any]
 ) -> Outcome:
     """Compare a job that survived a fault with the undisturbed one."""

@@ -7,7 +7,7 @@ import av
 import httpx
 import pytest
 
-from tests.cluster.conftest import content, create, ended, staged
+from tests.cluster.conftest import create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import Server
 from tests.waiting import until
 
@@ -35,14 +35,14 @@ def step_s(http: httpx.Client, video_id: str) -> float:
 def test_the_worker_is_idle_a_step_and_a_second_later(
     server: Server, http: httpx.Client, clip_id: str, how: str
 ) -> None:
-    video_id = create(http, input_video=clip_id, **LONG)["id"]
-    staged(http, video_id, "denoise")
+    video_id = create_video(http, input_video=clip_id, **LONG)["id"]
+    wait_for_stage(http, video_id, "denoise")
     step = step_s(http, video_id)
     until(lambda: not server.is_idle("wan"), 60, "a worker at work")
     asked = time.monotonic()
     if how == "cancel":
         assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
-        video = ended(http, video_id)
+        video = wait_for_end(http, video_id)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
     else:
         assert http.delete(f"/v1/videos/{video_id}").json()["deleted"] is True
@@ -50,22 +50,22 @@ def test_the_worker_is_idle_a_step_and_a_second_later(
     until(lambda: server.is_idle("wan"), step + 1.5 + 5.0, "an idle worker")
     # Measuring takes half a second, more on a loaded machine, so only the order of magnitude is checked.
     assert time.monotonic() - asked < step + 1.0 + 5.0
-    assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
+    assert wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
 
 
 def test_what_was_made_before_the_cancel_is_kept(http: httpx.Client, clip_id: str) -> None:
     asked = {"prompt": "a meadow", "num_frames": 121, "steps": 1, "max_area": 192 * 112}
-    video_id = create(http, input_video=clip_id, **asked)["id"]
+    video_id = create_video(http, input_video=clip_id, **asked)["id"]
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] > 0, 60, "a first segment")
     http.post(f"/v1/videos/{video_id}/cancel")
-    video = ended(http, video_id)
+    video = wait_for_end(http, video_id)
     assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
-    with av.open(io.BytesIO(content(http, video_id)), "r") as container:
+    with av.open(io.BytesIO(fetch_content(http, video_id)), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == video["frames_done"]
 
 
 def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     folder = server.home / "artifacts" / "videos" / video_id
     assert (folder / "video.mp4").exists()
     http.delete(f"/v1/videos/{video_id}")
@@ -73,6 +73,6 @@ def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, 
 
 
 def test_a_finished_job_cannot_be_cancelled(http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     answer = http.post(f"/v1/videos/{video_id}/cancel")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
