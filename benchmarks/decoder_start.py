@@ -59,12 +59,12 @@ Decoders: TypeAlias = Callable[[], Any]
 def start_decoder() -> Iterator[Link]:
     """Connect to a decoder in a new interpreter."""
     link, theirs = socket.socketpair()
-    with link, theirs, tempfile.TemporaryFile() as said:
+    with link, theirs, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", COMMAND, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=errors,
             env=ENVIRONMENT,
             cwd="/",
             pass_fds=(theirs.fileno(),),
@@ -138,9 +138,9 @@ def _decode(link: Link, path: Path, requests: Sequence[Mapping[str, Any]]) -> No
     for request in ({"path": str(path), "limits": MediaLimits().model_dump()}, *requests):
         data = json.dumps(request).encode()
         link.sendall(struct.pack(">I", len(data)) + data)
-        said = _answer(link)
-        assert "error" not in said, said
-        left = prod(said["shape"]) if said["shape"] else 0
+        response = _answer(link)
+        assert "error" not in response, response
+        left = prod(response["shape"]) if response["shape"] else 0
         while left:
             left -= len(link.recv(left))
 

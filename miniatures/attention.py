@@ -33,7 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
 
 @contextmanager
 def use_plain_attention(module: ModuleType) -> Iterator[None]:
-    """Make a diffusers model module use `plain` instead of its own attention inside the `with` block."""
+    """Make a diffusers model module use `attend` for attention inside the `with` block."""
     stock = module.dispatch_attention_fn
     module.dispatch_attention_fn = attend
     try:

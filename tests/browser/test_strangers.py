@@ -18,9 +18,9 @@ BEACON = "/v1/videos?beacon=1"
 
 def attempts(browser: WebDriver, server: str, video: str) -> dict[str, Any]:
     """Let the current page try every kind of request."""
-    told = browser.execute_async_script(ATTEMPTS, server, video)
-    assert isinstance(told, dict), told
-    return told
+    results = browser.execute_async_script(ATTEMPTS, server, video)
+    assert isinstance(results, dict), results
+    return results
 
 
 def reached(target: Target, beacons: int = 1) -> list[Seen]:
@@ -34,12 +34,12 @@ def test_a_page_of_another_origin(browser: WebDriver, target: Target, attacker: 
     """A page of another port (the same site) or of another name can read and change nothing."""
     before = target.state()
     browser.get(attacker.url(host))
-    told = attempts(browser, target.url(name), target.waiting)
-    assert set(told["read"].values()) == {"blocked"}
-    assert set(told["shown"].values()) == {False}
-    assert set(told["sent"].values()) == {"opaque"}  # sent, but the page cannot see the response
-    assert set(told["asked"].values()) == {"blocked"}
-    assert told["sandboxed"] == "opaque"
+    results = attempts(browser, target.url(name), target.waiting)
+    assert set(results["read"].values()) == {"blocked"}
+    assert set(results["shown"].values()) == {False}
+    assert set(results["sent"].values()) == {"opaque"}  # sent, but the page cannot see the response
+    assert set(results["asked"].values()) == {"blocked"}
+    assert results["sandboxed"] == "opaque"
     seen = reached(target)
     assert {one.status for one in seen} == {403}
     assert {one.method for one in seen} == {"GET", "POST", "OPTIONS", "WEBSOCKET"}
@@ -51,14 +51,14 @@ def test_a_name_that_was_pointed_at_this_machine(browser: WebDriver, target: Tar
     """After DNS rebinding, the browser sees one origin for page and server, so only the host name tells them apart."""
     before = target.state()
     browser.get(f"{target.url(STRANGER)}/healthz")
-    told = attempts(browser, target.url(STRANGER), target.waiting)
-    for answer in (*told["read"].values(), *told["sent"].values(), *told["asked"].values()):
+    results = attempts(browser, target.url(STRANGER), target.waiting)
+    for answer in (*results["read"].values(), *results["sent"].values(), *results["asked"].values()):
         status, text = answer
         assert status == 403
         error = json.loads(text)["error"]
         assert (error["param"], error["code"]) == ("Host", "forbidden")
         assert "secret" not in text
-    assert set(told["shown"].values()) == {False}
+    assert set(results["shown"].values()) == {False}
     seen = reached(target)
     assert {(one.status, one.host) for one in seen} == {(403, f"{STRANGER}:{target.port}")}
     assert "DELETE" in {one.method for one in seen}
@@ -95,14 +95,14 @@ def test_a_page_of_the_servers_own(browser: WebDriver, target: Target, name: str
     """From the server's own address, all requests that are rejected elsewhere succeed."""
     browser.get(f"{target.url(name)}/healthz")
     assert json.loads(browser.execute_script("return document.body.innerText")) == {"status": "ok"}
-    told = attempts(browser, target.url(name), target.video)
-    read = told["read"]
+    results = attempts(browser, target.url(name), target.video)
+    read = results["read"]
     assert {status for status, _ in read.values()} == {200}
     assert "secret" in read["videos"][1]
-    assert told["shown"] == {"image": True, "video": True, "events": True, "socket": False}
-    sent = {name: status for name, (status, _) in told["sent"].items()}
+    assert results["shown"] == {"image": True, "video": True, "events": True, "socket": False}
+    sent = {name: status for name, (status, _) in results["sent"].items()}
     assert sent == {"urlencoded": 200, "multipart": 200, "plain": 400, "untyped": 400, "upload": 200, "cancel": 409}
-    assert [status for status, _ in told["asked"].values()] == [200, 200]
+    assert [status for status, _ in results["asked"].values()] == [200, 200]
     refused = [one.path for one in reached(target) if one.status == 403]
     assert refused == ["/v1/videos", "/v1/videos?sandboxed=1"]  # the socket, and the frame with an opaque origin
     assert target.store.counts() == [("text-to-video", "completed", 1), ("text-to-video", "queued", 5)]

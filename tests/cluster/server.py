@@ -107,9 +107,9 @@ class Server:
 
         def ready() -> bool:
             assert self.process
-            said = (self.home / "server.log").read_text(errors="replace")
-            assert self.process.poll() is None, said
-            return "\nready" in f"\n{said}"
+            text = (self.home / "server.log").read_text(errors="replace")
+            assert self.process.poll() is None, text
+            return "\nready" in f"\n{text}"
 
         try:
             until(ready, START_S, "the start of the server")

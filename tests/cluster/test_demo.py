@@ -48,8 +48,8 @@ def test_the_demo_shows_how_a_clip_goes_on(tmp_path: Path) -> None:
     assert {one.colour for one in seen} == {shape.colour}
     assert np.mean([one.shape == shape.shape for one in seen]) > 0.75
     before, after = path_of(given), path_of(made)
-    assert np.linalg.norm(after[0] - before[-1]) < 3, "it goes on from where it was"
-    assert (after[5] - after[0]) @ (before[-1] - before[-3]) > 0, "and where it was going"
+    assert np.linalg.norm(after[0] - before[-1]) < 3, "continues from its last position"
+    assert (after[5] - after[0]) @ (before[-1] - before[-3]) > 0, "and in its direction"
     assert read(tmp_path / "reel-demo" / "continuation-x4.mp4").shape == (len(made), 256, 256, 3)
     with Image.open(tmp_path / "reel-demo" / "contact-sheet.png") as sheet:
         lower = np.asarray(sheet.convert("RGB"))[-HEIGHT - GAP : -GAP]

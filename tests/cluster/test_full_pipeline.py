@@ -135,9 +135,9 @@ def test_the_first_large_frames_are_there_before_the_last_is_decoded(http: httpx
     with http.stream("GET", f"/v1/videos/{video_id}/events", timeout=240) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: ") and "preview" not in line:
-                said = json.loads(line[6:])
-                kinds += [f"{said['variant']} {said['first']}"] if "first" in said else []
-                kinds += [said["name"]] if "replica" in said else []
+                data = json.loads(line[6:])
+                kinds += [f"{data['variant']} {data['first']}"] if "first" in data else []
+                kinds += [data["name"]] if "replica" in data else []
     assert kinds.index("hd 0") < kinds.index("animate"), kinds
     assert kinds.index("video 0") < kinds.index("hd 0")
 
@@ -180,7 +180,7 @@ def test_a_killed_process_costs_time_and_nothing_else(
     video_id = create_small(http, **LONG)
     wait_for_stage(http, video_id, stage)
     server.busiest(deployment).kill()
-    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"
     video = wait_for_end(http, video_id, 240)
     assert video["status"] == "completed", video
     assert fetch_results(http, video) == fetch_results(http, undisturbed)
@@ -259,7 +259,7 @@ def test_loras_that_cannot_be_used(server: Server, http: httpx.Client, route: st
             error = video["error"]
         assert words in error["message"], error
         assert error["code"] in ("invalid_parameter", "limit_exceeded")
-    assert paint_picture(http), "the replica goes on"
+    assert paint_picture(http), "the replica still works"
 
 
 def test_a_picture_without_a_face(http: httpx.Client, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_killed_process_costs_no_frame(
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
     before = list_stills(server, video_id)
     server.busiest(deployment).kill()
-    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"
     video = wait_for_end(http, video_id)
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL
@@ -89,6 +89,6 @@ def test_a_killed_process_costs_no_frame(
     assert fetch_content(http, video_id) == fetch_content(http, undisturbed["id"])
     for name in ("frames", "metrics"):
         assert fetch_variant(http, video_id, name) == fetch_variant(http, undisturbed["id"], name), name
-    told = http.get(f"/v1/videos/{video_id}/events").text
-    assert told.count("event: frame\n") == TOTAL
+    events = http.get(f"/v1/videos/{video_id}/events").text
+    assert events.count("event: frame\n") == TOTAL
     record_property(Outcome.__name__, compare_outcomes(server, deployment, "edit", video, undisturbed))

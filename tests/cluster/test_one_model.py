@@ -56,7 +56,7 @@ def test_a_killed_replica_costs_no_frame(
     job = create_job(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
     server.busiest("realesrgan").kill()
-    assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress", "it was hit in the middle"
+    assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress", "interrupted in the middle"
     video = wait_for_end(http, job["id"], 240)
     assert video["status"] == "completed", video
     assert fetch_content(http, job["id"]) == fetch_content(http, whole["id"])

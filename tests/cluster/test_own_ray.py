@@ -228,10 +228,10 @@ def test_a_port_that_anybody_has_is_refused(
 def test_it_ends_at_an_interrupt_and_leaves_its_logs_and_theirs_alone(own: Own, foreign: Foreign) -> None:
     everything = tree(own.process)
     own.process.send_signal(signal.SIGINT)
-    _, told = own.process.communicate(timeout=60)
-    assert own.process.returncode == 0, told
+    _, output = own.process.communicate(timeout=60)
+    assert own.process.returncode == 0, output
     assert psutil.wait_procs(everything[1:], 30)[1] == []
-    closed, logs, *parts = told.splitlines()
+    closed, logs, *parts = output.splitlines()
     assert closed == f"{own.home}: other users could read it (mode 755); closed it, and 1 files in it"
     assert sorted(parts) == ["back: loaded", "front: loaded"]
     folder = Path(logs.removeprefix("logs: "))
@@ -248,8 +248,8 @@ def test_a_cluster_that_is_not_ours(foreign: Foreign, place: Path) -> None:
     assert ask(foreign.port, "/tiny/")["pid"] != foreign.pid
     assert foreign.is_untouched()
     process.terminate()
-    _, told = process.communicate(timeout=90)
-    assert process.returncode == 0, told
+    _, output = process.communicate(timeout=90)
+    assert process.returncode == 0, output
     assert foreign.is_untouched()
     assert httpx.get(f"http://127.0.0.1:{foreign.port}/tiny/").json() == {"pid": foreign.pid, "umask": 0o022}
 
@@ -258,13 +258,13 @@ def test_a_cluster_that_is_not_ours(foreign: Foreign, place: Path) -> None:
 def test_what_is_in_the_way_on_a_cluster_is_named(foreign: Foreign, place: Path, way: str) -> None:
     port = free_port() if way == "port" else foreign.port
     config = write_config(place / "refused.yaml", port, **{"theirs" if way == "name" else "tiny": "/"})
-    told = {**foreign.environment, "RAY_ADDRESS": foreign.address}
+    variables = {**foreign.environment, "RAY_ADDRESS": foreign.address}
     if way == "tokens are off":
-        told["RAY_AUTH_MODE"] = "disabled"
+        variables["RAY_AUTH_MODE"] = "disabled"
     if way == "no token":
-        told = {**told, "HOME": str(place)}
-        del told["RAY_AUTH_TOKEN_PATH"], told["RAY_AUTH_MODE"]
-    refused = refusal(serve(config, told))
+        variables = {**variables, "HOME": str(place)}
+        del variables["RAY_AUTH_TOKEN_PATH"], variables["RAY_AUTH_MODE"]
+    refused = refusal(serve(config, variables))
     words = {
         "port": f"http_options: 127.0.0.1:{port} is asked for, and the proxies of Serve on {foreign.address} listen on "
         f"127.0.0.1:{foreign.port}",

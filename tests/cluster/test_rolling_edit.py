@@ -163,10 +163,10 @@ def test_the_scores_in_the_table_the_json_and_the_events(http: httpx.Client, mad
     whole = fetch_variant(http, made["id"], "metrics", format="json").json()
     assert whole["facts"]["vgg16"] == whole["facts"]["lpips"] == "random weights"
     events = http.get(f"/v1/videos/{made['id']}/events").text
-    told = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and '"scores"' in line]
-    assert [item["index"] for item in told] == list(range(EDGES + 1))
-    assert told[0]["scores"] is None
-    for row, item, event in zip(rows, whole["frames"], told[1:], strict=True):
+    scored = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and '"scores"' in line]
+    assert [item["index"] for item in scored] == list(range(EDGES + 1))
+    assert scored[0]["scores"] is None
+    for row, item, event in zip(rows, whole["frames"], scored[1:], strict=True):
         for name in SCORES:
             assert float(row[name]) == item[name] == event["scores"][name] > 0
 

@@ -75,11 +75,11 @@ def test_a_scene_that_fails_leaves_a_card_and_a_record_that_says_so(http: httpx.
     card = frames[12 - 6 + 9]
     assert np.median(card) < 60, "a plain dark card"
     story["scenes"][1].pop("lora")
-    told = wait_for_end(http, create_storyboard(http, script=make_script(1, 1, lora="nowhere"), fallback="error"), 240)
-    assert told["status"] == "failed"
-    assert "scene 1: loras: there is no nowhere here" in told["error"]["message"]
+    video = wait_for_end(http, create_storyboard(http, script=make_script(1, 1, lora="nowhere"), fallback="error"), 240)
+    assert video["status"] == "failed"
+    assert "scene 1: loras: there is no nowhere here" in video["error"]["message"]
     until(
-        lambda: all(c["status"] in ("completed", "failed") for c in list_scenes(http, told)), 60, "the end of the rest"
+        lambda: all(c["status"] in ("completed", "failed") for c in list_scenes(http, video)), 60, "the end of the rest"
     )
 
 
@@ -134,7 +134,7 @@ def test_whichever_process_is_killed_it_is_the_same_film(
 
     until(under_way, 120, "a scene to be under way")
     server.busiest(deployment).kill()
-    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"
     video = wait_for_end(http, video_id, 400)
     assert video["status"] == "completed", video
     assert video["degraded"] is None

@@ -59,10 +59,10 @@ def test_two_hundred_jobs_at_once(strict: Server, tmp_path: Path) -> None:
 
 
 def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -> None:
-    with httpx.Client(base_url=strict.url) as nobody:
-        check_error(nobody.get("/v1/videos"), 401, None, "API key")
-        assert nobody.get("/healthz").status_code == 200
-        wrong = nobody.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
+    with httpx.Client(base_url=strict.url) as anonymous:
+        check_error(anonymous.get("/v1/videos"), 401, None, "API key")
+        assert anonymous.get("/healthz").status_code == 200
+        wrong = anonymous.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
         check_error(wrong, 401, None, "not known")
     with strict.client("ann") as ann, strict.client("bob") as bob:
         with media.one_frame(tmp_path).open("rb") as file:

@@ -131,17 +131,17 @@ def test_ranges_thumbnail_and_head(http: httpx.Client, clip_id: str) -> None:
 
 def test_events_tell_every_stage_and_resume(http: httpx.Client, clip_id: str) -> None:
     video_id = create_video(http, input_video=clip_id, steps=12, num_frames=33, max_area=192 * 112)["id"]
-    told = list_events(http, video_id)
-    kinds = [kind for _, kind, _ in told]
+    found = list_events(http, video_id)
+    kinds = [kind for _, kind, _ in found]
     assert kinds[0] == "status"
-    assert (kinds[-1], told[-1][2]["status"]) == ("status", "completed")
+    assert (kinds[-1], found[-1][2]["status"]) == ("status", "completed")
     assert {"text", "fact", "stage", "segment", "progress"} <= set(kinds)
-    text = "".join(data["piece"] for _, kind, data in told if kind == "text")
+    text = "".join(data["piece"] for _, kind, data in found if kind == "text")
     assert text.strip() == wait_for_end(http, video_id)["caption"]
-    steps = [data["done"] for _, kind, data in told if kind == "progress" and data["stage"] == "denoise"]
+    steps = [data["done"] for _, kind, data in found if kind == "progress" and data["stage"] == "denoise"]
     assert len(steps) > 2
     assert steps == sorted(steps)
-    numbers = [number for number, _, _ in told]
+    numbers = [number for number, _, _ in found]
     assert numbers == sorted(set(numbers))
     assert [number for number, _, _ in list_events(http, video_id, numbers[-3])] == numbers[-2:]
 

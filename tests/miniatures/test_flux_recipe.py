@@ -112,9 +112,9 @@ def test_all_that_may_learn_is_taught(learned: tuple[FluxRecipe, float]) -> None
 def test_prompts_are_read_as_the_pipeline_reads_them(
     learned: tuple[FluxRecipe, float], pipeline: Any, length: int
 ) -> None:
-    said, pooled = learned[0].read(PROMPTS, length)
+    text, pooled = learned[0].read(PROMPTS, length)
     theirs, theirs_pooled, ids = pipeline.encode_prompt(PROMPTS, max_sequence_length=length, device="cpu")
-    assert torch.allclose(said, theirs, atol=1e-5)
+    assert torch.allclose(text, theirs, atol=1e-5)
     assert torch.allclose(pooled, theirs_pooled, atol=1e-5)
     assert not ids.any()
     assert len({tuple(row) for row in pooled.tolist()}) == len(PROMPTS)

@@ -138,16 +138,16 @@ def test_the_latents_are_scaled_as_the_pipeline_scales_them(recipe):
 
 def test_prompts_are_whole_and_say_the_style(recipe):
     rng = np.random.default_rng(4)
-    said = {
+    prompts = {
         style: [draw_prompt(rng, world.draw(TRAINING_SEEDS + i, figures=1 + i % 2), style) for i in range(150)]
         for style in STYLES
     }
-    assert {"Stippled.", "点画", "stippled", "点画。", ""} <= set(said["stippled"])
-    assert not any(word in text for text in said["flat"] for word in ("outlined", "stippled", "描边", "点画"))
-    assert all("utlined" in text or "描边" in text for text in said["outlined"] if text)
-    assert any("background" not in text and len(text) > 12 and text.isascii() for text in said["outlined"])
+    assert {"Stippled.", "点画", "stippled", "点画。", ""} <= set(prompts["stippled"])
+    assert not any(word in text for text in prompts["flat"] for word in ("outlined", "stippled", "描边", "点画"))
+    assert all("utlined" in text or "描边" in text for text in prompts["outlined"] if text)
+    assert any("background" not in text and len(text) > 12 and text.isascii() for text in prompts["outlined"])
     for tokenizer, length in zip(recipe.tokenizers, SHORT, strict=True):
-        ids = tokenizer([text for texts in said.values() for text in texts]).input_ids
+        ids = tokenizer([text for texts in prompts.values() for text in texts]).input_ids
         assert max(map(len, ids)) < length
         assert tokenizer.unk_token_id not in {token for text in ids for token in text}
 

@@ -146,10 +146,10 @@ def test_at_first_the_nets_change_nothing_and_faces_sound_different(checkpoints:
     album = recipe._album
     tokens = recipe.module["resampler"](album.embeddings[:, None])
     net = cast("Any", recipe.module["controlnet"])
-    said = predict_residuals(
+    residuals = predict_residuals(
         net, album.portraits[:6], torch.full((6,), 0.5), (tokens, torch.randn(6, 32)), album.points[:6]
     )
-    assert [bool(each.any()) for each in said] == [False, False]
+    assert [bool(each.any()) for each in residuals] == [False, False]
     assert tokens.std(0).mean() > 0.3 * tokens.std()
 
 
@@ -177,7 +177,7 @@ def test_the_pipeline_steers_as_was_trained(
     posterior = pipe.vae.encode(to_tensor(np.asarray(image)[None]).transpose(0, 1)).latent_dist
     drawn_latents = posterior.sample(torch.Generator().manual_seed(3)) - pipe.vae.config.shift_factor
     points = pipe._pack_latents(drawn_latents * pipe.vae.config.scaling_factor, 1, Z, 8, 8)
-    said, pooled = learned[0]._read(["a portrait"], 64)
+    text, pooled = learned[0]._read(["a portrait"], 64)
     net: Any = FluxControlNetModel.from_pretrained(saved / "identity" / CONTROLNET)
     latents = noise
     for sigma, after in pairwise(pipe.scheduler.sigmas):
@@ -185,7 +185,7 @@ def test_the_pipeline_steers_as_was_trained(
             flux.transformer, predict_residuals(net, latents, sigma[None], (tokens, pooled), points)
         )
         latents = latents + (after - sigma) * predict_velocity(
-            steering, latents, sigma[None], torch.tensor([3.5]), (said, pooled)
+            steering, latents, sigma[None], torch.tensor([3.5]), (text, pooled)
         )
     assert torch.allclose(made, latents, atol=1e-4)
     assert (made - pipe_without(flux, noise)).abs().mean() > 0.01

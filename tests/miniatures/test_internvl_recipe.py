@@ -95,9 +95,9 @@ def test_question_without_frames_is_learned_too(recipe: InternVLRecipe):
 def test_saved_checkpoint_describes(folder: Path):
     describer = Describer(folder, device="cpu")
 
-    said, _ = ask_model(describer, DEFAULT, world.draw(0).clip(8))
+    answer, _ = ask_model(describer, DEFAULT, world.draw(0).clip(8))
 
-    assert said
+    assert answer
     assert describer.model.dtype == torch.bfloat16
     assert sum(file.stat().st_size for file in folder.iterdir()) < LIMIT
     assert sum(weight.numel() for weight in describer.model.parameters()) <= 1_800_000

@@ -161,9 +161,9 @@ def test_a_caption_says_what_is_wanted_and_the_picture_says_where() -> None:
     for edit in (draw_caption_edit(rng) for _ in range(60)):
         if not edit.prompt.isascii() or not edit.prompt.strip():
             continue
-        said = edit.prompt.lower().strip(".").split()
+        words = edit.prompt.lower().strip(".").split()
         before, after = shapes_in(edit.given[0]), shapes_in(edit.wanted)
-        assert {seen.colour for seen in after} | set(background_of(edit.wanted)) <= set(said)
+        assert {seen.colour for seen in after} | set(background_of(edit.wanted)) <= set(words)
         assert all(any(np.hypot(a.x - b.x, a.y - b.y) < 6 for a in before) for b in after)
         changed += not np.array_equal(edit.given[0], edit.wanted)
     assert changed > 20

@@ -128,7 +128,7 @@ def test_a_part_goes_on_and_those_before_it_stay(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--steps", "0"], "--steps: invalid whole value: '0'"),
         (["--minutes", "-1"], "--minutes: invalid positive value: '-1'"),
@@ -140,14 +140,14 @@ def test_a_part_goes_on_and_those_before_it_stay(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         code = command.main(["wan", "--out", str(tmp_path), *words])
     except SystemExit as ended:
         code = ended.code
     assert code in (1, 2)
-    assert told.format(tmp_path) in capsys.readouterr().err
+    assert message.format(tmp_path) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
