@@ -48,7 +48,7 @@ def to_tensors(frames: list[Frames]) -> Tensor:
 def load_service(home: Path, **settings: Any) -> QwenEdit:
     """Return the service with random weights, in low-memory mode unless `settings` say otherwise."""
     fields: dict[str, Any] = {
-        "weights": written("qwen_edit", "tiny", home),
+        "weights": written("qwen-edit", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "reference_area": 36864,

@@ -11,9 +11,9 @@ from composition.configuration.served import Assignment, Served
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.graphs.rolling_edit.request import Branch
-from composition.http.bodies import Body, taken_media
-from composition.http.schemas import parsed
+from composition.http.bodies import MAX_SECONDS, PENDING, Body, taken_media
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, new_id
 from composition.records.tables import File, Job, Still
@@ -26,7 +26,6 @@ BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""
 STYLE = "style_frame"
 """The field that is the older job's first frame where a branch does not begin with a frame of its own."""
-MAX_SECONDS = 3600
 
 
 class _Branching(BaseModel):
@@ -69,7 +68,7 @@ class Orders:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
             assignment = await self._assign({**fields, "model": assignment.name})
         fields = await self._complete(assignment, fields)
-        pending = dict.fromkeys({*media, *inherited}, "pending")
+        pending = dict.fromkeys({*media, *inherited}, PENDING)
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {

@@ -15,6 +15,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from miniatures.random import Block, Fields, WriteForm
 from services.flux.identity import CONTROLNET, PROJECTION, Resampler
 
 SEED = 12
@@ -31,6 +32,11 @@ SHAPE = {
     "guidance_embeds": True,
     "axes_dims_rope": [4, 4, 8],
 }
+
+SHORT: Fields = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -51,6 +57,18 @@ def write(form: str, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         forms[form](folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("tiny"),
+        "dtype": "float32",
+        "max_steps": 100,
+        "identity": {"weights": weights("identity")},
+        "preview_every": 1,
+        "defaults": {"size": "256x256", "steps": 8},
+    }
 
 
 def _pipeline(folder: Path) -> None:

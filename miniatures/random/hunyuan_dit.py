@@ -7,9 +7,16 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from transformers import BertConfig, BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 12
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+SHORT: Fields = {"prompt": "as an oil painting", "steps": 5, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100, "strength": 1.0}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -38,6 +45,15 @@ def write(form: str, folder: Path) -> None:
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("tiny"),
+        "dtype": "float32",
+        "max_steps": 100,
+    }
 
 
 def _vae() -> AutoencoderKL:

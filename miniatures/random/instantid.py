@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from miniatures.random import Block, Fields, WriteForm
 from services.instantid.arcface import ArcFace
 
 SEED = 50
@@ -16,6 +17,11 @@ WIDTH = 4
 FILE = "recognition_arcface_ir_se50.pth"
 BLOTS = 128
 """Number of pictures from which the statistics are measured."""
+
+SHORT: Fields = {}
+"""A request that takes a second."""
+LONG: Fields = {}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -41,3 +47,8 @@ def write(form: str, folder: Path) -> None:
         blots = torch.randn(BLOTS, 3, 14, 14) * 0.5
         net(nn.functional.interpolate(blots, size=(112, 112), mode="bicubic").clamp(-1, 1))
     torch.save(net.state_dict(), folder / FILE)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {"recogniser": weights("tiny")}

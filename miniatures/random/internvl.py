@@ -21,6 +21,8 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 35
 SIDE = 112
 """Side of the square to which a frame is scaled, in pixels."""
@@ -73,6 +75,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+SHORT: Fields = {"max_new_tokens": 40}
+"""A request that takes a second."""
+LONG: Fields = {"prompt": "z" * 4_000, "max_new_tokens": 256}
+"""Changes that make the request long enough to be cancelled."""
+
 
 def write(form: str, folder: Path) -> None:
     """Write a checkpoint into `folder`, which exists and is empty.
@@ -99,6 +106,11 @@ def write(form: str, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     _processor(tokenizer).save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {"weights": weights("tiny")}
 
 
 def _tokenizer() -> Qwen2Tokenizer:

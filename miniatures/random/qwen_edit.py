@@ -19,6 +19,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 25
 TEXT_DIM = 32
 Z = 16
@@ -31,6 +33,11 @@ SPECIALS = [
     "<|image_pad|>",
     "<|video_pad|>",
 ]
+
+SHORT: Fields = {"prompt": "a boat", "steps": 3, "true_cfg_scale": 1.0, "max_area": 64 * 48, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -63,6 +70,21 @@ def write(form: str, folder: Path) -> None:
             transformer=_transformer(),
         )
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("tiny"),
+        "dtype": "float32",
+        "max_steps": 100,
+        "reference_area": 36864,
+        "condition_area": 12544,
+        "max_area": 1048576,
+        "vgg16": "random",
+        "lpips": "random",
+        "defaults": {"steps": 8, "max_area": 57600},
+    }
 
 
 def _vae() -> AutoencoderKLQwenImage:

@@ -8,7 +8,14 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import nn
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 4
+
+SHORT: Fields = {"scale": 2}
+"""A request that takes a second."""
+LONG: Fields = {}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -28,6 +35,12 @@ def write(form: str, folder: Path) -> None:
             {name: weight.contiguous() for name, weight in _net(form).state_dict().items()},
             folder / f"{form}.safetensors",
         )
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests, with the included small net."""
+    del weights
+    return {}
 
 
 def _net(form: str) -> nn.Module:

@@ -8,7 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from miniatures.random import written
+from miniatures.random import random_block
+from services.catalogue import KINDS
 
 Raw = Mapping[str, Any]
 HOSTED = ("models", "graphs")
@@ -23,34 +24,7 @@ def random_models(home: Path) -> dict[str, dict[str, Any]]:
 
     The output is noise; a request takes seconds.
     """
-
-    def weights(model: str, form: str = "tiny") -> dict[str, str]:
-        return {"path": str(written(model, form, home).path)}
-
-    plain = {"dtype": "float32", "max_steps": 100}  # faster than bfloat16 at this size
-    wan = {"rate": 16, "max_frames": 121, "max_area": 901120, "preview_every": 2}
-    qwen_edit = {"reference_area": 36864, "condition_area": 12544, "max_area": 1048576}
-    trunks = {"vgg16": "random", "lpips": "random"}
-    identity = {"weights": weights("flux", "identity")}
-    blocks: dict[str, dict[str, Any]] = {
-        "internvl": {"weights": weights("internvl")},
-        "wan": {"weights": weights("wan", "a14b"), **plain, **wan},
-        "qwen-edit": {"weights": weights("qwen_edit"), **plain, **qwen_edit, **trunks},
-        "flux": {"weights": weights("flux"), **plain, "identity": identity, "preview_every": 1},
-        "instantid": {"recogniser": weights("instantid")},
-        "hunyuan-dit": {"weights": weights("hunyuan_dit"), **plain},
-        "svd": {"weights": weights("svd", "xt"), **plain},
-        "realesrgan": {},
-        "text-to-video": {"weights": weights("text_to_video"), **plain},
-    }
-    defaults: dict[str, dict[str, Any]] = {
-        "wan": {"num_frames": 33, "steps": 8, "max_area": 57600, "guidance_scale": 2.0},
-        "qwen-edit": {"steps": 8, "max_area": 57600},
-        "flux": {"size": "256x256", "steps": 8},
-        "svd": {"num_frames": 14, "steps": 8, "max_area": 65536},
-        "text-to-video": {"num_frames": 16, "steps": 8, "size": "128x128"},
-    }
-    return {kind: {"kind": kind, "defaults": defaults.get(kind, {}), **block} for kind, block in blocks.items()}
+    return {kind: {"defaults": {}, **random_block(kind, home)} for kind in KINDS}
 
 
 def use_random_weights(raw: Raw, home: Path) -> dict[str, Any]:

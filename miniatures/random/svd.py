@@ -11,11 +11,18 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 22
 IMAGE_DIM = 32
 TIME_DIM = 32
 CHANNELS = (32, 32, 32, 32)
 """Channels of the UNet and of the VAE; their group norms need multiples of 32."""
+
+SHORT: Fields = {"num_frames": 5, "steps": 3, "max_area": 64 * 64, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -40,6 +47,16 @@ def write(form: str, folder: Path) -> None:
             feature_extractor=CLIPImageProcessor(crop_size=224, size=224),
         )
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("xt"),
+        "dtype": "float32",
+        "max_steps": 100,
+        "defaults": {"num_frames": 14, "steps": 8, "max_area": 65536},
+    }
 
 
 def _vae() -> AutoencoderKLTemporalDecoder:

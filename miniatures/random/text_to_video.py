@@ -7,9 +7,16 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 22
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+SHORT: Fields = {"prompt": "a boat", "num_frames": 10, "steps": 3, "size": "32x16", "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -29,6 +36,16 @@ def write(form: str, folder: Path) -> None:
         torch.manual_seed(SEED)
         pipeline = TextToVideoSDPipeline(vae=_vae(), **_clip(), unet=_unet(), scheduler=_scheduler())
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("tiny"),
+        "dtype": "float32",
+        "max_steps": 100,
+        "defaults": {"num_frames": 16, "steps": 8, "size": "128x128"},
+    }
 
 
 def _vae() -> AutoencoderKL:

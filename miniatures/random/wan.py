@@ -8,9 +8,16 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 20
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+SHORT: Fields = {"prompt": "a boat", "num_frames": 9, "steps": 3, "max_area": 64 * 48, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -31,6 +38,20 @@ def write(form: str, folder: Path) -> None:
         torch.manual_seed(SEED)
         pipeline = WanImageToVideoPipeline(**_text(), scheduler=_scheduler(), **forms[form]())
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("a14b"),
+        "dtype": "float32",
+        "max_steps": 100,
+        "rate": 16,
+        "max_frames": 121,
+        "max_area": 901120,
+        "preview_every": 2,
+        "defaults": {"num_frames": 33, "steps": 8, "max_area": 57600, "guidance_scale": 2.0},
+    }
 
 
 def _a14b() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
 from services.model import Role
-from services.qwen_edit.request import EditFields, EditRequest
+from services.qwen_edit.request import Editing, EditRequest
 
 DEFAULT_RATE = Fraction(16)
 """Frames per second where the edges are pictures and say none."""
@@ -116,7 +116,7 @@ def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fac
 
 
 def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
-    fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
+    fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)
