@@ -29,7 +29,7 @@ class Known:
     """True content of each frame of a batch of clips."""
 
     choices: Tensor
-    """(clips, frames, properties) int64 in the order FACTS, LOOKS of both figures, MOTION of both, else UNKNOWN."""
+    """(clips, frames, properties) int64: FACTS, then LOOKS and MOTION of two figures; UNKNOWN for missing values."""
     places: Tensor
     """(clips, frames, 2 * PLACE) in [-1, 1]; NaN if absent."""
 

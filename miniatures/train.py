@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     length.add_argument("--steps", type=whole, help="steps per part; by default those of the shipped checkpoint")
     parser.add_argument("--seed", type=int, default=1, help="0 or more")
     parser.add_argument("--device", default="auto", help="a torch device; auto: a GPU if available")
-    parser.add_argument("--threads", type=whole, default=1, help="CPU threads; the result is reproducible per number")
+    parser.add_argument("--threads", type=whole, default=1, help="CPU threads; the same number reproduces a result")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
