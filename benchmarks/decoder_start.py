@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks.report import Goal, Report, Row, Section, find_spread, measure_alternately, ratio
 from composition.media.decoding.process import ENVIRONMENT, DecoderProcesses
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bouncing-triangle.mp4"
@@ -33,8 +33,8 @@ PICTURE, VIDEO = "picture, 64×48", "video, 25 frames of 64×64"
 LAST = {"op": "last"}
 WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {PICTURE: [LAST], VIDEO: [LAST, {"op": "sample", "count": 8}]}
 COMMAND = (
-    "import socket, sys; from composition.media.decoding.worker import decode; "
-    "decode(socket.socket(fileno=int(sys.argv[1])))"
+    "import socket, sys; from composition.media.decoding.worker import run_decoder; "
+    "run_decoder(socket.socket(fileno=int(sys.argv[1])))"
 )
 
 METHOD = f"""\
@@ -99,7 +99,7 @@ def measure() -> Report:
     decoders: dict[str, Decoders] = {FORKED: partial(fork_decoder, processes), FRESH: start_decoder}
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
-        picture.write_bytes(png(np.full((48, 64, 3), 128, np.uint8)))
+        picture.write_bytes(encode_png(np.full((48, 64, 3), 128, np.uint8)))
         for what, path in ((PICTURE, picture), (VIDEO, CLIP)):
             walls: dict[str, list[float]] = {name: [] for name in decoders}
             opening = {name: partial(_open_files, decoders[name], path, what, walls[name]) for name in decoders}

@@ -19,7 +19,7 @@ from benchmarks.report import Goal, Report, Row, Section, find_spread, measure_a
 from benchmarks.svd_full_size import write_full_size
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import Known
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.variants import IMAGE
 from services.frames import Frames
 
@@ -62,7 +62,7 @@ def measure(device: str = "cpu") -> Report:
         if case.full_size:
             write_full_size(home / FULL_SIZE, case.dtype)
         picture = still(case.width, case.height)
-        (home / "picture.png").write_bytes(png(picture.pixels[0]))
+        (home / "picture.png").write_bytes(encode_png(picture.pixels[0]))
         known = Known(key="benchmark", pictures={IMAGE: str(home / "picture.png")})
         with local_ray(), _alone() as narrow, _alone() as wide:
             graph = serve.run(make_application(case, home), route_prefix=None)

@@ -101,12 +101,12 @@ class Cutter:
             raise ValueError(f"expected frame {due}, got frame {frames.first}")
         if self._encoder is None:
             self._encoder = SegmentEncoder(frames.width, frames.height, frames.rate, total_frames=self.total)
-            self.data += self._encoder.init()
+            self.data += self._encoder.encode_init()
         for number, pixels in enumerate(frames.pixels, frames.first):
             self._waiting.append(Frames(pixels[None], number, frames.rate))
             wanted = FullPipelineRequest.SEGMENTS[min(self.segments, 1)]
             if len(self._waiting) == wanted or number + 1 == self.total:
-                self.data += self._encoder.segment(self._waiting, self._first, self.segments + 1)
+                self.data += self._encoder.encode_segment(self._waiting, self._first, self.segments + 1)
                 self.segments += 1
                 self._first += len(self._waiting)
                 self._waiting = []

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composition.media.decoding.worker import spread
+from composition.media.decoding.worker import spread_positions
 from miniatures import world
 from miniatures.pictures import shift_colours
 
@@ -59,7 +59,7 @@ def draw_clip(rng: np.random.Generator, shots: int) -> tuple[world.Scene, NDArra
         size=(size[0], size[1]),
         motion="turn" if rng.random() < 0.3 else "line",
     )
-    return scene, np.array(spread(shots, frames)), frames
+    return scene, np.array(spread_positions(shots, frames)), frames
 
 
 def describe_frames(scene: world.Scene, times: NDArray[np.int64], frames: int) -> Content:

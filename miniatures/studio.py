@@ -15,7 +15,7 @@ from composition.configuration.file import load_configuration
 from composition.configuration.settings import ModelEntry
 from composition.graphs.calls import Transport
 from composition.graphs.run import GraphSettings
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
 from miniatures.clips import write
 from miniatures.train import CHECKPOINTS
@@ -82,9 +82,9 @@ class Studio:
 
     def run(self, name: str, **fields: Any) -> list[Item]:
         """Run a graph, or a model alone, as a job would, and return all its items. Media fields are paths."""
-        assignment = self._snapshot.assign(name, {})
+        assignment = self._snapshot.assign_models(name, {})
         request = assignment.request.model_validate(fields)
-        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete(fields))
+        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete_fields(fields))
         handles: dict[Role, Any] = {role: _Handle(self.model(served.id)) for role, served in assignment.models.items()}
         graph = assignment.graph.make(handles, settings, Transport())
         return asyncio.run(_all(graph.run(request)))
@@ -97,7 +97,7 @@ class Studio:
         """Write frames as a video, or a single one as a picture, and return the path for a media field."""
         if len(pixels) == 1:
             path = self.folder / f"{name}.png"
-            path.write_bytes(png(pixels[0]))
+            path.write_bytes(encode_png(pixels[0]))
         else:
             path = self.folder / f"{name}.mp4"
             write(path, pixels)

@@ -9,7 +9,7 @@ import numpy as np
 
 from composition.graphs.storyboard.script import picture_question, question
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.worker import Film, spread
+from composition.media.decoding.worker import Video, spread_positions
 from composition.media.encode import SegmentEncoder
 from composition.media.limits import MediaLimits
 from miniatures import world
@@ -87,9 +87,9 @@ def encode_clip(clip: world.Pixels) -> world.Pixels:
     encoder = SegmentEncoder(clip.shape[2], clip.shape[1], Fraction(world.RATE))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        path.write_bytes(encoder.init() + encoder.segment(clip, 0, 1))
-        film = Film(str(path), Limits(**MediaLimits().model_dump()))
-        pixels = film.sample(spread(SHOTS, film.frames))
+        path.write_bytes(encoder.encode_init() + encoder.encode_segment(clip, 0, 1))
+        video = Video(str(path), Limits(**MediaLimits().model_dump()))
+        pixels = video.sample(spread_positions(SHOTS, video.count))
     if pixels is None:
         raise OSError("the encoded clip has no frames")
     return pixels

@@ -16,9 +16,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composition.http.ingress import Ingress, IngressSettings
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, News, Page, Store, new_id
+from composition.records.store import EventDraft, Lease, Page, Store, make_id
 from composition.records.tables import Job
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.serving import noise
@@ -106,19 +106,19 @@ class Target(Running):
         self.store = Store(database)
         kept = Artifacts(artifacts)
         kept.put("clip.mp4", CLIP.read_bytes())
-        kept.put("picture.png", png(noise(0)))
+        kept.put("picture.png", encode_png(noise(0)))
         self.video = self._job(created_at=1.0)
-        held = self.store.claim(60.0)
+        held = self.store.claim_job(60.0)
         assert held
         lease = Lease(held.id, held.fence)
         results = {"video": "clip.mp4", "thumbnail": "picture.png"}
-        self.store.record(lease, {"results": results}, [News("fact", {"name": "seed", "value": 7})])
-        self.store.end(lease, "completed")
+        self.store.update_job(lease, {"results": results}, [EventDraft("fact", {"name": "seed", "value": 7})])
+        self.store.end_job(lease, "completed")
         self.waiting = self._job(created_at=2.0)
 
     def _job(self, created_at: float) -> str:
         params = {"prompt": "secret", "seed": 7}
-        job = Job(id=new_id("video"), owner="", model="text-to-video", params=params, media={}, created_at=created_at)
+        job = Job(id=make_id("video"), owner="", model="text-to-video", params=params, media={}, created_at=created_at)
         return self.store.create_job(job, 99).id
 
     def __exit__(self, *_: object) -> None:
@@ -127,8 +127,8 @@ class Target(Running):
 
     def state(self) -> Mapping[str, object]:
         """Return everything that a request could change."""
-        jobs, _ = self.store.jobs("", Page(100))
-        files, _ = self.store.files("", Page(100))
+        jobs, _ = self.store.list_jobs("", Page(100))
+        files, _ = self.store.list_files("", Page(100))
         return {
             "jobs": [(job.id, job.status, job.cancel_requested, job.deleted, job.last_event) for job in jobs],
             "files": [file.id for file in files],

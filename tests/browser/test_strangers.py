@@ -105,4 +105,4 @@ def test_a_page_of_the_servers_own(browser: WebDriver, target: Target, name: str
     assert [status for status, _ in results["asked"].values()] == [200, 200]
     refused = [one.path for one in reached(target) if one.status == 403]
     assert refused == ["/v1/videos", "/v1/videos?sandboxed=1"]  # the socket, and the frame with an opaque origin
-    assert target.store.counts() == [("text-to-video", "completed", 1), ("text-to-video", "queued", 5)]
+    assert target.store.count_jobs() == [("text-to-video", "completed", 1), ("text-to-video", "queued", 5)]

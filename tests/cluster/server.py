@@ -15,7 +15,7 @@ import httpx
 import psutil
 import yaml
 
-from composition.configuration.file import LOCAL_CONFIG, narrow, parse_configuration
+from composition.configuration.file import LOCAL_CONFIG, parse_configuration, select_models
 from composition.configuration.settings import FrontSettings, JobsSettings, StateSettings
 from miniatures.random.served import host_apart, replace_models
 from tests.waiting import until
@@ -78,7 +78,7 @@ class Server:
         home.mkdir(parents=True, exist_ok=True)
         raw = _assemble(home, models, settings)
         leaving = None if apart is True else [*twice, *(apart or ())]
-        found = narrow(parse_configuration(host_apart(raw, leaving), ROOT), only)
+        found = select_models(parse_configuration(host_apart(raw, leaving), ROOT), only)
         raw = found.document
         for application in raw["applications"]:
             if application["name"] in twice:

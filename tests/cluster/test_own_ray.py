@@ -222,7 +222,9 @@ def test_a_port_that_anybody_has_is_refused(
 ) -> None:
     for port in (own.port, foreign.port):
         refused = refusal(serve(write_config(place / "refused.yaml", port, tiny="/"), environment))
-        assert refused == f"port: 127.0.0.1:{port} cannot be had (Address already in use); name another with --port"
+        assert (
+            refused == f"port: 127.0.0.1:{port} is not available (Address already in use); choose another with --port"
+        )
 
 
 def test_it_ends_at_an_interrupt_and_leaves_its_logs_and_theirs_alone(own: Own, foreign: Foreign) -> None:
@@ -266,12 +268,12 @@ def test_what_is_in_the_way_on_a_cluster_is_named(foreign: Foreign, place: Path,
         del variables["RAY_AUTH_TOKEN_PATH"], variables["RAY_AUTH_MODE"]
     refused = refusal(serve(config, variables))
     words = {
-        "port": f"http_options: 127.0.0.1:{port} is asked for, and the proxies of Serve on {foreign.address} listen on "
-        f"127.0.0.1:{foreign.port}",
-        "name": f"applications: somebody serves an application 'theirs' on {foreign.address}",
-        "route": f"applications: tiny wants the route /, and on {foreign.address} the application 'theirs' has it",
-        "tokens are off": "RAY_AUTH_MODE=disabled: without a token",
-        "no token": f"address: {foreign.address}: there is no token for that cluster",
+        "port": f"http_options: must be 127.0.0.1:{foreign.port}, where the proxies of Serve on {foreign.address} "
+        f"listen, got 127.0.0.1:{port}",
+        "name": f"applications: 'theirs' is already deployed on {foreign.address}",
+        "route": f"applications: the route / of tiny is already used by the application 'theirs' on {foreign.address}",
+        "tokens are off": "RAY_AUTH_MODE: must be token or unset, got disabled",
+        "no token": f"address: {foreign.address}: there is no token for this cluster",
     }
     assert refused.startswith(words[way]), refused
     assert foreign.is_untouched()

@@ -289,7 +289,7 @@ def make_hostile_zip() -> bytes:
     ("data", "words"),
     [
         (make_hostile_zip(), "../../e1.png"),
-        (b"no zip at all, but some text", "it is text"),
+        (b"no zip at all, but some text", "the file is text"),
         (zip_pictures(FRAMES[:1])[:200], "zip"),
     ],
     ids=["path tricks", "text", "cut short"],

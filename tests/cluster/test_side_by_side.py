@@ -167,4 +167,4 @@ def test_a_changed_block_restarts_itself_alone(pair: Pair, http: httpx.Client, c
         until(lambda: models(client)["wan-5b"]["ready"], 120, "the changed model")
         video = wait_for_end(client, job["id"])
     assert (video["status"], video["degraded"]) == ("completed", None)
-    assert Store(f"sqlite:///{pair.home / 'reelgraph.db'}").job(job["id"]).attempts == 1
+    assert Store(f"sqlite:///{pair.home / 'reelgraph.db'}").get_job(job["id"]).attempts == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from composition.media.decoding.worker import spread
+from composition.media.decoding.worker import spread_positions
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.internvl import InternVLRecipe
@@ -133,7 +133,7 @@ def test_padding_changes_nothing(recipe: InternVLRecipe):
 @pytest.mark.parametrize("seed", range(4))
 def test_scene_is_drawn_at_the_moments_it_is_sampled(seed: int):
     scene = world.draw(seed, figures=1 + seed % 2)
-    times = np.array(spread(8, 33))
+    times = np.array(spread_positions(8, 33))
     unchanged = np.random.default_rng(next(s for s in range(99) if np.random.default_rng(s).random(3).min() > 0.6))
 
     assert np.array_equal(render_clip(unchanged, scene, times), scene.clip(33)[times])
@@ -142,7 +142,7 @@ def test_scene_is_drawn_at_the_moments_it_is_sampled(seed: int):
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_known_is_what_the_caption_says(seed: int):
     scene = world.draw(seed, figures=1 + seed % 2, motion="any" if seed % 2 else ("bounce", "turn")[seed % 4 // 2])
-    times = np.array(spread(8, 17))
+    times = np.array(spread_positions(8, 17))
 
     choices, places = describe_frames(scene, times, 17)
 
@@ -165,7 +165,7 @@ def test_what_is_known_is_what_the_caption_says(seed: int):
 
 def test_tint_is_shared_as_h264_shares_it():
     clip = world.draw(0, style="outlined").clip(17)
-    shots = clip[spread(8, 17)]
+    shots = clip[spread_positions(8, 17)]
     truly = encode_clip(clip).astype(float)
 
     made = subsample_chroma(shots)

@@ -131,7 +131,7 @@ def test_the_local_configuration_with_them(home):
     assert found.models.keys() == KINDS.keys()
     assert found.models["wan"].settings.weights.path.is_relative_to(home)
     assert found.models["wan"].defaults["num_frames"] == 33
-    assert found.snapshot.assign("storyboard", {}).complete({})["size"] == "256x144"
+    assert found.snapshot.assign_models("storyboard", {}).complete_fields({})["size"] == "256x144"
 
 
 def test_other_ids_keep_theirs(home):
