@@ -47,8 +47,8 @@ def generate(*, check: bool) -> int:
     return 1 if differences else 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command, and return the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve")
@@ -70,7 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command, and return the exit status."""
+    options = make_parser().parse_args(arguments)
     if options.command == "generate":
         return generate(check=options.check)
     be_private()
