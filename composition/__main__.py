@@ -47,8 +47,8 @@ def generate(*, check: bool) -> int:
     return 1 if differences else 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve")
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and return the exit status."""
-    options = build_parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     if options.command == "generate":
         return generate(check=options.check)
     be_private()
