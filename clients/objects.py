@@ -41,12 +41,12 @@ class File(Answer):
 
 
 class VideoError(Answer):
-    """Reason why a job failed."""
+    """The error of a failed job."""
 
     code: str
-    """Kind of error, for programs, e.g. `model_failed`."""
+    """Error code, e.g. `model_failed`."""
     message: str
-    """A sentence for the user."""
+    """Error message."""
 
 
 class Child(Ending):
@@ -61,7 +61,7 @@ class Child(Ending):
 
 
 class StageRecord(Answer):
-    """A completed stage of a job, and the service that ran it."""
+    """A completed stage: one model's part in the work."""
 
     name: str
     """Name of the stage."""
@@ -72,7 +72,7 @@ class StageRecord(Answer):
     revision: str
     """Revision of the weights."""
     replica: str
-    """Replica of the service, and its device."""
+    """The replica and its device."""
     seconds: float
     """Duration in seconds."""
 
@@ -135,18 +135,18 @@ class Video(Ending):
 
 
 class Scores(Answer):
-    """Quality scores of a frame, lower is better; null if they were not measured."""
+    """Quality scores of a frame. None if not measured."""
 
     edge_loss: float | None = None
-    """Difference between the frame's edges and the edges to follow."""
+    """Difference from the requested edges."""
     gram_loss: float | None = None
-    """Difference in style: of the Gram matrices of VGG16 features."""
+    """Difference of the style, as Gram matrices of VGG16 features."""
     temporal_loss: float | None = None
     """Difference from the previous frame."""
     lpips_to_init: float | None = None
-    """LPIPS distance from the first frame, or from the style frame if one is given."""
+    """LPIPS distance to the first frame, or to the style frame if given."""
     lpips_to_prev: float | None = None
-    """LPIPS distance from the previous frame."""
+    """LPIPS distance to the previous frame."""
 
 
 class EditedImage(Picture):
@@ -249,10 +249,10 @@ class Page(Answer, Generic[T]):
 
 
 class StatusEvent(JobEvent, Ending):
-    """A change of the job's status. `completed` and `failed` are the last event."""
+    """A change of the job's status. `completed` or `failed` is the last event."""
 
     error: VideoError | None = None
-    """Reason why the job failed; null if it did not."""
+    """The error, if the job failed."""
 
 
 class ProgressEvent(JobEvent):
@@ -265,25 +265,25 @@ class ProgressEvent(JobEvent):
     total: int
     """Total number of steps."""
     preview: str | None = None
-    """A small preview of the unfinished frames: a `data:image/jpeg` URL; null if there is none."""
+    """Small preview of the current frame, as a `data:image/jpeg` URL."""
 
 
 class TextEvent(JobEvent):
-    """A piece of the text that a model is writing."""
+    """A piece of generated text."""
 
     stage: str
     """Name of the stage."""
     piece: str
-    """The next piece of the text."""
+    """The text that follows the previous piece."""
 
 
 class FactEvent(JobEvent):
-    """A value that was determined while the job ran, e.g. `seed`, `size`, `caption`."""
+    """A value that was determined while the job ran: `seed`, `size`, `caption`."""
 
     name: str
-    """Name of the value."""
+    """Name of the fact."""
     value: str | int | float | bool | None = None
-    """The value."""
+    """Value of the fact."""
 
 
 class StageEvent(JobEvent, StageRecord):
@@ -291,40 +291,40 @@ class StageEvent(JobEvent, StageRecord):
 
 
 class SegmentEvent(JobEvent):
-    """A segment, a playable piece of one of the job's videos, was stored."""
+    """A playable segment of one of the job's videos was stored."""
 
     variant: str = "video"
-    """Variant of the video."""
+    """Name of the video among the job's results."""
     index: int
     """Index of the segment, from 0."""
     first: int
-    """Index of the segment's first frame."""
+    """Index of its first frame."""
     frames: int
     """Number of frames in the segment."""
     frames_done: int
-    """Number of finished frames of the video."""
+    """Number of frames of the video stored so far."""
     frames_total: int | None = None
-    """Total number of frames of the video; null if it is not known."""
+    """Total number of frames of the video, if known."""
 
 
 class ResultEvent(JobEvent):
     """One of the job's results is complete."""
 
     variant: str
-    """Variant of the content."""
+    """Name of the result, as in `content?variant=`."""
 
 
 class FrameEvent(JobEvent):
-    """A frame of a rolling edit or a full pipeline was stored without loss."""
+    """A frame of a rolling edit or a full pipeline was stored losslessly."""
 
     index: int
     """Index of the frame, from 0."""
     frames_done: int
-    """Number of finished frames of the video."""
+    """Number of frames of the video stored so far."""
     frames_total: int | None = None
-    """Total number of frames of the video; null if it is not known."""
+    """Total number of frames of the video, if known."""
     scores: Scores | None = None
-    """Scores of the frame; null if they were not measured."""
+    """Quality scores of the frame, if measured."""
 
 
 class ImageProgress(Answer):

@@ -64,7 +64,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 async def read_video(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
     """Yield the stored segments of one of a job's videos."""
-    for segment in await asyncio.to_thread(store.segments, job_id, variant=variant):
+    for segment in await asyncio.to_thread(store.list_segments, job_id, variant=variant):
         for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
             yield chunk
 
@@ -77,8 +77,8 @@ async def follow_video(store: Store, artifacts: Artifacts, job_id: str, variant:
     """
     index = -2
     while True:
-        job = await asyncio.to_thread(store.job, job_id)
-        for segment in await asyncio.to_thread(store.segments, job_id, index, variant):
+        job = await asyncio.to_thread(store.get_job, job_id)
+        for segment in await asyncio.to_thread(store.list_segments, job_id, index, variant):
             index = segment.index
             for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
                 yield chunk
@@ -95,17 +95,17 @@ async def stream_events(store: Store, job_id: str, after: int) -> AsyncIterator[
     """Yield a job's events in the format of server-sent events, from number `after` + 1 until the job has ended."""
     last_sent = time.monotonic()
     while True:
-        events = await asyncio.to_thread(store.events, job_id, after)
+        events = await asyncio.to_thread(store.list_events, job_id, after)
         for event in events:
             after = event.number
             yield f"id: {event.number}\nevent: {event.kind}\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
             last_sent = time.monotonic()
         if not events:
             try:
-                job = await asyncio.to_thread(store.job, job_id)
+                job = await asyncio.to_thread(store.get_job, job_id)
             except NotFound:
                 return
-            if job.ended and job.last_event <= after:
+            if job.has_ended and job.last_event <= after:
                 return
             if time.monotonic() - last_sent > KEEP_ALIVE_S:
                 last_sent = time.monotonic()

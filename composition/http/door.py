@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from composition.configuration.origins import SHOWN, DoorSettings, Host, Origin
+from composition.configuration.origins import MAX_SHOWN, DoorSettings, Host, Origin
 from services.errors import Forbidden
 
 POLICY_VIOLATION = 1008
@@ -86,7 +86,7 @@ class Door:
         origin = Origin.parse(values[0]) if len(values) == 1 else None
         if origin and str(origin) in self._origins:
             return
-        if values and not (origin and host and origin.is_of(host)):
+        if values and not (origin and host and origin.is_same_host(host)):
             raise Forbidden(
                 f"Origin: {_quote_values(values)} is not an allowed origin; to allow its pages, add it to "
                 "allowed_origins in the configuration",
@@ -111,6 +111,8 @@ class Door:
 
 
 def _quote_values(values: Collection[str]) -> str:
-    """Return the values of a header for a message: quoted, and cut to SHOWN characters."""
+    """Return the values of a header for a message: quoted, and cut to MAX_SHOWN characters."""
     text = ", ".join(values)
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…") if values else "a request without this header"
+    return (
+        repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…") if values else "a request without this header"
+    )

@@ -5,7 +5,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from composition.configuration.served import Served
+from composition.configuration.registry import Registry
 from composition.http.content import (
     ContentQuery,
     follow_video,
@@ -39,7 +39,7 @@ class Downloads:
         served: the served graphs and models, which define the variants of a job that is not finished.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, served: Served) -> None:
+    def __init__(self, store: Store, artifacts: Artifacts, served: Registry) -> None:
         self._store = store
         self._artifacts = artifacts
         self._served = served
@@ -68,7 +68,7 @@ class Downloads:
         return await self._respond_with_segments(request, job, variant)
 
     async def _respond_with_frames(self, job: Job, variant: str, *, is_json: bool) -> Response:
-        stills = await asyncio.to_thread(self._store.stills, job.id, frames=variant != "debug")
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
         headers = {"Cache-Control": "no-store"}
         if variant != SCORES:
             chunks = stream_zip(self._artifacts, stills, with_names=variant == "debug")
@@ -78,7 +78,7 @@ class Downloads:
         return Response(format_scores_csv(stills), media_type="text/csv; charset=utf-8", headers=headers)
 
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
-        size = await asyncio.to_thread(self._artifacts.size, key)
+        size = await asyncio.to_thread(self._artifacts.get_size, key)
         etag = f'"{job.id}-{variant}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:
@@ -101,7 +101,7 @@ class Downloads:
         if variant not in videos:
             available = ", ".join(sorted({*job.results, *videos})) or "none yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; available: {available}", param="variant")
-        if job.ended and not await asyncio.to_thread(self._store.segments, job.id, variant=variant):
+        if job.has_ended and not await asyncio.to_thread(self._store.list_segments, job.id, variant=variant):
             raise NotFound(f"the job ended before its first frame: {job.error_message or job.status}")
         if request.method == "HEAD":
             return Response(media_type="video/mp4")
@@ -111,7 +111,7 @@ class Downloads:
 
     def _list_videos(self, job: Job) -> set[str]:
         """Return the variants that are videos, whether or not they exist yet."""
-        found = find_request(job.model, self._served.read())
+        found = find_request(job.model, self._served.read_snapshot())
         return (
             {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
         )

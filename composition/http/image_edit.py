@@ -13,7 +13,7 @@ from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
 from composition.http.validation import parse_fields
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
@@ -107,7 +107,7 @@ class ImageEditor:
             picture, scores = await self._edit_once(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
             scores_object = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-            data = base64.b64encode(png(picture.pixels[0])).decode()
+            data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
         size, finished = f"{width}x{height}", [stage_object(each) for each in stages.done()]

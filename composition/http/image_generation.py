@@ -26,7 +26,7 @@ from composition.http.schemas import (
 )
 from composition.http.sse import format_event
 from composition.http.validation import parse_fields
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
@@ -286,7 +286,7 @@ def _format_event(event: ImageEvent) -> str:
 
 async def _encode_picture(picture: Frames) -> str:
     """Return a picture as a PNG file in base64."""
-    data = await asyncio.to_thread(png, picture.pixels[0])
+    data = await asyncio.to_thread(encode_png, picture.pixels[0])
     return base64.b64encode(data).decode()
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.configuration.origins import DoorSettings
-from composition.configuration.served import Served
+from composition.configuration.registry import Registry
 from composition.graphs.calls import Transport
 from composition.http.bodies import BodySettings, is_number, read_body
 from composition.http.content import ContentQuery, stream_events
@@ -82,7 +82,7 @@ class Ingress:
         transport: the exceptions of calls to models.
     """
 
-    def __init__(self, settings: IngressSettings, served: Served, transport: Transport) -> None:
+    def __init__(self, settings: IngressSettings, served: Registry, transport: Transport) -> None:
         self._settings = settings
         self._served = served
         self._store = Store(settings.database)
@@ -164,7 +164,7 @@ class Ingress:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Authorization: an API key is required, as in `Authorization: Bearer rg-…`")
-        owner = await asyncio.to_thread(self._store.owner_of, key.strip())
+        owner = await asyncio.to_thread(self._store.find_owner, key.strip())
         if owner is None:
             raise Unauthorized("Authorization: the API key is not valid")
         request.state.owner = owner
@@ -173,7 +173,7 @@ class Ingress:
 
     async def health(self) -> dict[str, str]:
         """Return `ok` if the database can be reached."""
-        await asyncio.to_thread(self._store.check)
+        await asyncio.to_thread(self._store.check_connection)
         return {"status": "ok"}
 
     async def metrics(self) -> Response:
@@ -186,7 +186,7 @@ class Ingress:
 
         The body of `POST /v1/videos` has one schema for each graph or model that `model` can name.
         """
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         bodies = describe_bodies(snapshot, self._settings.roles)
         document = {**app.openapi()}
         document["paths"] = {
@@ -197,7 +197,7 @@ class Ingress:
 
     async def list_models(self) -> ListPage[ModelObject]:
         """List the graphs and models that requests can name, and whether they are ready."""
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         return ListPage(data=list_models(snapshot, self._started))
 
     # Files.
@@ -213,12 +213,12 @@ class Ingress:
 
     async def list_files(self, request: Request, query: Annotated[PageQuery, Query()]) -> ListPage[FileObject]:
         """List the caller's files."""
-        files, has_more = await asyncio.to_thread(self._store.files, request.state.owner, query.page)
+        files, has_more = await asyncio.to_thread(self._store.list_files, request.state.owner, query.page)
         return _make_page([file_object(file) for file in files], [file.id for file in files], has_more=has_more)
 
     async def get_file(self, request: Request, file_id: str) -> FileObject:
         """Return a file's properties."""
-        return file_object(await asyncio.to_thread(self._store.file, file_id, request.state.owner))
+        return file_object(await asyncio.to_thread(self._store.get_file, file_id, request.state.owner))
 
     async def delete_file(self, request: Request, file_id: str) -> Deleted:
         """Delete a file. A file that an unfinished job uses is not deleted."""
@@ -229,7 +229,7 @@ class Ingress:
 
     async def create_video(self, request: Request) -> VideoObject:
         """Create a job that makes a video. It is queued until the models have capacity."""
-        await asyncio.to_thread(self._store.refuse_when_full, self._settings.max_queued_jobs)
+        await asyncio.to_thread(self._store.check_queue, self._settings.max_queued_jobs)
         async with read_body(request, self._settings) as body:
             job = await self._orders.job(body, request.state.owner)
         job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
@@ -238,13 +238,13 @@ class Ingress:
 
     async def list_videos(self, request: Request, query: Annotated[PageQuery, Query()]) -> ListPage[VideoObject]:
         """List the caller's jobs."""
-        jobs, has_more = await asyncio.to_thread(self._store.jobs, request.state.owner, query.page)
+        jobs, has_more = await asyncio.to_thread(self._store.list_jobs, request.state.owner, query.page)
         return _make_page(await self._make_video_objects(jobs), [job.id for job in jobs], has_more=has_more)
 
     async def get_video(self, request: Request, response: Response, video_id: str) -> VideoObject:
         """Return a job's status and properties."""
         job = await self._find_job(request, video_id)
-        if not job.ended:
+        if not job.has_ended:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
             response.headers["openai-poll-after-ms"] = str(RETRY_AFTER_S * 1000)
         return (await self._make_video_objects([job]))[0]
@@ -275,19 +275,19 @@ class Ingress:
         after = request.headers.get("last-event-id", "0")
         if not is_number(after):
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
-        if job.ended and int(after) >= job.last_event:
+        if job.has_ended and int(after) >= job.last_event:
             return Response(status_code=204)  # tells an EventSource not to reconnect
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         events = stream_events(self._store, job.id, int(after))
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def _find_job(self, request: Request, video_id: str) -> Job:
-        return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
+        return await asyncio.to_thread(self._store.get_job, video_id, request.state.owner)
 
     async def _make_video_objects(self, jobs: Sequence[Job]) -> list[VideoObject]:
         ids = [job.id for job in jobs]
-        stages = await asyncio.to_thread(self._store.stages, ids)
-        children = await asyncio.to_thread(self._store.children, ids)
+        stages = await asyncio.to_thread(self._store.list_stages, ids)
+        children = await asyncio.to_thread(self._store.list_children, ids)
         return [video_object(job, stages[job.id], children[job.id]) for job in jobs]
 
 

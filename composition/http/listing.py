@@ -6,7 +6,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
+from composition.configuration.served import HEALTHY, Assignment, ServedModel
+from composition.configuration.snapshot import GRAPH, Snapshot
 from composition.graphs.graph import Need
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import NAME as SINGLE
@@ -58,7 +59,7 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
         snapshot: the served graphs and models.
         created: time when the server was started, in seconds since 1970, UTC.
     """
-    graphs = [_graph_object(snapshot, name, created) for name in snapshot.names() if name in snapshot.graphs]
+    graphs = [_graph_object(snapshot, name, created) for name in snapshot.list_names() if name in snapshot.graphs]
     models = {**snapshot.models, **snapshot.aliases}
     return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in models.items())]
 
@@ -74,7 +75,7 @@ def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
 
 def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
     served = snapshot.graphs[name]
-    assignment = snapshot.assign(name, {})
+    assignment = snapshot.assign_models(name, {})
     needed = [assignment.models[need.role].state for need in served.graph.needs]
     return ModelObject(
         id=name,
@@ -100,8 +101,8 @@ def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: i
 
 
 def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
-    if served.id in snapshot.names():
-        fields = describe_request(snapshot.assign(served.id, {}))["properties"]
+    if served.id in snapshot.list_names():
+        fields = describe_request(snapshot.assign_models(served.id, {}))["properties"]
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     request_type = served.model.offers[0].request
     return {} if request_type is None else describe_model_request(request_type, served)["properties"]
@@ -114,12 +115,12 @@ def describe_bodies(snapshot: Snapshot, roles: Mapping[Role, str]) -> dict[str, 
         snapshot: the served graphs and models.
         roles: role → id of the configured model for requests that are answered without a job.
     """
-    assignments = [snapshot.assign(name, {}) for name in (*snapshot.names(), *snapshot.aliases)]
+    assignments = [snapshot.assign_models(name, {}) for name in (*snapshot.list_names(), *snapshot.aliases)]
     schemas = [video_schema(each.name, each.request, describe_request(each)) for each in assignments]
     bodies = {"/v1/videos": video_body(schemas)}
     for path, (need, request_type) in ANSWERED_AT_ONCE.items():
         with contextlib.suppress(NotFound):  # no such model is served: the description has the limits of the class
-            served = snapshot.choose(need, None, roles.get(need.role))
+            served = snapshot.choose_model(need, None, roles.get(need.role))
             bodies[path] = picture_body(request_type, describe_model_request(request_type, served))
     return bodies
 
@@ -130,7 +131,7 @@ def describe_request(assignment: Assignment) -> dict[str, Any]:
     It includes the fields of stages that are off by default.
     """
     stages = {need.at: True for need in assignment.graph.roles if need.at}
-    defaults, nested_defaults = assignment.complete({}), assignment.complete(stages)
+    defaults, nested_defaults = assignment.complete_fields({}), assignment.complete_fields(stages)
     return _replace_defaults_and_limits(inline_schema(assignment.request), defaults, nested_defaults, assignment.limits)
 
 

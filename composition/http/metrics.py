@@ -16,16 +16,16 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("reelgraph_jobs", "Number of stored jobs.", labels=["model", "status"])
-        for model, status, count in self._store.counts():
+        for model, status, count in self._store.count_jobs():
             jobs.add_metric([model, status], count)
         yield jobs
-        age_s = self._store.oldest_waiting_s()
+        age_s = self._store.measure_queue_wait()
         yield GaugeMetricFamily("reelgraph_queue_oldest_seconds", "Age of the oldest queued job.", value=age_s)
         runs = GaugeMetricFamily("reelgraph_stage_runs", "Number of completed stages.", labels=["stage", "model"])
         durations = GaugeMetricFamily(
             "reelgraph_stage_seconds", "Total duration of completed stages.", labels=["stage", "model"]
         )
-        for stage, model, count, seconds in self._store.stage_seconds():
+        for stage, model, count, seconds in self._store.sum_stage_seconds():
             runs.add_metric([stage, model], count)
             durations.add_metric([stage, model], seconds)
         yield runs

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from composition.configuration.served import Served, ServedModel
+from composition.configuration.registry import Registry
+from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
 from composition.http.bodies import (
@@ -49,7 +50,7 @@ class SynchronousRoutes:
 
     def __init__(
         self,
-        served: Served,
+        served: Registry,
         roles: Mapping[Role, str],
         uploads: Uploads,
         limits: BodySettings,
@@ -108,8 +109,10 @@ class SynchronousRoutes:
         Raises NotFound, InvalidParameter, ServiceBusy.
         """
         name = fields.get("model")
-        snapshot = await asyncio.to_thread(self._served.read)
-        served = snapshot.choose(Need(role, request_type), None if name is None else str(name), self._roles.get(role))
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
+        served = snapshot.choose_model(
+            Need(role, request_type), None if name is None else str(name), self._roles.get(role)
+        )
         return await asyncio.to_thread(self._served.open_model, served), served
 
     async def _find_face_model(self) -> Handle | None:

@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from composition.http.bodies import MEDIA_VALUE, ONLY_ONE_MEDIA_VALUE, MediaValue
 from composition.http.forms import NAME_LENGTH, Part
-from composition.media.decode import Decoder, MediaFacts, check
+from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
 from composition.records.artifacts import Artifacts
-from composition.records.store import Store, new_id
+from composition.records.store import Store, make_id
 from composition.records.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
@@ -63,7 +63,7 @@ class Uploads:
         Raises:
             UndecodableMedia, LimitExceeded: with `param` as the name of the field.
         """
-        draft = self._artifacts.draft()
+        draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(_copy, part.file, draft)
             return await self._store_draft(draft, part.name, owner, purpose, param)
@@ -103,7 +103,7 @@ class Uploads:
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
-            async with self._artifacts.local(self._artifacts.url(file.key)) as path:
+            async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
                 return await self._decode_path(path, param)
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
@@ -124,13 +124,13 @@ class Uploads:
         async with self._checking, Decoder.open(path, self._limits, param=param) as decoder:
             if decoder.facts.kind != "image":
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
-            return await decoder.last()
+            return await decoder.read_last()
 
     async def _store_draft(self, draft: Path, name: str, owner: str, purpose: str, param: str) -> File:
         """Validate a local file and copy it to the artifact store and the database."""
         async with self._checking:
-            facts = await check(draft, self._limits, param=param)
-        file_id = new_id("file")
+            facts = await probe_media(draft, self._limits, param=param)
+        file_id = make_id("file")
         file = File(
             id=file_id,
             owner=owner,
@@ -149,7 +149,7 @@ class Uploads:
             raise InvalidParameter(f"{param}: the list must not be empty", param=param)
         if len(values) > MAX_LIST:
             raise LimitExceeded(f"{param}: the list has {len(values)} pictures; the limit is {MAX_LIST}", param=param)
-        draft = self._artifacts.draft()
+        draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(self._write_zip, values, draft, owner, param)
             return await self._store_draft(draft, f"{param}.zip", owner, "input", param)
@@ -188,7 +188,7 @@ class Uploads:
     def _find_file(self, file_id: str, owner: str, param: str, place: str) -> File:
         """Return an uploaded file. Raises NotFound."""
         try:
-            return self._store.file(file_id, owner)
+            return self._store.get_file(file_id, owner)
         except NotFound as error:
             raise NotFound(f"{place}: there is no file {file_id[:80]!r}", param=param) from error
 

@@ -68,7 +68,7 @@ class RollingEdit:
             previous = await self._media.own(known.kept[-1]) if known.frames > 1 else first
             made = max(1, known.frames)
             stages = Stages()
-            async with aclosing(edges.runs(roll.start + made - 1, roll.total - made)) as runs:
+            async with aclosing(edges.stream_runs(roll.start + made - 1, roll.total - made)) as runs:
                 async for run in runs:
                     for pixels in run.pixels:
                         async with aclosing(self._frame(roll, made, previous, pixels)) as items:
@@ -84,7 +84,7 @@ class RollingEdit:
     async def _first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
             return await self._media.picture(request.init_frame)
-        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.runs(0, 1)) as runs:
+        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
     async def _frame(self, roll: Roll, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
