@@ -21,13 +21,13 @@ class Moody(Store):
 
     refusing = 0
 
-    def record(
-        self, lease: Lease, changes: Mapping[str, Any], news: Iterable[EventDraft], rows: Iterable[Table] = ()
+    def update_job(
+        self, lease: Lease, changes: Mapping[str, Any], events: Iterable[EventDraft], rows: Iterable[Table] = ()
     ) -> None:
         if self.refusing:
             self.refusing -= 1
             raise OperationalError("UPDATE", {}, Exception("no answer"))
-        super().update_job(lease, changes, news, rows)
+        super().update_job(lease, changes, events, rows)
 
 
 @pytest.fixture

@@ -47,11 +47,11 @@ class MortalStore(Store):
 
     life = Life()
 
-    def record(
-        self, lease: Lease, changes: Mapping[str, Any], news: Iterable[EventDraft], rows: Iterable[Table] = ()
+    def update_job(
+        self, lease: Lease, changes: Mapping[str, Any], events: Iterable[EventDraft], rows: Iterable[Table] = ()
     ) -> None:
         self.life.write()
-        super().update_job(lease, changes, news, rows)
+        super().update_job(lease, changes, events, rows)
 
 
 class MortalArtifacts(Artifacts):
