@@ -180,6 +180,17 @@ def serving(house: House, image: Path) -> Iterator[tuple[str, "subprocess.Popen[
             process.wait(60)
 
 
+def wait_for(http: httpx.Client, job: str) -> dict[str, Any]:
+    """Wait until a job is completed, and return it."""
+
+    def ask() -> dict[str, Any] | None:
+        found = http.get(f"/v1/videos/{job}").json()
+        assert found["status"] != "failed", found
+        return found if found["status"] == "completed" else None
+
+    return until(ask, what="the end of the job")
+
+
 def frames_of(path: Path) -> list[int]:
     """The red value in the middle of each frame of a video."""
     with av.open(str(path)) as container:
@@ -231,9 +242,7 @@ def test_http_runs_both(serving: tuple[str, Any], image: Path, tmp_path: Path) -
             ({"model": "there-and-back", "animate": '{"num_frames": 3}', "turns": "1"}, 6),
         ):
             job = http.post("/v1/videos", data=fields, files={"image": image.read_bytes()}).json()
-            ended = until(
-                lambda id=job["id"]: (found := http.get(f"/v1/videos/{id}").json())["status"] == "completed" and found
-            )
+            ended = wait_for(http, job["id"])
             assert ended["frames_done"] == count
             (tmp_path / "a.mp4").write_bytes(http.get(f"/v1/videos/{job['id']}/content").content)
             assert frames_of(tmp_path / "a.mp4") == pytest.approx([VALUE[0]] * count, abs=4)
