@@ -17,7 +17,7 @@ from benchmarks.local_ray import local_ray
 from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, application, behind
 from benchmarks.report import Goal, Report, Row, Section, alternated, spread
 from benchmarks.svd_full_size import write_full_size
-from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.run import Known
 from composition.media.encode import png
 from composition.variants import IMAGE
@@ -152,7 +152,7 @@ def _row(name: str, films: Sequence[Film]) -> Row:
 
 def _method(case: Case) -> str:
     svd, realesrgan = case.models(Path())
-    first, later = FullPipelineRequest.SEGMENTS
+    first, later = GRAPH.segments
     return METHOD.format(
         frames=case.frames,
         svd="SVD-XT's architecture with random weights" if case.full_size else "a small SVD of random weights",

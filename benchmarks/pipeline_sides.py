@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve import Application
 
 from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.graph import RUN, FullPipeline
 from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
 from composition.graphs.run import GraphSettings, Known
@@ -102,7 +103,7 @@ class Cutter:
             self.data += self._encoder.init()
         for number, pixels in enumerate(frames.pixels, frames.first):
             self._waiting.append(Frames(pixels[None], number, frames.rate))
-            wanted = FullPipelineRequest.SEGMENTS[min(self.segments, 1)]
+            wanted = GRAPH.segments[min(self.segments, 1)]
             if len(self._waiting) == wanted or number + 1 == self.total:
                 self.data += self._encoder.segment(self._waiting, self._first, self.segments + 1)
                 self.segments += 1

@@ -139,6 +139,17 @@ def test_imports_in_composition_go_one_way() -> None:
     assert upward == []
 
 
+def test_only_the_catalogue_names_a_graph() -> None:
+    graphs = {path.parent.name for path in (ROOT / "composition" / "graphs").glob("*/graph.py")} - {"single"}
+    naming: set[str] = set()
+    for path in (ROOT / "composition").rglob("*.py"):
+        for module in imports(path):
+            package, _, rest = module.partition("composition.graphs.")
+            if package == "" and rest.partition(".")[0] in graphs and path.parent.name not in graphs:
+                naming.add(name_of(path))
+    assert naming == {"composition/graphs/catalogue.py"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()

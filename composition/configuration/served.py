@@ -328,8 +328,8 @@ class Served:
         """Return the handle of the graph of an assignment. Blocks; raises ServiceBusy."""
         return Part(self._open_handle(assignment.application), assignment.name)
 
-    def find_graph(self, job: Job) -> tuple[Part, type[GraphRequest]]:
-        """Return the graph that runs a stored job, and the class of its request. Blocks.
+    def find_graph(self, job: Job) -> tuple[Part, Graph]:
+        """Return the handle of the graph that runs a stored job, and the graph. Blocks.
 
         Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer, and ServiceBusy.
         """
@@ -337,7 +337,7 @@ class Served:
             assignment = self.read().assign(job.model, job.params.get("models") or {})
         except InvalidParameter as error:
             raise ModelFailed(f"the job can no longer be run here: {error.message}", param=error.param) from error
-        return self.open_graph(assignment), assignment.request
+        return self.open_graph(assignment), assignment.graph
 
     async def rate(self, assignment: Assignment) -> float:
         """Return the frames per second of what an assignment makes, for requests that do not say so themselves.

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import BaseModel
 
+from composition.graphs.branching import Branching
 from composition.graphs.request import GraphRequest
+from composition.variants import VIDEO
 from services.model import Role
 
 if TYPE_CHECKING:  # what runs a graph loads databases and decoders, which a request needs none of
     from composition.graphs.calls import Handle, Transport
     from composition.graphs.run import GraphSettings, Known
     from services.frames import Item
+
+DEFAULT_SEGMENTS = (8, 32)
+"""Number of frames in the first segment, short so that playback can start early, and in each later one."""
 
 
 class Runnable(Protocol):
@@ -64,6 +69,19 @@ class Graph:
     """It uses these where they are served."""
     parts: frozenset[str] = frozenset()
     """Names of the graphs that run the jobs that it makes. It is not served without these."""
+    stages: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The stages of a run in order, each with its estimated share of the run time; the shares add up to 1."""
+    outputs: tuple[str, ...] = (VIDEO,)
+    """Variants of the videos that a run can produce."""
+    keeps_frames: bool = False
+    """Whether every frame is stored without loss as soon as it exists: frames that are costly and depend on the
+    previous one."""
+    segments: tuple[int, int] = DEFAULT_SEGMENTS
+    """Number of frames in the first segment of a video, and in each later one."""
+    waits: bool = False
+    """Whether a run mostly waits for child jobs. Such runs have separate slots in a runner."""
+    branching: Branching | None = None
+    """How a job continues an older one; None if it cannot."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
     """Its other forms, by the configuration's `scenes_by`."""
 

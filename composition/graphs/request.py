@@ -22,16 +22,6 @@ class GraphRequest(BaseModel):
     Over HTTP: a file id, a `data:` URL, or the multipart part of that name; `pictures` may be a list of these."""
     REFERENCE: ClassVar[str] = ""
     """The field that OpenAI's `input_reference` stands for."""
-    STAGES: ClassVar[Mapping[str, float]] = {}
-    """The stages of a run in their order, each with its share of the whole: an estimate, for progress."""
-    OTHERS: ClassVar[tuple[str, ...]] = ()
-    """The videos that a run may make beside its plain frames."""
-    KEEPS_FRAMES: ClassVar[bool] = False
-    """Whether each frame is kept without loss as soon as it is made: where it is costly, and the next is made of it."""
-    SEGMENTS: ClassVar[tuple[int, int]] = (8, 32)
-    """Frames in the output's first segment, which is short so that a player starts early, and in each later one."""
-    WAITS: ClassVar[bool] = False
-    """Whether a run mostly waits for jobs of its own making, which must find a runner beside it."""
 
     models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
     """Role → the id of the model that takes it; by default the one that the configuration names."""
@@ -42,15 +32,23 @@ class GraphRequest(BaseModel):
         return VIDEO
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        """The videos that a stored request makes: plain frames, and OTHERS."""
-        del params
-        return {VIDEO, *cls.OTHERS}
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        """Return the variants of the videos that a stored request produces.
 
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """The stages of this run."""
-        return self.STAGES
+        Args:
+            params: the stored request.
+            outputs: the variants that the graph can produce.
+        """
+        del params
+        return set(outputs)
+
+    def stage_shares(self, stages: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the stages of this request's run, each with its share of the run time.
+
+        Args:
+            stages: those of the graph.
+        """
+        return stages
 
     @property
     def wants(self) -> Mapping[str, Role]:

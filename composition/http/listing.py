@@ -6,7 +6,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import Graph
 from composition.graphs.single import NAME as SINGLE
 from composition.graphs.single import SINGLES
 from composition.http.openapi import inline_schema
@@ -28,13 +28,12 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
     return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
 
 
-def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
-    """Return the class of the requests for a graph or a model alone; None where neither is served."""
+def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
+    """Return the graph of that name, or the graph that runs a model alone; None if neither is served."""
     if name in snapshot.graphs and name != SINGLE:
-        return snapshot.graphs[name].graph.request
+        return snapshot.graphs[name].graph
     served = snapshot.find_model(name)
-    graph = SINGLES.get(served.model.kind) if served else None
-    return graph.request if graph else None
+    return SINGLES.get(served.model.kind) if served else None
 
 
 def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, opened, stream
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import Graph
 from composition.graphs.run import Known
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
@@ -130,8 +130,8 @@ def _row(lease: Lease, done: StageDone) -> Stage:
     return Stage(job_id=lease.job_id, name=done.stage, **_said(done))
 
 
-class Run:
-    """One attempt. `go` either ends with the output whole or raises; what it has written by then stays."""
+class Attempt:
+    """One attempt. `run` either completes the output or raises; what it has written by then stays."""
 
     def __init__(self, store: Store, artifacts: Artifacts, media: MediaLimits, job: Job, lease: Lease) -> None:
         self._store = store
@@ -145,18 +145,18 @@ class Run:
         self._sketches: list[Sketch] = []
         self._stitch = Stitch()
 
-    async def go(self, graph: Handle, request_type: type[GraphRequest], transport: Transport, *, again: bool) -> None:
+    async def run(self, handle: Handle, graph: Graph, transport: Transport, *, again: bool) -> None:
         """Raises what the graph raises, LeaseLost, StorageFailed."""
         job = self._job
-        media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in request_type.MEDIA}
-        request = request_type.model_validate({**job.params, **media})
-        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, request)
+        media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in graph.request.MEDIA}
+        request = graph.request.model_validate({**job.params, **media})
+        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
-        report = Report(self._store, self._lease, request.shares)
+        report = Report(self._store, self._lease, request.stage_shares(graph.stages))
         known = await self._known(results, again=again)
         writing = asyncio.create_task(report.write_always())
         try:
-            async with opened(stream(graph, "run", request, known), transport) as items:
+            async with opened(stream(handle, "run", request, known), transport) as items:
                 async for item in items:
                     await self._take(item, results, report)
             await self._take_rest(results)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.media.encode import SegmentEncoder, jpeg, png, remux
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, News, Store
@@ -44,7 +44,7 @@ class Output:
     main: bool = True
     """Whether the job is for this one: its frames are counted, and its size is the job's."""
     keeps_frames: bool = False
-    segments: tuple[int, int] = GraphRequest.SEGMENTS
+    segments: tuple[int, int] = DEFAULT_SEGMENTS
     """Frames in the first segment, and in each later one."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 from fractions import Fraction
 from typing import Any
 
+from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, folder, there, thumbnail
 from composition.media.encode import png
@@ -17,22 +18,23 @@ from services.frames import Result
 class Results:
     """What `request` makes under a lease; goes on behind what an earlier attempt has left."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, request: GraphRequest) -> None:
+    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, graph: Graph, request: GraphRequest) -> None:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
+        self._graph = graph
         self._request = request
         job = store.job(lease.job_id)
         self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key, of those that are there."""
-        self._others = {name: self._opened(name) for name in request.OTHERS}
+        self._others = {name: self._opened(name) for name in graph.outputs if name != VIDEO}
         self.video = self._opened(VIDEO)
         """The recorder of the plain frames."""
         self._rate = Fraction(job.rate) if job.rate else None
 
     def _opened(self, variant: str) -> Recorder:
-        keeps = self._request.KEEPS_FRAMES and variant == VIDEO
-        output = Output(variant, variant == self._request.main, keeps, self._request.SEGMENTS)
+        keeps = self._graph.keeps_frames and variant == VIDEO
+        output = Output(variant, variant == self._request.main, keeps, self._graph.segments)
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property

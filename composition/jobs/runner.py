@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.request import GraphRequest
-from composition.jobs.attempt import Run
+from composition.graphs.graph import Graph
+from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store
@@ -39,8 +39,8 @@ class RunnerSettings(BaseModel):
     """A job whose runs were all lost this often has failed."""
 
 
-FindGraph = Callable[[Job], tuple[Handle, type[GraphRequest]]]
-"""Returns the graph that runs a job and the class of its request. Blocks; raises ModelFailed: it is not served."""
+FindGraph = Callable[[Job], tuple[Handle, Graph]]
+"""Returns the handle of the graph that runs a job, and the graph. Blocks. Raises ModelFailed if it is not served."""
 
 
 class JobRunner:
@@ -165,9 +165,9 @@ class JobRunner:
         again = attempts > 1
         while True:
             try:
-                graph, request_type = await asyncio.to_thread(self._find_graph, job)
-                run = Run(self._store, self._artifacts, self._settings.media, job, lease)
-                return await run.go(graph, request_type, self._transport, again=again)
+                handle, graph = await asyncio.to_thread(self._find_graph, job)
+                attempt = Attempt(self._store, self._artifacts, self._settings.media, job, lease)
+                return await attempt.run(handle, graph, self._transport, again=again)
             except LeaseLost:
                 raise
             except ReelError as error:

@@ -161,7 +161,7 @@ class FullPipeline:
                             frame = Frames(np.ascontiguousarray(pixels)[None], number, item.rate)
                             passing.put_nowait(frame)
                             yield frame
-                    elif not (isinstance(item, Progress) and item.stage not in take.request.shares):
+                    elif not (isinstance(item, Progress) and item.stage not in take.request.active_stages):
                         yield item
         passing.put_nowait(None)
 

@@ -1,6 +1,6 @@
 """What the full pipeline is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, cast
 
 from pydantic import Field
@@ -23,8 +23,6 @@ ROLES: Mapping[str, Role] = {
 }
 """Field → the role whose model it needs."""
 
-SHARES = {"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode": 0.05, "upscale": 0.2}
-
 
 class FullPipelineRequest(GraphRequest, Shooting):
     """Words to picture to video to larger video. With `animate: false` it is a picture.
@@ -33,9 +31,6 @@ class FullPipelineRequest(GraphRequest, Shooting):
     """
 
     MEDIA = {"face": "image"}  # noqa: RUF012
-    OTHERS = (HD,)
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 8)
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """What the picture shows."""
@@ -47,15 +42,16 @@ class FullPipelineRequest(GraphRequest, Shooting):
         return VIDEO if self.upscale is None else HD
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        del outputs
         if params.get("animate") is None:
             return set()
         return {VIDEO} if params.get("upscale") is None else {VIDEO, HD}
 
     @property
-    def shares(self) -> Mapping[str, float]:
-        """Of the stages that are on. Decoding is a part of enlarging, where that goes on beside it."""
-        on = {
+    def active_stages(self) -> set[str]:
+        """The stages that run. Decoding is counted as part of upscaling when both run at the same time."""
+        active = {
             "face": self.face is not None,
             "paint": True,
             "restyle": self.restyle is not None,
@@ -63,8 +59,12 @@ class FullPipelineRequest(GraphRequest, Shooting):
             "decode": self.animate is not None and self.upscale is None,
             "upscale": self.upscale is not None,
         }
-        whole = sum(SHARES[stage] for stage, there in on.items() if there)
-        return {stage: SHARES[stage] / whole for stage, there in on.items() if there}
+        return {stage for stage, is_active in active.items() if is_active}
+
+    def stage_shares(self, stages: Mapping[str, float]) -> Mapping[str, float]:
+        active = {stage: share for stage, share in stages.items() if stage in self.active_stages}
+        total = sum(active.values())
+        return {stage: share / total for stage, share in active.items()}
 
     @property
     def wants(self) -> Mapping[str, Role]:

@@ -3,24 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from composition.graphs.branching import Branch
 from composition.graphs.request import GraphRequest
 from services.errors import InvalidParameter
 from services.limits import from_json
 from services.qwen_edit.request import EdgeFilter, EditFields
-
-MAX_FRAME = 2**31 - 1
-
-
-class Branch(BaseModel):
-    """A frame of an older rolling edit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    video: str
-    """The older job's id."""
-    frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
 
 
 class RollingEditRequest(GraphRequest, EditFields):
@@ -37,9 +26,6 @@ class RollingEditRequest(GraphRequest, EditFields):
         "rgb_video": "video",
     }
     REFERENCE = "init_frame"
-    STAGES = {"edit": 1.0}  # noqa: RUF012
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 8)
 
     init_frame: str | None = None
     """The first frame; by default that of `rgb_video`."""

@@ -1,6 +1,6 @@
 """What is asked of one model alone: what its role takes, and the fields of its kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, cast
 
 from pydantic import model_validator
@@ -10,7 +10,7 @@ from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter
 from services.limits import from_json
-from services.model import Offer, Role
+from services.model import Offer
 
 
 class SingleRequest(GraphRequest):
@@ -35,7 +35,6 @@ class AnimationJob(SingleRequest):
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
-    STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
 
     image: str
     """The first frame."""
@@ -44,13 +43,9 @@ class AnimationJob(SingleRequest):
 class FilmJob(SingleRequest):
     """Text to video."""
 
-    STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
-
 
 class PictureJob(SingleRequest):
     """Text to picture."""
-
-    STAGES = {"paint": 1.0}  # noqa: RUF012
 
     @model_validator(mode="after")
     def _one_picture(self) -> "PictureJob":
@@ -63,18 +58,12 @@ class PictureJob(SingleRequest):
     def main(self) -> str:
         return IMAGE
 
-    @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        del params
-        return set()
-
 
 class RepaintJob(PictureJob):
     """Picture to picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
-    STAGES = {"denoise": 1.0}  # noqa: RUF012
 
     image: str
     """What to paint anew."""
@@ -112,7 +101,6 @@ class UpscaleJob(SingleRequest):
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
-    STAGES = {"upscale": 1.0}  # noqa: RUF012
 
     input_video: str | None = None
     """What to enlarge. A picture is taken for a video of one frame."""
@@ -130,16 +118,5 @@ class UpscaleJob(SingleRequest):
         return VIDEO if self.image is None else IMAGE
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        return {VIDEO} if params.get("image") is None else set()
-
-
-JOBS: Mapping[Role, type[SingleRequest]] = {
-    "guided-edit": EditJob,
-    "image-to-video": AnimationJob,
-    "restyle": RepaintJob,
-    "text-to-image": PictureJob,
-    "text-to-video": FilmJob,
-    "upscale": UpscaleJob,
-}
-"""Role → what a job of a model alone takes beside the model's fields. Other roles give no frames or pictures."""
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        return set(outputs) if params.get("image") is None else set()

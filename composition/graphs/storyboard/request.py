@@ -20,8 +20,6 @@ class StoryboardRequest(GraphRequest, Shooting):
     """A script to a video. The full pipeline's fields hold for every scene that says nothing else."""
 
     MEDIA = {"face": "image"}  # noqa: RUF012
-    STAGES = {"script": 0.03, "scenes": 0.97}  # noqa: RUF012
-    WAITS = True
 
     script: Script | None = None
     """`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; a `face` is a file id."""

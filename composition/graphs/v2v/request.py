@@ -16,7 +16,6 @@ class V2VRequest(GraphRequest, Sampling):
 
     MEDIA = {"input_video": "video"}  # noqa: RUF012
     REFERENCE = "input_video"
-    STAGES = {"describe": 0.1, "denoise": 0.75, "decode": 0.15}  # noqa: RUF012
 
     input_video: str
     """What to continue. A picture is taken for a video of one frame."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import Known
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
@@ -69,9 +70,9 @@ async def test_each_stage_can_be_left_out(room: Room, fields: dict[str, Any], mo
     items = await room.items(**given)
     assert sorted(set(models_of(items))) == sorted(models)
     assert request.main == main
-    assert abs(sum(request.shares.values()) - 1) < 1e-9
+    assert abs(sum(request.stage_shares(GRAPH.stages).values()) - 1) < 1e-9
     told = {item.stage for item in of(Progress, items)}
-    assert told <= set(request.shares)
+    assert told <= set(request.stage_shares(GRAPH.stages))
     if main == "image":
         assert not of(Frames, items)
     if fields.get("animate") is False and "upscale" in fields:

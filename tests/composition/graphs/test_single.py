@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from composition.graphs.single import SINGLES
 from composition.graphs.single.request import SingleRequest
-from composition.jobs.attempt import Run
+from composition.jobs.attempt import Attempt
 from composition.media.encode import png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
@@ -58,8 +58,8 @@ def test_what_a_job_takes_and_makes(
     graph = SINGLES[kind]
     asked = request_of(kind, prompt=None if kind == "svd" else "a fox", **dict.fromkeys(media, "pending"))
     assert (graph.request.MEDIA, graph.request.REFERENCE, asked.main) == (media, reference, main)
-    assert graph.request.makes(asked.model_dump()) == makes
-    assert sum(graph.request.STAGES.values()) == pytest.approx(1)
+    assert graph.request.list_videos(asked.model_dump(), graph.outputs) == makes
+    assert sum(graph.stages.values()) == pytest.approx(1)
     (need,) = graph.needs
     assert (need.at, KINDS[kind].find_offer(need.role, need.request) is not None) == ("", True)
 
@@ -134,8 +134,9 @@ def test_one_thing_is_enlarged(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter, match="input_video: give either this or image"):
         request_of("realesrgan", **fields)
     assert request_of("realesrgan", image="a").main == "image"
-    assert SINGLES["realesrgan"].request.makes({"image": "a"}) == set()
-    assert SINGLES["realesrgan"].request.makes({"image": None}) == {"video"}
+    graph = SINGLES["realesrgan"]
+    assert graph.request.list_videos({"image": "a"}, graph.outputs) == set()
+    assert graph.request.list_videos({"image": None}, graph.outputs) == {"video"}
 
 
 # Edits.
@@ -231,9 +232,9 @@ class Desk:
 
     async def work(self, job: Job, lease: Lease, *, again: bool = False) -> Job:
         stored = self.store.job(job.id)
-        graph, request_type = self.cluster.served.find_graph(stored)
-        run = Run(self.store, self.artifacts, MediaLimits(), stored, lease)
-        await run.go(graph, request_type, TRANSPORT, again=again)
+        handle, graph = self.cluster.served.find_graph(stored)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), stored, lease)
+        await attempt.run(handle, graph, TRANSPORT, again=again)
         return self.store.job(job.id)
 
     def picture(self, job: Job) -> bytes:

@@ -64,7 +64,7 @@ async def test_it_is_the_service_s_video_with_its_length_told_first(room: Room, 
     items = await room.items()
     assert isinstance(items[0], Fact)
     assert facts(items) == {"frames_total": 10, "seed": 3, "size": "32x16"}
-    assert {item.stage for item in of(Progress, items)} == set(FILM.request.STAGES)
+    assert {item.stage for item in of(Progress, items)} == set(FILM.stages)
     assert [(run.first, run.count, run.rate) for run in of(Frames, items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
     asked = [item async for item in service.film(TextToVideoRequest.model_validate(FIELDS))]
     assert np.array_equal(pixels_of(items), pixels_of(asked))
@@ -197,4 +197,4 @@ def test_a_length_in_seconds_is_one_in_frames(seconds: float, fields: dict[str, 
 
 def test_it_takes_no_media() -> None:
     assert (FILM.request.MEDIA, FILM.request.REFERENCE) == ({}, "")
-    assert sum(FILM.request.STAGES.values()) == pytest.approx(1)
+    assert sum(FILM.stages.values()) == pytest.approx(1)

@@ -11,9 +11,10 @@ import av
 import pytest
 
 from composition.graphs.calls import Transport
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.http.content import live
-from composition.jobs.attempt import Run
+from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, new_id
@@ -50,9 +51,9 @@ class Desk:
     async def work(self, studio: Studio, job: Job, lease: Lease, *, again: bool = False) -> None:
         room = Room(self.folder, studio)
         graph = Handle(room.graph)
-        run = Run(self.store, self.artifacts, MediaLimits(), self.store.job(job.id), lease)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), self.store.job(job.id), lease)
         try:
-            await run.go(graph, FullPipelineRequest, Transport(lost=(Gone,)), again=again)
+            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), again=again)
         finally:
             await graph.rested()
             await room.rested()
