@@ -10,13 +10,17 @@ setup: $(STAMP)
 
 # The stamp is made anew whenever the lock or the metadata changes. The packages are compiled now, once: each replica is a
 # process of its own that imports them, and where Python may not write its caches each would compile them again.
+#
+# The checkout itself is installed last, by a line in a `.pth` file: whatever runs this Python, from any folder (Ray's workers
+# too), imports the server's packages from here, and `reelgraph`, which is a link to clients/ that git keeps. Pyright reads both
+# as they stand; the import hook, which setuptools would write for `package-dir = { reelgraph = "clients" }`, it does not.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"reelgraph needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 …")'
 	@echo "setting up $(VENV) (about 5 GB of packages; a minute or so on a fast line)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 demo: setup

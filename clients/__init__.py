@@ -1,5 +1,99 @@
-"""The API from outside: pure `wire`, two thin shells over it, Python handles, and the command line."""
+"""The API from outside: `Client` and `AsyncClient` over HTTP, `Graphs` over Ray, their answers and errors."""
 
-from clients.client import AsyncClient, Client
+from typing import TYPE_CHECKING
 
-__all__ = ["AsyncClient", "Client"]
+from reelgraph.client import AsyncClient, Client
+from reelgraph.errors import (
+    ApiError,
+    ClientError,
+    ConnectionLost,
+    JobFailed,
+    LocalServerFailed,
+    ServerUnreachable,
+    UnexpectedAnswer,
+    WaitTimedOut,
+)
+from reelgraph.flows import Backoff
+from reelgraph.objects import (
+    Child,
+    CompletedImage,
+    Crop,
+    Deleted,
+    EditedImage,
+    Event,
+    Face,
+    FactEvent,
+    File,
+    FrameEvent,
+    Identity,
+    ImageEvent,
+    ImageProgress,
+    ImagesResponse,
+    Model,
+    Page,
+    PartialImage,
+    ProgressEvent,
+    ResultEvent,
+    Scores,
+    SegmentEvent,
+    StageEvent,
+    StageRecord,
+    StatusEvent,
+    TextEvent,
+    Video,
+    VideoError,
+)
+
+if TYPE_CHECKING:
+    from reelgraph.handles import Graphs
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Backoff",
+    "Child",
+    "Client",
+    "ClientError",
+    "CompletedImage",
+    "ConnectionLost",
+    "Crop",
+    "Deleted",
+    "EditedImage",
+    "Event",
+    "Face",
+    "FactEvent",
+    "File",
+    "FrameEvent",
+    "Graphs",
+    "Identity",
+    "ImageEvent",
+    "ImageProgress",
+    "ImagesResponse",
+    "JobFailed",
+    "LocalServerFailed",
+    "Model",
+    "Page",
+    "PartialImage",
+    "ProgressEvent",
+    "ResultEvent",
+    "Scores",
+    "SegmentEvent",
+    "ServerUnreachable",
+    "StageEvent",
+    "StageRecord",
+    "StatusEvent",
+    "TextEvent",
+    "UnexpectedAnswer",
+    "Video",
+    "VideoError",
+    "WaitTimedOut",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import `Graphs` when it is asked for: it needs Ray and the server's code. Raises ImportError without them."""
+    if name != "Graphs":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from reelgraph.handles import Graphs
+
+    return Graphs

@@ -12,19 +12,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from clients import wire
-from clients.cli_demo import demo, gallery
-from clients.cli_edit import edit
-from clients.cli_image import face, image
-from clients.cli_make import make
-from clients.cli_pipeline import pipeline
-from clients.cli_resources import Address, files_app, jobs_app, models_app
-from clients.cli_story import storyboard
-from clients.errors import ApiError, ClientError, ServerUnreachable
-from clients.fields import AnimationFields, ContinuationFields, FilmFields, SamplingFields, UpscaleFields
-from clients.options import InputFile, MakeOptions, ModelOption, RoleOptions, assign_roles, ends, grouped
-from clients.order import Order, Result
-from clients.server import become
+from reelgraph import wire
+from reelgraph.cli_demo import demo, gallery
+from reelgraph.cli_edit import edit
+from reelgraph.cli_image import face, image
+from reelgraph.cli_make import make
+from reelgraph.cli_pipeline import pipeline
+from reelgraph.cli_resources import Address, files_app, jobs_app, models_app
+from reelgraph.cli_story import storyboard
+from reelgraph.errors import ApiError, ClientError, ServerUnreachable
+from reelgraph.fields import AnimationFields, ContinuationFields, FilmFields, SamplingFields, UpscaleFields
+from reelgraph.options import InputFile, MakeOptions, ModelOption, RoleOptions, assign_roles, ends, grouped
+from reelgraph.order import Order, Result
+from reelgraph.server import become
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
 _REFUSED = frozenset({400, 413, 422})

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from clients.cli_make import local_client, report
-from clients.options import AsJson
-from clients.order import Order, Result, carry_out
-from clients.progress import display
-from clients.server import become, finish
+from reelgraph.cli_make import local_client, report
+from reelgraph.options import AsJson
+from reelgraph.order import Order, Result, carry_out
+from reelgraph.progress import display
+from reelgraph.server import become, finish
 
 _CLIP = Path(__file__).parent / "media" / "bouncing-triangle.mp4"
 _SCALE = 4

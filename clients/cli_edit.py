@@ -6,11 +6,11 @@ from typing import Annotated, TypedDict
 
 import typer
 
-from clients.cli_make import make
-from clients.fields import BranchFrom, EditFields
-from clients.folders import files_in
-from clients.options import RoleOptions, RunOptions, assign_roles, grouped, target
-from clients.order import Order, Result
+from reelgraph.cli_make import make
+from reelgraph.fields import BranchFrom, EditFields
+from reelgraph.folders import files_in
+from reelgraph.options import RoleOptions, RunOptions, assign_roles, grouped, target
+from reelgraph.order import Order, Result
 
 _FRAMES = re.compile(r"[0-9]{6,9}\.png")
 _DEBUG = re.compile(r"[0-9]{6,9}-[A-Za-z0-9_-]{1,64}\.png")

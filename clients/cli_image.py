@@ -9,15 +9,15 @@ from typing import Annotated, Any, TypedDict, cast
 
 import typer
 
-from clients.cli_make import local_client
-from clients.cli_resources import Address, connect
-from clients.client import Client
-from clients.disk import Landing
-from clients.errors import ClientError
-from clients.fields import PaintingFields, StreamFields
-from clients.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
-from clients.options import MakeOptions, ModelOption, RunOptions, grouped, json_object, target
-from clients.progress import Display, display
+from reelgraph.cli_make import local_client
+from reelgraph.cli_resources import Address, connect
+from reelgraph.client import Client
+from reelgraph.disk import Landing
+from reelgraph.errors import ClientError
+from reelgraph.fields import PaintingFields, StreamFields
+from reelgraph.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
+from reelgraph.options import MakeOptions, ModelOption, RunOptions, grouped, json_object, target
+from reelgraph.progress import Display, display
 
 _PAINTS, _FINDS_FACES = "flux", "instantid"
 """The models that a server for one call has, where no other is named."""

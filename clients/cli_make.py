@@ -7,14 +7,14 @@ from pathlib import Path
 
 import typer
 
-from clients.cli_resources import Address, connect
-from clients.client import Client
-from clients.flows import Backoff
-from clients.objects import Video
-from clients.options import RunOptions
-from clients.order import Order, carry_out
-from clients.progress import Display, display
-from clients.server import local_server
+from reelgraph.cli_resources import Address, connect
+from reelgraph.client import Client
+from reelgraph.flows import Backoff
+from reelgraph.objects import Video
+from reelgraph.options import RunOptions
+from reelgraph.order import Order, carry_out
+from reelgraph.progress import Display, display
+from reelgraph.server import local_server
 
 _BESIDE = Backoff(limit=4, first_s=0.25)
 """A server of our own that is gone will not come back."""

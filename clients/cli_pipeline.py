@@ -6,10 +6,10 @@ from typing import Annotated, Any, TypedDict, cast
 
 import typer
 
-from clients.cli_make import make
-from clients.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
-from clients.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object, target
-from clients.order import Order, Result
+from reelgraph.cli_make import make
+from reelgraph.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object, target
+from reelgraph.order import Order, Result
 
 
 class RestyleOptions(RestyleFields, total=False):

@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from clients.client import Client
-from clients.fields import ContentOptions
-from clients.objects import Model
-from clients.options import After, AsJson, Limit, OutputFile, grouped
-from clients.order import Result, fetch, watch
-from clients.order import upload as send
-from clients.progress import display
-from clients.server import become
+from reelgraph.client import Client
+from reelgraph.fields import ContentOptions
+from reelgraph.objects import Model
+from reelgraph.options import After, AsJson, Limit, OutputFile, grouped
+from reelgraph.order import Result, fetch, watch
+from reelgraph.order import upload as send
+from reelgraph.progress import display
+from reelgraph.server import become
 
 Id = Annotated[str, typer.Argument(metavar="ID")]
 

@@ -5,12 +5,12 @@ from typing import Annotated, cast
 
 import typer
 
-from clients.cli_make import make
-from clients.cli_pipeline import ShootingOptions, shot
-from clients.fields import StoryFields
-from clients.objects import Video
-from clients.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object
-from clients.order import Order, Result
+from reelgraph.cli_make import make
+from reelgraph.cli_pipeline import ShootingOptions, shot
+from reelgraph.fields import StoryFields
+from reelgraph.objects import Video
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object
+from reelgraph.order import Order, Result
 
 PLACEHOLDERS = 4
 """Exit status: the film is there, but some of its scenes could not be made."""

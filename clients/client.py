@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from os import PathLike
 from typing import Unpack
 
-from clients import wire
-from clients.connection import AsyncConnection, Connection
-from clients.faces import AsyncFaces, Faces
-from clients.fields import ListOptions
-from clients.flows import Backoff, OnBytes
-from clients.images import AsyncImages, Images
-from clients.objects import Deleted, File, Model, Page
-from clients.videos import AsyncVideos, Videos
+from reelgraph import wire
+from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.faces import AsyncFaces, Faces
+from reelgraph.fields import ListOptions
+from reelgraph.flows import Backoff, OnBytes
+from reelgraph.images import AsyncImages, Images
+from reelgraph.objects import Deleted, File, Model, Page
+from reelgraph.videos import AsyncVideos, Videos
 
 _TIMEOUT_S = 300.0
 """An upload is decoded before it is answered."""

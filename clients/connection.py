@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from clients import wire
-from clients.disk import OpenParts, Sent
-from clients.errors import ClientError, ConnectionLost, ServerUnreachable
-from clients.flows import Flow, OnBytes
-from clients.objects import Page
+from reelgraph import wire
+from reelgraph.disk import OpenParts, Sent
+from reelgraph.errors import ClientError, ConnectionLost, ServerUnreachable
+from reelgraph.flows import Flow, OnBytes
+from reelgraph.objects import Page
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeAlias, cast
 
-from clients.flows import OnBytes
-from clients.folders import packed
-from clients.wire import Part
+from reelgraph.flows import OnBytes
+from reelgraph.folders import packed
+from reelgraph.wire import Part
 
 Sent: TypeAlias = tuple[str, tuple[str, IO[bytes]]]
 """A part of a multipart request: field, and name and content of the file."""

@@ -10,7 +10,7 @@ ClientError
 └── LocalServerFailed   a server of our own did not come up, or fell
 """
 
-from clients.objects import Video
+from reelgraph.objects import Video
 
 _TRANSIENT = frozenset({408, 429, 502, 503, 504})
 

@@ -1,10 +1,10 @@
 """`/v1/faces`, blocking and for asyncio."""
 
-from clients import wire
-from clients.connection import AsyncConnection, Connection
-from clients.fields import Media
-from clients.flows import OnBytes
-from clients.objects import Face
+from reelgraph import wire
+from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.fields import Media
+from reelgraph.flows import OnBytes
+from reelgraph.objects import Face
 
 
 class Faces:

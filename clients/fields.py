@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Annotated, Literal, Required, TypeAlias, TypedDict
 
-from clients.objects import Identity
+from reelgraph.objects import Identity
 
 Media: TypeAlias = str | PathLike[str]
 """A file id or a `data:` URL as str; a path object is a file on this disk, sent along with the request."""

@@ -13,8 +13,8 @@ from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
-from clients import wire
-from clients.errors import (
+from reelgraph import wire
+from reelgraph.errors import (
     ApiError,
     ClientError,
     ConnectionLost,
@@ -23,9 +23,9 @@ from clients.errors import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from clients.fields import ContentOptions
-from clients.objects import EVENTS, Event, StatusEvent, Video
-from clients.sse import Decoder, Message
+from reelgraph.fields import ContentOptions
+from reelgraph.objects import EVENTS, Event, StatusEvent, Video
+from reelgraph.sse import Decoder, Message
 
 OnBytes: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are through and the bytes there are in all; None where nobody knows."""

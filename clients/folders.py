@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from clients.errors import UnexpectedAnswer
+from reelgraph.errors import UnexpectedAnswer
 
 
 def files_in(folder: Path) -> list[Path]:

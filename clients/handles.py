@@ -4,13 +4,18 @@
     async for item in graphs.v2v(V2VRequest(input_video="/data/clip.mp4")):
         ...
 
-The one client file that needs the `server` extra. Nothing is stored: a stream that breaks is gone; for work that
-survives, make a job over HTTP. A storyboard is made of such jobs, so it has no stream here.
+The one file of the client that needs the server's code, and so a checkout or an image. Nothing is stored: a stream that
+breaks is gone; for work that survives, make a job over HTTP. A storyboard is made of such jobs, so it has no stream
+here.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
+
+from reelgraph.checkout import require_server_code
+
+require_server_code()
 
 from composition.app import TRANSPORT, ask_states, open_handle
 from composition.configuration.served import AskStates

@@ -8,13 +8,13 @@ from typing import Unpack
 
 from pydantic import ValidationError
 
-from clients import wire
-from clients.connection import AsyncConnection, Connection
-from clients.errors import ConnectionLost, UnexpectedAnswer
-from clients.fields import GenerationFields, ImageFields, StreamFields
-from clients.flows import OnBytes
-from clients.objects import IMAGE_EVENTS, CompletedImage, ImageEvent, ImagesResponse
-from clients.sse import Decoder, Message
+from reelgraph import wire
+from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.errors import ConnectionLost, UnexpectedAnswer
+from reelgraph.fields import GenerationFields, ImageFields, StreamFields
+from reelgraph.flows import OnBytes
+from reelgraph.objects import IMAGE_EVENTS, CompletedImage, ImageEvent, ImagesResponse
+from reelgraph.sse import Decoder, Message
 
 
 class Images:

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from clients.client import Client
-from clients.errors import ClientError, JobFailed
-from clients.fields import ContentOptions, VideoFields
-from clients.folders import drafts, unpack
-from clients.objects import File, Video
-from clients.progress import Display
+from reelgraph.client import Client
+from reelgraph.errors import ClientError, JobFailed
+from reelgraph.fields import ContentOptions, VideoFields
+from reelgraph.folders import drafts, unpack
+from reelgraph.objects import File, Video
+from reelgraph.progress import Display
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clients.flows import OnBytes
-from clients.objects import (
+from reelgraph.flows import OnBytes
+from reelgraph.objects import (
     Event,
     FactEvent,
     FrameEvent,

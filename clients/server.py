@@ -13,8 +13,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, NoReturn, TextIO
 
-from clients.errors import ConnectionLost, LocalServerFailed, ServerUnreachable
-from clients.progress import Display
+from reelgraph.checkout import CHECKOUT, MISSING, has_server
+from reelgraph.errors import ConnectionLost, LocalServerFailed, ServerUnreachable
+from reelgraph.progress import Display
 
 _START_S = 600.0
 """Models load."""
@@ -24,28 +25,44 @@ _TOLD = 20
 """Lines of what a server said last that an error repeats."""
 
 
-def require_server_extra() -> None:
+def require_server() -> None:
     """Raise LocalServerFailed where only the client is installed."""
+    if not has_server():
+        raise LocalServerFailed(
+            f"{MISSING}, `.venv/bin/reel serve` starts it, and this client finds it by --url or REELGRAPH_URL"
+        )
     if importlib.util.find_spec("ray") is None:
-        raise LocalServerFailed("a server needs more packages: pip install 'reelgraph[server]'")
+        raise LocalServerFailed(
+            f"the server's packages are not installed: run `make setup` in {CHECKOUT}, or "
+            f"pip install --editable '{CHECKOUT}[server]'"
+        )
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line of a module of the server side, run by the Python that runs us."""
-    return [sys.executable, "-m", module, *arguments]
+    """The command line of a module of the server side, run by the Python that runs us.
+
+    `-P`: the working folder, which may have packages of the same names, is not searched.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Our environment, in which the server's code beside us is found before any other of its name."""
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def become(module: str, *arguments: str) -> NoReturn:
     """Replace this process by a command of the server side, so that signals and the exit status are its own."""
-    require_server_extra()
+    require_server()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, command(module, *arguments))  # noqa: S606 (no shell is wanted)
+    os.execve(sys.executable, command(module, *arguments), environment())  # noqa: S606 (no shell is wanted)
 
 
 def finish(module: str, *arguments: str) -> None:
     """Run a command of the server side to its end. Raises LocalServerFailed with what it said, where it fails."""
-    done = subprocess.run(command(module, *arguments), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(module, *arguments), env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise LocalServerFailed(
             "\n".join([f"{module} ended with status {done.returncode}; it said:", done.stderr.strip()])
@@ -65,18 +82,15 @@ def local_server(
         stop_s: how long it may take to stop before it is killed.
 
     Raises:
-        LocalServerFailed: the server extra is not installed, or the server ended or said nothing in time.
+        LocalServerFailed: only the client is installed, or the server ended or said nothing in time.
     """
     if serve is None:
-        require_server_extra()
+        require_server()
         wanted = [word for name in only for word in ("--only", name)]
         here = ("--address", "local", "--host", "127.0.0.1", "--port", str(_free_port()))
         serve = command("composition", "serve", *here, *wanted)
     with tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") as log:
-        # A session of its own: Ctrl-C at the terminal is ours, and we cancel the job before the server is stopped.
-        process = subprocess.Popen(
-            serve, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
+        process = _start(serve, log)
         try:
             with display.waiting("starting a server on this machine"):
                 url = _ready_url(process, log)
@@ -88,6 +102,19 @@ def local_server(
         finally:
             with display.waiting("stopping the server"):
                 _stop(process, stop_s)
+
+
+def _start(serve: Sequence[str], log: TextIO) -> "subprocess.Popen[str]":
+    """Start a server in a session of its own: Ctrl-C is ours, and the job is cancelled before the server is stopped."""
+    return subprocess.Popen(
+        serve,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _ready_url(process: subprocess.Popen[str], log: TextIO) -> str:

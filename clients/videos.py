@@ -8,13 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
-from clients import flows, wire
-from clients.connection import AsyncConnection, Connection
-from clients.disk import Landing
-from clients.errors import ClientError
-from clients.fields import ContentOptions, ListOptions, VideoFields
-from clients.flows import Backoff, OnBytes
-from clients.objects import Deleted, Event, Page, Video
+from reelgraph import flows, wire
+from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.disk import Landing
+from reelgraph.errors import ClientError
+from reelgraph.fields import ContentOptions, ListOptions, VideoFields
+from reelgraph.flows import Backoff, OnBytes
+from reelgraph.objects import Deleted, Event, Page, Video
 
 
 class Videos:

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from clients.errors import ApiError, UnexpectedAnswer
-from clients.fields import (
+from reelgraph.errors import ApiError, UnexpectedAnswer
+from reelgraph.fields import (
     ContentOptions,
     GenerationFields,
     ImageFields,
@@ -22,7 +22,7 @@ from clients.fields import (
     StreamFields,
     VideoFields,
 )
-from clients.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
+from reelgraph.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clients import Client
-from clients.cli_make import local_client
-from clients.errors import ClientError
-from clients.progress import display
 from miniatures import world
 from miniatures.clips import read, write
 from miniatures.grammar import caption
 from miniatures.sheet import Row, strip
 from miniatures.world import Pixels
+from reelgraph import Client
+from reelgraph.cli_make import local_client
+from reelgraph.errors import ClientError
+from reelgraph.progress import display
 
 SCENES = (3, 8, 20)
 """Seeds of what is shown; no model was trained on them."""

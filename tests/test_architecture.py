@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("services", "composition", "clients", "miniatures")
+PACKAGES = {"services", "composition", "reelgraph", "miniatures"}
+"""What is imported of the rooms: `clients/` is the package `reelgraph`."""
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "service.py").exists())
 
@@ -96,14 +98,16 @@ def allowed(path: Path, module: str) -> bool:
         spoken = target[0] == "services" and target[1] in shared
         request = target[0] == "services" and target[2:3] == ["request"]
         return target[0] == "composition" or spoken or request
-    return target[0] == "clients" or name_of(path) == "clients/handles.py"
+    spoken = ("composition", "services") if name_of(path) == "clients/handles.py" else ()
+    return target[0] in ("reelgraph", *spoken)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_keep_to_the_rooms(path: Path) -> None:
     for module in imports(path):
         top = module.split(".")[0]
-        if top in ROOMS:
+        assert top != "clients", f"{name_of(path)} must import {module} as reelgraph"
+        if top in PACKAGES:
             assert allowed(path, module), f"{name_of(path)} must not import {module}"
         if top in ONLY_IN:
             assert name_of(path) in ONLY_IN[top], f"{name_of(path)} must not import {top}"
@@ -160,14 +164,10 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= 40, f"{name_of(path)}:{node.lineno} {node.name} has {lines} lines"
 
 
-def test_the_environment_is_read_in_four_files() -> None:
+def test_the_environment_is_read_in_five_files() -> None:
     reading = [name_of(path) for path in FILES if {"os.environ", "os.getenv"} & attributes(path)]
-    assert set(reading) <= {
-        "composition/configuration/settings.py",
-        "composition/server/own_ray.py",
-        "services/host.py",
-        "clients/cli.py",
-    }
+    server = {"composition/configuration/settings.py", "composition/server/own_ray.py", "services/host.py"}
+    assert set(reading) <= {*server, "clients/cli.py", "clients/server.py"}
 
 
 def attributes(path: Path) -> set[str]:
@@ -208,7 +208,7 @@ def test_every_import_is_of_a_declared_package() -> None:
     for path in FILES:
         for module in imports(path):
             top = module.split(".")[0]
-            if top in sys.stdlib_module_names or top in ROOMS:
+            if top in sys.stdlib_module_names or top in PACKAGES:
                 continue
             package = riding.get(top) or packages.get(top, top)
             assert f'"{package.replace("_", "-")}' in declared, f"{name_of(path)} imports {top}"

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
+from composition.configuration.file import LOCAL_CONFIG
 from composition.server.console import is_held
 from services.errors import ConfigError
 from services.private import tighten, write_private
@@ -33,6 +34,9 @@ SOCKET_BYTES = 107
 _SOCKET = "/session_2025-11-30_10-46-00_123456_4194304/sockets/plasma_store"
 """The longest that Ray puts below its folder."""
 _RANDOM = "/abcd1234"
+_CHECKOUT = LOCAL_CONFIG.parent
+"""The working folder in which Ray is joined. All workers search that one first for modules: in a user's own, a package
+`services` would be taken for ours."""
 _TEMP = "t"
 """Ray opens its folder to everybody (mode 0777), so that it must lie in one that is closed."""
 _LOCK = "lock"
@@ -97,7 +101,7 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         stack.callback(_keep_logs, logs / "ray")
         own = cast("Any", ray)
         stack.callback(own.shutdown, wait_for_processes=True)
-        with _as_a_guest():
+        with _as_a_guest(), chdir(_CHECKOUT):
             context = own.init(
                 address="local",
                 include_dashboard=False,
@@ -146,7 +150,10 @@ def joined_ray(address: str) -> Generator[str]:
                 "there is no token for that cluster. Start it with RAY_AUTH_MODE=token, and name the file of its token "
                 "in RAY_AUTH_TOKEN_PATH"
             )
-        context = joined.init(address=address, **_SETTINGS)
+        if token := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(token).absolute())
+        with chdir(_CHECKOUT):
+            context = joined.init(address=address, **_SETTINGS)
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise ConfigError(f"address: {address}: {str(error).strip()}", param="address") from error
     try:

@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner, Result
 from video_server import Script, VideoServer, running
 
-from clients import AsyncClient, Client
-from clients.cli import app
-from clients.flows import Backoff
+from reelgraph import AsyncClient, Client
+from reelgraph.cli import app
+from reelgraph.flows import Backoff
 
 Reel = Callable[..., Result]
 Program = Callable[..., "subprocess.Popen[str]"]
 
 QUICK = Backoff(limit=3, first_s=0.001, longest_s=0.002)
-AS_A_PROGRAM = [sys.executable, "-c", "from clients.cli import main; main()"]
+AS_A_PROGRAM = [sys.executable, "-c", "from reelgraph.cli import main; main()"]
 WAIT_S = 120
 
 

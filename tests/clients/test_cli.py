@@ -15,11 +15,11 @@ from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
 from typer.testing import CliRunner
 from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
 
-from clients.cli import app
-from clients.cli_resources import tabulate_models
-from clients.objects import Model
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.single import SINGLES
+from reelgraph.cli import app
+from reelgraph.cli_resources import tabulate_models
+from reelgraph.objects import Model
 from services.catalogue import MODELS
 
 
@@ -331,6 +331,6 @@ def test_a_pipe_that_is_closed_ends_quietly(server: VideoServer) -> None:
 
 def test_the_client_needs_nothing_of_the_server() -> None:
     names = "{name.partition('.')[0] for name in sys.modules}"
-    code = f"import sys, clients.cli; print(*{names} & {{'services', 'composition', 'ray', 'numpy', 'fastapi'}})"
+    code = f"import sys, reelgraph.cli; print(*{names} & {{'services', 'composition', 'ray', 'numpy', 'fastapi'}})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert found.stdout.strip() == ""

@@ -29,8 +29,8 @@ from video_server import (
     zipped,
 )
 
-from clients import client as module
-from clients.errors import (
+from reelgraph import client as module
+from reelgraph.errors import (
     ApiError,
     ConnectionLost,
     JobFailed,
@@ -38,8 +38,8 @@ from clients.errors import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from clients.fields import VideoFields
-from clients.objects import (
+from reelgraph.fields import VideoFields
+from reelgraph.objects import (
     FrameEvent,
     Model,
     ProgressEvent,

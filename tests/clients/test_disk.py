@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.disk import Landing, OpenParts
-from clients.wire import Part
+from reelgraph.disk import Landing, OpenParts
+from reelgraph.wire import Part
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:

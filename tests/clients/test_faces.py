@@ -8,7 +8,7 @@ import pytest
 from conftest import Blocking, Looping, Reel
 from video_server import CROP, IDENTITY, VideoServer
 
-from clients.errors import ApiError
+from reelgraph.errors import ApiError
 
 Way = Blocking | Looping
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from clients.errors import ApiError, ClientError, ConnectionLost, ServerUnreachable, UnexpectedAnswer
-from clients.flows import Attempts, Backoff, Download, EventFeed
+from reelgraph.errors import ApiError, ClientError, ConnectionLost, ServerUnreachable, UnexpectedAnswer
+from reelgraph.flows import Attempts, Backoff, Download, EventFeed
 
 BACKOFF = Backoff(limit=4, first_s=1.0, longest_s=3.0)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from video_server import zipped
 
-from clients.errors import UnexpectedAnswer
-from clients.folders import drafts, packed, unpack
+from reelgraph.errors import UnexpectedAnswer
+from reelgraph.folders import drafts, packed, unpack
 
 PNG = re.compile(r"[0-9]+\.png")
 

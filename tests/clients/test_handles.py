@@ -10,7 +10,10 @@ import ray
 from PIL import Image
 from ray import serve
 
-from clients.handles import (
+from composition.app import graphs as host_graphs
+from composition.app import models as host_models
+from composition.configuration.settings import GraphsSettings, ModelsSettings
+from reelgraph.handles import (
     AnimateRequest,
     FilmRequest,
     FullPipelineRequest,
@@ -20,9 +23,6 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.app import graphs as host_graphs
-from composition.app import models as host_models
-from composition.configuration.settings import GraphsSettings, ModelsSettings
 from services.errors import InvalidParameter, NotFound
 from services.frames import Item, Progress, Result, StageDone
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
 from video_server import IDENTITY, PAINTED, Script, VideoServer, painting
 
-from clients import wire
-from clients.errors import ApiError, ConnectionLost, UnexpectedAnswer
-from clients.objects import CompletedImage, Identity, ImageProgress, PartialImage
+from reelgraph import wire
+from reelgraph.errors import ApiError, ConnectionLost, UnexpectedAnswer
+from reelgraph.objects import CompletedImage, Identity, ImageProgress, PartialImage
 
 Way = Blocking | Looping
 

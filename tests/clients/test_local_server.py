@@ -1,4 +1,4 @@
-"""A server that lives as long as a call. `python -m composition` finds a stand-in in the working folder."""
+"""A server that lives as long as a call. The working folder is a checkout with a stand-in of `composition`."""
 
 import io
 import json
@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from video_server import CAPTION, CONTENT, FRAMES
 
-from clients import Client
-from clients.errors import LocalServerFailed
-from clients.progress import Lines
-from clients.server import local_server
 from composition.graphs.catalogue import BY_NAME
+from reelgraph import Client
+from reelgraph.errors import LocalServerFailed
+from reelgraph.progress import Lines
+from reelgraph.server import local_server
 from services.catalogue import KINDS
 
+ROOT = Path(__file__).parents[2]
 WAIT_S = 120
-REEL = [sys.executable, "-c", "from clients.cli import main; main()"]
-WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from clients.cli import main; main()"]
+REEL = [sys.executable, "-c", "from reelgraph.cli import main; main()"]
+WITHOUT_RAY = [sys.executable, "-c", "import sys; sys.modules['ray'] = None; from reelgraph.cli import main; main()"]
 
 Reel = Callable[..., "subprocess.Popen[str]"]
 
@@ -52,6 +53,7 @@ def is_alive(folder: Path) -> bool:
 
 @pytest.fixture
 def place(clip: Path) -> Path:
+    (clip.parent / "reelgraph").symlink_to(ROOT / "clients")
     return clip.parent
 
 
@@ -202,10 +204,38 @@ def test_a_server_of_its_own_has_what_is_asked(
 
 
 @pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",), ("models", "pull")])
-def test_without_the_server_extra(reel: Reel, command: tuple[str, ...]) -> None:
+def test_without_the_packages_of_the_server(reel: Reel, place: Path, command: tuple[str, ...]) -> None:
+    stand_in(place, "")
     process = reel(*command, command=WITHOUT_RAY)
     _, told = process.communicate(timeout=WAIT_S)
-    assert (process.returncode, "pip install 'reelgraph[server]'" in told) == (1, True)
+    assert process.returncode == 1
+    assert f"the server's packages are not installed: run `make setup` in {place}" in told
+
+
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list"), ("self-test",), ("demo",), ("models", "pull")])
+def test_without_the_server(reel: Reel, command: tuple[str, ...]) -> None:
+    """As a wheel is installed: nothing stands beside the client."""
+    process = reel(*command)
+    _, told = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert told.startswith("reel: the server is not part of the installed client. It runs from a checkout"), told
+
+
+def test_a_working_folder_with_packages_of_the_same_names(tmp_path: Path) -> None:
+    for name in ("services", "composition", "miniatures"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise AssertionError('the {name} of the working folder')\n")
+    process = subprocess.run(
+        [*REEL, "keys", "create", "me"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "REELGRAPH_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "home").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -234,6 +264,7 @@ def test_serve_and_keys_become_the_server_side(reel: Reel, place: Path, given: l
 
 
 def test_the_self_test_is_a_command_of_the_server_side(reel: Reel, place: Path) -> None:
+    stand_in(place, "")
     stand_in(place, "import json\nprint(json.dumps(sys.argv[1:]))\nsys.exit(5)", "services/qwen_edit/self_test.py")
     process = reel("self-test", "--steps", "2", "--help")
     out, _ = process.communicate(timeout=WAIT_S)

@@ -11,9 +11,9 @@ from conftest import WAIT_S, Blocking, Looping, Program, Reel
 from test_progress import events_of, last_picture, terminal
 from video_server import CONTENT, FAILURE, HD, IDENTITY, PAINTED, Script, VideoServer
 
-from clients import wire
-from clients.fields import VideoFields
-from clients.objects import Identity, ResultEvent, SegmentEvent, Video
+from reelgraph import wire
+from reelgraph.fields import VideoFields
+from reelgraph.objects import Identity, ResultEvent, SegmentEvent, Video
 
 Way = Blocking | Looping
 

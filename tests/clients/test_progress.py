@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from video_server import CAPTION, EDIT_STORY, STORY
 
-from clients.objects import EVENTS, Event
-from clients.progress import Bars, Lines, display
+from reelgraph.objects import EVENTS, Event
+from reelgraph.progress import Bars, Lines, display
 
 
 def events_of(story: list[tuple[str, dict[str, Any]]]) -> list[Event]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients.sse import Decoder, Message
+from reelgraph.sse import Decoder, Message
 
 WIRE = (
     "\ufeff: hello\n\n"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clients import wire
-from clients.errors import ApiError, ServerUnreachable
-from clients.objects import Page, Video
+from reelgraph import wire
+from reelgraph.errors import ApiError, ServerUnreachable
+from reelgraph.objects import Page, Video
 
 VIDEO = {"id": "video_1", "model": "v2v", "status": "queued", "created_at": 1}
 

@@ -118,11 +118,18 @@ def foreign(place: Path, environment: dict[str, str]) -> Iterator[Foreign]:
 
 
 def serve(config: Path, environment: dict[str, str], *words: str) -> "subprocess.Popen[str]":
-    """Start a server as the background of a script does, with SIGINT ignored, and a umask that lets everybody read."""
-    command = [sys.executable, "-m", "composition", "serve", "--config", str(config), *words]
+    """Start a server as the background of a script does, with SIGINT ignored, and a umask that lets everybody read.
+
+    The working folder is a project with packages of our names.
+    """
+    command = [sys.executable, "-P", "-m", "composition", "serve", "--config", str(config), *words]
+    project = config.parent / "project"
+    for name in ("composition", "services", "tests"):
+        (project / name).mkdir(parents=True, exist_ok=True)
+        (project / name / "__init__.py").write_text(f"raise AssertionError('the {name} of the working folder')\n")
     return subprocess.Popen(
         ["bash", "-c", 'trap "" INT; exec "$@"', "bash", *command],
-        cwd=config.parent,
+        cwd=project,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,9 @@ import ray
 import yaml
 from ray import serve
 
-from clients.handles import (
+from composition.configuration.file import read_configuration
+from composition.server.deploying import deploy
+from reelgraph.handles import (
     AnimateRequest,
     FullPipelineRequest,
     Graphs,
@@ -20,8 +22,6 @@ from clients.handles import (
     VideoUpscaleRequest,
     WanI2VRequest,
 )
-from composition.configuration.file import read_configuration
-from composition.server.deploying import deploy
 from services.errors import InvalidParameter, NotFound, UndecodableMedia
 from services.frames import Fact, Frames, Item, Progress, Result, Scores, StageDone, Text
 from services.worker import ServiceInfo

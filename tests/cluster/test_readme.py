@@ -1,4 +1,4 @@
-"""The README's lines, run as they stand, against a server that is up."""
+"""The commands of the README and of docs/usage.md, run as they are against a running server."""
 
 import os
 import re
@@ -14,7 +14,10 @@ from tests.cluster.server import ROOT, Server
 
 pytestmark = pytest.mark.cluster
 
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+README, USAGE = (
+    re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    for page in ("README.md", "docs/usage.md")
+)
 
 
 @pytest.fixture
@@ -37,10 +40,26 @@ def frames(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-@pytest.mark.parametrize("model", ["v2v", "rolling-edit"])
-def test_the_curl_lines(server: Server, folder: Path, model: str) -> None:
-    (block,) = [text for kind, text in BLOCKS if kind == "sh" and f"model={model} " in text]
+def find_block(blocks: list[tuple[str, str]], words: str) -> str:
+    """Return the one block that holds these words."""
+    (block,) = [text for _, text in blocks if words in text]
+    return block
+
+
+def run_shell(server: Server, folder: Path, block: str) -> None:
     run(server, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", server.url)])
+
+
+def test_three_graphs_in_three_commands(server: Server, folder: Path) -> None:
+    run_shell(server, folder, find_block(README, "reel v2v"))
+    assert frames(folder / "continued.mp4") > 1
+    assert frames(folder / "edited.mp4") == 9
+    assert frames(folder / "star.mp4") == 14
+
+
+@pytest.mark.parametrize("model", ["v2v", "rolling-edit"])
+def test_curl(server: Server, folder: Path, model: str) -> None:
+    run_shell(server, folder, find_block(USAGE, f"model={model} "))
     if model == "v2v":
         assert frames(folder / "continued.mp4") > 1
     else:
@@ -48,37 +67,30 @@ def test_the_curl_lines(server: Server, folder: Path, model: str) -> None:
             assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
 
 
-def test_the_curl_lines_of_the_full_pipeline(server: Server, folder: Path) -> None:
-    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "model=full-pipeline " in text]
-    run(server, folder, ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8000", server.url)])
+def test_curl_with_the_full_pipeline(server: Server, folder: Path) -> None:
+    run_shell(server, folder, find_block(USAGE, "model=full-pipeline "))
     assert frames(folder / "hd.mp4") == frames(folder / "small.mp4") == 14
     assert (folder / "star.png").read_bytes().startswith(b"\x89PNG")
-    told = (folder / "events.txt").read_text()
-    assert told.count("event: image_generation.partial_image\n") == 2
-    assert told.count("event: image_generation.completed\n") == 1
+    events = (folder / "events.txt").read_text()
+    assert events.count("event: image_generation.partial_image\n") == 2
+    assert events.count("event: image_generation.completed\n") == 1
 
 
-def test_the_reel_lines_of_pictures_and_films(server: Server, folder: Path) -> None:
-    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel storyboard" in text]
-    run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
+def test_images_and_a_storyboard_on_the_command_line(server: Server, folder: Path) -> None:
+    run_shell(server, folder, find_block(USAGE, "reel storyboard"))
     assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
-    assert frames(folder / "star.mp4") == 14
     assert frames(folder / "film.mp4") == 12 + 12 - 3
 
 
-@pytest.mark.parametrize("library", ["openai", "clients"])
-def test_the_python_blocks(server: Server, folder: Path, library: str) -> None:
-    (block,) = [
-        text for kind, text in BLOCKS if kind == "python" and re.search(rf"^(import|from) {library}\b", text, re.M)
-    ]
-    run(server, folder, [sys.executable, "-c", block.replace("http://127.0.0.1:8000", server.url)])
-    assert frames(folder / "continued.mp4") > 1
-
-
-def test_the_reel_lines(server: Server, folder: Path) -> None:
-    (block,) = [text for kind, text in BLOCKS if kind == "sh" and "reel v2v" in text]
-    run(server, folder, ["bash", "-euo", "pipefail", "-c", block])
-    assert frames(folder / "continued.mp4") > 1
+def test_videos_on_the_command_line(server: Server, folder: Path) -> None:
+    run_shell(server, folder, find_block(USAGE, "reel v2v"))
     assert frames(folder / "joined.mp4") > 21
     assert frames(folder / "edited.mp4") == 9
     assert len(list((folder / "frames").iterdir())) == 9
+
+
+@pytest.mark.parametrize(("page", "words"), [(README, "from reelgraph import Client"), (USAGE, "import openai")])
+def test_python(server: Server, folder: Path, page: list[tuple[str, str]], words: str) -> None:
+    block = find_block(page, words)
+    run(server, folder, [sys.executable, "-c", block.replace("http://127.0.0.1:8000", server.url)])
+    assert frames(folder / "continued.mp4") > 1

@@ -16,13 +16,13 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 from starlette.types import Message
 
-from clients import AsyncClient
-from clients.errors import ApiError
-from clients.objects import CompletedImage, ImageProgress, PartialImage
 from composition.http.image_generation import BEGUN, Painter
 from composition.http.ingress import Ingress
 from composition.http.sse import KEEP_ALIVE, EventStream, said
 from composition.media.encode import png
+from reelgraph import AsyncClient
+from reelgraph.errors import ApiError
+from reelgraph.objects import CompletedImage, ImageProgress, PartialImage
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import Lora
 from services.frames import Pixels
