@@ -13,7 +13,7 @@ import numpy as np
 from ray import serve
 from ray.serve import Application
 
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.graph import RUN, FullPipeline
 from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
@@ -166,7 +166,7 @@ class Filming:
 
     async def film(self, request: FullPipelineRequest, known: Known, frames: int) -> Film:
         tape = Tape(frames)
-        async with opened(stream(self._graph, "run", request, known), Transport()) as items:
+        async with open_stream(stream(self._graph, "run", request, known), Transport()) as items:
             async for item in items:
                 tape.note(item)
                 await asyncio.to_thread(tape.encode, item)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from composition.configuration.settings import GraphEntry, ModelEntry
 from composition.graphs.calls import Handle, Part, Transport
 from composition.graphs.catalogue import BY_NAME
-from composition.graphs.fields import merged_fields
+from composition.graphs.fields import merge_fields
 from composition.graphs.graph import Graph, Need
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import NAME as SINGLE
@@ -111,19 +111,19 @@ class Assignment:
         The graph's own defaults stand before those of its models. A model's defaults turn no stage on: they hold where
         the request, the graph or the request's class does.
         """
-        fields = merged_fields(self._own(), self.request.spelled_out(given))
+        fields = merge_fields(self._own(), self.request.expand_shorthands(given))
         for need, served in self._spoken():
             if not need.at:
                 known = self.request.model_fields
                 behind = {name: value for name, value in served.defaults.items() if name in known}
-                fields = merged_fields(behind, fields)
-            elif served.defaults and self.request.turns_on(need.at, fields):
-                fields = merged_fields({need.at: served.defaults}, fields)
+                fields = merge_fields(behind, fields)
+            elif served.defaults and self.request.is_stage_on(need.at, fields):
+                fields = merge_fields({need.at: served.defaults}, fields)
         return fields
 
     def _own(self) -> dict[str, Any]:
         """The graph's own defaults, but for stages whose model is not served."""
-        own = self.request.spelled_out(self.own_defaults)
+        own = self.request.expand_shorthands(self.own_defaults)
         without = {need.at for need in self.graph.wants if need.role not in self.models}
         return {name: value for name, value in own.items() if name not in without}
 

@@ -89,7 +89,7 @@ def stream(handle: Handle, method: str, *args: object, prefers: str = "", **opti
 
 
 @asynccontextmanager
-async def opened(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIterator[T]]:
+async def open_stream(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIterator[T]]:
     """Open a stream from another deployment and cancel it when the block is left, however that happens.
 
     Dropping a Ray stream does not stop its producer, so every stream is opened here.
@@ -120,7 +120,7 @@ async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> Non
         await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
-async def in_order(
+async def call_in_order(
     calls: AsyncIterable[Callable[[], Awaitable[T]]] | Iterable[Callable[[], Awaitable[T]]], window: int
 ) -> AsyncGenerator[T]:
     """Start up to `window` calls at a time and yield their results in the order of `calls`, each as soon as it can be.
@@ -154,7 +154,7 @@ async def in_order(
         await source.aclose()
 
 
-async def merged(*sources: AsyncGenerator[T]) -> AsyncGenerator[T]:
+async def merge_streams(*sources: AsyncGenerator[T]) -> AsyncGenerator[T]:
     """Yield what several generators make, each thing as soon as it is there, until all have ended.
 
     All are closed when this one is, or when one of them raises.

@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.identity import Identity
 from services.errors import ModelFailed
 from services.frames import Face, Frames, Item
@@ -32,7 +32,7 @@ async def find_face(instantid: Handle, image: Frames, transport: Transport, key:
     """
     face: Face | None = None
     beside: list[Item] = []
-    async with opened(stream(instantid, "face", image, key), transport) as items:
+    async with open_stream(stream(instantid, "face", image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item

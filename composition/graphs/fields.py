@@ -12,13 +12,13 @@ MAX_RATE = 60
 Request = TypeVar("Request", bound=GraphRequest)
 
 
-def completed(request: Request, defaults: Mapping[str, Any]) -> Request:
+def complete_request(request: Request, defaults: Mapping[str, Any]) -> Request:
     """Return the request with the configuration's defaults in the fields that were left out."""
-    behind = type(request).spelled_out(defaults)
-    return type(request).model_validate(merged_fields(behind, request.model_dump(exclude_unset=True)))
+    behind = type(request).expand_shorthands(defaults)
+    return type(request).model_validate(merge_fields(behind, request.model_dump(exclude_unset=True)))
 
 
-def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return `given` with what is left out taken from `behind`, also inside of fields that are objects.
 
     What is only turned on (`true`) is as `behind` has it.
@@ -27,7 +27,7 @@ def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     for name, value in given.items():
         older = merged.get(name)
         if isinstance(older, Mapping) and isinstance(value, Mapping):
-            merged[name] = merged_fields(cast("Mapping[str, Any]", older), cast("Mapping[str, Any]", value))
+            merged[name] = merge_fields(cast("Mapping[str, Any]", older), cast("Mapping[str, Any]", value))
         elif not (isinstance(older, Mapping) and value is True):
             merged[name] = value
     return merged
@@ -42,7 +42,7 @@ def select_fields(wanted: type[Selected], request: BaseModel, **more: Any) -> Se
     return wanted.model_validate({**shared, **more})
 
 
-def told_rate(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
+def read_fps(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
     """Frames per second as `fps` says it, or else the model's default; what is none is refused later."""
     default = float(model.model_fields["fps"].default)
     try:

@@ -22,7 +22,7 @@ class Media:
         self._limits = settings.media
 
     @asynccontextmanager
-    async def opened(self, url: str) -> AsyncGenerator[Decoder]:
+    async def open(self, url: str) -> AsyncGenerator[Decoder]:
         """A file of any kind, or a folder of pictures. Raises NotFound, UndecodableMedia, LimitExceeded."""
         if "://" not in url and await asyncio.to_thread(Path(url).is_dir):
             async with Decoder.open(Path(url), self._limits) as decoder:
@@ -38,7 +38,7 @@ class Media:
 
     async def picture(self, url: str) -> Frames:
         """The only frame of a picture, or the last one of a video."""
-        async with self.opened(url) as decoder:
+        async with self.open(url) as decoder:
             return await decoder.last()
 
 

@@ -42,7 +42,7 @@ def switched(fields: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-class Shooting(Painting):
+class PictureStages(Painting):
     """How a picture is painted, and what becomes of it. What is not wanted is `false`."""
 
     face: str | None = None
@@ -66,7 +66,7 @@ class Shooting(Painting):
         return {**fields, "upscale": False} if alone else fields
 
     @model_validator(mode="after")
-    def _one_face(self) -> "Shooting":
+    def _one_face(self) -> "PictureStages":
         if self.face is not None and self.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
         return self

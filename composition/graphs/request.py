@@ -27,7 +27,7 @@ class GraphRequest(BaseModel):
     """Role → the id of the model that takes it; by default the one that the configuration names."""
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         """The variant of the content that the request is for."""
         return VIDEO
 
@@ -67,12 +67,12 @@ class GraphRequest(BaseModel):
         return self.model_copy(update=dict.fromkeys(missing))
 
     @property
-    def mentions(self) -> Mapping[str, str]:
+    def mentioned_files(self) -> Mapping[str, str]:
         """Place in the request → the id of a picture that is named there."""
         return {}
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         """Return `fields` so that the video lasts OpenAI's `seconds`, as nearly as it can; as they are where it cannot.
 
         Args:
@@ -84,12 +84,12 @@ class GraphRequest(BaseModel):
         return {**fields, "seconds": seconds}
 
     @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
         return dict(fields)
 
     @classmethod
-    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+    def is_stage_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
         """Return whether a stage is on, by its field: what it is asked with, or nothing where it is off.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.http.schemas import parsed
 from composition.media.encode import png
 from services.errors import InvalidParameter, ModelFailed
@@ -109,7 +109,7 @@ class Editor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         found: Frames | None = None
         scores: Scores | None = None
-        async with opened(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
+        async with open_stream(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():

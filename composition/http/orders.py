@@ -69,10 +69,12 @@ class Orders:
         files |= {name: file for name, file in inherited.items() if isinstance(file, File)}
         asked.check_media({name: int(file.facts["frames"]) for name, file in files.items()})
         files |= {name: await self._kept(still, owner) for name, still in inherited.items() if isinstance(still, Still)}
-        mentioned = {place: await self._mentioned(place, value, owner) for place, value in asked.mentions.items()}
+        mentioned = {
+            place: await self._mentioned(place, value, owner) for place, value in asked.mentioned_files.items()
+        }
         params = asked.model_dump(mode="json") | {name: file.id for name, file in files.items()}
         keys = {name: file.key for name, file in (files | mentioned).items()}
-        main = None if asked.main == VIDEO else asked.main
+        main = None if asked.main_variant == VIDEO else asked.main_variant
         said: dict[str, Any] = {"model": assignment.name, "params": params, "media": keys, "main": main}
         return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
 
@@ -86,12 +88,12 @@ class Orders:
 
     async def _complete(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with the defaults behind them, `seconds` read, and the models that are to run them."""
-        own = assignment.request.spelled_out(given)
+        own = assignment.request.expand_shorthands(given)
         fields = assignment.complete(own)
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _names(own):
             wanted = _read_seconds(seconds)
-            fields = assignment.request.lasting(wanted, fields, await self._served.rate(assignment))
+            fields = assignment.request.set_duration(wanted, fields, await self._served.rate(assignment))
         return {**fields, "models": assignment.ids}
 
     async def _mentioned(self, place: str, file_id: str, owner: str) -> File:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph
 from composition.graphs.run import Known
 from composition.jobs.results import Results
@@ -156,7 +156,7 @@ class Attempt:
         known = await self._known(results, again=again)
         writing = asyncio.create_task(report.write_always())
         try:
-            async with opened(stream(handle, "run", request, known), transport) as items:
+            async with open_stream(stream(handle, "run", request, known), transport) as items:
                 async for item in items:
                     await self._take(item, results, report)
             await self._take_rest(results)

@@ -34,7 +34,7 @@ class Results:
 
     def _opened(self, variant: str) -> Recorder:
         keeps = self._graph.keeps_frames and variant == VIDEO
-        output = Output(variant, variant == self._request.main, keeps, self._graph.segments)
+        output = Output(variant, variant == self._request.main_variant, keeps, self._graph.segments)
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property
@@ -74,8 +74,8 @@ class Results:
             if recorder.taken:
                 await recorder.finish()
         job = await asyncio.to_thread(self._store.job, self._lease.job_id)
-        if self._request.main not in job.results:
-            raise ModelFailed(f"the model made no {self._request.main}")
+        if self._request.main_variant not in job.results:
+            raise ModelFailed(f"the model made no {self._request.main_variant}")
 
     def _take_picture(self, result: Result) -> None:
         pixels = result.frames.pixels[0]
@@ -84,7 +84,7 @@ class Results:
         changes: dict[str, Any] = {
             "results": {result.name: key, "thumbnail": thumbnail(self._artifacts, self._lease, pixels)}
         }
-        if result.name == self._request.main:
+        if result.name == self._request.main_variant:
             changes |= {"width": result.frames.width, "height": result.frames.height}
         self._store.record(self._lease, changes, [there(result.name)])
         self.pictures[result.name] = key

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from composition.graphs.storyboard.script import picture_question, question
+from composition.graphs.storyboard.script import write_picture_question, write_question
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.worker import Film, spread
 from composition.media.encode import SegmentEncoder
@@ -20,7 +20,12 @@ from services.internvl.model import Describer
 FRAMES, SHOTS = 17, 8
 CHINESE = DESCRIBE["zh"][0]
 PARTICULAR = {"colour": COLOUR, "shape": SHAPE, "motion": MOTION}
-UNANSWERABLE = (question("A boat in a storm", 3), picture_question("A red boat leaves a harbour.", None), "?", "帮助")
+UNANSWERABLE = (
+    write_question("A boat in a storm", 3),
+    write_picture_question("A red boat leaves a harbour.", None),
+    "?",
+    "帮助",
+)
 """What the miniature cannot know, and must come to an end with."""
 MOST = 128
 """Tokens, several times as many as its longest answer has."""

@@ -10,9 +10,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, in_order, merged, opened, stop_everywhere, stream
+from composition.graphs.calls import (
+    Handle,
+    Transport,
+    call_in_order,
+    merge_streams,
+    open_stream,
+    stop_everywhere,
+    stream,
+)
 from composition.graphs.faces import find_face, read_identity
-from composition.graphs.fields import completed
+from composition.graphs.fields import complete_request
 from composition.graphs.full_pipeline.request import HD, PAINTED, FullPipelineRequest
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
@@ -32,7 +40,7 @@ RUN = 4
 
 
 @dataclass(frozen=True)
-class Take:
+class PipelinePlan:
     """One run, with everything decided that was left open."""
 
     request: FullPipelineRequest
@@ -61,11 +69,11 @@ class FullPipeline:
         The plain frames are Stable Video Diffusion's, one by one; the enlarged ones are Results named `hd`. A picture
         that is known is not painted again, nor is a frame that is kept made again once all of them are.
         """
-        request = completed(request, self._settings.defaults).drop_unserved(self._models)
+        request = complete_request(request, self._settings.defaults).drop_unserved(self._models)
         if known.again:
             for handle in self._models.values():
                 await stop_everywhere(handle, known.key, self._transport)
-        take = Take(request, known, drawn(request.seed))
+        take = PipelinePlan(request, known, drawn(request.seed))
         yield Fact("seed", take.seed)
         picture: Frames | None = None
         async with aclosing(self._pictured(take)) as items:
@@ -82,7 +90,7 @@ class FullPipeline:
             async for item in items:
                 yield item
 
-    async def _pictured(self, take: Take) -> AsyncGenerator[Item]:
+    async def _pictured(self, take: PipelinePlan) -> AsyncGenerator[Item]:
         """Yield how the picture is made, and at last the picture, the Result `image`."""
         request, pictures = take.request, take.known.pictures
         if IMAGE in pictures:
@@ -108,7 +116,7 @@ class FullPipeline:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
-    async def _painted(self, take: Take) -> AsyncGenerator[Item]:
+    async def _painted(self, take: PipelinePlan) -> AsyncGenerator[Item]:
         request, key = take.request, take.known.key
         face: Face | None = read_identity(request.identity) if request.identity else None
         if request.face is not None:
@@ -124,7 +132,7 @@ class FullPipeline:
             async for item in items:
                 yield item
 
-    async def _enlarged_picture(self, take: Take, picture: Frames) -> AsyncGenerator[Item]:
+    async def _enlarged_picture(self, take: PipelinePlan, picture: Frames) -> AsyncGenerator[Item]:
         if take.request.upscale is None or HD in take.known.pictures:
             return
         yield Progress("upscale", 0, 1)
@@ -132,7 +140,7 @@ class FullPipeline:
         yield Result(HD, large, still=True)
         yield done
 
-    async def _moving(self, take: Take, picture: Frames) -> AsyncGenerator[Item]:
+    async def _moving(self, take: PipelinePlan, picture: Frames) -> AsyncGenerator[Item]:
         """Yield the frames of the picture that moves, and beside them the enlarged ones."""
         animate, upscale = take.request.animate, take.request.upscale
         if animate is None:
@@ -142,12 +150,12 @@ class FullPipeline:
         sources = [self._filmed(take, animate, picture, passing)]
         if upscale is not None:
             sources.append(self._enlarged(take, animate, upscale, passing))
-        async with aclosing(merged(*sources)) as items:
+        async with aclosing(merge_streams(*sources)) as items:
             async for item in items:
                 yield item
 
     async def _filmed(
-        self, take: Take, animate: SvdRequest, picture: Frames, passing: asyncio.Queue[Frames | None]
+        self, take: PipelinePlan, animate: SvdRequest, picture: Frames, passing: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
         """Yield the frames that are not kept yet, and pass them on as they come."""
         known = take.known
@@ -166,7 +174,7 @@ class FullPipeline:
         passing.put_nowait(None)
 
     async def _enlarged(
-        self, take: Take, animate: SvdRequest, upscale: UpscaleRequest, passing: asyncio.Queue[Frames | None]
+        self, take: PipelinePlan, animate: SvdRequest, upscale: UpscaleRequest, passing: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
         """Yield the enlarged frames behind those that are safe, in their order."""
         stages = Stages()
@@ -181,7 +189,7 @@ class FullPipeline:
                         yield partial(upscale_run, self._models["upscale"], upscale, run, self._transport)
                         held = []
 
-        async with aclosing(in_order(calls(), WINDOW)) as results:
+        async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
                 stages.passes(done)
                 yield Result(HD, run)
@@ -190,7 +198,7 @@ class FullPipeline:
             yield stage
 
     async def _clip(
-        self, take: Take, animate: SvdRequest, passing: asyncio.Queue[Frames | None]
+        self, take: PipelinePlan, animate: SvdRequest, passing: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Frames]:
         """Yield the frames that are still to be enlarged: those that are kept, then those that come.
 
@@ -206,7 +214,7 @@ class FullPipeline:
 
     async def _said(self, call: Any, stage: str, size: str) -> AsyncGenerator[Item]:
         """Yield a service's items under the names that they have here."""
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Progress(stage="denoise"):

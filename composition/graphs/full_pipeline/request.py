@@ -5,8 +5,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from composition.graphs.fields import told_rate
-from composition.graphs.picture import Shooting, switched
+from composition.graphs.fields import read_fps
+from composition.graphs.picture import PictureStages, switched
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.limits import MAX_TEXT
@@ -24,7 +24,7 @@ ROLES: Mapping[str, Role] = {
 """Field → the role whose model it needs."""
 
 
-class FullPipelineRequest(GraphRequest, Shooting):
+class FullPipelineRequest(GraphRequest, PictureStages):
     """Words to picture to video to larger video. With `animate: false` it is a picture.
 
     Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
@@ -36,7 +36,7 @@ class FullPipelineRequest(GraphRequest, Shooting):
     """What the picture shows."""
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         if self.animate is None:
             return IMAGE
         return VIDEO if self.upscale is None else HD
@@ -71,20 +71,20 @@ class FullPipelineRequest(GraphRequest, Shooting):
         return {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         del rate
         given = fields.get("animate", {})
         if not isinstance(given, Mapping):
             return dict(fields)
         animate = cast("Mapping[str, Any]", given)
-        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
+        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * read_fps(animate, SvdRequest)))}}
 
     @classmethod
-    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+    def is_stage_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
         """As for all graphs; a picture alone is enlarged only where that is asked for."""
-        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
-        return not alone and super().turns_on(stage, fields)
+        alone = stage == "upscale" and stage not in fields and not super().is_stage_on("animate", fields)
+        return not alone and super().is_stage_on(stage, fields)
 
     @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         return switched(fields)

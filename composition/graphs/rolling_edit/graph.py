@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.fields import completed
+from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
@@ -24,7 +24,7 @@ DEFAULT_RATE = Fraction(16)
 
 
 @dataclass(frozen=True)
-class Roll:
+class EditPlan:
     """One rolling edit, with everything decided that was left open."""
 
     edit: EditRequest
@@ -54,12 +54,12 @@ class RollingEdit:
         Frames are numbered from 0, which is the given first frame. Where `known` has frames, those are not made again:
         the run goes on behind the last of them, from its pixels.
         """
-        request = completed(request, self._settings.defaults)
+        request = complete_request(request, self._settings.defaults)
         if known.again:
             await stop_everywhere(self._qwen_edit, known.key, self._transport)
         first = await self._first(request)
         style = await self._media.picture(request.style_frame) if request.style_frame else first
-        async with self._media.opened(request.edges[1]) as edges:
+        async with self._media.open(request.edges[1]) as edges:
             roll = _planned(request, style, edges, known)
             yield Fact("seed", roll.seed)
             yield Fact("frames_total", roll.total)
@@ -84,17 +84,17 @@ class RollingEdit:
     async def _first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
             return await self._media.picture(request.init_frame)
-        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.runs(0, 1)) as runs:
+        async with self._media.open(request.rgb_video or "") as video, aclosing(video.runs(0, 1)) as runs:
             return await anext(runs)
 
-    async def _frame(self, roll: Roll, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
+    async def _frame(self, roll: EditPlan, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
         """Make frame `index` out of the one before it and of its edge, (h, w, 3)."""
         steps = roll.edit.steps
         seed = (roll.seed + roll.start + index) % (MAX_SEED + 1)
         edit = roll.edit.model_copy(update={"seed": seed})
         edge = Frames(np.ascontiguousarray(pixels)[None])
         call = stream(self._qwen_edit, "edit", edit, previous, edge, roll.style, roll.key)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Progress():
@@ -108,16 +108,16 @@ class RollingEdit:
                         yield item
 
 
-def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:
+def _fallen_short(roll: EditPlan, field: str, edges: Decoder, made: int) -> list[Fact]:
     """What is known of the edges only when they have all been read."""
     if made < roll.total:  # some files do not know how many frames they have
         return [Fact("frames_total", made), Fact("degraded", f"{field}: ended after {made - 1} edges")]
     return [Fact("degraded", f"{field}: {edges.facts.damaged}")] if edges.facts.damaged else []
 
 
-def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
+def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> EditPlan:
     fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)
-    return Roll(edit, style, drawn(request.seed), total, rate, request.edge_start, known.key)
+    return EditPlan(edit, style, drawn(request.seed), total, rate, request.edge_start, known.key)

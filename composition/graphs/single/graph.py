@@ -5,8 +5,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
-from composition.graphs.calls import Handle, Transport, in_order, opened, stop_everywhere, stream
-from composition.graphs.fields import completed, select_fields
+from composition.graphs.calls import Handle, Transport, call_in_order, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.request import PictureJob, SingleRequest, UpscaleJob
@@ -37,7 +37,7 @@ class Single:
 
     async def run(self, request: SingleRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield what the model makes. Frames are numbered from 0, and what is known is left out."""
-        request = completed(request, self._settings.defaults)
+        request = complete_request(request, self._settings.defaults)
         if known.again and not isinstance(request, UpscaleJob):  # whose calls are many and short, and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
@@ -54,7 +54,7 @@ class Single:
         pictures = await self._pictures(request)
         yield Fact("frames_total", cast("Any", request).num_frames)
         call = self._call(request, pictures, start=known.frames, key=known.key)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item
 
@@ -62,7 +62,7 @@ class Single:
         if IMAGE in known.pictures:
             return
         call = self._call(request, await self._pictures(request), key=known.key)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
@@ -106,7 +106,7 @@ class Upscaling:
     async def _video(self, asked: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
         made = known.frames
-        async with self._media.opened(url) as video:
+        async with self._media.open(url) as video:
             yield Fact("frames_total", video.facts.frames)
             async with aclosing(self._runs(asked, video.runs(known.frames))) as results:
                 async for frames, done in results:
@@ -128,7 +128,7 @@ class Upscaling:
                 async for run in runs:
                     yield partial(upscale_run, self._model, request, run, self._transport)
 
-        async with aclosing(in_order(calls(), WINDOW)) as results:
+        async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for result in results:
                 yield result
 
@@ -138,7 +138,7 @@ async def upscale_run(
 ) -> tuple[Frames, StageDone]:
     """Enlarge one run, on whichever replica is free; leaving it stops the work before its next tile."""
     found: list[Item] = []
-    async with opened(stream(model, "upscale", request, run), transport) as items:
+    async with open_stream(stream(model, "upscale", request, run), transport) as items:
         found += [item async for item in items]
     (frames,) = (item for item in found if isinstance(item, Frames))
     (done,) = (item for item in found if isinstance(item, StageDone))

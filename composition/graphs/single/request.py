@@ -5,7 +5,7 @@ from typing import Any, ClassVar, cast
 
 from pydantic import model_validator
 
-from composition.graphs.fields import told_rate
+from composition.graphs.fields import read_fps
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter
@@ -20,13 +20,13 @@ class SingleRequest(GraphRequest):
     """What the model is asked for."""
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         if "num_frames" not in cls.model_fields:
-            return super().lasting(seconds, fields, rate)
+            return super().set_duration(seconds, fields, rate)
         counted: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
         if counted is not None:
             return {**fields, "num_frames": counted(seconds, rate)}
-        shown_at = told_rate(fields, cls) if "fps" in cls.model_fields else rate
+        shown_at = read_fps(fields, cls) if "fps" in cls.model_fields else rate
         return {**fields, "num_frames": max(2, round(seconds * shown_at))}
 
 
@@ -55,7 +55,7 @@ class PictureJob(SingleRequest):
         return self
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         return IMAGE
 
 
@@ -114,7 +114,7 @@ class UpscaleJob(SingleRequest):
         return self
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         return VIDEO if self.image is None else IMAGE
 
     @classmethod

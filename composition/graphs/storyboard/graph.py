@@ -11,12 +11,12 @@ from fractions import Fraction
 from typing import Any, cast
 
 from composition.graphs.calls import Handle, Transport, stop_everywhere
-from composition.graphs.fields import completed
+from composition.graphs.fields import complete_request
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.storyboard.request import FILM, StoryboardRequest
-from composition.graphs.storyboard.scenes import Board, job_of
+from composition.graphs.storyboard.scenes import StoryboardPlan, make_scene_job
 from composition.graphs.storyboard.screenwriter import Screenwriter
-from composition.graphs.storyboard.script import Scene, Script, sentences
+from composition.graphs.storyboard.script import Scene, Script, split_topic
 from composition.media.placard import placeholder
 from composition.records.artifacts import Artifacts
 from composition.records.store import shared_store
@@ -58,7 +58,7 @@ class Storyboard:
         """
         if not known.key:
             raise InvalidParameter("a storyboard is made of jobs; ask for it over HTTP", param="model")
-        request = completed(request, self._settings.defaults)
+        request = complete_request(request, self._settings.defaults)
         if known.again and self._internvl is not None:
             await stop_everywhere(self._internvl, known.key, self._transport)
         facts = dict(known.facts)
@@ -70,11 +70,11 @@ class Storyboard:
         parent = await asyncio.to_thread(self._store.job, known.key)
         script = request.script or Script.model_validate_json(str(facts["script"]))
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
-        board = Board(request, parent, script, prompts, drawn(request.seed))
+        board = StoryboardPlan(request, parent, script, prompts, drawn(request.seed))
         yield Fact("frames_total", board.frames)
         films = self._settings.role_defaults.get(FILM, {})
         for index, scene in enumerate(script.scenes):
-            await asyncio.to_thread(self._store.create_child, job_of(board, scene, index, films))
+            await asyncio.to_thread(self._store.create_child, make_scene_job(board, scene, index, films))
         async with aclosing(self._shown(board)) as items:
             async for item in items:
                 yield item
@@ -85,7 +85,7 @@ class Storyboard:
         if script is None and "script" not in facts:
             topic = request.topic or ""
             if self._writer is None:
-                written = sentences(topic, request.scenes, request.scene_s)
+                written = split_topic(topic, request.scenes, request.scene_s)
                 yield Fact("script", written.model_dump_json())
                 yield Fact("script_source", "sentences")
                 script = written
@@ -108,7 +108,7 @@ class Storyboard:
             async for item in items:
                 yield item
 
-    async def _shown(self, board: Board) -> AsyncGenerator[Item]:
+    async def _shown(self, board: StoryboardPlan) -> AsyncGenerator[Item]:
         """Yield how far the scenes are, and the clips as they are there, in the order of the scenes."""
         scenes = board.script.scenes
         said, shown = -1, 0
@@ -129,12 +129,12 @@ class Storyboard:
                 return
             await asyncio.sleep(POLL_S)
 
-    def _made(self, board: Board) -> list[Job]:
+    def _made(self, board: StoryboardPlan) -> list[Job]:
         """How the scenes' jobs stand, in the order of the scenes."""
         jobs = {job.id: job for job in self._store.children([board.parent.id])[board.parent.id]}
         return [jobs.get(board.id_of(scene)) or _deleted() for scene in board.script.scenes]
 
-    def _clip(self, board: Board, scene: Scene, job: Job, size: tuple[int, int]) -> str:
+    def _clip(self, board: StoryboardPlan, scene: Scene, job: Job, size: tuple[int, int]) -> str:
         """Where a scene's clip lies; in place of one that could not be made, a card that says so."""
         if job.status == "completed":
             return self._artifacts.url(str(job.results[job.main or VIDEO]))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from composition.graphs.full_pipeline.request import ROLES
-from composition.graphs.picture import Shooting, switched
+from composition.graphs.picture import PictureStages, switched
 from composition.graphs.request import GraphRequest
 from composition.graphs.storyboard.script import MAX_SCENE_S, MAX_SCENES, MAX_TOPIC, Scene, Script
 from services.errors import InvalidParameter
@@ -16,7 +16,7 @@ FILM: Role = "text-to-video"
 """The role whose model makes the scenes, where it is not the full pipeline."""
 
 
-class StoryboardRequest(GraphRequest, Shooting):
+class StoryboardRequest(GraphRequest, PictureStages):
     """A script to a video. The full pipeline's fields hold for every scene that says nothing else."""
 
     MEDIA = {"face": "image"}  # noqa: RUF012
@@ -51,21 +51,21 @@ class StoryboardRequest(GraphRequest, Shooting):
         return self
 
     @property
-    def mentions(self) -> Mapping[str, str]:
+    def mentioned_files(self) -> Mapping[str, str]:
         scenes = self.script.scenes if self.script else ()
-        return {place_of(scene): scene.face for scene in scenes if scene.face is not None}
+        return {field_of_face(scene): scene.face for scene in scenes if scene.face is not None}
 
     @property
     def wants(self) -> Mapping[str, Role]:
-        faces = self.face is not None or bool(self.mentions)
+        faces = self.face is not None or bool(self.mentioned_files)
         asked = {"face": faces, "restyle": self.restyle is not None, "upscale": self.upscale is not None}
         return {field: ROLES[field] for field, there in asked.items() if there}
 
     @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         return switched(fields)
 
 
-def place_of(scene: Scene) -> str:
+def field_of_face(scene: Scene) -> str:
     """Where in a request a scene's face stands."""
     return f"script.scenes.{scene.scene_number}.face"

@@ -9,8 +9,8 @@ from typing import Any
 
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
 from composition.graphs.full_pipeline.request import FullPipelineRequest
-from composition.graphs.picture import Shooting
-from composition.graphs.storyboard.request import FILM, StoryboardRequest, place_of
+from composition.graphs.picture import PictureStages
+from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_face
 from composition.graphs.storyboard.script import Scene, Script
 from composition.media.stitch import total
 from composition.records.tables import Job
@@ -23,7 +23,7 @@ from services.text_to_video.request import TextToVideoRequest
 
 
 @dataclass(frozen=True)
-class Board:
+class StoryboardPlan:
     """One storyboard, with everything decided that was left open."""
 
     request: StoryboardRequest
@@ -53,7 +53,7 @@ class Board:
         return total([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
 
 
-def job_of(board: Board, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
+def make_scene_job(board: StoryboardPlan, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
     """Return the job that makes a scene's clip: of the full pipeline, or of the text-to-video model that is bound.
 
     Args:
@@ -73,20 +73,20 @@ def job_of(board: Board, scene: Scene, index: int, film_defaults: Mapping[str, A
         return job
     asked = _pipeline(board, scene, fields, restyles="restyle" in models)
     job.model, job.params = PIPELINE.name, asked.model_dump(mode="json")
-    place = place_of(scene) if scene.face else "face"
+    place = field_of_face(scene) if scene.face else "face"
     if place in board.parent.media:
         job.media = {"face": str(board.parent.media[place])}
         job.params["face"] = scene.face or board.parent.params["face"]
-    if asked.main != VIDEO:
-        job.main = asked.main
+    if asked.main_variant != VIDEO:
+        job.main = asked.main_variant
     return job
 
 
-def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: bool) -> FullPipelineRequest:
+def _pipeline(board: StoryboardPlan, scene: Scene, fields: dict[str, Any], *, restyles: bool) -> FullPipelineRequest:
     request = board.request
-    shared: dict[str, Any] = {name: getattr(request, name) for name in Shooting.model_fields} | fields
+    shared: dict[str, Any] = {name: getattr(request, name) for name in PictureStages.model_fields} | fields
     shared["animate"] = request.animate and request.animate.model_copy(
-        update={"num_frames": frames_of(scene, request.animate.fps, request.animate.num_frames)}
+        update={"num_frames": count_scene_frames(scene, request.animate.fps, request.animate.num_frames)}
     )
     if scene.loras:
         shared["loras"] = scene.loras
@@ -102,7 +102,7 @@ def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: b
     return FullPipelineRequest(**shared)
 
 
-def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[str, Any]) -> TextToVideoRequest:
+def _film(board: StoryboardPlan, scene: Scene, fields: dict[str, Any], behind: Mapping[str, Any]) -> TextToVideoRequest:
     request = board.request
     for name in ("face", "identity", "loras", "restyle"):
         if getattr(request, name):
@@ -115,10 +115,10 @@ def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[st
     style = f", {scene.style}" if scene.style else ""
     film = TextToVideoRequest.model_validate({**behind, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
     fps = request.animate.fps if request.animate else film.fps
-    return film.model_copy(update={"fps": fps, "num_frames": frames_of(scene, fps, film.num_frames)})
+    return film.model_copy(update={"fps": fps, "num_frames": count_scene_frames(scene, fps, film.num_frames)})
 
 
-def frames_of(scene: Scene, fps: int, most: int) -> int:
+def count_scene_frames(scene: Scene, fps: int, most: int) -> int:
     """How many frames a scene's clip is made with: enough for its time, at most as many as the model makes well.
 
     A clip that is shorter than its scene is shown slower.

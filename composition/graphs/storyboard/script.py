@@ -163,7 +163,7 @@ ITEM = re.compile(r"^\s*(?:\(?\d{1,3}[.):]\s+|\d{1,3}[、．]\s*|[一二三四�
 """What stands before an item of a list."""
 
 
-def question(topic: str, scenes: int | None = None) -> str:
+def write_question(topic: str, scenes: int | None = None) -> str:
     """What to ask a language model for a script of so many scenes; None leaves that to it.
 
     Raises:
@@ -178,14 +178,14 @@ def question(topic: str, scenes: int | None = None) -> str:
     return QUESTION.format(topic=topic, how_many=how_many, **limits)
 
 
-def repair(topic: str, scenes: int | None, answer: str, reason: str) -> str:
+def write_repair(topic: str, scenes: int | None, answer: str, reason: str) -> str:
     """What to ask after an answer that is `Malformed` for a reason; it shows as much of the answer as there is room."""
-    asked, said = question(topic, scenes), _short(reason)
+    asked, said = write_question(topic, scenes), _short(reason)
     room = MAX_TEXT - len(asked) - len(REPAIR.format(reason=said, answer=""))
     return asked + REPAIR.format(reason=said, answer=answer[:room])
 
 
-def written(text: str, scenes: int | None = None) -> Script:
+def parse_script(text: str, scenes: int | None = None) -> Script:
     """Read what a language model answered: one JSON object, alone or in one fence of backticks.
 
     Args:
@@ -204,7 +204,7 @@ def written(text: str, scenes: int | None = None) -> Script:
     return script
 
 
-def sentences(topic: str, scenes: int | None, seconds: float) -> Script:
+def split_topic(topic: str, scenes: int | None, seconds: float) -> Script:
     """Make a script of a topic's own sentences, or of the items of a list.
 
     Args:
@@ -227,7 +227,7 @@ def sentences(topic: str, scenes: int | None, seconds: float) -> Script:
     return Script.model_validate({"title": title, "scenes": filmed})
 
 
-def picture_question(description: str, style: str | None = None) -> str:
+def write_picture_question(description: str, style: str | None = None) -> str:
     """What to ask a language model for the prompt of a scene's picture; of long texts, the beginning."""
     in_style = f"\nThe style: {style[: MAX_TEXT // 4]}" if style else ""
     return PICTURE.format(in_style=in_style, description=description[: MAX_TEXT // 2])

@@ -6,8 +6,8 @@ from math import ceil, floor
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.fields import completed, select_fields
+from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
@@ -35,12 +35,12 @@ class V2V:
 
         Frames are numbered from 0 behind the clip, if `join` puts one there, and those that are known are left out.
         """
-        request = completed(request, self._settings.defaults)
+        request = complete_request(request, self._settings.defaults)
         if known.again:
             await stop_everywhere(self._internvl, known.key, self._transport)
             await stop_everywhere(self._wan, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
-        async with self._media.opened(request.input_video) as video:
+        async with self._media.open(request.input_video) as video:
             last = await video.last()
             shots = None if prompt else await video.sample(request.num_segments)
             facts = video.facts  # only now does it know of damage
@@ -60,7 +60,7 @@ class V2V:
         """Yield the description piece by piece, and at its end whole, as the fact `caption`."""
         pieces: list[str] = []
         call = stream(self._internvl, "describe", DescribeRequest(prompt=request.describe_prompt), shots, key)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 if isinstance(item, Text):
                     pieces.append(item.piece)
@@ -79,7 +79,7 @@ class V2V:
         call = stream(
             self._wan, "generate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
         )
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 if joint is None or not isinstance(item, Frames):
                     yield item

@@ -29,5 +29,5 @@ class V2VRequest(GraphRequest, Sampling):
     """Give the input and its continuation in one video, at the input's size and rate."""
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         return {**fields, "num_frames": WanRequest.count_frames(seconds, rate)}

@@ -69,7 +69,7 @@ async def test_each_stage_can_be_left_out(room: Room, fields: dict[str, Any], mo
     request = room.request(**given)
     items = await room.items(**given)
     assert sorted(set(models_of(items))) == sorted(models)
-    assert request.main == main
+    assert request.main_variant == main
     assert abs(sum(request.stage_shares(GRAPH.stages).values()) - 1) < 1e-9
     told = {item.stage for item in of(Progress, items)}
     assert told <= set(request.stage_shares(GRAPH.stages))
@@ -200,9 +200,12 @@ def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
 
 
 def test_seconds_become_frames_at_the_rate_that_is_told() -> None:
-    assert FullPipelineRequest.lasting(2.0, {}, 16)["animate"] == {"num_frames": 12}
-    assert FullPipelineRequest.lasting(2.0, {"animate": {"fps": 10}}, 16)["animate"] == {"num_frames": 20, "fps": 10}
-    assert FullPipelineRequest.lasting(2.0, {"animate": False}, 16) == {"animate": False}
+    assert FullPipelineRequest.set_duration(2.0, {}, 16)["animate"] == {"num_frames": 12}
+    assert FullPipelineRequest.set_duration(2.0, {"animate": {"fps": 10}}, 16)["animate"] == {
+        "num_frames": 20,
+        "fps": 10,
+    }
+    assert FullPipelineRequest.set_duration(2.0, {"animate": False}, 16) == {"animate": False}
 
 
 def _write(path: str, frame: Frames) -> None:

@@ -57,7 +57,7 @@ def test_what_a_job_takes_and_makes(
 ) -> None:
     graph = SINGLES[kind]
     asked = request_of(kind, prompt=None if kind == "svd" else "a fox", **dict.fromkeys(media, "pending"))
-    assert (graph.request.MEDIA, graph.request.REFERENCE, asked.main) == (media, reference, main)
+    assert (graph.request.MEDIA, graph.request.REFERENCE, asked.main_variant) == (media, reference, main)
     assert graph.request.list_videos(asked.model_dump(), graph.outputs) == makes
     assert sum(graph.stages.values()) == pytest.approx(1)
     (need,) = graph.needs
@@ -114,12 +114,12 @@ def test_requests_are_found_again_in_another_process(tmp_path: Path) -> None:
 def test_seconds_are_read_as_frames(
     kind: str, seconds: float, fields: dict[str, Any], rate: float, frames: int
 ) -> None:
-    assert SINGLES[kind].request.lasting(seconds, fields, rate) == {**fields, "num_frames": frames}
+    assert SINGLES[kind].request.set_duration(seconds, fields, rate) == {**fields, "num_frames": frames}
 
 
 @pytest.mark.parametrize("kind", ["flux", "hunyuan-dit", "qwen-edit", "realesrgan"])
 def test_what_has_no_length_has_no_seconds(kind: str) -> None:
-    assert SINGLES[kind].request.lasting(2, {"prompt": "x"}, 16) == {"prompt": "x", "seconds": 2}
+    assert SINGLES[kind].request.set_duration(2, {"prompt": "x"}, 16) == {"prompt": "x", "seconds": 2}
 
 
 def test_a_job_makes_one_picture() -> None:
@@ -133,7 +133,7 @@ def test_a_job_makes_one_picture() -> None:
 def test_one_thing_is_enlarged(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter, match="input_video: give either this or image"):
         request_of("realesrgan", **fields)
-    assert request_of("realesrgan", image="a").main == "image"
+    assert request_of("realesrgan", image="a").main_variant == "image"
     graph = SINGLES["realesrgan"]
     assert graph.request.list_videos({"image": "a"}, graph.outputs) == set()
     assert graph.request.list_videos({"image": None}, graph.outputs) == {"video"}
@@ -224,7 +224,7 @@ class Desk:
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         media = {name: f"files/{name}" for name in fields.keys() & SINGLES[self.kind].request.MEDIA.keys()}
         asked: SingleRequest = request_of(self.kind, seed=7, **fields)
-        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main}
+        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main_variant}
         self.store.create_job(Job(id=new_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
         claimed = self.store.claim(60)
         assert claimed
@@ -331,4 +331,4 @@ async def test_a_picture_is_enlarged_once(tmp_path: Path) -> None:
 
 
 def test_the_models_own_method_counts_wan_s_frames() -> None:
-    assert SINGLES["wan"].request.lasting(1.2, {}, 16)["num_frames"] == WanRequest.count_frames(1.2, 16) == 21
+    assert SINGLES["wan"].request.set_duration(1.2, {}, 16)["num_frames"] == WanRequest.count_frames(1.2, 16) == 21

@@ -192,7 +192,7 @@ def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     ],
 )
 def test_a_length_in_seconds_is_one_in_frames(seconds: float, fields: dict[str, Any], frames: int) -> None:
-    assert FILM.request.lasting(seconds, fields, 16) == {**fields, "num_frames": frames}
+    assert FILM.request.set_duration(seconds, fields, 16) == {**fields, "num_frames": frames}
 
 
 def test_it_takes_no_media() -> None:

@@ -41,7 +41,7 @@ class Desk:
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         given = {"animate": {"num_frames": FRAMES}, "upscale": {"scale": 2}, "restyle": "ink", **fields}
         asked = FullPipelineRequest.model_validate({"prompt": "a red fox", "seed": 7, **given})
-        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "main": asked.main}
+        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "main": asked.main_variant}
         job = Job(id=new_id("video"), owner="", model="full-pipeline", created_at=time.time(), **said)
         self.store.create_job(job, 99)
         claimed = self.store.claim(60.0)
