@@ -30,8 +30,8 @@ THREADS = "two threads"
 
 METHOD = f"""\
 Two services, each of which sleeps {FRAME_S * 1000:.0f} ms a frame on its `Worker`'s thread. The first streams
-{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `open_stream(stream(…))` and gives each run
-to the second, a unary call that gives a run back, by `call_in_order` with a window of
+{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `open_stream(stream(…))` and gives
+each run to the second, a unary call that gives a run back, by `call_in_order` with a window of
 {" or ".join(map(str, WINDOWS))} calls. Three replicas of Ray Serve.
 
 Makespan: from the graph's first call to the last run that comes back. The least it could take is

@@ -23,10 +23,12 @@ from composition.records.artifacts import ArtifactSettings
 from composition.variants import VIDEO
 from miniatures.random import written
 from services.frames import Frames, Item, Result, StageDone
-from services.realesrgan.service import RealEsrgan, RealEsrganSettings
+from services.realesrgan.service import RealEsrgan
+from services.realesrgan.settings import RealEsrganSettings
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import Weights
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.weights import Weights
 
 SVD, NET, MP4 = "SVD", "Real-ESRGAN", "mp4"
 STAGES: tuple[str, ...] = (SVD, NET, MP4)

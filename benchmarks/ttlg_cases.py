@@ -15,8 +15,10 @@ from services.frames import Frames, Item
 from services.qwen_edit.decoders import unpacked
 from services.qwen_edit.guidance import Losses
 from services.qwen_edit.model import QwenEditModel
+from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.request import EditRequest
-from services.qwen_edit.service import QwenEdit, QwenEditSettings, Sitting
+from services.qwen_edit.service import QwenEdit
+from services.qwen_edit.settings import QwenEditSettings
 from services.worker import Outlet
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
@@ -96,18 +98,18 @@ class Sampling:
 
     def __init__(self, edit: QwenEdit, request: EditRequest, image: Frames, edges: Frames) -> None:
         self.model: QwenEditModel = edit._model
-        self.sitting: Sitting = edit._plan(request, image, edges, image)
-        self._edges = self.model._edges(self.sitting)
-        self.losses: Losses = self.model._losses(self.sitting, self._edges)
-        self.decode: Callable[[Tensor], Tensor] = self.model._decode_for(self.sitting)
+        self.plan: QwenEditPlan = edit._plan(request, image, edges, image)
+        self._edges = self.model._edges(self.plan)
+        self.losses: Losses = self.model._losses(self.plan, self._edges)
+        self.decode: Callable[[Tensor], Tensor] = self.model._decode_for(self.plan)
 
     def run(self, guide: Guide) -> Tensor:
         """Return the latents, (1, z, h, w)."""
-        return self.model._denoise(self.sitting, self._edges, cast("Any", guide), Nowhere())
+        return self.model._denoise(self.plan, self._edges, cast("Any", guide), Nowhere())
 
     def latents(self, tokens: Tensor) -> Tensor:
         """Tokens as the sampler has them → (1, z, h, w)."""
-        return unpacked(tokens, self.sitting.height // 8, self.sitting.width // 8)
+        return unpacked(tokens, self.plan.height // 8, self.plan.width // 8)
 
 
 def heading_for(pipe: Any, tensors: dict[str, Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from benchmarks.picture_quality import Picture, gmsd, psnr, ssim
 from benchmarks.report import RESULTS, Goal, Report, Row, Section, alternated, ratio, spread
 from services.frames import Pixels
 from services.realesrgan.model import RealEsrganModel
-from services.realesrgan.service import SHIPPED, RealEsrganSettings
+from services.realesrgan.settings import SHIPPED, RealEsrganSettings
 
 CLIP = Path(__file__).parent.parent / "clients" / "media" / "bigbuckbunny.mp4"
 FRAMES = 8

@@ -29,10 +29,11 @@ from services.errors import InvalidParameter
 from services.flux.identity import CONTROLNET, GUIDANCE, PROJECTION, Resampler, drawn_points
 from services.frames import Features, Frames, Pixels
 from services.instantid.arcface import ArcFace, from_weights
+from services.instantid.faces import choose_face, fractions
 from services.instantid.geometry import aligned, similarity
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.request import Requirements, fractions
-from services.instantid.service import MtcnnSettings
+from services.instantid.request import Requirements
+from services.instantid.settings import MtcnnSettings
 
 FIRST = KNOWN + RECOGNISED
 """The first of the people that are learnt from: the recogniser has seen none of them, as it will have seen no user."""
@@ -262,7 +263,7 @@ def _photographed(rng: np.random.Generator) -> Iterator[tuple[Person, Pixels]]:
 def cut_out(detector: Mtcnn, picture: NDArray[np.uint8]) -> Pixels | None:
     """The face in a picture, as InstantID takes it: (1, 112, 112, 3) uint8 RGB, or None where it takes none."""
     try:
-        found, _ = Requirements().chosen(detector.detect(picture, lambda: None), Frames(picture[None]))
+        found, _ = choose_face(detector.detect(picture, lambda: None), Frames(picture[None]), Requirements())
     except InvalidParameter:
         return None
     return aligned(picture, found.keypoints)

@@ -73,9 +73,7 @@ class Studio:
         """The service, e.g. `wan`."""
         if name not in self._loaded:
             entry = self.models[name]
-            model = KINDS[entry.kind]
-            settings = model.prepare(entry.settings, self.folder)
-            self._loaded[name] = model.service(settings, self.folder, lambda: f"{name}#studio")
+            self._loaded[name] = KINDS[entry.kind].load(entry.settings, self.folder, lambda: f"{name}#studio")
         return self._loaded[name]
 
     @cached_property

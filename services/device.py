@@ -3,7 +3,9 @@
 Beside the models' own files this is the only one that imports torch.
 """
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -44,6 +46,43 @@ def failure_of(error: RuntimeError, task: str, advice: str) -> ModelFailed | Non
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
         return DeviceFailed("the GPU has failed; the replica will be replaced")
     return None
+
+
+@contextmanager
+def report_device_errors(task: str, advice: str, release: Callable[[], object] | None = None) -> Generator[None]:
+    """Raise in the project's errors what the device raises in torch's, and give its memory back.
+
+    Args:
+        task: what there may be too little memory for, e.g. `64x48 pixels and 9 frames`.
+        advice: what to ask for instead.
+        release: called at the end of the block, however it ends: brings a pipeline that an exception has left into a
+            state in which it can be called again.
+
+    Raises:
+        ModelFailed: out of memory; the next request may fit.
+        DeviceFailed: any other error of the device, after which CUDA does nothing more for this process.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if release is not None:
+                release()
+    except RuntimeError as error:
+        failed = failure_of(error, task, advice)
+        if failed is None:
+            raise
+        _clear_frames(error)
+        torch.cuda.empty_cache()
+        raise failed from None
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of the tensors that filled the memory: the frames in the traceback hold on to them."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__context__
 
 
 def finite(tensor: torch.Tensor) -> torch.Tensor:

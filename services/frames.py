@@ -4,6 +4,7 @@ The set is closed. Each item is frozen and says what it is by its class. A strea
 and is cancelled by being closed; there is no end marker and no error item.
 """
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -11,8 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_RUN = 16
-"""The most frames that travel together."""
+from services.limits import MAX_RUN
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """(count, height, width, 3) uint8 RGB, C-contiguous. Read-only where it came through Ray: never write in place."""
@@ -201,3 +201,6 @@ class Face:
 
 
 Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Result | Scores | Sketch | Face
+
+Stream: TypeAlias = AsyncGenerator[Item]
+"""What a model makes, while it makes it. Closing it stops the work."""

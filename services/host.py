@@ -14,6 +14,7 @@ from services.catalogue import KINDS
 from services.errors import ServiceBusy
 from services.frames import Item, StageDone
 from services.loading import Loading, State, write_loading
+from services.service import Service
 from services.worker import ServiceInfo
 
 REMEMBERED = 8
@@ -67,11 +68,10 @@ class Host:
     """
 
     def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
-        self._services: dict[str, Any] = {}
+        self._services: dict[str, Service[Any, Any]] = {}
         for name, hosted in models.items():
-            model = KINDS[hosted.kind]
             with _reported(name, home):
-                self._services[name] = model.service(model.prepare(hosted.settings, home), home, replica)
+                self._services[name] = KINDS[hosted.kind].load(hosted.settings, home, replica)
 
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
@@ -104,7 +104,7 @@ class Host:
         """Let Serve know which LoRAs this replica holds, so that it routes requests for them here."""
         return names
 
-    def _service(self, name: str) -> Any:
+    def _service(self, name: str) -> Service[Any, Any]:
         service = self._services.get(name)
         if service is None:
             raise ServiceBusy(f"{name} is not on this replica, which has {', '.join(self._services)}; try again later")

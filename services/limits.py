@@ -1,19 +1,21 @@
 """What the requests of several models have in common, and how a limit of the operator's is held."""
 
-import math
 import reprlib
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from services.errors import LimitExceeded
+from services.errors import InvalidParameter, LimitExceeded
 from services.json_text import UnusableText, read_json_text
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 8_000
 """Characters."""
 MAX_STEPS = 1_000
+MAX_RUN = 16
+"""Frames that travel together, at most."""
 JSON_SAFE = 2**53
 """Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
 
@@ -57,37 +59,29 @@ class _Beginning(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = self.maxstring = self.maxlong = self.maxother = SHOWN
 
 
-def within(field: str, value: int, limit: int, unit: str) -> None:
-    """Raise LimitExceeded, naming all of them, when `value` is beyond `limit`."""
+UNITS = {"max_new_tokens": "tokens", "n": "pictures", "num_frames": "frames", "steps": "steps"}
+"""Fields that an operator may limit as they are → unit. Sizes are limited by `services.sizes`."""
+
+
+def check_limit(field: str, value: int, limit: int, unit: str) -> None:
+    """Raise LimitExceeded, naming all four, when `value` is beyond `limit`."""
     if value > limit:
         raise LimitExceeded(f"{field}: at most {limit} {unit}, got {value}", param=field)
 
 
-def drawn(seed: int) -> int:
+def check_limits(request: BaseModel, limits: Mapping[str, int]) -> None:
+    """Raise LimitExceeded when a field of UNITS is beyond its limit. `limits` is by field."""
+    for field, unit in UNITS.items():
+        if field in limits:
+            check_limit(field, getattr(request, field), limits[field], unit)
+
+
+def check_start(start: int, num_frames: int) -> None:
+    """Raise InvalidParameter when `start`, the first frame to send, is none of the video's and not its end."""
+    if not 0 <= start <= num_frames:
+        raise InvalidParameter(f"start: must be 0 to {num_frames}, got {start}", param="start")
+
+
+def draw_seed(seed: int) -> int:
     """Return the seed, or one by chance where it is -1."""
     return secrets.randbelow(JSON_SAFE) if seed < 0 else seed
-
-
-def fit(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) nearest to the given aspect, of at most `max_area` pixels, both a `multiple`.
-
-    Pixels throughout. A picture so long that one side would vanish gets that side at one `multiple`.
-    """
-    longest = max(multiple, max_area // multiple // multiple * multiple)
-
-    def whole(side: int) -> int:
-        return min(longest, max(multiple, side // multiple * multiple))
-
-    return whole(math.isqrt(max_area * width // height)), whole(math.isqrt(max_area * height // width))
-
-
-def working_size(width: int, height: int, max_area: int) -> tuple[int, int]:
-    """Return the (width, height) at which a picture is sampled: multiples of 16, nearest to its own within `max_area`.
-
-    Pixels throughout.
-    """
-    scale = min(1.0, (max_area / (width * height)) ** 0.5)
-    across, down = (max(32, round(side / 16) * 16) for side in (width, height))
-    if scale == 1.0 and across * down <= max_area:
-        return across, down
-    return max(32, int(width * scale / 16) * 16), max(32, int(height * scale / 16) * 16)

@@ -3,14 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from services.licences import Licence
+from services.levers import ModelSettings
+from services.weights.licences import Licence
 
-Settings = TypeVar("Settings", bound=BaseModel)
+if TYPE_CHECKING:  # it brings numpy, and what may be asked of a model is read without
+    from services.service import Service
+
+Settings = TypeVar("Settings", bound=ModelSettings)
 
 Role = Literal[
     "describe",
@@ -31,12 +36,11 @@ class Offer:
     """A role that a model can take."""
 
     role: Role
-    method: str
-    """The method of its service."""
+    """Its service has the method of the role's interface, see `services.roles`."""
     request: type[BaseModel] | None = None
     """What that method is asked with, beside frames; None where nothing can be chosen."""
     pictures: tuple[str, ...] = ()
-    """Pictures that may be given beside those that every model of this role takes, by the method's argument."""
+    """Optional pictures of the role's method that this kind can use, by the method's argument."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +51,9 @@ class Model(Generic[Settings]):
     """Its name in a configuration, e.g. `wan`."""
     settings: type[Settings]
     """What a replica is started with."""
-    service: Callable[[Settings, Path, Callable[[], str]], Any]
-    """Loads the weights: `service(settings, home, name_replica)`."""
+    service: str
+    """Its service class, as `module:class`. It is imported where the model is loaded, because it brings torch."""
     offers: tuple[Offer, ...]
-    limits: Callable[[Settings], Mapping[str, float]] = lambda _settings: {}
-    """Settings → field of its request → the largest value that this deployment takes."""
     rate: Callable[[Settings], Fraction | None] | None = None
     """Settings → frames per second of its videos, where the model and not the request decides; None where only the
     loaded checkpoint knows."""
@@ -61,6 +63,20 @@ class Model(Generic[Settings]):
     """Repository, or name of a pack → the terms of its weights."""
     aliases: tuple[str, ...] = ()
     """Names by which older clients ask for a job of a model of this kind."""
+
+    def load(self, settings: Settings, home: Path, replica: Callable[[], str]) -> "Service[Settings, Any]":
+        """Load the weights, and return the service.
+
+        Args:
+            settings: what the configuration says.
+            home: REELGRAPH_HOME, where downloads lie.
+            replica: returns the name of this replica and its devices.
+
+        Raises:
+            ConfigError: weights, the device or another setting cannot be had.
+        """
+        module, name = self.service.split(":")
+        return getattr(import_module(module), name)(self.prepare(settings, home), home, replica)
 
     def find_offer(self, role: str, request: type[BaseModel] | None) -> Offer | None:
         """Return the offer of a role that is asked with `request`; None where there is none."""

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 from pydantic import BaseModel
 
-from services.weights import Weights
+from services.weights.weights import Weights
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

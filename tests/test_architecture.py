@@ -16,13 +16,15 @@ MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "
 
 MEDIA = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "composition" / "media").rglob("*.py"))
 
-# How a model runs, in one file or several: all of its folder but what the catalogue and others may import.
+SPOKEN = ("__init__", "plan", "request", "service", "settings")
+# How a model runs, in one file or several: all of its folder but these.
 RUNNING = tuple(
     f"services/{model}/{path.name}"
     for model in MODELS
     for path in (ROOT / "services" / model).glob("*.py")
-    if path.stem not in ("__init__", "request", "service")
+    if path.stem not in SPOKEN
 )
+SHARED_TORCH = tuple(f"services/{name}.py" for name in ("device", "pixels", "schedulers", "tensors"))
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))
 
@@ -43,12 +45,12 @@ ONLY_IN = {
     "fastapi": ("composition/http/ingress.py",),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
-    **dict.fromkeys(TORCH, ("services/device.py", "services/pixels.py", "services/tensors.py", *RUNNING, *MINIATURES)),
+    **dict.fromkeys(TORCH, (*SHARED_TORCH, *RUNNING, *MINIATURES)),
 }
 MAY_ALSO = {
     "composition/app.py": ("host", "settings"),
     "composition/configuration/blocks.py": ("settings",),
-    "composition/server/pull.py": ("settings", "weights", "downloads", "licences"),
+    "composition/server/pull.py": ("settings", "weights"),
 }
 """File of `composition` → what else of `services` it may import: what serves models, or brings weights here."""
 LISTING = "services/catalogue.py"
@@ -80,7 +82,7 @@ def allowed(path: Path, module: str) -> bool:
         return False
     if room == "services":
         own = name_of(path) == LISTING or (len(rest) > 1 and target[1] == rest[0])
-        shared = (ROOT / "services" / f"{target[1]}.py").exists() if len(target) > 1 else False
+        shared = len(target) > 1 and (target[1] == "weights" or (ROOT / "services" / f"{target[1]}.py").exists())
         return target[0] == "services" and (own or shared)
     if room == "composition":
         shared = (
@@ -91,6 +93,7 @@ def allowed(path: Path, module: str) -> bool:
             "json_text",
             "loading",
             "model",
+            "roles",
             "catalogue",
             "private",
             *MAY_ALSO.get(name_of(path), ()),
@@ -194,7 +197,7 @@ def test_each_model_folder_has_its_files_its_line_and_random_weights() -> None:
     listed = {module.removeprefix("services.") for module in imports(ROOT / LISTING)}
     for model in MODELS:
         files = {path.name for path in (ROOT / "services" / model).glob("*.py")}
-        assert files >= {"__init__.py", "request.py", "service.py", "model.py"}, model
+        assert files >= {"__init__.py", "request.py", "settings.py", "service.py", "model.py"}, model
         assert model in listed, f"{LISTING} does not list {model}"
         assert f"miniatures/random/{model}.py" in MINIATURES, model
 

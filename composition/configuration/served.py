@@ -392,7 +392,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
     model = KINDS[entry.kind]
     rate = model.rate(entry.settings) if model.rate is not None else None
     facts = {
-        "limits": dict(model.limits(entry.settings)),
+        "limits": dict(entry.settings.limits),
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
     }

@@ -32,7 +32,7 @@ async def find_face(instantid: Handle, image: Frames, transport: Transport, key:
     """
     face: Face | None = None
     beside: list[Item] = []
-    async with open_stream(stream(instantid, "face", image, key), transport) as items:
+    async with open_stream(stream(instantid, "find_face", image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item

@@ -14,7 +14,7 @@ from composition.http.schemas import parsed
 from composition.media.encode import png
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
-from services.limits import MAX_SEED, Size, drawn
+from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
 
 MAX_PICTURES = 2
@@ -88,7 +88,7 @@ class Editor:
         """Edit, and answer when all are done. Being cancelled stops the work within one denoising step."""
         made: list[EditedImage] = []
         facts: dict[str, JsonValue] = {}
-        seed = drawn(request.seed)
+        seed = draw_seed(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0
         for number in range(request.n):

@@ -181,7 +181,7 @@ class Painter:
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
-        call = stream(self._handle, "paint", painting, face, prefers=painting.lora_set)
+        call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item

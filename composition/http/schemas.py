@@ -13,7 +13,7 @@ from composition.media.limits import MediaKind
 from composition.records.tables import File, Job, Stage
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, LimitExceeded
-from services.limits import SHOWN, drawn, shown
+from services.limits import SHOWN, draw_seed, shown
 
 
 class ErrorDetail(BaseModel):
@@ -234,7 +234,7 @@ def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping
             most = limits["max_area"]
             raise LimitExceeded(f"size: {size} has {width * height} pixels, and the limit is {most}", param="size")
     if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
-        request = request.model_copy(update={"seed": drawn(-1)})
+        request = request.model_copy(update={"seed": draw_seed(-1)})
     return request
 
 

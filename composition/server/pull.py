@@ -14,11 +14,13 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from composition.configuration.settings import ModelEntry
-from services.downloads import Told, need_room
 from services.errors import ConfigError
-from services.licences import UNKNOWN, Licence, licence_of
 from services.settings import DEEPER, Place, change_parts
-from services.weights import Inventory, RepositoryFile, Weights, fetch, inventory
+from services.weights.downloads import Told, need_room
+from services.weights.licences import UNKNOWN, Licence
+from services.weights.local import Inventory, fetch, inventory
+from services.weights.terms import find_licence
+from services.weights.weights import RepositoryFile, Weights
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,7 +40,7 @@ class Named:
 
     @property
     def licence(self) -> Licence:
-        return licence_of(self.source, self.stated)
+        return find_licence(self.source, self.stated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def find_weights(models: Mapping[str, ModelEntry]) -> list[Named]:
             found.append(Named(at, part.source, remote, part.licence))
         elif isinstance(part, RepositoryFile):
             found.append(Named(at, part.repository, part.weights, part.licence))
-        elif isinstance(part, Path) and licence_of(f"path:{part.name}") is not UNKNOWN:
+        elif isinstance(part, Path) and find_licence(f"path:{part.name}") is not UNKNOWN:
             found.append(Named(at, f"path:{part.name}"))
         else:
             return DEEPER

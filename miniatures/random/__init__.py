@@ -12,8 +12,8 @@ from importlib.metadata import version
 from inspect import getfile
 from pathlib import Path
 
-from services.downloads import alone
-from services.weights import Weights
+from services.weights.downloads import alone
+from services.weights.weights import Weights
 
 MODELS = (
     "flux",

@@ -40,7 +40,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
 def painted(studio: Studio, prompt: str, seed: int, face: Face | None = None, **fields: Any) -> Picture:
     """The picture of a prompt, with what the local configuration has for all else."""
     asked = {**studio.models["flux"].defaults, "prompt": prompt, "seed": seed, **fields}
-    return frames_of(studio.call("flux", "paint", FluxRequest.model_validate(asked), face))[0]
+    return frames_of(studio.call("flux", "generate_image", FluxRequest.model_validate(asked), face))[0]
 
 
 def judged(scene: Scene, picture: Picture) -> dict[str, bool]:

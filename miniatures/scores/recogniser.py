@@ -40,7 +40,7 @@ def face_in(service: InstantId, picture: Picture) -> Face | None:
     """What the service says of a picture; None where it takes no face."""
 
     async def asked() -> list[Face]:
-        async with aclosing(service.face(Frames(picture[None]))) as items:
+        async with aclosing(service.find_face(Frames(picture[None]))) as items:
             return [item async for item in items if isinstance(item, Face)]
 
     try:

@@ -11,7 +11,7 @@ from miniatures.judge import has_outline, shapes_in
 from miniatures.scores.wan import MADE
 from miniatures.studio import Studio, frames_of
 from miniatures.wan_lora import FILE
-from services.wan.service import Lora
+from services.wan.settings import Lora
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
-from services.licences import Licence, deny_commerce, grant_apache
+from services.flux.settings import FluxSettings
 from services.model import Model, Offer
+from services.weights.licences import Licence, deny_commerce, grant_apache
 
 SCHNELL, IDENTITY = "black-forest-labs/FLUX.1-schnell", "ByteDance/InfiniteYou"
 
@@ -22,9 +22,8 @@ def place_loras(settings: FluxSettings, home: Path) -> FluxSettings:
 MODEL = Model(
     kind="flux",
     settings=FluxSettings,
-    service=Flux,
-    offers=(Offer("text-to-image", "paint", FluxRequest),),
-    limits=lambda settings: {"n": settings.max_n, "max_area": settings.max_area, "steps": settings.max_steps},
+    service="services.flux.service:Flux",
+    offers=(Offer("text-to-image", FluxRequest),),
     prepare=place_loras,
     licences={
         SCHNELL: grant_apache(SCHNELL),

@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.flux.request import Lora
-from services.flux.service import FluxSettings, LoraRepository
-from services.limits import within
-from services.weights import Weights, check_licence, resolve
+from services.flux.settings import FluxSettings, LoraRepository
+from services.limits import check_limit
+from services.weights.local import check_licence, resolve
+from services.weights.weights import Weights
 
 PARAM = "loras"
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
@@ -113,7 +114,7 @@ class Library:
         return path
 
     def _check_bytes(self, name: str, path: Path) -> None:
-        within(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
+        check_limit(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
 
     def _check_licence(self, known: LoraRepository) -> None:
         """Raise ConfigError: now, rather than when somebody asks for it."""
@@ -263,7 +264,7 @@ class Loras:
         except STUMBLES as error:
             raise InvalidParameter(f"loras: {name} cannot be read as a LoRA of Flux", param=PARAM) from error
         self._check_fit(name, adaptation)
-        within(PARAM, adaptation.rank, self._settings.max_lora_rank, f"ranks in {name}")
+        check_limit(PARAM, adaptation.rank, self._settings.max_lora_rank, f"ranks in {name}")
         return adaptation
 
     def _check_fit(self, name: str, adaptation: Adaptation) -> None:

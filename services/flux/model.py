@@ -9,36 +9,28 @@ from typing import Any
 import torch
 from diffusers import (
     FirstBlockCacheConfig,
-    FlowMatchEulerDiscreteScheduler,
     FluxControlNetPipeline,
     FluxPipeline,
 )
 from torch import Tensor
 
-from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError
 from services.flux.identity import Identity, drawn_points
 from services.flux.loras import Loras
-from services.flux.service import Canvas, FluxSettings
+from services.flux.plan import FluxPlan
+from services.flux.settings import FluxSettings
 from services.frames import Frames, Item, Pixels, Progress
 from services.pixels import averaged, pixels_of
-from services.weights import resolve
+from services.schedulers import CapturingEuler
+from services.sizes import Sides
+from services.weights.local import resolve
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
 """Pixels of a preview's longer side."""
 
 OnStep = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]
-
-
-class CapturingEuler(FlowMatchEulerDiscreteScheduler):
-    """Flow-matching Euler that remembers the velocity of its last step, guidance included."""
-
-    velocity: Tensor | None = None
-
-    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.velocity = model_output
-        return super().step(model_output, *args, **kwargs)
 
 
 class FluxModel:
@@ -64,11 +56,10 @@ class FluxModel:
             self._face_pipe = FluxControlNetPipeline(**self._pipe.components, controlnet=self._identity.controlnet)
             self._face_pipe.set_progress_bar_config(disable=True)
             self._face_pipe._exclude_from_cpu_offload = ["vae", "controlnet"]
-        self.multiple: int = self._pipe.vae_scale_factor * 2
-        """Width and height in pixels are multiples of this."""
+        self.sides = Sides(self._pipe.vae_scale_factor * 2)
 
-    def paint(self, canvas: Canvas, outlet: Outlet[Item]) -> None:
-        """Paint the pictures of `canvas`, putting Progress and Frames into `outlet`.
+    def generate(self, plan: FluxPlan, outlet: Outlet[Item]) -> None:
+        """Paint the pictures of `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
             InvalidParameter: a LoRA cannot be used.
@@ -76,64 +67,58 @@ class FluxModel:
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step.
         """
-        try:
-            try:
-                with self.loras.on(canvas.request.loras), self._facing(canvas):
-                    outlet.put(Progress("paint", 0, canvas.request.n * canvas.request.steps))
-                    for index in range(canvas.request.n):
-                        outlet.put(Frames(self._paint(canvas, index, outlet), first=index))
-            finally:  # a pipeline left by an exception keeps its step cache, and its models on the device
-                self._pipe.maybe_free_model_hooks()
-                self._pipe.scheduler.velocity = None
-        except RuntimeError as error:
-            failed = failure_of(
-                error, f"{canvas.width}x{canvas.height} pixels", "ask for a smaller size or fewer LoRAs"
-            )
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        task = f"{plan.width}x{plan.height} pixels"
+        with (
+            report_device_errors(task, "ask for a smaller size or fewer LoRAs", self._release),
+            self.loras.on(plan.request.loras),
+            self._facing(plan),
+        ):
+            outlet.put(Progress("paint", 0, plan.request.n * plan.request.steps))
+            for index in range(plan.request.n):
+                outlet.put(Frames(self._paint(plan, index, outlet), first=index))
 
-    def _paint(self, canvas: Canvas, index: int, outlet: Outlet[Item]) -> Pixels:
-        request = canvas.request
+    def _release(self) -> None:
+        """Bring back a pipeline that an exception has left with its step cache, and its models on the device."""
+        self._pipe.maybe_free_model_hooks()
+        self._pipe.scheduler.velocity = None
+
+    def _paint(self, plan: FluxPlan, index: int, outlet: Outlet[Item]) -> Pixels:
+        request = plan.request
         # On the CPU, whose generator gives every device the same noise.
-        generator = torch.Generator().manual_seed(canvas.seed + index)
+        generator = torch.Generator().manual_seed(plan.seed + index)
         pipe, more = self._pipe, {}
-        if canvas.face is not None:
-            pipe, more = self._face_pipe, self._control(canvas)
+        if plan.face is not None:
+            pipe, more = self._face_pipe, self._control(plan)
         latents = pipe(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
             true_cfg_scale=request.true_cfg_scale,
-            height=canvas.height,
-            width=canvas.width,
+            height=plan.height,
+            width=plan.width,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             generator=generator,
             # Drawn here: the pipeline with a face would first spend random numbers on the key points.
-            latents=self._noise(canvas, generator),
+            latents=self._noise(plan, generator),
             output_type="latent",
-            callback_on_step_end=self._on_step(canvas, index, outlet),
+            callback_on_step_end=self._on_step(plan, index, outlet),
             max_sequence_length=self._settings.max_sequence_length,
             **more,
         ).images
         outlet.check()
-        return self._decoded(self._unpacked(finite(latents), canvas))
+        return self._decoded(self._unpacked(finite(latents), plan))
 
-    def _control(self, canvas: Canvas) -> dict[str, Any]:
-        request = canvas.request
+    def _control(self, plan: FluxPlan) -> dict[str, Any]:
+        request = plan.request
         return {
-            "control_image": drawn_points(canvas.face.keypoints, canvas.width, canvas.height),
+            "control_image": drawn_points(plan.face.keypoints, plan.width, plan.height),
             "controlnet_conditioning_scale": request.identity_strength,
             "control_guidance_start": request.identity_start,
             "control_guidance_end": request.identity_end,
         }
 
-    def _on_step(self, canvas: Canvas, index: int, outlet: Outlet[Item]) -> OnStep:
-        steps, every = canvas.request.steps, self._settings.preview_every
+    def _on_step(self, plan: FluxPlan, index: int, outlet: Outlet[Item]) -> OnStep:
+        steps, every = plan.request.steps, self._settings.preview_every
 
         def on_step_end(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             outlet.check()
@@ -141,21 +126,21 @@ class FluxModel:
             if every and done % every == 0:
                 scheduler = pipe.scheduler
                 finished = tensors["latents"] - scheduler.sigmas[done].to(tensors["latents"]) * scheduler.velocity
-                preview = Frames(self._sketched(self._unpacked(finished, canvas)), first=index)
-            outlet.put(Progress("paint", index * steps + done, canvas.request.n * steps, preview))
+                preview = Frames(self._sketched(self._unpacked(finished, plan)), first=index)
+            outlet.put(Progress("paint", index * steps + done, plan.request.n * steps, preview))
             return {}
 
         return on_step_end
 
-    def _noise(self, canvas: Canvas, generator: torch.Generator) -> Tensor:
+    def _noise(self, plan: FluxPlan, generator: torch.Generator) -> Tensor:
         """The noise that the pipeline itself would draw, packed."""
         channels = self._pipe.transformer.config.in_channels // 4
         dtype = self._pipe.transformer.dtype
-        return self._pipe.prepare_latents(1, channels, canvas.height, canvas.width, dtype, self._device, generator)[0]
+        return self._pipe.prepare_latents(1, channels, plan.height, plan.width, dtype, self._device, generator)[0]
 
-    def _unpacked(self, latents: Tensor, canvas: Canvas) -> Tensor:
+    def _unpacked(self, latents: Tensor, plan: FluxPlan) -> Tensor:
         """(1, h/16 * w/16, 4z) → (1, z, h/8, w/8)."""
-        return self._pipe._unpack_latents(latents, canvas.height, canvas.width, self._pipe.vae_scale_factor)
+        return self._pipe._unpack_latents(latents, plan.height, plan.width, self._pipe.vae_scale_factor)
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Pixels:
@@ -172,12 +157,12 @@ class FluxModel:
         return self._decoded(small)
 
     @contextmanager
-    def _facing(self, canvas: Canvas) -> Iterator[None]:
+    def _facing(self, plan: FluxPlan) -> Iterator[None]:
         """Let the ControlNet attend to the face, where there is one."""
-        if canvas.face is None:
+        if plan.face is None:
             yield
             return
-        self._identity.controlnet.tokens = self._identity.tokens(canvas.face)
+        self._identity.controlnet.tokens = self._identity.tokens(plan.face)
         if self._settings.step_cache is not None:
             self._pipe.transformer.disable_cache()
         try:

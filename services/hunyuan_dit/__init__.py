@@ -1,9 +1,9 @@
 """HunyuanDiT, which paints a picture anew in another style."""
 
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
-from services.licences import Licence
+from services.hunyuan_dit.settings import HunyuanDitSettings
 from services.model import Model, Offer
+from services.weights.licences import Licence
 
 REPOSITORIES = (
     "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
@@ -13,9 +13,8 @@ REPOSITORIES = (
 MODEL = Model(
     kind="hunyuan-dit",
     settings=HunyuanDitSettings,
-    service=HunyuanDit,
-    offers=(Offer("restyle", "restyle", RestyleRequest),),
-    limits=lambda settings: {"max_area": settings.max_area, "steps": settings.max_steps},
+    service="services.hunyuan_dit.service:HunyuanDit",
+    offers=(Offer("restyle", RestyleRequest),),
     licences={
         name: Licence(
             "Tencent Hunyuan Community",

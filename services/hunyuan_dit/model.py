@@ -11,12 +11,13 @@ from diffusers.pipelines.hunyuandit import pipeline_hunyuandit
 from PIL import Image
 from torch import Tensor
 
-from services.device import device_of, failure_of, finite, place, quiet
+from services.device import device_of, finite, place, quiet, report_device_errors
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
+from services.hunyuan_dit.plan import HunyuanDitPlan
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDitSettings, Restyling
-from services.weights import resolve
+from services.hunyuan_dit.settings import HunyuanDitSettings
+from services.weights.local import resolve
 from services.worker import Outlet
 
 
@@ -74,8 +75,8 @@ class HunyuanDitModel:
         if settings.compile:  # as a whole: the model does not say which of its blocks repeat
             transformer.compile()
 
-    def restyle(self, restyling: Restyling, outlet: Outlet[Item]) -> None:
-        """Paint `restyling`'s picture anew, putting Progress and one Frames into `outlet`.
+    def restyle(self, plan: HunyuanDitPlan, outlet: Outlet[Item]) -> None:
+        """Paint `plan`'s picture again, putting Progress and one Frames into `outlet`; `strength` 0 keeps it.
 
         Raises:
             InvalidParameter: there are fewer noise levels than `steps`.
@@ -83,31 +84,25 @@ class HunyuanDitModel:
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step.
         """
-        try:
-            try:
-                pixels = self._decode(self._denoise(restyling, outlet), restyling.image)
-            finally:  # a pipeline that is left by an exception keeps its models on the device
-                self._pipe.maybe_free_model_hooks()
-        except RuntimeError as error:
-            task = f"{restyling.width}x{restyling.height} pixels"
-            failed = failure_of(error, task, "ask for a smaller max_area")
-            if failed is None:
-                raise
-        else:
-            outlet.put(Frames(pixels, rate=restyling.image.rate))
+        image = plan.image
+        if plan.request.strength == 0:
+            outlet.put(Frames(image.pixels[:1], rate=image.rate))
             return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        # A pipeline that an exception has left keeps its models on the device.
+        release = self._pipe.maybe_free_model_hooks
+        task = f"{plan.width}x{plan.height} pixels"
+        with report_device_errors(task, "ask for a smaller max_area", release):
+            pixels = self._decode(self._denoise(plan, outlet), image)
+        outlet.put(Frames(pixels, rate=image.rate))
 
-    def _denoise(self, restyling: Restyling, outlet: Outlet[Item]) -> Tensor:
+    def _denoise(self, plan: HunyuanDitPlan, outlet: Outlet[Item]) -> Tensor:
         """Return the latents, (1, 4, h, w)."""
-        request, total = restyling.request, restyling.request.steps_done
+        request, total = plan.request, plan.request.steps_done
         scheduler = _scheduler(request, self._schedule)
         outlet.put(Progress("denoise", 0, total))
         # On the CPU, whose generator gives every device the same noise.
-        generator = torch.Generator().manual_seed(restyling.seed)
-        noisy = self._noisy(restyling, scheduler, generator)
+        generator = torch.Generator().manual_seed(plan.seed)
+        noisy = self._noisy(plan, scheduler, generator)
         outlet.check()
 
         def on_step_end(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,8 +114,8 @@ class HunyuanDitModel:
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             latents=noisy,
-            height=restyling.height,
-            width=restyling.width,
+            height=plan.height,
+            width=plan.width,
             use_resolution_binning=False,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
@@ -131,10 +126,10 @@ class HunyuanDitModel:
         return finite(latents)
 
     @torch.no_grad()
-    def _noisy(self, restyling: Restyling, scheduler: TailDPMSolver, generator: torch.Generator) -> Tensor:
+    def _noisy(self, plan: HunyuanDitPlan, scheduler: TailDPMSolver, generator: torch.Generator) -> Tensor:
         """Return the picture's latents with the noise of the first step that is done, (1, 4, h, w)."""
         vae = self._pipe.vae
-        picture = _resized(Image.fromarray(restyling.image.pixels[0]), (restyling.width, restyling.height))
+        picture = _resized(Image.fromarray(plan.image.pixels[0]), (plan.width, plan.height))
         pixels = self._pipe.image_processor.preprocess(picture)  # (1, 3, height, width) float32 in [-1, 1]
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample(generator)
         # In float32: half precision has too few digits for the high noise levels.

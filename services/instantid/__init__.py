@@ -1,8 +1,8 @@
 """InstantID's eyes: finds a face in a picture, and says whose it is."""
 
-from services.instantid.service import InstantId, InstantIdSettings
-from services.licences import Licence
+from services.instantid.settings import InstantIdSettings
 from services.model import Model, Offer
+from services.weights.licences import Licence
 
 PACK = Licence(
     "insightface model pack",
@@ -14,7 +14,7 @@ PACK = Licence(
 MODEL = Model(
     kind="instantid",
     settings=InstantIdSettings,
-    service=InstantId,
-    offers=(Offer("face", "face"),),
+    service="services.instantid.service:InstantId",
+    offers=(Offer("face"),),
     licences={"antelopev2": PACK, "buffalo_l": PACK},
 )

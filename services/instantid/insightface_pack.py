@@ -8,8 +8,8 @@ import torch
 
 from services.errors import ConfigError, ModelFailed
 from services.frames import Pixels
-from services.instantid.request import Found
-from services.instantid.service import InsightFaceSettings
+from services.instantid.faces import Found
+from services.instantid.settings import InsightFaceSettings
 
 
 class InsightFace:

@@ -7,17 +7,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from services.device import device_of, failure_of, finite
+from services.device import device_of, finite, report_device_errors
 from services.errors import ConfigError
 from services.frames import Face, Fact, Features, Frames, Item, Pixels
 from services.instantid.arcface import ArcFace, from_weights
+from services.instantid.faces import Found, choose_face, fractions
 from services.instantid.geometry import aligned
 from services.instantid.insightface_pack import InsightFace
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.request import Found, fractions
-from services.instantid.service import InstantIdSettings, MtcnnSettings
+from services.instantid.settings import InstantIdSettings, MtcnnSettings
 from services.tensors import read_weights
-from services.weights import resolve
+from services.weights.local import resolve
 from services.worker import Outlet
 
 
@@ -38,7 +38,7 @@ class InstantIdModel:
         self._detector = _detector(settings, self._device)
         self._recogniser = _recogniser(settings, home).to(self._device)
 
-    def find(self, image: Frames, outlet: Outlet[Item]) -> None:
+    def find_face(self, image: Frames, outlet: Outlet[Item]) -> None:
         """Find the largest face of a picture, putting Facts and the Face into `outlet`.
 
         Raises:
@@ -47,23 +47,14 @@ class InstantIdModel:
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen between any two steps of the search.
         """
-        try:
+        with report_device_errors(f"{image.width}x{image.height} pixels", "send a smaller picture"):
             self._find(image, outlet)
-        except RuntimeError as error:
-            failed = failure_of(error, f"{image.width}x{image.height} pixels", "send a smaller picture")
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
 
     def _find(self, image: Frames, outlet: Outlet[Item]) -> None:
         picture = image.pixels[0]
         found = self._detector.detect(picture, outlet.check)
         outlet.put(Fact("faces", len(found)))
-        face, notice = self._settings.chosen(found, image)
+        face, notice = choose_face(found, image, self._settings)
         if notice:
             outlet.put(Fact("notice", notice))
         outlet.check()

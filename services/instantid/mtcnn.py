@@ -17,8 +17,8 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from services.frames import Pixels
-from services.instantid.request import Found
-from services.instantid.service import MtcnnSettings
+from services.instantid.faces import Found
+from services.instantid.settings import MtcnnSettings
 
 WEIGHTS = Path(__file__).with_name("mtcnn.safetensors")
 CELL, STRIDE = 12, 2

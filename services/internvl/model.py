@@ -5,9 +5,9 @@ https://arxiv.org/abs/2508.18265. Frames go through the image processor, not the
 configuration of the 3.5 repositories has another size and other statistics than the model was trained with.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
 import transformers
@@ -22,9 +22,11 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from services.device import device_of, failure_of
+from services.device import device_of, report_device_errors
 from services.errors import ConfigError, LimitExceeded, ModelFailed
 from services.frames import Pixels
+from services.internvl.settings import InternVLSettings
+from services.weights.local import resolve
 
 _PROMPT = "\ufdd0"
 """Stands for the prompt while the chat template is rendered: a code point that Unicode keeps free of meaning."""
@@ -61,6 +63,12 @@ class Describer:
         self._before, self._after = self._template()
         self.context_length: int = self.model.config.text_config.max_position_embeddings
         """Tokens of prompt, frames and answer together."""
+
+    @classmethod
+    def load(cls, settings: InternVLSettings, home: Path) -> Self:
+        """Load the weights that the settings name, downloaded under `home` where they are not there yet."""
+        folder = resolve(settings.weights, home)
+        return cls(folder, device=settings.device, dtype=settings.dtype, attention=settings.attention)
 
     def encode(self, prompt: str, pixels: Pixels | None) -> BatchFeature:
         """Return what the model reads, on its device.
@@ -115,7 +123,7 @@ class Describer:
             DeviceFailed: the device cannot be used again by this process.
         """
         check()
-        with device_errors():
+        with report_device_errors("this question", "ask about fewer frames or with a shorter text"):
             inputs = self.encode(prompt, pixels)
             self._check_length(inputs["input_ids"].shape[1], max_new_tokens)
             self.model.generate(
@@ -192,20 +200,3 @@ class _Finite(LogitsProcessor):
         if scores.isnan().any():
             raise ModelFailed("InternVL computed numbers that are not finite; a wider dtype may help")
         return scores
-
-
-@contextmanager
-def device_errors() -> Generator[None]:
-    """Say in the project's errors what the device says in torch's.
-
-    Raises:
-        ModelFailed: out of memory; the next request may fit.
-        DeviceFailed: any other error of the device, after which CUDA answers nothing more in this process.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        failed = failure_of(error, "this question", "ask about fewer frames or with a shorter text")
-        if failed is not None:
-            raise failed from error
-        raise

@@ -1,17 +1,16 @@
 """Qwen-Image-Edit: a picture redrawn by a prompt and other pictures, guided by losses while it is sampled."""
 
-from services.licences import grant_apache
 from services.model import Model, Offer
 from services.qwen_edit.request import EditRequest
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
+from services.qwen_edit.settings import QwenEditSettings
+from services.weights.licences import grant_apache
 
 REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
 
 MODEL = Model(
     kind="qwen-edit",
     settings=QwenEditSettings,
-    service=QwenEdit,
-    offers=(Offer("guided-edit", "edit", EditRequest),),
-    limits=lambda settings: {"max_area": settings.max_area, "steps": settings.max_steps},
+    service="services.qwen_edit.service:QwenEdit",
+    offers=(Offer("guided-edit", EditRequest),),
     licences={REPOSITORY: grant_apache(REPOSITORY)},
 )

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from diffusers import (
     FirstBlockCacheConfig,
-    FlowMatchEulerDiscreteScheduler,
     QwenImageEditPlusPipeline,
 )
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 from torch import Tensor
 
-from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress, Scores, Sketch
 from services.pixels import pixels_of, tensor_of
@@ -34,25 +33,17 @@ from services.qwen_edit.guidance import (
     resized,
     sobel_edges,
 )
+from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.scores import perceptual_distance
-from services.qwen_edit.service import QwenEditSettings, Sitting
-from services.weights import resolve
+from services.qwen_edit.settings import QwenEditSettings
+from services.schedulers import CapturingEuler
+from services.weights.local import resolve
 from services.worker import Outlet
 
 STYLES_KEPT = 8
 """Clips whose first frame's Gram matrices are kept."""
 LONGEST = 200
 """Qwen2.5-VL's image processor takes no picture that is more than so many times as long as it is wide."""
-
-
-class CapturingEuler(FlowMatchEulerDiscreteScheduler):
-    """Flow-matching Euler that remembers the velocity of its last step, guidance and rescaling included."""
-
-    velocity: Tensor | None = None
-
-    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.velocity = model_output
-        return super().step(model_output, *args, **kwargs)
 
 
 class QwenEditModel:
@@ -89,53 +80,48 @@ class QwenEditModel:
         if min(*reference, *seen) < 32 or max(seen) > LONGEST * min(seen):
             raise InvalidParameter(f"{param}: {width}x{height} is too long and narrow for this model", param=param)
 
-    def edit(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
-        """Edit `sitting`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
+    def edit(self, plan: QwenEditPlan, outlet: Outlet[Item]) -> None:
+        """Edit `plan`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
 
         Raises:
             ModelFailed: out of memory, or numbers that are not finite.
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step and before each guided update.
         """
-        try:
-            try:
-                self._edit(sitting, outlet)
-            finally:  # a pipeline that is left by an exception keeps its caches and its layers on the device
-                self._pipe.maybe_free_model_hooks()
-                self._pipe.scheduler.velocity = None
-        except RuntimeError as error:
-            task = f"{sitting.width}x{sitting.height} pixels"
-            failed = failure_of(error, task, "ask for a smaller max_area or a smaller ttlg.edge_size")
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        task = f"{plan.width}x{plan.height} pixels"
+        advice = "ask for a smaller max_area or a smaller ttlg.edge_size"
+        with report_device_errors(task, advice, self._release):
+            self._edit(plan, outlet)
 
-    def _edit(self, sitting: Sitting, outlet: Outlet[Item]) -> None:
-        request = sitting.request
-        edges = self._edges(sitting)
-        losses = self._losses(sitting, edges)
-        decode = self._decode_for(sitting)
+    def _release(self) -> None:
+        """Bring back a pipeline that an exception has left with its caches and its layers on the device."""
+        self._pipe.maybe_free_model_hooks()
+        self._pipe.scheduler.velocity = None
+
+    def _edit(self, plan: QwenEditPlan, outlet: Outlet[Item]) -> None:
+        request = plan.request
+        edges = self._edges(plan)
+        losses = self._losses(plan, edges)
+        decode = self._decode_for(plan)
         last: deque[Update] = deque(maxlen=1)
         guidance = LossGuidance(request.ttlg, decode, losses, outlet.check, last.append)
-        latents = self._denoise(sitting, edges, guidance, outlet)
-        pixels = self._pixels(latents, sitting)
+        latents = self._denoise(plan, edges, guidance, outlet)
+        pixels = self._pixels(latents, plan)
         outlet.check()
         if request.debug:
-            self._put_sketches(sitting, edges, pixels, outlet)
+            self._put_sketches(plan, edges, pixels, outlet)
             for update in last:
                 with torch.no_grad():
                     _put_sketch("before_guidance", update.before, outlet)
                     _put_sketch("after_guidance", decode(update.moved), outlet)
-        outlet.put(self._scores(sitting, losses, pixels))
-        outlet.put(Frames(pixels, rate=sitting.image.rate))
+        outlet.put(self._scores(plan, losses, pixels))
+        outlet.put(Frames(pixels, rate=plan.image.rate))
 
-    def _denoise(self, sitting: Sitting, edges: Tensor | None, guidance: LossGuidance, outlet: Outlet[Item]) -> Tensor:
+    def _denoise(
+        self, plan: QwenEditPlan, edges: Tensor | None, guidance: LossGuidance, outlet: Outlet[Item]
+    ) -> Tensor:
         """Return the normalised latents, (1, z, h, w)."""
-        request, steps = sitting.request, sitting.request.steps
+        request, steps = plan.request, plan.request.steps
         outlet.put(Progress("denoise", 0, steps))
 
         def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,7 +131,7 @@ class QwenEditModel:
             return moved
 
         images = [_picture(_grey(edges))] if edges is not None else []
-        images.append(Image.fromarray(sitting.image.pixels[0]))
+        images.append(Image.fromarray(plan.image.pixels[0]))
         guided = request.true_cfg_scale > 1
         # The pipeline takes these from its module alone.
         edit_plus.VAE_IMAGE_SIZE = self._settings.reference_area
@@ -155,19 +141,19 @@ class QwenEditModel:
             prompt=request.prompt,
             negative_prompt=request.negative_prompt if guided else None,
             true_cfg_scale=request.true_cfg_scale,
-            height=sitting.height,
-            width=sitting.width,
+            height=plan.height,
+            width=plan.width,
             num_inference_steps=steps,
             # On the CPU, whose generator gives every device the same noise.
-            generator=torch.Generator().manual_seed(sitting.seed),
+            generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
             max_sequence_length=1024,
         ).images
-        return unpacked(finite(latents), sitting.height // 8, sitting.width // 8)
+        return unpacked(finite(latents), plan.height // 8, plan.width // 8)
 
     @torch.no_grad()
-    def _pixels(self, latents: Tensor, sitting: Sitting) -> Pixels:
+    def _pixels(self, latents: Tensor, plan: QwenEditPlan) -> Pixels:
         """Decode as the pipeline does, then bring it to the size that is wanted: (1, h, w, 3) uint8."""
         vae = self._pipe.vae
         latents = latents[:, :, None].to(vae.dtype)
@@ -175,9 +161,7 @@ class QwenEditModel:
         scale = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
         picture = finite(vae.decode(latents / scale + mean, return_dict=False)[0][:, :, 0])
         made = _picture(picture.float() * 0.5 + 0.5)
-        return np.array(made if made.size == sitting.size else made.resize(sitting.size, Image.Resampling.LANCZOS))[
-            None
-        ]
+        return np.array(made if made.size == plan.size else made.resize(plan.size, Image.Resampling.LANCZOS))[None]
 
     def _guiding_decoder(self) -> StillDecoder | TinyDecoder:
         settings = self._settings
@@ -186,10 +170,10 @@ class QwenEditModel:
             return TinyDecoder(settings.tiny_decoder, dtype).to(self._device)
         return StillDecoder(self._pipe.vae, dtype, save_memory=settings.save_memory)
 
-    def _decode_for(self, sitting: Sitting) -> Any:
+    def _decode_for(self, plan: QwenEditPlan) -> Any:
         """Tokens → picture about [0, 1], no larger than any loss that is on wants to see it."""
-        ttlg = sitting.request.ttlg
-        own = max(sitting.width, sitting.height)
+        ttlg = plan.request.ttlg
+        own = max(plan.width, plan.height)
         wanted = [
             (ttlg.edge_scale, ttlg.edge_size or own),
             (ttlg.gram_scale, ttlg.gram_size),
@@ -198,55 +182,55 @@ class QwenEditModel:
         scale = max((size for weight, size in wanted if weight > 0), default=own) / own
 
         def decode(tokens: Tensor) -> Tensor:
-            latents = unpacked(tokens, sitting.height // 8, sitting.width // 8)
+            latents = unpacked(tokens, plan.height // 8, plan.width // 8)
             return self._decoder(shrunk(latents, scale)) * 0.5 + 0.5
 
         return decode
 
-    def _edges(self, sitting: Sitting) -> Tensor | None:
+    def _edges(self, plan: QwenEditPlan) -> Tensor | None:
         """The edges to follow at the size of sampling, (1, 1, height, width) in [0, 1]."""
-        if sitting.edges is None:
+        if plan.edges is None:
             return None
-        picture = self._tensor(sitting.edges)
-        if sitting.request.edge_filter == "none":
+        picture = self._tensor(plan.edges)
+        if plan.request.edge_filter == "none":
             edges = (picture * picture.new_tensor([0.2126, 0.7152, 0.0722]).view(1, 3, 1, 1)).sum(1, keepdim=True)
         else:
-            edges = EDGES[sitting.request.edge_filter](picture)
+            edges = EDGES[plan.request.edge_filter](picture)
             edges = edges / edges.amax().clamp_min(1 / 255)
-        return resized(edges, sitting.height, sitting.width)
+        return resized(edges, plan.height, plan.width)
 
-    def _losses(self, sitting: Sitting, edges: Tensor | None) -> Losses:
-        reference = Reference(edges, self._style(sitting), self._tensor(sitting.image))
-        return Losses(sitting.request.ttlg, reference, _operator(sitting), self._vgg16)
+    def _losses(self, plan: QwenEditPlan, edges: Tensor | None) -> Losses:
+        reference = Reference(edges, self._style(plan), self._tensor(plan.image))
+        return Losses(plan.request.ttlg, reference, _operator(plan), self._vgg16)
 
     @torch.no_grad()
-    def _style(self, sitting: Sitting) -> Sequence[Tensor] | None:
+    def _style(self, plan: QwenEditPlan) -> Sequence[Tensor] | None:
         """The Gram matrices of the clip's first frame, computed once."""
         if self._vgg16 is None:
             return None
-        size = sitting.request.ttlg.gram_size
-        key = hashlib.sha256(sitting.first.pixels.data).digest(), size
+        size = plan.request.ttlg.gram_size
+        key = hashlib.sha256(plan.first.pixels.data).digest(), size
         if key not in self._styles:
-            self._styles[key] = self._vgg16.grams(fitted(self._tensor(sitting.first), size))
+            self._styles[key] = self._vgg16.grams(fitted(self._tensor(plan.first), size))
             if len(self._styles) > STYLES_KEPT:
                 self._styles.popitem(last=False)
         self._styles.move_to_end(key)
         return self._styles[key]
 
     @torch.no_grad()
-    def _scores(self, sitting: Sitting, losses: Losses, pixels: Pixels) -> Scores:
+    def _scores(self, plan: QwenEditPlan, losses: Losses, pixels: Pixels) -> Scores:
         made = self._tensor(Frames(pixels))
         found: dict[str, float | None] = {f"{name}_loss": float(loss) for name, loss in losses.of(made).items()}
         if self._lpips is not None:
-            for name, other in (("init", sitting.first), ("prev", sitting.image)):
+            for name, other in (("init", plan.first), ("prev", plan.image)):
                 found[f"lpips_to_{name}"] = self._lpips.between(made, resized(self._tensor(other), *made.shape[-2:]))
         return Scores(0, **found)
 
     @torch.no_grad()
-    def _put_sketches(self, sitting: Sitting, edges: Tensor | None, pixels: Pixels, outlet: Outlet[Item]) -> None:
+    def _put_sketches(self, plan: QwenEditPlan, edges: Tensor | None, pixels: Pixels, outlet: Outlet[Item]) -> None:
         if edges is None:
             return
-        soft = _operator(sitting)(self._tensor(Frames(pixels)))
+        soft = _operator(plan)(self._tensor(Frames(pixels)))
         _put_sketch("target_edges", _grey(edges), outlet)
         _put_sketch("soft_edges", _grey(soft / soft.amax().clamp_min(1 / 255)), outlet)
 
@@ -255,9 +239,9 @@ class QwenEditModel:
         return tensor_of(frames.pixels[:1], self._device)
 
 
-def _operator(sitting: Sitting) -> Callable[[Tensor], Tensor]:
+def _operator(plan: QwenEditPlan) -> Callable[[Tensor], Tensor]:
     """How edges are found in what is made: as in what was given."""
-    return EDGES.get(sitting.request.edge_filter, sobel_edges)
+    return EDGES.get(plan.request.edge_filter, sobel_edges)
 
 
 def _put_sketch(name: str, picture: Tensor, outlet: Outlet[Item]) -> None:

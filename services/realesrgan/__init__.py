@@ -1,15 +1,15 @@
 """Real-ESRGAN: pictures and frames, two to four times as large."""
 
-from services.licences import Licence
 from services.model import Model, Offer
 from services.realesrgan.request import UpscaleRequest
-from services.realesrgan.service import RealEsrgan, RealEsrganSettings
+from services.realesrgan.settings import RealEsrganSettings
+from services.weights.licences import Licence
 
 MODEL = Model(
     kind="realesrgan",
     settings=RealEsrganSettings,
-    service=RealEsrgan,
-    offers=(Offer("upscale", "upscale", UpscaleRequest),),
+    service="services.realesrgan.service:RealEsrgan",
+    offers=(Offer("upscale", UpscaleRequest),),
     licences={
         "realesr-animevideov3": Licence(
             "BSD-3-Clause",

@@ -10,12 +10,12 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from services.device import device_of, failure_of, finite
+from services.device import device_of, finite, report_device_errors
 from services.errors import ConfigError
 from services.frames import Pixels
 from services.pixels import averaged, pixels_of, tensor_of
-from services.realesrgan.service import SHIPPED, RealEsrganSettings
-from services.weights import resolve
+from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.local import resolve
 
 SUFFIXES = (".safetensors", ".pth")
 FARTHEST = 64
@@ -67,20 +67,12 @@ class RealEsrganModel:
         """
         height, width = pixels.shape[1:3]
         made = torch.empty((len(pixels), height * scale, width * scale, 3), dtype=torch.uint8).numpy()
-        try:
+        with report_device_errors(f"{width}x{height} pixels", "set a smaller tile or batch"):
             for first in range(0, len(pixels), self._settings.batch):
                 batch = slice(first, first + self._settings.batch)
                 given = tensor_of(pixels[batch], self._device, self._dtype)
                 made[batch] = pixels_of(self._enlarged(given, scale, check))
-        except RuntimeError as error:
-            failed = failure_of(error, f"{width}x{height} pixels", "set a smaller tile or batch")
-            if failed is None:
-                raise
-        else:
-            return made
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        return made
 
     def _enlarged(self, pictures: Tensor, scale: int, check: Callable[[], None]) -> Tensor:
         """(n, 3, h, w) → (n, 3, scale · h, scale · w) float32."""

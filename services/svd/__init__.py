@@ -1,20 +1,15 @@
 """Stable Video Diffusion: image-to-video."""
 
-from services.licences import Licence
 from services.model import Model, Offer
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
+from services.svd.settings import SvdSettings
+from services.weights.licences import Licence
 
 MODEL = Model(
     kind="svd",
     settings=SvdSettings,
-    service=Svd,
-    offers=(Offer("image-to-video", "animate", SvdRequest),),
-    limits=lambda settings: {
-        "num_frames": settings.max_frames,
-        "max_area": settings.max_area,
-        "steps": settings.max_steps,
-    },
+    service="services.svd.service:Svd",
+    offers=(Offer("image-to-video", SvdRequest),),
     licences={
         "stabilityai/stable-video-diffusion-img2vid-xt": Licence(
             "Stability AI Community",

@@ -9,12 +9,14 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 
-from services.device import device_of, failure_of, finite, place, quiet
+from services.device import device_of, finite, place, quiet, report_device_errors
 from services.errors import ConfigError
 from services.frames import MAX_RUN, Frames, Item, Progress
 from services.pixels import pixels_of
-from services.svd.service import Shot, SvdSettings
-from services.weights import resolve
+from services.sizes import Sides
+from services.svd.plan import SvdPlan
+from services.svd.settings import SvdSettings
+from services.weights.local import resolve
 from services.worker import Outlet
 
 
@@ -34,37 +36,29 @@ class SvdModel:
             self._pipe.unet.compile()
 
         halvings = len(self._pipe.unet.config.down_block_types) - 1
-        self.multiple: int = self._pipe.vae_scale_factor * 2**halvings
-        """Width and height in pixels are multiples of this."""
+        self.sides = Sides(self._pipe.vae_scale_factor * 2**halvings)
 
-    def animate(self, shot: Shot, outlet: Outlet[Item]) -> None:
-        """Denoise and decode `shot`, putting Progress and Frames into `outlet`.
+    def animate(self, plan: SvdPlan, outlet: Outlet[Item]) -> None:
+        """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
             ModelFailed: out of memory, or numbers that are not finite.
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step and each decoded window.
         """
-        try:
-            try:
-                self._decode(self._denoise(shot, outlet), shot, outlet)
-            finally:  # a pipeline left by an exception keeps its models on the device, and its VAE in float32
-                if self._pipe.vae.dtype != self._dtype:
-                    self._pipe.vae.to(dtype=self._dtype)
-                self._pipe.maybe_free_model_hooks()
-        except RuntimeError as error:
-            failed = failure_of(error, _task(shot), "ask for a smaller size or fewer frames")
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
+        with report_device_errors(task, "ask for a smaller size or fewer frames", self._release):
+            self._decode(self._denoise(plan, outlet), plan, outlet)
 
-    def _denoise(self, shot: Shot, outlet: Outlet[Item]) -> torch.Tensor:
+    def _release(self) -> None:
+        """Bring back a pipeline that an exception has left with its models on the device and its VAE in float32."""
+        if self._pipe.vae.dtype != self._dtype:
+            self._pipe.vae.to(dtype=self._dtype)
+        self._pipe.maybe_free_model_hooks()
+
+    def _denoise(self, plan: SvdPlan, outlet: Outlet[Item]) -> torch.Tensor:
         """Return the scaled latents, (1, frames, z, h, w) in the pipeline's dtype."""
-        request = shot.request
+        request = plan.request
         outlet.put(Progress("denoise", 0, request.steps))
 
         def on_step_end(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +67,9 @@ class SvdModel:
             return {}
 
         latents = self._pipe(
-            image=_fitted(shot.image, shot),
-            height=shot.height,
-            width=shot.width,
+            image=_fitted(plan.image, plan),
+            height=plan.height,
+            width=plan.width,
             num_frames=request.num_frames,
             num_inference_steps=request.steps,
             min_guidance_scale=request.min_guidance_scale,
@@ -84,7 +78,7 @@ class SvdModel:
             motion_bucket_id=request.motion_bucket_id,
             noise_aug_strength=request.noise_aug_strength,
             # On the CPU, whose generator gives every device the same noise.
-            generator=torch.Generator().manual_seed(shot.seed),
+            generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
         ).frames
@@ -94,15 +88,15 @@ class SvdModel:
         """The pipeline asks twice whether the scale is above 1, at the second time rounded, and the two must agree."""
         return torch.tensor(scale, dtype=self._dtype).item()
 
-    def _decode(self, latents: torch.Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
-        total, window, overlap = shot.request.num_frames, self._settings.decode_window, self._settings.decode_overlap
-        rate = Fraction(shot.request.fps)
-        done = shot.start // window * window  # no window needs the pixels of another
+    def _decode(self, latents: torch.Tensor, plan: SvdPlan, outlet: Outlet[Item]) -> None:
+        total, window, overlap = plan.request.num_frames, self._settings.decode_window, self._settings.decode_overlap
+        rate = Fraction(plan.request.fps)
+        done = plan.start // window * window  # no window needs the pixels of another
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, latents, window, overlap, done):
             outlet.check()
             pixels = pixels_of(video.float() * 0.5 + 0.5)
-            kept = pixels[max(0, shot.start - done) :]
+            kept = pixels[max(0, plan.start - done) :]
             done += len(pixels)
             for at in range(0, len(kept), MAX_RUN):
                 outlet.put(Frames(kept[at : at + MAX_RUN], done - len(kept) + at, rate))
@@ -140,13 +134,9 @@ def decode(
         yield finite(video[start - low : stop - low])
 
 
-def _task(shot: Shot) -> str:
-    return f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames"
-
-
-def _fitted(frames: Frames, shot: Shot) -> Image.Image:
+def _fitted(frames: Frames, plan: SvdPlan) -> Image.Image:
     """Scale until the frame is covered, and cut off evenly what hangs over. The pipeline scales no tensor for CLIP."""
-    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (shot.width, shot.height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 
 def _load(settings: SvdSettings, home: Path) -> StableVideoDiffusionPipeline:

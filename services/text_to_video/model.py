@@ -9,12 +9,15 @@ from diffusers import DPMSolverMultistepScheduler, TextToVideoSDPipeline, UNet3D
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor
 
-from services.device import device_of, failure_of, finite, place, quiet
+from services.device import device_of, finite, place, quiet, report_device_errors
 from services.errors import ConfigError
 from services.frames import Frames, Item, Progress
 from services.pixels import pixels_of
-from services.text_to_video.service import Shot, TextToVideoSettings
-from services.weights import resolve
+from services.plan import VideoPlan
+from services.sizes import Sides
+from services.text_to_video.request import TextToVideoRequest
+from services.text_to_video.settings import TextToVideoSettings
+from services.weights.local import resolve
 from services.worker import Outlet
 
 
@@ -32,39 +35,28 @@ class TextToVideoModel:
         # In chunks a layer is called more than once in a pass.
         place(self._pipe, device, settings.offload, in_order=not settings.forward_chunking)
 
-        self.multiple: int = self._pipe.vae_scale_factor
-        """Width and height in pixels are multiples of this: the UNet takes latents of any size."""
+        self.sides = Sides(self._pipe.vae_scale_factor)  # the UNet takes latents of any size
         schedule = self._pipe.scheduler.config
         self.most_steps: int = schedule.num_train_timesteps - schedule.get("steps_offset", 0) - 1
         """Denoising steps that the noise schedule has room for; DPM-Solver++ begins one above the first."""
 
-    def film(self, shot: Shot, outlet: Outlet[Item]) -> None:
-        """Denoise and decode `shot`, putting Progress and Frames into `outlet`.
+    def generate(self, plan: VideoPlan[TextToVideoRequest], outlet: Outlet[Item]) -> None:
+        """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
             ModelFailed: out of memory, or numbers that are not finite.
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step and each decoded batch.
         """
-        try:
-            try:
-                self._decode(self._denoise(shot, outlet), shot, outlet)
-            finally:  # a pipeline left by an exception keeps its models on the device
-                self._pipe.maybe_free_model_hooks()
-        except RuntimeError as error:
-            task = f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames"
-            failed = failure_of(error, task, "ask for a smaller size or fewer frames")
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
+        # A pipeline that an exception has left keeps its models on the device.
+        release = self._pipe.maybe_free_model_hooks
+        with report_device_errors(task, "ask for a smaller size or fewer frames", release):
+            self._decode(self._denoise(plan, outlet), plan, outlet)
 
-    def _denoise(self, shot: Shot, outlet: Outlet[Item]) -> Tensor:
+    def _denoise(self, plan: VideoPlan[TextToVideoRequest], outlet: Outlet[Item]) -> Tensor:
         """Return the scaled latents, (1, z, frames, h, w) in the pipeline's dtype."""
-        request = shot.request
+        request = plan.request
         outlet.put(Progress("denoise", 0, request.steps))
 
         def on_step(step: int, _timestep: Tensor, _latents: Tensor) -> None:
@@ -73,30 +65,30 @@ class TextToVideoModel:
         latents = self._pipe(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            height=shot.height,
-            width=shot.width,
+            height=plan.height,
+            width=plan.width,
             num_frames=request.num_frames,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             # On the CPU, whose generator gives every device the same noise.
-            generator=torch.Generator().manual_seed(shot.seed),
+            generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback=on_step,
         ).frames
         return finite(latents)
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
-        vae, total, batch = self._pipe.vae, shot.request.num_frames, self._settings.decode_batch
+    def _decode(self, latents: Tensor, plan: VideoPlan[TextToVideoRequest], outlet: Outlet[Item]) -> None:
+        vae, total, batch = self._pipe.vae, plan.request.num_frames, self._settings.decode_batch
         scaled = 1 / vae.config.scaling_factor * latents[0].transpose(0, 1)  # (frames, z, h, w)
-        done = shot.start
+        done = plan.start
         outlet.put(Progress("decode", done, total))
         while done < total:
             # Cut at the same places whatever the start: how a frame is rounded depends on what is decoded with it.
             first = done // batch * batch
             video = vae.decode(scaled[first : first + batch]).sample  # (n, 3, height, width) about [-1, 1]
             pixels = pixels_of(finite(video).float() * 0.5 + 0.5)
-            outlet.put(Frames(pixels[done - first :], done, Fraction(shot.request.fps)))
+            outlet.put(Frames(pixels[done - first :], done, Fraction(plan.request.fps)))
             done = first + len(pixels)
             outlet.put(Progress("decode", done, total))
 

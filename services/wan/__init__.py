@@ -1,9 +1,9 @@
 """Wan2.2 image-to-video."""
 
-from services.licences import grant_apache
 from services.model import Model, Offer
 from services.wan.request import WanRequest
-from services.wan.service import Wan, WanSettings
+from services.wan.settings import WanSettings
+from services.weights.licences import grant_apache
 
 REPOSITORIES = (
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
@@ -14,13 +14,8 @@ REPOSITORIES = (
 MODEL = Model(
     kind="wan",
     settings=WanSettings,
-    service=Wan,
-    offers=(Offer("image-to-video", "generate", WanRequest, pictures=("last_image",)),),
-    limits=lambda settings: {
-        "num_frames": settings.max_frames,
-        "max_area": settings.max_area,
-        "steps": settings.max_steps,
-    },
+    service="services.wan.service:Wan",
+    offers=(Offer("image-to-video", WanRequest, pictures=("last_image",)),),
     rate=lambda settings: settings.rate,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),

@@ -19,12 +19,14 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from services.device import device_of, failure_of, finite, place, quiet, set_attention
+from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
+from services.sizes import Sides
+from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
-from services.wan.service import Shot, WanSettings
-from services.weights import resolve
+from services.wan.settings import WanSettings
+from services.weights.local import resolve
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -53,14 +55,13 @@ class WanModel:
         patch = self._pipe.transformer.config.patch_size
         self.has_two_experts = self._pipe.config.boundary_ratio is not None
         self.takes_last_image = not expands
-        self.multiple: int = self._pipe.vae_scale_factor_spatial * max(patch[1:])
-        """Width and height in pixels are multiples of this."""
-        self.longest_side: int = self._pipe.transformer.config.rope_max_seq_len * self.multiple
-        """Pixels; beyond it there are no positions."""
+        multiple: int = self._pipe.vae_scale_factor_spatial * max(patch[1:])
+        # Beyond the longest side the transformer has no positions.
+        self.sides = Sides(multiple, longest=self._pipe.transformer.config.rope_max_seq_len * multiple)
         self.rate = settings.rate or Fraction(24 if expands else 16)
 
-    def generate(self, shot: Shot, outlet: Outlet[Item]) -> None:
-        """Denoise and decode `shot`, putting Progress and Frames into `outlet`.
+    def animate(self, plan: WanPlan, outlet: Outlet[Item]) -> None:
+        """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
             InvalidParameter: `steps` are too many for `shift`.
@@ -68,24 +69,15 @@ class WanModel:
             DeviceFailed: the GPU is lost to this process.
             Cancelled: nobody wants it any more; seen after each denoising step and each decoded latent frame.
         """
-        try:
-            try:
-                self._decode(self._denoise(shot, outlet), shot, outlet)
-            finally:  # a pipeline left by an exception keeps its step cache, and its models on the device
-                self._pipe.maybe_free_model_hooks()
-        except RuntimeError as error:
-            failed = failure_of(error, _task(shot), "ask for a smaller size or fewer frames")
-            if failed is None:
-                raise
-        else:
-            return
-        # Raised out here, without the traceback that holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        raise failed
+        task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
+        # A pipeline that an exception has left keeps its step cache, and its models on the device.
+        release = self._pipe.maybe_free_model_hooks
+        with report_device_errors(task, "ask for a smaller size or fewer frames", release):
+            self._decode(self._denoise(plan, outlet), plan, outlet)
 
-    def _denoise(self, shot: Shot, outlet: Outlet[Item]) -> torch.Tensor:
+    def _denoise(self, plan: WanPlan, outlet: Outlet[Item]) -> torch.Tensor:
         """Return the normalised latents, (1, z, t, h, w) float32."""
-        request = shot.request
+        request = plan.request
         self._pipe.scheduler = _scheduler(request, self._schedule)
         outlet.put(Progress("denoise", 0, request.steps))
 
@@ -95,31 +87,31 @@ class WanModel:
             return {}
 
         latents = self._pipe(
-            image=_fitted(shot.image, shot),
-            last_image=None if shot.last_image is None else _fitted(shot.last_image, shot),
+            image=_fitted(plan.image, plan),
+            last_image=None if plan.last_image is None else _fitted(plan.last_image, plan),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            height=shot.height,
-            width=shot.width,
+            height=plan.height,
+            width=plan.width,
             num_frames=request.num_frames,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             guidance_scale_2=request.guidance_scale_2,
             # On the CPU, whose generator gives every device the same noise.
-            generator=torch.Generator().manual_seed(shot.seed),
+            generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
             max_sequence_length=self._settings.max_sequence_length,
         ).frames
         return finite(latents)
 
-    def _decode(self, latents: torch.Tensor, shot: Shot, outlet: Outlet[Item]) -> None:
-        total, done = shot.request.num_frames, 0
+    def _decode(self, latents: torch.Tensor, plan: WanPlan, outlet: Outlet[Item]) -> None:
+        total, done = plan.request.num_frames, 0
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, denormalise(self._pipe.vae, latents)):
             outlet.check()
             pixels = to_pixels(video)
-            kept = pixels[max(0, shot.start - done) :]
+            kept = pixels[max(0, plan.start - done) :]
             done += len(pixels)
             if len(kept):
                 outlet.put(Frames(kept, done - len(kept), self.rate))
@@ -178,13 +170,9 @@ def to_pixels(video: torch.Tensor) -> Pixels:
     return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
 
-def _task(shot: Shot) -> str:
-    return f"{shot.width}x{shot.height} pixels and {shot.request.num_frames} frames"
-
-
-def _fitted(frames: Frames, shot: Shot) -> Image.Image:
+def _fitted(frames: Frames, plan: WanPlan) -> Image.Image:
     """Scale until the frame is covered, and cut off evenly what hangs over, as Wan's own code does."""
-    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (shot.width, shot.height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 
 def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from services.weights import Weights
+from services.weights.weights import Weights
 from tests.cluster.conftest import content, create, ended, staged
 from tests.cluster.server import CLIP
 

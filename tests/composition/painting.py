@@ -47,7 +47,9 @@ class PaintService:
         self.hangs = asyncio.Event()
         self.may_go_on = asyncio.Event()
 
-    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
+    async def generate_image(
+        self, request: FluxRequest, face: Face | None = None, key: str = ""
+    ) -> AsyncGenerator[Item]:
         self.asked.append((request, face, key))
         self.working += 1
         try:
@@ -97,7 +99,7 @@ class FaceService:
         self._left_out = left_out
         self.asked: list[tuple[Frames, str]] = []
 
-    async def face(self, image: Frames, key: str = "") -> AsyncGenerator[Item]:
+    async def find_face(self, image: Frames, key: str = "") -> AsyncGenerator[Item]:
         self.asked.append((image, key))
         if self._failing is not None:
             raise self._failing

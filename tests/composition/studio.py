@@ -74,7 +74,7 @@ class Studio:
     def of(self, model: str) -> list[Any]:
         return [request for asked, request in self.asked if asked == model]
 
-    async def face(self, image: Frames, key: str = "") -> AsyncGenerator[Item]:
+    async def find_face(self, image: Frames, key: str = "") -> AsyncGenerator[Item]:
         self._enter("instantid", image)
         embedding = np.zeros(512, np.float32)
         embedding[image.pixels.astype(int).sum() % 512] = 1
@@ -82,7 +82,9 @@ class Studio:
         yield Face(embedding, np.full((5, 2), 0.5, np.float32), np.array([0, 0, 1, 1], np.float32))
         yield done("face", "instantid")
 
-    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
+    async def generate_image(
+        self, request: FluxRequest, face: Face | None = None, key: str = ""
+    ) -> AsyncGenerator[Item]:
         self._enter("flux", request)
         yield Fact("seed", request.seed)
         yield Fact("size", "32x16")

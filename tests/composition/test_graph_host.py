@@ -31,7 +31,7 @@ class WanService:
     def __init__(self) -> None:
         self.asked: list[tuple[WanRequest, Frames, Frames | None, int, str]] = []
 
-    async def generate(
+    async def animate(
         self, request: WanRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""
     ) -> AsyncGenerator[Item]:
         self.asked.append((request, image, last_image, start, key))

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
 from services.flux.request import FluxRequest, Lora
-from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels
 from services.levers import StepCache
 
@@ -75,7 +76,7 @@ def loaded(home: Path, **settings: Any) -> Flux:
 
 async def made(flux: Flux, request: FluxRequest = REQUEST, face: Face | None = None) -> Pixels:
     """All pictures, (n, h, w, 3)."""
-    items = [item async for item in flux.paint(request, face)]
+    items = [item async for item in flux.generate_image(request, face)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -90,7 +91,7 @@ async def cancelled(flux: Flux, face: Face | None = None) -> int:
 
     hook = flux._model._pipe.transformer.register_forward_pre_hook(on_step)
     with pytest.raises(Cancelled):
-        async for _ in flux.paint(FluxRequest(**{**FIELDS, "steps": 100}), face, key="job"):
+        async for _ in flux.generate_image(FluxRequest(**{**FIELDS, "steps": 100}), face, key="job"):
             pass
     hook.remove()
     return len(begun)

@@ -13,7 +13,8 @@ from miniatures.random import written
 from services.errors import Cancelled, ConfigError, ModelFailed
 from services.frames import Frames, Pixels
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
+from services.hunyuan_dit.service import HunyuanDit
+from services.hunyuan_dit.settings import HunyuanDitSettings
 
 pytestmark = pytest.mark.gpu
 

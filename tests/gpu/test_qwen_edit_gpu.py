@@ -11,7 +11,8 @@ import pytest
 from miniatures.random import written
 from services.frames import Frames, Pixels, Progress
 from services.qwen_edit.request import EditRequest, Guidance
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
+from services.qwen_edit.service import QwenEdit
+from services.qwen_edit.settings import QwenEditSettings
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,8 @@ from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
 from services.frames import Frames, Pixels
 from services.realesrgan.request import UpscaleRequest
-from services.realesrgan.service import RealEsrgan, RealEsrganSettings
+from services.realesrgan.service import RealEsrgan
+from services.realesrgan.settings import RealEsrganSettings
 
 pytestmark = pytest.mark.gpu
 

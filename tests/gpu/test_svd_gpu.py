@@ -14,8 +14,9 @@ from services.errors import Cancelled, ModelFailed
 from services.frames import Frames, Pixels
 from services.svd.model import decode
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import resolve
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.local import resolve
 
 pytestmark = pytest.mark.gpu
 

@@ -16,8 +16,9 @@ from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
 from services.wan.model import decode
 from services.wan.request import WanRequest
-from services.wan.service import Wan, WanSettings
-from services.weights import resolve
+from services.wan.service import Wan
+from services.wan.settings import WanSettings
+from services.weights.local import resolve
 
 pytestmark = pytest.mark.gpu
 
@@ -56,13 +57,13 @@ def loaded(home: Path, form: str, **settings: Any) -> Wan:
 
 async def made(wan: Wan, request: WanRequest = REQUEST) -> Pixels:
     """All frames of a video, (n, h, w, 3)."""
-    items = [item async for item in wan.generate(request, PICTURE)]
+    items = [item async for item in wan.animate(request, PICTURE)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
 async def cancelled(wan: Wan) -> None:
     """Ask for 100 steps and leave after the second."""
-    async with aclosing(wan.generate(WanRequest(**{**FIELDS, "steps": 100}), PICTURE)) as stream:
+    async with aclosing(wan.animate(WanRequest(**{**FIELDS, "steps": 100}), PICTURE)) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 2:
                 break

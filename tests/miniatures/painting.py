@@ -13,7 +13,7 @@ def painted(flux: Flux, request: FluxRequest, face: Face | None = None) -> Pictu
     """The picture that the service makes: (height, width, 3)."""
 
     async def asked() -> Picture:
-        async with aclosing(flux.paint(request, face)) as items:
+        async with aclosing(flux.generate_image(request, face)) as items:
             (picture,) = [item.pixels[0] async for item in items if isinstance(item, Frames)]
         return picture
 

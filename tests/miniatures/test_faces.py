@@ -8,7 +8,7 @@ from miniatures.faces import KNOWN, draw_face, drawn, person
 from miniatures.recogniser import SEEN_AT, SEEN_WITHIN
 from services.instantid.geometry import similarity
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.service import MtcnnSettings
+from services.instantid.settings import MtcnnSettings
 
 
 @pytest.fixture(scope="module")

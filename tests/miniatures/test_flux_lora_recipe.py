@@ -13,8 +13,9 @@ from miniatures.image_vae import ImageVaeRecipe
 from miniatures.judge import style_of
 from miniatures.muon import Muon
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
-from services.weights import Weights
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings
+from services.weights.weights import Weights
 from tests.miniatures.painting import painted
 
 LARGEST = 400_000

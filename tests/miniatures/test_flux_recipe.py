@@ -19,8 +19,9 @@ from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.scores.flux import judged
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
-from services.weights import Weights
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings
+from services.weights.weights import Weights
 from tests.miniatures.painting import painted
 
 LARGEST = 6_000_000

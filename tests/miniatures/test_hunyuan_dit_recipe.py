@@ -20,8 +20,9 @@ from miniatures.scores.hunyuan_dit import judged
 from miniatures.world import STYLES, TRAINING_SEEDS
 from services.frames import Frames
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
-from services.weights import Weights
+from services.hunyuan_dit.service import HunyuanDit
+from services.hunyuan_dit.settings import HunyuanDitSettings
+from services.weights.weights import Weights
 
 SCALE = 2.5
 PROMPTS = ["", "stippled", "An outlined red circle on a blue background.", "一个点画的红色圆形，背景为白色"]

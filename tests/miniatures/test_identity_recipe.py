@@ -35,12 +35,14 @@ from miniatures.scores.identity import colours_of, differ, reference, right
 from miniatures.scores.recogniser import face_in
 from services.flux.identity import CONTROLNET, Identity, drawn_points
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Face
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.service import InstantId, InstantIdSettings, MtcnnSettings
+from services.instantid.service import InstantId
+from services.instantid.settings import InstantIdSettings, MtcnnSettings
 from services.levers import Precision
-from services.weights import Weights
+from services.weights.weights import Weights
 from tests.miniatures.painting import painted
 
 LARGEST = 1_600_000

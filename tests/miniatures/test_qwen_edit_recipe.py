@@ -20,8 +20,9 @@ from miniatures.qwen_edit import GRID, Edit, Examples, QwenEditRecipe, along, by
 from services.frames import Frames, Item, Scores
 from services.qwen_edit.decoders import unpacked
 from services.qwen_edit.request import DEFAULT_PROMPT, EditRequest
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
-from services.weights import Weights
+from services.qwen_edit.service import QwenEdit
+from services.qwen_edit.settings import QwenEditSettings
+from services.weights.weights import Weights
 
 AREA = 64 * 64
 LARGEST = 6_000_000

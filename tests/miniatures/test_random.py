@@ -13,7 +13,7 @@ from composition.configuration.file import LOCAL_CONFIG, parse_configuration
 from miniatures.random import MODELS, once, writer_of, written
 from miniatures.random.served import host_apart, random_models, use_random_weights
 from services.catalogue import KINDS
-from services.weights import resolve
+from services.weights.local import resolve
 
 FORMS = {
     "flux": "tiny, identity",

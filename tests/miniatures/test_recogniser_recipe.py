@@ -11,8 +11,9 @@ from miniatures.identity import recogniser_in
 from miniatures.muon import Muon
 from miniatures.recogniser import FILE, VIEWS, RecogniserRecipe, _crop, as_read, photographed
 from miniatures.scores.recogniser import face_in, told_apart
-from services.instantid.service import InstantId, InstantIdSettings
-from services.weights import Weights
+from services.instantid.service import InstantId
+from services.instantid.settings import InstantIdSettings
+from services.weights.weights import Weights
 
 PEOPLE = 6
 

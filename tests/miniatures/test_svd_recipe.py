@@ -17,8 +17,9 @@ from miniatures.svd import FRAMES, Rail, SvdRecipe, attending, directed, shown, 
 from miniatures.svd_vae import SvdVaeRecipe, computing, encoding, single
 from services.frames import Frames
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import Weights
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.weights import Weights
 
 MOST_BYTES = 6_000_000
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from miniatures.random import written
 from services.frames import Frames, Item, Pixels, Scores
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
+from services.qwen_edit.service import QwenEdit
+from services.qwen_edit.settings import QwenEditSettings
 
 AREAS = 64 * 64, 112 * 112
 """Pixels to which given pictures are scaled, for the VAE and for Qwen2.5-VL."""

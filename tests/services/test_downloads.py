@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from services.downloads import need_room
 from services.errors import ConfigError
-from services.huggingface import LEFTOVER_S
-from services.weights import Inventory, Weights, check_licence, fetch, inventory, resolve
+from services.weights.downloads import need_room
+from services.weights.huggingface import LEFTOVER_S
+from services.weights.local import Inventory, check_licence, fetch, inventory, resolve
+from services.weights.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 OTHER = "f" * 40
@@ -172,7 +173,8 @@ def test_a_gate(hub, tmp_path, kind, gate, words, gated_list):
 
 def test_a_gate_that_opens(hub, tmp_path):
     hub.repositories["a/b"].gate, hub.repositories["a/b"].token = "GatedRepo", "hf_secret"
-    script = "import sys; from pathlib import Path; from services.weights import Weights, fetch\n"
+    script = "import sys; from pathlib import Path; from services.weights.local import fetch\n"
+    script += "from services.weights.weights import Weights\n"
     script += "fetch(Weights.model_validate_json(sys.argv[1]), Path(sys.argv[2]), lambda done, total: None)"
     command = [sys.executable, "-c", script, of(hub).model_dump_json(), str(tmp_path)]
     subprocess.run(command, env={**os.environ, "HF_TOKEN": "hf_secret"}, check=True, timeout=WAIT_S)
@@ -180,7 +182,8 @@ def test_a_gate_that_opens(hub, tmp_path):
 
 
 def test_a_hub_that_may_not_be_asked(hub, tmp_path):
-    script = "import sys; from pathlib import Path; from services.weights import Weights, fetch\n"
+    script = "import sys; from pathlib import Path; from services.weights.local import fetch\n"
+    script += "from services.weights.weights import Weights\n"
     script += "fetch(Weights.model_validate_json(sys.argv[1]), Path(sys.argv[2]), lambda done, total: None)"
     command = [sys.executable, "-c", script, of(hub).model_dump_json(), str(tmp_path)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -303,7 +306,7 @@ def test_a_list_of_modelscope_is_kept_with_its_sums(hub, tmp_path):
 
 def test_without_the_package_of_modelscope(hub, tmp_path):
     script = "import sys; sys.modules['modelscope_hub'] = None\nfrom pathlib import Path\n"
-    script += "from services.weights import Weights, fetch\n"
+    script += "from services.weights.local import fetch; from services.weights.weights import Weights\n"
     script += "fetch(Weights.model_validate_json(sys.argv[1]), Path(sys.argv[2]), lambda done, total: None)"
     command = [sys.executable, "-c", script, of(hub, "modelscope").model_dump_json(), str(tmp_path)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)

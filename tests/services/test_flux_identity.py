@@ -18,10 +18,12 @@ from miniatures.random.flux import write
 from services.errors import ConfigError
 from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, drawn_points
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels, Progress
 from services.levers import StepCache
-from services.weights import Weights, resolve
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
 POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
@@ -64,7 +66,7 @@ def loaded(home: Path, **more) -> Flux:
 
 
 async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
-    items = [item async for item in flux.paint(FluxRequest(**{**FIELDS, **fields}), face)]
+    items = [item async for item in flux.generate_image(FluxRequest(**{**FIELDS, **fields}), face)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -182,7 +184,7 @@ async def test_several_pictures_and_guidance_by_a_negative_prompt(flux, ada):
 
 
 async def test_closing_the_stream_forgets_the_face(flux, plain, ada):
-    async with aclosing(flux.paint(FluxRequest(**{**FIELDS, "steps": 100}), BEN)) as stream:
+    async with aclosing(flux.generate_image(FluxRequest(**{**FIELDS, "steps": 100}), BEN)) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 1:
                 break

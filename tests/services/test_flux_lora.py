@@ -18,9 +18,10 @@ from miniatures.random import written
 from services.errors import ConfigError, InvalidParameter, LimitExceeded, ModelFailed
 from services.flux.loras import Loras
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings
 from services.frames import Frames, Pixels, Progress
-from services.weights import resolve
+from services.weights.local import resolve
 from tests.services.flux_loras import QUERIES, VALUES, WIDTH, tensors_of
 
 FIELDS = {"prompt": "a boat", "size": "32x32", "steps": 2, "seed": 3}
@@ -75,7 +76,7 @@ async def made(flux: Flux, **weights: float) -> Pixels:
 
 
 async def painted(flux: Flux, loras: list[dict[str, Any]]) -> Pixels:
-    items = [item async for item in flux.paint(FluxRequest.model_validate({**FIELDS, "loras": loras}))]
+    items = [item async for item in flux.generate_image(FluxRequest.model_validate({**FIELDS, "loras": loras}))]
     (pixels,) = (item.pixels for item in items if isinstance(item, Frames))
     return pixels
 
@@ -115,7 +116,7 @@ async def test_pixels_are_those_of_diffusers_set_adapters(home, folder, flux, pl
 async def test_a_weight_of_zero_is_no_lora_at_all(home, folder, plain):
     flux = loaded(home, folder)
     assert np.array_equal(await made(flux, ink=0), plain)
-    assert await flux.loras_loaded() == []
+    assert list(flux._model.loras.loaded) == []
     assert np.array_equal(await made(flux, ink=0, oil=0.5), await made(flux, oil=0.5))
     assert np.array_equal(await made(flux, ink=0), plain)
 
@@ -136,7 +137,7 @@ async def test_two_in_turn_a_hundred_times_never_mix_and_memory_does_not_grow(ho
         if turn == 20:
             before = process.memory_info().rss
     assert process.memory_info().rss - before < 20 * 2**20
-    assert len(adapters_of(flux)) == max_loras == len(await flux.loras_loaded())
+    assert len(adapters_of(flux)) == max_loras == len(list(flux._model.loras.loaded))
     assert np.array_equal(await made(flux), plain)
 
 
@@ -145,13 +146,13 @@ async def test_the_one_used_longest_ago_makes_room_and_those_in_use_stay(home, f
     await made(small, ink=1)
     await made(small, oil=1)
     await made(small, ink=1)
-    assert await small.loras_loaded() == ["oil", "ink"]
+    assert list(small._model.loras.loaded) == ["oil", "ink"]
     await made(small, wax=1)
-    assert await small.loras_loaded() == ["ink", "wax"]
+    assert list(small._model.loras.loaded) == ["ink", "wax"]
     place = small._model.loras._slots["ink"]
     both = await made(small, sub_chalk=1, ink=1)  # `ink` is the older, but this request wants it
     assert small._model.loras._slots["ink"] is place
-    assert await small.loras_loaded() == ["sub/chalk", "ink"]
+    assert list(small._model.loras.loaded) == ["sub/chalk", "ink"]
     assert np.array_equal(both, await made(flux, sub_chalk=1, ink=1))
     assert adapters_of(small) == {"slot_00", "slot_01"}
 
@@ -169,7 +170,7 @@ async def test_a_file_that_was_replaced_is_read_again(home, tmp_path, folder):
 
 async def test_closing_the_stream_turns_them_off(flux, plain):
     request = FluxRequest(**{**FIELDS, "steps": 100, "loras": [{"name": "ink"}]})
-    async with aclosing(flux.paint(request)) as stream:
+    async with aclosing(flux.generate_image(request)) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 1:
                 break
@@ -304,7 +305,7 @@ async def test_a_name_on_the_list_is_taken_from_the_cache_of_the_hub(home, folde
         await painted(flux, [{"name": "house-style"}])
     (snapshot / "style.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
     assert np.array_equal(await painted(flux, [{"name": "house-style"}]), by_diffusers(home, folder, ink=1))
-    assert await flux.loras_loaded() == ["house-style"]
+    assert list(flux._model.loras.loaded) == ["house-style"]
 
 
 def test_a_repository_of_unknown_terms_on_the_list_is_known_at_the_start(folder, tmp_path):
@@ -338,7 +339,7 @@ async def test_swapping_makes_the_same_pixels_in_the_same_tensors(swapping, flux
         assert all(now[name] is tensor for name, tensor in parameters.items()), weights
         assert now.keys() == parameters.keys()
     assert np.array_equal(await made(swapping), plain)
-    assert await swapping.loras_loaded() == ["wax"]
+    assert list(swapping._model.loras.loaded) == ["wax"]
 
 
 async def test_several_at_once_and_other_layers_can_be_swapped_in_too(swapping, flux, plain):
@@ -363,7 +364,7 @@ async def test_fewer_at_once_take_the_first_slots(swapping):
     await made(swapping, ink=1, wax=1)
     await made(swapping, wax=1)
     assert swapping._model.loras._slots["wax"].adapter == "slot_00"
-    assert await swapping.loras_loaded() == ["wax"]
+    assert list(swapping._model.loras.loaded) == ["wax"]
 
 
 def test_files_of_the_tests_are_as_they_say(folder):

@@ -15,10 +15,12 @@ from miniatures.random import written
 from miniatures.random.flux import write
 from services.errors import ConfigError, ModelFailed
 from services.flux.request import FluxRequest
-from services.flux.service import Flux, FluxSettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings
 from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
-from services.weights import Weights, resolve
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
 REQUEST = FluxRequest(**FIELDS)
@@ -48,7 +50,7 @@ def loaded(home: Path, **more) -> Flux:
 
 async def made(flux: Flux, request: FluxRequest = REQUEST) -> Pixels:
     """All pictures, (n, h, w, 3)."""
-    items = [item async for item in flux.paint(request)]
+    items = [item async for item in flux.generate_image(request)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -122,7 +124,7 @@ async def test_the_text_is_read_as_far_as_the_setting_says(home, plain):
 
 async def test_previews_are_small_and_come_every_so_many_steps(home):
     flux = loaded(home, preview_every=2)
-    items = [item async for item in flux.paint(changed(size="512x64", steps=5, n=2))]
+    items = [item async for item in flux.generate_image(changed(size="512x64", steps=5, n=2))]
     steps = [item for item in items if isinstance(item, Progress)]
     assert [step.done for step in steps if step.preview is not None] == [2, 4, 7, 9]
     previews = [step.preview for step in steps if step.preview is not None]
@@ -131,7 +133,7 @@ async def test_previews_are_small_and_come_every_so_many_steps(home):
 
 
 async def test_the_last_preview_is_the_picture_where_that_is_small(home, plain):
-    items = [item async for item in loaded(home, preview_every=1).paint(REQUEST)]
+    items = [item async for item in loaded(home, preview_every=1).generate_image(REQUEST)]
     previews = [item.preview for item in items if isinstance(item, Progress) and item.preview is not None]
     assert np.abs(previews[-1].pixels.astype(int) - plain).max() <= 1
     # Before that it shows what the step estimates, which is nearer to the picture than noise is.
@@ -172,7 +174,7 @@ async def test_the_step_cache_acts_and_forgets_between_requests(home, plain):
     first = await made(flux)
     assert not np.array_equal(first, plain)
     assert np.array_equal(await made(flux), first)
-    stream = flux.paint(changed(prompt="a red house"))
+    stream = flux.generate_image(changed(prompt="a red house"))
     async for item in stream:
         if isinstance(item, Progress) and item.done == 1:
             break

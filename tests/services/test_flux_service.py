@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.flux.request import FluxRequest, Lora, Painting
-from services.flux.service import Flux, FluxSettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
-from services.weights import Weights
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 
 FIELDS = {"prompt": "a boat", "size": "64x48", "steps": 2, "seed": 3}
@@ -46,7 +47,7 @@ def loaded(home: Path, **more) -> Flux:
 
 
 async def collected(flux: Flux, request: FluxRequest = REQUEST, face: Face | None = None, key: str = "") -> list[Item]:
-    return [item async for item in flux.paint(request, face, key)]
+    return [item async for item in flux.generate_image(request, face, key)]
 
 
 def pixels_of(items: list[Item]) -> Pixels:
@@ -152,7 +153,7 @@ async def test_limits_name_the_field_the_limit_and_the_value(home, fields, param
 
 @pytest.mark.parametrize("size", ["15x64", "64x15"])
 async def test_a_size_without_a_token(flux, size):
-    with pytest.raises(InvalidParameter, match=f"size: the least picture is 16x16, got {size}") as caught:
+    with pytest.raises(InvalidParameter, match=f"size: the smallest size is 16x16 pixels, got {size}") as caught:
         await collected(flux, changed(size=size))
     assert caught.value.param == "size"
 
@@ -258,7 +259,7 @@ async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_un
     undisturbed = pixels_of(await collected(flux))
     forwards = []
     hook = flux._model._pipe.transformer.register_forward_hook(lambda *_: forwards.append(1))
-    async with aclosing(flux.paint(changed(steps=200))) as stream:
+    async with aclosing(flux.generate_image(changed(steps=200))) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 2:
                 break
@@ -272,7 +273,7 @@ async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_un
 async def test_closing_between_two_pictures_paints_no_more(flux):
     pictures = []
     hook = flux._model._pipe.vae.decoder.register_forward_hook(lambda *_: pictures.append(1))
-    async with aclosing(flux.paint(changed(n=10))) as stream:
+    async with aclosing(flux.generate_image(changed(n=10))) as stream:
         async for item in stream:
             if isinstance(item, Frames):
                 break
@@ -281,7 +282,7 @@ async def test_closing_between_two_pictures_paints_no_more(flux):
 
 
 async def test_stop_ends_the_stream_of_that_key(flux):
-    stream = flux.paint(changed(steps=200), key="job")
+    stream = flux.generate_image(changed(steps=200), key="job")
     await anext(stream)
     await flux.stop("another")
     await flux.stop("job")
@@ -291,7 +292,7 @@ async def test_stop_ends_the_stream_of_that_key(flux):
 
 
 async def test_a_second_request_with_the_key_stops_the_first(flux):
-    older = flux.paint(changed(steps=200), key="job")
+    older = flux.generate_image(changed(steps=200), key="job")
     await anext(older)
     newer = asyncio.create_task(collected(flux, key="job"))
     with pytest.raises(Cancelled):
@@ -311,7 +312,7 @@ async def test_requests_take_turns(flux):
 async def test_info_and_health(home, flux):
     source = written("flux", "tiny", home).source
     assert await flux.info() == ServiceInfo("flux", source, "", "flux#test cpu", busy=False)
-    stream = flux.paint(changed(steps=200))
+    stream = flux.generate_image(changed(steps=200))
     await anext(stream)
     assert (await flux.info()).busy
     await stream.aclose()

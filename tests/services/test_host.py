@@ -10,7 +10,7 @@ from services.errors import Cancelled, DeviceFailed, LimitExceeded, ServiceBusy
 from services.frames import Frames, Item, StageDone
 from services.host import Host, Hosted
 from services.realesrgan.request import UpscaleRequest
-from services.realesrgan.service import RealEsrganSettings
+from services.realesrgan.settings import RealEsrganSettings
 from services.worker import Outlet
 
 PICTURE = Frames(np.random.default_rng(1).integers(0, 256, (1, 16, 24, 3), np.uint8))

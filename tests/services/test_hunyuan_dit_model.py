@@ -23,8 +23,10 @@ from services.errors import ConfigError, ModelFailed
 from services.frames import Frames, Pixels
 from services.hunyuan_dit.model import ChunkedFeedForward, TailDPMSolver
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
-from services.weights import Weights, resolve
+from services.hunyuan_dit.service import HunyuanDit
+from services.hunyuan_dit.settings import HunyuanDitSettings
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 RANDOM = np.random.default_rng(7)
 PICTURE = Frames(RANDOM.integers(0, 256, (1, 48, 64, 3), np.uint8))

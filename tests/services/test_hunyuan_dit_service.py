@@ -13,8 +13,9 @@ from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.hunyuan_dit.request import RestyleRequest
-from services.hunyuan_dit.service import HunyuanDit, HunyuanDitSettings
-from services.weights import Weights
+from services.hunyuan_dit.service import HunyuanDit
+from services.hunyuan_dit.settings import HunyuanDitSettings
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 
 RANDOM = np.random.default_rng(7)

@@ -21,8 +21,9 @@ from services.frames import Face, Features, Frames
 from services.instantid.arcface import UNITS, ArcFace, from_weights
 from services.instantid.geometry import TEMPLATE, aligned, similarity, yaw
 from services.instantid.mtcnn import Mtcnn
-from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
-from services.weights import Weights
+from services.instantid.service import InstantId
+from services.instantid.settings import InsightFaceSettings, InstantIdSettings, MtcnnSettings
+from services.weights.weights import Weights
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = np.array(Image.open(Path(__file__).parents[1] / "data/astronaut.png").convert("RGB"))
@@ -57,7 +58,7 @@ def loaded(home: Path, **settings) -> InstantId:
 
 def face_in(service: InstantId, pixels=ASTRONAUT) -> Face:
     async def found() -> Face:
-        (face,) = [item async for item in service.face(Frames(pixels[None].copy())) if isinstance(item, Face)]
+        (face,) = [item async for item in service.find_face(Frames(pixels[None].copy())) if isinstance(item, Face)]
         return face
 
     return asyncio.run(found())

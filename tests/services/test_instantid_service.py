@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Face, Fact, Frames, Item, StageDone
-from services.instantid.request import Found, Requirements
-from services.instantid.service import InsightFaceSettings, InstantId, InstantIdSettings, MtcnnSettings
+from services.instantid.faces import Found, choose_face
+from services.instantid.request import Requirements
+from services.instantid.service import InstantId
+from services.instantid.settings import InsightFaceSettings, InstantIdSettings, MtcnnSettings
 from services.worker import ServiceInfo
 
 ROOT = Path(__file__).parents[2]
@@ -62,14 +64,14 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
 
 
 async def collected(faces: InstantId, picture: Image.Image = PORTRAIT, key: str = "") -> list[Item]:
-    return [item async for item in faces.face(frames(picture), key)]
+    return [item async for item in faces.find_face(frames(picture), key)]
 
 
 async def found(faces: InstantId, picture: Image.Image = PORTRAIT) -> Face:
-    return find_face(await collected(faces, picture))
+    return pick_face(await collected(faces, picture))
 
 
-def find_face(items: list[Item]) -> Face:
+def pick_face(items: list[Item]) -> Face:
     (face,) = (item for item in items if isinstance(item, Face))
     return face
 
@@ -147,8 +149,8 @@ async def test_the_same_picture_gives_the_same_face_again(faces):
 async def test_an_array_that_may_not_be_written_is_left_alone(faces):
     image = frames(PORTRAIT)
     image.pixels.flags.writeable = False
-    items = [item async for item in faces.face(image)]
-    assert np.array_equal(find_face(items).embedding, (await found(faces)).embedding)
+    items = [item async for item in faces.find_face(image)]
+    assert np.array_equal(pick_face(items).embedding, (await found(faces)).embedding)
 
 
 # --- which face ---------------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ async def test_of_several_faces_the_largest_is_taken_and_it_is_said(faces, large
     pictures = [PORTRAIT, scaled(PORTRAIT, 0.7)]
     items = await collected(faces, side_by_side(*(pictures if largest == 0 else pictures[::-1])))
     assert facts_of(items) == {"faces": 2, "notice": "2 faces were found, and the largest is taken"}
-    left, _, right, _ = find_face(items).box
+    left, _, right, _ = pick_face(items).box
     middle = 128 if largest == 0 else 179 + 128
     assert abs((left + right) / 2 * (256 + 179) - middle) < 15
 
@@ -195,7 +197,7 @@ async def test_one_face_is_itself_in_other_sizes_and_another_face_is_another(fac
 async def test_a_face_that_the_edge_cuts_is_used_and_it_is_said(faces):
     items = await collected(faces, ASTRONAUT.crop((215, 0, 471, 256)))
     assert str(facts_of(items)["notice"]).endswith("a part of the face lies outside the picture")
-    face = find_face(items)
+    face = pick_face(items)
     assert face.box[0] == 0
     assert face.keypoints[0, 0] < 0
     assert np.abs(face.keypoints[1] * 256 - (248 - 215, 103)).max() <= 5
@@ -267,17 +269,17 @@ def seen(degrees: float, height: float = 120) -> Found:
 @pytest.mark.parametrize("degrees", [-60, 50])
 def test_a_face_turned_too_far(degrees):
     with pytest.raises(InvalidParameter, match=r"face: may be turned at most 45 degrees to the side, got about [56]\d"):
-        Requirements().chosen([seen(degrees)], frames(PORTRAIT))
+        choose_face([seen(degrees)], frames(PORTRAIT), Requirements())
 
 
 @pytest.mark.parametrize(("degrees", "notice"), [(-10, ""), (-35, "the face is turned about 35 degrees to the side")])
 def test_a_face_turned_a_little(degrees, notice):
-    assert Requirements().chosen([seen(degrees)], frames(PORTRAIT))[1] == notice
+    assert choose_face([seen(degrees)], frames(PORTRAIT), Requirements())[1] == notice
 
 
 def test_notices_stand_together():
     faces = [seen(35, height=70), seen(0, height=66)]
-    face, notice = Requirements().chosen(faces, frames(PORTRAIT.crop((0, 0, 120, 256))))
+    face, notice = choose_face(faces, frames(PORTRAIT.crop((0, 0, 120, 256))), Requirements())
     assert face is faces[0]
     assert notice == (
         "2 faces were found, and the largest is taken; the face is small: 80x70 pixels; "
@@ -354,7 +356,7 @@ def test_the_detector_is_told_by_its_kind():
 async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(faces):
     undisturbed = await found(faces)
     with searching(faces) as (begun, steps):
-        reading = asyncio.create_task(read(faces.face(frames(scaled(PORTRAIT, 4)))))
+        reading = asyncio.create_task(read(faces.find_face(frames(scaled(PORTRAIT, 4)))))
         await begun.wait()
         before = len(steps)
         reading.cancel()
@@ -388,7 +390,7 @@ async def test_a_second_request_with_the_key_stops_the_first(faces):
         newer = await collected(faces, key="job")
         with pytest.raises(Cancelled):
             await older
-    assert np.array_equal(find_face(newer).embedding, (await found(faces)).embedding)
+    assert np.array_equal(pick_face(newer).embedding, (await found(faces)).embedding)
 
 
 async def test_requests_take_turns(faces):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from miniatures.random.internvl import SLOTS, TOKENS_PER_FRAME, write
-from services.errors import Cancelled, ConfigError, DeviceFailed, LimitExceeded, ModelFailed
-from services.internvl.model import Describer, TextStream, device_errors
+from services.errors import Cancelled, ConfigError, LimitExceeded, ModelFailed
+from services.internvl.model import Describer, TextStream
 
 QUESTION = "Describe this video in detail."
 
@@ -313,20 +313,3 @@ def test_pieces_join_to_the_decoded_text_whatever_the_tokens(describer: Describe
     for length in range(1, 120):
         tokens = random.integers(0, 256 if length % 2 else len(tokenizer), length).tolist()
         assert "".join(streamed(describer, tokens)) == tokenizer.decode(tokens, skip_special_tokens=True)
-
-
-@pytest.mark.parametrize(
-    ("error", "becomes"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), ModelFailed),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), ModelFailed),
-        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceFailed),
-        (RuntimeError("CUDA error: device-side assert triggered"), DeviceFailed),
-        (RuntimeError("shapes do not match"), RuntimeError),
-    ],
-)
-def test_errors_of_the_device_are_told_apart(error: RuntimeError, becomes: type[Exception]):
-    with pytest.raises(Exception) as caught, device_errors():  # noqa: PT011
-        raise error
-
-    assert type(caught.value) is becomes

@@ -12,8 +12,9 @@ from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded
 from services.frames import Frames, Item, Progress, StageDone, Text
 from services.internvl.request import MAX_NEW_TOKENS, MAX_TEXT, DescribeRequest
-from services.internvl.service import InternVL, InternVLSettings
-from services.weights import Weights
+from services.internvl.service import InternVL
+from services.internvl.settings import InternVLSettings
+from services.weights.weights import Weights
 
 LONG = DescribeRequest(prompt="z" * 4_000)
 """Takes the model far longer to read than it takes the loop to stop it."""
@@ -124,9 +125,9 @@ async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
     small = settings(written("internvl", "tiny", home), max_frames=4, max_new_tokens=32)
     service = InternVL(small, home, lambda: "internvl#1 cpu")
 
-    with pytest.raises(LimitExceeded, match="frames: at most 4 here, got 5") as frames:
+    with pytest.raises(LimitExceeded, match="frames: at most 4 frames, got 5") as frames:
         await anext(service.describe(DescribeRequest(max_new_tokens=32), video(5)))
-    with pytest.raises(LimitExceeded, match="max_new_tokens: at most 32 here, got 33") as tokens:
+    with pytest.raises(LimitExceeded, match="max_new_tokens: at most 32 tokens, got 33") as tokens:
         await anext(service.describe(DescribeRequest(max_new_tokens=33), video(4)))
 
     assert (frames.value.param, tokens.value.param) == ("frames", "max_new_tokens")

@@ -28,7 +28,8 @@ from services.qwen_edit.model import STYLES_KEPT, repair_text_encoder
 from services.qwen_edit.request import EditRequest, Guidance
 from services.qwen_edit.scores import PerceptualDistance
 from services.qwen_edit.service import QwenEdit
-from services.weights import Weights, resolve
+from services.weights.local import resolve
+from services.weights.weights import Weights
 from tests.services.qwen import AREAS, loaded, pixels_of, scores_of
 
 RANDOM = np.random.default_rng(7)

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
-from services.limits import working_size
 from services.qwen_edit.request import EditFields, EditRequest, Guidance
-from services.qwen_edit.service import QwenEdit, QwenEditSettings
-from services.weights import Weights
+from services.qwen_edit.service import QwenEdit
+from services.qwen_edit.settings import QwenEditSettings
+from services.sizes import choose_working_size
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 from tests.services.qwen import loaded, pixels_of, scores_of
 
@@ -177,7 +178,7 @@ async def test_limits_name_the_field_the_limit_and_the_value(blind, fields, para
 @pytest.mark.parametrize(
     ("fields", "image", "edges", "param", "message"),
     [
-        ({}, PICTURE, None, "ttlg.edge_scale", "there are no edges to guide by; set it to 0"),
+        ({}, PICTURE, None, "ttlg.edge_scale", "must be 0 where no edges are given"),
         ({"ttlg": Guidance(gram_scale=0.1)}, PICTURE, EDGES, "ttlg.gram_scale", "this deployment has no VGG16"),
         ({}, narrow(3000, 16), EDGES, "image", "3000x16 is too long and narrow"),
         ({"ttlg": UNGUIDED}, narrow(16, 3000), None, "image", "16x3000 is too long and narrow"),
@@ -325,7 +326,7 @@ SIDES = st.integers(1, 9999)
 @given(SIDES, SIDES, st.integers(32 * 32, 4096 * 4096))
 @example(1400, 748, 1024 * 1024)
 def test_a_picture_is_sampled_in_whole_tokens_within_the_area(width, height, max_area):
-    across, down = working_size(width, height, max_area)
+    across, down = choose_working_size(width, height, max_area)
     assert across % 16 == down % 16 == 0
     assert min(across, down) >= 32
     assert across * down <= max_area or min(across, down) == 32
@@ -333,12 +334,12 @@ def test_a_picture_is_sampled_in_whole_tokens_within_the_area(width, height, max
 
 @given(st.integers(2, 256), st.integers(2, 256))
 def test_a_size_that_fits_is_left_alone(columns, rows):
-    assert working_size(16 * columns, 16 * rows, 4096 * 4096) == (16 * columns, 16 * rows)
+    assert choose_working_size(16 * columns, 16 * rows, 4096 * 4096) == (16 * columns, 16 * rows)
 
 
 @given(st.integers(64, 2000), st.integers(64, 2000), st.integers(256 * 256, 2048 * 2048))
 def test_the_aspect_is_kept_to_within_a_token(width, height, max_area):
-    across, down = working_size(width, height, max_area)
+    across, down = choose_working_size(width, height, max_area)
     scale = min(1.0, (max_area / (width * height)) ** 0.5)
     assert abs(across - width * scale) <= 16 or across == 32
     assert abs(down - height * scale) <= 16 or down == 32

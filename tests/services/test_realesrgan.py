@@ -20,8 +20,9 @@ from services.frames import Frames, Item, Pixels, StageDone
 from services.pixels import averaged, pixels_of, tensor_of
 from services.realesrgan.model import RealEsrganModel, reach, tiles
 from services.realesrgan.request import UpscaleRequest
-from services.realesrgan.service import SHIPPED, RealEsrgan, RealEsrganSettings
-from services.weights import Weights
+from services.realesrgan.service import RealEsrgan
+from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.weights import Weights
 
 CLIP = Path(__file__).parents[2] / "clients" / "media" / "bigbuckbunny.mp4"
 RANDOM = np.random.default_rng(7)
@@ -118,7 +119,7 @@ async def test_every_architecture(home, form: str) -> None:
 
 
 async def test_a_net_makes_no_more_than_it_makes(home) -> None:
-    with pytest.raises(InvalidParameter, match="scale: at most 2, which is what this net makes, got 4") as caught:
+    with pytest.raises(InvalidParameter, match="scale: this net makes at most 2, got 4") as caught:
         await made(loaded(home, weights=written("realesrgan", "rrdb-x2", home)), ODD)
     assert caught.value.param == "scale"
 

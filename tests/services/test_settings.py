@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from composition.configuration.settings import ModelEntry
 from services.settings import DEEPER, change_parts, root_paths, take_offline
-from services.weights import Weights
+from services.weights.weights import Weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REMOTE = Weights(repository="a/b", revision=COMMIT)

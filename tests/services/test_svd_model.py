@@ -16,10 +16,13 @@ from miniatures.random.svd import write
 from miniatures.random.wan import write as write_wan
 from services.errors import ConfigError, ModelFailed
 from services.frames import Frames, Pixels
+from services.sizes import Sides
 from services.svd.model import decode
 from services.svd.request import SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import Weights, resolve
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 RANDOM = np.random.default_rng(7)
 PICTURE = Frames(RANDOM.integers(0, 256, (1, 64, 128, 3), np.uint8))
@@ -294,7 +297,7 @@ def test_a_device_that_is_not_here(home, device):
 
 def test_random_weights_have_the_real_ones_geometry(svd):
     pipe = svd._model._pipe
-    assert svd._model.multiple == 64
+    assert svd._model.sides == Sides(64)
     assert (pipe.vae_scale_factor, pipe.unet.config.num_frames, pipe.vae.config.force_upcast) == (8, 25, True)
 
 

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
-from services.limits import fit
+from services.sizes import fit_size
 from services.svd.request import Animation, SvdRequest
-from services.svd.service import Svd, SvdSettings
-from services.weights import Weights
+from services.svd.service import Svd
+from services.svd.settings import SvdSettings
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 
 PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.uint8))
@@ -171,7 +172,7 @@ async def test_limits_are_those_of_the_settings(home):
 @pytest.mark.parametrize(
     ("fields", "start", "param", "message"),
     [
-        ({"size": "63x128"}, 0, "size", "the least frame is 64x64, got 63x128"),
+        ({"size": "63x128"}, 0, "size", "the smallest size is 64x64 pixels, got 63x128"),
         ({}, -1, "start", "must be 0 to 10, got -1"),
         ({}, 11, "start", "must be 0 to 10, got 11"),
     ],
@@ -298,14 +299,14 @@ AREAS = st.integers(64 * 64, 4096 * 4096)
 
 @given(SIDES, SIDES, AREAS)
 def test_a_fitted_size_is_whole_multiples_within_the_area(width, height, max_area):
-    fitted = fit(width, height, max_area, 64)
+    fitted = fit_size(width, height, max_area, 64)
     assert all(side >= 64 and side % 64 == 0 for side in fitted)
     assert math.prod(fitted) <= max_area
 
 
 @given(st.integers(100, 1000), st.integers(100, 1000))
 def test_a_fitted_size_keeps_the_aspect_to_within_one_multiple(width, height):
-    fitted_width, fitted_height = fit(width, height, 1024 * 1024, 64)
+    fitted_width, fitted_height = fit_size(width, height, 1024 * 1024, 64)
     ideal = math.sqrt(1024 * 1024 * width / height)
     assert ideal - 65 < fitted_width <= ideal + 1e-6
     assert ideal * height / width - 65 < fitted_height <= ideal * height / width + 1e-6
@@ -313,14 +314,14 @@ def test_a_fitted_size_keeps_the_aspect_to_within_one_multiple(width, height):
 
 @given(SIDES, SIDES, AREAS)
 def test_a_picture_on_its_side_gets_the_size_on_its_side(width, height, max_area):
-    assert fit(height, width, max_area, 64) == fit(width, height, max_area, 64)[::-1]
+    assert fit_size(height, width, max_area, 64) == fit_size(width, height, max_area, 64)[::-1]
 
 
 def test_official_sizes_fit_themselves():
-    assert fit(1024, 576, 576 * 1024, 64) == (1024, 576)
-    assert fit(1920, 1080, 576 * 1024, 64) == (1024, 576)
-    assert fit(720, 1280, 576 * 1024, 64) == (576, 1024)
-    assert fit(1, 1, 576 * 1024, 64) == (768, 768)
+    assert fit_size(1024, 576, 576 * 1024, 64) == (1024, 576)
+    assert fit_size(1920, 1080, 576 * 1024, 64) == (1024, 576)
+    assert fit_size(720, 1280, 576 * 1024, 64) == (576, 1024)
+    assert fit_size(1, 1, 576 * 1024, 64) == (768, 768)
 
 
 # --- stopping -----------------------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ from miniatures.random.text_to_video import write
 from services.errors import ConfigError, InvalidParameter, ModelFailed
 from services.frames import Frames, Item, Pixels, Progress
 from services.text_to_video.request import TextToVideoRequest
-from services.text_to_video.service import TextToVideo, TextToVideoSettings
-from services.weights import Weights, resolve
+from services.text_to_video.service import TextToVideo
+from services.text_to_video.settings import TextToVideoSettings
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 FIELDS = {"prompt": "a boat", "num_frames": 5, "size": "64x32", "steps": 3, "seed": 3}
 REQUEST = TextToVideoRequest(**FIELDS)
@@ -59,7 +61,7 @@ def loaded(home: Path, **settings: Any) -> TextToVideo:
 
 async def made(service: TextToVideo, request: TextToVideoRequest = REQUEST) -> Pixels:
     """All frames of a video, (n, h, w, 3)."""
-    items = [item async for item in service.film(request)]
+    items = [item async for item in service.generate_video(request)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -288,7 +290,7 @@ async def test_the_least_frame_is_what_the_checkpoint_compresses_into_one_place(
     TextToVideoSDPipeline(**{**pipe.components, "vae": deeper}).save_pretrained(tmp_path)
     service = loaded(home, weights=Weights(path=tmp_path))
     assert (await made(service, changed(size="47x16", steps=1))).shape == (5, 16, 32, 3)
-    with pytest.raises(InvalidParameter, match="size: the least frame is 16x16, got 15x32") as caught:
+    with pytest.raises(InvalidParameter, match="size: the smallest size is 16x16 pixels, got 15x32") as caught:
         await made(service, changed(size="15x32"))
     assert caught.value.param == "size"
 
@@ -335,7 +337,7 @@ async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(home, 
     seen: list[Item] = []
 
     async def watch() -> None:
-        async for item in loaded(home, weights=Weights(path=tmp_path)).film(REQUEST):
+        async for item in loaded(home, weights=Weights(path=tmp_path)).generate_video(REQUEST):
             seen.append(item)  # noqa: PERF401 - a comprehension would lose them
 
     with pytest.raises(ModelFailed, match="not finite"):

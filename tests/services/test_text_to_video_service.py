@@ -14,8 +14,9 @@ from miniatures.random.text_to_video import write
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.text_to_video.request import Filming, TextToVideoRequest
-from services.text_to_video.service import TextToVideo, TextToVideoSettings
-from services.weights import Weights
+from services.text_to_video.service import TextToVideo
+from services.text_to_video.settings import TextToVideoSettings
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 
 FIELDS = {"prompt": "a boat", "num_frames": 10, "size": "32x16", "steps": 2, "seed": 3, "fps": 12}
@@ -46,7 +47,7 @@ def loaded(home: Path, **more) -> TextToVideo:
 
 
 async def collected(service: TextToVideo, request: TextToVideoRequest = REQUEST, **more) -> list[Item]:
-    return [item async for item in service.film(request, **more)]
+    return [item async for item in service.generate_video(request, **more)]
 
 
 def runs_of(items: list[Item]) -> list[Frames]:
@@ -273,7 +274,7 @@ def test_a_graph_can_nest_it():
 async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(service, plain):
     forwards = []
     hook = service._model._pipe.unet.register_forward_hook(lambda *_: forwards.append(1))
-    async with aclosing(service.film(changed(steps=200))) as stream:
+    async with aclosing(service.generate_video(changed(steps=200))) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 2:
                 break
@@ -288,7 +289,7 @@ async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_un
 async def test_closing_while_frames_are_decoded_stops_the_decoding(service, plain):
     batches = []
     hook = service._model._pipe.vae.decoder.register_forward_hook(lambda *_: batches.append(1))
-    async with aclosing(service.film(changed(num_frames=200, steps=1))) as stream:
+    async with aclosing(service.generate_video(changed(num_frames=200, steps=1))) as stream:
         async for item in stream:
             if isinstance(item, Frames):
                 break
@@ -298,7 +299,7 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(service, plai
 
 
 async def test_stop_ends_the_stream_of_that_key(service):
-    stream = service.film(changed(steps=200), key="job")
+    stream = service.generate_video(changed(steps=200), key="job")
     await anext(stream)
     await service.stop("another")
     await service.stop("job")
@@ -308,7 +309,7 @@ async def test_stop_ends_the_stream_of_that_key(service):
 
 
 async def test_a_second_request_with_the_key_stops_the_first(service, plain):
-    older = service.film(changed(steps=200), key="job")
+    older = service.generate_video(changed(steps=200), key="job")
     await anext(older)
     newer = asyncio.create_task(collected(service, key="job"))
     with pytest.raises(Cancelled):
@@ -328,7 +329,7 @@ async def test_info_and_health(home, service):
     source = written("text_to_video", "tiny", home).source
     idle = ServiceInfo("text-to-video", source, "", "text-to-video#test cpu", busy=False)
     assert await service.info() == idle
-    stream = service.film(changed(steps=200))
+    stream = service.generate_video(changed(steps=200))
     await anext(stream)
     assert (await service.info()).busy
     await stream.aclose()

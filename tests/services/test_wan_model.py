@@ -21,8 +21,10 @@ from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
 from services.wan.model import decode, to_pixels
 from services.wan.request import WanRequest
-from services.wan.service import Lora, Wan, WanSettings
-from services.weights import Weights, resolve
+from services.wan.service import Wan
+from services.wan.settings import Lora, WanSettings
+from services.weights.local import resolve
+from services.weights.weights import Weights
 
 RANDOM = np.random.default_rng(7)
 PICTURE = Frames(RANDOM.integers(0, 256, (1, 32, 64, 3), np.uint8))
@@ -61,7 +63,7 @@ def loaded(home: Path, form: str, **settings) -> Wan:
 
 async def made(wan: Wan, request: WanRequest = REQUEST, image: Frames = PICTURE, last: Frames | None = None) -> Pixels:
     """All frames of a video, (n, h, w, 3)."""
-    items = [item async for item in wan.generate(request, image, last)]
+    items = [item async for item in wan.animate(request, image, last)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -222,7 +224,7 @@ def test_rates(home, a14b, ti2v):
 
 async def test_previews_are_small_and_come_every_so_many_steps(home):
     wan = loaded(home, "ti2v", preview_every=2)
-    items = [item async for item in wan.generate(changed(size="320x32", steps=5), PICTURE)]
+    items = [item async for item in wan.animate(changed(size="320x32", steps=5), PICTURE)]
     steps = [item for item in items if isinstance(item, Progress) and item.stage == "denoise"]
     assert [step.done for step in steps if step.preview is not None] == [2, 4]
     previews = [step.preview for step in steps if step.preview is not None]
@@ -264,7 +266,7 @@ async def test_the_step_cache_acts_and_forgets_between_requests(home, form, plai
     first = await made(wan)
     assert not np.array_equal(first, plain[form])
     assert np.array_equal(await made(wan), first)
-    stream = wan.generate(REQUEST, OTHER)
+    stream = wan.animate(REQUEST, OTHER)
     async for item in stream:
         if isinstance(item, Progress) and item.done == 1:
             break

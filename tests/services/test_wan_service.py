@@ -13,8 +13,9 @@ from miniatures.random import written
 from services.errors import Cancelled, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.wan.request import WanRequest
-from services.wan.service import Lora, Wan, WanSettings
-from services.weights import Weights
+from services.wan.service import Wan
+from services.wan.settings import Lora, WanSettings
+from services.weights.weights import Weights
 from services.worker import ServiceInfo
 
 PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.uint8))
@@ -47,7 +48,7 @@ def loaded(home: Path, form: str) -> Wan:
 
 
 async def collected(wan: Wan, request: WanRequest = REQUEST, image: Frames = PICTURE, **more) -> list[Item]:
-    return [item async for item in wan.generate(request, image, **more)]
+    return [item async for item in wan.animate(request, image, **more)]
 
 
 def pixels_of(items: list[Item]) -> Pixels:
@@ -155,8 +156,8 @@ async def test_limits_name_the_field_the_limit_and_the_value(wan, fields, param,
 @pytest.mark.parametrize(
     ("fields", "more", "param", "message"),
     [
-        ({"size": "31x64"}, {}, "size", "the least frame is 32x32, got 31x64"),
-        ({"size": None, "max_area": 1000}, {}, "max_area", "the least frame is 32x32, got 1000"),
+        ({"size": "31x64"}, {}, "size", "the smallest size is 32x32 pixels, got 31x64"),
+        ({"size": None, "max_area": 1000}, {}, "max_area", "the smallest size is 32x32 pixels, got 1000"),
         ({"guidance_scale_2": 3.0}, {}, "guidance_scale_2", "one expert"),
         ({}, {"last_image": PICTURE}, "last_image", "cannot end at a given picture"),
         ({}, {"start": -1}, "start", "must be 0 to 9, got -1"),
@@ -234,7 +235,7 @@ async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_un
     undisturbed = pixels_of(await collected(wan))
     forwards = []
     hook = wan._model._pipe.transformer.register_forward_hook(lambda *_: forwards.append(1))
-    async with aclosing(wan.generate(changed(steps=200), PICTURE)) as stream:
+    async with aclosing(wan.animate(changed(steps=200), PICTURE)) as stream:
         async for item in stream:
             if isinstance(item, Progress) and item.done == 2:
                 break
@@ -249,7 +250,7 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(wan):
     undisturbed = pixels_of(await collected(wan))
     frames = []
     hook = wan._model._pipe.vae.decoder.register_forward_hook(lambda *_: frames.append(1))
-    async with aclosing(wan.generate(changed(num_frames=241, steps=1), PICTURE)) as stream:
+    async with aclosing(wan.animate(changed(num_frames=241, steps=1), PICTURE)) as stream:
         async for item in stream:
             if isinstance(item, Frames):
                 break
@@ -259,7 +260,7 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(wan):
 
 
 async def test_stop_ends_the_stream_of_that_key(wan):
-    stream = wan.generate(changed(steps=200), PICTURE, key="job")
+    stream = wan.animate(changed(steps=200), PICTURE, key="job")
     await anext(stream)
     await wan.stop("another")
     await wan.stop("job")
@@ -269,7 +270,7 @@ async def test_stop_ends_the_stream_of_that_key(wan):
 
 
 async def test_a_second_request_with_the_key_stops_the_first(wan):
-    older = wan.generate(changed(steps=200), PICTURE, key="job")
+    older = wan.animate(changed(steps=200), PICTURE, key="job")
     await anext(older)
     newer = asyncio.create_task(collected(wan, key="job"))
     with pytest.raises(Cancelled):
@@ -289,7 +290,7 @@ async def test_requests_take_turns(wan):
 async def test_info_and_health(home, wan):
     source = written("wan", "ti2v", home).source
     assert await wan.info() == ServiceInfo("wan", source, "", "wan#test cpu", busy=False, rate=Fraction(24))
-    stream = wan.generate(changed(steps=200), PICTURE)
+    stream = wan.animate(changed(steps=200), PICTURE)
     await anext(stream)
     assert (await wan.info()).busy
     await stream.aclose()

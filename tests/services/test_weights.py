@@ -4,8 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from services.errors import ConfigError
-from services.licences import UNKNOWN, licence_of
-from services.weights import RepositoryFile, Weights, check_licence, resolve
+from services.weights.licences import UNKNOWN
+from services.weights.local import check_licence, resolve
+from services.weights.terms import find_licence, find_terms
+from services.weights.weights import RepositoryFile, Weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -132,16 +134,16 @@ def test_what_is_no_address_of_a_hub(endpoint):
     ],
 )
 def test_licences(source, commercial):
-    assert licence_of(source).commercial == commercial
+    assert find_licence(source).commercial == commercial
 
 
 def test_what_the_operator_names_counts_where_the_project_knows_nothing():
-    stated = Weights(repository="a/b", revision=COMMIT, licence=" MIT ").terms
+    stated = find_terms(Weights(repository="a/b", revision=COMMIT, licence=" MIT "))
     assert (stated.name, stated.must_be_accepted, str(stated)) == ("MIT", False, "MIT (as the configuration says)")
-    known = Weights(path=Path("/w/FLUX.1-dev"), licence="MIT").terms
+    known = find_terms(Weights(path=Path("/w/FLUX.1-dev"), licence="MIT"))
     assert (known.name, known.must_be_accepted) == ("FLUX.1 [dev] Non-Commercial", True)
     assert UNKNOWN.must_be_accepted
-    assert not licence_of("Wan-AI/Wan2.2-I2V-A14B-Diffusers").must_be_accepted
+    assert not find_licence("Wan-AI/Wan2.2-I2V-A14B-Diffusers").must_be_accepted
 
 
 @pytest.mark.parametrize("licence", ["", "  ", "x" * 101])

@@ -30,7 +30,7 @@ from services.errors import ModelFailed
 from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
-from services.limits import drawn
+from services.limits import draw_seed
 from services.model import Role
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
@@ -73,7 +73,7 @@ class FullPipeline:
         if known.again:
             for handle in self._models.values():
                 await stop_everywhere(handle, known.key, self._transport)
-        take = PipelinePlan(request, known, drawn(request.seed))
+        take = PipelinePlan(request, known, draw_seed(request.seed))
         yield Fact("seed", take.seed)
         picture: Frames | None = None
         async with aclosing(self._pictured(take)) as items:
@@ -127,7 +127,7 @@ class FullPipeline:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         asked = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": take.seed})
-        call = stream(self._models["text-to-image"], "paint", asked, face, key, prefers=asked.lora_set)
+        call = stream(self._models["text-to-image"], "generate_image", asked, face, key, prefers=asked.lora_set)
         async with aclosing(self._said(call, "paint", "image")) as items:
             async for item in items:
                 yield item

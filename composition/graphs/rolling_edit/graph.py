@@ -15,7 +15,7 @@ from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
-from services.limits import MAX_SEED, drawn
+from services.limits import MAX_SEED, draw_seed
 from services.model import Role
 from services.qwen_edit.request import EditFields, EditRequest
 
@@ -120,4 +120,4 @@ def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: 
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)
-    return EditPlan(edit, style, drawn(request.seed), total, rate, request.edge_start, known.key)
+    return EditPlan(edit, style, draw_seed(request.seed), total, rate, request.edge_start, known.key)

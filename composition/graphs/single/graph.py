@@ -15,6 +15,7 @@ from services.errors import ModelFailed
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.model import Role
 from services.realesrgan.request import UpscaleRequest
+from services.roles import find_method
 
 WINDOW = 3
 """Runs that are enlarged at a time."""
@@ -78,7 +79,7 @@ class Single:
         asked = select_fields(offer.request, request)
         if lora_set := getattr(asked, "lora_set", ""):
             options["prefers"] = lora_set
-        return stream(self._model, offer.method, asked, **pictures, **options)
+        return stream(self._model, find_method(offer.role), asked, **pictures, **options)
 
 
 class Upscaling:

@@ -24,7 +24,7 @@ from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Clip, Fact, Item, Progress
-from services.limits import drawn
+from services.limits import draw_seed
 from services.model import Role
 
 POLL_S = 0.25
@@ -70,7 +70,7 @@ class Storyboard:
         parent = await asyncio.to_thread(self._store.job, known.key)
         script = request.script or Script.model_validate_json(str(facts["script"]))
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
-        board = StoryboardPlan(request, parent, script, prompts, drawn(request.seed))
+        board = StoryboardPlan(request, parent, script, prompts, draw_seed(request.seed))
         yield Fact("frames_total", board.frames)
         films = self._settings.role_defaults.get(FILM, {})
         for index, scene in enumerate(script.scenes):

@@ -77,7 +77,7 @@ class V2V:
             yield Clip(request.input_video)
         start = known.frames if joint is None else 0
         call = stream(
-            self._wan, "generate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
+            self._wan, "animate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
         )
         async with open_stream(call, self._transport) as items:
             async for item in items:

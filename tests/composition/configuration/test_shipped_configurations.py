@@ -15,6 +15,7 @@ from composition.configuration.settings import FrontSettings
 from composition.records.store import Store
 from services.catalogue import KINDS
 from services.errors import ConfigError
+from services.weights.terms import find_terms
 
 ROOT = Path(__file__).parents[3]
 PRODUCTION, LOCAL = "serve_config.yaml", "serve_config.local.yaml"
@@ -84,7 +85,7 @@ def test_production_pins_and_knows_the_licence_of_all_that_it_fetches() -> None:
         weights = getattr(entry.settings, "weights", None)
         if weights is not None and weights.repository:
             assert re.fullmatch(r"[0-9a-f]{40}", weights.revision), name
-            assert weights.terms.commercial != "unknown", name
+            assert find_terms(weights).commercial != "unknown", name
 
 
 def test_the_front_door_is_open_locally_and_shut_in_production() -> None:

@@ -18,7 +18,8 @@ from miniatures.random import written
 from services.errors import Cancelled, LimitExceeded, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.text_to_video.request import TextToVideoRequest
-from services.text_to_video.service import TextToVideo, TextToVideoSettings
+from services.text_to_video.service import TextToVideo
+from services.text_to_video.settings import TextToVideoSettings
 from tests.composition.rolling import Full, Gone, facts, gathered, of
 from tests.composition.serving import Handle
 
@@ -66,7 +67,7 @@ async def test_it_is_the_service_s_video_with_its_length_told_first(room: Room, 
     assert facts(items) == {"frames_total": 10, "seed": 3, "size": "32x16"}
     assert {item.stage for item in of(Progress, items)} == set(FILM.stages)
     assert [(run.first, run.count, run.rate) for run in of(Frames, items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
-    asked = [item async for item in service.film(TextToVideoRequest.model_validate(FIELDS))]
+    asked = [item async for item in service.generate_video(TextToVideoRequest.model_validate(FIELDS))]
     assert np.array_equal(pixels_of(items), pixels_of(asked))
     assert [(done.stage, done.model) for done in of(StageDone, items)] == [("film", "text-to-video")]
 
@@ -76,7 +77,9 @@ async def test_every_field_reaches_the_service(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.heard: list[object] = []
 
-        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+        async def generate_video(
+            self, request: TextToVideoRequest, start: int = 0, key: str = ""
+        ) -> AsyncGenerator[Item]:
             self.heard += [request, start, key]
             yield Fact("seed", 5)
 
@@ -116,7 +119,9 @@ async def test_every_replica_is_told_to_stop_before_a_second_run(tmp_path: Path,
         async def stop(self, key: str) -> None:
             self.log.append(f"stop {key}")
 
-        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+        async def generate_video(
+            self, request: TextToVideoRequest, start: int = 0, key: str = ""
+        ) -> AsyncGenerator[Item]:
             self.log.append(f"film {key}")
             yield Fact("seed", 3)
 
@@ -166,7 +171,9 @@ async def test_what_came_before_an_error_is_kept(
     tmp_path: Path, error: type[Exception], becomes: type[Exception]
 ) -> None:
     class Dying:
-        async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+        async def generate_video(
+            self, request: TextToVideoRequest, start: int = 0, key: str = ""
+        ) -> AsyncGenerator[Item]:
             yield Fact("seed", 3)
             raise error
 

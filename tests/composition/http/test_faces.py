@@ -21,7 +21,8 @@ from composition.media.encode import png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Face, Fact, Features, Frames, StageDone
-from services.instantid.service import InstantId, InstantIdSettings
+from services.instantid.service import InstantId
+from services.instantid.settings import InstantIdSettings
 from tests.composition.deployed import TRANSPORT, Hosted
 from tests.composition.painting import FaceService, front_door, seen_in
 from tests.composition.rolling import Full

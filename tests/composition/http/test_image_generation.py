@@ -21,9 +21,11 @@ from composition.media.encode import png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
 from services.flux.request import FluxRequest, Lora
-from services.flux.service import Flux, FluxSettings, IdentitySettings
+from services.flux.service import Flux
+from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Frames, Pixels
-from services.instantid.service import InstantId, InstantIdSettings
+from services.instantid.service import InstantId
+from services.instantid.settings import InstantIdSettings
 from services.limits import MAX_SEED
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted, served_model
 from tests.composition.painting import FaceService, PaintService, front_door, open_door, painted, painter, seen_in

@@ -152,8 +152,10 @@ async def test_a_picture_alone_is_a_job_too(desk: Desk) -> None:
 class Silent(Studio):
     """Flux says when it is done, and gives nothing."""
 
-    async def paint(self, request: FluxRequest, face: Face | None = None, key: str = "") -> AsyncGenerator[Item]:
-        async for item in super().paint(request, face, key):
+    async def generate_image(
+        self, request: FluxRequest, face: Face | None = None, key: str = ""
+    ) -> AsyncGenerator[Item]:
+        async for item in super().generate_image(request, face, key):
             if not isinstance(item, Frames):
                 yield item
 

@@ -135,7 +135,7 @@ async def test_a_runner_with_one_place_makes_the_scenes_beside_the_film(tmp_path
 class Films(Studio):
     """Text-to-video's place."""
 
-    async def film(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+    async def generate_video(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
         self._enter("text-to-video", request)
         pixels = pixels_of(request.model_dump(), count=request.num_frames)
         yield Frames(np.ascontiguousarray(pixels[start:]), start, Fraction(request.fps))

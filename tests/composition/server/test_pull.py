@@ -14,7 +14,7 @@ import yaml
 
 from composition.configuration.settings import ModelEntry
 from composition.server.pull import DONE, FAILED, INTERRUPTED, REFUSED, Acceptance, Named, find_weights, pull
-from services.weights import Weights
+from services.weights.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 INTERNVL, SVD = "OpenGVLab/InternVL3_5-8B-HF", "stabilityai/stable-video-diffusion-img2vid-xt"

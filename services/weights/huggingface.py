@@ -17,7 +17,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
-from services.downloads import Listing, Meter, Reference, causes, described
+from services.weights.downloads import Listing, Meter, Reference, causes, described
 
 SITE = "https://huggingface.co"
 LEFTOVER_S = 60.0

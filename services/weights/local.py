@@ -1,4 +1,4 @@
-"""Where a model's weights are: a repository at a commit, or a local folder."""
+"""The local folder of a model's weights, downloaded where it is not there yet."""
 
 import logging
 import os
@@ -6,16 +6,15 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from rich.filesize import decimal
 
-from services.downloads import Hub, Listing, Meter, Reference, Told, alone, need_room
 from services.errors import ConfigError
-from services.licences import UNKNOWN, Licence, licence_of
+from services.weights.downloads import Hub, Listing, Meter, Reference, Told, alone, need_room
+from services.weights.licences import UNKNOWN
+from services.weights.terms import find_terms
+from services.weights.weights import Weights
 
 log = logging.getLogger("ray.serve.reelgraph.weights")
 
@@ -25,82 +24,6 @@ SUFFIXES = {".bin", ".ckpt", ".gguf", ".model", ".onnx", ".pt", ".pth", ".safete
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)\n")
 _POINTER_BYTES = 1024
 """A pointer is shorter, says git-lfs' specification."""
-
-RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
-"""`owner/name`."""
-LicenceName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-
-
-class Weights(BaseModel):
-    """Exactly one of `repository` (with `revision`) and `path`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    repository: RepositoryName | None = None
-    """A model repository, `owner/name`."""
-    revision: str | None = None
-    """The commit of the repository, 40 hexadecimal digits: a branch moves, and then two replicas differ."""
-    hub: Literal["huggingface", "modelscope"] = "huggingface"
-    """Whose repository it is."""
-    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
-    """Address of a mirror; by default the hub's own, or what HF_ENDPOINT and MODELSCOPE_ENDPOINT say."""
-    path: Path | None = None
-    """A folder in the layout that `from_pretrained` reads, e.g. a clone of a repository made with git-lfs. In a
-    configuration file a relative one begins at the folder of that file."""
-    files: tuple[str, ...] = ()
-    """Patterns (`*` matches `/` too) of the files that are needed; by default all. Repositories often hold the same
-    weights several times over: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
-    offline: bool = False
-    """Never ask the hub; only what has been downloaded before."""
-    licence: LicenceName | None = None
-    """The name of the licence under which the operator uses weights whose terms the project does not know. A repository
-    of unknown terms is not fetched without it, unless `reel models pull` was told that they are accepted."""
-
-    _COMMIT: ClassVar[re.Pattern[str]] = re.compile("[0-9a-f]{40}")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Weights":
-        named = [name for name in ("repository", "path") if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(f"give exactly one of repository and path, got {named or 'none'}")
-        if self.repository is not None and not self._COMMIT.fullmatch(self.revision or ""):
-            raise ValueError(f"revision: {self.repository} must be pinned to a commit of 40 hexadecimal digits")
-        return self
-
-    @property
-    def source(self) -> str:
-        """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
-        return f"path:{self.path.name}" if self.path else self.repository or ""
-
-    @property
-    def terms(self) -> Licence:
-        """Under which they are used."""
-        return licence_of(self.source, self.licence)
-
-    def needs(self, file: str) -> bool:
-        """Whether `files` names this one."""
-        return not self.files or any(fnmatchcase(file, pattern) for pattern in self.files)
-
-
-class RepositoryFile(BaseModel):
-    """One file of a repository on the Hugging Face hub, at a commit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    repository: RepositoryName
-    """`owner/name`."""
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
-    """A commit: a branch moves, and then two replicas differ."""
-    file: str
-    """Its path in the repository."""
-    licence: LicenceName | None = None
-    """As in `Weights`."""
-
-    @property
-    def weights(self) -> Weights:
-        """The repository, with no other file needed."""
-        named = {"repository": self.repository, "revision": self.revision, "licence": self.licence}
-        return Weights.model_validate({**named, "files": (self.file,)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +47,7 @@ def resolve(weights: Weights, home: Path) -> Path:
         ConfigError: the folder does not exist, is not whole or is not given from the root, or the repository cannot be
             had or is under a licence that nobody has accepted.
     """
-    terms = weights.terms
+    terms = find_terms(weights)
     if terms.must_be_accepted and terms is not UNKNOWN:
         log.warning(
             "weights under a licence with conditions",
@@ -199,7 +122,7 @@ def inventory(weights: Weights, home: Path) -> Inventory:
 
 
 def _need_known_licence(weights: Weights) -> None:
-    if weights.terms is UNKNOWN:
+    if find_terms(weights) is UNKNOWN:
         name = weights.repository
         raise ConfigError(
             f"weights.licence: the licence of {name} is not known to this project, so it is not fetched. Read it; then "
@@ -212,11 +135,11 @@ def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:
     """The hub that `weights` names; its package is imported here, where it is needed."""
     reference = Reference(weights.repository or "", weights.revision or "", home / "models", weights.endpoint)
     if weights.hub == "huggingface":
-        from services.huggingface import HuggingFace
+        from services.weights.huggingface import HuggingFace
 
         return HuggingFace(reference), reference
     try:
-        from services.modelscope import ModelScope
+        from services.weights.modelscope import ModelScope
     except ImportError as error:
         raise ConfigError(
             f"weights.hub: modelscope needs a package ({error}): pip install 'reelgraph[modelscope]'",

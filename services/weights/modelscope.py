@@ -13,7 +13,7 @@ import modelscope_hub
 from modelscope_hub import HubApi, HubConfig, ProgressCallback
 from modelscope_hub import errors as hub_errors
 
-from services.downloads import Listing, Meter, Reference, causes, described
+from services.weights.downloads import Listing, Meter, Reference, causes, described
 
 SITE = "https://modelscope.cn"
 KIND = "model"

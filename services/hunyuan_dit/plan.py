@@ -1,0 +1,14 @@
+"""A checked request of HunyuanDiT."""
+
+from dataclasses import dataclass
+
+from services.frames import Frames
+from services.hunyuan_dit.request import RestyleRequest
+from services.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HunyuanDitPlan(Plan[RestyleRequest]):
+    """What HunyuanDiT is to paint again."""
+
+    image: Frames

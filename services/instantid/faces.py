@@ -1,0 +1,73 @@
+"""Faces as a detector finds them, and which of them is used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.errors import InvalidParameter
+from services.frames import Features, Frames
+from services.instantid.geometry import yaw
+from services.instantid.request import FIELD, Requirements
+
+SMALL = 1.25
+"""Times the least size: below it a face is used, and said to be small."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A face where a detector saw it, in pixels of the picture."""
+
+    box: Features
+    """(4,): left, top, right, bottom; it may reach beyond the picture."""
+    keypoints: Features
+    """(5, 2), x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height of the box, in whole pixels."""
+        left, top, right, bottom = (float(side) for side in self.box)
+        return round(right - left), round(bottom - top)
+
+    @property
+    def area(self) -> float:
+        """Pixels."""
+        left, top, right, bottom = (float(side) for side in self.box)
+        return (right - left) * (bottom - top)
+
+
+def choose_face(faces: Sequence[Found], image: Frames, requirements: Requirements) -> tuple[Found, str]:
+    """Return the largest of the faces in `image`, and what whoever sent it should know about it, or nothing.
+
+    Raises:
+        InvalidParameter: there is no face, or the largest is too small or turned too far.
+    """
+    if not faces:
+        raise InvalidParameter("face: there is no face in this picture", param=FIELD)
+    face = max(faces, key=lambda found: found.area)
+    (width, height), turned = face.sides, abs(yaw(face.keypoints))
+    if min(width, height) < requirements.min_face:
+        raise InvalidParameter(
+            f"face: must be at least {requirements.min_face} pixels wide and high, got {width}x{height}", param=FIELD
+        )
+    if turned > requirements.max_yaw:
+        raise InvalidParameter(
+            f"face: may be turned at most {requirements.max_yaw:g} degrees to the side, got about {turned:.0f}",
+            param=FIELD,
+        )
+    notices = {
+        f"{len(faces)} faces were found, and the largest is taken": len(faces) > 1,
+        f"the face is small: {width}x{height} pixels": min(width, height) < SMALL * requirements.min_face,
+        f"the face is turned about {turned:.0f} degrees to the side": turned > requirements.max_yaw / 2,
+        "a part of the face lies outside the picture": not _inside(face.keypoints, image),
+    }
+    return face, "; ".join(notice for notice, holds in notices.items() if holds)
+
+
+def _inside(keypoints: Features, image: Frames) -> bool:
+    return bool(((keypoints >= 0) & (keypoints < (image.width, image.height))).all())
+
+
+def fractions(places: Features, width: int, height: int) -> Features:
+    """Turn (..., 2) x and y in pixels into fractions of the picture's width and height."""
+    return (places / np.array([width, height])).astype(np.float32)

@@ -1,0 +1,33 @@
+"""What a replica of ModelScope's text-to-video is started with."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from services.levers import CheckpointSettings, Offload, Precision
+from services.limits import MAX_RUN
+from services.text_to_video.request import MAX_FRAMES
+
+
+class TextToVideoSettings(CheckpointSettings):
+    """What a replica is started with."""
+
+    variant: str | None = None
+    """Which of a checkpoint's files to read, e.g. `fp16` for `*.fp16.safetensors`; by default the plain ones."""
+    dtype: Precision = "float16"
+    offload: Offload = "none"
+    solver: Literal["dpm++"] | None = None
+    """DPM-Solver++, with which the model card makes a video in 25 steps; by default the checkpoint's own, DDIM."""
+    forward_chunking: bool = False
+    """Compute the UNet's feed-forward layers for one frame at a time: less memory, slower."""
+    decode_batch: Annotated[int, Field(ge=1, le=MAX_RUN)] = 8
+    """Frames that are decoded and sent together; fewer take less memory."""
+    max_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 200
+    max_area: Annotated[int, Field(ge=1)] = 576 * 320
+    """Pixels of a frame."""
+    max_steps: Annotated[int, Field(ge=1)] = 100
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        return {"num_frames": self.max_frames, "max_area": self.max_area, "steps": self.max_steps}
