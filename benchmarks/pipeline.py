@@ -64,7 +64,7 @@ def measure(device: str = "cpu") -> Report:
             write_full_size(home / FULL_SIZE, case.dtype)
         picture = still(case.width, case.height)
         (home / "picture.png").write_bytes(png(picture.pixels[0]))
-        known = Known(key="benchmark", pictures={IMAGE: str(home / "picture.png")})
+        known = Known(key="benchmark", picture_urls={IMAGE: str(home / "picture.png")})
         with local_ray(), _alone() as narrow, _alone() as wide:
             graph = serve.run(application(case, home), route_prefix=None)
             ways: dict[str, Callable[[], Film]] = {

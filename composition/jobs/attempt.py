@@ -145,7 +145,7 @@ class Attempt:
         self._sketches: list[Sketch] = []
         self._stitch = Stitch()
 
-    async def run(self, handle: Handle, graph: Graph, transport: Transport, *, again: bool) -> None:
+    async def run(self, handle: Handle, graph: Graph, transport: Transport, *, is_retry: bool) -> None:
         """Raises what the graph raises, LeaseLost, StorageFailed."""
         job = self._job
         media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in graph.request.MEDIA}
@@ -153,7 +153,7 @@ class Attempt:
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
         report = Report(self._store, self._lease, request.stage_shares(graph.stages))
-        known = await self._known(results, again=again)
+        known = await self._known(results, is_retry=is_retry)
         writing = asyncio.create_task(report.write_always())
         try:
             async with open_stream(stream(handle, "run", request, known), transport) as items:
@@ -165,14 +165,14 @@ class Attempt:
         await report.write()
         await results.finish()
 
-    async def _known(self, results: Results, *, again: bool) -> Known:
+    async def _known(self, results: Results, *, is_retry: bool) -> Known:
         """What earlier attempts have left, with the recorders where they were when they had taken that."""
         job = self._job
         stills = await asyncio.to_thread(self._store.stills, job.id, frames=True)
         await results.restore()
         kept = [self._artifacts.url(still.key) for still in stills]
         pictures = {name: self._artifacts.url(key) for name, key in results.pictures.items()}
-        return Known(job.id, again, job.facts, results.video.safe, kept, results.safe, pictures)
+        return Known(job.id, is_retry, job.facts, results.video.safe, kept, results.safe, pictures)
 
     async def _take(self, item: Item, results: Results, report: Report) -> None:
         match item:
@@ -180,7 +180,7 @@ class Attempt:
                 run = Frames(item.pixels, item.first + self._behind, item.rate)
                 await results.video.take(run, self._scores, self._sketches)
                 self._scores, self._sketches = None, []
-                await results.finish_what_is_whole()
+                await results.finish_complete_videos()
             case Result():
                 await results.take(item)
             case Scores():

@@ -132,7 +132,9 @@ class Recorder:
         if self.frames == 0:
             raise ModelFailed("the model made no frame")
         results = await asyncio.to_thread(self._assemble)
-        await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [there(self._output.variant)])
+        await asyncio.to_thread(
+            self._store.record, self._lease, {"results": results}, [announce_result(self._output.variant)]
+        )
         self._whole = True
 
     def _wanted(self) -> int:
@@ -161,7 +163,7 @@ class Recorder:
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:
-                changes["results"] = {"thumbnail": thumbnail(self._artifacts, self._lease, pixels[0])}
+                changes["results"] = {"thumbnail": store_thumbnail(self._artifacts, self._lease, pixels[0])}
         said = {"variant": self._output.variant, "index": self._index, "first": self.frames, "frames": len(pixels)}
         news = News("segment", {**said, "frames_done": done, "frames_total": self.total})
         self._write(data, len(pixels), changes, [news])
@@ -218,21 +220,21 @@ class Recorder:
 
     @property
     def _folder(self) -> str:
-        return folder(self._lease)
+        return job_folder(self._lease)
 
 
-def folder(lease: Lease) -> str:
-    """Where all lies that a job makes."""
+def job_folder(lease: Lease) -> str:
+    """Return the folder of a job's files in the artifact store."""
     return f"videos/{lease.job_id}"
 
 
-def thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
+def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
     """Store a small copy of a picture, (h, w, 3), and return its key."""
-    key = f"{folder(lease)}/thumbnail.jpg"
+    key = f"{job_folder(lease)}/thumbnail.jpg"
     artifacts.put(key, jpeg(pixels, THUMBNAIL_SIDE))
     return key
 
 
-def there(variant: str) -> News:
-    """That a result can be had now."""
+def announce_result(variant: str) -> News:
+    """Return the event that a result is available."""
     return News("result", {"variant": variant})

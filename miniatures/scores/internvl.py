@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from composition.graphs.storyboard.script import write_picture_question, write_question
+from composition.graphs.storyboard.script import write_image_question, write_question
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.worker import Film, spread
 from composition.media.encode import SegmentEncoder
@@ -22,7 +22,7 @@ CHINESE = DESCRIBE["zh"][0]
 PARTICULAR = {"colour": COLOUR, "shape": SHAPE, "motion": MOTION}
 UNANSWERABLE = (
     write_question("A boat in a storm", 3),
-    write_picture_question("A red boat leaves a harbour.", None),
+    write_image_question("A red boat leaves a harbour.", None),
     "?",
     "帮助",
 )

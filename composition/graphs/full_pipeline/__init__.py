@@ -1,4 +1,4 @@
-"""Full pipeline: a prompt, and perhaps a face, to a picture, to a video, to a larger video."""
+"""Full pipeline: paint a picture, restyle it, animate it, upscale the video."""
 
 from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
 from composition.graphs.graph import Graph, Need

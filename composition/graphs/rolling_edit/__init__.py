@@ -1,4 +1,4 @@
-"""Rolling edit: redraw a first frame along a sequence of edges."""
+"""Rolling edit: redraw a first frame along a sequence of edge pictures."""
 
 from composition.graphs.branching import Branching
 from composition.graphs.graph import Graph, Need

@@ -1,4 +1,4 @@
-"""Storyboard: a script, or a topic, to a video of several scenes."""
+"""Storyboard: a script, or a topic for one → a video of several scenes."""
 
 from composition.graphs import full_pipeline, single
 from composition.graphs.graph import Graph, Need

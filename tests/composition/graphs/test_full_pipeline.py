@@ -132,7 +132,7 @@ async def test_a_restyle_goes_on_from_the_painted_picture(room: Room, tmp_path: 
     whole = await room.items(restyle="ink", animate=False, upscale=False)
     _write(str(tmp_path / "painted.png"), named(whole, "painted")[0])
     before = len(room.studio.asked)
-    known = Known("job", True, pictures={"painted": str(tmp_path / "painted.png")})
+    known = Known("job", True, picture_urls={"painted": str(tmp_path / "painted.png")})
     items = await room.items(known, restyle="ink", animate=False, upscale=False)
     assert [model for model, _ in room.studio.asked[before:]] == ["hunyuan-dit"]
     assert np.array_equal(named(items, "image")[0].pixels, named(whole, "image")[0].pixels)

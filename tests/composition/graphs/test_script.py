@@ -10,18 +10,18 @@ from pydantic import ValidationError
 
 from composition.graphs.storyboard.script import (
     EXAMPLE,
-    MAX_PICTURE_PROMPT,
+    MAX_IMAGE_PROMPT,
+    MAX_REASON,
     MAX_SCENE_S,
     MAX_SCENES,
     MAX_TOPIC,
-    SHOWN_REASON,
     Malformed,
     Scene,
     Script,
+    parse_image_prompt,
     parse_script,
-    picture_prompt,
     split_topic,
-    write_picture_question,
+    write_image_question,
     write_question,
     write_repair,
 )
@@ -53,12 +53,12 @@ def test_scenes_are_sorted_by_their_numbers() -> None:
 @pytest.mark.parametrize("numbers", [(2,), (1, 1), (1, 3), (1, 2, 2), (2, 3)])
 def test_a_number_that_is_missing_or_twice_is_refused(numbers: tuple[int, ...]) -> None:
     message = refusal(scenes=[scene(number) for number in numbers])
-    assert f"must be 1 to {len(numbers)}, each once, not {list(numbers)}" in message
+    assert f"must be each of 1 to {len(numbers)} once, not {list(numbers)}" in message
 
 
 @pytest.mark.parametrize("count", [0, MAX_SCENES + 1, 10_000])
 def test_scenes_are_counted_before_they_are_looked_at(count: int) -> None:
-    assert f"must be 1 to 100 scenes, not {count}" in refusal(scenes=["no scene"] * count)
+    assert f"must have 1 to 100 scenes, not {count}" in refusal(scenes=["no scene"] * count)
 
 
 def test_as_many_scenes_as_there_may_be_are_taken() -> None:
@@ -209,21 +209,21 @@ def test_an_answer_may_stand_in_a_fence(around: str) -> None:
         (f"```json\n{ANSWER}\n```\n```json\n{ANSWER}\n```", "nothing else"),
         (f"```json\n{ANSWER}", "nothing else"),
         (f"```json\n{ANSWER}\n```\nDone.", "nothing else"),
-        (f"[{ANSWER}]", "no JSON object"),
-        (json.dumps(ANSWER), "no JSON object"),
+        (f"[{ANSWER}]", "not a JSON object"),
+        (json.dumps(ANSWER), "not a JSON object"),
         (ANSWER[:-3], "nothing else"),
         ("[" * 100_000, "nested deeper"),
         ('{"a":' * 100_000, "nested deeper"),
         ("1" * 5000, "nothing else"),
         ('{"title": "a", "title": "b", "scenes": []}', "twice"),
         ("{}", "scenes: Field required"),
-        ('{"scenes": []}', "scenes: must be 1 to 100 scenes, not 0"),
-        (json.dumps({"scenes": [scene(3)]}), "scene_number must be 1 to 1"),
+        ('{"scenes": []}', "scenes: must have 1 to 100 scenes, not 0"),
+        (json.dumps({"scenes": [scene(3)]}), "scene_number must be each of 1 to 1 once"),
         (json.dumps({"scenes": [scene(duration=1e9)]}), "scenes.0.duration: Input should be less than or equal to 60"),
         (json.dumps({"scenes": [scene(duration=float("nan"))]}), "finite"),
-        (json.dumps({"scenes": [scene(face="file-1")]}), "not for you to choose"),
-        (json.dumps({"scenes": [scene(lora="oil")]}), "not for you to choose"),
-        (json.dumps({"scenes": [scene(loras=["oil", "oil"])]}), "not for you to choose"),
+        (json.dumps({"scenes": [scene(face="file-1")]}), "must not be set"),
+        (json.dumps({"scenes": [scene(lora="oil")]}), "must not be set"),
+        (json.dumps({"scenes": [scene(loras=["oil", "oil"])]}), "must not be set"),
         (
             json.dumps({"scenes": [scene(description="\ud800")]}),
             "scenes.0.description: must not hold half of a surrogate",
@@ -239,13 +239,13 @@ def test_any_other_answer_is_malformed_and_says_why(answer: str, words: str) -> 
     reason = caught.value.reason
     assert words in reason
     assert reason.isprintable()
-    assert 0 < len(reason) <= SHOWN_REASON
+    assert 0 < len(reason) <= MAX_REASON
     reason.encode()
 
 
 @pytest.mark.parametrize("asked", [1, 3])
 def test_an_answer_has_as_many_scenes_as_were_asked_for(asked: int) -> None:
-    with pytest.raises(Malformed, match=f"{asked} scenes were asked for, and it has 2"):
+    with pytest.raises(Malformed, match=f"the script must have {asked} scenes, and has 2"):
         parse_script(ANSWER, asked)
 
 
@@ -298,7 +298,7 @@ def test_no_question_is_longer_than_a_prompt_may_be(topic: str, count: int | Non
     for prompt in (
         write_question(topic, count),
         write_repair(topic, count, long, reason * 50),
-        write_picture_question(long + "x", long),
+        write_image_question(long + "x", long),
     ):
         DescribeRequest(prompt=prompt)
 
@@ -389,14 +389,14 @@ def test_no_script_is_made_of_nothing(topic: str, scenes: int, seconds: float) -
         ('```text\n"A cat"\n```', "A cat"),
         ('"A cat" and "a dog"', '"A cat" and "a dog"'),
         ("'Tis the cat's'", "'Tis the cat's'"),
-        ("x" * MAX_PICTURE_PROMPT, "x" * MAX_PICTURE_PROMPT),
+        ("x" * MAX_IMAGE_PROMPT, "x" * MAX_IMAGE_PROMPT),
     ],
 )
 def test_a_plain_answer_is_the_pictures_prompt(answer: str, prompt: str) -> None:
-    assert picture_prompt(answer, "described") == (prompt, True)
+    assert parse_image_prompt(answer, "described") == (prompt, True)
 
 
-UNFIT = ("x" * (MAX_PICTURE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a ``` b", "<|a cat|>")
+UNFIT = ("x" * (MAX_IMAGE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a ``` b", "<|a cat|>")
 
 
 @pytest.mark.parametrize(
@@ -416,10 +416,10 @@ UNFIT = ("x" * (MAX_PICTURE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a `
     ],
 )
 def test_any_other_answer_leaves_the_description(answer: str) -> None:
-    assert picture_prompt(answer, "described\nin two lines") == ("described\nin two lines", False)
+    assert parse_image_prompt(answer, "described\nin two lines") == ("described\nin two lines", False)
 
 
 def test_a_picture_is_asked_for_in_its_style() -> None:
-    assert "The style: oil {x}\n" in write_picture_question("a {cat}", "oil {x}")
-    assert write_picture_question("a {cat}").endswith("Description: a {cat}")
-    assert "style" not in write_picture_question("a cat")
+    assert "The style: oil {x}\n" in write_image_question("a {cat}", "oil {x}")
+    assert write_image_question("a {cat}").endswith("Description: a {cat}")
+    assert "style" not in write_image_question("a cat")

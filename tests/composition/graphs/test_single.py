@@ -234,7 +234,7 @@ class Desk:
         stored = self.store.job(job.id)
         handle, graph = self.cluster.served.find_graph(stored)
         attempt = Attempt(self.store, self.artifacts, MediaLimits(), stored, lease)
-        await attempt.run(handle, graph, TRANSPORT, again=again)
+        await attempt.run(handle, graph, TRANSPORT, is_retry=again)
         return self.store.job(job.id)
 
     def picture(self, job: Job) -> bytes:
@@ -310,7 +310,7 @@ async def test_an_edit_reaches_its_model_with_its_pictures(tmp_path: Path, edges
 async def test_a_model_that_makes_nothing_has_failed(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "qwen-edit", MuteService())
     job, lease = desk.job(image="file_1", prompt="x")
-    with pytest.raises(ModelFailed, match="the model made no image"):
+    with pytest.raises(ModelFailed, match="the graph produced no image"):
         await desk.work(job, lease)
 
 

@@ -126,7 +126,7 @@ async def test_every_replica_is_told_to_stop_before_a_second_run(tmp_path: Path,
             yield Fact("seed", 3)
 
     service = Watched()
-    await Room(tmp_path, service).items(Known("job", again=again))
+    await Room(tmp_path, service).items(Known("job", is_retry=again))
     assert service.log == log
 
 
@@ -135,7 +135,7 @@ async def test_what_a_dead_caller_left_running_does_not_go_on(room: Room) -> Non
         async for item in left:
             if isinstance(item, Progress):
                 break
-        after = asyncio.create_task(room.items(Known("job", again=True)))
+        after = asyncio.create_task(room.items(Known("job", is_retry=True)))
         with pytest.raises(Cancelled):
             async for _ in left:
                 pass

@@ -19,7 +19,7 @@ def shown(rate: Fraction, clip_rate: Fraction, count: int, length: int) -> list[
     for first in range(0, count, length):
         grey = np.arange(first, min(first + length, count), dtype=np.uint8)
         pixels = np.ascontiguousarray(np.broadcast_to(grey[:, None, None, None], (len(grey), 16, 16, 3)))
-        for run in joint.fitted(Frames(pixels, first, rate)):
+        for run in joint.fit(Frames(pixels, first, rate)):
             assert run.first == len(out)
             assert run.rate == clip_rate
             out += [int(frame[0, 0, 0]) for frame in run.pixels]

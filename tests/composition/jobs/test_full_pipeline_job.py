@@ -53,7 +53,7 @@ class Desk:
         graph = Handle(room.graph)
         attempt = Attempt(self.store, self.artifacts, MediaLimits(), self.store.job(job.id), lease)
         try:
-            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), again=again)
+            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), is_retry=again)
         finally:
             await graph.rested()
             await room.rested()

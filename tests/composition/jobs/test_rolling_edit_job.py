@@ -56,7 +56,7 @@ class Desk:
         graph = Handle(room.graph)
         attempt = Attempt(self.store, self.artifacts, MediaLimits(), job, lease)
         try:
-            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), again=again)
+            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), is_retry=again)
         finally:
             calls = [*await graph.rested(), *await room.handle.rested()]
             assert all(call.cancelled for call in calls)
@@ -161,7 +161,7 @@ async def test_scores_and_sketches_belong_to_the_frame_behind_them_alone(desk: D
     desk.job()
     job, lease = desk.claimed()
     attempt = Attempt(desk.store, desk.artifacts, MediaLimits(), job, lease)
-    await attempt.run(Handle(Sparing()), GRAPH, Transport(), again=False)
+    await attempt.run(Handle(Sparing()), GRAPH, Transport(), is_retry=False)
     frames = desk.store.stills(job.id, frames=True)
     assert [still.scores and still.scores["edge_loss"] for still in frames] == [None, 0.5, None]
     assert [(still.index, still.name) for still in desk.store.stills(job.id, frames=False)] == [(1, "inverted")]

@@ -220,7 +220,7 @@ async def test_when_no_scene_can_be_made_it_has_failed(tmp_path: Path) -> None:
     stage = Set(tmp_path, Studio({f"flux:{n}": ModelFailed("no memory") for n in range(2)}))
     async with stage.working():
         film = await stage.ended(stage.ordered(script=script(1, 1)))
-    assert (film.status, film.error_message) == ("failed", "no scene could be made; scene 1: no memory")
+    assert (film.status, film.error_message) == ("failed", "all scenes failed; scene 1: no memory")
 
 
 async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
     where = ArtifactSettings(url=str(tmp_path / "artifacts"))
     settings = GraphSettings(artifacts=where, database=f"sqlite:///{tmp_path / 'store.db'}")
     graph = Storyboard({}, settings, TRANSPORT)
-    with pytest.raises(InvalidParameter, match="ask for it over HTTP"):
+    with pytest.raises(InvalidParameter, match="request it over HTTP"):
         async for _ in graph.run(StoryboardRequest(script=Script.model_validate(script(1)))):
             pass
 
@@ -291,7 +291,7 @@ def test_text_to_video_in_place_of_pictures() -> None:
     )  # fmt: skip
     for fields in ({"loras": ["a"]}, {"restyle": "ink"}, {"script": script(1, lora="a")}):
         told = board(film, **fields)
-        with pytest.raises(InvalidParameter, match="made by text-to-video here"):
+        with pytest.raises(InvalidParameter, match="a text-to-video model makes the scenes here"):
             make_scene_job(told, told.script.scenes[0], 0, {})
 
 
