@@ -64,7 +64,7 @@ class JobRunner:
         self._artifacts = Artifacts(settings.artifacts)
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
-        """Running jobs that mostly wait for child jobs. They have separate slots, so that they cannot occupy all of them."""
+        """Running jobs that mostly wait for child jobs. Separate slots keep them from starving the other jobs."""
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._work())
 
