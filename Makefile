@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test check coverage matrix bench lock clean
+.PHONY: setup demo test check generate coverage matrix bench lock clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ test: setup
 
 check: setup
 	@scripts/check --static
+
+# What the client, the command line and docs/requests.md know of requests and answers, from the server's definitions.
+generate: setup
+	@$(BIN)/python -m composition generate
 
 coverage: setup
 	@scripts/check --coverage

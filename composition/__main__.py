@@ -1,7 +1,9 @@
-"""Run the server on this machine, or on the cluster that `--address` or RAY_ADDRESS names; manage keys; fetch weights.
+"""Run the server on this machine, or on the cluster that `--address` or RAY_ADDRESS names; manage keys; fetch weights;
+write what the client knows of the API.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
-`python -m composition pull --config FILE`. The command line of a user, `reel`, calls this.
+`python -m composition pull --config FILE`, `python -m composition generate`. The command line of a user, `reel`, calls
+this.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
+from composition.contract.files import compare_files, write_files
 from composition.records.store import Store
 from composition.server.pull import Acceptance, end_at_once, pull
 from composition.server.run import run
@@ -34,6 +37,18 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
     return 0
 
 
+def generate(*, check: bool) -> int:
+    """Write what the client and the docs know of requests and answers, or say what is out of date."""
+    if not check:
+        for name in write_files():
+            print(name)
+        return 0
+    differences = compare_files()
+    for difference in differences.values():
+        print(difference)
+    return 1 if differences else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
@@ -51,9 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
     pulling = commands.add_parser("pull")
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
+    generating = commands.add_parser("generate")
+    generating.add_argument("--check", action="store_true", help="write nothing; say what differs, and fail if it does")
     for command in (serving, keys, pulling):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     given = parser.parse_args(arguments)
+    if given.command == "generate":
+        return generate(check=given.check)
     be_private()
     try:
         if given.command == "serve":

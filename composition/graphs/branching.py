@@ -21,6 +21,7 @@ class Branch(BaseModel):
     video: str
     """The older job's id."""
     frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
+    """Index of its frame, from 0."""
 
 
 class BranchFields(BaseModel):

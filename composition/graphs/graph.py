@@ -83,6 +83,8 @@ class Graph:
     """How a job continues an older one; None if it cannot."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
     """Value of `scenes_by` in the configuration → the graph that replaces this one."""
+    command: str = ""
+    """Name of its command on the command line; empty if it is the graph's name."""
 
     @property
     def roles(self) -> tuple[Need, ...]:

@@ -7,9 +7,12 @@ import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from composition.records.artifacts import Artifacts
+from composition.records.events import ScoresObject
 from composition.records.store import Store
 from composition.records.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
@@ -19,8 +22,17 @@ POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 """A silent event stream says this often that it is still there."""
 
-SCORES = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+SCORES = tuple(ScoresObject.model_fields)
 """The columns of a job's metrics, behind the frame's number."""
+
+
+class ContentQuery(BaseModel):
+    """Which of a job's results, and how it is written."""
+
+    variant: str | None = None
+    """One of the job's results, e.g. `thumbnail`; by default what the job is for."""
+    format: Literal["csv", "json"] | None = None
+    """Of metrics; by default `csv`."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -20,16 +20,16 @@ from composition.configuration.origins import DoorSettings
 from composition.configuration.served import Served, ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
-from composition.http.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
-from composition.http.content import byte_range, kept, live, scored, table, told, zipped
+from composition.http.bodies import ONE_OF, PENDING, BodySettings, MediaValue, is_number, read_body, taken_media
+from composition.http.content import ContentQuery, byte_range, kept, live, scored, table, told, zipped
 from composition.http.door import Door
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.forms import Part
-from composition.http.image_edit import Editor, ImageEditRequest, ImagesObject
-from composition.http.image_generation import ImageGenerationRequest, PaintedImages, Painter
-from composition.http.listing import find_graph, list_models
+from composition.http.image_edit import Editor, ImageEditRequest
+from composition.http.image_generation import ImageGenerationRequest, Painter
+from composition.http.listing import Paging, describe_bodies, find_graph, list_models
 from composition.http.metrics import JobCollector
-from composition.http.openapi import file_body, picture_body, video_body
+from composition.http.openapi import file_body, picture_body
 from composition.http.orders import Orders
 from composition.http.schemas import (
     Deleted,
@@ -37,18 +37,19 @@ from composition.http.schemas import (
     ErrorBody,
     ErrorDetail,
     FileObject,
+    ImagesObject,
     ListPage,
     ModelObject,
     VideoObject,
     file_object,
-    parsed,
     video_object,
 )
 from composition.http.sse import EventStream, said
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Order, Page, Store
+from composition.records.store import Store
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import (
@@ -68,7 +69,6 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
-MAX_PAGE = 100
 
 
 class IngressSettings(BodySettings, DoorSettings):
@@ -82,24 +82,6 @@ class IngressSettings(BodySettings, DoorSettings):
     """Jobs that may wait; one more is answered 429."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → the model that answers at once where a request names none; by default the first that is served."""
-
-
-ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
-"""Of the metrics."""
-
-
-class Paging(BaseModel):
-    """The query of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=20, ge=1, le=MAX_PAGE)
-    after: str | None = None
-    """The id of the last one seen."""
-    order: Order = "desc"
-
-    def page(self) -> Page:
-        return Page(self.limit, self.after, self.order)
 
 
 class Ingress:
@@ -144,17 +126,17 @@ class Ingress:
         v1.add_api_route("/files", self.list_files, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
-        edit = picture_body(ImageEditRequest, {"image": "pictures"}, "image")
+        edit = picture_body(ImageEditRequest)
         v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=edit)
         v1.add_api_route(
             "/images/generations",
             self.create_image,
             methods=["POST"],
-            response_model=PaintedImages,
+            response_model=ImagesObject,
             responses={200: {"content": {"text/event-stream": {}}}},
-            openapi_extra=picture_body(ImageGenerationRequest, {"face": "image"}, "prompt"),
+            openapi_extra=picture_body(ImageGenerationRequest),
         )
-        face = picture_body(FaceRequest, {"image": "image"}, "image")
+        face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
         v1.add_api_route("/videos", self.create_video, methods=["POST"])
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
@@ -204,13 +186,17 @@ class Ingress:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def describe_api(self, api: FastAPI) -> Response:
-        """The OpenAPI document, with a body of `POST /v1/videos` for each name by which a job can be asked for now."""
+        """The OpenAPI document, with the defaults and limits of what is served now.
+
+        `POST /v1/videos` has a body for each name by which a job can be asked for.
+        """
         snapshot = await asyncio.to_thread(self._served.read)
-        requests = {name: snapshot.assign(name, {}).request for name in (*snapshot.names(), *snapshot.aliases)}
+        bodies = describe_bodies(snapshot, self._settings.roles)
         document = {**api.openapi()}
-        route = document["paths"]["/v1/videos"]
-        post = {**route["post"], **video_body(requests)}
-        document["paths"] = {**document["paths"], "/v1/videos": {**route, "post": post}}
+        document["paths"] = {
+            path: {**route, "post": {**route["post"], **bodies[path]}} if path in bodies else route
+            for path, route in document["paths"].items()
+        }
         return JSONResponse(document)
 
     async def list_models(self) -> ListPage[ModelObject]:
@@ -279,9 +265,7 @@ class Ingress:
         await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
         return Deleted(id=video_id, object="video.deleted")
 
-    async def get_content(
-        self, request: Request, video_id: str, variant: str | None = None, form: ContentForm = None
-    ) -> Response:
+    async def get_content(self, request: Request, video_id: str, query: Annotated[ContentQuery, Query()]) -> Response:
         """A result, or a range of it; without a variant that which the job is for, mostly `video`.
 
         Of a video that is still being made, what exists so far and then what is added; of a job that was cancelled or
@@ -289,7 +273,7 @@ class Ingress:
         frames' scores; they hold what there is when they are asked for.
         """
         job = await self._job(request, video_id)
-        variant = variant or job.main or VIDEO
+        variant, form = query.variant or job.main or VIDEO, query.format
         if form is not None and variant != "metrics":
             raise InvalidParameter(f"format: only metrics have one, got {form!r}", param="format")
         if variant in job.results and variant in ("frames", "debug", "metrics"):
@@ -334,7 +318,7 @@ class Ingress:
     async def edit_image(self, request: Request) -> ImagesObject:
         """Edit one picture and wait for it. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "pictures"}, "", body)
+            media, fields = taken_media(ImageEditRequest.MEDIA, "", body)
             editor = Editor(*await self._choose("guided-edit", EditRequest, fields), self._transport)
             given = media.get("image")
             values = given if isinstance(given, list) else [given] if given is not None else []
@@ -347,10 +331,10 @@ class Ingress:
         graph = find_graph(job.model, self._served.read())
         return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)
 
-    async def create_image(self, request: Request) -> PaintedImages | Response:
+    async def create_image(self, request: Request) -> ImagesObject | Response:
         """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"face": "image"}, "", body)
+            media, fields = taken_media(ImageGenerationRequest.MEDIA, "", body)
             painter = Painter(
                 *await self._choose("text-to-image", FluxRequest, fields), await self._find_faces(), self._transport
             )
@@ -364,11 +348,9 @@ class Ingress:
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture and wait for it; nothing is stored."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "image"}, "", body)
+            media, fields = taken_media(FaceRequest.MEDIA, "", body)
             model, _ = await self._choose("face", None, fields)
-            parsed(FaceRequest, fields, {})
-            if "image" not in media:
-                raise InvalidParameter("image: field required", param="image")
+            parsed(FaceRequest, {**fields, **dict.fromkeys(media, PENDING)}, {})
             image = await self._picture(media["image"], request, "image")
         return await FaceFinder(model, self._transport).find(image)
 

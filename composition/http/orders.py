@@ -10,9 +10,9 @@ from pydantic import BaseModel, BeforeValidator, Field
 from composition.configuration.served import Assignment, Served
 from composition.graphs.branching import FIELD as BRANCH
 from composition.graphs.branching import Branching, Origin
-from composition.http.bodies import Body, taken_media
-from composition.http.schemas import parsed
+from composition.http.bodies import MAX_SECONDS, PENDING, Body, taken_media
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, new_id
 from composition.records.tables import File, Job, Still
@@ -20,8 +20,6 @@ from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
 from services.limits import from_json
 from services.model import Role
-
-MAX_SECONDS = 3600
 
 
 class _Choosing(BaseModel):
@@ -59,7 +57,7 @@ class Orders:
             )
             assignment = await self._assign({**fields, "model": assignment.name})
         fields = await self._complete(assignment, fields)
-        pending = dict.fromkeys({*media, *inherited}, "pending")
+        pending = dict.fromkeys({*media, *inherited}, PENDING)
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {

@@ -18,6 +18,7 @@ from composition.media.encode import jpeg
 from composition.media.limits import MediaLimits
 from composition.media.stitch import Stitch
 from composition.records.artifacts import Artifacts
+from composition.records.events import FactEvent, ProgressEvent, StageEvent, TextEvent
 from composition.records.store import Lease, News, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
@@ -63,30 +64,30 @@ class Report:
         self._facts[fact.name] = fact.value
         if fact.name in ("frames_total", "degraded"):
             self._changes[fact.name] = fact.value
-        self._news.append(News("fact", {"name": fact.name, "value": fact.value}))
+        self._news.append(News.of(FactEvent(name=fact.name, value=fact.value)))
 
     def text(self, text: Text) -> None:
         """Pieces that come close together are told together."""
         said = self._news[-1].data if self._news and self._news[-1].kind == "text" else None
         if said is not None and said["stage"] == text.stage:
-            self._news[-1] = News("text", {**said, "piece": said["piece"] + text.piece})
+            self._news[-1] = News.of(TextEvent(stage=text.stage, piece=said["piece"] + text.piece))
         else:
-            self._news.append(News("text", {"stage": text.stage, "piece": text.piece}))
+            self._news.append(News.of(TextEvent(stage=text.stage, piece=text.piece)))
 
     def progress(self, item: Progress) -> None:
         """Only the newest step of a stage is worth telling."""
-        said: dict[str, Any] = {"stage": item.stage, "done": item.done, "total": item.total}
+        news = ProgressEvent(stage=item.stage, done=item.done, total=item.total)
         if item.preview is not None:
             picture = base64.b64encode(jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
-            said["preview"] = f"data:image/jpeg;base64,{picture}"
-        self._news = [news for news in self._news if news.kind != "progress" or news.data["stage"] != item.stage]
-        self._news.append(News("progress", said))
+            news = news.model_copy(update={"preview": f"data:image/jpeg;base64,{picture}"})
+        self._news = [each for each in self._news if each.kind != "progress" or each.data["stage"] != item.stage]
+        self._news.append(News.of(news))
         self._reached = max(self._reached, self._share(item))
         self._changes.update(stage=item.stage, progress=self._reached)
 
     def stage(self, done: StageDone) -> None:
         self._done.append(done)
-        self._news.append(News("stage", {"name": done.stage, **_said(done)}))
+        self._news.append(News.of(StageEvent(name=done.stage, **_said(done))))
 
     async def write(self) -> None:
         """Raises LeaseLost, and what the database raises: then nothing is lost, and the next time writes it too."""

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.media.encode import SegmentEncoder, jpeg, png, remux
 from composition.records.artifacts import Artifacts
+from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
 from composition.records.store import Lease, News, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, VIDEO
@@ -164,9 +165,15 @@ class Recorder:
             changes["frames_done"] = done
             if self.frames == 0:
                 changes["results"] = {"thumbnail": store_thumbnail(self._artifacts, self._lease, pixels[0])}
-        said = {"variant": self._output.variant, "index": self._index, "first": self.frames, "frames": len(pixels)}
-        news = News("segment", {**said, "frames_done": done, "frames_total": self.total})
-        self._write(data, len(pixels), changes, [news])
+        segment = SegmentEvent(
+            variant=self._output.variant,
+            index=self._index,
+            first=self.frames,
+            frames=len(pixels),
+            frames_done=done,
+            frames_total=self.total,
+        )
+        self._write(data, len(pixels), changes, [News.of(segment)])
 
     def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
         index = frames.first
@@ -176,17 +183,15 @@ class Recorder:
             key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
             self._artifacts.put(key, png(picture.pixels[0]))
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
-        told: dict[str, Any] | None = None
-        if scores is not None:
-            told = {name: value for name, value in asdict(scores).items() if name != "frame"}
-        rows[-1].scores = told
+        told = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+        rows[-1].scores = told and told.model_dump()
         self.safe = index + 1
         kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}
         changes: dict[str, Any] = {"results": {kind: "stills" for kind, there in kinds.items() if there}}
         if self._output.main:
             changes["frames_done"] = self.safe
-        said = {"index": index, "frames_done": self.safe, "frames_total": self.total, "scores": told}
-        self._store.record(self._lease, changes, [News("frame", said)], rows)
+        frame = FrameEvent(index=index, frames_done=self.safe, frames_total=self.total, scores=told)
+        self._store.record(self._lease, changes, [News.of(frame)], rows)
 
     def _read(self, key: str) -> Pixels:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
@@ -237,4 +242,4 @@ def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
 
 def announce_result(variant: str) -> News:
     """Return the event that a result is available."""
-    return News("result", {"variant": variant})
+    return News.of(ResultEvent(variant=variant))

@@ -18,11 +18,11 @@ from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from composition.records.database import for_writing, open_database
+from composition.records.events import JobEvent, Status, StatusEvent, VideoError
 from composition.records.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from composition.variants import FRAME, VIDEO
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
 
-Status = Literal["queued", "in_progress", "completed", "failed"]
 Order = Literal["asc", "desc"]
 
 
@@ -35,6 +35,11 @@ class News:
 
     kind: str
     data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "News":
+        """Return the news of an event. What the event leaves out is left out."""
+        return cls(event.KIND, event.model_dump(mode="json", exclude_unset=True))
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ class Store:
             job.started_at = job.started_at or now
             if job.status == "queued":
                 job.status = "in_progress"
-                _tell(session, job, [News("status", {"status": "in_progress"})])
+                _tell(session, job, [News.of(StatusEvent(status="in_progress"))])
             return job
 
     def renew(self, lease: Lease, lease_s: float) -> bool:
@@ -393,7 +398,7 @@ def _held(session: Session, lease: Lease) -> Job:
 def _add(session: Session, job: Job) -> None:
     session.add(job)
     session.flush()
-    _tell(session, job, [News("status", {"status": "queued"})])
+    _tell(session, job, [News.of(StatusEvent(status="queued"))])
 
 
 def _stop_children(session: Session, parent: Job) -> None:
@@ -414,13 +419,13 @@ def _end(session: Session, job: Job, status: Status, error: tuple[str, str] | No
     job.status, job.completed_at, job.stage = status, time.time(), None
     if status == "completed":
         job.progress = 1.0
-    said: dict[str, Any] = {"status": status}
+    ending = StatusEvent(status=status)
     if error is not None:
         job.error_code, job.error_message = error
-        said["error"] = {"code": error[0], "message": error[1]}
+        ending = StatusEvent(status=status, error=VideoError(code=error[0], message=error[1]))
     # Steps and their pictures are of no use to anybody who comes later, and they are most of the bytes.
     session.execute(delete(Event).where(Event.job_id == job.id, Event.kind == "progress"))
-    _tell(session, job, [News("status", said)])
+    _tell(session, job, [News.of(ending)])
     if status == "failed":
         _stop_children(session, job)
 

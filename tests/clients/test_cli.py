@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
 from typer.testing import CliRunner
-from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
+from video_server import Script, VideoServer
 
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.single import SINGLES
@@ -21,6 +21,7 @@ from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model
 from services.catalogue import MODELS
+from tests.clients.stories import CAPTION, CONTENT, FAILURE, THUMBNAIL
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_failed_job_is_told_and_leaves_no_file(reel: Reel, script: Script, cli
 def test_what_the_server_refuses_is_a_wrong_request(reel: Reel, clip: Path, tmp_path: Path) -> None:
     result = reel("v2v", "--video", clip, "--steps", "0", "-o", tmp_path / "out.mp4")
     assert result.exit_code == 2
-    assert "steps: must be at least 1, got 0" in result.stderr
+    assert "steps: input should be greater than or equal to 1, got 0" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_jobs(reel: Reel, server: VideoServer, clip: Path, tmp_path: Path) -> No
 def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
     assert reel("files", "list").stdout == ""
     assert reel("files", "upload", clip, "--purpose", "trial").stdout == "file_1\n"
-    assert server.files["file_1"][0]["purpose"] == "trial"
+    assert server.files["file_1"][0].purpose == "trial"
     listed = reel("files", "list").stdout.split()
     assert (listed[:5], listed[-1]) == (["file_1", "video", "64x48", "6000", "B"], "in.mp4")
     assert json.loads(reel("files", "show", "file_1", "--json").stdout)["rate"] == "24000/1001"

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from video_server import CAPTION, CONTENT, FRAMES
 
 from composition.graphs.catalogue import BY_NAME
 from reelgraph import Client
@@ -19,6 +18,7 @@ from reelgraph.errors import LocalServerFailed
 from reelgraph.progress import Lines
 from reelgraph.server import local_server
 from services.catalogue import KINDS
+from tests.clients.stories import CAPTION, CONTENT, FRAMES
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 120
@@ -40,7 +40,9 @@ def stand_in(folder: Path, body: str, module: str = "composition/__main__.py") -
 
 
 def serving(script: str = "") -> str:
-    return f"from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
+    """A server in the place of ours, which is made of our classes all the same."""
+    real = f"sys.path.insert(0, {str(ROOT)!r})\nsys.modules.pop('composition', None)\n"
+    return f"{real}from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
 
 
 def is_alive(folder: Path) -> bool:

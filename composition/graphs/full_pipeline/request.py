@@ -25,7 +25,7 @@ ROLES: Mapping[str, Role] = {
 
 
 class FullPipelineRequest(GraphRequest, PictureStages):
-    """Words to picture to video to larger video. With `animate: false` it is a picture.
+    """Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture.
 
     Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
     """

@@ -17,7 +17,7 @@ from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
 from services.model import Role
-from services.qwen_edit.request import EditFields, EditRequest
+from services.qwen_edit.request import Editing, EditRequest
 
 DEFAULT_RATE = Fraction(16)
 """Frames per second if the edges are pictures and the request sets no `fps`."""
@@ -115,7 +115,7 @@ def _report_edges(plan: EditPlan, field: str, edges: Decoder, count: int) -> lis
 
 
 def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> EditPlan:
-    fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
+    fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)

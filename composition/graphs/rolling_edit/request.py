@@ -9,13 +9,14 @@ from composition.graphs.branching import Branch
 from composition.graphs.request import GraphRequest
 from services.errors import InvalidParameter
 from services.limits import from_json
-from services.qwen_edit.request import EdgeFilter, EditFields
+from services.qwen_edit.request import EdgeFilter, Editing
 
 
-class RollingEditRequest(GraphRequest, EditFields):
-    """First frame and edges to video. The result has one frame more than there are edges, unless `max_frames` is less.
+class RollingEditRequest(GraphRequest, Editing):
+    """Make a video of a first frame and edges: each frame is the one before, edited along the next edges.
 
-    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k.
+    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k. There is one frame more than
+    there are edges, unless `max_frames` is less.
     """
 
     MEDIA = {  # noqa: RUF012

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from composition.graphs.graph import Graph, Need
 from composition.graphs.single.request import (
@@ -65,7 +65,9 @@ def _make_graph(model: Model[Any]) -> Graph | None:
 def _make_request(model: Model[Any], offer: Offer, shape: type[SingleRequest]) -> type[SingleRequest]:
     """Make the class of the requests. It becomes an attribute of this module, where other processes can unpickle it."""
     asked = cast("type[BaseModel]", offer.request)
-    more: dict[str, Any] = dict.fromkeys(offer.pictures, (str | None, None))
+    more: dict[str, Any] = {
+        field: (str | None, Field(default=None, description=text)) for field, text in offer.pictures.items()
+    }
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
     created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
     made = cast("type[SingleRequest]", created)

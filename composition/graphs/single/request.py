@@ -31,7 +31,7 @@ class SingleRequest(GraphRequest):
 
 
 class AnimationJob(SingleRequest):
-    """Picture to video."""
+    """Make a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -41,11 +41,11 @@ class AnimationJob(SingleRequest):
 
 
 class FilmJob(SingleRequest):
-    """Text to video."""
+    """Make a video of a prompt."""
 
 
 class PictureJob(SingleRequest):
-    """Text to picture."""
+    """Paint a picture of a prompt."""
 
     @model_validator(mode="after")
     def _one_picture(self) -> "PictureJob":
@@ -60,7 +60,7 @@ class PictureJob(SingleRequest):
 
 
 class RepaintJob(PictureJob):
-    """Picture to picture."""
+    """Paint a picture anew."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -70,7 +70,7 @@ class RepaintJob(PictureJob):
 
 
 class EditJob(RepaintJob):
-    """Picture to edited picture."""
+    """Edit a picture."""
 
     MEDIA = {"image": "image", "edges": "image"}  # noqa: RUF012
 
@@ -97,7 +97,7 @@ class EditJob(RepaintJob):
 
 
 class UpscaleJob(SingleRequest):
-    """Video to larger video, or picture to larger picture."""
+    """Make a video, or a picture, two to four times as large."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"

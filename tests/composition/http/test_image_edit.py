@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composition.http.image_edit import EditedImage, Editor, ImageEditRequest
+from composition.http.image_edit import Editor, ImageEditRequest
+from composition.http.schemas import ImageObject
 from composition.media.encode import png
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Frames, Pixels
@@ -40,7 +41,7 @@ def asked(pictures: int = 2, **fields: Any) -> ImageEditRequest:
     return editor(EditService()).asked(fields, pictures)
 
 
-def shown(image: EditedImage) -> Pixels:
+def shown(image: ImageObject) -> Pixels:
     with Image.open(io.BytesIO(base64.b64decode(image.b64_json))) as picture:
         assert picture.format == "PNG"
         return np.array(picture)
@@ -112,7 +113,8 @@ async def test_two_pictures_are_the_edges_and_what_is_edited() -> None:
     assert np.array_equal(shown(image), frames.pixels[0])
     assert image.seed == 5
     names = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
-    assert image.scores == {name: getattr(scores, name) for name in names}
+    assert image.scores is not None
+    assert image.scores.model_dump() == {name: getattr(scores, name) for name in names}
     assert (answer.size, answer.output_format) == ("51x37", "png")
     assert answer.facts == {"lpips": "random weights"}
     assert abs(answer.created - time.time()) < 60
@@ -136,7 +138,7 @@ async def test_several_have_the_seeds_that_follow_each_other(seed: int, seeds: l
 
 
 async def test_a_seed_that_was_not_drawn_yet_is_drawn() -> None:
-    answer = await editor(EditService()).edit(ImageEditRequest(steps=2, n=2), [EDGES, PICTURE])
+    answer = await editor(EditService()).edit(ImageEditRequest(image="given", steps=2, n=2), [EDGES, PICTURE])
     first, second = (image.seed for image in answer.data)
     assert 0 <= first < 2**53
     assert second == first + 1

@@ -15,8 +15,9 @@ from PIL import Image
 
 from composition.graphs.faces import write_identity
 from composition.graphs.identity import Identity
-from composition.http.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
+from composition.http.image_generation import ImageGenerationRequest, Painter, Previews
 from composition.http.ingress import Ingress
+from composition.http.schemas import ImageObject
 from composition.media.encode import png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
@@ -48,7 +49,7 @@ def shown(b64_json: str) -> Pixels:
         return np.array(picture)
 
 
-def exact(image: PaintedImage, request: FluxRequest, index: int = 0) -> bool:
+def exact(image: ImageObject, request: FluxRequest, index: int = 0) -> bool:
     return np.array_equal(shown(image.b64_json), painted(request, index)[0])
 
 

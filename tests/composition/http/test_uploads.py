@@ -259,7 +259,9 @@ async def test_the_schema_says_what_a_media_field_takes(http: httpx.AsyncClient)
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     (properties,) = (each["properties"] for each in body["oneOf"] if "edge_frames" in each["properties"])
     assert [each["type"] for each in properties["edge_frames"]["anyOf"]] == ["string", "array"]
-    assert properties["input_reference"] == properties["init_frame"] == properties["edge_video"]
+    single = [properties[name] for name in ("input_reference", "init_frame", "edge_video")]
+    assert [each["type"] for each in single] == ["string"] * 3
+    assert all("A file id, a data: URL" in each["description"] for each in single)
     assert properties["edge_video"]["type"] == "string"
 
 
