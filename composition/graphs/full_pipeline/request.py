@@ -1,4 +1,4 @@
-"""What the full pipeline is asked for."""
+"""The request of the full pipeline."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, cast
@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from composition.graphs.fields import read_fps
-from composition.graphs.picture import PictureStages, switched
+from composition.graphs.picture import PictureStages, expand_stages
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.limits import MAX_TEXT
@@ -21,13 +21,14 @@ ROLES: Mapping[str, Role] = {
     "animate": "image-to-video",
     "upscale": "upscale",
 }
-"""Field → the role whose model it needs."""
+"""Optional field → the role whose model it needs."""
 
 
 class FullPipelineRequest(GraphRequest, PictureStages):
-    """Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture.
+    """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional.
 
-    Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
+    Results: `image`, `video` and `hd`, each available as soon as it is complete, and `painted`, the picture before
+    restyling. With `animate: false` the main result is a picture.
     """
 
     MEDIA = {"face": "image"}  # noqa: RUF012
@@ -73,18 +74,18 @@ class FullPipelineRequest(GraphRequest, PictureStages):
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         del rate
-        given = fields.get("animate", {})
-        if not isinstance(given, Mapping):
+        value = fields.get("animate", {})
+        if not isinstance(value, Mapping):
             return dict(fields)
-        animate = cast("Mapping[str, Any]", given)
+        animate = cast("Mapping[str, Any]", value)
         return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * read_fps(animate, SvdRequest)))}}
 
     @classmethod
     def is_stage_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
-        """As for all graphs; a picture alone is enlarged only where that is asked for."""
-        alone = stage == "upscale" and stage not in fields and not super().is_stage_on("animate", fields)
-        return not alone and super().is_stage_on(stage, fields)
+        """Return whether an optional stage runs. Without animation, `upscale` must be set explicitly."""
+        is_picture = stage == "upscale" and stage not in fields and not super().is_stage_on("animate", fields)
+        return not is_picture and super().is_stage_on(stage, fields)
 
     @classmethod
     def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        return switched(fields)
+        return expand_stages(fields)

@@ -118,5 +118,5 @@ def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known
     fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
-    total = request.frames_total(edges.facts.frames)
+    total = request.count_frames(edges.facts.frames)
     return EditPlan(edit, style, draw_seed(request.seed), total, rate, request.edge_start, known.key)

@@ -1,4 +1,4 @@
-"""Jobs of one model alone: a graph for each kind of model that gives frames or pictures."""
+"""Jobs of a single model: one graph per kind of model that produces frames or pictures."""
 
 import sys
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ from services.catalogue import MODELS
 from services.model import Model, Offer, Role
 
 NAME = "single"
-"""The graph that runs jobs of every model alone."""
+"""The name under which the graphs of single models are deployed."""
 
 
 @dataclass(frozen=True)
 class JobType:
-    """What the jobs of all models of a role share."""
+    """Properties of the jobs of all models of a role."""
 
     request: type[SingleRequest]
-    """The fields besides those of the model's own request."""
+    """Base class with the fields that the role adds to the model's own request."""
     stages: Mapping[str, float]
     outputs: tuple[str, ...] = ()
 
@@ -63,18 +63,18 @@ def _make_graph(model: Model[Any]) -> Graph | None:
 
 
 def _make_request(model: Model[Any], offer: Offer, shape: type[SingleRequest]) -> type[SingleRequest]:
-    """Make the class of the requests. It becomes an attribute of this module, where other processes can unpickle it."""
-    asked = cast("type[BaseModel]", offer.request)
+    """Create the request class, as an attribute of this module so that other processes can unpickle it."""
+    own = cast("type[BaseModel]", offer.request)
     more: dict[str, Any] = {
         field: (str | None, Field(default=None, description=text)) for field, text in offer.pictures.items()
     }
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
-    created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
-    made = cast("type[SingleRequest]", created)
-    made.OFFER = offer
-    made.MEDIA = {**shape.MEDIA, **dict.fromkeys(offer.pictures, "image")}
-    setattr(sys.modules[__name__], name, made)
-    return made
+    created = create_model(name, __base__=(shape, own), __module__=__name__, __doc__=shape.__doc__, **more)
+    request = cast("type[SingleRequest]", created)
+    request.OFFER = offer
+    request.MEDIA = {**shape.MEDIA, **dict.fromkeys(offer.pictures, "image")}
+    setattr(sys.modules[__name__], name, request)
+    return request
 
 
 SINGLES: Mapping[str, Graph] = {model.kind: graph for model in MODELS if (graph := _make_graph(model)) is not None}

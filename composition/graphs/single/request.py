@@ -1,4 +1,4 @@
-"""What is asked of one model alone: what its role takes, and the fields of its kind."""
+"""The requests of single-model jobs: the media that a role takes, besides the fields of the model's own request."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, cast
@@ -14,24 +14,24 @@ from services.model import Offer
 
 
 class SingleRequest(GraphRequest):
-    """A job of a model alone."""
+    """A job of a single model."""
 
     OFFER: ClassVar[Offer]
-    """What the model is asked for."""
+    """The role that the model takes, and the request that it accepts."""
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         if "num_frames" not in cls.model_fields:
             return super().set_duration(seconds, fields, rate)
-        counted: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
-        if counted is not None:
-            return {**fields, "num_frames": counted(seconds, rate)}
-        shown_at = read_fps(fields, cls) if "fps" in cls.model_fields else rate
-        return {**fields, "num_frames": max(2, round(seconds * shown_at))}
+        count_frames: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
+        if count_frames is not None:
+            return {**fields, "num_frames": count_frames(seconds, rate)}
+        fps = read_fps(fields, cls) if "fps" in cls.model_fields else rate
+        return {**fields, "num_frames": max(2, round(seconds * fps))}
 
 
 class AnimationJob(SingleRequest):
-    """Make a video that begins with a picture."""
+    """Generate a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -41,17 +41,17 @@ class AnimationJob(SingleRequest):
 
 
 class FilmJob(SingleRequest):
-    """Make a video of a prompt."""
+    """Generate a video from a prompt."""
 
 
 class PictureJob(SingleRequest):
-    """Paint a picture of a prompt."""
+    """Generate a picture from a prompt."""
 
     @model_validator(mode="after")
-    def _one_picture(self) -> "PictureJob":
+    def _check_count(self) -> "PictureJob":
         count = getattr(self, "n", 1)
         if count != 1:
-            raise InvalidParameter(f"n: a job makes one picture, got {count}", param="n")
+            raise InvalidParameter(f"n: must be 1 for a job, got {count}", param="n")
         return self
 
     @property
@@ -60,13 +60,13 @@ class PictureJob(SingleRequest):
 
 
 class RepaintJob(PictureJob):
-    """Paint a picture anew."""
+    """Restyle a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
 
     image: str
-    """What to paint anew."""
+    """The picture to restyle."""
 
 
 class EditJob(RepaintJob):
@@ -79,17 +79,17 @@ class EditJob(RepaintJob):
 
     @model_validator(mode="before")
     @classmethod
-    def _follow_edges_only_where_given(cls, values: Any) -> Any:
+    def _disable_unused_edge_guidance(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         fields = cast("dict[str, Any]", values)
         if fields.get("edges") is not None:
             return fields
         if not fields.get("prompt"):
-            raise InvalidParameter("prompt: field required where no edges are given", param="prompt")
+            raise InvalidParameter("prompt: field required if no edges are given", param="prompt")
         try:
             guidance = from_json(fields.get("ttlg", {}))
-        except ValueError:  # which is said when the field is read
+        except ValueError:  # reported when the field is validated
             return fields
         if isinstance(guidance, Mapping):
             fields = {**fields, "ttlg": {"edge_scale": 0.0, **cast("Mapping[str, Any]", guidance)}}
@@ -97,18 +97,18 @@ class EditJob(RepaintJob):
 
 
 class UpscaleJob(SingleRequest):
-    """Make a video, or a picture, two to four times as large."""
+    """Upscale a video or a picture two to four times."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
 
     input_video: str | None = None
-    """What to enlarge. A picture is taken for a video of one frame."""
+    """The video to upscale. A picture counts as a video of one frame."""
     image: str | None = None
-    """A picture to enlarge: the result is `image`, a picture, and no video."""
+    """The picture to upscale; the result is the picture `image`."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "UpscaleJob":
+    def _check_source(self) -> "UpscaleJob":
         if (self.input_video is None) == (self.image is None):
             raise InvalidParameter("input_video: give either this or image", param="input_video")
         return self

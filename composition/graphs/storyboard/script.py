@@ -66,21 +66,21 @@ class Scene(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
     scene_number: Annotated[int, Field(ge=1, le=MAX_SCENES)]
-    """From 1, each once."""
+    """Position of the scene, from 1."""
     description: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    """What is to be seen."""
+    """What the scene shows."""
     duration: Annotated[float, Field(gt=0, le=MAX_SCENE_S)]
-    """Seconds."""
+    """Duration in seconds."""
     face: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """The id of a file: a picture of whoever is to be seen in it."""
+    """The id of a picture file of the person to show."""
     loras: Annotated[
         tuple[Lora, ...],
         BeforeValidator(_parse_loras, json_schema_input_type=Lora | str | tuple[Lora | str, ...]),
         Field(validation_alias=AliasChoices("lora", "loras")),
     ] = ()
-    """Low-rank adaptations of its picture; a text is `name` or `name:weight`. Without, those of the whole film."""
+    """LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."""
     style: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
-    """How it is to look."""
+    """The visual style."""
 
 
 def _check_count(value: object) -> object:
@@ -99,7 +99,7 @@ def _sort_scenes(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
 
 
 class Script(BaseModel):
-    """What is filmed, scene after scene. It may be given as the text of a JSON object."""
+    """A sequence of scenes. JSON text is accepted as well."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -108,7 +108,7 @@ class Script(BaseModel):
     scenes: Annotated[
         tuple[Scene, ...], Field(fail_fast=True), BeforeValidator(_check_count), AfterValidator(_sort_scenes)
     ]
-    """In the order of their numbers, which are 1, 2, 3 and so on; they may be given in any."""
+    """The scenes, sorted by `scene_number`; the numbers must be 1, 2, 3 and so on."""
 
     @model_validator(mode="before")
     @classmethod

@@ -126,7 +126,7 @@ def test_a_job_makes_one_picture() -> None:
     assert request_of("flux", prompt="a fox").n == 1
     with pytest.raises(InvalidParameter) as caught:
         request_of("flux", prompt="a fox", n=2)
-    assert (caught.value.param, caught.value.message) == ("n", "n: a job makes one picture, got 2")
+    assert (caught.value.param, caught.value.message) == ("n", "n: must be 1 for a job, got 2")
 
 
 @pytest.mark.parametrize("fields", [{}, {"input_video": "a", "image": "b"}])
@@ -148,7 +148,7 @@ def test_without_edges_an_edit_needs_a_prompt_and_follows_none() -> None:
             request_of("qwen-edit", image="a", **fields)
         assert (caught.value.param, caught.value.message) == (
             "prompt",
-            "prompt: field required where no edges are given",
+            "prompt: field required if no edges are given",
         )
     asked = request_of("qwen-edit", image="a", prompt="at night")
     assert (asked.prompt, asked.ttlg.edge_scale, asked.ttlg.on) == ("at night", 0.0, False)
@@ -187,7 +187,7 @@ async def test_an_edit_is_ordered_like_any_other_job(counter: Counter) -> None:
     assert job.media == {"image": counter.first.key}
     both = await counter.ordered("qwen", input_reference=counter.first.id, edges=counter.first.id)
     assert (both.media.keys(), both.params["ttlg"]["edge_scale"]) == ({"image", "edges"}, 1.0)
-    with pytest.raises(InvalidParameter, match="prompt: field required where no edges are given"):
+    with pytest.raises(InvalidParameter, match="prompt: field required if no edges are given"):
         await counter.ordered("qwen", image=counter.first.id)
     with pytest.raises(InvalidParameter, match="image: field required"):
         await counter.ordered("qwen", prompt="x")
