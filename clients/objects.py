@@ -41,12 +41,12 @@ class File(Answer):
 
 
 class VideoError(Answer):
-    """Why a job failed."""
+    """The error of a failed job."""
 
     code: str
-    """A word for programs, e.g. `model_failed`."""
+    """Error code, e.g. `model_failed`."""
     message: str
-    """A sentence for people."""
+    """Error message."""
 
 
 class Child(Ending):
@@ -61,20 +61,20 @@ class Child(Ending):
 
 
 class StageRecord(Answer):
-    """Which service did a part of the work."""
+    """A completed stage: one model's part in the work."""
 
     name: str
-    """The stage."""
+    """Name of the stage."""
     model: str
-    """The kind of model."""
+    """Kind of the model."""
     source: str
-    """Where its weights come from: a repository, or `path:FOLDER`."""
+    """Source of the weights: a repository, or `path:FOLDER`."""
     revision: str
-    """Of the weights."""
+    """Revision of the weights."""
     replica: str
-    """The replica, and its device."""
+    """The replica and its device."""
     seconds: float
-    """How long it took."""
+    """Duration in seconds."""
 
 
 class Video(Ending):
@@ -135,18 +135,18 @@ class Video(Ending):
 
 
 class Scores(Answer):
-    """How a frame differs from what it was to be. None where it was not measured."""
+    """Quality scores of a frame. None if not measured."""
 
     edge_loss: float | None = None
-    """Difference of the edges."""
+    """Difference from the requested edges."""
     gram_loss: float | None = None
     """Difference of the style, as Gram matrices of VGG16 features."""
     temporal_loss: float | None = None
-    """Difference to the frame before."""
+    """Difference from the previous frame."""
     lpips_to_init: float | None = None
-    """LPIPS to the first frame, or the given style frame."""
+    """LPIPS distance to the first frame, or to the style frame if given."""
     lpips_to_prev: float | None = None
-    """LPIPS to the frame before."""
+    """LPIPS distance to the previous frame."""
 
 
 class EditedImage(Picture):
@@ -249,82 +249,82 @@ class Page(Answer, Generic[T]):
 
 
 class StatusEvent(JobEvent, Ending):
-    """The job's status. After `completed` or `failed` no event follows."""
+    """A change of the job's status. `completed` or `failed` is the last event."""
 
     error: VideoError | None = None
-    """Why it failed."""
+    """The error, if the job failed."""
 
 
 class ProgressEvent(JobEvent):
-    """`done` of `total` steps of a stage are finished."""
+    """Progress of a stage."""
 
     stage: str
-    """The stage."""
+    """Name of the stage."""
     done: int
-    """Steps that are finished."""
+    """Number of finished steps."""
     total: int
-    """Steps there are."""
+    """Total number of steps."""
     preview: str | None = None
-    """A small picture of what is being made: a `data:image/jpeg` URL."""
+    """Small preview of the current frame, as a `data:image/jpeg` URL."""
 
 
 class TextEvent(JobEvent):
-    """A piece of text as a model writes it."""
+    """A piece of generated text."""
 
     stage: str
-    """The stage."""
+    """Name of the stage."""
     piece: str
-    """The piece."""
+    """The text that follows the previous piece."""
 
 
 class FactEvent(JobEvent):
-    """Something decided on the way: `seed`, `size`, `caption`."""
+    """A value that was determined while the job ran: `seed`, `size`, `caption`."""
 
     name: str
-    """Of the fact."""
+    """Name of the fact."""
     value: str | int | float | bool | None = None
-    """Its value."""
+    """Value of the fact."""
 
 
 class StageEvent(JobEvent, StageRecord):
-    """A service has finished its part."""
+    """A stage was completed."""
 
 
 class SegmentEvent(JobEvent):
-    """A playable piece of one of the job's videos is there."""
+    """A playable segment of one of the job's videos was stored."""
 
     variant: str = "video"
-    """Which of the job's videos."""
+    """Name of the video among the job's results."""
     index: int
-    """Of the segment, from 0."""
+    """Index of the segment, from 0."""
     first: int
     """Index of its first frame."""
     frames: int
-    """Frames in it."""
+    """Number of frames in the segment."""
     frames_done: int
-    """Frames of the video that are there."""
+    """Number of frames of the video stored so far."""
     frames_total: int | None = None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the video, if known."""
 
 
 class ResultEvent(JobEvent):
-    """One of the job's results is there, whole."""
+    """One of the job's results is complete."""
 
     variant: str
-    """The result, as `content` names it."""
+    """Name of the result, as in `content?variant=`."""
 
 
 class FrameEvent(JobEvent):
-    """A frame that is kept without loss is there, of a rolling edit or a full pipeline."""
+    """A frame of a rolling edit or a full pipeline was stored losslessly."""
 
     index: int
-    """Of the frame, from 0."""
+    """Index of the frame, from 0."""
     frames_done: int
-    """Frames of the video that are there."""
+    """Number of frames of the video stored so far."""
     frames_total: int | None = None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the video, if known."""
     scores: Scores | None = None
-    """Of the frame, where it was measured."""
+    """Quality scores of the frame, if measured."""
 
 
 class ImageProgress(Answer):

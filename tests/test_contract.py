@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
@@ -201,6 +204,17 @@ def compare_command(definition: Definition) -> list[str]:
 def test_what_is_generated_is_up_to_date() -> None:
     differences = compare_files()
     assert not differences, "run `make generate`:\n" + "\n".join(differences.values())
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_it_is_generated_the_same_everywhere_and_without_what_runs_models(seed: str) -> None:
+    heavy = "{'torch', 'diffusers', 'transformers', 'ray'}"
+    code = (
+        f"import sys; from composition.contract.files import *; print([*compare_files(), *{heavy} & {{*sys.modules}}])"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": seed}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", [name for name, each in DEFINITIONS.items() if each.request is not FaceRequest])

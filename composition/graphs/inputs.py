@@ -28,18 +28,18 @@ class Media:
             async with Decoder.open(Path(url), self._limits) as decoder:
                 yield decoder
             return
-        async with self._artifacts.local(url) as path, Decoder.open(path, self._limits) as decoder:
+        async with self._artifacts.open_local(url) as path, Decoder.open(path, self._limits) as decoder:
             yield decoder
 
     async def read_stored(self, url: str) -> Frames:
         """Read a picture that this project has written; it needs no sandboxed decoder. Raises NotFound."""
-        async with self._artifacts.local(url) as path:
+        async with self._artifacts.open_local(url) as path:
             return Frames(await asyncio.to_thread(_read, path))
 
     async def read_picture(self, url: str) -> Frames:
         """Read a picture, or the last frame of a video. Raises NotFound, UndecodableMedia, LimitExceeded."""
         async with self.open(url) as decoder:
-            return await decoder.last()
+            return await decoder.read_last()
 
 
 def _read(path: Path) -> Pixels:

@@ -10,7 +10,7 @@ from composition.graphs.calls import Handle, Transport
 from composition.graphs.faces import FACE_PARAM, find_face, write_identity
 from composition.graphs.identity import Identity
 from composition.http.schemas import StageObject, stage_object
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, StageDone
@@ -86,7 +86,7 @@ class FaceFinder:
             raise ModelFailed("the model did not say how many faces there are, or gave no crop")
         return FaceObject(
             identity=write_identity(face),
-            crop=Crop(b64_json=base64.b64encode(png(face.crop.pixels[0])).decode()),
+            crop=Crop(b64_json=base64.b64encode(encode_png(face.crop.pixels[0])).decode()),
             faces=faces,
             notice=None if notice is None else str(notice),
             stages=[stage_object(item) for item in items if isinstance(item, StageDone)],

@@ -13,7 +13,7 @@ from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
 from composition.http.validation import parsed
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
@@ -89,7 +89,7 @@ class Editor:
             picture, scores = await self._one(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
             told = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-            data = base64.b64encode(png(picture.pixels[0])).decode()
+            data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             made.append(ImageObject(b64_json=data, seed=edit.seed, scores=told))
         facts.pop("seed", None)
         done = [stage_object(each) for each in stages.list_done()]

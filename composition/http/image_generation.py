@@ -26,7 +26,7 @@ from composition.http.schemas import (
 )
 from composition.http.sse import said
 from composition.http.validation import parsed
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
@@ -276,7 +276,7 @@ def _event(event: ImageEvent) -> str:
 
 
 async def _png(picture: Frames) -> str:
-    data = await asyncio.to_thread(png, picture.pixels[0])
+    data = await asyncio.to_thread(encode_png, picture.pixels[0])
     return base64.b64encode(data).decode()
 
 

@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.configuration.origins import DoorSettings
-from composition.configuration.served import Served, ServedModel
+from composition.configuration.registry import Registry
+from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
 from composition.http.bodies import ONE_OF, PENDING, BodySettings, MediaValue, is_number, read_body, taken_media
@@ -93,7 +94,7 @@ class Ingress:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, settings: IngressSettings, served: Served, transport: Transport) -> None:
+    def __init__(self, settings: IngressSettings, served: Registry, transport: Transport) -> None:
         self._settings = settings
         self._served = served
         self._transport = transport
@@ -168,7 +169,7 @@ class Ingress:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Authorization: give an API key, as in `Authorization: Bearer rg-…`")
-        owner = await asyncio.to_thread(self._store.owner_of, key.strip())
+        owner = await asyncio.to_thread(self._store.find_owner, key.strip())
         if owner is None:
             raise Unauthorized("Authorization: this API key is not known")
         request.state.owner = owner
@@ -177,7 +178,7 @@ class Ingress:
 
     async def health(self) -> dict[str, str]:
         """Whether the front door is open and the database answers."""
-        await asyncio.to_thread(self._store.check)
+        await asyncio.to_thread(self._store.check_connection)
         return {"status": "ok"}
 
     async def metrics(self) -> Response:
@@ -190,7 +191,7 @@ class Ingress:
 
         `POST /v1/videos` has a body for each name by which a job can be asked for.
         """
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         bodies = describe_bodies(snapshot, self._settings.roles)
         document = {**api.openapi()}
         document["paths"] = {
@@ -201,7 +202,7 @@ class Ingress:
 
     async def list_models(self) -> ListPage[ModelObject]:
         """Everything that can be asked for by name, and whether it is ready."""
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         return ListPage(data=list_models(snapshot, self._started))
 
     # Files.
@@ -217,12 +218,12 @@ class Ingress:
 
     async def list_files(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[FileObject]:
         """The files of this key's owner."""
-        files, more = await asyncio.to_thread(self._store.files, request.state.owner, page.page())
+        files, more = await asyncio.to_thread(self._store.list_files, request.state.owner, page.page())
         return _list([file_object(file) for file in files], [file.id for file in files], more)
 
     async def get_file(self, request: Request, file_id: str) -> FileObject:
         """What is known of a file."""
-        return file_object(await asyncio.to_thread(self._store.file, file_id, request.state.owner))
+        return file_object(await asyncio.to_thread(self._store.get_file, file_id, request.state.owner))
 
     async def delete_file(self, request: Request, file_id: str) -> Deleted:
         """Remove a file that no unfinished job needs."""
@@ -233,7 +234,7 @@ class Ingress:
 
     async def create_video(self, request: Request) -> VideoObject:
         """Store a job that makes a video; it is run as soon as there is room."""
-        await asyncio.to_thread(self._store.refuse_when_full, self._settings.max_queued_jobs)
+        await asyncio.to_thread(self._store.check_queue, self._settings.max_queued_jobs)
         async with read_body(request, self._settings) as body:
             job = await self._orders.job(body, request.state.owner)
         job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
@@ -242,16 +243,16 @@ class Ingress:
 
     async def list_videos(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[VideoObject]:
         """The jobs of this key's owner."""
-        jobs, more = await asyncio.to_thread(self._store.jobs, request.state.owner, page.page())
+        jobs, more = await asyncio.to_thread(self._store.list_jobs, request.state.owner, page.page())
         ids = [job.id for job in jobs]
-        stages = await asyncio.to_thread(self._store.stages, ids)
-        parts = await asyncio.to_thread(self._store.children, ids)
+        stages = await asyncio.to_thread(self._store.list_stages, ids)
+        parts = await asyncio.to_thread(self._store.list_children, ids)
         return _list([video_object(job, stages[job.id], parts[job.id]) for job in jobs], ids, more)
 
     async def get_video(self, request: Request, response: Response, video_id: str) -> VideoObject:
         """How a job stands."""
         job = await self._job(request, video_id)
-        if not job.ended:
+        if not job.has_ended:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
             response.headers["openai-poll-after-ms"] = str(RETRY_AFTER_S * 1000)
         return await self._shown(job)
@@ -285,7 +286,7 @@ class Ingress:
         if variant not in videos:
             there = ", ".join(sorted({*job.results, *videos})) or "nothing yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
-        if job.ended and not await asyncio.to_thread(self._store.segments, job.id, variant=variant):
+        if job.has_ended and not await asyncio.to_thread(self._store.list_segments, job.id, variant=variant):
             raise NotFound(f"the job has ended before there was a frame: {job.error_message or job.status}")
         if request.method == "HEAD":
             return Response(media_type="video/mp4")
@@ -299,14 +300,14 @@ class Ingress:
         after = request.headers.get("last-event-id", "0")
         if not is_number(after):
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
-        if job.ended and int(after) >= job.last_event:
+        if job.has_ended and int(after) >= job.last_event:
             return Response(status_code=204)  # by which an EventSource knows not to come back
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(told(self._store, job.id, int(after)), media_type="text/event-stream", headers=headers)
 
     async def _gathered(self, job: Job, variant: str, form: str) -> Response:
         """What is put together of a job's stills."""
-        stills = await asyncio.to_thread(self._store.stills, job.id, frames=variant != "debug")
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
         headers = {"Cache-Control": "no-store"}
         if variant != "metrics":
             chunks = zipped(self._artifacts, stills, named=variant == "debug")
@@ -328,7 +329,7 @@ class Ingress:
 
     def _videos(self, job: Job) -> set[str]:
         """The variants that are videos, made or yet to be made."""
-        graph = find_graph(job.model, self._served.read())
+        graph = find_graph(job.model, self._served.read_snapshot())
         return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)
 
     async def create_image(self, request: Request) -> ImagesObject | Response:
@@ -362,9 +363,9 @@ class Ingress:
         Raises NotFound, InvalidParameter, ServiceBusy.
         """
         name = fields.get("model")
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         configured = self._settings.roles.get(role)
-        served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
+        served = snapshot.choose_model(Need(role, asked_with), None if name is None else str(name), configured)
         return await asyncio.to_thread(self._served.open_model, served), served
 
     async def _find_faces(self) -> Handle | None:
@@ -380,15 +381,15 @@ class Ingress:
         return await self._uploads.picture(given, request.state.owner, param)
 
     async def _job(self, request: Request, video_id: str) -> Job:
-        return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
+        return await asyncio.to_thread(self._store.get_job, video_id, request.state.owner)
 
     async def _shown(self, job: Job) -> VideoObject:
-        stages = await asyncio.to_thread(self._store.stages, [job.id])
-        parts = await asyncio.to_thread(self._store.children, [job.id])
+        stages = await asyncio.to_thread(self._store.list_stages, [job.id])
+        parts = await asyncio.to_thread(self._store.list_children, [job.id])
         return video_object(job, stages[job.id], parts[job.id])
 
     async def _ranged(self, request: Request, job: Job, variant: str, key: str) -> Response:
-        size = await asyncio.to_thread(self._artifacts.size, key)
+        size = await asyncio.to_thread(self._artifacts.get_size, key)
         etag = f'"{job.id}-{variant}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from composition.configuration.served import GRAPH, HEALTHY, Assignment, ServedModel, Snapshot
+from composition.configuration.served import HEALTHY, Assignment, ServedModel
+from composition.configuration.snapshot import GRAPH, Snapshot
 from composition.graphs.graph import Graph, Need
 from composition.graphs.single import NAME as SINGLE
 from composition.graphs.single import SINGLES
@@ -56,7 +57,7 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
         snapshot: what is served.
         created: when the server was started, in Unix seconds.
     """
-    graphs = [_graph_object(snapshot, name, created) for name in snapshot.names() if name in snapshot.graphs]
+    graphs = [_graph_object(snapshot, name, created) for name in snapshot.list_names() if name in snapshot.graphs]
     there = {**snapshot.models, **snapshot.aliases}
     return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
 
@@ -71,7 +72,7 @@ def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
 
 def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
     served = snapshot.graphs[name]
-    assignment = snapshot.assign(name, {})
+    assignment = snapshot.assign_models(name, {})
     needed = [assignment.models[need.role].state for need in served.graph.needs]
     return ModelObject(
         id=name,
@@ -97,8 +98,8 @@ def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: i
 
 
 def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
-    if served.id in snapshot.names():
-        fields = describe_request(snapshot.assign(served.id, {}))["properties"]
+    if served.id in snapshot.list_names():
+        fields = describe_request(snapshot.assign_models(served.id, {}))["properties"]
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     asked_with = served.model.offers[0].request
     return {} if asked_with is None else describe_answered(asked_with, served)["properties"]
@@ -111,12 +112,12 @@ def describe_bodies(snapshot: Snapshot, roles: Mapping[Role, str]) -> dict[str, 
         snapshot: what is served.
         roles: role → id of the model that answers at once, where the configuration names one.
     """
-    assignments = [snapshot.assign(name, {}) for name in (*snapshot.names(), *snapshot.aliases)]
+    assignments = [snapshot.assign_models(name, {}) for name in (*snapshot.list_names(), *snapshot.aliases)]
     schemas = [video_schema(each.name, each.request, describe_request(each)) for each in assignments]
     bodies = {"/v1/videos": video_body(schemas)}
     for path, (need, request_type) in ANSWERED_AT_ONCE.items():
         with contextlib.suppress(NotFound):  # none is served, and the class's own limits are told
-            served = snapshot.choose(need, None, roles.get(need.role))
+            served = snapshot.choose_model(need, None, roles.get(need.role))
             bodies[path] = picture_body(request_type, describe_answered(request_type, served))
     return bodies
 
@@ -127,7 +128,7 @@ def describe_request(assignment: Assignment) -> dict[str, Any]:
     The fields of its stages are described also where the stage is off by default.
     """
     stages = {need.at: True for need in assignment.graph.roles if need.at}
-    defaults, inside = assignment.complete({}), assignment.complete(stages)
+    defaults, inside = assignment.complete_fields({}), assignment.complete_fields(stages)
     return _overlay_all(inline_schema(assignment.request), defaults, inside, assignment.limits)
 
 

@@ -14,12 +14,12 @@ from composition.graphs.graph import Graph
 from composition.graphs.run import Known
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
-from composition.media.encode import jpeg
+from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
-from composition.media.stitch import Stitch
+from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, ProgressEvent, StageEvent, TextEvent
-from composition.records.store import Lease, News, Store
+from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
 from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
@@ -48,7 +48,7 @@ class ProgressReport:
         self._reached = 0.0
         self._changes: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
-        self._news: list[News] = []
+        self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
 
     def add(self, item: Item) -> None:
@@ -70,30 +70,30 @@ class ProgressReport:
         self._facts[fact.name] = fact.value
         if fact.name in ("frames_total", "degraded"):
             self._changes[fact.name] = fact.value
-        self._news.append(News.of(FactEvent(name=fact.name, value=fact.value)))
+        self._news.append(EventDraft.of(FactEvent(name=fact.name, value=fact.value)))
 
     def _add_text(self, text: Text) -> None:
         """Add a piece of text. Consecutive pieces of a stage are joined into one event."""
         last = self._news[-1].data if self._news and self._news[-1].kind == "text" else None
         if last is not None and last["stage"] == text.stage:
-            self._news[-1] = News.of(TextEvent(stage=text.stage, piece=last["piece"] + text.piece))
+            self._news[-1] = EventDraft.of(TextEvent(stage=text.stage, piece=last["piece"] + text.piece))
         else:
-            self._news.append(News.of(TextEvent(stage=text.stage, piece=text.piece)))
+            self._news.append(EventDraft.of(TextEvent(stage=text.stage, piece=text.piece)))
 
     def _add_progress(self, item: Progress) -> None:
         """Add progress. It replaces an unwritten event of the same stage."""
         event = ProgressEvent(stage=item.stage, done=item.done, total=item.total)
         if item.preview is not None:
-            picture = base64.b64encode(jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
+            picture = base64.b64encode(encode_jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
             event = event.model_copy(update={"preview": f"data:image/jpeg;base64,{picture}"})
         self._news = [each for each in self._news if each.kind != "progress" or each.data["stage"] != item.stage]
-        self._news.append(News.of(event))
+        self._news.append(EventDraft.of(event))
         self._reached = max(self._reached, self._share(item))
         self._changes.update(stage=item.stage, progress=self._reached)
 
     def _add_stage(self, done: StageDone) -> None:
         self._done.append(done)
-        self._news.append(News.of(_make_event(done)))
+        self._news.append(EventDraft.of(_make_event(done)))
 
     async def write(self) -> None:
         """Write what was collected. After an SQLAlchemyError it is kept for the next call.
@@ -109,7 +109,7 @@ class ProgressReport:
         rows = [_make_row(self._lease, stage) for stage in done]
         columns = {**changes, "facts": facts} if facts else changes
         try:
-            await asyncio.to_thread(self._store.record, self._lease, columns, news, rows)
+            await asyncio.to_thread(self._store.update_job, self._lease, columns, news, rows)
         except SQLAlchemyError:
             self._changes, self._facts = {**changes, **self._changes}, {**facts, **self._facts}
             self._news, self._done = [*news, *self._news], [*done, *self._done]
@@ -170,7 +170,7 @@ class Attempt:
         """Number of frames at the start of the video that come from a clip and not from the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
-        self._stitch = Stitch()
+        self._stitch = Stitcher()
 
     async def run(self, handle: Handle, graph: Graph, transport: Transport, *, is_retry: bool) -> None:
         """Run the graph and store its outputs.
@@ -187,7 +187,9 @@ class Attempt:
             ReelError: an error of the graph.
         """
         job = self._job
-        media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in graph.request.MEDIA}
+        media = {
+            field: self._artifacts.get_url(key) for field, key in job.media.items() if field in graph.request.MEDIA
+        }
         request = graph.request.model_validate({**job.params, **media})
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
@@ -207,10 +209,10 @@ class Attempt:
     async def _read_known(self, results: Results, *, is_retry: bool) -> Known:
         """Return the progress of earlier attempts, and restore the recorders to that state."""
         job = self._job
-        stills = await asyncio.to_thread(self._store.stills, job.id, frames=True)
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         await results.restore()
-        frame_urls = [self._artifacts.url(still.key) for still in stills]
-        picture_urls = {name: self._artifacts.url(key) for name, key in results.pictures.items()}
+        frame_urls = [self._artifacts.get_url(still.key) for still in stills]
+        picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
         return Known(job.id, is_retry, job.facts, results.video.safe, frame_urls, results.safe, picture_urls)
 
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
@@ -239,11 +241,11 @@ class Attempt:
         recorder = results.video
         if clip.fit is None and "clip_frames" in self._job.facts:
             return
-        async with self._artifacts.local(clip.url) as path, Decoder.open(path, self._media) as decoder:
+        async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
             if clip.fit is not None:
-                runs = self._stitch.clip(decoder.runs(), decoder.facts.frames, clip.fit)
+                runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             else:
-                runs = decoder.runs(start=recorder.taken)
+                runs = decoder.stream_runs(start=recorder.taken)
             async with aclosing(runs):
                 async for run in runs:
                     await recorder.take(run)
@@ -255,5 +257,5 @@ class Attempt:
 
     async def _take_rest(self, results: Results) -> None:
         """Store the frames that were held back for a cross-fade with a next clip."""
-        for run in self._stitch.rest():
+        for run in self._stitch.flush():
             await results.video.take(run)

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
-from composition.media.encode import SegmentEncoder, jpeg, png, remux
+from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.records.artifacts import Artifacts
 from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
-from composition.records.store import Lease, News, Store
+from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, VIDEO
 from services.errors import ModelFailed
@@ -59,7 +59,7 @@ class Recorder:
     """
 
     def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, output: Output) -> None:
-        stored = store.segments(lease.job_id, variant=output.variant)
+        stored = store.list_segments(lease.job_id, variant=output.variant)
         self._output = output
         self._segments, self._keeps = output.segments, output.keeps_frames
         self._store = store
@@ -69,7 +69,7 @@ class Recorder:
         self._index = max((segment.index for segment in stored), default=-2) + 1
         self.frames = sum(segment.frames for segment in stored)
         """Number of frames in stored segments."""
-        self._kept = store.stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
+        self._kept = store.list_stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
         self.safe = self._kept[-1].index + 1 if self._kept else self.frames
         """Number of frames that are stored, in segments or as pictures."""
         self.total: int | None = None
@@ -136,7 +136,7 @@ class Recorder:
             raise ModelFailed("the graph produced no frames")
         results = await asyncio.to_thread(self._assemble)
         await asyncio.to_thread(
-            self._store.record, self._lease, {"results": results}, [announce_result(self._output.variant)]
+            self._store.update_job, self._lease, {"results": results}, [announce_result(self._output.variant)]
         )
         self._is_finished = True
 
@@ -151,7 +151,7 @@ class Recorder:
         if self._output.main:
             changes |= {"width": fmt.width, "height": fmt.height}
         if self._index == -1:
-            await asyncio.to_thread(self._write, self._encoder.init(), 0, changes, [])
+            await asyncio.to_thread(self._write, self._encoder.encode_init(), 0, changes, [])
 
     async def _cut(self, count: int) -> None:
         pixels = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
@@ -161,7 +161,7 @@ class Recorder:
     def _encode(self, pixels: Pixels) -> None:
         if self._encoder is None:
             raise AssertionError("a segment is cut only after a frame was received")
-        data = self._encoder.segment(pixels, self.frames, self._index + 1)
+        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         if self._output.main:
@@ -176,7 +176,7 @@ class Recorder:
             frames_done=done,
             frames_total=self.total,
         )
-        self._write(data, len(pixels), changes, [News.of(segment)])
+        self._write(data, len(pixels), changes, [EventDraft.of(segment)])
 
     def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
         index = frames.first
@@ -184,7 +184,7 @@ class Recorder:
         rows: list[Still] = []
         for name, picture in pictures.items():
             key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
-            self._artifacts.put(key, png(picture.pixels[0]))
+            self._artifacts.put(key, encode_png(picture.pixels[0]))
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
         score_values = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
         rows[-1].scores = score_values and score_values.model_dump()
@@ -194,13 +194,13 @@ class Recorder:
         if self._output.main:
             changes["frames_done"] = self.safe
         frame = FrameEvent(index=index, frames_done=self.safe, frames_total=self.total, scores=score_values)
-        self._store.record(self._lease, changes, [News.of(frame)], rows)
+        self._store.update_job(self._lease, changes, [EventDraft.of(frame)], rows)
 
     def _read(self, key: str) -> Pixels:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
             return np.array(picture)
 
-    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[News]) -> None:
+    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft]) -> None:
         # The fence is part of the name, so that a runner that lost its lease cannot overwrite files of its successor.
         variant, index = self._output.variant, self._index
         key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
@@ -208,14 +208,14 @@ class Recorder:
         row = Segment(
             job_id=self._lease.job_id, key=key, variant=variant, index=index, first=self.frames, frames=frames
         )
-        self._store.record(self._lease, changes, news, [row])
+        self._store.update_job(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1
         self.frames += frames
 
     def _assemble(self) -> dict[str, str]:
         """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
-        whole, target = self._artifacts.draft(), self._artifacts.draft()
+        whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
             for draft in (whole, target):
                 drafts.callback(draft.unlink, missing_ok=True)
@@ -240,10 +240,10 @@ def job_folder(lease: Lease) -> str:
 def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
     """Store a small copy of a picture, (h, w, 3), and return its key."""
     key = f"{job_folder(lease)}/thumbnail.jpg"
-    artifacts.put(key, jpeg(pixels, THUMBNAIL_SIDE))
+    artifacts.put(key, encode_jpeg(pixels, THUMBNAIL_SIDE))
     return key
 
 
-def announce_result(variant: str) -> News:
+def announce_result(variant: str) -> EventDraft:
     """Return the event that a result is available."""
-    return News.of(ResultEvent(variant=variant))
+    return EventDraft.of(ResultEvent(variant=variant))

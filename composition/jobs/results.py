@@ -7,7 +7,7 @@ from typing import Any
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
@@ -24,7 +24,7 @@ class Results:
         self._lease = lease
         self._graph = graph
         self._request = request
-        job = store.job(lease.job_id)
+        job = store.get_job(lease.job_id)
         self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key of each stored picture."""
         self._others = {name: self._open_recorder(name) for name in graph.outputs if name != VIDEO}
@@ -73,18 +73,18 @@ class Results:
         for recorder in (self.video, *self._others.values()):
             if recorder.taken:
                 await recorder.finish()
-        job = await asyncio.to_thread(self._store.job, self._lease.job_id)
+        job = await asyncio.to_thread(self._store.get_job, self._lease.job_id)
         if self._request.main_variant not in job.results:
             raise ModelFailed(f"the graph produced no {self._request.main_variant}")
 
     def _take_picture(self, result: Result) -> None:
         pixels = result.frames.pixels[0]
         key = f"{job_folder(self._lease)}/{result.name}-{self._lease.fence}.png"
-        self._artifacts.put(key, png(pixels))
+        self._artifacts.put(key, encode_png(pixels))
         changes: dict[str, Any] = {
             "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, pixels)}
         }
         if result.name == self._request.main_variant:
             changes |= {"width": result.frames.width, "height": result.frames.height}
-        self._store.record(self._lease, changes, [announce_result(result.name)])
+        self._store.update_job(self._lease, changes, [announce_result(result.name)])
         self.pictures[result.name] = key

@@ -1,7 +1,4 @@
-"""Writes HunyuanDiT's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
-
-The pictures it makes are noise: it exists so that everything round the weights can run on a laptop.
-"""
+"""Writes HunyuanDiT's tiny checkpoint: real classes and layout, random weights, a few MB. The output is noise."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +7,16 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from transformers import BertConfig, BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from miniatures.random import Block, Fields, WriteForm
+
 SEED = 12
 TEXT_DIM = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+SHORT: Fields = {"prompt": "as an oil painting", "steps": 5, "seed": 3}
+"""A request that takes a second."""
+LONG: Fields = {"steps": 100, "strength": 1.0}
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -21,13 +25,13 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `tiny`: 8 x 8 compression into 4 channels as in the real VAE, a transformer of 4 blocks with v1.2's
             conditions, a BERT and an mT5 of 32 channels, tokenizers of characters.
-        folder: where `HunyuanDiTPipeline.from_pretrained` will read it.
+        folder: folder for `HunyuanDiTPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"hunyuan_dit has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = HunyuanDiTPipeline(
@@ -41,6 +45,15 @@ def write(form: str, folder: Path) -> None:
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder)
+
+
+def serve(weights: WriteForm) -> Block:
+    """Return the entry of the model in tests."""
+    return {
+        "weights": weights("tiny"),
+        "dtype": "float32",
+        "max_steps": 100,
+    }
 
 
 def _vae() -> AutoencoderKL:
@@ -107,7 +120,7 @@ def _mt5() -> dict[str, Any]:
 
 
 def _scheduler() -> DDPMScheduler:
-    """As in the real checkpoint."""
+    """Create the real checkpoint's scheduler."""
     return DDPMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,

@@ -21,7 +21,7 @@ from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model
 from services.catalogue import MODELS
-from tests.clients.stories import CAPTION, CONTENT, FAILURE, THUMBNAIL
+from tests.clients.stories import CAPTION, CONTENT, FAILURE, PAINTED, THUMBNAIL
 
 
 @pytest.fixture
@@ -237,6 +237,36 @@ def test_a_model_alone_is_chosen_by_its_id(
     assert first == told
     assert second["model"] == "mine"
     assert told["model"] in {*SINGLES, *(alias for model in MODELS for alias in model.aliases)}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("flux", "a fox", "--lora", "ink:0.5"), {"model": "flux", "prompt": "a fox", "loras": ["ink:0.5"]}),
+        (
+            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1"),
+            {"model": "qwen-edit", "image": "file_1", "prompt": "red", "ttlg": {"lr": 0.1}},
+        ),
+        (("hunyuan-dit", "ink", "--image", "in.mp4"), {"model": "hunyuan-dit", "prompt": "ink", "image": "file_1"}),
+    ],
+)
+def test_a_model_that_paints_gives_a_picture(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], told: dict[str, object]
+) -> None:
+    with contextlib.chdir(clip.parent):
+        wrong = reel(*command, "-o", "out.mp4")
+        assert (wrong.exit_code, "must end with .png" in wrong.stderr, server.seen) == (2, True, [])
+        result = reel(*command, "-o", "out.png")
+        assert result.exit_code == 0, result.stderr
+        assert Path("out.png").read_bytes() == PAINTED
+    assert server.jobs["video_1"].fields == told
+
+
+def test_openai_s_seconds_are_an_option(reel: Reel, server: VideoServer, clip: Path) -> None:
+    result = reel("v2v", "--video", clip, "--seconds", "2.5", "-o", clip.parent / "out.mp4")
+    assert result.exit_code == 0, result.stderr
+    assert server.jobs["video_1"].fields == {"model": "v2v", "input_video": "file_1", "seconds": 2.5}
+    assert reel("edit", "--seconds", "2.5").exit_code == 2, "how long an edit lasts its edges say"
 
 
 def test_a_film_from_a_text_to_a_file(reel: Reel, server: VideoServer, tmp_path: Path) -> None:

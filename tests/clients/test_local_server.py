@@ -275,7 +275,8 @@ def test_the_self_test_is_a_command_of_the_server_side(reel: Reel, place: Path) 
 
 
 def test_an_edit_with_a_server_of_its_own(reel: Reel, place: Path) -> None:
-    stand_in(place, serving("story=EDIT_STORY").replace("Script,", "EDIT_STORY, Script,"))
+    story = "from tests.clients.stories import EDIT_STORY\n"
+    stand_in(place, serving("story=EDIT_STORY").replace("from video_server", f"{story}from video_server"))
     process = reel("edit", "--rgb-video", "in.mp4", "--out-frames-dir", "frames", "--local")
     out, told = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, told

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composition.configuration.served import GRAPH, HEALTHY, Patience, Served, ServedModel
+from composition.configuration.registry import Registry, Timeouts
+from composition.configuration.served import HEALTHY, ServedModel
 from composition.configuration.settings import GraphEntry, StateSettings
+from composition.configuration.snapshot import GRAPH
 from composition.graph_host import GraphHost
 from composition.graphs.calls import Handle as AnyHandle
 from composition.graphs.calls import Transport
@@ -20,7 +22,7 @@ from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, HostHandle
 
 TRANSPORT = Transport((Gone,), (Full,))
-IMPATIENT = Patience(known_for_s=0)
+IMPATIENT = Timeouts(cache_s=0)
 """What is served is read anew each time."""
 MODELS, GRAPHS = "models", "graphs"
 """The applications."""
@@ -51,7 +53,7 @@ def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) 
 class Cluster:
     """A cluster that serves what is put on it; its database, and all other state, is in `folder`."""
 
-    def __init__(self, folder: Path, patience: Patience = IMPATIENT) -> None:
+    def __init__(self, folder: Path, patience: Timeouts = IMPATIENT) -> None:
         self.url = f"sqlite:///{folder / 'store.db'}"
         self.where = ArtifactSettings(url=str(folder / "artifacts"))
         self.store = Store(self.url)
@@ -67,7 +69,7 @@ class Cluster:
         """Serve's controller does not answer."""
         self.asked = 0
         """How often Serve was asked."""
-        self.served = Served(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
+        self.served = Registry(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
         state = StateSettings(home=folder, database=self.url, artifacts=self.where)
         self.graphs = GraphHost(state, self.served, TRANSPORT)
 

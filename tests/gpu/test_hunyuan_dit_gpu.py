@@ -47,7 +47,7 @@ def little_memory() -> Iterator[None]:
 
 
 def loaded(home: Path, **settings: Any) -> HunyuanDit:
-    fields = {"weights": written("hunyuan_dit", "tiny", home), "device": "cuda", "dtype": "float32", **settings}
+    fields = {"weights": written("hunyuan-dit", "tiny", home), "device": "cuda", "dtype": "float32", **settings}
     return HunyuanDit(HunyuanDitSettings(**fields), home, lambda: "hunyuan-dit#test cuda:0")
 
 

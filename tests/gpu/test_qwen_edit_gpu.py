@@ -36,7 +36,7 @@ def plain(home) -> Pixels:
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
     fields = {
-        "weights": written("qwen_edit", "tiny", home),
+        "weights": written("qwen-edit", "tiny", home),
         "device": "cuda",
         "dtype": "float32",
         "reference_area": 64 * 96,

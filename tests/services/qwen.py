@@ -14,7 +14,7 @@ AREAS = 64 * 64, 112 * 112
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
     fields: dict[str, Any] = {
-        "weights": written("qwen_edit", "tiny", home),
+        "weights": written("qwen-edit", "tiny", home),
         "device": "cpu",
         "dtype": "float32",
         "reference_area": AREAS[0],

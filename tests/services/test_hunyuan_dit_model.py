@@ -55,7 +55,7 @@ def plain(hunyuan) -> Pixels:
 def pipe(home) -> Any:
     """The pipeline as diffusers loads it, with DPM-Solver++ for its scheduler."""
     pipe = HunyuanDiTPipeline.from_pretrained(
-        resolve(written("hunyuan_dit", "tiny", home), home), local_files_only=True, requires_safety_checker=False
+        resolve(written("hunyuan-dit", "tiny", home), home), local_files_only=True, requires_safety_checker=False
     )
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -63,7 +63,7 @@ def pipe(home) -> Any:
 
 
 def loaded(home: Path, **settings) -> HunyuanDit:
-    fields = {"weights": written("hunyuan_dit", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
+    fields = {"weights": written("hunyuan-dit", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
     return HunyuanDit(HunyuanDitSettings(**fields), home, lambda: "hunyuan-dit#test cpu")
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Generator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from miniatures.random import written
-from services.errors import Cancelled, InvalidParameter, LimitExceeded
+from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Face, Fact, Frames, Item, StageDone
 from services.instantid.faces import Found, choose_face
 from services.instantid.request import Requirements
 from services.instantid.service import InstantId
 from services.instantid.settings import InsightFaceSettings, InstantIdSettings, MtcnnSettings
-from services.worker import ServiceInfo
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB")
@@ -135,15 +134,6 @@ async def test_fractions_are_of_width_and_of_height(faces):
     face, alone = await found(faces, wide), await found(faces)
     scale, offset = np.array([700, 256]), np.array([400, 0])
     assert np.abs(face.keypoints * scale - offset - alone.keypoints * 256).max() <= 3
-
-
-async def test_the_same_picture_gives_the_same_face_again(faces):
-    first, second = await found(faces), await found(faces)
-    for name in ("embedding", "keypoints", "box"):
-        assert np.array_equal(getattr(first, name), getattr(second, name))
-    assert first.crop is not None
-    assert second.crop is not None
-    assert np.array_equal(first.crop.pixels, second.crop.pixels)
 
 
 async def test_an_array_that_may_not_be_written_is_left_alone(faces):
@@ -348,60 +338,3 @@ def test_the_detector_is_told_by_its_kind():
         {"recogniser": WEIGHTS, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
     )
     assert settings.detector == InsightFaceSettings(kind="insightface", pack=Path("/packs/antelopev2"))
-
-
-# --- stopping -----------------------------------------------------------------------------------------------------
-
-
-async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(faces):
-    undisturbed = await found(faces)
-    with searching(faces) as (begun, steps):
-        reading = asyncio.create_task(read(faces.find_face(frames(scaled(PORTRAIT, 4)))))
-        await begun.wait()
-        before = len(steps)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        assert len(steps) - before <= 2  # of eleven: the step that ran, and one that may just have begun
-    assert not (await faces.info()).busy
-    assert np.array_equal((await found(faces)).embedding, undisturbed.embedding)
-
-
-async def read(stream) -> None:
-    async with aclosing(stream):
-        async for _ in stream:
-            pass
-
-
-async def test_stop_ends_the_stream_of_that_key(faces):
-    with searching(faces) as (begun, _):
-        reading = asyncio.create_task(collected(faces, scaled(PORTRAIT, 4), key="job"))
-        await begun.wait()
-        await faces.stop("another")
-        await faces.stop("job")
-        with pytest.raises(Cancelled):
-            await reading
-
-
-async def test_a_second_request_with_the_key_stops_the_first(faces):
-    with searching(faces) as (begun, _):
-        older = asyncio.create_task(collected(faces, scaled(PORTRAIT, 4), key="job"))
-        await begun.wait()
-        newer = await collected(faces, key="job")
-        with pytest.raises(Cancelled):
-            await older
-    assert np.array_equal(pick_face(newer).embedding, (await found(faces)).embedding)
-
-
-async def test_requests_take_turns(faces):
-    alone = (await found(faces)).embedding
-    first, other, last = await asyncio.gather(found(faces), found(faces, ASTRONAUT), found(faces))
-    assert np.array_equal(first.embedding, alone)
-    assert np.array_equal(last.embedding, alone)
-    assert not np.array_equal(other.embedding, alone)
-
-
-async def test_info_and_health(home, faces):
-    source = written("instantid", "tiny", home).source
-    assert await faces.info() == ServiceInfo("instantid", source, "", "instantid#test cpu", busy=False)
-    faces.check_health()

@@ -1,6 +1,4 @@
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +7,12 @@ import torch
 from pydantic import ValidationError
 
 from miniatures.random import written
-from services.errors import Cancelled, LimitExceeded
+from services.errors import LimitExceeded
 from services.frames import Frames, Item, Progress, StageDone, Text
 from services.internvl.request import MAX_NEW_TOKENS, MAX_TEXT, DescribeRequest
 from services.internvl.service import InternVL
 from services.internvl.settings import InternVLSettings
 from services.weights.weights import Weights
-
-LONG = DescribeRequest(prompt="z" * 4_000)
-"""Takes the model far longer to read than it takes the loop to stop it."""
 
 
 def settings(weights: Weights, /, **changes: object) -> InternVLSettings:
@@ -82,45 +77,6 @@ async def test_same_frames_have_same_caption_and_others_another(service: InternV
     assert captions[0] == captions[1] != captions[2]
 
 
-async def test_two_at_a_time_are_answered_one_after_the_other(service: InternVL):
-    alone = caption(await collected(service.describe(DescribeRequest(), video())))
-
-    both = await asyncio.gather(*(collected(service.describe(DescribeRequest(), video(), key)) for key in "ab"))
-
-    assert [caption(items) for items in both] == [alone, alone]
-
-
-async def test_closing_the_stream_stops_it_and_the_next_is_served(service: InternVL):
-    async with aclosing(service.describe(LONG, video(), "job")) as stream:
-        await anext(stream)
-        assert (await service.info()).busy
-
-    assert not (await service.info()).busy, "the stream is closed when the thread has come to rest"
-    assert caption(await collected(service.describe(DescribeRequest(), video(), "job")))
-
-
-async def test_stop_ends_the_stream_of_that_key_only(service: InternVL):
-    async with aclosing(service.describe(LONG, video(), "job")) as stream:
-        await anext(stream)
-        await service.stop("other")
-        await service.stop("job")
-        with pytest.raises(Cancelled):
-            await collected(stream)
-
-    await service.stop("job")
-    assert caption(await collected(service.describe(DescribeRequest(), video(), "job")))
-
-
-async def test_second_stream_of_a_key_stops_the_first(service: InternVL):
-    async with aclosing(service.describe(LONG, video(), "job")) as first:
-        await anext(first)
-        items = await collected(service.describe(DescribeRequest(), video(), "job"))
-        with pytest.raises(Cancelled):
-            await collected(first)
-
-    assert caption(items)
-
-
 async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
     small = settings(written("internvl", "tiny", home), max_frames=4, max_new_tokens=32)
     service = InternVL(small, home, lambda: "internvl#1 cpu")
@@ -132,15 +88,6 @@ async def test_more_frames_or_tokens_than_allowed_name_the_field(home: Path):
 
     assert (frames.value.param, tokens.value.param) == ("frames", "max_new_tokens")
     assert caption(await collected(service.describe(DescribeRequest(max_new_tokens=32), video(4))))
-
-
-async def test_info_and_health(home: Path, service: InternVL):
-    source = written("internvl", "tiny", home).source
-    info = await service.info()
-
-    assert (info.name, info.source, info.revision, info.replica) == ("internvl", source, "", "internvl#1 cpu")
-    assert not info.busy
-    service.check_health()
 
 
 @pytest.mark.parametrize(

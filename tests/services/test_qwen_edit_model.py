@@ -97,7 +97,7 @@ def changed(**fields) -> EditRequest:
 def pipeline_of(home: Path) -> Any:
     """Diffusers' own, its text encoder not yet repaired, which sees pictures as small as `loaded` does."""
     edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = AREAS
-    folder = resolve(written("qwen_edit", "tiny", home), home)
+    folder = resolve(written("qwen-edit", "tiny", home), home)
     pipe = QwenImageEditPlusPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe

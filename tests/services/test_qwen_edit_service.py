@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from miniatures.random import written
-from services.errors import Cancelled, InvalidParameter, LimitExceeded
+from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
 from services.qwen_edit.request import Editing, EditRequest, Guidance
 from services.qwen_edit.service import QwenEdit
 from services.qwen_edit.settings import QwenEditSettings
 from services.sizes import choose_working_size
 from services.weights.weights import Weights
-from services.worker import ServiceInfo
 from tests.services.qwen import loaded, pixels_of, scores_of
 
 RANDOM = np.random.default_rng(7)
@@ -98,7 +97,7 @@ async def test_the_stream_in_its_order(home, qwen, ttlg, debug):
     assert {item.frame for item in items if isinstance(item, Scores | Sketch)} == {0}
     last = items[-1]
     assert isinstance(last, StageDone)
-    source = written("qwen_edit", "tiny", home).source
+    source = written("qwen-edit", "tiny", home).source
     assert (last.stage, last.model, last.source, last.revision) == ("edit", "qwen-edit", source, "")
     assert last.replica == "qwen-edit#test cpu"
     assert last.seconds > 0
@@ -120,13 +119,6 @@ async def test_every_score_is_measured_where_there_is_what_it_takes(qwen, blind)
     scores = scores_of(items)
     assert (scores.gram_loss, scores.lpips_to_init, scores.lpips_to_prev) == (None, None, None)
     assert (scores.edge_loss, scores.temporal_loss) == (whole.edge_loss, whole.temporal_loss)
-
-
-async def test_a_seed_is_drawn_told_and_good_for_the_same_picture_again(blind):
-    drawn = await collected(blind, changed(seed=-1))
-    assert facts_of(drawn)["seed"] != facts_of(await collected(blind, changed(seed=-1)))["seed"]
-    again = await collected(blind, changed(seed=facts_of(drawn)["seed"]))
-    assert np.array_equal(pixels_of(again), pixels_of(drawn))
 
 
 @pytest.mark.parametrize(
@@ -159,14 +151,8 @@ async def test_narrow_and_small_pictures_are_measured_too(qwen, width, height):
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"steps": 101}, "steps", "steps: at most 100 steps, got 101"),
-        ({"max_area": 1048577}, "max_area", "max_area: at most 1048576 pixels, got 1048577"),
         ({"size": "2000x1000"}, "size", "size: at most 1048576 pixels, got 2000000"),
-        (
-            {"ttlg": Guidance(inner_steps=11)},
-            "ttlg.inner_steps",
-            "ttlg.inner_steps: at most 10 updates, got 11",
-        ),
+        ({"ttlg": Guidance(inner_steps=11)}, "ttlg.inner_steps", "ttlg.inner_steps: at most 10 updates, got 11"),
     ],
 )
 async def test_limits_name_the_field_the_limit_and_the_value(blind, fields, param, message):
@@ -348,22 +334,6 @@ def test_the_aspect_is_kept_to_within_a_token(width, height, max_area):
 # --- stopping -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ttlg", [Guidance(), UNGUIDED], ids=["guided", "unguided"])
-async def test_closing_the_stream_stops_within_a_step_and_the_next_request_is_undisturbed(blind, ttlg):
-    undisturbed = pixels_of(await collected(blind))
-    forwards = []
-    hook = blind._model._pipe.transformer.register_forward_hook(lambda *_: forwards.append(1))
-    async with aclosing(blind.edit(changed(steps=100, ttlg=ttlg), PICTURE, EDGES)) as stream:
-        async for item in stream:
-            if isinstance(item, Progress) and item.done == 2:
-                break
-        before = len(forwards)
-    hook.remove()
-    assert len(forwards) - before <= 2  # one to a step: the step that ran, and one that may just have begun
-    assert not (await blind.info()).busy
-    assert np.array_equal(pixels_of(await collected(blind)), undisturbed)
-
-
 async def test_closing_stops_before_the_next_update(blind):
     decoded = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -389,41 +359,3 @@ async def anext_of_all(stream) -> None:
     async with aclosing(stream):
         async for _ in stream:
             pass
-
-
-async def test_stop_ends_the_stream_of_that_key(blind):
-    stream = blind.edit(changed(steps=100), PICTURE, EDGES, key="job")
-    await anext(stream)
-    await blind.stop("another")
-    await blind.stop("job")
-    with pytest.raises(Cancelled):
-        async for _ in stream:
-            pass
-
-
-async def test_a_second_request_with_the_key_stops_the_first(blind):
-    older = blind.edit(changed(steps=100), PICTURE, EDGES, key="job")
-    await anext(older)
-    newer = asyncio.create_task(collected(blind, key="job"))
-    with pytest.raises(Cancelled):
-        async for _ in older:
-            pass
-    assert np.array_equal(pixels_of(await newer), pixels_of(await collected(blind)))
-
-
-async def test_requests_take_turns(blind):
-    alone = pixels_of(await collected(blind))
-    together = await asyncio.gather(collected(blind), collected(blind, changed(seed=4)), collected(blind))
-    assert np.array_equal(pixels_of(together[0]), alone)
-    assert np.array_equal(pixels_of(together[2]), alone)
-    assert not np.array_equal(pixels_of(together[1]), alone)
-
-
-async def test_info_and_health(home, blind):
-    source = written("qwen_edit", "tiny", home).source
-    assert await blind.info() == ServiceInfo("qwen-edit", source, "", "qwen-edit#test cpu", busy=False)
-    stream = blind.edit(changed(steps=100), PICTURE, EDGES)
-    await anext(stream)
-    assert (await blind.info()).busy
-    await stream.aclose()
-    blind.check_health()

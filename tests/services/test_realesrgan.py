@@ -1,7 +1,5 @@
 """Real-ESRGAN: sizes, tiles without a seam, runs that keep their place, and what it does to a real picture."""
 
-import asyncio
-from contextlib import aclosing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -195,21 +193,6 @@ def test_whether_it_is_still_wanted_is_asked_before_every_tile(shipped) -> None:
     with pytest.raises(Cancelled):
         shipped._model.upscale(pixels, 4, check)
     assert len(asked) == 4
-
-
-async def test_who_is_stopped_stops_and_the_next_run_is_undisturbed(home) -> None:
-    net = loaded(home, tile=8)
-    expected = await made(net, ODD)
-    large = Frames(RANDOM.integers(0, 256, (1, 1400, 1400, 3), np.uint8))  # minutes of work
-    async with aclosing(net.upscale(UpscaleRequest(), large, "job")) as stream:
-        running = asyncio.ensure_future(anext(stream))
-        async with asyncio.timeout(60):
-            while not net._worker.busy:  # noqa: ASYNC110 - the thread has no event to wait for
-                await asyncio.sleep(0.01)
-        await net.stop("job")
-        with pytest.raises(Cancelled):
-            await running
-    assert np.array_equal(await made(net, ODD), expected)
 
 
 async def test_limits(home) -> None:

@@ -55,7 +55,7 @@ def plain(service) -> Pixels:
 
 
 def loaded(home: Path, **settings: Any) -> TextToVideo:
-    fields = {"weights": written("text_to_video", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
+    fields = {"weights": written("text-to-video", "tiny", home), "device": "cpu", "dtype": "float32", **settings}
     return TextToVideo(TextToVideoSettings(**fields), home, lambda: "text-to-video#test cpu")
 
 
@@ -66,7 +66,7 @@ async def made(service: TextToVideo, request: TextToVideoRequest = REQUEST) -> P
 
 
 def pipeline_of(home: Path, dtype: torch.dtype = torch.float32) -> Any:
-    folder = resolve(written("text_to_video", "tiny", home), home)
+    folder = resolve(written("text-to-video", "tiny", home), home)
     pipe = TextToVideoSDPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -260,7 +260,7 @@ def test_a_device_that_is_not_here(home, device):
 
 
 def test_random_weights_are_small_and_have_the_real_ones_geometry(home, pipe):
-    folder = resolve(written("text_to_video", "tiny", home), home)
+    folder = resolve(written("text-to-video", "tiny", home), home)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 4_000_000
     crossing = ["CrossAttnDownBlock3D"] * 3, ["CrossAttnUpBlock3D"] * 3
     assert list(pipe.unet.config.down_block_types) == [*crossing[0], "DownBlock3D"]

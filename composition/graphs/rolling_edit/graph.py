@@ -67,7 +67,7 @@ class RollingEdit:
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
             index = max(1, known.frames)
             stages = Stages()
-            async with aclosing(edges.runs(plan.start + index - 1, plan.total - index)) as runs:
+            async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
                     for pixels in run.pixels:
                         async with aclosing(self._make_frame(plan, index, previous, pixels)) as items:
@@ -83,7 +83,7 @@ class RollingEdit:
     async def _read_first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
             return await self._media.read_picture(request.init_frame)
-        async with self._media.open(request.rgb_video or "") as video, aclosing(video.runs(0, 1)) as runs:
+        async with self._media.open(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
     async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:

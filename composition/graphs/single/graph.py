@@ -109,7 +109,7 @@ class Upscaling:
         count = known.frames
         async with self._media.open(url) as video:
             yield Fact("frames_total", video.facts.frames)
-            async with aclosing(self._runs(upscale, video.runs(known.frames))) as results:
+            async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
                     yield frames
                     count = frames.stop

@@ -17,9 +17,9 @@ from composition.graphs.storyboard.request import FILM, StoryboardRequest
 from composition.graphs.storyboard.scenes import StoryboardPlan, make_scene_job
 from composition.graphs.storyboard.screenwriter import Screenwriter
 from composition.graphs.storyboard.script import Scene, Script, split_topic
-from composition.media.placard import placeholder
+from composition.media.title_card import make_title_card
 from composition.records.artifacts import Artifacts
-from composition.records.store import shared_store
+from composition.records.store import share_store
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
@@ -46,7 +46,7 @@ class Storyboard:
         self._writer = Screenwriter(internvl, transport) if internvl is not None else None
         self._settings = settings
         self._transport = transport
-        self._store = shared_store(settings.database)
+        self._store = share_store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
 
     async def run(self, request: StoryboardRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
@@ -67,7 +67,7 @@ class Storyboard:
                 if isinstance(item, Fact):
                     facts[item.name] = item.value
                 yield item
-        parent = await asyncio.to_thread(self._store.job, known.key)
+        parent = await asyncio.to_thread(self._store.get_job, known.key)
         script = request.script or Script.model_validate_json(str(facts["script"]))
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
         plan = StoryboardPlan(request, parent, script, prompts, draw_seed(request.seed))
@@ -115,12 +115,12 @@ class Storyboard:
         reported, shown = -1, 0
         while True:
             jobs = await asyncio.to_thread(self._list_jobs, plan)
-            percent = sum(PERCENT if each.ended else int(PERCENT * each.progress) for each in jobs)
+            percent = sum(PERCENT if each.has_ended else int(PERCENT * each.progress) for each in jobs)
             if percent != reported:
                 reported = percent
                 yield Progress("scenes", percent, PERCENT * len(scenes))
             size = _find_size(plan.request, scenes, jobs)
-            while size and shown < len(scenes) and jobs[shown].ended:
+            while size and shown < len(scenes) and jobs[shown].has_ended:
                 for fact in _report_placeholders(scenes, jobs, shown):
                     yield fact
                 url = await asyncio.to_thread(self._find_clip, plan, scenes[shown], jobs[shown], size)
@@ -132,18 +132,18 @@ class Storyboard:
 
     def _list_jobs(self, plan: StoryboardPlan) -> list[Job]:
         """Return the child jobs, in the order of the scenes."""
-        by_id = {job.id: job for job in self._store.children([plan.parent.id])[plan.parent.id]}
+        by_id = {job.id: job for job in self._store.list_children([plan.parent.id])[plan.parent.id]}
         return [by_id.get(plan.make_job_id(scene)) or _make_deleted_job() for scene in plan.script.scenes]
 
     def _find_clip(self, plan: StoryboardPlan, scene: Scene, job: Job, size: tuple[int, int]) -> str:
         """Return the URL of a scene's clip, or of a title card if the scene failed."""
         if job.status == "completed":
-            return self._artifacts.url(str(job.results[job.main or VIDEO]))
+            return self._artifacts.get_url(str(job.results[job.main or VIDEO]))
         text = f"Scene {scene.scene_number}\n{scene.description}"
-        card = placeholder(text, *size, plan.rate, Fraction(str(scene.duration)))
+        card = make_title_card(text, *size, plan.rate, Fraction(str(scene.duration)))
         key = f"videos/{plan.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
         self._artifacts.put(key, card)
-        return self._artifacts.url(key)
+        return self._artifacts.get_url(key)
 
 
 def _find_size(request: StoryboardRequest, scenes: Sequence[Scene], jobs: Sequence[Job]) -> tuple[int, int] | None:
@@ -160,7 +160,7 @@ def _find_size(request: StoryboardRequest, scenes: Sequence[Scene], jobs: Sequen
     for job in jobs:
         if job.status == "completed" and job.width and job.height:
             return job.width, job.height
-        if not job.ended:
+        if not job.has_ended:
             return None
     return None
 

@@ -30,7 +30,7 @@ FIELDS = {"prompt": "a boat", "num_frames": 10, "size": "32x16", "steps": 2, "se
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> TextToVideo:
     home = tmp_path_factory.mktemp("home")
-    weights = written("text_to_video", "tiny", home)
+    weights = written("text-to-video", "tiny", home)
     settings = TextToVideoSettings(weights=weights, device="cpu", dtype="float32", decode_batch=4, max_steps=200)
     return TextToVideo(settings, home, lambda: "text-to-video#test cpu")
 

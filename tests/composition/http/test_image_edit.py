@@ -15,7 +15,7 @@ from PIL import Image
 
 from composition.http.image_edit import Editor, ImageEditRequest
 from composition.http.schemas import ImageObject
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Frames, Pixels
 from services.limits import MAX_SEED
@@ -179,7 +179,7 @@ async def test_leaving_stops_the_work(number: int) -> None:
 
 async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
     api = front_door(folder, *models).api()
-    images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
+    images = [("image[]", (f"{n}.png", encode_png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)
         assert (await client.get("/v1/files")).json()["data"] == []

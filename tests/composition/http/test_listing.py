@@ -37,7 +37,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def listed(cluster: Cluster) -> dict[str, ModelObject]:
-    return {each.id: each for each in list_models(cluster.served.read(), 7)}
+    return {each.id: each for each in list_models(cluster.served.read_snapshot(), 7)}
 
 
 def option(schema: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_graph_that_cannot_be_served_is_not_listed(cluster: Cluster) -> None:
 
 
 def test_which_graph_a_stored_job_has(cluster: Cluster) -> None:
-    snapshot = cluster.served.read()
+    snapshot = cluster.served.read_snapshot()
     assert find_graph("full-pipeline", snapshot) is FULL_PIPELINE
     for name, kind in (("svd", "svd"), ("wan", "wan"), ("wan-i2v", "wan")):
         assert find_graph(name, snapshot) is SINGLES[kind]

@@ -1,0 +1,134 @@
+"""What every service is asked in the tests of the contract: pictures by its role, fields by its kind."""
+
+import asyncio
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from miniatures.random import find_random_model, random_block
+from services.catalogue import KINDS
+from services.frames import Frames, Item, StageDone, Stream
+from services.model import Model, Offer, Role
+from services.roles import find_method
+from services.service import Service
+
+ROOT = Path(__file__).parents[2]
+RANDOM = np.random.default_rng(7)
+PICTURE = Frames(RANDOM.integers(0, 256, (1, 44, 60, 3), np.uint8))
+EDGES = Frames(np.where(np.indices((1, 44, 60, 3))[2] // 8 % 2, 255, 0).astype(np.uint8))
+RUN = Frames(RANDOM.integers(0, 256, (3, 36, 48, 3), np.uint8), first=5)
+LARGE_RUN = Frames(RANDOM.integers(0, 256, (16, 96, 96, 3), np.uint8))
+PORTRAIT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB").crop((96, 0, 352, 256))
+
+
+class Subject:
+    """A service with random weights, and what it is asked in its first role.
+
+    Args:
+        kind: of model.
+        home: where the weights are written.
+        settings: in place of those with which the kind is served in tests.
+    """
+
+    def __init__(self, kind: str, home: Path, **settings: Any) -> None:
+        self.model: Model[Any] = KINDS[kind]
+        self.offer: Offer = self.model.offers[0]
+        block = {**random_block(kind, home), "device": "cpu", **settings}
+        fields = {name: value for name, value in block.items() if name not in ("kind", "defaults")}
+        self.settings = self.model.settings.model_validate(fields)
+        self.service: Service[Any, Any] = self.model.load(self.settings, home, lambda: f"{kind}#test cpu")
+        example = find_random_model(kind)
+        self.short, self.long = dict(example.SHORT), {**example.SHORT, **example.LONG}
+
+    def ask(self, fields: Mapping[str, Any], *, large: bool = False, **options: Any) -> Stream:
+        """Call the method of the role."""
+        return self.ask_with(self.make_request(fields), large=large, **options)
+
+    def make_request(self, fields: Mapping[str, Any]) -> Any:
+        """Return a request with these fields; None where nothing can be chosen."""
+        return self.offer.request.model_validate(fields) if self.offer.request is not None else None
+
+    def ask_with(self, request: Any, *, large: bool = False, **options: Any) -> Stream:
+        """Call the method of the role with a request, which may be beyond what its class allows."""
+        method = getattr(self.service, find_method(self.offer.role))
+        asked = {} if self.offer.request is None else {"request": request}
+        return method(**asked, **choose_pictures(self.offer.role, large=large), **options)
+
+    async def make(self, fields: Mapping[str, Any] | None = None, **options: Any) -> list[Item]:
+        """Return all that comes of a request, by default the short one."""
+        return [item async for item in self.ask(self.short if fields is None else fields, **options)]
+
+
+def choose_pictures(role: Role, *, large: bool) -> dict[str, Frames]:
+    """Return the pictures that the method of a role needs; `large` ones take long."""
+    if role in ("image-to-video", "restyle"):
+        return {"image": PICTURE}
+    if role == "guided-edit":
+        return {"image": PICTURE, "edges": EDGES}
+    if role == "upscale":
+        return {"frames": LARGE_RUN if large else RUN}
+    if role == "describe":
+        return {"frames": RUN}
+    if role == "face":
+        side = 1024 if large else 256
+        return {"image": Frames(np.array(PORTRAIT.resize((side, side), Image.Resampling.LANCZOS))[None])}
+    return {}
+
+
+def compare(items: list[Item]) -> list[Any]:
+    """Return what two streams of one request must have in common: all but the time that it took."""
+    return [_freeze(asdict(replace(item, seconds=0.0) if isinstance(item, StageDone) else item)) for item in items]
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {name: _freeze(part) for name, part in value.items()}
+    return value
+
+
+class Forwards:
+    """Counts what nets compute, in whatever model."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.begun = asyncio.Event()
+
+
+@contextmanager
+def count_forwards() -> Generator[Forwards]:
+    """Count the calls of all modules within the block."""
+    forwards, loop = Forwards(), asyncio.get_running_loop()
+
+    def count(_module: torch.nn.Module, _args: Any) -> None:
+        forwards.count += 1
+        if forwards.count == 1:
+            loop.call_soon_threadsafe(forwards.begun.set)
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        yield forwards
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def fail_forwards(error: RuntimeError) -> Generator[None]:
+    """Let every net fail as if the device had."""
+
+    def fail(_module: torch.nn.Module, _args: Any) -> None:
+        raise error
+
+    hook = register_module_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
