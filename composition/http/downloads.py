@@ -15,7 +15,7 @@ from composition.http.content import (
     read_video,
     stream_zip,
 )
-from composition.http.listing import find_request
+from composition.http.listing import find_graph
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -111,7 +111,5 @@ class Downloads:
 
     def _list_videos(self, job: Job) -> set[str]:
         """Return the variants that are videos, whether or not they exist yet."""
-        found = find_request(job.model, self._served.read_snapshot())
-        return (
-            {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
-        )
+        graph = find_graph(job.model, self._served.read_snapshot())
+        return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
@@ -110,7 +110,7 @@ class ImageEditor:
             data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
-        size, finished = f"{width}x{height}", [stage_object(each) for each in stages.done()]
+        size, finished = f"{width}x{height}", [stage_object(each) for each in stages.list_done()]
         return ImagesObject(created=int(time.time()), data=results, size=size, facts=facts, stages=finished)
 
     async def _edit_once(
@@ -120,7 +120,7 @@ class ImageEditor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         result: Frames | None = None
         scores: Scores | None = None
-        async with opened(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
+        async with open_stream(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():
@@ -130,7 +130,7 @@ class ImageEditor:
                     case Fact():
                         facts[item.name] = item.value
                     case StageDone():
-                        stages.passes(item)
+                        stages.add(item)
                     case _:
                         pass
         if result is None:

@@ -29,7 +29,7 @@ from composition.http.image_generation import ImageGenerationRequest
 from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
-from composition.http.orders import Orders
+from composition.http.orders import JobBuilder
 from composition.http.schemas import (
     Deleted,
     Entry,
@@ -88,7 +88,7 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._orders = Orders(served, self._uploads, (self._store, artifacts))
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts)
         self._downloads = Downloads(self._store, artifacts, served)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
         self._started = int(time.time())
@@ -231,7 +231,7 @@ class Ingress:
         """Create a job that makes a video. It is queued until the models have capacity."""
         await asyncio.to_thread(self._store.check_queue, self._settings.max_queued_jobs)
         async with read_body(request, self._settings) as body:
-            job = await self._orders.job(body, request.state.owner)
+            job = await self._jobs.build_job(body, request.state.owner)
         job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
         log.info("job created", extra={"job": job.id, "model": job.model})
         return video_object(job, [])

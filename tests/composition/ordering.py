@@ -7,7 +7,7 @@ from typing import Any
 
 from composition.http.bodies import Body
 from composition.http.forms import Part
-from composition.http.orders import Orders
+from composition.http.orders import JobBuilder
 from composition.http.uploads import Uploads
 from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
@@ -59,7 +59,7 @@ class Counter:
         self.store = self.cluster.store
         self.artifacts = Artifacts(self.cluster.where)
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
-        self.orders = Orders(self.cluster.served, self.uploads, (self.store, self.artifacts))
+        self.jobs = JobBuilder(self.cluster.served, self.uploads, self.store, self.artifacts)
         self._files = {file.filename: file for file in self.store.list_files("ann", Page(100))[0]}
 
     @property
@@ -96,7 +96,7 @@ class Counter:
 
     async def _ordered(self, owner: str, model: str, fields: dict[str, Any]) -> Job:
         given = {"model": model, **fields}
-        return await self.orders.job(Body({name: v for name, v in given.items() if v is not None}), owner)
+        return await self.jobs.build_job(Body({name: v for name, v in given.items() if v is not None}), owner)
 
     async def begun(self, job: Job, frames: int) -> Job:
         """Store a running job with this many finished frames."""
