@@ -17,7 +17,7 @@ from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, make_runs, read_pages, s
 from benchmarks.local_ray import deployed, free_port, local_ray
 from benchmarks.peers import venv
 from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 
@@ -45,8 +45,8 @@ consumer reads one byte of every page. Frames per second are measured in the con
 The contenders alternate in {RAY_ROUNDS} rounds against plain Ray and {PEER_ROUNDS} against the other frameworks, after
 a warm-up round; medians, with the extremes in brackets. Ratios are per round; above 1, reelgraph is faster.
 
-- reelgraph: a service that streams from its `Worker` to a graph that reads with `opened(stream(…))`, two replicas of
-  Ray Serve.
+- reelgraph: a service that streams from its `Worker` to a graph that reads with `open_stream(stream(…))`, two replicas
+  of Ray Serve.
 - {RAW}, {RAW_SYNC}: a streaming generator method of an actor, consumed by another actor that awaits each
   reference. The pages of the object store are allocated beforehand, as they are for reelgraph.
 - {BENTOML}: two services joined by `bentoml.depends`; calls that return arrays, three in flight.
@@ -82,7 +82,7 @@ class Sink:
     async def take(self, length: int, frames: int) -> Taken:
         began = time.perf_counter()
         total = 0
-        async with opened(stream(self._source, "generate", length, frames), Transport()) as items:
+        async with open_stream(stream(self._source, "generate", length, frames), Transport()) as items:
             async for item in items:
                 total += read_pages(item.pixels)
         return {"seconds": time.perf_counter() - began, "sum": total}

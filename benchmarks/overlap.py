@@ -13,7 +13,7 @@ from ray import serve
 from benchmarks.clip import HEIGHT, WIDTH, make_runs
 from benchmarks.local_ray import deployed, local_ray
 from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
-from composition.graphs.calls import Handle, Transport, in_order, opened, stream
+from composition.graphs.calls import Handle, Transport, call_in_order, open_stream, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 
@@ -30,9 +30,9 @@ THREADS = "two threads"
 
 METHOD = f"""\
 Two services that each sleep {FRAME_S * 1000:.0f} ms per frame on their `Worker`'s thread. The first streams
-{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `opened(stream(…))` and sends each run to
-the second, a unary call that returns a run, by `in_order` with a window of {" or ".join(map(str, WINDOWS))} calls.
-Three replicas of Ray Serve.
+{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `open_stream(stream(…))` and sends
+each run to the second, a unary call that returns a run, by `call_in_order` with a window of
+{" or ".join(map(str, WINDOWS))} calls. Three replicas of Ray Serve.
 
 Makespan: the time from the graph's first call to the last returned run. Its lower bound is ({FRAMES} + run) ×
 {FRAME_S * 1000:.0f} ms: the second stage cannot start before the first has finished a run, and then takes as long as
@@ -95,7 +95,7 @@ class Graph:
         """Return the makespan in seconds. Raises ValueError if frames are lost or out of order."""
         began = time.perf_counter()
         due = 0
-        async with opened(stream(self._first, "generate", length, frames), Transport()) as items:
+        async with open_stream(stream(self._first, "generate", length, frames), Transport()) as items:
             turn = asyncio.Lock()  # fair: calls take their runs in the order in which they start
 
             async def call() -> Frames:
@@ -103,7 +103,7 @@ class Graph:
                     taken = await anext(items)
                 return await self._process.remote(taken)
 
-            async with aclosing(in_order((call for _ in range(0, frames, length)), window)) as done:
+            async with aclosing(call_in_order((call for _ in range(0, frames, length)), window)) as done:
                 async for item in done:
                     if item.first != due:
                         raise ValueError(f"expected frame {due}, got frame {item.first}")

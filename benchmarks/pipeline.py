@@ -17,7 +17,7 @@ from benchmarks.local_ray import local_ray
 from benchmarks.pipeline_sides import FULL_SIZE, STAGES, Case, Film, make_application, run_sequentially
 from benchmarks.report import Goal, Report, Row, Section, find_spread, measure_alternately
 from benchmarks.svd_full_size import write_full_size
-from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.run import Known
 from composition.media.encode import encode_png
 from composition.variants import IMAGE
@@ -63,7 +63,7 @@ def measure(device: str = "cpu") -> Report:
             write_full_size(home / FULL_SIZE, case.dtype)
         picture = still(case.width, case.height)
         (home / "picture.png").write_bytes(encode_png(picture.pixels[0]))
-        known = Known(key="benchmark", pictures={IMAGE: str(home / "picture.png")})
+        known = Known(key="benchmark", picture_urls={IMAGE: str(home / "picture.png")})
         with local_ray(), _alone() as narrow, _alone() as wide:
             graph = serve.run(make_application(case, home), route_prefix=None)
             ways: dict[str, Callable[[], Film]] = {
@@ -151,7 +151,7 @@ def _row(name: str, films: Sequence[Film]) -> Row:
 
 def _method(case: Case) -> str:
     svd, realesrgan = case.models(Path())
-    first, later = FullPipelineRequest.SEGMENTS
+    first, later = GRAPH.segments
     return METHOD.format(
         frames=case.frames,
         svd="SVD-XT's architecture with random weights" if case.full_size else "a small SVD of random weights",

@@ -13,7 +13,8 @@ import numpy as np
 from ray import serve
 from ray.serve import Application
 
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.graph import RUN, FullPipeline
 from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
 from composition.graphs.run import GraphSettings, Known
@@ -104,7 +105,7 @@ class Cutter:
             self.data += self._encoder.encode_init()
         for number, pixels in enumerate(frames.pixels, frames.first):
             self._waiting.append(Frames(pixels[None], number, frames.rate))
-            wanted = FullPipelineRequest.SEGMENTS[min(self.segments, 1)]
+            wanted = GRAPH.segments[min(self.segments, 1)]
             if len(self._waiting) == wanted or number + 1 == self.total:
                 self.data += self._encoder.encode_segment(self._waiting, self._first, self.segments + 1)
                 self.segments += 1
@@ -167,7 +168,7 @@ class Filming:
 
     async def film(self, request: FullPipelineRequest, known: Known, frames: int) -> Film:
         tape = Tape(frames)
-        async with opened(stream(self._graph, "run", request, known), Transport()) as items:
+        async with open_stream(stream(self._graph, "run", request, known), Transport()) as items:
             async for item in items:
                 tape.note(item)
                 await asyncio.to_thread(tape.encode, item)

@@ -11,7 +11,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.V2VFields,
         result="video",
         graph=True,
-        text="Continue a video: describe it, and go on from its last frame.",
+        text="Continue a video from its last frame; a description of the video is the default prompt.",
     ),
     Command(
         name="pipeline",
@@ -19,7 +19,8 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.FullPipelineFields,
         result="video",
         graph=True,
-        text="Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture.",
+        text="Generate an image from a prompt, animate it and upscale the video. Every stage but the first is "
+        "optional.",
     ),
     Command(
         name="edit",
@@ -27,7 +28,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.RollingEditFields,
         result="video",
         graph=True,
-        text="Make a video of a first frame and edges: each frame is the one before, edited along the next edges.",
+        text="Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one.",
     ),
     Command(
         name="storyboard",
@@ -35,7 +36,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.StoryboardFields,
         result="video",
         graph=True,
-        text="Film a script: a clip for each scene, all of them in one video.",
+        text="Make a video of several scenes from a script or a topic.",
     ),
     Command(
         name="i2v",
@@ -43,7 +44,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.WanJobFields,
         result="video",
         graph=False,
-        text="Make a video that begins with a picture. Wan2.2 image-to-video.",
+        text="Generate a video that begins with a picture. Wan2.2 image-to-video.",
     ),
     Command(
         name="qwen-edit",
@@ -60,7 +61,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.FluxJobFields,
         result="image",
         graph=False,
-        text="Paint a picture of a prompt. FLUX.1 text to image, with LoRA and a face's identity.",
+        text="Generate a picture from a prompt. FLUX.1 text to image, with LoRA and a face's identity.",
     ),
     Command(
         name="hunyuan-dit",
@@ -68,7 +69,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.HunyuanDitJobFields,
         result="image",
         graph=False,
-        text="Paint a picture anew. HunyuanDiT, which paints a picture anew in another style.",
+        text="Restyle a picture. HunyuanDiT, which paints a picture anew in another style.",
     ),
     Command(
         name="animate",
@@ -76,7 +77,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.SvdJobFields,
         result="video",
         graph=False,
-        text="Make a video that begins with a picture. Stable Video Diffusion: image-to-video.",
+        text="Generate a video that begins with a picture. Stable Video Diffusion: image-to-video.",
     ),
     Command(
         name="upscale",
@@ -84,8 +85,8 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.RealesrganJobFields,
         result="video",
         graph=False,
-        text="Make a video, or a picture, two to four times as large. Real-ESRGAN: pictures and frames, two to "
-        "four times as large.",
+        text="Upscale a video or a picture two to four times. Real-ESRGAN: pictures and frames, two to four "
+        "times as large.",
     ),
     Command(
         name="film",
@@ -93,6 +94,6 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.TextToVideoJobFields,
         result="video",
         graph=False,
-        text="Make a video of a prompt. ModelScope's text-to-video: a video of what a text says.",
+        text="Generate a video from a prompt. ModelScope's text-to-video: a video of what a text says.",
     ),
 )

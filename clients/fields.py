@@ -13,11 +13,10 @@ from reelgraph.objects import Identity
 
 
 class GraphFields(TypedDict, total=False):
-    """What every graph, and every model alone, can be asked with."""
+    """The fields that every graph, and every single model, accepts."""
 
     models: Annotated[
-        Mapping[str, str] | None,
-        About("Role → the id of the model that takes it; by default the one that the configuration names."),
+        Mapping[str, str] | None, About("Role → id of the model to use. The default is set in the configuration.")
     ]
 
 
@@ -71,33 +70,37 @@ class SamplingFields(TypedDict, total=False):
 
 
 class V2VFields(GraphFields, SamplingFields, total=False):
-    """Continue a video: describe it, and go on from its last frame."""
+    """Continue a video from its last frame; a description of the video is the default prompt."""
 
     input_video: Annotated[
         Media | None,
-        About("What to continue. A picture is taken for a video of one frame.", media="video", needed=True),
+        About("The video to continue. A picture counts as a video of one frame.", media="video", needed=True),
     ]
     prompt: Annotated[
         str | None,
         About(
-            "What should happen. Without it InternVL describes the video, and the description is the prompt.",
+            "What happens in the continuation. By default InternVL describes the video, and the description is "
+            "the prompt.",
             limits="at most 8000 characters",
         ),
     ]
     describe_prompt: Annotated[
         str | None,
         About(
-            "What InternVL is asked, after a line `Frame1: …` for each frame.",
+            "The question to InternVL, which follows one line `Frame1: …` per frame.",
             limits="1 to 8000 characters",
             default="Describe this video in detail.",
         ),
     ]
     num_segments: Annotated[
-        int | None, About("How many frames InternVL sees, spread evenly over the video.", limits="1 to 16", default="8")
+        int | None,
+        About("Number of frames that InternVL sees, spread evenly over the video.", limits="1 to 16", default="8"),
     ]
     join: Annotated[
         bool | None,
-        About("Give the input and its continuation in one video, at the input's size and rate.", default="false"),
+        About(
+            "Return the input and its continuation as one video, at the size and rate of the input.", default="false"
+        ),
     ]
     input_reference: Annotated[
         Media | None,
@@ -322,34 +325,33 @@ class PaintingFields(TypedDict, total=False):
     ]
 
 
-class ShootingFields(PaintingFields, total=False):
-    """How a picture is painted, and what becomes of it. What is not wanted is `false`."""
+class PictureStagesFields(PaintingFields, total=False):
+    """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
-    face: Annotated[Media | None, About("A picture of whoever is to be seen.", media="image")]
+    face: Annotated[Media | None, About("A picture of the person to show.", media="image")]
     identity: Annotated[
         Identity | Mapping[str, object] | None,
-        About("Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."),
+        About("The person to show, as `POST /v1/faces` returns it; an alternative to `face`."),
     ]
     restyle: Annotated[
         RestyleFields | str | bool | None,
-        About("How HunyuanDiT paints the picture anew; a text is the style's prompt."),
+        About("Restyle the picture with HunyuanDiT. A text is the prompt of the style."),
     ]
     animate: Annotated[
         SvdFields | bool | None,
-        About("How Stable Video Diffusion makes it move; `false` leaves it a picture.", default="on"),
+        About("Animate the picture with Stable Video Diffusion. `false`: the result is a picture.", default="on"),
     ]
     upscale: Annotated[
         UpscaleFields | bool | None,
         About(
-            "How Real-ESRGAN enlarges the video; `false` leaves it as it is. A picture is enlarged where this "
-            "is given.",
+            "Upscale the video with Real-ESRGAN. `false`: no upscaling. A picture is upscaled only if this is set.",
             default="on",
         ),
     ]
 
 
-class FullPipelineFields(GraphFields, ShootingFields, total=False):
-    """Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture."""
+class FullPipelineFields(GraphFields, PictureStagesFields, total=False):
+    """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional."""
 
     prompt: Required[Annotated[str, About("What the picture shows.", limits="1 to 8000 characters", needed=True)]]
     seconds: Annotated[
@@ -419,10 +421,10 @@ class GuidanceFields(TypedDict, total=False):
 
 
 class BranchFrom(TypedDict, total=False):
-    """A frame of an older rolling edit."""
+    """A frame of an older job."""
 
     video: Required[Annotated[str, About("The older job's id.", needed=True)]]
-    frame: Required[Annotated[int, About("Which of its frames, from 0.", limits="0 to 2147483647", needed=True)]]
+    frame: Required[Annotated[int, About("Index of its frame, from 0.", limits="0 to 2147483647", needed=True)]]
 
 
 class EditingFields(TypedDict, total=False):
@@ -476,54 +478,56 @@ class EditingFields(TypedDict, total=False):
 
 
 class RollingEditFields(GraphFields, EditingFields, total=False):
-    """Make a video of a first frame and edges: each frame is the one before, edited along the next edges."""
+    """Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one."""
 
-    init_frame: Annotated[Media | None, About("The first frame; by default that of `rgb_video`.", media="image")]
+    init_frame: Annotated[
+        Media | None, About("The first frame. Default: the first frame of `rgb_video`.", media="image")
+    ]
     style_frame: Annotated[
         Media | None,
         About(
-            "Whose style the Gram loss holds, and which `lpips_to_init` compares with; by default the first frame.",
+            "The picture whose style is preserved, and the reference of `lpips_to_init`. Default: the first frame.",
             media="image",
         ),
     ]
     edge_frames: Annotated[
         Media | Sequence[Media] | None,
-        About("Edge pictures, white on black, in the natural order of their names.", media="pictures"),
+        About("Edge pictures, white on black, in natural order of their names.", media="pictures"),
     ]
     edge_video: Annotated[Media | None, About("A video of edge pictures.", media="video")]
     rgb_video: Annotated[
         Media | None,
         About(
-            "An ordinary video: its first frame is the default `init_frame`, and where neither of the two above"
-            " is given, each of its frames gives an edge picture.",
+            "An ordinary video. Edges are extracted from its frames if neither `edge_frames` nor `edge_video` "
+            "is set, and its first frame is the default of `init_frame`.",
             media="video",
         ),
     ]
     edge_filter: Annotated[
         Literal["none", "sobel", "laplacian"] | None,
-        About(
-            "How edges are taken from what shows none yet; by default `sobel` from `rgb_video`, and `none` elsewhere."
-        ),
+        About("Filter that extracts the edges. Default: `sobel` for `rgb_video`, otherwise `none`."),
     ]
-    edge_start: Annotated[int | None, About("The first edge to use, from 0.", limits="at least 0", default="0")]
+    edge_start: Annotated[
+        int | None, About("Index of the first edge picture to use.", limits="at least 0", default="0")
+    ]
     max_frames: Annotated[
-        int | None, About("The most frames of the result, the first one counted.", limits="at least 1")
+        int | None, About("Maximum number of frames of the result, including the first frame.", limits="at least 1")
     ]
     fps: Annotated[
         float | None,
         About(
-            "Frames per second of the result; by default the edge video's, and 16 for pictures.",
+            "Frames per second of the result. Default: that of the edge video, or 16 for pictures.",
             limits="above 0, at most 240",
         ),
     ]
     debug: Annotated[
-        bool | None, About("Keep pictures of the edges and of what guidance did, for each frame.", default="false")
+        bool | None, About("Store pictures of the edges and of the guidance for each frame.", default="false")
     ]
     branch_from: Annotated[
         BranchFrom | None,
         About(
-            "Begin at a frame of an older job, with its fields for all that is not given, and its first frame "
-            "for `style_frame`. Over HTTP only."
+            "Begin at a frame of an older job. Fields that are not set are taken from that job; the default of "
+            "`style_frame` is its first frame. Over HTTP only."
         ),
     ]
     input_reference: Annotated[
@@ -535,76 +539,72 @@ class RollingEditFields(GraphFields, EditingFields, total=False):
 class SceneFields(TypedDict, total=False):
     """One scene of a script."""
 
-    scene_number: Required[Annotated[int, About("From 1, each once.", limits="1 to 100", needed=True)]]
-    description: Required[Annotated[str, About("What is to be seen.", limits="1 to 8000 characters", needed=True)]]
-    duration: Required[Annotated[float, About("Seconds.", limits="above 0, at most 60", needed=True)]]
-    face: Annotated[
-        str | None, About("The id of a file: a picture of whoever is to be seen in it.", limits="1 to 200 characters")
-    ]
+    scene_number: Required[Annotated[int, About("Position of the scene, from 1.", limits="1 to 100", needed=True)]]
+    description: Required[Annotated[str, About("What the scene shows.", limits="1 to 8000 characters", needed=True)]]
+    duration: Required[Annotated[float, About("Duration in seconds.", limits="above 0, at most 60", needed=True)]]
+    face: Annotated[str | None, About("The id of a picture file of the person to show.", limits="1 to 200 characters")]
     lora: Annotated[
         Lora | str | Sequence[Lora | str] | None,
-        About(
-            "Low-rank adaptations of its picture; a text is `name` or `name:weight`. Without, those of the whole film."
-        ),
+        About("LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."),
     ]
-    style: Annotated[str | None, About("How it is to look.", limits="1 to 8000 characters")]
+    style: Annotated[str | None, About("The visual style.", limits="1 to 8000 characters")]
 
 
 class ScriptFields(TypedDict, total=False):
-    """What is filmed, scene after scene. It may be given as the text of a JSON object."""
+    """A sequence of scenes. JSON text is accepted as well."""
 
-    title: Annotated[str | None, About("What the video is called.", limits="at most 200 characters")]
+    title: Annotated[str | None, About("The title of the video.", limits="at most 200 characters")]
     scenes: Required[
         Annotated[
             Sequence[SceneFields | Mapping[str, object]],
-            About("In the order of their numbers, which are 1, 2, 3 and so on; they may be given in any.", needed=True),
+            About("The scenes, sorted by `scene_number`; the numbers must be 1, 2, 3 and so on.", needed=True),
         ]
     ]
 
 
-class StoryboardFields(GraphFields, ShootingFields, total=False):
-    """Film a script: a clip for each scene, all of them in one video."""
+class StoryboardFields(GraphFields, PictureStagesFields, total=False):
+    """Make a video of several scenes from a script or a topic."""
 
     script: Annotated[
         ScriptFields | Mapping[str, object] | None,
-        About(
-            "`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; a `face` is a file id."
-        ),
+        About("`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; `face` is a file id."),
     ]
     topic: Annotated[
-        str | None, About("What a script is to be written about, where none is given.", limits="1 to 4000 characters")
+        str | None,
+        About("The subject of a script to be written; an alternative to `script`.", limits="1 to 4000 characters"),
     ]
-    scenes: Annotated[int | None, About("How many scenes the script of a topic is to have.", limits="1 to 100")]
+    scenes: Annotated[
+        int | None,
+        About("Number of scenes of the script of a topic. By default the writer chooses.", limits="1 to 100"),
+    ]
     scene_s: Annotated[
         float | None,
         About(
-            "Seconds of each scene where a script is made of the topic's own sentences.",
+            "Duration of each scene in seconds if the sentences of the topic become the scenes.",
             limits="above 0, at most 60",
             default="4",
         ),
     ]
     write_prompts: Annotated[
         bool | None,
-        About(
-            "Let the language model turn each description into the prompt of a picture, where one is served.",
-            default="true",
-        ),
+        About("Let the language model, if one is served, turn each description into an image prompt.", default="true"),
     ]
     fallback: Annotated[
         Literal["placeholder", "error"] | None,
-        About(
-            "What stands in for a scene that cannot be made: a card that says so, or nothing, and then all has failed.",
-            default="placeholder",
-        ),
+        About("What to do if a scene fails: show a title card instead, or fail the whole job.", default="placeholder"),
     ]
     crossfade_s: Annotated[
         float | None,
-        About("Seconds in which a scene passes into the next; at most half of either.", limits="0 to 10", default="0"),
+        About(
+            "Duration of the cross-fade between scenes in seconds, at most half of either scene.",
+            limits="0 to 10",
+            default="0",
+        ),
     ]
     interpolate: Annotated[
         int | None,
         About(
-            "Times as many frames per second as the scenes are made with; those between are mixed of their neighbours.",
+            "Multiplies the frame rate of the scenes; the added frames are blends of their neighbours.",
             limits="1 to 4",
             default="1",
         ),
@@ -612,7 +612,7 @@ class StoryboardFields(GraphFields, ShootingFields, total=False):
 
 
 class AnimationJobFields(GraphFields, total=False):
-    """Make a video that begins with a picture."""
+    """Generate a video that begins with a picture."""
 
     image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
 
@@ -624,7 +624,7 @@ class WanFields(SamplingFields, total=False):
 
 
 class WanJobFields(AnimationJobFields, WanFields, total=False):
-    """Make a video that begins with a picture."""
+    """Generate a video that begins with a picture."""
 
     last_image: Annotated[Media | None, About("The frame to end with.", media="image")]
     input_reference: Annotated[
@@ -638,9 +638,9 @@ class WanJobFields(AnimationJobFields, WanFields, total=False):
 
 
 class RepaintJobFields(GraphFields, total=False):
-    """Paint a picture anew."""
+    """Restyle a picture."""
 
-    image: Annotated[Media | None, About("What to paint anew.", media="image", needed=True)]
+    image: Annotated[Media | None, About("The picture to restyle.", media="image", needed=True)]
 
 
 class EditJobFields(RepaintJobFields, total=False):
@@ -687,11 +687,11 @@ class FluxFields(PaintingFields, total=False):
 
 
 class FluxJobFields(GraphFields, FluxFields, total=False):
-    """Paint a picture of a prompt."""
+    """Generate a picture from a prompt."""
 
 
 class HunyuanDitJobFields(RepaintJobFields, RestyleFields, total=False):
-    """Paint a picture anew."""
+    """Restyle a picture."""
 
     input_reference: Annotated[
         Media | None,
@@ -700,7 +700,7 @@ class HunyuanDitJobFields(RepaintJobFields, RestyleFields, total=False):
 
 
 class SvdJobFields(AnimationJobFields, SvdFields, total=False):
-    """Make a video that begins with a picture."""
+    """Generate a video that begins with a picture."""
 
     input_reference: Annotated[
         Media | None,
@@ -713,18 +713,16 @@ class SvdJobFields(AnimationJobFields, SvdFields, total=False):
 
 
 class UpscaleJobFields(GraphFields, total=False):
-    """Make a video, or a picture, two to four times as large."""
+    """Upscale a video or a picture two to four times."""
 
     input_video: Annotated[
-        Media | None, About("What to enlarge. A picture is taken for a video of one frame.", media="video")
+        Media | None, About("The video to upscale. A picture counts as a video of one frame.", media="video")
     ]
-    image: Annotated[
-        Media | None, About("A picture to enlarge: the result is `image`, a picture, and no video.", media="image")
-    ]
+    image: Annotated[Media | None, About("The picture to upscale; the result is the picture `image`.", media="image")]
 
 
 class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):
-    """Make a video, or a picture, two to four times as large."""
+    """Upscale a video or a picture two to four times."""
 
     input_reference: Annotated[
         Media | None,
@@ -788,7 +786,7 @@ class TextToVideoFields(FilmingFields, total=False):
 
 
 class TextToVideoJobFields(GraphFields, TextToVideoFields, total=False):
-    """Make a video of a prompt."""
+    """Generate a video from a prompt."""
 
     seconds: Annotated[
         float | None,

@@ -19,7 +19,7 @@ require_server_code()
 
 from composition.app import TRANSPORT, fetch_states, open_handle
 from composition.configuration.registry import FetchStates
-from composition.graphs.calls import Handle, Part, opened, stream
+from composition.graphs.calls import Handle, Part, open_stream, stream
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.request import GraphRequest
@@ -138,7 +138,7 @@ class Graphs:
         """
         application = await asyncio.to_thread(self._find_application, name)
         part = Part(self._open_handle(application), name)
-        async with opened(stream(part, "run", request), TRANSPORT) as items:
+        async with open_stream(stream(part, "run", request), TRANSPORT) as items:
             async for item in items:
                 yield item
 

@@ -176,12 +176,12 @@ class ImagesResponse(Answer):
 
 
 class Identity(Answer):
-    """Whose face it is and where it was, as `POST /v1/faces` says it: what a picture is painted with."""
+    """A face as `POST /v1/faces` returns it: its identity and its position in the picture."""
 
     embedding: list[float]
-    """Of length 1."""
+    """A unit vector that identifies the person."""
     keypoints: list[tuple[float, float]]
-    """x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+    """x and y of the left eye, right eye, nose, left and right corner of the mouth, from the viewer's side."""
     box: tuple[float, float, float, float]
     """Left, top, right, bottom."""
 

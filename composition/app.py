@@ -102,7 +102,7 @@ class Jobs(JobRunner):
             max_attempts=args.max_attempts,
         )
         served = open_registry(Store(args.database_url))
-        waiting = [graph.name for graph in GRAPHS if graph.request.WAITS]
+        waiting = [graph.name for graph in GRAPHS if graph.waits]
         super().__init__(served.find_graph, waiting, settings, TRANSPORT)
 
     async def __del__(self) -> None:

@@ -151,6 +151,17 @@ def test_imports_in_composition_go_one_way() -> None:
     assert upward == []
 
 
+def test_only_the_catalogue_names_a_graph() -> None:
+    graphs = {path.parent.name for path in (ROOT / "composition" / "graphs").glob("*/graph.py")} - {"single"}
+    naming: set[str] = set()
+    for path in (ROOT / "composition").rglob("*.py"):
+        for module in imports(path):
+            package, _, rest = module.partition("composition.graphs.")
+            if package == "" and rest.partition(".")[0] in graphs and path.parent.name not in graphs:
+                naming.add(name_of(path))
+    assert naming == {"composition/graphs/catalogue.py"}
+
+
 def test_no_module_imports_one_that_imports_it() -> None:
     """There are no circular imports, counting imports inside functions."""
     modules = {module_of(path): path for path in FILES}

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from composition.configuration.served import HEALTHY, Assignment, ServedModel
 from composition.configuration.snapshot import Snapshot, build_snapshot
 from composition.graphs.calls import Handle, Part, Transport
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import Graph
 from composition.records.store import Store
 from composition.records.tables import Job
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy
@@ -94,8 +94,8 @@ class Registry:
         """Open the handle of an assignment's graph. Blocks; raises ServiceBusy."""
         return Part(self._open_handle(assignment.application), assignment.name)
 
-    def find_graph(self, job: Job) -> tuple[Part, type[GraphRequest]]:
-        """Open the graph of a stored job, and return its handle and request class. Blocks.
+    def find_graph(self, job: Job) -> tuple[Part, Graph]:
+        """Open the graph of a stored job, and return its handle and the graph. Blocks.
 
         Raises ModelFailed if the graph, or a model of the job, is no longer deployed; and ServiceBusy.
         """
@@ -103,7 +103,7 @@ class Registry:
             assignment = self.read_snapshot().assign_models(job.model, job.params.get("models") or {})
         except InvalidParameter as error:
             raise ModelFailed(f"the job can no longer be run: {error.message}", param=error.param) from error
-        return self.open_graph(assignment), assignment.request
+        return self.open_graph(assignment), assignment.graph
 
     async def find_rate(self, assignment: Assignment) -> float:
         """Return the default frame rate of an assignment's video in frames per second; 0 if it has none.

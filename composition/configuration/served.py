@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composition.configuration.settings import GraphEntry
-from composition.graphs.fields import merged_fields
+from composition.graphs.fields import merge_fields
 from composition.graphs.graph import Graph, Need
 from composition.graphs.request import GraphRequest
 from services.model import Model, Role
@@ -75,19 +75,19 @@ class Assignment:
         The graph's defaults take precedence over those of its models. The defaults of a model do not enable its stage:
         they apply only if the request, the graph's defaults or the request class enable it.
         """
-        fields = merged_fields(self._list_own_defaults(), self.request.spelled_out(given))
+        fields = merge_fields(self._list_own_defaults(), self.request.expand_shorthands(given))
         for need, served in self._list_request_models():
             if not need.at:
                 known = self.request.model_fields
                 defaults = {name: value for name, value in served.defaults.items() if name in known}
-                fields = merged_fields(defaults, fields)
-            elif served.defaults and self.request.turns_on(need.at, fields):
-                fields = merged_fields({need.at: served.defaults}, fields)
+                fields = merge_fields(defaults, fields)
+            elif served.defaults and self.request.is_stage_on(need.at, fields):
+                fields = merge_fields({need.at: served.defaults}, fields)
         return fields
 
     def _list_own_defaults(self) -> dict[str, Any]:
         """Return the graph's defaults, without those of stages that have no model."""
-        defaults = self.request.spelled_out(self.own_defaults)
+        defaults = self.request.expand_shorthands(self.own_defaults)
         missing = {need.at for need in self.graph.wants if need.role not in self.models}
         return {name: value for name, value in defaults.items() if name not in missing}
 

@@ -141,7 +141,7 @@ def define_graph(graph: Graph) -> Definition:
         names=(graph.name,),
         command=graph.command or graph.name,
         roles=tuple(need.role for need in graph.roles),
-        result=_find_result(graph.request),
+        result=_find_result(graph),
     )
 
 
@@ -160,10 +160,10 @@ def define_single(model: Model[Any], graph: Graph) -> Definition:
         text=f"{summarize(graph.request)} {' '.join((folder.__doc__ or '').split())}",
         names=(*model.aliases, model.kind),
         command=model.command or model.kind,
-        result=_find_result(graph.request),
+        result=_find_result(graph),
     )
 
 
-def _find_result(request: type[GraphRequest]) -> Literal["video", "image"]:
-    defaults = {name: info.default for name, info in request.model_fields.items() if not info.is_required()}
-    return "video" if VIDEO in request.makes(defaults) else "image"
+def _find_result(graph: Graph) -> Literal["video", "image"]:
+    defaults = {name: info.default for name, info in graph.request.model_fields.items() if not info.is_required()}
+    return "video" if VIDEO in graph.request.list_videos(defaults, graph.outputs) else "image"

@@ -1,1 +1,1 @@
-"""Graphs: compositions of models."""
+"""Graphs: requests that combine several models."""

@@ -1,4 +1,4 @@
-"""Calling other deployments: a stream that is cancelled when it is left, and calls that come back in order."""
+"""Calls to other deployments: cancellable streams, ordered concurrent calls, and merged streams."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,17 @@ STOP_TIMEOUT_S = 10.0
 
 
 class Call(AsyncIterable[T_co], Protocol[T_co]):
-    """A stream from another deployment, as a handle gives it."""
+    """A streaming response from another deployment, as a handle returns it."""
 
     def cancel(self) -> None: ...
 
 
 class Transport:
-    """The exceptions by which the transport says that a call did not get through.
+    """The exceptions that the transport raises when a call fails.
 
     Args:
-        lost: the process that worked on the call died.
-        busy: the deployment's queue is full.
+        lost: raised when the process that handles the call has died.
+        busy: raised when the deployment's queue is full.
     """
 
     def __init__(self, lost: tuple[type[Exception], ...] = (), busy: tuple[type[Exception], ...] = ()) -> None:
@@ -38,11 +38,11 @@ class Transport:
 
 
 class Part:
-    """One of the things that a host holds, a model or a graph, to be called as if it were a deployment of its own.
+    """One model or graph of a host deployment; callers use it like a handle of its own.
 
     Args:
-        host: the handle of the deployment.
-        name: of the model or graph.
+        host: handle of the host deployment.
+        name: name of the model or graph.
     """
 
     def __init__(self, host: Handle, name: str) -> None:
@@ -50,11 +50,11 @@ class Part:
         self._name = name
 
     def options(self, *, method_name: str, **options: Any) -> "PartMethod":
-        """Return the streaming method of that name, to be called by `remote`."""
+        """Return the streaming method of that name; `remote` calls it."""
         return PartMethod(self._host.options(method_name="stream", **options), self._name, method_name)
 
     def broadcast(self, method: str, *args: object) -> Any:
-        """Call a method on every replica."""
+        """Call a method on every replica of the host."""
         return self._host.broadcast(method, self._name, *args)
 
     def call(self, method: str) -> Awaitable[Any]:
@@ -63,7 +63,7 @@ class Part:
 
 
 class PartMethod:
-    """A streaming method of a part."""
+    """A streaming method of a `Part`."""
 
     def __init__(self, stream_method: Handle, name: str, method: str) -> None:
         self._stream_method = stream_method
@@ -71,7 +71,7 @@ class PartMethod:
         self._method = method
 
     def remote(self, *args: object, **options: object) -> Any:
-        """Begin the call."""
+        """Start the call."""
         return self._stream_method.remote(self._name, self._method, *args, **options)
 
 
@@ -89,14 +89,14 @@ def stream(handle: Handle, method: str, *args: object, prefers: str = "", **opti
 
 
 @asynccontextmanager
-async def opened(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIterator[T]]:
-    """Open a stream from another deployment and cancel it when the block is left, however that happens.
+async def open_stream(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIterator[T]]:
+    """Open a stream from another deployment and cancel it on exit from the block.
 
-    Dropping a Ray stream does not stop its producer, so every stream is opened here.
+    Every stream must be opened here, because discarding a Ray stream does not stop its producer.
 
     Raises:
-        ServiceLost: the other process died while it was working for us.
-        ServiceBusy: the other deployment's queue is full.
+        ServiceLost: the process at the other end died.
+        ServiceBusy: the queue of the other deployment is full.
     """
     try:
         yield aiter(call)
@@ -105,79 +105,79 @@ async def opened(call: Call[T], transport: Transport) -> AsyncGenerator[AsyncIte
     except transport.busy as error:
         raise ServiceBusy("the service's queue is full") from error
     except transport.lost as error:
-        raise ServiceLost("the process that was working on this request died") from error
+        raise ServiceLost("the process that handled this request died") from error
     finally:
         call.cancel()
 
 
 async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> None:
-    """Stop what a dead caller left running under `key`, on whichever replica that is.
+    """Stop the work that a dead caller left running under `key`, on any replica.
 
-    Ray does not cancel an actor's task when its caller dies. A replica that does not answer, or none that does, is no
-    reason not to go on: what runs there ends with its clip at the latest.
+    Ray does not cancel an actor's task when its caller dies. This is best effort: replicas that do not respond are
+    ignored, because their work ends with the current clip.
     """
     with contextlib.suppress(*transport.lost, TimeoutError):
         await handle.broadcast("stop", key).results_async(timeout_s=STOP_TIMEOUT_S, return_exceptions=True)
 
 
-async def in_order(
+async def call_in_order(
     calls: AsyncIterable[Callable[[], Awaitable[T]]] | Iterable[Callable[[], Awaitable[T]]], window: int
 ) -> AsyncGenerator[T]:
-    """Start up to `window` calls at a time and yield their results in the order of `calls`, each as soon as it can be.
+    """Run up to `window` calls concurrently and yield their results in the order of `calls`.
 
-    The window is the back-pressure: a call is drawn and begun only when the one `window` places before it has been
-    taken. What is still running when the iterator is closed is cancelled, and so is the drawing.
+    The window provides back-pressure: a call is taken from `calls` and started only after the result `window` places
+    before it has been consumed. Closing the generator cancels the running calls and closes `calls`.
     """
-    source = _each(calls)
+    source = _iterate(calls)
     running: deque[asyncio.Future[T]] = deque()
-    drawing: asyncio.Future[Callable[[], Awaitable[T]] | None] | None = None
-    drained = False
+    pending: asyncio.Future[Callable[[], Awaitable[T]] | None] | None = None
+    exhausted = False
     try:
-        while running or not drained:
-            if drawing is None and not drained and len(running) < window:
-                drawing = asyncio.ensure_future(_next(source))
-            waited: list[asyncio.Future[Any]] = [*([drawing] if drawing else []), *([running[0]] if running else [])]
+        while running or not exhausted:
+            if pending is None and not exhausted and len(running) < window:
+                pending = asyncio.ensure_future(_next(source))
+            waited: list[asyncio.Future[Any]] = [*([pending] if pending else []), *([running[0]] if running else [])]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if drawing is not None and drawing.done():
-                call, drawing = drawing.result(), None
+            if pending is not None and pending.done():
+                call, pending = pending.result(), None
                 if call is None:
-                    drained = True
+                    exhausted = True
                 else:
                     running.append(asyncio.ensure_future(call()))
             elif running[0].done():
                 yield await running.popleft()
     finally:
-        left: list[asyncio.Future[Any]] = [*running, *([drawing] if drawing else [])]
-        for future in left:
+        unfinished: list[asyncio.Future[Any]] = [*running, *([pending] if pending else [])]
+        for future in unfinished:
             future.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
         await source.aclose()
 
 
-async def merged(*sources: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Yield what several generators make, each thing as soon as it is there, until all have ended.
+async def merge_streams(*sources: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Yield the items of several generators in the order in which they become available.
 
-    All are closed when this one is, or when one of them raises.
+    All generators are closed when this one is closed or when one of them raises.
     """
-    drawing = {asyncio.ensure_future(_next(source)): source for source in sources}
+    pending = {asyncio.ensure_future(_next(source)): source for source in sources}
     try:
-        while drawing:
-            ready, _ = await asyncio.wait(drawing, return_when=asyncio.FIRST_COMPLETED)
+        while pending:
+            ready, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for future in ready:
                 item = future.result()
-                source = drawing.pop(future)
+                source = pending.pop(future)
                 if item is not None:
-                    drawing[asyncio.ensure_future(_next(source))] = source
+                    pending[asyncio.ensure_future(_next(source))] = source
                     yield item
     finally:
-        for future in drawing:
+        for future in pending:
             future.cancel()
-        await asyncio.gather(*drawing, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
         for source in sources:
             await source.aclose()
 
 
-async def _each(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T]:
+async def _iterate(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""The graphs that there are. The one list: whoever adds a graph adds its line here."""
+"""The list of graphs. A new graph is added here."""
 
 from collections.abc import Mapping
 
@@ -11,6 +11,6 @@ GRAPHS: tuple[Graph, ...] = (
     rolling_edit.GRAPH,
     storyboard.GRAPH,
 )
-"""Graphs of several models, or of many calls of one. `composition.graphs.single` has the jobs of one model alone."""
+"""Graphs that combine several calls. Jobs of a single model are in `composition.graphs.single`."""
 
 BY_NAME: Mapping[str, Graph] = {graph.name: graph for graph in GRAPHS}

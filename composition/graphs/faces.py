@@ -1,50 +1,50 @@
-"""Finding a face in a picture, and a face as numbers that JSON can carry."""
+"""Finds the face in a picture, and converts faces to and from JSON."""
 
 import math
 from typing import cast
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.identity import Identity
 from services.errors import ModelFailed
 from services.frames import Face, Frames, Item
 
-LOOKED_AT = "face"
-"""The field that the service's errors name."""
+FACE_PARAM = "face"
+"""The field that errors of the face model name."""
 
-LENGTH_KEPT = 1e-5
-"""An embedding that is as near to length 1 as its numbers can be stays as it is, to the last bit."""
+LENGTH_TOLERANCE = 1e-5
+"""An embedding whose length differs from 1 by less than this is not normalized, so that it stays bit-identical."""
 
 
 async def find_face(instantid: Handle, image: Frames, transport: Transport, key: str = "") -> tuple[Face, list[Item]]:
-    """Return the largest face in a picture, and what was said beside it: facts, and StageDone.
+    """Return the largest face in a picture, and the other items of the stream (facts and StageDone).
 
     Args:
-        instantid: the deployment's handle.
+        instantid: handle of the face model.
         image: one frame.
         transport: the exceptions of the call.
-        key: names the job.
+        key: the job's id, under which the call can be stopped.
 
     Raises:
-        InvalidParameter, LimitExceeded: with the param `face`, when the picture does not do.
+        InvalidParameter, LimitExceeded: the picture is not suitable; `param` is `face`.
         ModelFailed, ServiceLost, ServiceBusy.
     """
     face: Face | None = None
-    beside: list[Item] = []
-    async with opened(stream(instantid, "find_face", image, key), transport) as items:
+    other_items: list[Item] = []
+    async with open_stream(stream(instantid, "find_face", image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item
             else:
-                beside.append(item)
+                other_items.append(item)
     if face is None:
-        raise ModelFailed("the model found no face and did not say so")
-    return face, beside
+        raise ModelFailed("the face model returned neither a face nor an error")
+    return face, other_items
 
 
 def write_identity(face: Face) -> Identity:
-    """Return a face as numbers that JSON holds exactly."""
+    """Return a face in its JSON form, which keeps every number exact."""
     return Identity(
         embedding=tuple(face.embedding.tolist()),
         keypoints=tuple((float(x), float(y)) for x, y in face.keypoints),
@@ -53,10 +53,10 @@ def write_identity(face: Face) -> Identity:
 
 
 def read_identity(identity: Identity) -> Face:
-    """Return the face, without its crop: the very same numbers where they came from `write_identity`."""
+    """Return the face of an identity, without a crop. The inverse of `write_identity`, bit for bit."""
     embedding = np.array(identity.embedding)
     length = math.hypot(*identity.embedding)
-    if abs(length - 1) > LENGTH_KEPT:
+    if abs(length - 1) > LENGTH_TOLERANCE:
         embedding /= length
     keypoints, box = np.array(identity.keypoints, np.float32), np.array(identity.box, np.float32)
     return Face(embedding.astype(np.float32), keypoints, box)

@@ -1,4 +1,4 @@
-"""The fields of requests: defaults behind them, and those that two requests share."""
+"""Fields of requests: merging in defaults, and copying fields from one request to another."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -7,28 +7,28 @@ from pydantic import BaseModel
 
 from composition.graphs.request import GraphRequest
 
-MAX_RATE = 60
+MAX_FPS = 60
 
 Request = TypeVar("Request", bound=GraphRequest)
 
 
-def completed(request: Request, defaults: Mapping[str, Any]) -> Request:
-    """Return the request with the configuration's defaults in the fields that were left out."""
-    behind = type(request).spelled_out(defaults)
-    return type(request).model_validate(merged_fields(behind, request.model_dump(exclude_unset=True)))
+def complete_request(request: Request, defaults: Mapping[str, Any]) -> Request:
+    """Return the request with `defaults` in the fields that it does not set."""
+    expanded = type(request).expand_shorthands(defaults)
+    return type(request).model_validate(merge_fields(expanded, request.model_dump(exclude_unset=True)))
 
 
-def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `given` with what is left out taken from `behind`, also inside of fields that are objects.
+def merge_fields(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields` with missing ones taken from `defaults`, recursively for fields that are objects.
 
-    What is only turned on (`true`) is as `behind` has it.
+    `true` selects the default object.
     """
-    merged = dict(behind)
-    for name, value in given.items():
-        older = merged.get(name)
-        if isinstance(older, Mapping) and isinstance(value, Mapping):
-            merged[name] = merged_fields(cast("Mapping[str, Any]", older), cast("Mapping[str, Any]", value))
-        elif not (isinstance(older, Mapping) and value is True):
+    merged = dict(defaults)
+    for name, value in fields.items():
+        default = merged.get(name)
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            merged[name] = merge_fields(cast("Mapping[str, Any]", default), cast("Mapping[str, Any]", value))
+        elif not (isinstance(default, Mapping) and value is True):
             merged[name] = value
     return merged
 
@@ -36,17 +36,17 @@ def merged_fields(behind: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
 Selected = TypeVar("Selected", bound=BaseModel)
 
 
-def select_fields(wanted: type[Selected], request: BaseModel, **more: Any) -> Selected:
-    """Return a `wanted` of the fields that it shares with `request`, and of `more`."""
-    shared = {name: getattr(request, name) for name in wanted.model_fields if name in type(request).model_fields}
-    return wanted.model_validate({**shared, **more})
+def select_fields(target: type[Selected], request: BaseModel, **more: Any) -> Selected:
+    """Return a `target` with the fields that it shares with `request`, and with `more`."""
+    shared = {name: getattr(request, name) for name in target.model_fields if name in type(request).model_fields}
+    return target.model_validate({**shared, **more})
 
 
-def told_rate(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
-    """Frames per second as `fps` says it, or else the model's default; what is none is refused later."""
+def read_fps(fields: Mapping[str, Any], model: type[BaseModel]) -> float:
+    """Return `fps` in frames per second, or the default of `model`; an invalid value is rejected during validation."""
     default = float(model.model_fields["fps"].default)
     try:
-        told = float(fields.get("fps", default))
+        fps = float(fields.get("fps", default))
     except (TypeError, ValueError, OverflowError):
         return default
-    return told if 1 <= told <= MAX_RATE else default
+    return fps if 1 <= fps <= MAX_FPS else default

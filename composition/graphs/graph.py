@@ -1,4 +1,4 @@
-"""What a graph is to everybody else: one value, which its folder exports as `GRAPH`."""
+"""The description of a graph, which its package exports as `GRAPH`."""
 
 import pkgutil
 from collections.abc import AsyncIterator, Mapping
@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import BaseModel
 
+from composition.graphs.branching import Branching
 from composition.graphs.request import GraphRequest
+from composition.variants import VIDEO
 from services.model import Role
 
-if TYPE_CHECKING:  # what runs a graph loads databases and decoders, which a request needs none of
+if TYPE_CHECKING:  # importing these loads database drivers and decoders, which requests do not need
     from composition.graphs.calls import Handle, Transport
     from composition.graphs.run import GraphSettings, Known
     from services.frames import Item
+
+DEFAULT_SEGMENTS = (8, 32)
+"""Number of frames in the first segment, short so that playback can start early, and in each later one."""
 
 
 class Runnable(Protocol):
     """A graph with the models that it calls."""
 
     def run(self, request: Any, known: "Known" = ...) -> "AsyncIterator[Item]":
-        """Yield what the request asks for, without what is `known`. Closing it stops the work."""
+        """Yield the results of the request, except those that are `known`. Closing the stream stops the work."""
         ...
 
 
@@ -28,11 +33,11 @@ class GraphClass(Protocol):
     """The class of a graph."""
 
     def __call__(self, models: "Mapping[Role, Handle]", settings: "GraphSettings", transport: "Transport") -> Runnable:
-        """Make the graph.
+        """Create the graph.
 
         Args:
-            models: role → the handle of the model that takes it.
-            settings: what the configuration says.
+            models: role → handle of its model.
+            settings: the graph's configuration.
             transport: the exceptions of the calls.
         """
         ...
@@ -40,14 +45,14 @@ class GraphClass(Protocol):
 
 @dataclass(frozen=True)
 class Need:
-    """A role that a graph needs a model for."""
+    """A role for which a graph uses a model."""
 
     role: Role
     request: type[BaseModel] | None = None
-    """What the graph asks the model with: models that are asked otherwise cannot take the role in this graph."""
+    """The class of the requests that the graph sends; only models that accept it can take the role."""
     at: str | None = None
-    """The field of the graph's request whose fields are those of `request`; empty where they stand beside the graph's
-    own. The model's limits and defaults hold for them. None where a request says nothing of them."""
+    """The field of the graph's request that holds the model's request, or an empty string if the model's fields are
+    fields of the graph's request. The model's limits and defaults apply to them. None if the graph sets them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +62,36 @@ class Graph:
     name: str
     request: type[GraphRequest]
     path: str
-    """Where its class is, as `module:class`. It is imported when a request runs."""
+    """The class that runs it, as `module:class`. It is imported when a request runs."""
     needs: tuple[Need, ...] = ()
-    """It is not served without these."""
+    """Required roles: the graph is available only if a model is served for each."""
     wants: tuple[Need, ...] = ()
-    """It uses these where they are served."""
+    """Optional roles: used if a model is served."""
     parts: frozenset[str] = frozenset()
-    """Names of the graphs that run the jobs that it makes. It is not served without these."""
+    """Names of the graphs that run its child jobs. The graph is available only if they are served."""
+    stages: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The stages of a run in order, each with its estimated share of the run time; the shares add up to 1."""
+    outputs: tuple[str, ...] = (VIDEO,)
+    """Variants of the videos that a run can produce."""
+    keeps_frames: bool = False
+    """Whether each frame is stored lossless as soon as it exists: frames that are costly or depend on each other."""
+    segments: tuple[int, int] = DEFAULT_SEGMENTS
+    """Number of frames in the first segment of a video, and in each later one."""
+    waits: bool = False
+    """Whether a run mostly waits for child jobs. Such runs have separate slots in a runner."""
+    branching: Branching | None = None
+    """How a job continues an older one; None if it cannot."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
-    """Its other forms, by the configuration's `scenes_by`."""
+    """Value of `scenes_by` in the configuration → the graph that replaces this one."""
     command: str = ""
-    """Name of the command for it; empty where it is the graph's name."""
+    """Name of its command on the command line; empty if it is the graph's name."""
 
     @property
     def roles(self) -> tuple[Need, ...]:
-        """All that it can use a model for."""
+        """All roles, required ones first."""
         return (*self.needs, *self.wants)
 
     @property
     def make(self) -> GraphClass:
-        """Import the class."""
+        """The class that runs it."""
         return cast("GraphClass", pkgutil.resolve_name(self.path))

@@ -1,4 +1,4 @@
-"""Opening the media that a request names."""
+"""Opens the media files of a request."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,15 +15,15 @@ from services.frames import Frames, Pixels
 
 
 class Media:
-    """Opens the media that a request names."""
+    """Opens the media files of a request."""
 
     def __init__(self, settings: GraphSettings) -> None:
         self._artifacts = Artifacts(settings.artifacts)
         self._limits = settings.media
 
     @asynccontextmanager
-    async def opened(self, url: str) -> AsyncGenerator[Decoder]:
-        """A file of any kind, or a folder of pictures. Raises NotFound, UndecodableMedia, LimitExceeded."""
+    async def open(self, url: str) -> AsyncGenerator[Decoder]:
+        """Open a media file, or a folder of pictures. Raises NotFound, UndecodableMedia, LimitExceeded."""
         if "://" not in url and await asyncio.to_thread(Path(url).is_dir):
             async with Decoder.open(Path(url), self._limits) as decoder:
                 yield decoder
@@ -31,14 +31,14 @@ class Media:
         async with self._artifacts.open_local(url) as path, Decoder.open(path, self._limits) as decoder:
             yield decoder
 
-    async def own(self, url: str) -> Frames:
-        """A picture that the project itself has written: no process needs to guard against it. Raises NotFound."""
+    async def read_stored(self, url: str) -> Frames:
+        """Read a picture that this project has written; it needs no sandboxed decoder. Raises NotFound."""
         async with self._artifacts.open_local(url) as path:
             return Frames(await asyncio.to_thread(_read, path))
 
-    async def picture(self, url: str) -> Frames:
-        """The only frame of a picture, or the last one of a video."""
-        async with self.opened(url) as decoder:
+    async def read_picture(self, url: str) -> Frames:
+        """Read a picture, or the last frame of a video. Raises NotFound, UndecodableMedia, LimitExceeded."""
+        async with self.open(url) as decoder:
             return await decoder.read_last()
 
 

@@ -1,4 +1,4 @@
-"""How a picture is painted and what becomes of it, as the full pipeline and the storyboard are asked for it."""
+"""The fields of the stages from prompt to upscaled video, which the full pipeline and the storyboard share."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
@@ -14,8 +14,8 @@ from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 
 
-def _switched(value: object) -> object:
-    """Read what is turned on or off, and JSON."""
+def _parse_stage(value: object) -> object:
+    """Parse the field of a stage: `true`, `false`, or an object, also as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         return from_json(value)
     if value in (True, "true"):
@@ -23,56 +23,57 @@ def _switched(value: object) -> object:
     return None if value in (False, "false") else value
 
 
-def _styled(value: object) -> object:
-    """Read the same; any other text is the style's prompt."""
-    value = _switched(value)
+def _parse_restyle(value: object) -> object:
+    """Parse `restyle`: like any stage, but other text is the prompt of the style."""
+    value = _parse_stage(value)
     return {"prompt": value} if isinstance(value, str) else value
 
 
-def switched(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields with objects, or `false`, in place of what may be said shorter; what is neither stays as it is."""
-    read = dict(fields)
-    for name, reading in (("restyle", _styled), ("animate", _switched), ("upscale", _switched)):
+def expand_stages(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Expand shorthands of the stages to objects or `false`; leave anything else unchanged."""
+    expanded = dict(fields)
+    for name, parse in (("restyle", _parse_restyle), ("animate", _parse_stage), ("upscale", _parse_stage)):
         if name in fields:
             try:
-                value = reading(fields[name])
-            except ValueError:  # said when the whole is read
+                value = parse(fields[name])
+            except ValueError:  # reported when the request is validated
                 continue
-            read[name] = False if value is None else value
-    return read
+            expanded[name] = False if value is None else value
+    return expanded
 
 
-class Shooting(Painting):
-    """How a picture is painted, and what becomes of it. What is not wanted is `false`."""
+class PictureStages(Painting):
+    """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
     face: str | None = None
-    """A picture of whoever is to be seen."""
+    """A picture of the person to show."""
     identity: Annotated[Identity | None, BeforeValidator(from_json)] = None
-    """Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."""
+    """The person to show, as `POST /v1/faces` returns it; an alternative to `face`."""
     restyle: Annotated[
-        RestyleRequest | None, BeforeValidator(_styled, json_schema_input_type=RestyleRequest | str | bool | None)
+        RestyleRequest | None,
+        BeforeValidator(_parse_restyle, json_schema_input_type=RestyleRequest | str | bool | None),
     ] = None
-    """How HunyuanDiT paints the picture anew; a text is the style's prompt."""
+    """Restyle the picture with HunyuanDiT. A text is the prompt of the style."""
     animate: Annotated[
-        SvdRequest | None, BeforeValidator(_switched, json_schema_input_type=SvdRequest | bool | None)
+        SvdRequest | None, BeforeValidator(_parse_stage, json_schema_input_type=SvdRequest | bool | None)
     ] = SvdRequest()
-    """How Stable Video Diffusion makes it move; `false` leaves it a picture."""
+    """Animate the picture with Stable Video Diffusion. `false`: the result is a picture."""
     upscale: Annotated[
-        UpscaleRequest | None, BeforeValidator(_switched, json_schema_input_type=UpscaleRequest | bool | None)
+        UpscaleRequest | None, BeforeValidator(_parse_stage, json_schema_input_type=UpscaleRequest | bool | None)
     ] = UpscaleRequest()
-    """How Real-ESRGAN enlarges the video; `false` leaves it as it is. A picture is enlarged where this is given."""
+    """Upscale the video with Real-ESRGAN. `false`: no upscaling. A picture is upscaled only if this is set."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_picture_alone_is_not_enlarged(cls, values: Any) -> Any:
+    def _upscale_picture_only_if_set(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         fields = cast("dict[str, Any]", values)
-        alone = "upscale" not in fields and _switched(fields.get("animate", True)) is None
-        return {**fields, "upscale": False} if alone else fields
+        is_picture = "upscale" not in fields and _parse_stage(fields.get("animate", True)) is None
+        return {**fields, "upscale": False} if is_picture else fields
 
     @model_validator(mode="after")
-    def _one_face(self) -> "Shooting":
+    def _check_face(self) -> "PictureStages":
         if self.face is not None and self.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
         return self

@@ -1,4 +1,4 @@
-"""The root of the requests that graphs run."""
+"""The base class of the requests that graphs run."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Self
@@ -13,54 +13,56 @@ from services.model import Role
 
 
 class GraphRequest(BaseModel):
-    """What every graph, and every model alone, can be asked with."""
+    """The fields that every graph, and every single model, accepts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {}
-    """The fields that hold media. By handle: a path or URL that the replica can open; `pictures` may lie in a folder.
-    Over HTTP: a file id, a `data:` URL, or the multipart part of that name; `pictures` may be a list of these."""
+    """Media field → the kind of media that it holds. The value is a path or URL that the replica can open, or a folder
+    for `pictures`. Over HTTP it is a file id, a `data:` URL or a form part, or a list of these for `pictures`."""
     REFERENCE: ClassVar[str] = ""
-    """The field that OpenAI's `input_reference` stands for."""
-    STAGES: ClassVar[Mapping[str, float]] = {}
-    """The stages of a run in their order, each with its share of the whole: an estimate, for progress."""
-    OTHERS: ClassVar[tuple[str, ...]] = ()
-    """The videos that a run may make beside its plain frames."""
-    KEEPS_FRAMES: ClassVar[bool] = False
-    """Whether each frame is kept without loss as soon as it is made: where it is costly, and the next is made of it."""
-    SEGMENTS: ClassVar[tuple[int, int]] = (8, 32)
-    """Frames in the output's first segment, which is short so that a player starts early, and in each later one."""
-    WAITS: ClassVar[bool] = False
-    """Whether a run mostly waits for jobs of its own making, which must find a runner beside it."""
+    """The media field that OpenAI's `input_reference` sets; empty if there is none."""
 
     models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
-    """Role → the id of the model that takes it; by default the one that the configuration names."""
+    """Role → id of the model to use. The default is set in the configuration."""
 
     @property
-    def main(self) -> str:
-        """The variant of the content that the request is for."""
+    def main_variant(self) -> str:
+        """The variant of the main output, which is returned if no variant is requested."""
         return VIDEO
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        """The videos that a stored request makes: plain frames, and OTHERS."""
-        del params
-        return {VIDEO, *cls.OTHERS}
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        """Return the variants of the videos that a stored request produces.
 
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """The stages of this run."""
-        return self.STAGES
+        Args:
+            params: the stored request.
+            outputs: the variants that the graph can produce (`Graph.outputs`).
+        """
+        del params
+        return set(outputs)
+
+    def stage_shares(self, stages: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the stages that run for this request, each with its share of the run time.
+
+        Args:
+            stages: all stages of the graph (`Graph.stages`).
+        """
+        return stages
 
     @property
     def wants(self) -> Mapping[str, Role]:
-        """Field → the role whose model it needs, where the graph runs without one."""
+        """Field that is set → the optional role whose model it needs."""
         return {}
 
     def drop_unserved(self, roles: Collection[str]) -> Self:
-        """Return the request without the fields that were not asked for and need a model of a role that is not served.
+        """Return the request without the default values of fields whose role has no model.
 
-        Raises InvalidParameter where one was asked for.
+        Args:
+            roles: the roles for which a model is served.
+
+        Raises:
+            InvalidParameter: the request itself sets such a field.
         """
         missing = {name: role for name, role in self.wants.items() if role not in roles}
         for name, role in missing.items():
@@ -69,46 +71,49 @@ class GraphRequest(BaseModel):
         return self.model_copy(update=dict.fromkeys(missing))
 
     @property
-    def mentions(self) -> Mapping[str, str]:
-        """Place in the request → the id of a picture that is named there."""
+    def mentioned_files(self) -> Mapping[str, str]:
+        """Path of a nested field → the id of the picture file that it names."""
         return {}
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
-        """Return `fields` so that the video lasts OpenAI's `seconds`, as nearly as it can; as they are where it cannot.
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+        """Return `fields` with the number of frames set so that the video lasts about `seconds`.
 
         Args:
-            seconds: above 0.
-            fields: of the request, as they came, with the defaults behind them.
-            rate: frames per second, for models that are not told one.
+            seconds: the duration, greater than 0 (OpenAI's field of that name).
+            fields: the unvalidated fields of the request, with defaults.
+            rate: frames per second of the model, if the request does not set it.
         """
         del rate
         return {**fields, "seconds": seconds}
 
     @classmethod
     def takes_seconds(cls) -> bool:
-        """Return whether OpenAI's `seconds` can be asked for."""
-        return "seconds" not in cls.lasting(1.0, {}, 1.0)
+        """Return whether the request accepts OpenAI's `seconds`."""
+        return "seconds" not in cls.set_duration(1.0, {}, 1.0)
 
     @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `fields` with objects in place of what may be said shorter, so that defaults can stand behind them."""
+    def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Expand shorthands (`animate: true`) into objects, so that defaults can be merged in."""
         return dict(fields)
 
     @classmethod
-    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
-        """Return whether a stage is on, by its field: what it is asked with, or nothing where it is off.
+    def is_stage_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """Return whether an optional stage runs.
 
         Args:
-            stage: the field.
-            fields: of a request, spelled out.
+            stage: the field that holds the stage's request.
+            fields: the fields of a request, with shorthands expanded.
         """
         value = fields.get(stage, cls.model_fields[stage].default)
         return value is not None and value is not False
 
     def check_media(self, frames: Mapping[str, int]) -> None:
-        """Check the request against its media, before anything is made. Raises InvalidParameter.
+        """Check the request against its media.
 
         Args:
-            frames: media field → how many frames, or pictures, there are.
+            frames: media field → number of frames, or of pictures.
+
+        Raises:
+            InvalidParameter: the media do not suit the request.
         """

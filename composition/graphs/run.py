@@ -1,4 +1,4 @@
-"""What a graph is run with, and what an interrupted run has left."""
+"""The inputs of a run besides the request: settings, and the progress of an earlier attempt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,60 +13,61 @@ from services.frames import Fact, Item, JsonValue, StageDone
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier, interrupted run of the same job has left."""
+    """The progress of an earlier, interrupted run of the same job."""
 
     key: str = ""
-    """The job's id. What a dead caller left running under it is stopped."""
-    again: bool = False
-    """Whether there was an earlier run, which may still be going on unheard."""
+    """The job's id, under which the calls to models can be stopped."""
+    is_retry: bool = False
+    """Whether there was an earlier run. Its calls to models may still be running."""
     facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """Name → value of the facts that the earlier run reported."""
     frames: int = 0
-    """How many frames of the output are safe and need not be sent again."""
-    kept: Sequence[str] = ()
-    """Where the first frames lie, without loss, if the graph's frames are kept."""
-    others: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Of the results beside the output: how many frames are safe."""
-    pictures: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Of the results that are pictures: where they lie."""
+    """Number of frames of the main video that are stored and must not be sent again."""
+    frame_urls: Sequence[str] = ()
+    """URLs of the stored frames, in order, if the graph keeps its frames (`Graph.keeps_frames`)."""
+    other_frames: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Variant of a secondary video → number of frames that are stored."""
+    picture_urls: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variant of a picture → its URL."""
 
 
 NOTHING_KNOWN = Known()
 
 
 class GraphSettings(BaseModel):
-    """What the configuration tells a graph."""
+    """Configuration of a graph."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifacts: ArtifactSettings
     media: MediaLimits = MediaLimits()
     defaults: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Values for fields that a request leaves out, where they should differ from the request class's own."""
+    """Default values of request fields. They take precedence over those of the request class."""
     database: str = ""
-    """SQLAlchemy URL of the jobs, for graphs that make jobs."""
+    """SQLAlchemy URL of the job database, for graphs that create jobs."""
     role_defaults: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
-    """Role → the defaults of the model that takes it, for graphs that make jobs of it."""
+    """Role → default values of its model's request fields, for graphs that create jobs of that model."""
 
 
 class Stages:
-    """Says once for the whole video what every frame's call says again."""
+    """Merges the facts and stage times of per-frame calls into one report per video."""
 
     def __init__(self) -> None:
-        self._told: dict[str, object] = {}
+        self._facts: dict[str, object] = {}
         self._done: dict[str, StageDone] = {}
 
-    def passes(self, item: Item) -> bool:
-        """Whether the item is new to those who watch."""
+    def add(self, item: Item) -> bool:
+        """Record an item, and return whether it is news: not a StageDone, and not a fact whose value is unchanged."""
         if isinstance(item, StageDone):
-            before = self._done.get(item.replica)
-            self._done[item.replica] = replace(item, seconds=item.seconds + (before.seconds if before else 0.0))
+            earlier = self._done.get(item.replica)
+            self._done[item.replica] = replace(item, seconds=item.seconds + (earlier.seconds if earlier else 0.0))
             return False
         if not isinstance(item, Fact):
             return True
-        new = item.name != "seed" and self._told.get(item.name) != item.value
-        self._told[item.name] = item.value
-        return new
+        is_new = item.name != "seed" and self._facts.get(item.name) != item.value
+        self._facts[item.name] = item.value
+        return is_new
 
-    def done(self) -> list[StageDone]:
-        """What each replica did, in all."""
+    def list_done(self) -> list[StageDone]:
+        """Return one StageDone per replica, with the total time."""
         return list(self._done.values())

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.faces import LOOKED_AT, find_face, write_identity
+from composition.graphs.faces import FACE_PARAM, find_face, write_identity
 from composition.graphs.identity import Identity
 from composition.http.schemas import StageObject, stage_object
 from composition.media.encode import encode_png
@@ -75,11 +75,11 @@ class FaceFinder:
         try:
             face, items = await find_face(self._instantid, image, self._transport, key)
         except InvalidParameter as error:
-            if error.param != LOOKED_AT:
+            if error.param != FACE_PARAM:
                 raise
             # Not type(error): through Ray it comes as a class of Ray's making.
             kind = LimitExceeded if isinstance(error, LimitExceeded) else InvalidParameter
-            raise kind(f"image{error.message.removeprefix(LOOKED_AT)}", param="image") from error
+            raise kind(f"image{error.message.removeprefix(FACE_PARAM)}", param="image") from error
         facts = {item.name: item.value for item in items if isinstance(item, Fact)}
         faces, notice = facts.get("faces"), facts.get("notice")
         if face.crop is None or not isinstance(faces, int):

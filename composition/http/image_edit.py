@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
@@ -92,7 +92,7 @@ class Editor:
             data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             made.append(ImageObject(b64_json=data, seed=edit.seed, scores=told))
         facts.pop("seed", None)
-        done = [stage_object(each) for each in stages.done()]
+        done = [stage_object(each) for each in stages.list_done()]
         return ImagesObject(created=int(time.time()), data=made, size=f"{width}x{height}", facts=facts, stages=done)
 
     async def _one(
@@ -101,7 +101,7 @@ class Editor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         found: Frames | None = None
         scores: Scores | None = None
-        async with opened(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
+        async with open_stream(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():
@@ -111,7 +111,7 @@ class Editor:
                     case Fact():
                         facts[item.name] = item.value
                     case StageDone():
-                        stages.passes(item)
+                        stages.add(item)
                     case _:
                         pass
         if found is None:

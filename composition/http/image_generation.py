@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from composition.configuration.served import ServedModel
-from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
@@ -188,7 +188,7 @@ class Painter:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
         call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item
 

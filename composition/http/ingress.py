@@ -28,7 +28,7 @@ from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.forms import Part
 from composition.http.image_edit import Editor, ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest, Painter
-from composition.http.listing import Paging, describe_bodies, find_request, list_models
+from composition.http.listing import Paging, describe_bodies, find_graph, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import Orders
@@ -329,10 +329,8 @@ class Ingress:
 
     def _videos(self, job: Job) -> set[str]:
         """The variants that are videos, made or yet to be made."""
-        found = find_request(job.model, self._served.read_snapshot())
-        return (
-            {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
-        )
+        graph = find_graph(job.model, self._served.read_snapshot())
+        return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)
 
     async def create_image(self, request: Request) -> ImagesObject | Response:
         """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""

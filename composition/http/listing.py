@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition.configuration.served import HEALTHY, Assignment, ServedModel
 from composition.configuration.snapshot import GRAPH, Snapshot
-from composition.graphs.graph import Need
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import Graph, Need
 from composition.graphs.single import NAME as SINGLE
 from composition.graphs.single import SINGLES
 from composition.http.faces import FaceRequest
@@ -63,13 +62,12 @@ def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
     return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
 
 
-def find_request(name: str, snapshot: Snapshot) -> type[GraphRequest] | None:
-    """Return the class of the requests for a graph or a model alone; None where neither is served."""
+def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
+    """Return the graph of that name, or the graph that runs a model alone; None if neither is served."""
     if name in snapshot.graphs and name != SINGLE:
-        return snapshot.graphs[name].graph.request
+        return snapshot.graphs[name].graph
     served = snapshot.find_model(name)
-    graph = SINGLES.get(served.model.kind) if served else None
-    return graph.request if graph else None
+    return SINGLES.get(served.model.kind) if served else None
 
 
 def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:

@@ -1,1 +1,1 @@
-"""Running jobs."""
+"""Runs jobs: claims them, runs their graphs, and records the results."""

@@ -1,4 +1,4 @@
-"""One attempt at a job: its graph's stream, taken item by item into the record and the output."""
+"""One attempt at a job: runs the graph, and stores the items of its stream as outputs and events."""
 
 import asyncio
 import base64
@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from composition.graphs.calls import Handle, Transport, opened, stream
-from composition.graphs.request import GraphRequest
+from composition.graphs.calls import Handle, Transport, open_stream, stream
+from composition.graphs.graph import Graph
 from composition.graphs.run import Known
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
@@ -25,16 +25,21 @@ from services.errors import ModelFailed
 from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
 
 REPORT_EVERY_S = 0.2
-"""A watcher is told of steps at most this often."""
+"""Interval in seconds at which progress is written to the database."""
 PREVIEW_SIDE = 256
-"""Pixels."""
-
+"""Longer side of a preview, in pixels."""
 
 log = logging.getLogger("ray.serve.reelgraph.jobs")
 
 
-class Report:
-    """Gathers what happened and writes it to the record a few times a second."""
+class ProgressReport:
+    """Collects progress, facts and events, and writes them to the database a few times per second.
+
+    Args:
+        store: the job database.
+        lease: the lease of the job.
+        stages: stage → its share of the run time (`GraphRequest.stage_shares`).
+    """
 
     def __init__(self, store: Store, lease: Lease, stages: Mapping[str, float]) -> None:
         self._store = store
@@ -46,66 +51,72 @@ class Report:
         self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
 
-    def item(self, item: Item) -> None:
-        """Note what only the record is told of."""
+    def add(self, item: Item) -> None:
+        """Add an item that is neither a frame nor another output."""
         match item:
             case Progress():
-                self.progress(item)
+                self._add_progress(item)
             case Text():
-                self.text(item)
+                self._add_text(item)
             case Fact():
-                self.fact(item)
+                self.add_fact(item)
             case StageDone():
-                self.stage(item)
+                self._add_stage(item)
             case _:
-                raise AssertionError(f"a graph does not put out a {type(item).__name__}")
+                raise AssertionError(f"a graph does not yield {type(item).__name__}")
 
-    def fact(self, fact: Fact) -> None:
+    def add_fact(self, fact: Fact) -> None:
+        """Add a fact."""
         self._facts[fact.name] = fact.value
         if fact.name in ("frames_total", "degraded"):
             self._changes[fact.name] = fact.value
         self._news.append(EventDraft.of(FactEvent(name=fact.name, value=fact.value)))
 
-    def text(self, text: Text) -> None:
-        """Pieces that come close together are told together."""
-        said = self._news[-1].data if self._news and self._news[-1].kind == "text" else None
-        if said is not None and said["stage"] == text.stage:
-            self._news[-1] = EventDraft.of(TextEvent(stage=text.stage, piece=said["piece"] + text.piece))
+    def _add_text(self, text: Text) -> None:
+        """Add a piece of text. Consecutive pieces of a stage are joined into one event."""
+        last = self._news[-1].data if self._news and self._news[-1].kind == "text" else None
+        if last is not None and last["stage"] == text.stage:
+            self._news[-1] = EventDraft.of(TextEvent(stage=text.stage, piece=last["piece"] + text.piece))
         else:
             self._news.append(EventDraft.of(TextEvent(stage=text.stage, piece=text.piece)))
 
-    def progress(self, item: Progress) -> None:
-        """Only the newest step of a stage is worth telling."""
-        news = ProgressEvent(stage=item.stage, done=item.done, total=item.total)
+    def _add_progress(self, item: Progress) -> None:
+        """Add progress. It replaces an unwritten event of the same stage."""
+        event = ProgressEvent(stage=item.stage, done=item.done, total=item.total)
         if item.preview is not None:
             picture = base64.b64encode(encode_jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
-            news = news.model_copy(update={"preview": f"data:image/jpeg;base64,{picture}"})
+            event = event.model_copy(update={"preview": f"data:image/jpeg;base64,{picture}"})
         self._news = [each for each in self._news if each.kind != "progress" or each.data["stage"] != item.stage]
-        self._news.append(EventDraft.of(news))
+        self._news.append(EventDraft.of(event))
         self._reached = max(self._reached, self._share(item))
         self._changes.update(stage=item.stage, progress=self._reached)
 
-    def stage(self, done: StageDone) -> None:
+    def _add_stage(self, done: StageDone) -> None:
         self._done.append(done)
-        self._news.append(EventDraft.of(StageEvent(name=done.stage, **_said(done))))
+        self._news.append(EventDraft.of(_make_event(done)))
 
     async def write(self) -> None:
-        """Raises LeaseLost, and what the database raises: then nothing is lost, and the next time writes it too."""
+        """Write what was collected. After an SQLAlchemyError it is kept for the next call.
+
+        Raises:
+            LeaseLost: another runner holds the lease.
+            SQLAlchemyError: the database failed.
+        """
         changes, facts, news, done = self._changes, self._facts, self._news, self._done
         if not (changes or facts or news or done):
             return
         self._changes, self._facts, self._news, self._done = {}, {}, [], []
-        rows = [_row(self._lease, stage) for stage in done]
-        whole = {**changes, "facts": facts} if facts else changes
+        rows = [_make_row(self._lease, stage) for stage in done]
+        columns = {**changes, "facts": facts} if facts else changes
         try:
-            await asyncio.to_thread(self._store.update_job, self._lease, whole, news, rows)
+            await asyncio.to_thread(self._store.update_job, self._lease, columns, news, rows)
         except SQLAlchemyError:
             self._changes, self._facts = {**changes, **self._changes}, {**facts, **self._facts}
             self._news, self._done = [*news, *self._news], [*done, *self._done]
             raise
 
-    async def write_always(self) -> None:
-        """Write until cancelled, or until the lease is lost. A database that does not answer is asked again."""
+    async def write_periodically(self) -> None:
+        """Write until cancelled or until the lease is lost. Failed writes are retried."""
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             try:
@@ -114,7 +125,7 @@ class Report:
                 log.warning("progress not written yet", extra={"job": self._lease.job_id}, exc_info=True)
 
     def _share(self, item: Progress) -> float:
-        """How much of the whole is done, 0 to 1, by the shares that the graph gives its stages."""
+        """Return the progress of the whole job, from 0 to 1."""
         share = 0.0
         for name, weight in self._stages.items():
             if name == item.stage:
@@ -123,16 +134,31 @@ class Report:
         return share
 
 
-def _said(done: StageDone) -> dict[str, Any]:
-    return {name: getattr(done, name) for name in ("model", "source", "revision", "replica", "seconds")}
+def _make_event(done: StageDone) -> StageEvent:
+    return StageEvent(
+        name=done.stage,
+        model=done.model,
+        source=done.source,
+        revision=done.revision,
+        replica=done.replica,
+        seconds=done.seconds,
+    )
 
 
-def _row(lease: Lease, done: StageDone) -> Stage:
-    return Stage(job_id=lease.job_id, name=done.stage, **_said(done))
+def _make_row(lease: Lease, done: StageDone) -> Stage:
+    return Stage(
+        job_id=lease.job_id,
+        name=done.stage,
+        model=done.model,
+        source=done.source,
+        revision=done.revision,
+        replica=done.replica,
+        seconds=done.seconds,
+    )
 
 
-class Run:
-    """One attempt. `go` either ends with the output whole or raises; what it has written by then stays."""
+class Attempt:
+    """One attempt at a job. It either completes the outputs or raises; stored outputs are kept in both cases."""
 
     def __init__(self, store: Store, artifacts: Artifacts, media: MediaLimits, job: Job, lease: Lease) -> None:
         self._store = store
@@ -140,24 +166,38 @@ class Run:
         self._media = media
         self._job = job
         self._lease = lease
-        self._behind = int(job.facts.get("clip_frames", 0))
-        """How many frames of the output come from a clip and stand before those of the graph."""
+        self._clip_frames = int(job.facts.get("clip_frames", 0))
+        """Number of frames at the start of the video that come from a clip and not from the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
         self._stitch = Stitcher()
 
-    async def go(self, graph: Handle, request_type: type[GraphRequest], transport: Transport, *, again: bool) -> None:
-        """Raises what the graph raises, LeaseLost, StorageFailed."""
+    async def run(self, handle: Handle, graph: Graph, transport: Transport, *, is_retry: bool) -> None:
+        """Run the graph and store its outputs.
+
+        Args:
+            handle: the deployed graph.
+            graph: its description.
+            transport: the exceptions of the call.
+            is_retry: whether there was an earlier attempt.
+
+        Raises:
+            LeaseLost: another runner holds the lease.
+            StorageFailed: the artifact store failed.
+            ReelError: an error of the graph.
+        """
         job = self._job
-        media = {field: self._artifacts.get_url(key) for field, key in job.media.items() if field in request_type.MEDIA}
-        request = request_type.model_validate({**job.params, **media})
-        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, request)
+        media = {
+            field: self._artifacts.get_url(key) for field, key in job.media.items() if field in graph.request.MEDIA
+        }
+        request = graph.request.model_validate({**job.params, **media})
+        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
-        report = Report(self._store, self._lease, request.shares)
-        known = await self._known(results, again=again)
-        writing = asyncio.create_task(report.write_always())
+        report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))
+        known = await self._read_known(results, is_retry=is_retry)
+        writing = asyncio.create_task(report.write_periodically())
         try:
-            async with opened(stream(graph, "run", request, known), transport) as items:
+            async with open_stream(stream(handle, "run", request, known), transport) as items:
                 async for item in items:
                     await self._take(item, results, report)
             await self._take_rest(results)
@@ -166,22 +206,22 @@ class Run:
         await report.write()
         await results.finish()
 
-    async def _known(self, results: Results, *, again: bool) -> Known:
-        """What earlier attempts have left, with the recorders where they were when they had taken that."""
+    async def _read_known(self, results: Results, *, is_retry: bool) -> Known:
+        """Return the progress of earlier attempts, and restore the recorders to that state."""
         job = self._job
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         await results.restore()
-        kept = [self._artifacts.get_url(still.key) for still in stills]
-        pictures = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
-        return Known(job.id, again, job.facts, results.video.safe, kept, results.safe, pictures)
+        frame_urls = [self._artifacts.get_url(still.key) for still in stills]
+        picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
+        return Known(job.id, is_retry, job.facts, results.video.safe, frame_urls, results.safe, picture_urls)
 
-    async def _take(self, item: Item, results: Results, report: Report) -> None:
+    async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
             case Frames():
-                run = Frames(item.pixels, item.first + self._behind, item.rate)
+                run = Frames(item.pixels, item.first + self._clip_frames, item.rate)
                 await results.video.take(run, self._scores, self._sketches)
                 self._scores, self._sketches = None, []
-                await results.finish_what_is_whole()
+                await results.finish_complete_videos()
             case Result():
                 await results.take(item)
             case Scores():
@@ -192,12 +232,12 @@ class Run:
                 await self._take_clip(item, results, report)
             case Fact(name="frames_total"):
                 results.expect(int(item.value or 0))
-                report.fact(item)
+                report.add_fact(item)
             case _:
-                report.item(item)
+                report.add(item)
 
-    async def _take_clip(self, clip: Clip, results: Results, report: Report) -> None:
-        """Pull the clip's frames; the graph goes on with its own work meanwhile."""
+    async def _take_clip(self, clip: Clip, results: Results, report: ProgressReport) -> None:
+        """Decode the frames of a clip into the video. The graph continues to run meanwhile."""
         recorder = results.video
         if clip.fit is None and "clip_frames" in self._job.facts:
             return
@@ -210,12 +250,12 @@ class Run:
                 async for run in runs:
                     await recorder.take(run)
         if clip.fit is None:
-            self._behind = recorder.taken
-            if self._behind == 0:
-                raise ModelFailed("the clip to join to has no frames")
-            report.fact(Fact("clip_frames", self._behind))
+            self._clip_frames = recorder.taken
+            if self._clip_frames == 0:
+                raise ModelFailed("the clip to be continued has no frames")
+            report.add_fact(Fact("clip_frames", self._clip_frames))
 
     async def _take_rest(self, results: Results) -> None:
-        """Take what was held back for a clip that did not come."""
+        """Store the frames that were held back for a cross-fade with a next clip."""
         for run in self._stitch.flush():
             await results.video.take(run)

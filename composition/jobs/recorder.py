@@ -1,6 +1,6 @@
-"""Writing what a job makes as it is made: closed segments into the artifact store, each recorded when it is whole.
+"""Records the frames of a video as they arrive: encodes them into segments, and stores each complete segment.
 
-Where the graph keeps its frames, each is also written by itself, without loss, before it waits for its segment.
+If the graph keeps its frames, each frame is also stored as a lossless picture on arrival.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from composition.graphs.request import GraphRequest
+from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.records.artifacts import Artifacts
 from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
@@ -25,120 +25,123 @@ from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Scores, Sketch
 
 THUMBNAIL_SIDE = 640
-"""Pixels."""
+"""Longer side of a thumbnail, in pixels."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What every frame of one output shares."""
+    """The properties that all frames of a video share."""
 
     width: int
     height: int
     rate: Fraction
+    """Frames per second."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One of a job's videos."""
+    """A video of a job."""
 
     variant: str = VIDEO
     main: bool = True
-    """Whether the job is for this one: its frames are counted, and its size is the job's."""
+    """Whether it is the main output, which determines the size and the frame count of the job."""
     keeps_frames: bool = False
-    segments: tuple[int, int] = GraphRequest.SEGMENTS
-    """Frames in the first segment, and in each later one."""
+    """Whether each frame is also stored as a lossless picture."""
+    segments: tuple[int, int] = DEFAULT_SEGMENTS
+    """Number of frames in the first segment, and in each later one."""
 
 
 class Recorder:
-    """Takes frames in order and writes them; goes on behind what an earlier recorder of the same job has written.
+    """Stores the frames of a video in order. Continues after the frames that an earlier attempt has stored.
 
-    The cut into segments depends on frame numbers alone and each segment is encoded by itself, so an output that was
-    interrupted and resumed is byte for byte the one that was not.
+    Segment boundaries depend only on frame numbers and each segment is encoded separately, so a resumed video is
+    byte-identical to an uninterrupted one.
     """
 
     def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, output: Output) -> None:
-        done = store.list_segments(lease.job_id, variant=output.variant)
+        stored = store.list_segments(lease.job_id, variant=output.variant)
         self._output = output
         self._segments, self._keeps = output.segments, output.keeps_frames
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
-        self._keys = [segment.key for segment in done]
-        self._index = max((segment.index for segment in done), default=-2) + 1
-        self.frames = sum(segment.frames for segment in done)
-        """How many frames are in segments."""
+        self._keys = [segment.key for segment in stored]
+        self._index = max((segment.index for segment in stored), default=-2) + 1
+        self.frames = sum(segment.frames for segment in stored)
+        """Number of frames in stored segments."""
         self._kept = store.list_stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
         self.safe = self._kept[-1].index + 1 if self._kept else self.frames
-        """How many frames need not be made again."""
+        """Number of frames that are stored, in segments or as pictures."""
         self.total: int | None = None
-        """How many there will be, where that is known."""
+        """Number of frames of the complete video; None if unknown."""
         self._waiting: list[Pixels] = []
         self._taken = self.frames
         self._format: Format | None = None
         self._encoder: SegmentEncoder | None = None
-        self._whole = False
+        self._is_finished = False
 
     @property
     def taken(self) -> int:
-        """How many frames were taken so far, those included that are not yet in a segment."""
+        """Number of frames received so far, including those that are not in a segment yet."""
         return self._taken
 
     async def restore(self, rate: Fraction) -> None:
-        """Take again the frames that are safe and in no segment yet, as an earlier recorder has kept them."""
+        """Load the stored pictures of frames that are not in a segment yet."""
         for still in self._kept:
             pixels = await asyncio.to_thread(self._read, still.key)
             frame = Frames(pixels[None], still.index, rate)
-            await self._fit(frame)
+            await self._check_format(frame)
             await self._take(frame)
 
     async def take(self, frames: Frames, scores: Scores | None = None, sketches: Sequence[Sketch] = ()) -> None:
-        """Take the run that comes next; frames that are written already are passed over.
+        """Store the next frames; frames that are stored already are skipped.
 
         Args:
-            frames: the run; a single frame where the graph keeps its frames.
-            scores: how good the frame is.
-            sketches: pictures of how it was made.
+            frames: consecutive frames; a single one if the graph keeps its frames.
+            scores: quality scores of the frame.
+            sketches: debugging pictures of the frame.
 
         Raises:
-            ModelFailed: the run leaves a gap, or has another size or rate than the ones before.
+            ModelFailed: frames are missing, or their size or rate differs from that of the earlier ones.
         """
-        await self._fit(frames)
+        await self._check_format(frames)
         if frames.first > self._taken:
-            raise ModelFailed(f"frame {self._taken} is missing; the next one to come was {frames.first}")
+            raise ModelFailed(f"frame {self._taken} is missing: the graph sent frame {frames.first} instead")
         if self._keeps and frames.first >= self.safe:
             await asyncio.to_thread(self._keep, frames, scores, sketches)
         await self._take(frames)
 
-    async def _fit(self, frames: Frames) -> None:
+    async def _check_format(self, frames: Frames) -> None:
         fmt = Format(frames.width, frames.height, frames.rate)
         if self._encoder is None:
             await self._begin(fmt)
         if fmt != self._format:
-            raise ModelFailed(f"the frames changed from {self._format} to {fmt} within one video")
+            raise ModelFailed(f"the format of the frames changed from {self._format} to {fmt}")
 
     async def _take(self, frames: Frames) -> None:
         fresh = frames.pixels[self._taken - frames.first :]
         if len(fresh):
             self._waiting.append(fresh)
             self._taken += len(fresh)
-        while self._taken - self.frames >= self._wanted():
-            await self._cut(self._wanted())
+        while self._taken - self.frames >= self._segment_length:
+            await self._cut(self._segment_length)
 
     async def finish(self) -> None:
-        """Write what is left, and then the whole as one file. Raises ModelFailed without any frame."""
-        if self._whole:
+        """Store the last segment, and then the whole video as one file. Raises ModelFailed if there are no frames."""
+        if self._is_finished:
             return
         if self._taken > self.frames:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
-            raise ModelFailed("the model made no frame")
+            raise ModelFailed("the graph produced no frames")
         results = await asyncio.to_thread(self._assemble)
         await asyncio.to_thread(
-            self._store.update_job, self._lease, {"results": results}, [there(self._output.variant)]
+            self._store.update_job, self._lease, {"results": results}, [announce_result(self._output.variant)]
         )
-        self._whole = True
+        self._is_finished = True
 
-    def _wanted(self) -> int:
+    @property
+    def _segment_length(self) -> int:
         return self._segments[0 if self._index == 0 else 1]
 
     async def _begin(self, fmt: Format) -> None:
@@ -157,14 +160,14 @@ class Recorder:
 
     def _encode(self, pixels: Pixels) -> None:
         if self._encoder is None:
-            raise AssertionError("a segment is cut only after a frame was taken")
+            raise AssertionError("a segment is cut only after a frame was received")
         data = self._encoder.encode_segment(pixels, self.frames, self._index + 1)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:
-                changes["results"] = {"thumbnail": thumbnail(self._artifacts, self._lease, pixels[0])}
+                changes["results"] = {"thumbnail": store_thumbnail(self._artifacts, self._lease, pixels[0])}
         segment = SegmentEvent(
             variant=self._output.variant,
             index=self._index,
@@ -183,14 +186,14 @@ class Recorder:
             key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
             self._artifacts.put(key, encode_png(picture.pixels[0]))
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
-        told = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-        rows[-1].scores = told and told.model_dump()
+        score_values = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+        rows[-1].scores = score_values and score_values.model_dump()
         self.safe = index + 1
         kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}
-        changes: dict[str, Any] = {"results": {kind: "stills" for kind, there in kinds.items() if there}}
+        changes: dict[str, Any] = {"results": {kind: "stills" for kind, exists in kinds.items() if exists}}
         if self._output.main:
             changes["frames_done"] = self.safe
-        frame = FrameEvent(index=index, frames_done=self.safe, frames_total=self.total, scores=told)
+        frame = FrameEvent(index=index, frames_done=self.safe, frames_total=self.total, scores=score_values)
         self._store.update_job(self._lease, changes, [EventDraft.of(frame)], rows)
 
     def _read(self, key: str) -> Pixels:
@@ -198,19 +201,20 @@ class Recorder:
             return np.array(picture)
 
     def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft]) -> None:
-        # The fence is in the name: a runner that lost its lease writes beside its successor, not over it.
+        # The fence is part of the name, so that a runner that lost its lease cannot overwrite files of its successor.
         variant, index = self._output.variant, self._index
         key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
         self._artifacts.put(key, data)
-        at = {"variant": variant, "index": index, "first": self.frames, "frames": frames}
-        row = Segment(job_id=self._lease.job_id, key=key, **at)
+        row = Segment(
+            job_id=self._lease.job_id, key=key, variant=variant, index=index, first=self.frames, frames=frames
+        )
         self._store.update_job(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1
         self.frames += frames
 
     def _assemble(self) -> dict[str, str]:
-        """One progressive mp4 out of the segments: it seeks everywhere and says how long it is."""
+        """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
         whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
             for draft in (whole, target):
@@ -225,21 +229,21 @@ class Recorder:
 
     @property
     def _folder(self) -> str:
-        return folder(self._lease)
+        return job_folder(self._lease)
 
 
-def folder(lease: Lease) -> str:
-    """Where all lies that a job makes."""
+def job_folder(lease: Lease) -> str:
+    """Return the folder of a job's files in the artifact store."""
     return f"videos/{lease.job_id}"
 
 
-def thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
+def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
     """Store a small copy of a picture, (h, w, 3), and return its key."""
-    key = f"{folder(lease)}/thumbnail.jpg"
+    key = f"{job_folder(lease)}/thumbnail.jpg"
     artifacts.put(key, encode_jpeg(pixels, THUMBNAIL_SIDE))
     return key
 
 
-def there(variant: str) -> EventDraft:
-    """That a result can be had now."""
+def announce_result(variant: str) -> EventDraft:
+    """Return the event that a result is available."""
     return EventDraft.of(ResultEvent(variant=variant))

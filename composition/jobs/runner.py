@@ -1,4 +1,4 @@
-"""Running jobs: claim one, run its graph, write what comes out, and leave it so that another runner could go on."""
+"""The job runner: claims jobs, runs their graphs, and records how they end. Any runner can resume a job of another."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.request import GraphRequest
-from composition.jobs.attempt import Run
+from composition.graphs.graph import Graph
+from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store
@@ -21,7 +21,7 @@ log = logging.getLogger("ray.serve.reelgraph.jobs")
 
 
 class RunnerSettings(BaseModel):
-    """What the configuration tells the runners."""
+    """Configuration of a job runner."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,25 +30,25 @@ class RunnerSettings(BaseModel):
     artifacts: ArtifactSettings
     media: MediaLimits = MediaLimits()
     concurrency: int = Field(default=2, ge=1)
-    """Jobs that one runner works on at a time."""
+    """Maximum number of jobs that one runner works on at the same time."""
     lease_s: float = Field(default=15.0, gt=0)
-    """After a runner dies, its jobs lie still for this long."""
+    """Duration of a lease in seconds: the time after which another runner takes over the jobs of a dead one."""
     poll_s: float = Field(default=0.2, gt=0)
-    """How often a runner looks for work, and for whether its jobs should stop."""
+    """Interval in seconds at which a runner looks for new jobs and for cancelled ones."""
     max_attempts: int = Field(default=5, ge=1)
-    """A job whose runs were all lost this often has failed."""
+    """Maximum number of attempts; after that a job that was interrupted each time has failed."""
 
 
-FindGraph = Callable[[Job], tuple[Handle, type[GraphRequest]]]
-"""Returns the graph that runs a job and the class of its request. Blocks; raises ModelFailed: it is not served."""
+FindGraph = Callable[[Job], tuple[Handle, Graph]]
+"""Returns the handle of the graph that runs a job, and the graph. Blocks. Raises ModelFailed if it is not served."""
 
 
 class JobRunner:
-    """Works on jobs until it is closed.
+    """Runs jobs until it is closed.
 
     Args:
         find_graph: see FindGraph.
-        waiting: the models whose jobs mostly wait for jobs of their own making.
+        waiting: names of the graphs whose jobs mostly wait for child jobs.
         settings: see RunnerSettings.
         transport: the exceptions of the calls to the graphs.
     """
@@ -64,17 +64,17 @@ class JobRunner:
         self._artifacts = Artifacts(settings.artifacts)
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
-        """Of those, the ones that mostly wait for others. They have places of their own, or they could fill all."""
+        """Running jobs that mostly wait for child jobs. Separate slots keep them from starving the other jobs."""
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._work())
 
     def check_health(self) -> None:
-        """Raise when the runner's loop has ended: nothing would be run any more."""
+        """Raise RuntimeError if the runner's loop has ended unexpectedly."""
         if self._loop.done() and not self._closing.is_set():
             raise RuntimeError("the job runner stopped") from self._loop.exception()
 
     async def close(self) -> None:
-        """Give back what is being worked on, for another runner to go on with at once."""
+        """Stop, and release the running jobs so that another runner can resume them at once."""
         self._closing.set()
         await self._loop
         for task in self._running:
@@ -97,7 +97,7 @@ class JobRunner:
                 await asyncio.wait_for(self._closing.wait(), self._settings.poll_s)
 
     def _claim(self) -> Job | None:
-        """Take a job of a kind for which there is a place; of models that are served no longer too: those fail."""
+        """Claim a job for which a slot is free. Jobs of graphs that are no longer served are claimed too; they fail."""
         waiting = len(self._waiting)
         works = len(self._running) - waiting < self._settings.concurrency
         waits = waiting < self._settings.concurrency
@@ -108,13 +108,13 @@ class JobRunner:
         )
 
     def _sweep(self) -> None:
-        """Remove what was deleted."""
+        """Remove the files and rows of deleted jobs."""
         for job_id in self._store.list_removable_jobs():
             self._artifacts.remove(f"videos/{job_id}")
             self._store.remove_job(job_id)
 
     async def _hold(self, job: Job) -> None:
-        """Work on a job for as long as its lease is ours and nobody wants it stopped."""
+        """Run a job until it ends, its lease is lost, or it is cancelled."""
         lease = Lease(job.id, job.fence)
         work = asyncio.create_task(self._run(job, lease))
         watch = asyncio.create_task(self._watch(lease))
@@ -128,7 +128,7 @@ class JobRunner:
                 await asyncio.to_thread(self._conclude, lease, work, watch)
 
     async def _watch(self, lease: Lease) -> None:
-        """Keep the lease. Raises Cancelled when the job should stop, LeaseLost when it is no longer ours."""
+        """Renew the lease. Raises Cancelled if the job was cancelled, LeaseLost if another runner holds the lease."""
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(self._settings.poll_s)
@@ -139,10 +139,10 @@ class JobRunner:
                 await asyncio.to_thread(self._store.renew_lease, lease, self._settings.lease_s)
 
     def _conclude(self, lease: Lease, work: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
-        """Write down how it ended. Raises LeaseLost."""
+        """Record how the job ended. Raises LeaseLost."""
         if work.cancelled():
             stopped = None if watch.cancelled() else watch.exception()
-            if not isinstance(stopped, Cancelled):  # we are closing, or the lease or the database is gone
+            if not isinstance(stopped, Cancelled):  # the runner is closing, or the lease or the database is lost
                 return self._store.release_job(lease)
             error: BaseException | None = stopped
         else:
@@ -153,23 +153,23 @@ class JobRunner:
             self._store.end_job(lease, "failed", (error.code, error.message))
         else:
             log.error("job failed", extra={"job": lease.job_id}, exc_info=error)
-            self._store.end_job(lease, "failed", ("internal_error", "the job failed by a fault of the server"))
+            self._store.end_job(lease, "failed", ("internal_error", "internal server error; it has been logged"))
         log.info("job ended", extra={"job": lease.job_id, "error": type(error).__name__ if error else None})
         return None
 
     async def _run(self, job: Job, lease: Lease) -> None:
-        """Run the graph, again where a part of it was lost, until the output is whole."""
+        """Run the graph until the output is complete; retry after retryable errors."""
         if job.attempts > self._settings.max_attempts:
             raise ServiceLost(
-                f"the job's runner was lost {job.attempts - 1} times, and the limit is {job.attempts - 1}"
+                f"the job's runner was lost {job.attempts - 1} times, and the limit is {self._settings.max_attempts}"
             )
         attempts = job.attempts
-        again = attempts > 1
+        is_retry = attempts > 1
         while True:
             try:
-                graph, request_type = await asyncio.to_thread(self._find_graph, job)
-                run = Run(self._store, self._artifacts, self._settings.media, job, lease)
-                return await run.go(graph, request_type, self._transport, again=again)
+                handle, graph = await asyncio.to_thread(self._find_graph, job)
+                attempt = Attempt(self._store, self._artifacts, self._settings.media, job, lease)
+                return await attempt.run(handle, graph, self._transport, is_retry=is_retry)
             except LeaseLost:
                 raise
             except ReelError as error:
@@ -177,6 +177,6 @@ class JobRunner:
                 if not error.retryable or attempts > self._settings.max_attempts:
                     raise
                 log.warning("job goes on", extra={"job": job.id, "attempt": attempts, "error": error.code})
-            again = True
+            is_retry = True
             await asyncio.sleep(min(8.0, 0.5 * 2**attempts))
             job = await asyncio.to_thread(self._store.get_job, job.id)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from composition.graphs.storyboard.script import picture_question, question
+from composition.graphs.storyboard.script import write_image_question, write_question
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.worker import Video, spread_positions
 from composition.media.encode import SegmentEncoder
@@ -20,7 +20,12 @@ from services.internvl.model import Describer
 FRAMES, SHOTS = 17, 8
 CHINESE = DESCRIBE["zh"][0]
 PARTICULAR = {"colour": COLOUR, "shape": SHAPE, "motion": MOTION}
-UNANSWERABLE = (question("A boat in a storm", 3), picture_question("A red boat leaves a harbour.", None), "?", "帮助")
+UNANSWERABLE = (
+    write_question("A boat in a storm", 3),
+    write_image_question("A red boat leaves a harbour.", None),
+    "?",
+    "帮助",
+)
 """Questions the miniature cannot answer; it must still end its answer."""
 MOST = 128
 """Limit of an answer in tokens, several times the longest correct one."""

@@ -181,5 +181,5 @@ async def test_an_error_of_a_model_is_the_graph_s(tmp_path: Path) -> None:
 
 async def test_before_a_second_run_each_model_is_told_to_stop(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    await stage.items("full-pipeline", request(), Known("job", again=True))
+    await stage.items("full-pipeline", request(), Known("job", is_retry=True))
     assert stage.studio.stopped == ["job"] * len(MODELS)

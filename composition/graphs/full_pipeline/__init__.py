@@ -1,7 +1,8 @@
-"""Full pipeline: a prompt, and perhaps a face, to a picture, to a video, to a larger video."""
+"""Full pipeline: paint a picture, restyle it, animate it, upscale the video."""
 
-from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
 from composition.graphs.graph import Graph, Need
+from composition.variants import VIDEO
 from services.flux.request import FluxRequest
 from services.hunyuan_dit.request import RestyleRequest
 from services.realesrgan.request import UpscaleRequest
@@ -19,4 +20,8 @@ GRAPH = Graph(
         Need("image-to-video", SvdRequest, at="animate"),
         Need("upscale", UpscaleRequest, at="upscale"),
     ),
+    stages={"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode": 0.05, "upscale": 0.2},
+    outputs=(VIDEO, HD),
+    keeps_frames=True,
+    segments=(2, 8),
 )

@@ -1,4 +1,4 @@
-"""The full pipeline: a prompt, and perhaps a face → Flux → HunyuanDiT → Stable Video Diffusion → Real-ESRGAN."""
+"""The full pipeline: paint (Flux) → restyle (HunyuanDiT) → animate (Stable Video Diffusion) → upscale (Real-ESRGAN)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -10,9 +10,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, in_order, merged, opened, stop_everywhere, stream
+from composition.graphs.calls import (
+    Handle,
+    Transport,
+    call_in_order,
+    merge_streams,
+    open_stream,
+    stop_everywhere,
+    stream,
+)
 from composition.graphs.faces import find_face, read_identity
-from composition.graphs.fields import completed
+from composition.graphs.fields import complete_request
 from composition.graphs.full_pipeline.request import HD, PAINTED, FullPipelineRequest
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
@@ -28,12 +36,12 @@ from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 
 RUN = 4
-"""Frames that are enlarged together: few, so that the first are there early and several replicas have work."""
+"""Frames that are upscaled in one call: few, so that the first are ready early and several replicas share the work."""
 
 
 @dataclass(frozen=True)
-class Take:
-    """One run, with everything decided that was left open."""
+class PipelinePlan:
+    """A checked request with all defaults resolved, and the progress of an earlier attempt."""
 
     request: FullPipelineRequest
     known: Known
@@ -44,8 +52,8 @@ class FullPipeline:
     """The graph.
 
     Args:
-        models: role → handle: `text-to-image`, and those of ROLES that are served.
-        settings: what the configuration says.
+        models: role → handle: `text-to-image`, and the roles of ROLES for which a model is served.
+        settings: the graph's configuration.
         transport: the exceptions of the calls.
     """
 
@@ -56,44 +64,43 @@ class FullPipeline:
         self._media = Media(settings)
 
     async def run(self, request: FullPipelineRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
-        """Yield the pictures and the videos as they are made.
+        """Yield the pictures, the frames of the video one by one, and the upscaled frames as Results named `hd`.
 
-        The plain frames are Stable Video Diffusion's, one by one; the enlarged ones are Results named `hd`. A picture
-        that is known is not painted again, nor is a frame that is kept made again once all of them are.
+        Known pictures are not painted again, and the animation runs again only if frames are missing.
         """
-        request = completed(request, self._settings.defaults).drop_unserved(self._models)
-        if known.again:
+        request = complete_request(request, self._settings.defaults).drop_unserved(self._models)
+        if known.is_retry:
             for handle in self._models.values():
                 await stop_everywhere(handle, known.key, self._transport)
-        take = Take(request, known, draw_seed(request.seed))
-        yield Fact("seed", take.seed)
+        plan = PipelinePlan(request, known, draw_seed(request.seed))
+        yield Fact("seed", plan.seed)
         picture: Frames | None = None
-        async with aclosing(self._pictured(take)) as items:
+        async with aclosing(self._make_picture(plan)) as items:
             async for item in items:
                 if isinstance(item, Result) and item.name == IMAGE:
                     picture = item.frames
-                    if IMAGE in known.pictures:
+                    if IMAGE in known.picture_urls:
                         continue
                 yield item
         if picture is None:
-            raise ModelFailed("the model made no picture")
-        rest = self._enlarged_picture(take, picture) if request.animate is None else self._moving(take, picture)
+            raise ModelFailed("the model returned no picture")
+        rest = self._upscale_picture(plan, picture) if request.animate is None else self._make_videos(plan, picture)
         async with aclosing(rest) as items:
             async for item in items:
                 yield item
 
-    async def _pictured(self, take: Take) -> AsyncGenerator[Item]:
-        """Yield how the picture is made, and at last the picture, the Result `image`."""
-        request, pictures = take.request, take.known.pictures
+    async def _make_picture(self, plan: PipelinePlan) -> AsyncGenerator[Item]:
+        """Yield progress, and finally the picture as the Result `image`."""
+        request, pictures = plan.request, plan.known.picture_urls
         if IMAGE in pictures:
-            yield Result(IMAGE, await self._media.own(pictures[IMAGE]), still=True)
+            yield Result(IMAGE, await self._media.read_stored(pictures[IMAGE]), still=True)
             return
         name = IMAGE if request.restyle is None else PAINTED
         if name in pictures:
-            picture = await self._media.own(pictures[name])
+            picture = await self._media.read_stored(pictures[name])
         else:
             picture = None
-            async with aclosing(self._painted(take)) as items:
+            async with aclosing(self._paint(plan)) as items:
                 async for item in items:
                     if isinstance(item, Frames):
                         picture = item
@@ -102,111 +109,113 @@ class FullPipeline:
                         yield item
         if request.restyle is None or picture is None:
             return
-        asked = _seeded(request.restyle, take.seed)
-        call = stream(self._models["restyle"], "restyle", asked, picture, take.known.key)
-        async with aclosing(self._said(call, "restyle", "restyle")) as items:
+        restyle = _with_seed(request.restyle, plan.seed)
+        call = stream(self._models["restyle"], "restyle", restyle, picture, plan.known.key)
+        async with aclosing(self._rename_items(call, "restyle", "restyle")) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
-    async def _painted(self, take: Take) -> AsyncGenerator[Item]:
-        request, key = take.request, take.known.key
+    async def _paint(self, plan: PipelinePlan) -> AsyncGenerator[Item]:
+        request, key = plan.request, plan.known.key
         face: Face | None = read_identity(request.identity) if request.identity else None
         if request.face is not None:
             yield Progress("face", 0, 1)
-            image = await self._media.picture(request.face)
-            face, told = await find_face(self._models["face"], image, self._transport, key)
-            for item in told:
+            image = await self._media.read_picture(request.face)
+            face, other_items = await find_face(self._models["face"], image, self._transport, key)
+            for item in other_items:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
-        asked = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": take.seed})
-        call = stream(self._models["text-to-image"], "generate_image", asked, face, key, prefers=asked.lora_set)
-        async with aclosing(self._said(call, "paint", "image")) as items:
+        painting = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": plan.seed})
+        call = stream(self._models["text-to-image"], "generate_image", painting, face, key, prefers=painting.lora_set)
+        async with aclosing(self._rename_items(call, "paint", "image")) as items:
             async for item in items:
                 yield item
 
-    async def _enlarged_picture(self, take: Take, picture: Frames) -> AsyncGenerator[Item]:
-        if take.request.upscale is None or HD in take.known.pictures:
+    async def _upscale_picture(self, plan: PipelinePlan, picture: Frames) -> AsyncGenerator[Item]:
+        if plan.request.upscale is None or HD in plan.known.picture_urls:
             return
         yield Progress("upscale", 0, 1)
-        large, done = await upscale_run(self._models["upscale"], take.request.upscale, picture, self._transport)
+        large, done = await upscale_run(self._models["upscale"], plan.request.upscale, picture, self._transport)
         yield Result(HD, large, still=True)
         yield done
 
-    async def _moving(self, take: Take, picture: Frames) -> AsyncGenerator[Item]:
-        """Yield the frames of the picture that moves, and beside them the enlarged ones."""
-        animate, upscale = take.request.animate, take.request.upscale
+    async def _make_videos(self, plan: PipelinePlan, picture: Frames) -> AsyncGenerator[Item]:
+        """Yield the frames of the animation and, concurrently, the upscaled frames."""
+        animate, upscale = plan.request.animate, plan.request.upscale
         if animate is None:
             return
         yield Fact("frames_total", animate.num_frames)
-        passing: asyncio.Queue[Frames | None] = asyncio.Queue()
-        sources = [self._filmed(take, animate, picture, passing)]
+        queue: asyncio.Queue[Frames | None] = asyncio.Queue()
+        sources = [self._animate(plan, animate, picture, queue)]
         if upscale is not None:
-            sources.append(self._enlarged(take, animate, upscale, passing))
-        async with aclosing(merged(*sources)) as items:
+            sources.append(self._upscale(plan, animate, upscale, queue))
+        async with aclosing(merge_streams(*sources)) as items:
             async for item in items:
                 yield item
 
-    async def _filmed(
-        self, take: Take, animate: SvdRequest, picture: Frames, passing: asyncio.Queue[Frames | None]
+    async def _animate(
+        self, plan: PipelinePlan, animate: SvdRequest, picture: Frames, queue: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
-        """Yield the frames that are not kept yet, and pass them on as they come."""
-        known = take.known
+        """Yield the frames that are not stored yet, and also put them into the queue; None marks the end."""
+        known = plan.known
         if known.frames < animate.num_frames:
-            asked = _seeded(animate, take.seed)
-            call = stream(self._models["image-to-video"], "animate", asked, picture, start=known.frames, key=known.key)
-            async with aclosing(self._said(call, "animate", "video")) as items:
+            animation = _with_seed(animate, plan.seed)
+            call = stream(
+                self._models["image-to-video"], "animate", animation, picture, start=known.frames, key=known.key
+            )
+            async with aclosing(self._rename_items(call, "animate", "video")) as items:
                 async for item in items:
                     if isinstance(item, Frames):
                         for number, pixels in enumerate(item.pixels, item.first):
                             frame = Frames(np.ascontiguousarray(pixels)[None], number, item.rate)
-                            passing.put_nowait(frame)
+                            queue.put_nowait(frame)
                             yield frame
-                    elif not (isinstance(item, Progress) and item.stage not in take.request.shares):
+                    elif not (isinstance(item, Progress) and item.stage not in plan.request.active_stages):
                         yield item
-        passing.put_nowait(None)
+        queue.put_nowait(None)
 
-    async def _enlarged(
-        self, take: Take, animate: SvdRequest, upscale: UpscaleRequest, passing: asyncio.Queue[Frames | None]
+    async def _upscale(
+        self, plan: PipelinePlan, animate: SvdRequest, upscale: UpscaleRequest, queue: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
-        """Yield the enlarged frames behind those that are safe, in their order."""
+        """Yield the upscaled frames that are not stored yet, in order."""
         stages = Stages()
 
         async def calls() -> AsyncGenerator[Callable[[], Awaitable[tuple[Frames, StageDone]]]]:
-            held: list[Frames] = []
-            async with aclosing(self._clip(take, animate, passing)) as frames:
+            batch: list[Frames] = []
+            async with aclosing(self._frames_to_upscale(plan, animate, queue)) as frames:
                 async for frame in frames:
-                    held.append(frame)
+                    batch.append(frame)
                     if frame.stop % RUN == 0 or frame.stop == animate.num_frames:
-                        run = Frames(np.concatenate([each.pixels for each in held]), held[0].first, frame.rate)
+                        run = Frames(np.concatenate([each.pixels for each in batch]), batch[0].first, frame.rate)
                         yield partial(upscale_run, self._models["upscale"], upscale, run, self._transport)
-                        held = []
+                        batch = []
 
-        async with aclosing(in_order(calls(), WINDOW)) as results:
+        async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
-                stages.passes(done)
+                stages.add(done)
                 yield Result(HD, run)
                 yield Progress("upscale", run.stop, animate.num_frames)
-        for stage in stages.done():
+        for stage in stages.list_done():
             yield stage
 
-    async def _clip(
-        self, take: Take, animate: SvdRequest, passing: asyncio.Queue[Frames | None]
+    async def _frames_to_upscale(
+        self, plan: PipelinePlan, animate: SvdRequest, queue: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Frames]:
-        """Yield the frames that are still to be enlarged: those that are kept, then those that come.
+        """Yield the frames that must be upscaled: stored ones first, then those of the queue.
 
-        They begin where a run begins: what a net makes of a frame can depend, in its last bits, on those beside it.
+        The first one is the start of a batch, because the last bits of an upscaled frame can depend on its batch.
         """
-        known = take.known
-        first = min(known.others.get(HD, 0), known.frames) // RUN * RUN
+        known = plan.known
+        first = min(known.other_frames.get(HD, 0), known.frames) // RUN * RUN
         for number in range(first, known.frames):
-            frame = await self._media.own(known.kept[number])
+            frame = await self._media.read_stored(known.frame_urls[number])
             yield Frames(frame.pixels, number, Fraction(animate.fps))
-        while (frame := await passing.get()) is not None:
+        while (frame := await queue.get()) is not None:
             yield frame
 
-    async def _said(self, call: Any, stage: str, size: str) -> AsyncGenerator[Item]:
-        """Yield a service's items under the names that they have here."""
-        async with opened(call, self._transport) as items:
+    async def _rename_items(self, call: Any, stage: str, size: str) -> AsyncGenerator[Item]:
+        """Yield the items of a service, with stages and facts renamed to those of this graph."""
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Progress(stage="denoise"):
@@ -222,6 +231,6 @@ class FullPipeline:
 Seeded = TypeVar("Seeded", RestyleRequest, SvdRequest)
 
 
-def _seeded(stage: Seeded, seed: int) -> Seeded:
-    """A stage that has no seed of its own has that of the whole."""
+def _with_seed(stage: Seeded, seed: int) -> Seeded:
+    """Return the stage with `seed`, unless it has its own."""
     return stage.model_copy(update={"seed": seed}) if stage.seed < 0 else stage

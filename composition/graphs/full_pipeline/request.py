@@ -1,12 +1,12 @@
-"""What the full pipeline is asked for."""
+"""The request of the full pipeline."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from composition.graphs.fields import told_rate
-from composition.graphs.picture import Shooting, switched
+from composition.graphs.fields import read_fps
+from composition.graphs.picture import PictureStages, expand_stages
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.limits import MAX_TEXT
@@ -21,41 +21,38 @@ ROLES: Mapping[str, Role] = {
     "animate": "image-to-video",
     "upscale": "upscale",
 }
-"""Field → the role whose model it needs."""
-
-SHARES = {"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode": 0.05, "upscale": 0.2}
+"""Optional field → the role whose model it needs."""
 
 
-class FullPipelineRequest(GraphRequest, Shooting):
-    """Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture.
+class FullPipelineRequest(GraphRequest, PictureStages):
+    """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional.
 
-    Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
+    Results: `image`, `video` and `hd`, each available as soon as it is complete, and `painted`, the picture before
+    restyling. With `animate: false` the main result is a picture.
     """
 
     MEDIA = {"face": "image"}  # noqa: RUF012
-    OTHERS = (HD,)
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 8)
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """What the picture shows."""
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         if self.animate is None:
             return IMAGE
         return VIDEO if self.upscale is None else HD
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        del outputs
         if params.get("animate") is None:
             return set()
         return {VIDEO} if params.get("upscale") is None else {VIDEO, HD}
 
     @property
-    def shares(self) -> Mapping[str, float]:
-        """Of the stages that are on. Decoding is a part of enlarging, where that goes on beside it."""
-        on = {
+    def active_stages(self) -> set[str]:
+        """The stages that run. Decoding is counted as part of upscaling when both run at the same time."""
+        active = {
             "face": self.face is not None,
             "paint": True,
             "restyle": self.restyle is not None,
@@ -63,28 +60,32 @@ class FullPipelineRequest(GraphRequest, Shooting):
             "decode": self.animate is not None and self.upscale is None,
             "upscale": self.upscale is not None,
         }
-        whole = sum(SHARES[stage] for stage, there in on.items() if there)
-        return {stage: SHARES[stage] / whole for stage, there in on.items() if there}
+        return {stage for stage, is_active in active.items() if is_active}
+
+    def stage_shares(self, stages: Mapping[str, float]) -> Mapping[str, float]:
+        active = {stage: share for stage, share in stages.items() if stage in self.active_stages}
+        total = sum(active.values())
+        return {stage: share / total for stage, share in active.items()}
 
     @property
     def wants(self) -> Mapping[str, Role]:
         return {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         del rate
-        given = fields.get("animate", {})
-        if not isinstance(given, Mapping):
+        value = fields.get("animate", {})
+        if not isinstance(value, Mapping):
             return dict(fields)
-        animate = cast("Mapping[str, Any]", given)
-        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * told_rate(animate, SvdRequest)))}}
+        animate = cast("Mapping[str, Any]", value)
+        return {**fields, "animate": {**animate, "num_frames": max(2, round(seconds * read_fps(animate, SvdRequest)))}}
 
     @classmethod
-    def turns_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
-        """As for all graphs; a picture alone is enlarged only where that is asked for."""
-        alone = stage == "upscale" and stage not in fields and not super().turns_on("animate", fields)
-        return not alone and super().turns_on(stage, fields)
+    def is_stage_on(cls, stage: str, fields: Mapping[str, Any]) -> bool:
+        """Return whether an optional stage runs. Without animation, `upscale` must be set explicitly."""
+        is_picture = stage == "upscale" and stage not in fields and not super().is_stage_on("animate", fields)
+        return not is_picture and super().is_stage_on(stage, fields)
 
     @classmethod
-    def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        return switched(fields)
+    def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return expand_stages(fields)

@@ -1,4 +1,4 @@
-"""Rolling edit: a first frame and a sequence of edges → a video, each frame edited out of the one before."""
+"""Rolling edit: a first frame and a sequence of edge pictures → a video; each frame is an edit of the previous one."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.fields import completed
+from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
@@ -20,27 +20,27 @@ from services.model import Role
 from services.qwen_edit.request import Editing, EditRequest
 
 DEFAULT_RATE = Fraction(16)
-"""Frames per second where the edges are pictures and say none."""
+"""Frames per second if the edges are pictures and the request sets no `fps`."""
 
 
 @dataclass(frozen=True)
-class Roll:
-    """One rolling edit, with everything decided that was left open."""
+class EditPlan:
+    """A checked request with all defaults resolved."""
 
     edit: EditRequest
     style: Frames
-    """Whose style is held."""
+    """The picture whose style is preserved."""
     seed: int
     total: int
-    """Frames, the first one counted."""
+    """Number of frames, including the first."""
     rate: Fraction
     start: int
-    """The edge that leads to frame 1."""
+    """Index of the edge picture from which frame 1 is made."""
     key: str
 
 
 class RollingEdit:
-    """The graph. Each frame is a call of its own, so that several edits take turns at the replicas."""
+    """The graph. Each frame is a separate call, so that several edits share the replicas."""
 
     def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
         self._qwen_edit = models["guided-edit"]
@@ -49,75 +49,74 @@ class RollingEdit:
         self._media = Media(settings)
 
     async def run(self, request: RollingEditRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
-        """Yield the frames as they are made, each behind its Sketches and its Scores.
+        """Yield the frames in order, each after its Sketches and Scores.
 
-        Frames are numbered from 0, which is the given first frame. Where `known` has frames, those are not made again:
-        the run goes on behind the last of them, from its pixels.
+        Frame 0 is the first frame of the request. If `known` has frames, the run continues from the last of them.
         """
-        request = completed(request, self._settings.defaults)
-        if known.again:
+        request = complete_request(request, self._settings.defaults)
+        if known.is_retry:
             await stop_everywhere(self._qwen_edit, known.key, self._transport)
-        first = await self._first(request)
-        style = await self._media.picture(request.style_frame) if request.style_frame else first
-        async with self._media.opened(request.edges[1]) as edges:
-            roll = _planned(request, style, edges, known)
-            yield Fact("seed", roll.seed)
-            yield Fact("frames_total", roll.total)
+        first = await self._read_first(request)
+        style = await self._media.read_picture(request.style_frame) if request.style_frame else first
+        async with self._media.open(request.edges[1]) as edges:
+            plan = _make_plan(request, style, edges, known)
+            yield Fact("seed", plan.seed)
+            yield Fact("frames_total", plan.total)
             if known.frames == 0:
-                yield Frames(first.pixels, 0, roll.rate)
-            previous = await self._media.own(known.kept[-1]) if known.frames > 1 else first
-            made = max(1, known.frames)
+                yield Frames(first.pixels, 0, plan.rate)
+            previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
+            index = max(1, known.frames)
             stages = Stages()
-            async with aclosing(edges.stream_runs(roll.start + made - 1, roll.total - made)) as runs:
+            async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
                     for pixels in run.pixels:
-                        async with aclosing(self._frame(roll, made, previous, pixels)) as items:
+                        async with aclosing(self._make_frame(plan, index, previous, pixels)) as items:
                             async for item in items:
                                 if isinstance(item, Frames):
                                     previous = item
-                                if stages.passes(item):
+                                if stages.add(item):
                                     yield item
-                        made += 1
-            for item in [*_fallen_short(roll, request.edges[0], edges, made), *stages.done()]:
+                        index += 1
+            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.list_done()]:
                 yield item
 
-    async def _first(self, request: RollingEditRequest) -> Frames:
+    async def _read_first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
-            return await self._media.picture(request.init_frame)
-        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
+            return await self._media.read_picture(request.init_frame)
+        async with self._media.open(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
-    async def _frame(self, roll: Roll, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
-        """Make frame `index` out of the one before it and of its edge, (h, w, 3)."""
-        steps = roll.edit.steps
-        seed = (roll.seed + roll.start + index) % (MAX_SEED + 1)
-        edit = roll.edit.model_copy(update={"seed": seed})
+    async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
+        """Make frame `index` from the previous frame and from the pixels of its edge picture, (h, w, 3)."""
+        steps = plan.edit.steps
+        seed = (plan.seed + plan.start + index) % (MAX_SEED + 1)
+        edit = plan.edit.model_copy(update={"seed": seed})
         edge = Frames(np.ascontiguousarray(pixels)[None])
-        call = stream(self._qwen_edit, "edit", edit, previous, edge, roll.style, roll.key)
-        async with opened(call, self._transport) as items:
+        call = stream(self._qwen_edit, "edit", edit, previous, edge, plan.style, plan.key)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Progress():
                         done = (index - 1) * steps + item.done
-                        yield Progress("edit", done, (roll.total - 1) * steps)
+                        yield Progress("edit", done, (plan.total - 1) * steps)
                     case Frames():
-                        yield Frames(item.pixels, index, roll.rate)
+                        yield Frames(item.pixels, index, plan.rate)
                     case Scores() | Sketch():
                         yield replace(item, frame=index)
                     case _:
                         yield item
 
 
-def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fact]:
-    """What is known of the edges only when they have all been read."""
-    if made < roll.total:  # some files do not know how many frames they have
-        return [Fact("frames_total", made), Fact("degraded", f"{field}: ended after {made - 1} edges")]
+def _report_edges(plan: EditPlan, field: str, edges: Decoder, count: int) -> list[Fact]:
+    """Return facts about the edges that are known only after all of them have been read."""
+    if count < plan.total:  # the frame count in the file was wrong
+        return [Fact("frames_total", count), Fact("degraded", f"{field}: ended after {count - 1} edges")]
     return [Fact("degraded", f"{field}: {edges.facts.damaged}")] if edges.facts.damaged else []
 
 
-def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
+def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> EditPlan:
     fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
-    total = request.frames_total(edges.facts.frames)
-    return Roll(edit, style, draw_seed(request.seed), total, rate, request.edge_start, known.key)
+    total = request.count_frames(edges.facts.frames)
+    return EditPlan(edit, style, draw_seed(request.seed), total, rate, request.edge_start, known.key)

@@ -1,34 +1,22 @@
-"""What a rolling edit is asked for."""
+"""The request of a rolling edit."""
 
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from composition.graphs.branching import Branch
 from composition.graphs.request import GraphRequest
 from services.errors import InvalidParameter
 from services.limits import from_json
 from services.qwen_edit.request import EdgeFilter, Editing
 
-MAX_FRAME = 2**31 - 1
-
-
-class Branch(BaseModel):
-    """A frame of an older rolling edit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    video: str
-    """The older job's id."""
-    frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
-    """Which of its frames, from 0."""
-
 
 class RollingEditRequest(GraphRequest, Editing):
-    """Make a video of a first frame and edges: each frame is the one before, edited along the next edges.
+    """Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one.
 
-    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k. There is one frame more than
-    there are edges, unless `max_frames` is less.
+    Frame 0 is the first frame itself; frame k + 1 is frame k edited to follow edge picture k. The result has one frame
+    more than there are edge pictures, unless `max_frames` is less.
     """
 
     MEDIA = {  # noqa: RUF012
@@ -39,37 +27,34 @@ class RollingEditRequest(GraphRequest, Editing):
         "rgb_video": "video",
     }
     REFERENCE = "init_frame"
-    STAGES = {"edit": 1.0}  # noqa: RUF012
-    KEEPS_FRAMES = True
-    SEGMENTS = (2, 8)
 
     init_frame: str | None = None
-    """The first frame; by default that of `rgb_video`."""
+    """The first frame. Default: the first frame of `rgb_video`."""
     style_frame: str | None = None
-    """Whose style the Gram loss holds, and which `lpips_to_init` compares with; by default the first frame."""
+    """The picture whose style is preserved, and the reference of `lpips_to_init`. Default: the first frame."""
     edge_frames: str | None = None
-    """Edge pictures, white on black, in the natural order of their names."""
+    """Edge pictures, white on black, in natural order of their names."""
     edge_video: str | None = None
     """A video of edge pictures."""
     rgb_video: str | None = None
-    """An ordinary video: its first frame is the default `init_frame`, and where neither of the two above is given,
-    each of its frames gives an edge picture."""
+    """An ordinary video. Edges are extracted from its frames if neither `edge_frames` nor `edge_video` is set, and its
+    first frame is the default of `init_frame`."""
     edge_filter: EdgeFilter | None = None
-    """How edges are taken from what shows none yet; by default `sobel` from `rgb_video`, and `none` elsewhere."""
+    """Filter that extracts the edges. Default: `sobel` for `rgb_video`, otherwise `none`."""
     edge_start: Annotated[int, Field(ge=0)] = 0
-    """The first edge to use, from 0."""
+    """Index of the first edge picture to use."""
     max_frames: Annotated[int, Field(ge=1)] | None = None
-    """The most frames of the result, the first one counted."""
+    """Maximum number of frames of the result, including the first frame."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
-    """Frames per second of the result; by default the edge video's, and 16 for pictures."""
+    """Frames per second of the result. Default: that of the edge video, or 16 for pictures."""
     debug: bool = False
-    """Keep pictures of the edges and of what guidance did, for each frame."""
+    """Store pictures of the edges and of the guidance for each frame."""
     branch_from: Annotated[Branch, BeforeValidator(from_json)] | None = None
-    """Begin at a frame of an older job, with its fields for all that is not given, and its first frame for
-    `style_frame`. Over HTTP only."""
+    """Begin at a frame of an older job. Fields that are not set are taken from that job; the default of `style_frame`
+    is its first frame. Over HTTP only."""
 
     @model_validator(mode="after")
-    def _something_to_follow(self) -> "RollingEditRequest":
+    def _check_sources(self) -> "RollingEditRequest":
         if self.edge_frames is not None and self.edge_video is not None:
             raise InvalidParameter("edge_video: give either this or edge_frames, not both", param="edge_video")
         if not (self.edge_frames or self.edge_video or self.rgb_video):
@@ -84,22 +69,22 @@ class RollingEditRequest(GraphRequest, Editing):
 
     @property
     def edges(self) -> tuple[str, str, EdgeFilter]:
-        """The field the edges are in, where they lie, and how they are taken."""
+        """The media field of the edges, its URL, and the filter that extracts them."""
         for field, url in (("edge_frames", self.edge_frames), ("edge_video", self.edge_video)):
             if url:
                 return field, url, self.edge_filter or "none"
         return "rgb_video", self.rgb_video or "", self.edge_filter or "sobel"
 
     def check_media(self, frames: Mapping[str, int]) -> None:
-        """Raises InvalidParameter where there are fewer edges than are asked for."""
-        self.frames_total(frames[self.edges[0]])
+        """Check that there are enough edges. Raises InvalidParameter."""
+        self.count_frames(frames[self.edges[0]])
 
-    def frames_total(self, edges: int) -> int:
-        """How many frames the result has, by the number of edges that there are. Raises InvalidParameter."""
+    def count_frames(self, edges: int) -> int:
+        """Return the number of frames of the result for a number of edge pictures. Raises InvalidParameter."""
         left = edges - self.edge_start
         if left < 1:
             raise InvalidParameter(
-                f"edge_start: must be less than the {edges} edges that there are, got {self.edge_start}",
+                f"edge_start: must be less than the number of edges ({edges}), got {self.edge_start}",
                 param="edge_start",
             )
         if self.max_frames is not None and self.max_frames > left + 1:

@@ -1,12 +1,12 @@
-"""Jobs of a model alone: what its role takes and gives makes the graph."""
+"""Jobs of a single model."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
-from composition.graphs.calls import Handle, Transport, in_order, opened, stop_everywhere, stream
-from composition.graphs.fields import completed, select_fields
+from composition.graphs.calls import Handle, Transport, call_in_order, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.request import PictureJob, SingleRequest, UpscaleJob
@@ -18,15 +18,15 @@ from services.realesrgan.request import UpscaleRequest
 from services.roles import find_method
 
 WINDOW = 3
-"""Runs that are enlarged at a time."""
+"""Maximum number of concurrent upscaling calls of a job."""
 
 
 class Single:
-    """The graph of one model.
+    """The graph that runs a single model.
 
     Args:
-        models: the model, by the role that the request's class offers.
-        settings: what the configuration says.
+        models: one entry: role → handle.
+        settings: the graph's configuration.
         transport: the exceptions of the calls.
     """
 
@@ -37,9 +37,9 @@ class Single:
         self._media = Media(settings)
 
     async def run(self, request: SingleRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
-        """Yield what the model makes. Frames are numbered from 0, and what is known is left out."""
-        request = completed(request, self._settings.defaults)
-        if known.again and not isinstance(request, UpscaleJob):  # whose calls are many and short, and have no key
+        """Yield the items of the model, except what is known. Frames are numbered from 0."""
+        request = complete_request(request, self._settings.defaults)
+        if known.is_retry and not isinstance(request, UpscaleJob):  # its calls are short and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
             items = Upscaling(self._model, self._media, self._transport).run(request, known)
@@ -52,38 +52,38 @@ class Single:
                 yield item
 
     async def _video(self, request: SingleRequest, known: Known) -> AsyncGenerator[Item]:
-        pictures = await self._pictures(request)
+        pictures = await self._read_pictures(request)
         yield Fact("frames_total", cast("Any", request).num_frames)
         call = self._call(request, pictures, start=known.frames, key=known.key)
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item
 
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
-        if IMAGE in known.pictures:
+        if IMAGE in known.picture_urls:
             return
-        call = self._call(request, await self._pictures(request), key=known.key)
-        async with opened(call, self._transport) as items:
+        call = self._call(request, await self._read_pictures(request), key=known.key)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
-    async def _pictures(self, request: SingleRequest) -> dict[str, Frames]:
-        """Open the pictures that the request names, by the argument that they are of the model's method."""
+    async def _read_pictures(self, request: SingleRequest) -> dict[str, Frames]:
+        """Read the pictures of the request. The keys are the names of the method's arguments."""
         urls = {name: getattr(request, name) for name in request.MEDIA}
-        return {name: await self._media.picture(url) for name, url in urls.items() if url is not None}
+        return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
 
     def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: Any) -> Any:
         offer = request.OFFER
         if offer.request is None:
-            raise ModelFailed(f"{offer.role}: a model of this role runs no job")
-        asked = select_fields(offer.request, request)
-        if lora_set := getattr(asked, "lora_set", ""):
+            raise ModelFailed(f"{offer.role}: models of this role cannot run jobs")
+        model_request = select_fields(offer.request, request)
+        if lora_set := getattr(model_request, "lora_set", ""):
             options["prefers"] = lora_set
-        return stream(self._model, find_method(offer.role), asked, **pictures, **options)
+        return stream(self._model, find_method(offer.role), model_request, **pictures, **options)
 
 
 class Upscaling:
-    """Enlarges what a job names. Several replicas work on a video at once."""
+    """Upscales a picture or a video. Several replicas share the frames of a video."""
 
     def __init__(self, model: Handle, media: Media, transport: Transport) -> None:
         self._model = model
@@ -91,34 +91,34 @@ class Upscaling:
         self._transport = transport
 
     async def run(self, request: UpscaleJob, known: Known) -> AsyncGenerator[Item]:
-        """Yield the frames in their order, or the picture."""
-        asked = select_fields(UpscaleRequest, request)
+        """Yield the frames in order, or the picture."""
+        upscale = select_fields(UpscaleRequest, request)
         if request.image is None:
-            async with aclosing(self._video(asked, request.input_video or "", known)) as items:
+            async with aclosing(self._video(upscale, request.input_video or "", known)) as items:
                 async for item in items:
                     yield item
-        elif IMAGE not in known.pictures:
+        elif IMAGE not in known.picture_urls:
             yield Progress("upscale", 0, 1)
-            picture = await self._media.picture(request.image)
-            large, done = await upscale_run(self._model, asked, picture, self._transport)
+            picture = await self._media.read_picture(request.image)
+            large, done = await upscale_run(self._model, upscale, picture, self._transport)
             yield Result(IMAGE, large, still=True)
             yield done
 
-    async def _video(self, asked: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
+    async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
-        made = known.frames
-        async with self._media.opened(url) as video:
+        count = known.frames
+        async with self._media.open(url) as video:
             yield Fact("frames_total", video.facts.frames)
-            async with aclosing(self._runs(asked, video.stream_runs(known.frames))) as results:
+            async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
                     yield frames
-                    made = frames.stop
-                    stages.passes(done)
-                    yield Progress("upscale", made, max(made, video.facts.frames))
-            if video.facts.damaged:  # only now does it know
+                    count = frames.stop
+                    stages.add(done)
+                    yield Progress("upscale", count, max(count, video.facts.frames))
+            if video.facts.damaged:  # known only after reading
                 yield Fact("degraded", f"input_video: {video.facts.damaged}")
-        yield Fact("frames_total", made)
-        for stage in stages.done():
+        yield Fact("frames_total", count)
+        for stage in stages.list_done():
             yield stage
 
     async def _runs(
@@ -129,7 +129,7 @@ class Upscaling:
                 async for run in runs:
                     yield partial(upscale_run, self._model, request, run, self._transport)
 
-        async with aclosing(in_order(calls(), WINDOW)) as results:
+        async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for result in results:
                 yield result
 
@@ -137,9 +137,9 @@ class Upscaling:
 async def upscale_run(
     model: Handle, request: UpscaleRequest, run: Frames, transport: Transport
 ) -> tuple[Frames, StageDone]:
-    """Enlarge one run, on whichever replica is free; leaving it stops the work before its next tile."""
+    """Upscale one run on any free replica. Cancellation stops the work before the next tile."""
     found: list[Item] = []
-    async with opened(stream(model, "upscale", request, run), transport) as items:
+    async with open_stream(stream(model, "upscale", request, run), transport) as items:
         found += [item async for item in items]
     (frames,) = (item for item in found if isinstance(item, Frames))
     (done,) = (item for item in found if isinstance(item, StageDone))

@@ -1,83 +1,72 @@
-"""What is asked of one model alone: what its role takes, and the fields of its kind."""
+"""The requests of single-model jobs: the media that a role takes, besides the fields of the model's own request."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, cast
 
 from pydantic import model_validator
 
-from composition.graphs.fields import told_rate
+from composition.graphs.fields import read_fps
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter
 from services.limits import from_json
-from services.model import Offer, Role
+from services.model import Offer
 
 
 class SingleRequest(GraphRequest):
-    """A job of a model alone."""
+    """A job of a single model."""
 
     OFFER: ClassVar[Offer]
-    """What the model is asked for."""
+    """The role that the model takes, and the request that it accepts."""
 
     @classmethod
-    def lasting(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         if "num_frames" not in cls.model_fields:
-            return super().lasting(seconds, fields, rate)
-        counted: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
-        if counted is not None:
-            return {**fields, "num_frames": counted(seconds, rate)}
-        shown_at = told_rate(fields, cls) if "fps" in cls.model_fields else rate
-        return {**fields, "num_frames": max(2, round(seconds * shown_at))}
+            return super().set_duration(seconds, fields, rate)
+        count_frames: Callable[[float, float], int] | None = getattr(cls, "count_frames", None)
+        if count_frames is not None:
+            return {**fields, "num_frames": count_frames(seconds, rate)}
+        fps = read_fps(fields, cls) if "fps" in cls.model_fields else rate
+        return {**fields, "num_frames": max(2, round(seconds * fps))}
 
 
 class AnimationJob(SingleRequest):
-    """Make a video that begins with a picture."""
+    """Generate a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
-    STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
 
     image: str
     """The first frame."""
 
 
 class FilmJob(SingleRequest):
-    """Make a video of a prompt."""
-
-    STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
+    """Generate a video from a prompt."""
 
 
 class PictureJob(SingleRequest):
-    """Paint a picture of a prompt."""
-
-    STAGES = {"paint": 1.0}  # noqa: RUF012
+    """Generate a picture from a prompt."""
 
     @model_validator(mode="after")
-    def _one_picture(self) -> "PictureJob":
+    def _check_count(self) -> "PictureJob":
         count = getattr(self, "n", 1)
         if count != 1:
-            raise InvalidParameter(f"n: a job makes one picture, got {count}", param="n")
+            raise InvalidParameter(f"n: must be 1 for a job, got {count}", param="n")
         return self
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         return IMAGE
-
-    @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        del params
-        return set()
 
 
 class RepaintJob(PictureJob):
-    """Paint a picture anew."""
+    """Restyle a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
-    STAGES = {"denoise": 1.0}  # noqa: RUF012
 
     image: str
-    """What to paint anew."""
+    """The picture to restyle."""
 
 
 class EditJob(RepaintJob):
@@ -90,17 +79,17 @@ class EditJob(RepaintJob):
 
     @model_validator(mode="before")
     @classmethod
-    def _follow_edges_only_where_given(cls, values: Any) -> Any:
+    def _disable_unused_edge_guidance(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         fields = cast("dict[str, Any]", values)
         if fields.get("edges") is not None:
             return fields
         if not fields.get("prompt"):
-            raise InvalidParameter("prompt: field required where no edges are given", param="prompt")
+            raise InvalidParameter("prompt: field required if no edges are given", param="prompt")
         try:
             guidance = from_json(fields.get("ttlg", {}))
-        except ValueError:  # which is said when the field is read
+        except ValueError:  # reported when the field is validated
             return fields
         if isinstance(guidance, Mapping):
             fields = {**fields, "ttlg": {"edge_scale": 0.0, **cast("Mapping[str, Any]", guidance)}}
@@ -108,38 +97,26 @@ class EditJob(RepaintJob):
 
 
 class UpscaleJob(SingleRequest):
-    """Make a video, or a picture, two to four times as large."""
+    """Upscale a video or a picture two to four times."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
-    STAGES = {"upscale": 1.0}  # noqa: RUF012
 
     input_video: str | None = None
-    """What to enlarge. A picture is taken for a video of one frame."""
+    """The video to upscale. A picture counts as a video of one frame."""
     image: str | None = None
-    """A picture to enlarge: the result is `image`, a picture, and no video."""
+    """The picture to upscale; the result is the picture `image`."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "UpscaleJob":
+    def _check_source(self) -> "UpscaleJob":
         if (self.input_video is None) == (self.image is None):
             raise InvalidParameter("input_video: give either this or image", param="input_video")
         return self
 
     @property
-    def main(self) -> str:
+    def main_variant(self) -> str:
         return VIDEO if self.image is None else IMAGE
 
     @classmethod
-    def makes(cls, params: Mapping[str, Any]) -> set[str]:
-        return {VIDEO} if params.get("image") is None else set()
-
-
-JOBS: Mapping[Role, type[SingleRequest]] = {
-    "guided-edit": EditJob,
-    "image-to-video": AnimationJob,
-    "restyle": RepaintJob,
-    "text-to-image": PictureJob,
-    "text-to-video": FilmJob,
-    "upscale": UpscaleJob,
-}
-"""Role → what a job of a model alone takes beside the model's fields. Other roles give no frames or pictures."""
+    def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:
+        return set(outputs) if params.get("image") is None else set()

@@ -1,4 +1,4 @@
-"""Storyboard: a script, or a topic, to a video of several scenes."""
+"""Storyboard: a script, or a topic for one → a video of several scenes."""
 
 from composition.graphs import full_pipeline, single
 from composition.graphs.graph import Graph, Need
@@ -11,6 +11,7 @@ from services.svd.request import SvdRequest
 from services.text_to_video.request import TextToVideoRequest
 
 PATH = "composition.graphs.storyboard.graph:Storyboard"
+STAGES = {"script": 0.03, "scenes": 0.97}
 
 BY_TEXT_TO_VIDEO = Graph(
     name="storyboard",
@@ -19,6 +20,8 @@ BY_TEXT_TO_VIDEO = Graph(
     needs=(Need("text-to-video", TextToVideoRequest),),
     wants=(Need("describe", DescribeRequest),),
     parts=frozenset({single.NAME}),
+    stages=STAGES,
+    waits=True,
 )
 
 GRAPH = Graph(
@@ -33,5 +36,7 @@ GRAPH = Graph(
         Need("upscale", UpscaleRequest, at="upscale"),
     ),
     parts=frozenset({full_pipeline.GRAPH.name}),
+    stages=STAGES,
+    waits=True,
     alternatives={"text-to-video": BY_TEXT_TO_VIDEO},
 )

@@ -1,6 +1,6 @@
-"""The storyboard: a script, or a topic that one is written of → a clip for each scene, in parallel → one video.
+"""The storyboard: a script, written from a topic if necessary → one clip per scene, in parallel → one video.
 
-Each scene is a job of its own, a part of this one, so it survives what a job survives.
+Each scene is a child job, so it is retried and resumed like any other job.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from fractions import Fraction
 from typing import Any, cast
 
 from composition.graphs.calls import Handle, Transport, stop_everywhere
-from composition.graphs.fields import completed
+from composition.graphs.fields import complete_request
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.storyboard.request import FILM, StoryboardRequest
-from composition.graphs.storyboard.scenes import Board, job_of
+from composition.graphs.storyboard.scenes import StoryboardPlan, make_scene_job
 from composition.graphs.storyboard.screenwriter import Screenwriter
-from composition.graphs.storyboard.script import Scene, Script, sentences
+from composition.graphs.storyboard.script import Scene, Script, split_topic
 from composition.media.title_card import make_title_card
 from composition.records.artifacts import Artifacts
 from composition.records.store import share_store
@@ -28,7 +28,7 @@ from services.limits import draw_seed
 from services.model import Role
 
 POLL_S = 0.25
-"""How often the scenes' jobs are looked at."""
+"""Interval at which the child jobs are read, in seconds."""
 PERCENT = 100
 
 
@@ -36,8 +36,8 @@ class Storyboard:
     """The graph.
 
     Args:
-        models: role → handle; only `describe`, the writer, is called from here.
-        settings: what the configuration says, with the `database` of the jobs.
+        models: role → handle; the storyboard itself calls only `describe`, which writes the script.
+        settings: the graph's configuration, including the `database` of the jobs.
         transport: the exceptions of the calls.
     """
 
@@ -50,19 +50,19 @@ class Storyboard:
         self._artifacts = Artifacts(settings.artifacts)
 
     async def run(self, request: StoryboardRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
-        """Yield how the scenes' jobs stand, and of each scene in its order the clip, once that is there.
+        """Yield the progress of the scenes, and their clips in order.
 
         Raises:
-            InvalidParameter: it was not asked for as a job.
-            ModelFailed: a scene cannot be made and `fallback` is `error`, or none of them can.
+            InvalidParameter: the request does not belong to a job.
+            ModelFailed: a scene failed and `fallback` is `error`, or all scenes failed.
         """
         if not known.key:
-            raise InvalidParameter("a storyboard is made of jobs; ask for it over HTTP", param="model")
-        request = completed(request, self._settings.defaults)
-        if known.again and self._internvl is not None:
+            raise InvalidParameter("model: a storyboard runs only as a job; request it over HTTP", param="model")
+        request = complete_request(request, self._settings.defaults)
+        if known.is_retry and self._internvl is not None:
             await stop_everywhere(self._internvl, known.key, self._transport)
         facts = dict(known.facts)
-        async with aclosing(self._scripted(request, known.key, facts)) as items:
+        async with aclosing(self._write_script(request, known.key, facts)) as items:
             async for item in items:
                 if isinstance(item, Fact):
                     facts[item.name] = item.value
@@ -70,27 +70,28 @@ class Storyboard:
         parent = await asyncio.to_thread(self._store.get_job, known.key)
         script = request.script or Script.model_validate_json(str(facts["script"]))
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
-        board = Board(request, parent, script, prompts, draw_seed(request.seed))
-        yield Fact("frames_total", board.frames)
-        films = self._settings.role_defaults.get(FILM, {})
+        plan = StoryboardPlan(request, parent, script, prompts, draw_seed(request.seed))
+        yield Fact("frames_total", plan.frames)
+        defaults = self._settings.role_defaults.get(FILM, {})
         for index, scene in enumerate(script.scenes):
-            await asyncio.to_thread(self._store.create_child, job_of(board, scene, index, films))
-        async with aclosing(self._shown(board)) as items:
+            await asyncio.to_thread(self._store.create_child, make_scene_job(plan, scene, index, defaults))
+        async with aclosing(self._show(plan)) as items:
             async for item in items:
                 yield item
 
-    async def _scripted(self, request: StoryboardRequest, key: str, facts: Mapping[str, Any]) -> AsyncGenerator[Item]:
-        """Yield the facts `script`, `script_source` and `prompts`, those of them that are not known."""
+    async def _write_script(
+        self, request: StoryboardRequest, key: str, facts: Mapping[str, Any]
+    ) -> AsyncGenerator[Item]:
+        """Yield those of the facts `script`, `script_source` and `prompts` that are not known yet."""
         script = request.script
         if script is None and "script" not in facts:
             topic = request.topic or ""
             if self._writer is None:
-                written = sentences(topic, request.scenes, request.scene_s)
-                yield Fact("script", written.model_dump_json())
+                script = split_topic(topic, request.scenes, request.scene_s)
+                yield Fact("script", script.model_dump_json())
                 yield Fact("script_source", "sentences")
-                script = written
             else:
-                async with aclosing(self._writer.script(topic, request.scenes, request.scene_s, key)) as items:
+                async with aclosing(self._writer.write_script(topic, request.scenes, request.scene_s, key)) as items:
                     async for item in items:
                         if isinstance(item, Fact) and item.name == "script":
                             script = Script.model_validate_json(str(item.value))
@@ -104,58 +105,59 @@ class Storyboard:
             descriptions = [scene.description for scene in script.scenes]
             yield Fact("prompts", json.dumps(descriptions, ensure_ascii=False))
             return
-        async with aclosing(self._writer.prompts(script.scenes, key)) as items:
+        async with aclosing(self._writer.write_prompts(script.scenes, key)) as items:
             async for item in items:
                 yield item
 
-    async def _shown(self, board: Board) -> AsyncGenerator[Item]:
-        """Yield how far the scenes are, and the clips as they are there, in the order of the scenes."""
-        scenes = board.script.scenes
-        said, shown = -1, 0
+    async def _show(self, plan: StoryboardPlan) -> AsyncGenerator[Item]:
+        """Yield the progress of all scenes, and each clip as soon as it and all previous ones are ready."""
+        scenes = plan.script.scenes
+        reported, shown = -1, 0
         while True:
-            made = await asyncio.to_thread(self._made, board)
-            percent = sum(PERCENT if each.has_ended else int(PERCENT * each.progress) for each in made)
-            if percent != said:
-                said = percent
+            jobs = await asyncio.to_thread(self._list_jobs, plan)
+            percent = sum(PERCENT if each.has_ended else int(PERCENT * each.progress) for each in jobs)
+            if percent != reported:
+                reported = percent
                 yield Progress("scenes", percent, PERCENT * len(scenes))
-            size = _size(board.request, scenes, made)
-            while size and shown < len(scenes) and made[shown].has_ended:
-                for fact in _lost(scenes, made, shown):
+            size = _find_size(plan.request, scenes, jobs)
+            while size and shown < len(scenes) and jobs[shown].has_ended:
+                for fact in _report_placeholders(scenes, jobs, shown):
                     yield fact
-                url = await asyncio.to_thread(self._clip, board, scenes[shown], made[shown], size)
-                yield Clip(url, board.fit(scenes[shown], *size))
+                url = await asyncio.to_thread(self._find_clip, plan, scenes[shown], jobs[shown], size)
+                yield Clip(url, plan.fit(scenes[shown], *size))
                 shown += 1
             if shown == len(scenes):
                 return
             await asyncio.sleep(POLL_S)
 
-    def _made(self, board: Board) -> list[Job]:
-        """How the scenes' jobs stand, in the order of the scenes."""
-        jobs = {job.id: job for job in self._store.list_children([board.parent.id])[board.parent.id]}
-        return [jobs.get(board.id_of(scene)) or _deleted() for scene in board.script.scenes]
+    def _list_jobs(self, plan: StoryboardPlan) -> list[Job]:
+        """Return the child jobs, in the order of the scenes."""
+        by_id = {job.id: job for job in self._store.list_children([plan.parent.id])[plan.parent.id]}
+        return [by_id.get(plan.make_job_id(scene)) or _make_deleted_job() for scene in plan.script.scenes]
 
-    def _clip(self, board: Board, scene: Scene, job: Job, size: tuple[int, int]) -> str:
-        """Where a scene's clip lies; in place of one that could not be made, a card that says so."""
+    def _find_clip(self, plan: StoryboardPlan, scene: Scene, job: Job, size: tuple[int, int]) -> str:
+        """Return the URL of a scene's clip, or of a title card if the scene failed."""
         if job.status == "completed":
             return self._artifacts.get_url(str(job.results[job.main or VIDEO]))
         text = f"Scene {scene.scene_number}\n{scene.description}"
-        card = make_title_card(text, *size, board.rate, Fraction(str(scene.duration)))
-        key = f"videos/{board.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
+        card = make_title_card(text, *size, plan.rate, Fraction(str(scene.duration)))
+        key = f"videos/{plan.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
         self._artifacts.put(key, card)
         return self._artifacts.get_url(key)
 
 
-def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Job]) -> tuple[int, int] | None:
-    """(width, height) of the video, that of the first scene that is there; None while that is not known.
+def _find_size(request: StoryboardRequest, scenes: Sequence[Scene], jobs: Sequence[Job]) -> tuple[int, int] | None:
+    """Return the (width, height) of the video, which is that of its first clip; None while it is not known.
 
-    Raises ModelFailed where the video cannot be made any more.
+    Raises:
+        ModelFailed: a scene failed and `fallback` is `error`, or all scenes failed.
     """
-    failed = [(scene, job) for scene, job in zip(scenes, made, strict=True) if job.status == "failed"]
-    if failed and (request.fallback == "error" or len(failed) == len(made)):
+    failed = [(scene, job) for scene, job in zip(scenes, jobs, strict=True) if job.status == "failed"]
+    if failed and (request.fallback == "error" or len(failed) == len(jobs)):
         scene, job = failed[0]
-        none = "no scene could be made; " if len(failed) == len(made) else ""
-        raise ModelFailed(f"{none}scene {scene.scene_number}: {job.error_message}")
-    for job in made:
+        all_failed = "all scenes failed; " if len(failed) == len(jobs) else ""
+        raise ModelFailed(f"{all_failed}scene {scene.scene_number}: {job.error_message}")
+    for job in jobs:
         if job.status == "completed" and job.width and job.height:
             return job.width, job.height
         if not job.has_ended:
@@ -163,20 +165,20 @@ def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Jo
     return None
 
 
-def _lost(scenes: Sequence[Scene], made: Sequence[Job], shown: int) -> list[Fact]:
-    """What is to be told where the scene that is shown next could not be made."""
-    if made[shown].status == "completed":
+def _report_placeholders(scenes: Sequence[Scene], jobs: Sequence[Job], shown: int) -> list[Fact]:
+    """Return facts about the failed scenes up to the one that is shown next, if that one failed."""
+    if jobs[shown].status == "completed":
         return []
-    lost = [
+    failed = [
         (scene.scene_number, job)
-        for scene, job in zip(scenes[: shown + 1], made, strict=False)
+        for scene, job in zip(scenes[: shown + 1], jobs, strict=False)
         if job.status == "failed"
     ]
-    numbers = ", ".join(str(number) for number, _ in lost)
-    reasons = "; ".join(f"scene {number} is a placeholder: {job.error_message}" for number, job in lost)
+    numbers = ", ".join(str(number) for number, _ in failed)
+    reasons = "; ".join(f"scene {number} is a placeholder: {job.error_message}" for number, job in failed)
     return [Fact("placeholders", numbers), Fact("degraded", reasons)]
 
 
-def _deleted() -> Job:
-    """Stands for a scene's job that somebody has deleted."""
-    return Job(status="failed", error_code="deleted", error_message="it was deleted", progress=0.0)
+def _make_deleted_job() -> Job:
+    """Return a substitute for a child job that was deleted."""
+    return Job(status="failed", error_code="deleted", error_message="the job was deleted", progress=0.0)

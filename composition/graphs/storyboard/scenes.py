@@ -1,4 +1,4 @@
-"""What a storyboard is asked for, and the jobs that make its scenes."""
+"""The plan of a storyboard, and the child jobs that make its scenes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any
 
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
 from composition.graphs.full_pipeline.request import FullPipelineRequest
-from composition.graphs.picture import Shooting
-from composition.graphs.storyboard.request import FILM, StoryboardRequest, place_of
+from composition.graphs.picture import PictureStages
+from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_face
 from composition.graphs.storyboard.script import Scene, Script
 from composition.media.stitch import count_joined_frames
 from composition.records.tables import Job
@@ -23,8 +23,8 @@ from services.text_to_video.request import TextToVideoRequest
 
 
 @dataclass(frozen=True)
-class Board:
-    """One storyboard, with everything decided that was left open."""
+class StoryboardPlan:
+    """A checked request with its script and prompts, and all defaults resolved."""
 
     request: StoryboardRequest
     parent: Job
@@ -32,8 +32,8 @@ class Board:
     prompts: list[str]
     seed: int
 
-    def id_of(self, scene: Scene) -> str:
-        """Of the scene's job: the same whoever makes it, so that it is made once."""
+    def make_job_id(self, scene: Scene) -> str:
+        """Return the id of the scene's job. It is the same in every attempt, so that the job is created once."""
         return f"video_{hashlib.sha256(f'{self.parent.id}/{scene.scene_number}'.encode()).hexdigest()[:32]}"
 
     @property
@@ -43,50 +43,55 @@ class Board:
         return Fraction(fps * self.request.interpolate)
 
     def fit(self, scene: Scene, width: int, height: int) -> Fit:
+        """Return how the scene's clip is fitted into the video of the given size."""
         crossfade = round(Fraction(str(self.request.crossfade_s)) * self.rate)
         seconds = Fraction(str(scene.duration))
         return Fit(width, height, self.rate, seconds, blend=self.request.interpolate > 1, crossfade=crossfade)
 
     @property
     def frames(self) -> int:
-        """Of the whole video."""
+        """Number of frames of the video."""
         return count_joined_frames([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
 
 
-def job_of(board: Board, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
-    """Return the job that makes a scene's clip: of the full pipeline, or of the text-to-video model that is bound.
+def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
+    """Return the job that makes a scene's clip, either by the full pipeline or by a text-to-video model.
 
     Args:
-        board: the storyboard.
-        scene: one of its script's.
-        index: of the scene, from 0.
-        film_defaults: of the text-to-video model, for what the storyboard does not say.
+        plan: the plan of the storyboard.
+        scene: a scene of its script.
+        index: index of the scene, from 0.
+        film_defaults: default values of the text-to-video model's request fields.
     """
-    fields: dict[str, Any] = {"prompt": board.prompts[index], "seed": (board.seed + index) % (MAX_SEED + 1)}
-    models = board.request.models
-    made = board.parent.created_at + (index + 1) * 1e-6  # in the order of the scenes, and before what came later
-    job = Job(id=board.id_of(scene), parent=board.parent.id, owner=board.parent.owner, created_at=made, media={})
+    fields: dict[str, Any] = {"prompt": plan.prompts[index], "seed": (plan.seed + index) % (MAX_SEED + 1)}
+    models = plan.request.models
+    created_at = plan.parent.created_at + (index + 1) * 1e-6  # claimed in the order of the scenes, before later jobs
+    job = Job(
+        id=plan.make_job_id(scene), parent=plan.parent.id, owner=plan.parent.owner, created_at=created_at, media={}
+    )
     if FILM in models:
         job.model = models[FILM]
-        film = _film(board, scene, fields, film_defaults)
+        film = _make_film_request(plan, scene, fields, film_defaults)
         job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}}
         return job
-    asked = _pipeline(board, scene, fields, restyles="restyle" in models)
-    job.model, job.params = PIPELINE.name, asked.model_dump(mode="json")
-    place = place_of(scene) if scene.face else "face"
-    if place in board.parent.media:
-        job.media = {"face": str(board.parent.media[place])}
-        job.params["face"] = scene.face or board.parent.params["face"]
-    if asked.main != VIDEO:
-        job.main = asked.main
+    request = _make_pipeline_request(plan, scene, fields, restyles="restyle" in models)
+    job.model, job.params = PIPELINE.name, request.model_dump(mode="json")
+    field = field_of_face(scene) if scene.face else "face"
+    if field in plan.parent.media:
+        job.media = {"face": str(plan.parent.media[field])}
+        job.params["face"] = scene.face or plan.parent.params["face"]
+    if request.main_variant != VIDEO:
+        job.main = request.main_variant
     return job
 
 
-def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: bool) -> FullPipelineRequest:
-    request = board.request
-    shared: dict[str, Any] = {name: getattr(request, name) for name in Shooting.model_fields} | fields
+def _make_pipeline_request(
+    plan: StoryboardPlan, scene: Scene, fields: dict[str, Any], *, restyles: bool
+) -> FullPipelineRequest:
+    request = plan.request
+    shared: dict[str, Any] = {name: getattr(request, name) for name in PictureStages.model_fields} | fields
     shared["animate"] = request.animate and request.animate.model_copy(
-        update={"num_frames": frames_of(scene, request.animate.fps, request.animate.num_frames)}
+        update={"num_frames": count_scene_frames(scene, request.animate.fps, request.animate.num_frames)}
     )
     if scene.loras:
         shared["loras"] = scene.loras
@@ -102,25 +107,29 @@ def _pipeline(board: Board, scene: Scene, fields: dict[str, Any], *, restyles: b
     return FullPipelineRequest(**shared)
 
 
-def _film(board: Board, scene: Scene, fields: dict[str, Any], behind: Mapping[str, Any]) -> TextToVideoRequest:
-    request = board.request
+def _make_film_request(
+    plan: StoryboardPlan, scene: Scene, fields: dict[str, Any], defaults: Mapping[str, Any]
+) -> TextToVideoRequest:
+    request = plan.request
     for name in ("face", "identity", "loras", "restyle"):
         if getattr(request, name):
-            raise InvalidParameter(f"{name}: scenes are made by text-to-video here, which takes none", param=name)
+            raise InvalidParameter(
+                f"{name}: must be empty, because a text-to-video model makes the scenes here", param=name
+            )
     if scene.face or scene.loras:
-        place = f"script.scenes.{scene.scene_number}"
+        field = f"script.scenes.{scene.scene_number}"
         raise InvalidParameter(
-            f"{place}: scenes are made by text-to-video here, which takes no face or lora", param=place
+            f"{field}: must have no face or lora, because a text-to-video model makes the scenes here", param=field
         )
     style = f", {scene.style}" if scene.style else ""
-    film = TextToVideoRequest.model_validate({**behind, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
+    film = TextToVideoRequest.model_validate({**defaults, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
     fps = request.animate.fps if request.animate else film.fps
-    return film.model_copy(update={"fps": fps, "num_frames": frames_of(scene, fps, film.num_frames)})
+    return film.model_copy(update={"fps": fps, "num_frames": count_scene_frames(scene, fps, film.num_frames)})
 
 
-def frames_of(scene: Scene, fps: int, most: int) -> int:
-    """How many frames a scene's clip is made with: enough for its time, at most as many as the model makes well.
+def count_scene_frames(scene: Scene, fps: int, most: int) -> int:
+    """Return the number of frames of a scene's clip: enough for its duration, but at most `most`.
 
-    A clip that is shorter than its scene is shown slower.
+    A clip that is shorter than its scene is played more slowly.
     """
     return max(2, min(most, ceil(Fraction(str(scene.duration)) * fps)))

@@ -1,7 +1,7 @@
-"""What a storyboard films: a script of scenes, and how one is made of a topic.
+"""Scripts: their schema, the prompts that make a language model write one, and the parser of its answers.
 
-A language model may write it; what that answers is read strictly, and asked for once more with the reason. Without one,
-the topic's own sentences are the scenes. Nothing here asks a model or opens a file.
+Answers are parsed strictly; a rejected one can be sent back with the reason. Without a language model the sentences of
+a topic become the scenes. This module calls no model and opens no file.
 """
 
 import json
@@ -33,29 +33,29 @@ MAX_SCENE_S = 60
 MAX_TITLE = 200
 """Characters."""
 MAX_TOPIC = 4_000
-"""Characters: with what is asked about it, a topic is no longer than a prompt may be."""
-MAX_PICTURE_PROMPT = 1_000
-"""Characters that a model's prompt for a picture may have to be used."""
-SHOWN_REASON = 300
-"""Characters of a reason."""
-TITLE_LENGTH = 60
-"""Characters of a title that is made of a topic's first words."""
+"""Characters. Chosen so that a topic and its instructions fit into one prompt."""
+MAX_IMAGE_PROMPT = 1_000
+"""Characters. A longer image prompt is rejected, and the description is used."""
+MAX_REASON = 300
+"""Characters of `Malformed.reason`."""
+SHORT_TITLE = 60
+"""Characters of a title that is taken from the first words of a topic."""
 
 
 class Malformed(Exception):
-    """What a language model answered is no script. `reason` is short, and fit to be shown to the model."""
+    """The answer of a language model is not a valid script. `reason` is short and can be sent back to the model."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def _painted(value: object) -> object:
-    """Read low-rank adaptations in every form in which Flux itself takes them."""
+def _parse_loras(value: object) -> object:
+    """Parse LoRAs in every form that Flux accepts."""
     try:
         return Painting.model_validate({"loras": value}).loras
     except ValidationError as error:
-        raise ValueError(_said(error, skip=1)) from error
+        raise ValueError(_describe_error(error, skip=1)) from error
     except InvalidParameter as error:
         raise ValueError(error.message) from error
 
@@ -66,51 +66,53 @@ class Scene(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
     scene_number: Annotated[int, Field(ge=1, le=MAX_SCENES)]
-    """From 1, each once."""
+    """Position of the scene, from 1."""
     description: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    """What is to be seen."""
+    """What the scene shows."""
     duration: Annotated[float, Field(gt=0, le=MAX_SCENE_S)]
-    """Seconds."""
+    """Duration in seconds."""
     face: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """The id of a file: a picture of whoever is to be seen in it."""
+    """The id of a picture file of the person to show."""
     loras: Annotated[
         tuple[Lora, ...],
-        BeforeValidator(_painted, json_schema_input_type=Lora | str | tuple[Lora | str, ...]),
+        BeforeValidator(_parse_loras, json_schema_input_type=Lora | str | tuple[Lora | str, ...]),
         Field(validation_alias=AliasChoices("lora", "loras")),
     ] = ()
-    """Low-rank adaptations of its picture; a text is `name` or `name:weight`. Without, those of the whole film."""
+    """LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."""
     style: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
-    """How it is to look."""
+    """The visual style."""
 
 
-def _few(value: object) -> object:
-    """Count the scenes before each is looked at."""
+def _check_count(value: object) -> object:
+    """Check the number of scenes before the scenes are validated."""
     if isinstance(value, Sized) and not isinstance(value, str) and not 1 <= len(value) <= MAX_SCENES:
-        raise ValueError(f"must be 1 to {MAX_SCENES} scenes, not {len(value)}")
+        raise ValueError(f"must have 1 to {MAX_SCENES} scenes, not {len(value)}")
     return value
 
 
-def _in_order(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+def _sort_scenes(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
     ordered = tuple(sorted(scenes, key=lambda scene: scene.scene_number))
     numbers = [scene.scene_number for scene in ordered]
     if numbers != list(range(1, len(ordered) + 1)):
-        raise ValueError(f"scene_number must be 1 to {len(ordered)}, each once, not {numbers}")
+        raise ValueError(f"scene_number must be each of 1 to {len(ordered)} once, not {numbers}")
     return ordered
 
 
 class Script(BaseModel):
-    """What is filmed, scene after scene. It may be given as the text of a JSON object."""
+    """A sequence of scenes. JSON text is accepted as well."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     title: Annotated[str, Field(max_length=MAX_TITLE)] = ""
-    """What the video is called."""
-    scenes: Annotated[tuple[Scene, ...], Field(fail_fast=True), BeforeValidator(_few), AfterValidator(_in_order)]
-    """In the order of their numbers, which are 1, 2, 3 and so on; they may be given in any."""
+    """The title of the video."""
+    scenes: Annotated[
+        tuple[Scene, ...], Field(fail_fast=True), BeforeValidator(_check_count), AfterValidator(_sort_scenes)
+    ]
+    """The scenes, sorted by `scene_number`; the numbers must be 1, 2, 3 and so on."""
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: object) -> object:
+    def _parse_json(cls, value: object) -> object:
         return from_json(value)
 
 
@@ -154,27 +156,31 @@ nothing else: no quotes, no list, no explanation.
 Description: {description}"""
 
 FENCED = re.compile(r"```(?:[A-Za-z]*[ \t]*\r?\n)?(.*?)```", re.DOTALL)
-MARK = re.compile(r"<\|.*?\|>")
-"""How models write what is no text."""
+SPECIAL_TOKEN = re.compile(r"<\|.*?\|>")
+"""A control token of a language model."""
 QUOTES = ('""', "''", "“”", "‘’", "「」", "『』", "«»")
-UNFIT = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode categories: control characters, halves of characters, separators of lines and paragraphs."""
-ENDS = (
-    re.compile(r"""([.!?…]["'”’»)\]]*)\s+"""),  # Latin: only before a space, so that 3.5 stays whole
+REJECTED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters, surrogates, line and paragraph separators."""
+SENTENCE_ENDS = (
+    re.compile(r"""([.!?…]["'”’»)\]]*)\s+"""),  # Latin: only before a space, so that 3.5 is not split
     re.compile(r"""([。！？]+["'”’」』）】]*)"""),
 )
-ITEM = re.compile(r"^\s*(?:\(?\d{1,3}[.):]\s+|\d{1,3}[、．]\s*|[一二三四五六七八九十]+、\s*|[-*•–—]\s+)+")
-"""What stands before an item of a list."""
+LIST_MARKER = re.compile(r"^\s*(?:\(?\d{1,3}[.):]\s+|\d{1,3}[、．]\s*|[一二三四五六七八九十]+、\s*|[-*•–—]\s+)+")
+"""The number or bullet before a list item."""
 
 
-def question(topic: str, scenes: int | None = None) -> str:
-    """What to ask a language model for a script of so many scenes; None leaves that to it.
+def write_question(topic: str, scenes: int | None = None) -> str:
+    """Return the prompt that asks a language model for a script.
+
+    Args:
+        topic: the subject of the script.
+        scenes: number of scenes; None lets the model choose.
 
     Raises:
         ValueError: the topic has more than MAX_TOPIC characters.
     """
     if len(topic) > MAX_TOPIC:
-        raise ValueError(f"topic: at most {MAX_TOPIC} characters, got {len(topic)}")
+        raise ValueError(f"topic: must have at most {MAX_TOPIC} characters, got {len(topic)}")
     how_many = f"exactly {scenes} scene{'s' * (scenes != 1)}"
     if scenes is None:
         how_many = f"as many scenes as it needs, usually 4 to 8 and at most {MAX_SCENES}"
@@ -182,136 +188,140 @@ def question(topic: str, scenes: int | None = None) -> str:
     return QUESTION.format(topic=topic, how_many=how_many, **limits)
 
 
-def repair(topic: str, scenes: int | None, answer: str, reason: str) -> str:
-    """What to ask after an answer that is `Malformed` for a reason; it shows as much of the answer as there is room."""
-    asked, said = question(topic, scenes), _short(reason)
-    room = MAX_TEXT - len(asked) - len(REPAIR.format(reason=said, answer=""))
-    return asked + REPAIR.format(reason=said, answer=answer[:room])
+def write_repair(topic: str, scenes: int | None, answer: str, reason: str) -> str:
+    """Return the prompt that asks for a correction of a `Malformed` answer. A long answer is quoted in part."""
+    question, reason = write_question(topic, scenes), _shorten(reason)
+    room = MAX_TEXT - len(question) - len(REPAIR.format(reason=reason, answer=""))
+    return question + REPAIR.format(reason=reason, answer=answer[:room])
 
 
-def written(text: str, scenes: int | None = None) -> Script:
-    """Read what a language model answered: one JSON object, alone or in one fence of backticks.
+def parse_script(text: str, scenes: int | None = None) -> Script:
+    """Parse the answer of a language model: one JSON object, optionally in one code fence.
 
     Args:
         text: the answer.
-        scenes: how many were asked for; None takes any number.
+        scenes: the requested number of scenes; None accepts any number.
 
     Raises:
-        Malformed: anything else. Faces and adaptations are not for the model to choose: it knows of no files.
+        Malformed: the answer is not a valid script, or sets faces or LoRAs, which the model cannot know.
     """
     try:
-        script = Script.model_validate(_object(text))
+        script = Script.model_validate(_parse_object(text))
     except ValidationError as error:
-        raise Malformed(_short(_said(error))) from error
+        raise Malformed(_shorten(_describe_error(error))) from error
     if scenes not in (None, len(script.scenes)):
-        raise Malformed(f"{scenes} scenes were asked for, and it has {len(script.scenes)}")
+        raise Malformed(f"the script must have {scenes} scenes, and has {len(script.scenes)}")
     return script
 
 
-def sentences(topic: str, scenes: int | None, seconds: float) -> Script:
-    """Make a script of a topic's own sentences, or of the items of a list.
+def split_topic(topic: str, scenes: int | None, seconds: float) -> Script:
+    """Make a script whose scenes are the sentences, or list items, of a topic.
 
     Args:
         topic: not blank.
-        scenes: how many, at most MAX_SCENES. Where the topic has fewer sentences they come again from the first, where
-            it has more they are joined evenly. None is as many as it has, up to MAX_SCENES.
-        seconds: how long each scene lasts.
+        scenes: number of scenes, at most MAX_SCENES. If the topic has fewer sentences they are repeated, if it has more
+            they are grouped evenly. None uses one scene per sentence, up to MAX_SCENES.
+        seconds: duration of each scene.
 
     Raises:
-        ValidationError: the topic is blank, or one of the numbers is not what it may be in a script.
+        ValidationError: the topic is blank, or a number is outside the limits of a script.
     """
-    found = _split(topic) or [topic]
-    count = min(len(found), MAX_SCENES) if scenes is None else scenes
-    title = _first_words(found[0])
-    if 0 < count < len(found):
-        ends = [len(found) * k // count for k in range(count + 1)]
-        found = [_joined(found[first:stop]) for first, stop in pairwise(ends)]
-    told = [found[k % len(found)][:MAX_TEXT] for k in range(count)]
-    filmed = [{"scene_number": k, "description": text, "duration": seconds} for k, text in enumerate(told, 1)]
-    return Script.model_validate({"title": title, "scenes": filmed})
+    sentences = _split_sentences(topic) or [topic]
+    count = min(len(sentences), MAX_SCENES) if scenes is None else scenes
+    title = _shorten_title(sentences[0])
+    if 0 < count < len(sentences):
+        ends = [len(sentences) * k // count for k in range(count + 1)]
+        sentences = [_join_sentences(sentences[first:stop]) for first, stop in pairwise(ends)]
+    descriptions = [sentences[k % len(sentences)][:MAX_TEXT] for k in range(count)]
+    fields = [{"scene_number": k, "description": text, "duration": seconds} for k, text in enumerate(descriptions, 1)]
+    return Script.model_validate({"title": title, "scenes": fields})
 
 
-def picture_question(description: str, style: str | None = None) -> str:
-    """What to ask a language model for the prompt of a scene's picture; of long texts, the beginning."""
+def write_image_question(description: str, style: str | None = None) -> str:
+    """Return the prompt that asks a language model for the image prompt of a scene. Long texts are cut off."""
     in_style = f"\nThe style: {style[: MAX_TEXT // 4]}" if style else ""
     return PICTURE.format(in_style=in_style, description=description[: MAX_TEXT // 2])
 
 
-def picture_prompt(answer: str, description: str) -> tuple[str, bool]:
-    """Return the prompt for a scene's picture, and whether it is the model's.
+def parse_image_prompt(answer: str, description: str) -> tuple[str, bool]:
+    """Return the image prompt of a scene, and whether it is the model's answer.
 
-    An answer is used, without quotes and fences around it, when it is one line of plain text of 1 to MAX_PICTURE_PROMPT
-    characters; else the description is the prompt.
+    The answer, without surrounding quotes and code fence, is used if it is one line of plain text of 1 to
+    MAX_IMAGE_PROMPT characters. Otherwise the description is the prompt.
     """
     text = answer.strip()
     fenced = FENCED.fullmatch(text)
     text = fenced[1].strip() if fenced else text
     if text[:1] + text[-1:] in QUOTES and not {text[0], text[-1]} & {*text[1:-1]}:
         text = text[1:-1].strip()
-    fit = 0 < len(text) <= MAX_PICTURE_PROMPT and any(map(str.isalnum, text)) and "```" not in text
-    if not fit or MARK.search(text) or any(unicodedata.category(character) in UNFIT for character in text):
+    is_usable = 0 < len(text) <= MAX_IMAGE_PROMPT and any(map(str.isalnum, text)) and "```" not in text
+    if (
+        not is_usable
+        or SPECIAL_TOKEN.search(text)
+        or any(unicodedata.category(character) in REJECTED_CATEGORIES for character in text)
+    ):
         return description, False
     return text, True
 
 
-def _object(text: str) -> dict[str, object]:
+def _parse_object(text: str) -> dict[str, object]:
     text = text.strip()
     fenced = FENCED.fullmatch(text)
     text = fenced[1] if fenced else text
     try:
         scan_json(text.encode())
-        found = json.loads(text, object_pairs_hook=_asked_for)
+        found = json.loads(text, object_pairs_hook=_check_names)
     except (LimitExceeded, PayloadTooLarge) as error:
-        raise Malformed(_short(error.message)) from error
+        raise Malformed(_shorten(error.message)) from error
     except UnusableText as error:
-        raise Malformed(_short(str(error))) from error
+        raise Malformed(_shorten(str(error))) from error
     except ValueError as error:
-        raise Malformed(_short(f"it is not one JSON object and nothing else: {error}")) from error
+        raise Malformed(_shorten(f"it is not one JSON object and nothing else: {error}")) from error
     if not isinstance(found, dict):
-        raise Malformed("it is no JSON object")
+        raise Malformed("it is not a JSON object")
     return cast("dict[str, object]", found)
 
 
-def _asked_for(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _check_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is in one object twice")
+        raise ValueError("an object has the same name twice")
     if not found.keys().isdisjoint(("face", "lora", "loras")):
-        raise ValueError("faces and LoRAs are not for you to choose")
+        raise ValueError("faces and LoRAs must not be set")
     return found
 
 
-def _said(error: ValidationError, skip: int = 0) -> str:
-    """The first thing that is wrong, behind the path of its field less the first `skip` names."""
+def _describe_error(error: ValidationError, skip: int = 0) -> str:
+    """Return the first error as `path: message`, without the first `skip` names of the path."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = ".".join(str(name) for name in first["loc"][skip:])
     message = first["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
 
 
-def _short(reason: str) -> str:
-    """One line that can be printed."""
-    line = " ".join(reason.split())[:SHOWN_REASON]
+def _shorten(reason: str) -> str:
+    """Return the reason as one printable line of at most MAX_REASON characters."""
+    line = " ".join(reason.split())[:MAX_REASON]
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
-def _split(text: str) -> list[str]:
-    for end in ENDS:
+def _split_sentences(text: str) -> list[str]:
+    for end in SENTENCE_ENDS:
         text = end.sub(r"\1\n", text)
-    pieces = [ITEM.sub("", line).strip() for line in text.splitlines()]
+    pieces = [LIST_MARKER.sub("", line).strip() for line in text.splitlines()]
     return [piece for piece in pieces if any(map(str.isalpha, piece))]
 
 
-def _joined(pieces: Iterable[str]) -> str:
-    """Latin sentences with a space between them, Chinese and Japanese ones without."""
+def _join_sentences(pieces: Iterable[str]) -> str:
+    """Join sentences, with a space after Latin ones and none after Chinese or Japanese ones."""
     text = ""
     for piece in pieces:
         text += f" {piece}" if text and text[-1].isascii() else piece
     return text
 
 
-def _first_words(text: str) -> str:
-    if len(text) <= TITLE_LENGTH:
+def _shorten_title(text: str) -> str:
+    if len(text) <= SHORT_TITLE:
         return text
-    words = text[:TITLE_LENGTH]
+    words = text[:SHORT_TITLE]
     return f"{words.rpartition(' ')[0] or words}…"

@@ -10,4 +10,5 @@ GRAPH = Graph(
     request=V2VRequest,
     path="composition.graphs.v2v.graph:V2V",
     needs=(Need("describe", DescribeRequest), Need("image-to-video", WanRequest, at="")),
+    stages={"describe": 0.1, "denoise": 0.75, "decode": 0.15},
 )

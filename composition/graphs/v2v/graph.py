@@ -1,4 +1,4 @@
-"""V2V: a video → (its last frame, and sampled frames described by InternVL) → Wan → a video that continues it."""
+"""V2V: describe a video, and generate its continuation from its last frame."""
 
 from collections.abc import AsyncIterator, Mapping
 from fractions import Fraction
@@ -6,8 +6,8 @@ from math import ceil, floor
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.fields import completed, select_fields
+from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
@@ -21,7 +21,7 @@ from services.wan.request import WanRequest
 
 
 class V2V:
-    """The graph: InternVL for the prompt where none is given, then Wan from the last frame."""
+    """The graph. The describing model writes the prompt if the request has none."""
 
     def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
         self._internvl = models["describe"]
@@ -31,36 +31,36 @@ class V2V:
         self._media = Media(settings)
 
     async def run(self, request: V2VRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
-        """Yield the description as it is written and the video as it is made.
+        """Yield the pieces of the description, then the frames of the video.
 
-        Frames are numbered from 0 behind the clip, if `join` puts one there, and those that are known are left out.
+        Frames are numbered from 0; with `join`, frame 0 is the one after the clip. Known frames are not sent.
         """
-        request = completed(request, self._settings.defaults)
-        if known.again:
+        request = complete_request(request, self._settings.defaults)
+        if known.is_retry:
             await stop_everywhere(self._internvl, known.key, self._transport)
             await stop_everywhere(self._wan, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
-        async with self._media.opened(request.input_video) as video:
+        async with self._media.open(request.input_video) as video:
             last = await video.read_last()
-            shots = None if prompt else await video.sample(request.num_segments)
-            facts = video.facts  # only now does it know of damage
+            samples = None if prompt else await video.sample(request.num_segments)
+            facts = video.facts  # complete only after reading: damage is found on the way
         if request.join and facts.rate is None:
-            raise InvalidParameter("join: a picture has no frame rate to join a video at", param="join")
+            raise InvalidParameter("join: a picture has no frame rate; give a video to join to", param="join")
         if facts.damaged:
             yield Fact("degraded", f"input_video: {facts.damaged}")
-        if shots is not None:
-            async for item in self._describe(request, shots, known.key):
+        if samples is not None:
+            async for item in self._describe(request, samples, known.key):
                 if isinstance(item, Fact):
                     prompt = str(item.value)
                 yield item
         async for item in self._continue(request, prompt, last, facts, known):
             yield item
 
-    async def _describe(self, request: V2VRequest, shots: Frames, key: str) -> AsyncIterator[Item]:
-        """Yield the description piece by piece, and at its end whole, as the fact `caption`."""
+    async def _describe(self, request: V2VRequest, samples: Frames, key: str) -> AsyncIterator[Item]:
+        """Yield the description piece by piece, and at the end the whole of it as the fact `caption`."""
         pieces: list[str] = []
-        call = stream(self._internvl, "describe", DescribeRequest(prompt=request.describe_prompt), shots, key)
-        async with opened(call, self._transport) as items:
+        call = stream(self._internvl, "describe", DescribeRequest(prompt=request.describe_prompt), samples, key)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 if isinstance(item, Text):
                     pieces.append(item.piece)
@@ -79,44 +79,44 @@ class V2V:
         call = stream(
             self._wan, "animate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
         )
-        async with opened(call, self._transport) as items:
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 if joint is None or not isinstance(item, Frames):
                     yield item
                     continue
                 if item.first == 0:
                     yield Fact("frames_total", facts.frames + joint.count(request.num_frames, item.rate))
-                for frames in joint.fitted(item):
+                for frames in joint.fit(item):
                     yield frames
 
 
 class Joint:
-    """Fits a continuation to the clip it is joined to: the clip's size, and its rate by repeating or leaving out.
+    """Converts a continuation to the size and frame rate of the clip to which it is joined.
+
+    Frames are repeated or dropped to reach the rate. Frame 0 of the continuation repeats the clip's last frame, so the
+    first frame after the clip shows the continuation at one frame duration after its start.
 
     Args:
-        width, height: of the clip, in pixels.
+        width, height: size of the clip in pixels.
         rate: of the clip, in frames per second.
-
-    The continuation's frame 0 is the clip's last frame once more, so the clip's next frame shows what the continuation
-    shows one frame's time after its beginning.
     """
 
     def __init__(self, width: int, height: int, rate: Fraction) -> None:
         self._width, self._height, self._rate = width, height, rate
 
     def count(self, num_frames: int, rate: Fraction) -> int:
-        """How many frames at the clip's rate show the first `num_frames` of a continuation at `rate`."""
+        """Return how many frames at the clip's rate show the first `num_frames` frames of a continuation at `rate`."""
         return ceil(num_frames / rate * self._rate) - 1
 
-    def fitted(self, frames: Frames) -> list[Frames]:
-        """The runs at the clip's size and rate that show this run, numbered from the first behind the clip."""
-        begin = self.count(frames.first, frames.rate) if frames.first else 0
-        shown = range(begin, self.count(frames.stop, frames.rate))
+    def fit(self, frames: Frames) -> list[Frames]:
+        """Return the frames at the clip's size and rate that show this run; 0 is the first frame after the clip."""
+        start = self.count(frames.first, frames.rate) if frames.first else 0
+        shown = range(start, self.count(frames.stop, frames.rate))
         if not shown:
             return []
         sized = resize_frames(frames, self._width, self._height).pixels
         sources = [floor((j + 1) / self._rate * frames.rate) - frames.first for j in shown]
         return [
-            Frames(np.ascontiguousarray(sized[sources[i : i + MAX_RUN]]), begin + i, self._rate)
+            Frames(np.ascontiguousarray(sized[sources[i : i + MAX_RUN]]), start + i, self._rate)
             for i in range(0, len(sources), MAX_RUN)
         ]

@@ -202,8 +202,8 @@ def test_a_stored_job_finds_what_runs_it(tmp_path: Path) -> None:
     cluster.host_graphs("v2v", "single")
     served = cluster.served
     for stored in (job("v2v"), job("v2v", describe="eyes"), job("wan-5b"), job("wan-i2v", image_to_video="wan-5b")):
-        _, request = served.find_graph(stored)
-        assert request is served.read_snapshot().assign_models(stored.model, {}).request
+        _, graph = served.find_graph(stored)
+        assert graph is served.read_snapshot().assign_models(stored.model, {}).graph
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from composition.graphs.calls import Part, Transport, in_order, opened, stop_everywhere, stream
+from composition.graphs.calls import Part, Transport, call_in_order, open_stream, stop_everywhere, stream
 from services.errors import ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import Fact, Item
 from tests.composition.serving import HostHandle
@@ -41,12 +41,12 @@ class Stream:
 
 async def test_a_stream_is_cancelled_however_it_is_left() -> None:
     whole, broken, left = Stream(3), Stream(1, UndecodableMedia("x")), Stream(9)
-    async with opened(whole, TRANSPORT) as items:
+    async with open_stream(whole, TRANSPORT) as items:
         assert [item async for item in items] == [0, 1, 2]
     with pytest.raises(UndecodableMedia):
-        async with opened(broken, TRANSPORT) as items:
+        async with open_stream(broken, TRANSPORT) as items:
             [item async for item in items]
-    async with opened(left, TRANSPORT) as items:
+    async with open_stream(left, TRANSPORT) as items:
         assert await anext(items) == 0
     assert (whole.cancelled, broken.cancelled, left.cancelled) == (True, True, True)
 
@@ -55,7 +55,7 @@ async def test_a_task_that_is_cancelled_cancels_its_stream() -> None:
     stream, reached = Stream(1), asyncio.Event()
 
     async def follow() -> None:
-        async with opened(stream, TRANSPORT):
+        async with open_stream(stream, TRANSPORT):
             reached.set()
             await asyncio.Event().wait()
 
@@ -72,7 +72,7 @@ async def test_a_task_that_is_cancelled_cancels_its_stream() -> None:
 )
 async def test_the_transports_errors_become_ours(error: Exception, becomes: type[Exception]) -> None:
     with pytest.raises(becomes):
-        async with opened(Stream(0, error), TRANSPORT) as items:
+        async with open_stream(Stream(0, error), TRANSPORT) as items:
             [item async for item in items]
 
 
@@ -91,7 +91,7 @@ async def test_calls_come_back_in_order_and_no_more_than_the_window_run() -> Non
 
         return work
 
-    got = [item async for item in in_order((call(n) for n in range(20)), window=3)]
+    got = [item async for item in call_in_order((call(n) for n in range(20)), window=3)]
     assert got == list(range(20))
     assert most == 3
 
@@ -111,7 +111,7 @@ async def test_what_runs_when_the_order_is_left_is_cancelled() -> None:
 
         return work
 
-    results = in_order((call(n) for n in range(9)), window=3)
+    results = call_in_order((call(n) for n in range(9)), window=3)
     assert await anext(results) == 0
     await asyncio.sleep(0)
     await results.aclose()  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ async def test_a_result_is_given_while_the_next_call_is_still_being_drawn() -> N
         await drawn.wait()
         yield lambda: asyncio.sleep(0, 2)
 
-    async with asyncio.timeout(60), aclosing(in_order(calls(), window=3)) as results:
+    async with asyncio.timeout(60), aclosing(call_in_order(calls(), window=3)) as results:
         assert await anext(results) == 1
         drawn.set()
         assert [result async for result in results] == [2]
@@ -144,7 +144,7 @@ async def test_when_the_order_is_left_nothing_more_is_drawn() -> None:
         finally:
             ended.append("source")
 
-    async with aclosing(in_order(calls(), window=3)) as results:
+    async with aclosing(call_in_order(calls(), window=3)) as results:
         await anext(results)
     assert ended == ["source"]
 
@@ -157,7 +157,7 @@ async def test_an_error_of_the_source_comes_behind_what_was_begun() -> None:
         await asyncio.sleep(0)
         raise ValueError("no more")
 
-    async with aclosing(in_order(calls(), window=3)) as results:
+    async with aclosing(call_in_order(calls(), window=3)) as results:
         assert await anext(results) == 1
         with pytest.raises(ValueError, match="no more"):
             await anext(results)
@@ -187,7 +187,7 @@ async def test_a_part_of_a_host_is_called_as_if_it_stood_alone() -> None:
     twins = {name: Twins(name) for name in ("left", "right")}
     host = HostHandle(twins)
     part = Part(host, "right")
-    async with opened(stream(part, "paint", 1, 2, prefers="a+b", key="job"), TRANSPORT) as items:
+    async with open_stream(stream(part, "paint", 1, 2, prefers="a+b", key="job"), TRANSPORT) as items:
         assert [item async for item in items] == [Fact("right", "(1, 2) {'key': 'job'}")]
     assert host.models["right"].preferred == ["a+b"]
     assert [call.cancelled for call in host.models["right"].calls] == [True]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import Known
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
@@ -68,10 +69,10 @@ async def test_each_stage_can_be_left_out(room: Room, fields: dict[str, Any], mo
     request = room.request(**given)
     items = await room.items(**given)
     assert sorted(set(models_of(items))) == sorted(models)
-    assert request.main == main
-    assert abs(sum(request.shares.values()) - 1) < 1e-9
+    assert request.main_variant == main
+    assert abs(sum(request.stage_shares(GRAPH.stages).values()) - 1) < 1e-9
     told = {item.stage for item in of(Progress, items)}
-    assert told <= set(request.shares)
+    assert told <= set(request.stage_shares(GRAPH.stages))
     if main == "image":
         assert not of(Frames, items)
     if fields.get("animate") is False and "upscale" in fields:
@@ -131,7 +132,7 @@ async def test_a_restyle_goes_on_from_the_painted_picture(room: Room, tmp_path: 
     whole = await room.items(restyle="ink", animate=False, upscale=False)
     _write(str(tmp_path / "painted.png"), named(whole, "painted")[0])
     before = len(room.studio.asked)
-    known = Known("job", True, pictures={"painted": str(tmp_path / "painted.png")})
+    known = Known("job", True, picture_urls={"painted": str(tmp_path / "painted.png")})
     items = await room.items(known, restyle="ink", animate=False, upscale=False)
     assert [model for model, _ in room.studio.asked[before:]] == ["hunyuan-dit"]
     assert np.array_equal(named(items, "image")[0].pixels, named(whole, "image")[0].pixels)
@@ -199,9 +200,12 @@ def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
 
 
 def test_seconds_become_frames_at_the_rate_that_is_told() -> None:
-    assert FullPipelineRequest.lasting(2.0, {}, 16)["animate"] == {"num_frames": 12}
-    assert FullPipelineRequest.lasting(2.0, {"animate": {"fps": 10}}, 16)["animate"] == {"num_frames": 20, "fps": 10}
-    assert FullPipelineRequest.lasting(2.0, {"animate": False}, 16) == {"animate": False}
+    assert FullPipelineRequest.set_duration(2.0, {}, 16)["animate"] == {"num_frames": 12}
+    assert FullPipelineRequest.set_duration(2.0, {"animate": {"fps": 10}}, 16)["animate"] == {
+        "num_frames": 20,
+        "fps": 10,
+    }
+    assert FullPipelineRequest.set_duration(2.0, {"animate": False}, 16) == {"animate": False}
 
 
 def _write(path: str, frame: Frames) -> None:

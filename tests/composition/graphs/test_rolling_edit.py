@@ -191,7 +191,7 @@ async def test_it_goes_on_behind_any_frame_as_if_nothing_had_been(tmp_path: Path
     whole, rest = Room(tmp_path), Room(tmp_path)
     expected = await whole.items(debug=True)
     last = of(Frames, expected)[safe - 1]
-    known = Known("job", again=True, frames=safe, kept=[rest.picture(last.pixels[0], "last.png")])
+    known = Known("job", is_retry=True, frames=safe, frame_urls=[rest.picture(last.pixels[0], "last.png")])
     items = await rest.items(known, debug=True)
     assert rest.service.stopped == ["job"]
     assert rest.seeds == whole.seeds[safe - 1 :]

@@ -85,7 +85,7 @@ async def test_an_error_at_a_frame_ends_the_stream_behind_the_one_before(
         (
             {"edge_start": EDGES},
             "edge_start",
-            "edge_start: must be less than the 5 edges that there are, got 5",
+            "edge_start: must be less than the number of edges (5), got 5",
         ),
         (
             {"max_frames": EDGES + 2},

@@ -10,20 +10,20 @@ from pydantic import ValidationError
 
 from composition.graphs.storyboard.script import (
     EXAMPLE,
-    MAX_PICTURE_PROMPT,
+    MAX_IMAGE_PROMPT,
+    MAX_REASON,
     MAX_SCENE_S,
     MAX_SCENES,
     MAX_TOPIC,
-    SHOWN_REASON,
     Malformed,
     Scene,
     Script,
-    picture_prompt,
-    picture_question,
-    question,
-    repair,
-    sentences,
-    written,
+    parse_image_prompt,
+    parse_script,
+    split_topic,
+    write_image_question,
+    write_question,
+    write_repair,
 )
 from composition.http.validation import parsed
 from services.errors import InvalidParameter
@@ -53,12 +53,12 @@ def test_scenes_are_sorted_by_their_numbers() -> None:
 @pytest.mark.parametrize("numbers", [(2,), (1, 1), (1, 3), (1, 2, 2), (2, 3)])
 def test_a_number_that_is_missing_or_twice_is_refused(numbers: tuple[int, ...]) -> None:
     message = refusal(scenes=[scene(number) for number in numbers])
-    assert f"must be 1 to {len(numbers)}, each once, not {list(numbers)}" in message
+    assert f"must be each of 1 to {len(numbers)} once, not {list(numbers)}" in message
 
 
 @pytest.mark.parametrize("count", [0, MAX_SCENES + 1, 10_000])
 def test_scenes_are_counted_before_they_are_looked_at(count: int) -> None:
-    assert f"must be 1 to 100 scenes, not {count}" in refusal(scenes=["no scene"] * count)
+    assert f"must have 1 to 100 scenes, not {count}" in refusal(scenes=["no scene"] * count)
 
 
 def test_as_many_scenes_as_there_may_be_are_taken() -> None:
@@ -194,7 +194,7 @@ ANSWER = json.dumps({"title": "猫", "scenes": [scene(2, style="oil"), scene()]}
     "around", ["{}", " \n{}\n", "```\n{}\n```", "```json\n{}\n```", "```JSON\r\n{}```\n", "```{}```"]
 )
 def test_an_answer_may_stand_in_a_fence(around: str) -> None:
-    made = written(around.format(ANSWER), 2)
+    made = parse_script(around.format(ANSWER), 2)
     assert made == script(scene(), scene(2, style="oil"), title="猫")
 
 
@@ -209,21 +209,21 @@ def test_an_answer_may_stand_in_a_fence(around: str) -> None:
         (f"```json\n{ANSWER}\n```\n```json\n{ANSWER}\n```", "nothing else"),
         (f"```json\n{ANSWER}", "nothing else"),
         (f"```json\n{ANSWER}\n```\nDone.", "nothing else"),
-        (f"[{ANSWER}]", "no JSON object"),
-        (json.dumps(ANSWER), "no JSON object"),
+        (f"[{ANSWER}]", "not a JSON object"),
+        (json.dumps(ANSWER), "not a JSON object"),
         (ANSWER[:-3], "nothing else"),
         ("[" * 100_000, "nested deeper"),
         ('{"a":' * 100_000, "nested deeper"),
         ("1" * 5000, "nothing else"),
         ('{"title": "a", "title": "b", "scenes": []}', "twice"),
         ("{}", "scenes: Field required"),
-        ('{"scenes": []}', "scenes: must be 1 to 100 scenes, not 0"),
-        (json.dumps({"scenes": [scene(3)]}), "scene_number must be 1 to 1"),
+        ('{"scenes": []}', "scenes: must have 1 to 100 scenes, not 0"),
+        (json.dumps({"scenes": [scene(3)]}), "scene_number must be each of 1 to 1 once"),
         (json.dumps({"scenes": [scene(duration=1e9)]}), "scenes.0.duration: Input should be less than or equal to 60"),
         (json.dumps({"scenes": [scene(duration=float("nan"))]}), "finite"),
-        (json.dumps({"scenes": [scene(face="file-1")]}), "not for you to choose"),
-        (json.dumps({"scenes": [scene(lora="oil")]}), "not for you to choose"),
-        (json.dumps({"scenes": [scene(loras=["oil", "oil"])]}), "not for you to choose"),
+        (json.dumps({"scenes": [scene(face="file-1")]}), "must not be set"),
+        (json.dumps({"scenes": [scene(lora="oil")]}), "must not be set"),
+        (json.dumps({"scenes": [scene(loras=["oil", "oil"])]}), "must not be set"),
         (
             json.dumps({"scenes": [scene(description="\ud800")]}),
             "scenes.0.description: must not hold half of a surrogate",
@@ -235,18 +235,18 @@ def test_an_answer_may_stand_in_a_fence(around: str) -> None:
 )
 def test_any_other_answer_is_malformed_and_says_why(answer: str, words: str) -> None:
     with pytest.raises(Malformed) as caught:
-        written(answer)
+        parse_script(answer)
     reason = caught.value.reason
     assert words in reason
     assert reason.isprintable()
-    assert 0 < len(reason) <= SHOWN_REASON
+    assert 0 < len(reason) <= MAX_REASON
     reason.encode()
 
 
 @pytest.mark.parametrize("asked", [1, 3])
 def test_an_answer_has_as_many_scenes_as_were_asked_for(asked: int) -> None:
-    with pytest.raises(Malformed, match=f"{asked} scenes were asked for, and it has 2"):
-        written(ANSWER, asked)
+    with pytest.raises(Malformed, match=f"the script must have {asked} scenes, and has 2"):
+        parse_script(ANSWER, asked)
 
 
 values = st.recursive(
@@ -275,7 +275,7 @@ odd_scenes = st.fixed_dictionaries(
 )
 def test_whatever_is_answered_is_a_script_or_malformed(answer: str) -> None:
     try:
-        made = written(answer)
+        made = parse_script(answer)
     except Malformed as error:
         assert error.reason  # noqa: PT017 - both outcomes are right
     else:
@@ -283,35 +283,39 @@ def test_whatever_is_answered_is_a_script_or_malformed(answer: str) -> None:
 
 
 def test_the_question_shows_an_answer_that_would_be_taken() -> None:
-    assert len(written(EXAMPLE, 2).scenes) == 2
-    asked = question("eine Katze {topic}", 2)
+    assert len(parse_script(EXAMPLE, 2).scenes) == 2
+    asked = write_question("eine Katze {topic}", 2)
     assert EXAMPLE in asked
     assert "exactly 2 scenes" in asked
     assert asked.endswith("eine Katze {topic}")
-    assert "exactly 1 scene," in question("a", 1)
-    assert str(MAX_SCENES) in question("a")
+    assert "exactly 1 scene," in write_question("a", 1)
+    assert str(MAX_SCENES) in write_question("a")
 
 
 @given(st.text(max_size=MAX_TOPIC), st.none() | st.integers(1, MAX_SCENES), st.text(), st.text())
 def test_no_question_is_longer_than_a_prompt_may_be(topic: str, count: int | None, answer: str, reason: str) -> None:
     long, topic = answer * 200, (topic * 200)[:MAX_TOPIC]
-    for prompt in (question(topic, count), repair(topic, count, long, reason * 50), picture_question(long + "x", long)):
+    for prompt in (
+        write_question(topic, count),
+        write_repair(topic, count, long, reason * 50),
+        write_image_question(long + "x", long),
+    ):
         DescribeRequest(prompt=prompt)
 
 
 def test_what_is_asked_again_has_the_answer_and_the_reason() -> None:
-    asked = repair("a {cat}", 3, '{"broken": {answer}', "it is\nbroken {reason}")
-    assert asked.startswith(question("a {cat}", 3))
+    asked = write_repair("a {cat}", 3, '{"broken": {answer}', "it is\nbroken {reason}")
+    assert asked.startswith(write_question("a {cat}", 3))
     assert '{"broken": {answer}' in asked
     assert "it is broken {reason}" in asked
-    full = repair("x" * MAX_TOPIC, None, "y" * 50_000, "z" * 1000)
+    full = write_repair("x" * MAX_TOPIC, None, "y" * 50_000, "z" * 1000)
     assert len(full) == MAX_TEXT
     assert full.count("y") > 2000
 
 
 def test_a_topic_that_is_too_long_for_a_question_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 4000 characters, got 4001"):
-        question("x" * (MAX_TOPIC + 1))
+        write_question("x" * (MAX_TOPIC + 1))
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,7 @@ def test_a_topic_that_is_too_long_for_a_question_is_refused() -> None:
     ],
 )
 def test_a_topics_sentences_are_its_scenes(topic: str, found: list[str]) -> None:
-    made = sentences(topic, None, 2.5)
+    made = split_topic(topic, None, 2.5)
     assert [one.description for one in made.scenes] == found
     assert made.title == found[0] or found == ["2001"]
     assert {one.duration for one in made.scenes} == {2.5}
@@ -339,27 +343,30 @@ def test_a_topics_sentences_are_its_scenes(topic: str, found: list[str]) -> None
 
 def test_sentences_come_again_or_are_joined_to_be_as_many_as_asked() -> None:
     topic = "A. B. C. D. 猫。狗。E."
-    assert [one.description for one in sentences("A. B.", 5, 1).scenes] == ["A.", "B.", "A.", "B.", "A."]
-    assert [one.description for one in sentences(topic, 3, 1).scenes] == ["A. B.", "C. D.", "猫。狗。E."]
-    assert sentences(topic, 1, 1).title == "A."
-    assert sentences("x" * (MAX_TEXT + 1), 1, 1).scenes[0].description == "x" * MAX_TEXT
-    many = sentences("A cat. " * 250, None, 1)
+    assert [one.description for one in split_topic("A. B.", 5, 1).scenes] == ["A.", "B.", "A.", "B.", "A."]
+    assert [one.description for one in split_topic(topic, 3, 1).scenes] == ["A. B.", "C. D.", "猫。狗。E."]
+    assert split_topic(topic, 1, 1).title == "A."
+    assert split_topic("x" * (MAX_TEXT + 1), 1, 1).scenes[0].description == "x" * MAX_TEXT
+    many = split_topic("A cat. " * 250, None, 1)
     assert len(many.scenes) == MAX_SCENES
     assert " ".join(one.description for one in many.scenes) == ("A cat. " * 250).strip()
 
 
 def test_a_title_is_the_first_words() -> None:
     assert (
-        sentences("one two three " * 20, 1, 1).title == "one two three one two three one two three one two three one…"
+        split_topic("one two three " * 20, 1, 1).title == "one two three one two three one two three one two three one…"
     )
-    assert sentences("猫" * 100, 1, 1).title == "猫" * 60 + "…"
+    assert split_topic("猫" * 100, 1, 1).title == "猫" * 60 + "…"
 
 
 @given(texts, st.none() | st.integers(1, MAX_SCENES))
 def test_every_topic_makes_a_script(topic: str, count: int | None) -> None:
-    made = sentences(topic, count, 4)
+    made = split_topic(topic, count, 4)
     assert count in (None, len(made.scenes))
-    assert written(made.model_dump_json(exclude={"scenes": {"__all__": {"face", "loras"}}}, exclude_none=True)) == made
+    assert (
+        parse_script(made.model_dump_json(exclude={"scenes": {"__all__": {"face", "loras"}}}, exclude_none=True))
+        == made
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,7 +374,7 @@ def test_every_topic_makes_a_script(topic: str, count: int | None) -> None:
 )
 def test_no_script_is_made_of_nothing(topic: str, scenes: int, seconds: float) -> None:
     with pytest.raises(ValidationError):
-        sentences(topic, scenes, seconds)
+        split_topic(topic, scenes, seconds)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +389,14 @@ def test_no_script_is_made_of_nothing(topic: str, scenes: int, seconds: float) -
         ('```text\n"A cat"\n```', "A cat"),
         ('"A cat" and "a dog"', '"A cat" and "a dog"'),
         ("'Tis the cat's'", "'Tis the cat's'"),
-        ("x" * MAX_PICTURE_PROMPT, "x" * MAX_PICTURE_PROMPT),
+        ("x" * MAX_IMAGE_PROMPT, "x" * MAX_IMAGE_PROMPT),
     ],
 )
 def test_a_plain_answer_is_the_pictures_prompt(answer: str, prompt: str) -> None:
-    assert picture_prompt(answer, "described") == (prompt, True)
+    assert parse_image_prompt(answer, "described") == (prompt, True)
 
 
-UNFIT = ("x" * (MAX_PICTURE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a ``` b", "<|a cat|>")
+UNFIT = ("x" * (MAX_IMAGE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a ``` b", "<|a cat|>")
 
 
 @pytest.mark.parametrize(
@@ -409,10 +416,10 @@ UNFIT = ("x" * (MAX_PICTURE_PROMPT + 1), "```\nA cat\n```\nDone", "``````", "a `
     ],
 )
 def test_any_other_answer_leaves_the_description(answer: str) -> None:
-    assert picture_prompt(answer, "described\nin two lines") == ("described\nin two lines", False)
+    assert parse_image_prompt(answer, "described\nin two lines") == ("described\nin two lines", False)
 
 
 def test_a_picture_is_asked_for_in_its_style() -> None:
-    assert "The style: oil {x}\n" in picture_question("a {cat}", "oil {x}")
-    assert picture_question("a {cat}").endswith("Description: a {cat}")
-    assert "style" not in picture_question("a cat")
+    assert "The style: oil {x}\n" in write_image_question("a {cat}", "oil {x}")
+    assert write_image_question("a {cat}").endswith("Description: a {cat}")
+    assert "style" not in write_image_question("a cat")

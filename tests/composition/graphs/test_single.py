@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from composition.graphs.single import SINGLES
 from composition.graphs.single.request import SingleRequest
-from composition.jobs.attempt import Run
+from composition.jobs.attempt import Attempt
 from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
@@ -57,9 +57,9 @@ def test_what_a_job_takes_and_makes(
 ) -> None:
     graph = SINGLES[kind]
     asked = request_of(kind, prompt=None if kind == "svd" else "a fox", **dict.fromkeys(media, "pending"))
-    assert (graph.request.MEDIA, graph.request.REFERENCE, asked.main) == (media, reference, main)
-    assert graph.request.makes(asked.model_dump()) == makes
-    assert sum(graph.request.STAGES.values()) == pytest.approx(1)
+    assert (graph.request.MEDIA, graph.request.REFERENCE, asked.main_variant) == (media, reference, main)
+    assert graph.request.list_videos(asked.model_dump(), graph.outputs) == makes
+    assert sum(graph.stages.values()) == pytest.approx(1)
     (need,) = graph.needs
     assert (need.at, KINDS[kind].find_offer(need.role, need.request) is not None) == ("", True)
 
@@ -114,28 +114,29 @@ def test_requests_are_found_again_in_another_process(tmp_path: Path) -> None:
 def test_seconds_are_read_as_frames(
     kind: str, seconds: float, fields: dict[str, Any], rate: float, frames: int
 ) -> None:
-    assert SINGLES[kind].request.lasting(seconds, fields, rate) == {**fields, "num_frames": frames}
+    assert SINGLES[kind].request.set_duration(seconds, fields, rate) == {**fields, "num_frames": frames}
 
 
 @pytest.mark.parametrize("kind", ["flux", "hunyuan-dit", "qwen-edit", "realesrgan"])
 def test_what_has_no_length_has_no_seconds(kind: str) -> None:
-    assert SINGLES[kind].request.lasting(2, {"prompt": "x"}, 16) == {"prompt": "x", "seconds": 2}
+    assert SINGLES[kind].request.set_duration(2, {"prompt": "x"}, 16) == {"prompt": "x", "seconds": 2}
 
 
 def test_a_job_makes_one_picture() -> None:
     assert request_of("flux", prompt="a fox").n == 1
     with pytest.raises(InvalidParameter) as caught:
         request_of("flux", prompt="a fox", n=2)
-    assert (caught.value.param, caught.value.message) == ("n", "n: a job makes one picture, got 2")
+    assert (caught.value.param, caught.value.message) == ("n", "n: must be 1 for a job, got 2")
 
 
 @pytest.mark.parametrize("fields", [{}, {"input_video": "a", "image": "b"}])
 def test_one_thing_is_enlarged(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter, match="input_video: give either this or image"):
         request_of("realesrgan", **fields)
-    assert request_of("realesrgan", image="a").main == "image"
-    assert SINGLES["realesrgan"].request.makes({"image": "a"}) == set()
-    assert SINGLES["realesrgan"].request.makes({"image": None}) == {"video"}
+    assert request_of("realesrgan", image="a").main_variant == "image"
+    graph = SINGLES["realesrgan"]
+    assert graph.request.list_videos({"image": "a"}, graph.outputs) == set()
+    assert graph.request.list_videos({"image": None}, graph.outputs) == {"video"}
 
 
 # Edits.
@@ -147,7 +148,7 @@ def test_without_edges_an_edit_needs_a_prompt_and_follows_none() -> None:
             request_of("qwen-edit", image="a", **fields)
         assert (caught.value.param, caught.value.message) == (
             "prompt",
-            "prompt: field required where no edges are given",
+            "prompt: field required if no edges are given",
         )
     asked = request_of("qwen-edit", image="a", prompt="at night")
     assert (asked.prompt, asked.ttlg.edge_scale, asked.ttlg.on) == ("at night", 0.0, False)
@@ -186,7 +187,7 @@ async def test_an_edit_is_ordered_like_any_other_job(counter: Counter) -> None:
     assert job.media == {"image": counter.first.key}
     both = await counter.ordered("qwen", input_reference=counter.first.id, edges=counter.first.id)
     assert (both.media.keys(), both.params["ttlg"]["edge_scale"]) == ({"image", "edges"}, 1.0)
-    with pytest.raises(InvalidParameter, match="prompt: field required where no edges are given"):
+    with pytest.raises(InvalidParameter, match="prompt: field required if no edges are given"):
         await counter.ordered("qwen", image=counter.first.id)
     with pytest.raises(InvalidParameter, match="image: field required"):
         await counter.ordered("qwen", prompt="x")
@@ -223,7 +224,7 @@ class Desk:
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         media = {name: f"files/{name}" for name in fields.keys() & SINGLES[self.kind].request.MEDIA.keys()}
         asked: SingleRequest = request_of(self.kind, seed=7, **fields)
-        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main}
+        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main_variant}
         self.store.create_job(Job(id=make_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
         claimed = self.store.claim_job(60)
         assert claimed
@@ -231,9 +232,9 @@ class Desk:
 
     async def work(self, job: Job, lease: Lease, *, again: bool = False) -> Job:
         stored = self.store.get_job(job.id)
-        graph, request_type = self.cluster.served.find_graph(stored)
-        run = Run(self.store, self.artifacts, MediaLimits(), stored, lease)
-        await run.go(graph, request_type, TRANSPORT, again=again)
+        handle, graph = self.cluster.served.find_graph(stored)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), stored, lease)
+        await attempt.run(handle, graph, TRANSPORT, is_retry=again)
         return self.store.get_job(job.id)
 
     def picture(self, job: Job) -> bytes:
@@ -309,7 +310,7 @@ async def test_an_edit_reaches_its_model_with_its_pictures(tmp_path: Path, edges
 async def test_a_model_that_makes_nothing_has_failed(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "qwen-edit", MuteService())
     job, lease = desk.job(image="file_1", prompt="x")
-    with pytest.raises(ModelFailed, match="the model made no image"):
+    with pytest.raises(ModelFailed, match="the graph produced no image"):
         await desk.work(job, lease)
 
 
@@ -330,4 +331,4 @@ async def test_a_picture_is_enlarged_once(tmp_path: Path) -> None:
 
 
 def test_the_models_own_method_counts_wan_s_frames() -> None:
-    assert SINGLES["wan"].request.lasting(1.2, {}, 16)["num_frames"] == WanRequest.count_frames(1.2, 16) == 21
+    assert SINGLES["wan"].request.set_duration(1.2, {}, 16)["num_frames"] == WanRequest.count_frames(1.2, 16) == 21

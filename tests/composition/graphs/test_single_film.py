@@ -65,7 +65,7 @@ async def test_it_is_the_service_s_video_with_its_length_told_first(room: Room, 
     items = await room.items()
     assert isinstance(items[0], Fact)
     assert facts(items) == {"frames_total": 10, "seed": 3, "size": "32x16"}
-    assert {item.stage for item in of(Progress, items)} == set(FILM.request.STAGES)
+    assert {item.stage for item in of(Progress, items)} == set(FILM.stages)
     assert [(run.first, run.count, run.rate) for run in of(Frames, items)] == [(0, 4, 12), (4, 4, 12), (8, 2, 12)]
     asked = [item async for item in service.generate_video(TextToVideoRequest.model_validate(FIELDS))]
     assert np.array_equal(pixels_of(items), pixels_of(asked))
@@ -126,7 +126,7 @@ async def test_every_replica_is_told_to_stop_before_a_second_run(tmp_path: Path,
             yield Fact("seed", 3)
 
     service = Watched()
-    await Room(tmp_path, service).items(Known("job", again=again))
+    await Room(tmp_path, service).items(Known("job", is_retry=again))
     assert service.log == log
 
 
@@ -135,7 +135,7 @@ async def test_what_a_dead_caller_left_running_does_not_go_on(room: Room) -> Non
         async for item in left:
             if isinstance(item, Progress):
                 break
-        after = asyncio.create_task(room.items(Known("job", again=True)))
+        after = asyncio.create_task(room.items(Known("job", is_retry=True)))
         with pytest.raises(Cancelled):
             async for _ in left:
                 pass
@@ -199,9 +199,9 @@ def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     ],
 )
 def test_a_length_in_seconds_is_one_in_frames(seconds: float, fields: dict[str, Any], frames: int) -> None:
-    assert FILM.request.lasting(seconds, fields, 16) == {**fields, "num_frames": frames}
+    assert FILM.request.set_duration(seconds, fields, 16) == {**fields, "num_frames": frames}
 
 
 def test_it_takes_no_media() -> None:
     assert (FILM.request.MEDIA, FILM.request.REFERENCE) == ({}, "")
-    assert sum(FILM.request.STAGES.values()) == pytest.approx(1)
+    assert sum(FILM.stages.values()) == pytest.approx(1)

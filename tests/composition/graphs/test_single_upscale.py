@@ -113,7 +113,7 @@ async def test_each_replica_is_named_once_with_all_its_time(room: Room) -> None:
 
 @pytest.mark.parametrize("safe", [16, 20, 69, FRAMES])
 async def test_it_goes_on_behind_what_is_safe(room: Room, safe: int) -> None:
-    runs = of(Frames, await room.items(Known("job", again=True, frames=safe)))
+    runs = of(Frames, await room.items(Known("job", is_retry=True, frames=safe)))
     numbers = [number for run in runs for number in range(run.first, run.stop)]
     assert numbers == list(range(safe, FRAMES))
 

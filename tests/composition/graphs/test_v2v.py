@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.fields import completed
+from composition.graphs.fields import complete_request
 from composition.graphs.v2v.graph import Joint
 from composition.graphs.v2v.request import V2VRequest
 from services.frames import Frames
@@ -19,7 +19,7 @@ def shown(rate: Fraction, clip_rate: Fraction, count: int, length: int) -> list[
     for first in range(0, count, length):
         grey = np.arange(first, min(first + length, count), dtype=np.uint8)
         pixels = np.ascontiguousarray(np.broadcast_to(grey[:, None, None, None], (len(grey), 16, 16, 3)))
-        for run in joint.fitted(Frames(pixels, first, rate)):
+        for run in joint.fit(Frames(pixels, first, rate)):
             assert run.first == len(out)
             assert run.rate == clip_rate
             out += [int(frame[0, 0, 0]) for frame in run.pixels]
@@ -42,10 +42,10 @@ def test_at_another_rate_each_moment_shows_the_frame_of_that_moment(clip_rate: F
 
 def test_defaults_fill_only_what_was_left_out() -> None:
     request = V2VRequest(input_video="x", steps=3)
-    filled = completed(request, {"steps": 8, "num_frames": 9})
+    filled = complete_request(request, {"steps": 8, "num_frames": 9})
     assert (filled.steps, filled.num_frames, filled.solver) == (3, 9, "unipc")
     with pytest.raises(ValidationError):
-        completed(request, {"num_frames": 10})
+        complete_request(request, {"num_frames": 10})
 
 
 def test_the_defaults_are_wans_own() -> None:

@@ -79,10 +79,10 @@ def embedding(**changes: object) -> list[object]:
 @pytest.mark.parametrize(
     ("given", "place", "told"),
     [
-        ({"embedding": [0.0] * 512}, ("embedding",), "of length 1 ± 0.01, and is of length 0"),
-        ({"embedding": [2 * x for x in said()["embedding"]]}, ("embedding",), "is of length 2"),
-        ({"embedding": [1e300] * 512}, ("embedding",), "is of length 2.263e+301"),
-        ({"embedding": [1e308] * 512}, ("embedding",), "is of length inf"),
+        ({"embedding": [0.0] * 512}, ("embedding",), "must have length 1 ± 0.01, not 0"),
+        ({"embedding": [2 * x for x in said()["embedding"]]}, ("embedding",), "not 2"),
+        ({"embedding": [1e300] * 512}, ("embedding",), "not 2.263e+301"),
+        ({"embedding": [1e308] * 512}, ("embedding",), "not inf"),
         ({"embedding": said()["embedding"][:511]}, ("embedding",), "at least 512 items"),
         ({"embedding": [0.0] * 513}, ("embedding",), "at most 512 items"),
         ({"embedding": ["x"] * 100_000}, ("embedding", 0), "valid number"),

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.full_pipeline import GRAPH as FULL_PIPELINE
 from composition.graphs.single import SINGLES
-from composition.http.listing import find_request, list_models
+from composition.http.listing import find_graph, list_models
 from composition.http.schemas import ModelObject
 from tests.composition.deployed import Cluster, Hosted
 from tests.composition.painting import open_door
@@ -127,13 +127,13 @@ def test_a_graph_that_cannot_be_served_is_not_listed(cluster: Cluster) -> None:
     assert list(listed(cluster)) == ["full-pipeline", "flux"]
 
 
-def test_which_request_a_stored_job_has(cluster: Cluster) -> None:
+def test_which_graph_a_stored_job_has(cluster: Cluster) -> None:
     snapshot = cluster.served.read_snapshot()
-    assert find_request("full-pipeline", snapshot) is FullPipelineRequest
+    assert find_graph("full-pipeline", snapshot) is FULL_PIPELINE
     for name, kind in (("svd", "svd"), ("wan", "wan"), ("wan-i2v", "wan")):
-        assert find_request(name, snapshot) is SINGLES[kind].request
+        assert find_graph(name, snapshot) is SINGLES[kind]
     for name in ("internvl", "single", "storyboard", "text-to-video"):
-        assert find_request(name, snapshot) is None
+        assert find_graph(name, snapshot) is None
 
 
 async def test_the_list_over_http(cluster: Cluster) -> None:

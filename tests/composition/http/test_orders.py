@@ -110,7 +110,7 @@ async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None
         ({"edge_video": "file_x"}, InvalidParameter, "edge_video", "give either this or edge_frames"),
         ({"input_reference": "file_x"}, InvalidParameter, "init_frame", "give either this or input_reference"),
         ({"max_frames": EDGES + 2}, InvalidParameter, "max_frames", "6 frames need 5 edges, and there are 4"),
-        ({"edge_start": EDGES}, InvalidParameter, "edge_start", "must be less than the 4 edges that there are, got 4"),
+        ({"edge_start": EDGES}, InvalidParameter, "edge_start", "must be less than the number of edges (4), got 4"),
         ({"init_frame": "file_none"}, NotFound, "init_frame", "there is no file 'file_none'"),
         ({"init_frame": "http://x"}, InvalidParameter, "init_frame", "must be a file id"),
         ({"edge_frames": "data:text/plain;base64,dGV4dA=="}, UndecodableMedia, "edge_frames", "the file is text"),

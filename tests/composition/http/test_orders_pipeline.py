@@ -43,7 +43,7 @@ async def test_defaults_stand_behind_objects_too(counter: Counter, animate: Any,
     [({"num_frames": 4}, 12), ({"fps": 10}, 20), ({"fps": "nan"}, 12), ({"fps": 10**400}, 12), ({}, 12)],
 )
 def test_seconds_count_at_the_model_s_own_rate(fields: dict[str, Any], frames: int) -> None:
-    assert FullPipelineRequest.lasting(2, {"animate": fields}, 16)["animate"]["num_frames"] == frames
+    assert FullPipelineRequest.set_duration(2, {"animate": fields}, 16)["animate"]["num_frames"] == frames
 
 
 async def test_seconds_stand_before_the_operator_s_number_and_behind_the_user_s(counter: Counter) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from composition.jobs.attempt import Report
+from composition.jobs.attempt import ProgressReport
 from composition.records.store import EventDraft, Lease, Store, make_id
 from composition.records.tables import Job, Table
 from services.errors import LeaseLost
@@ -44,15 +44,15 @@ def lease(store: Moody) -> Lease:
     return Lease(job.id, job.fence)
 
 
-def tell(report: Report, step: int) -> None:
-    report.item(Text("describe", f"word {step} "))
-    report.item(Fact(f"fact{step}", step))
-    report.item(Progress("denoise", step, 4))
-    report.item(StageDone("denoise", "wan", "nowhere", "", f"wan#{step}", 1.0))
+def tell(report: ProgressReport, step: int) -> None:
+    report.add(Text("describe", f"word {step} "))
+    report.add(Fact(f"fact{step}", step))
+    report.add(Progress("denoise", step, 4))
+    report.add(StageDone("denoise", "wan", "nowhere", "", f"wan#{step}", 1.0))
 
 
 async def test_what_was_refused_is_written_the_next_time_and_once(store: Moody, lease: Lease) -> None:
-    report = Report(store, lease, {"denoise": 1.0})
+    report = ProgressReport(store, lease, {"denoise": 1.0})
     tell(report, 1)
     store.refusing = 1
     with pytest.raises(OperationalError):
@@ -72,10 +72,10 @@ async def test_what_was_refused_is_written_the_next_time_and_once(store: Moody, 
 
 
 async def test_the_writing_goes_on_after_a_refusal_and_ends_without_the_lease(store: Moody, lease: Lease) -> None:
-    report = Report(store, lease, {"denoise": 1.0})
+    report = ProgressReport(store, lease, {"denoise": 1.0})
     tell(report, 1)
     store.refusing = 2
-    writing = asyncio.create_task(report.write_always())
+    writing = asyncio.create_task(report.write_periodically())
     async with asyncio.timeout(60):
         while not (await asyncio.to_thread(store.get_job, lease.job_id)).facts:
             pass
@@ -87,10 +87,10 @@ async def test_the_writing_goes_on_after_a_refusal_and_ends_without_the_lease(st
 
 
 async def test_progress_never_goes_back(store: Moody, lease: Lease) -> None:
-    report = Report(store, lease, {"describe": 0.5, "denoise": 0.5})
+    report = ProgressReport(store, lease, {"describe": 0.5, "denoise": 0.5})
     reached: list[float] = []
     for stage, done in (("describe", 4), ("denoise", 2), ("describe", 1), ("denoise", 1), ("denoise", 4)):
-        report.item(Progress(stage, done, 4))
+        report.add(Progress(stage, done, 4))
         await report.write()
         reached.append(store.get_job(lease.job_id).progress)
     assert reached == [0.5, 0.75, 0.75, 0.75, 1.0]

@@ -11,9 +11,10 @@ import av
 import pytest
 
 from composition.graphs.calls import Transport
+from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.http.content import live
-from composition.jobs.attempt import Run
+from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, make_id
@@ -40,7 +41,7 @@ class Desk:
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         given = {"animate": {"num_frames": FRAMES}, "upscale": {"scale": 2}, "restyle": "ink", **fields}
         asked = FullPipelineRequest.model_validate({"prompt": "a red fox", "seed": 7, **given})
-        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "main": asked.main}
+        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "main": asked.main_variant}
         job = Job(id=make_id("video"), owner="", model="full-pipeline", created_at=time.time(), **said)
         self.store.create_job(job, 99)
         claimed = self.store.claim_job(60.0)
@@ -50,9 +51,9 @@ class Desk:
     async def work(self, studio: Studio, job: Job, lease: Lease, *, again: bool = False) -> None:
         room = Room(self.folder, studio)
         graph = Handle(room.graph)
-        run = Run(self.store, self.artifacts, MediaLimits(), self.store.get_job(job.id), lease)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), self.store.get_job(job.id), lease)
         try:
-            await run.go(graph, FullPipelineRequest, Transport(lost=(Gone,)), again=again)
+            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), is_retry=again)
         finally:
             await graph.rested()
             await room.rested()

@@ -144,7 +144,7 @@ async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
     lease = keeping.held()
     recorder = keeping.recorder(lease)
     await recorder.take(*drawing(0))
-    with pytest.raises(ModelFailed, match="frame 1 is missing; the next one to come was 4"):
+    with pytest.raises(ModelFailed, match="frame 1 is missing: the graph sent frame 4 instead"):
         await recorder.take(*drawing(4))
     assert [still.index for still in keeping.store.list_stills(lease.job_id, frames=True)] == [0]
     assert keeping.store.get_job(lease.job_id).frames_done == 1

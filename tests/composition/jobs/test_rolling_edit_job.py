@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from composition.graphs.calls import Transport
+from composition.graphs.rolling_edit import GRAPH
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import Known
 from composition.http.content import table, zipped
-from composition.jobs.attempt import Run
+from composition.jobs.attempt import Attempt
 from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -53,9 +54,9 @@ class Desk:
     async def work(self, service: EditService, job: Job, lease: Lease, *, again: bool = False) -> None:
         room = Room(self.folder, service)
         graph = Handle(room.graph)
-        run = Run(self.store, self.artifacts, MediaLimits(), job, lease)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), job, lease)
         try:
-            await run.go(graph, RollingEditRequest, Transport(lost=(Gone,)), again=again)
+            await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), is_retry=again)
         finally:
             calls = [*await graph.rested(), *await room.handle.rested()]
             assert all(call.cancelled for call in calls)
@@ -159,8 +160,8 @@ class Sparing:
 async def test_scores_and_sketches_belong_to_the_frame_behind_them_alone(desk: Desk) -> None:
     desk.job()
     job, lease = desk.claimed()
-    run = Run(desk.store, desk.artifacts, MediaLimits(), job, lease)
-    await run.go(Handle(Sparing()), RollingEditRequest, Transport(), again=False)
+    attempt = Attempt(desk.store, desk.artifacts, MediaLimits(), job, lease)
+    await attempt.run(Handle(Sparing()), GRAPH, Transport(), is_retry=False)
     frames = desk.store.list_stills(job.id, frames=True)
     assert [still.scores and still.scores["edge_loss"] for still in frames] == [None, 0.5, None]
     assert [(still.index, still.name) for still in desk.store.list_stills(job.id, frames=False)] == [(1, "inverted")]

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from composition.graphs.run import GraphSettings
 from composition.graphs.storyboard.graph import Storyboard
 from composition.graphs.storyboard.request import StoryboardRequest
-from composition.graphs.storyboard.scenes import Board, frames_of, job_of
+from composition.graphs.storyboard.scenes import StoryboardPlan, count_scene_frames, make_scene_job
 from composition.graphs.storyboard.script import Scene, Script
 from composition.jobs.runner import JobRunner, RunnerSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -223,7 +223,7 @@ async def test_when_no_scene_can_be_made_it_has_failed(tmp_path: Path) -> None:
     stage = Set(tmp_path, Studio({f"flux:{n}": ModelFailed("no memory") for n in range(2)}))
     async with stage.working():
         film = await stage.ended(stage.ordered(script=script(1, 1)))
-    assert (film.status, film.error_message) == ("failed", "no scene could be made; scene 1: no memory")
+    assert (film.status, film.error_message) == ("failed", "all scenes failed; scene 1: no memory")
 
 
 async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
@@ -231,8 +231,8 @@ async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
     film = stage.ordered(script=script(1, 1))
     asked = StoryboardRequest.model_validate(film.params)
     assert asked.script
-    board = Board(asked, film, asked.script, ["a", "b"], 7)
-    second = stage.store.create_child(job_of(board, asked.script.scenes[1], 1, {}))
+    board = StoryboardPlan(asked, film, asked.script, ["a", "b"], 7)
+    second = stage.store.create_child(make_scene_job(board, asked.script.scenes[1], 1, {}))
     stage.store.stop_job(second.id, "ann", delete_it=True)
     async with stage.working():
         done = await stage.ended(film)
@@ -253,7 +253,7 @@ async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
     where = ArtifactSettings(url=str(tmp_path / "artifacts"))
     settings = GraphSettings(artifacts=where, database=f"sqlite:///{tmp_path / 'store.db'}")
     graph = Storyboard({}, settings, TRANSPORT)
-    with pytest.raises(InvalidParameter, match="ask for it over HTTP"):
+    with pytest.raises(InvalidParameter, match="request it over HTTP"):
         async for _ in graph.run(StoryboardRequest(script=Script.model_validate(script(1)))):
             pass
 
@@ -262,11 +262,11 @@ PICTURES = {"text-to-image": "flux", "image-to-video": "svd"}
 """The models without which there are no scenes, by their roles."""
 
 
-def board(models: Mapping[str, str] = PICTURES, **fields: Any) -> Board:
+def board(models: Mapping[str, str] = PICTURES, **fields: Any) -> StoryboardPlan:
     asked = StoryboardRequest.model_validate({**SHOT, "script": script(1), "models": models, **fields})
     assert asked.script
     parent = Job(id="video_p", owner="ann", params={"face": "file_f"}, media={"face": "files/f"}, created_at=1.0)
-    return Board(asked, parent, asked.script, ["a fox"], 7)
+    return StoryboardPlan(asked, parent, asked.script, ["a fox"], 7)
 
 
 def test_what_a_scene_says_stands_before_what_all_say() -> None:
@@ -275,12 +275,12 @@ def test_what_a_scene_says_stands_before_what_all_say() -> None:
     told = board(**said)
     told.parent.media["script.scenes.1.face"] = "files/s"
     scene = told.script.scenes[0]
-    job = job_of(told, scene, 0, {})
+    job = make_scene_job(told, scene, 0, {})
     assert (job.params["face"], job.media) == ("file_s", {"face": "files/s"})
     assert [lora["name"] for lora in job.params["loras"]] == ["snow"]
     assert job.params["prompt"] == "a fox, ink", "nothing that could restyle is served"
     restyling = board({**PICTURES, "restyle": "hunyuan-dit"}, **said)
-    styled = job_of(restyling, scene, 0, {})
+    styled = make_scene_job(restyling, scene, 0, {})
     assert (styled.params["restyle"]["prompt"], styled.params["prompt"]) == ("ink", "a fox")
     assert styled.id == job.id, "the same scene of the same film"
 
@@ -288,29 +288,29 @@ def test_what_a_scene_says_stands_before_what_all_say() -> None:
 def test_text_to_video_in_place_of_pictures() -> None:
     film = {"text-to-video": "films"}
     told = board(film, script=script(1, style="ink"))
-    job = job_of(told, told.script.scenes[0], 0, {"steps": 3})
+    job = make_scene_job(told, told.script.scenes[0], 0, {"steps": 3})
     assert (job.model, job.params["prompt"], job.params["steps"], job.params["num_frames"]) == (
         "films", "a fox, ink", 3, 6,
     )  # fmt: skip
     for fields in ({"loras": ["a"]}, {"restyle": "ink"}, {"script": script(1, lora="a")}):
         told = board(film, **fields)
-        with pytest.raises(InvalidParameter, match="made by text-to-video here"):
-            job_of(told, told.script.scenes[0], 0, {})
+        with pytest.raises(InvalidParameter, match="a text-to-video model makes the scenes here"):
+            make_scene_job(told, told.script.scenes[0], 0, {})
 
 
 def test_a_scene_is_made_by_the_models_of_its_film() -> None:
     told = board({**PICTURES, "text-to-image": "flux-2", "describe": "internvl"})
-    job = job_of(told, told.script.scenes[0], 0, {})
+    job = make_scene_job(told, told.script.scenes[0], 0, {})
     assert job.params["models"] == {"text-to-image": "flux-2", "image-to-video": "svd"}, "the writer makes no scene"
     film = board({"text-to-video": "films", "describe": "internvl"})
-    assert job_of(film, film.script.scenes[0], 0, {}).params["models"] == {"text-to-video": "films"}
+    assert make_scene_job(film, film.script.scenes[0], 0, {}).params["models"] == {"text-to-video": "films"}
 
 
 def test_a_scene_has_the_frames_that_its_time_needs() -> None:
     def scene(duration: float) -> Scene:
         return Scene(scene_number=1, description="x", duration=duration)
 
-    assert [frames_of(scene(s), 6, 25) for s in (0.01, 1, 1.01, 60)] == [2, 6, 7, 25]
+    assert [count_scene_frames(scene(s), 6, 25) for s in (0.01, 1, 1.01, 60)] == [2, 6, 7, 25]
     told = board(script=script(1, 2), interpolate=3, crossfade_s=0.5)
     assert (told.rate, told.frames) == (Fraction(18), 18 + 36 - 9)
 

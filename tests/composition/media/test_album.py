@@ -92,9 +92,9 @@ async def test_graphs_open_folders_and_zips(tmp_path: Path) -> None:
     opener = Media(GraphSettings(artifacts=ArtifactSettings(url=str(tmp_path / "artifacts"))))
     files = {f"{n}.png": albums.numbered(n) for n in range(3)}
     for path in (folder(tmp_path / "edges", files), album(tmp_path / "edges.zip", 3)):
-        async with opener.opened(str(path)) as decoder:
+        async with opener.open(str(path)) as decoder:
             assert numbers(await pulled(decoder)) == [0, 1, 2]
-        assert numbers((await opener.picture(str(path))).pixels) == [2]
+        assert numbers((await opener.read_picture(str(path))).pixels) == [2]
 
 
 async def test_every_picture_looks_as_it_does_alone(tmp_path: Path) -> None:

@@ -9,4 +9,5 @@ GRAPH = Graph(
     request=ThereAndBackRequest,
     path="composition.graphs.there_and_back.graph:ThereAndBack",
     needs=(Need("image-to-video", ToyRequest, at="animate"),),
+    stages={"denoise": 1.0},
 )

@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator, Mapping
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
-from composition.graphs.fields import completed
+from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.there_and_back.request import ThereAndBackRequest
@@ -22,14 +22,14 @@ class ThereAndBack:
 
     async def run(self, request: ThereAndBackRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield the model's frames, and then the same frames from the last to the first."""
-        request = completed(request, self._settings.defaults)
-        if known.again:
+        request = complete_request(request, self._settings.defaults)
+        if known.is_retry:
             await stop_everywhere(self._model, known.key, self._transport)
-        image = await self._media.picture(request.image)
+        image = await self._media.read_picture(request.image)
         once = 2 * request.animate.num_frames
         yield Fact("frames_total", once * request.turns)
         frames: list[Frames] = []
-        async with opened(
+        async with open_stream(
             stream(self._model, "animate", request.animate, image, key=known.key), self._transport
         ) as items:
             async for item in items:

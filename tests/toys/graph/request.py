@@ -14,7 +14,6 @@ class ThereAndBackRequest(GraphRequest):
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
-    STAGES = {"denoise": 1.0}  # noqa: RUF012
 
     image: str
     """The first and the last frame."""

@@ -1,0 +1,52 @@
+"""Branching a rolling edit: a new edit that begins at a frame of an older one."""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from composition.graphs.branching import FIELD, BranchFields, Inheritance, Origin
+from composition.graphs.rolling_edit.request import RollingEditRequest
+from services.limits import from_json
+
+FIRST, STYLE = "init_frame", "style_frame"
+PICTURES = {FIRST, STYLE}
+"""The media fields that hold no edges."""
+
+
+class EditBranchFields(BranchFields):
+    """Guidance is parsed early as well, because its fields are merged one by one."""
+
+    ttlg: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict[str, Any])
+
+
+def inherit_edit(origin: Origin, fields: Mapping[str, Any], media: Collection[str]) -> Inheritance:
+    """Merge the older edit's request into the new one.
+
+    The new edit begins at the older edit's frame unless it sets its own `init_frame`. If it sets no edges, it continues
+    along the older edit's edges from that frame on.
+    """
+    has_edges = not PICTURES.issuperset(media)
+    merged = {name: value for name, value in origin.params.items() if name not in {*RollingEditRequest.MEDIA, FIELD}}
+    if has_edges:
+        merged |= {"edge_start": 0, "max_frames": None}
+    else:
+        merged["edge_start"] = int(origin.params["edge_start"]) + origin.frame
+        merged["max_frames"] = _count_remaining(origin)
+    merged |= {**fields, "ttlg": {**origin.params["ttlg"], **(fields.get("ttlg") or {})}}
+    files = [] if has_edges else [name for name in origin.media if name not in PICTURES]
+    frames: dict[str, int] = {}
+    if FIRST not in media:
+        frames[FIRST] = origin.frame
+    if PICTURES.isdisjoint(media):
+        if STYLE in origin.media:
+            files.append(STYLE)
+        elif origin.frame > 0:  # at frame 0 the first frame is its own style
+            frames[STYLE] = 0
+    return Inheritance(merged, files, frames)
+
+
+def _count_remaining(origin: Origin) -> int | None:
+    """Return how many frames the older edit still had to make, its frame included; None if it has no limit."""
+    limit = origin.params.get("max_frames")
+    return None if limit is None else max(1, int(limit) - origin.frame)
