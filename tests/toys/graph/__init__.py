@@ -1,9 +1,8 @@
 """There and back: an image to a video that is played forwards, then backwards."""
 
+from composition.graphs.graph import Graph, Need
 from composition.graphs.there_and_back.request import ThereAndBackRequest
 from services.toy.request import ToyRequest
-
-from composition.graphs.graph import Graph, Need
 
 GRAPH = Graph(
     name="there-and-back",

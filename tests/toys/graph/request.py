@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
-from services.toy.request import ToyRequest
 
 from composition.graphs.request import GraphRequest
 from services.limits import from_json
+from services.toy.request import ToyRequest
 
 
 class ThereAndBackRequest(GraphRequest):

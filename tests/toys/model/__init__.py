@@ -1,9 +1,8 @@
 """Toy: image-to-video that repeats its input."""
 
+from services.model import Model, Offer
 from services.toy.request import ToyRequest
 from services.toy.settings import ToySettings
-
-from services.model import Model, Offer
 
 MODEL = Model(
     kind="toy",

@@ -4,14 +4,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from services.toy.request import ToyRequest
-from services.toy.settings import ToySettings
 
 from services.errors import InvalidParameter
 from services.frames import Frames, Item, Progress, Stream
 from services.limits import draw_seed
 from services.plan import VideoPlan
 from services.service import Service
+from services.toy.request import ToyRequest
+from services.toy.settings import ToySettings
 from services.worker import Outlet
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
-from services.toy.request import MAX_FRAMES
 
 from services.levers import ModelSettings
+from services.toy.request import MAX_FRAMES
 
 
 class ToySettings(ModelSettings):
