@@ -1,12 +1,12 @@
-"""Graphs and models as Python streams, over Ray: for a driver on the cluster, or for another deployment.
+"""Runs graphs and models as Python streams over Ray: from a driver on the cluster, or from another deployment.
 
     graphs = Graphs()
     async for item in graphs.v2v(V2VRequest(input_video="/data/clip.mp4")):
         ...
 
-The one file of the client that needs the server's code, and so a checkout or an image. Nothing is stored: a stream that
-breaks is gone; for work that survives, make a job over HTTP. A storyboard is made of such jobs, so it has no stream
-here.
+This module needs the server's code, and so a checkout or a container image. Nothing is stored: if a stream breaks, its
+results are lost. For work that survives, create a job over HTTP. A storyboard consists of such jobs, so it has no
+stream.
 """
 
 import asyncio
@@ -42,20 +42,20 @@ __all__ = [
 ]
 
 WanI2VRequest: type[Any] = SINGLES["wan"].request
-"""`image`, perhaps `last_image`, and Wan's fields."""
+"""Fields: `image`, optionally `last_image`, and those of Wan."""
 AnimateRequest: type[Any] = SINGLES["svd"].request
-"""`image`, and Stable Video Diffusion's fields."""
+"""Fields: `image`, and those of Stable Video Diffusion."""
 VideoUpscaleRequest: type[Any] = SINGLES["realesrgan"].request
-"""`input_video` or `image`, and Real-ESRGAN's fields."""
+"""Fields: `input_video` or `image`, and those of Real-ESRGAN."""
 FilmRequest: type[Any] = SINGLES["text-to-video"].request
-"""text-to-video's fields."""
+"""Fields: those of text-to-video."""
 
 HOST = "graphs"
-"""The application that hosts a graph which has none of its own."""
+"""Application that hosts the graphs without a separate application."""
 
 
 class Graphs:
-    """The graphs and models that are served on the connected Ray cluster.
+    """Runs the graphs and models that are served on the connected Ray cluster.
 
     Args:
         fetch_states: requests the states of applications from Serve.
@@ -82,20 +82,20 @@ class Graphs:
     def rolling_edit(self, request: RollingEditRequest) -> AsyncGenerator[Item]:
         """Redraw a first frame along a sequence of edges. Otherwise as `v2v`.
 
-        `edge_frames` may be a folder of pictures. Each frame comes behind its Scores.
+        `edge_frames` may be a folder of pictures. The Scores of a frame are yielded just before it.
         """
         return self.run("rolling-edit", request)
 
     def full_pipeline(self, request: FullPipelineRequest) -> AsyncGenerator[Item]:
-        """Make a picture of a prompt, and a video of the picture. Otherwise as `v2v`.
+        """Generate a picture from a prompt, and animate it. Otherwise as `v2v`.
 
-        The plain frames are those before they are enlarged; pictures and enlarged frames are Results, named `image`,
+        The Frames are those before upscaling; pictures and upscaled frames are Results, named `image`,
         `painted` and `hd`. `face` is a path or URL that the graph's replica can open.
         """
         return self.run("full-pipeline", request)
 
     def wan_i2v(self, request: GraphRequest) -> AsyncGenerator[Item]:
-        """Make a video that begins with a picture, by the first model of kind `wan`. Otherwise as `v2v`.
+        """Make a video that starts with a picture, with the first model of kind `wan`. Otherwise as `v2v`.
 
         Args:
             request: a WanI2VRequest.
@@ -103,7 +103,7 @@ class Graphs:
         return self.run("wan-i2v", request)
 
     def svd(self, request: GraphRequest) -> AsyncGenerator[Item]:
-        """Make a picture move, by the model with the id `svd`. Otherwise as `v2v`.
+        """Animate a picture, with the model with the id `svd`. Otherwise as `v2v`.
 
         Args:
             request: an AnimateRequest.
@@ -111,7 +111,7 @@ class Graphs:
         return self.run("svd", request)
 
     def text_to_video(self, request: GraphRequest) -> AsyncGenerator[Item]:
-        """Make a video of a text, by the model with the id `text-to-video`. Otherwise as `v2v`.
+        """Make a video from a prompt, with the model with the id `text-to-video`. Otherwise as `v2v`.
 
         Args:
             request: a FilmRequest.
@@ -119,7 +119,7 @@ class Graphs:
         return self.run("text-to-video", request)
 
     def realesrgan(self, request: GraphRequest) -> AsyncGenerator[Item]:
-        """Make a video, or a picture, two to four times as large, by the model with the id `realesrgan`.
+        """Upscale a video or a picture two to four times, with the model with the id `realesrgan`.
 
         Otherwise as `v2v`; a picture is a Result.
 
@@ -143,14 +143,14 @@ class Graphs:
                 yield item
 
     def _find_application(self, name: str) -> str:
-        """The application that runs what has this name. Raises NotFound."""
+        """Return the application that runs this graph or model. Raises NotFound."""
         graph = name if name in BY_NAME else SINGLE
         states = self._fetch_states()
         for application in (graph, HOST):
             if application in states:
                 return application
-        there = ", ".join(states) or "none"
+        available = ", ".join(states) or "none"
         raise NotFound(
-            f"model: {name} is run by an application named {graph} or {HOST}; those on this Ray cluster are {there}",
+            f"model: {name} needs an application named {graph} or {HOST}; available on this Ray cluster: {available}",
             param="model",
         )

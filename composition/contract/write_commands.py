@@ -27,10 +27,10 @@ Made_co = TypeVar("Made_co", covariant=True)
 
 
 class Create(Protocol[Made_co]):
-    """Order a video, or a picture where the job is for one. A path object as medium is sent along.
+    """Create a job that makes a video or a picture. A path object in a media field is sent with the request.
 
-    The fields of a name that is written out are checked by the first signature that has it. The last signature is for
-    the ids of models that a server has under names of its own, and takes the fields of all.
+    If `model` is a literal, the first signature with this name checks the fields. The last signature is for ids of
+    models that are defined by a server's configuration; it accepts all fields.
     """
 '''
 _ARGUMENTS = "on_progress: OnBytes | None = None"

@@ -33,10 +33,10 @@ NAMES: dict[str, str] = {
 """Class → its TypedDict, where that has a name of its own."""
 ARGUMENTS = (FaceRequest,)
 """Requests whose fields are arguments of a method."""
-_HEAD = f'''{HEAD}"""What may be asked for. The same names in HTTP, in Python and (with dashes) on the command line.
+_HEAD = f'''{HEAD}"""Fields of requests, with the same names in HTTP, in Python and (with dashes) on the command line.
 
 None is the same as not given: the server's configuration decides. The server checks values; the limits and defaults
-that stand here are the models' own, and `models.list` has those of a server.
+here are those of the models, and `models.list` returns those of a server.
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ BY_HAND = {"b64_json": "Picture", "status": "Ending"}
 TAG = "object"
 """OpenAI's field that repeats what kind of object it is."""
 _HEAD = f'''{HEAD}# ruff: noqa: RUF012 (pydantic copies defaults)
-"""What the API answers. Unknown fields are kept, so that an older client reads a newer server."""
+"""Response objects and events of the API. Unknown fields are kept, so an older client works with a newer server."""
 
 from typing import Any, Generic, Literal, TypeAlias
 

@@ -115,9 +115,9 @@ async def test_any_graph_or_model_is_asked_by_its_name() -> None:
 
 
 async def test_what_runs_nowhere_is_not_found() -> None:
-    with pytest.raises(NotFound, match=r"v2v is run by an application named v2v or graphs; .* are models, front$"):
+    with pytest.raises(NotFound, match=r"v2v needs an application named v2v or graphs; .*: models, front$"):
         await collected(Cluster(["models", "front"]).graphs.v2v(V2V))
-    with pytest.raises(NotFound, match=r"svd is run by an application named single or graphs; .* are none$"):
+    with pytest.raises(NotFound, match=r"svd needs an application named single or graphs; .*: none$"):
         await collected(Cluster([]).graphs.svd(AnimateRequest(image="a.png")))
 
 
