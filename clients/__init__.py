@@ -1,4 +1,4 @@
-"""The API from outside: `Client` and `AsyncClient` over HTTP, `Graphs` over Ray, their answers and errors."""
+"""The client: `Client` and `AsyncClient` over HTTP, `Graphs` over Ray, their response objects and errors."""
 
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `Graphs` when it is asked for: it needs Ray and the server's code. Raises ImportError without them."""
+    """Import `Graphs` at its first use, because it needs Ray and the server's code. Raises ImportError without them."""
     if name != "Graphs":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from reelgraph.handles import Graphs

@@ -1,41 +1,41 @@
-"""What is known of a field of a request beside its name and its type, and of a command beside its fields."""
+"""Descriptions of request fields and of commands, for the command line and the docs."""
 
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, TypeAlias
 
 Media: TypeAlias = str | PathLike[str]
-"""A file id or a `data:` URL as str; a path object is a file on this disk, sent along with the request."""
+"""A file id or a `data:` URL as a string; a path object is a local file, which is sent with the request."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a field means."""
+    """Description of a field."""
 
     text: str
     limits: str = ""
-    """The smallest and the largest value, in words."""
+    """Minimum and maximum, as text."""
     default: str = ""
-    """What holds where it is left out; nothing where that is not said by a value."""
+    """Default, as text; empty if there is none."""
     media: Literal["", "video", "image", "pictures"] = ""
-    """What it holds, where that is a medium."""
+    """Kind of media, if it is a media field."""
     needed: bool = False
-    """Whether a request cannot do without it."""
+    """Whether the field is required."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that has a job done."""
+    """A command that runs a job."""
 
     name: str
-    """On the command line."""
+    """Name on the command line."""
     model: str
-    """The graph, or the name of a model, that is asked where the command line names none."""
+    """Default graph or model."""
     fields: type
-    """The TypedDict of the request's fields."""
+    """TypedDict of the request's fields."""
     result: Literal["video", "image"]
-    """What the job makes, if nothing else is asked for."""
+    """Kind of the default result."""
     graph: bool
-    """Whether models take roles in it; else it is one model alone."""
+    """Whether it is a graph, in which models have roles; else it is a model alone."""
     text: str
-    """What it does."""
+    """Help text."""

@@ -1,4 +1,4 @@
-"""What the objects of the API have in common, and what helps to read them."""
+"""Base classes of the API's response objects."""
 
 from base64 import b64decode
 from typing import Literal, TypeAlias, TypeVar
@@ -12,37 +12,37 @@ JsonValue: TypeAlias = str | int | float | bool | None
 
 
 class Answer(BaseModel):
-    """Anything that the API answers."""
+    """A response object, or an object within one."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Ending(Answer):
-    """Something that ends, completed or failed."""
+    """An object with a status that ends as completed or failed."""
 
     status: Status
-    """How it stands."""
+    """Status."""
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the status is final."""
         return self.status in ("completed", "failed")
 
 
 class Picture(Answer):
-    """Something that holds a picture."""
+    """An object with a picture."""
 
     b64_json: str
-    """The picture's file, in base64."""
+    """File of the picture, in base64."""
 
     @property
     def content(self) -> bytes:
-        """The picture's file."""
+        """File of the picture."""
         return b64decode(self.b64_json)
 
 
 class JobEvent(Answer):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     id: int
-    """Where in the job's history it stands; reading can begin again behind it."""
+    """Number of the event within its job, for the argument `after` of `videos.events`."""

@@ -1,7 +1,7 @@
 """`reel`: the command line.
 
-Exit status: 0 done, 1 failed, 2 asked for something that cannot be, 3 no server answers, 4 the film is there but has
-placeholders for scenes that could not be made, 130 interrupted.
+Exit status: 0 success, 1 failure, 2 invalid arguments or request, 3 no server responds, 4 the film was made but has
+placeholders for scenes that failed, 130 interrupted.
 """
 
 import signal
@@ -18,35 +18,35 @@ from reelgraph.cli_demo import demo, gallery
 from reelgraph.cli_image import face, image
 from reelgraph.cli_resources import Address, files_app, jobs_app, models_app
 from reelgraph.errors import ApiError, ClientError, ServerUnreachable
-from reelgraph.server import become
+from reelgraph.server import exec_module
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
-_REFUSED = frozenset({400, 413, 422})
-"""HTTP status of a request that is wrong by itself."""
-_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Of a command whose arguments are read by another program."""
+_INVALID = frozenset({400, 413, 422})
+"""HTTP status of an invalid request."""
+_PASS_ARGUMENTS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Settings of a command whose arguments are parsed by another program."""
 
 
 class _Commands(TyperGroup):
-    """Says what went wrong in a line and an exit status, never in a traceback."""
+    """Reports errors as one line and an exit status, without a traceback."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return super().invoke(ctx)
         except ClientError as error:
             typer.echo(f"reel: {error}", err=True)
-            raise typer.Exit(_exit_status(error)) from error
-        except BrokenPipeError:  # whoever read our output has had enough; typer ends quietly
+            raise typer.Exit(_choose_exit_status(error)) from error
+        except BrokenPipeError:  # the reader of our output has closed it; typer exits silently
             raise
         except OSError as error:
             typer.echo(f"reel: {error}", err=True)
             raise typer.Exit(_FAILED) from error
 
 
-def _exit_status(error: ClientError) -> int:
+def _choose_exit_status(error: ClientError) -> int:
     if isinstance(error, ServerUnreachable):
         return _NO_SERVER
-    return _USAGE if isinstance(error, ApiError) and error.status in _REFUSED else _FAILED
+    return _USAGE if isinstance(error, ApiError) and error.status in _INVALID else _FAILED
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
@@ -69,53 +69,58 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def reel(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option(envvar="REELGRAPH_URL", help="The server's address.")] = wire.DEFAULT_URL,
-    api_key: Annotated[str | None, typer.Option(envvar="REELGRAPH_API_KEY", help="Where the server wants one.")] = None,
+    url: Annotated[str, typer.Option(envvar="REELGRAPH_URL", help="URL of the server.")] = wire.DEFAULT_URL,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="REELGRAPH_API_KEY", help="API key, if the server requires one.")
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Video-generation models and graphs of them, from the command line."""
+    """Generate, edit and upscale videos and pictures."""
     ctx.obj = Address(url, api_key)
 
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is served, and how.")] = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to listen on.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Leave out what this graph or model does not need.")] = None,
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Configuration file.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Serve only this graph or model, and what it needs. Repeatable.")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="A Ray cluster to serve on; `local` is a Ray of its own, whatever RAY_ADDRESS says.",
+            help="Ray cluster to serve on; `local` starts a separate Ray, even if RAY_ADDRESS is set.",
         ),
     ] = None,
 ) -> None:
-    """Serve on this machine until stopped, or on the Ray cluster that --address or RAY_ADDRESS names."""
+    """Run the server until it is stopped: on this machine, or on the Ray cluster in --address or RAY_ADDRESS."""
     given = [("--config", config), ("--host", host), ("--port", port), ("--address", address)]
     given += [("--only", name) for name in only or []]
     words = (word for name, value in given if value is not None for word in (name, str(value)))
-    become("composition", "serve", *words)
+    exec_module("composition", "serve", *words)
 
 
-@app.command(context_settings=_PASSED_ON)
+@app.command(context_settings=_PASS_ARGUMENTS)
 def keys(ctx: typer.Context) -> None:
-    """Manage the API keys of this machine's server."""
-    become("composition", "keys", *ctx.args)
+    """Create, list and revoke the API keys of this machine's server."""
+    exec_module("composition", "keys", *ctx.args)
 
 
-@app.command(context_settings=_PASSED_ON)
+@app.command(context_settings=_PASS_ARGUMENTS)
 def self_test(ctx: typer.Context) -> None:
-    """Try guided editing on this machine, without a server."""
-    become("services.qwen_edit.self_test", *ctx.args)
+    """Test guided editing on this machine, without a server."""
+    exec_module("services.qwen_edit.self_test", *ctx.args)
 
 
 def main() -> None:
-    """The entry point. What is stopped by SIGTERM cleans up like what is stopped by Ctrl-C.
+    """Run the command line. SIGTERM is handled like Ctrl-C: jobs and local servers are stopped.
 
-    SIGINT is heard also where it was ignored, as in the background of a script: a job, and a server, would go on alone.
+    SIGINT is handled even if it is ignored at the start, as in background processes of a script; otherwise a job or a
+    server would keep running.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

@@ -1,4 +1,4 @@
-"""The commands that have a job done: one for each graph and each kind of model alone, made of the generated table."""
+"""The commands that run jobs: one for each graph and each kind of model alone, from the generated table."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ import typer
 
 from reelgraph.about import Command
 from reelgraph.cli_edit import make_edit
-from reelgraph.cli_make import make
+from reelgraph.cli_make import run_command
 from reelgraph.cli_pipeline import make_pipeline
 from reelgraph.cli_story import make_storyboard
 from reelgraph.commands import COMMANDS
 from reelgraph.field_options import Fields
 from reelgraph.grouped import grouped
-from reelgraph.options import MakeOptions, ModelOption, RoleOptions, assign_roles, ends
-from reelgraph.order import Order, Result
+from reelgraph.options import MakeOptions, ModelOption, RoleOptions, assign_roles, check_suffix
+from reelgraph.order import JobOrder, Result
 
 Run = Callable[..., None]
 SPECIAL: Mapping[str, Callable[[Command], Run]] = {
@@ -23,43 +23,43 @@ SPECIAL: Mapping[str, Callable[[Command], Run]] = {
     "full-pipeline": make_pipeline,
     "storyboard": make_storyboard,
 }
-"""Graph → what makes its command, where that has results or checks of its own."""
+"""Graph → the function that makes its command, if it has special results or checks."""
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add all commands of the table."""
+    """Add a command for each entry of the table."""
     for command in COMMANDS:
         app.command(command.name, help=command.text)(SPECIAL.get(command.model, make_command)(command))
 
 
 def make_command(command: Command) -> Run:
-    """Return the function of a command that has one result."""
-    return _ask_graph(command) if command.graph else _ask_model(command)
+    """Return the function of a command with one result."""
+    return _make_graph_command(command) if command.graph else _make_model_command(command)
 
 
-def _ask_graph(command: Command) -> Run:
+def _make_graph_command(command: Command) -> Run:
     @grouped(fields=Fields(command.fields))
-    def ask(ctx: typer.Context, fields: dict[str, Any], roles: RoleOptions, how: MakeOptions) -> None:
+    def run(ctx: typer.Context, fields: dict[str, Any], roles: RoleOptions, how: MakeOptions) -> None:
         _check(command, fields, how["out"])
-        asked = {**fields, **assign_roles(roles)}
-        make(ctx, Order(command.model, asked, [Result(how["out"], {})]), how)
+        request = {**fields, **assign_roles(roles)}
+        run_command(ctx, JobOrder(command.model, request, [Result(how["out"], {})]), how)
 
-    return ask
+    return run
 
 
-def _ask_model(command: Command) -> Run:
+def _make_model_command(command: Command) -> Run:
     @grouped(fields=Fields(command.fields))
-    def ask(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: MakeOptions) -> None:
+    def run(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: MakeOptions) -> None:
         _check(command, fields, how["out"])
-        make(ctx, Order(which.get("model") or command.model, fields, [Result(how["out"], {})]), how)
+        run_command(ctx, JobOrder(which.get("model") or command.model, fields, [Result(how["out"], {})]), how)
 
-    return ask
+    return run
 
 
 def _check(command: Command, fields: Mapping[str, Any], out: Path) -> None:
-    """Raise BadParameter for what cannot be, whatever the server."""
+    """Raise BadParameter for options that no server accepts."""
     one_of = {"input_video", "image"} & fields.keys()
     if command.model == "realesrgan" and len(one_of) != 1:
-        raise typer.BadParameter("give one of them", param_hint="--video, --image")
+        raise typer.BadParameter("give exactly one", param_hint="--video, --image")
     if command.result == "image" or (command.model == "realesrgan" and "image" in fields):
-        ends(out, ".png", "--out")
+        check_suffix(out, ".png", "--out")

@@ -1,4 +1,4 @@
-"""What the commands share that have a job done: find a server, carry the order out, say what there is now."""
+"""Shared by the commands that run jobs: find or start a server, run the job, print the results."""
 
 import sys
 from collections.abc import Generator, Sequence
@@ -12,42 +12,42 @@ from reelgraph.client import Client
 from reelgraph.flows import Backoff
 from reelgraph.objects import Video
 from reelgraph.options import RunOptions
-from reelgraph.order import Order, carry_out
-from reelgraph.progress import Display, display
+from reelgraph.order import JobOrder, run_job
+from reelgraph.progress import Display, make_display
 from reelgraph.server import local_server
 
-_BESIDE = Backoff(limit=4, first_s=0.25)
-"""A server of our own that is gone will not come back."""
+_LOCAL_BACKOFF = Backoff(limit=4, first_s=0.25)
+"""Retries with a local server, which does not restart if it stops."""
 
 
-def make(ctx: typer.Context, order: Order, how: RunOptions, *, stages: bool = False) -> Video:
-    """Carry an order out on the server that the command line names, and say what there is now.
+def run_command(ctx: typer.Context, order: JobOrder, how: RunOptions, *, stages: bool = False) -> Video:
+    """Run a job on the server that the command line names, or on a local one, and print the results.
 
     Args:
-        ctx: of the command.
-        order: what is wanted.
-        how: the options that all such commands have.
-        stages: whether the stages of the work are printed too.
+        ctx: context of the command.
+        order: the job and its results.
+        how: the shared options.
+        stages: whether to print the stages of the job.
     """
-    screen = display(sys.stderr)
+    screen = make_display(sys.stderr)
     with local_client(screen, order.served, ctx.find_object(Address)) if how["local"] else connect(ctx) as client:
-        video = carry_out(client, order, screen)
+        video = run_job(client, order, screen)
     if stages and not how["as_json"]:
         _print_stages(video)
-    report(video, [result.target for result in order.results], as_json=how["as_json"])
+    print_results(video, [result.target for result in order.results], as_json=how["as_json"])
     return video
 
 
 @contextmanager
 def local_client(screen: Display, only: Sequence[str], address: Address | None = None) -> Generator[Client]:
-    """A client of a server of these graphs or models that lives as long as the block."""
+    """Start a local server with these graphs and models, and yield a client of it."""
     api_key = address.api_key if address else None
-    with local_server(screen, only=only) as url, Client(url, api_key=api_key, backoff=_BESIDE) as client:
+    with local_server(screen, only=only) as url, Client(url, api_key=api_key, backoff=_LOCAL_BACKOFF) as client:
         yield client
 
 
-def report(video: Video, paths: list[Path], *, as_json: bool) -> None:
-    """Print what was made, and where it lies."""
+def print_results(video: Video, paths: list[Path], *, as_json: bool) -> None:
+    """Print a video's caption and seed, and the paths of its results."""
     if as_json:
         typer.echo(video.model_copy(update={"paths": [str(path) for path in paths]}).model_dump_json(indent=2))
         return

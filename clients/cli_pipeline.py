@@ -1,4 +1,4 @@
-"""`reel pipeline`: from words to a picture to a video to a larger video; and what the storyboard shares with it."""
+"""`reel pipeline`: runs the full pipeline, from a prompt to a picture, a video and an upscaled video."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Annotated, Any, TypedDict
 import typer
 
 from reelgraph.about import Command
-from reelgraph.cli_make import make
+from reelgraph.cli_make import run_command
 from reelgraph.field_options import Fields, Form
 from reelgraph.grouped import grouped
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, target
-from reelgraph.order import Order, Result
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, check_target
+from reelgraph.order import JobOrder, Result
 
 SHORT = {
     f"{stage}.{name}": Form((f"--{name.replace('_', '-')}",))
@@ -21,26 +21,28 @@ SHORT = {
     )
     for name in names
 }
-"""Fields of a stage that are said without its name too."""
+"""Fields of a stage whose options may be given without the stage's name; also used by `reel storyboard`."""
 
 
 class PipelineResults(TypedDict, total=False):
-    """What is wanted beside the main result, and where it goes."""
+    """Options for additional results."""
 
     image_out: Annotated[
-        Path | None, typer.Option(callback=target, help="Where the picture that is animated goes: a .png file.")
+        Path | None, typer.Option(callback=check_target, help="File for the picture that is animated: .png.")
     ]
     video_out: Annotated[
-        Path | None, typer.Option(callback=target, help="Where the video goes before it is enlarged: a .mp4 file.")
+        Path | None, typer.Option(callback=check_target, help="File for the video before it is upscaled: .mp4.")
     ]
 
 
 class PipelineOutput(MakeOptions):
-    """Where the main result goes."""
+    """Options of `reel pipeline`."""
 
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", callback=target, help="Where the result goes: .mp4, or .png with --no-animate."),
+        typer.Option(
+            "-o", "--out", callback=check_target, help="File for the result: .mp4, or .png with --no-animate."
+        ),
     ]
 
 
@@ -52,29 +54,31 @@ def make_pipeline(command: Command) -> Callable[..., None]:
         ctx: typer.Context, fields: dict[str, Any], results: PipelineResults, roles: RoleOptions, how: PipelineOutput
     ) -> None:
         check_either(fields, "--face", "--identity")
-        asked = {**fields, **assign_roles(roles)}
-        asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
-        make(ctx, Order(command.model, asked, _wanted(asked, results, how["out"])), how, stages=True)
+        request = {**fields, **assign_roles(roles)}
+        request.setdefault("animate", True)  # the result is a video, even if the server's default is a picture
+        run_command(
+            ctx, JobOrder(command.model, request, _list_results(request, results, how["out"])), how, stages=True
+        )
 
     return pipeline
 
 
-def _wanted(asked: Mapping[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
-    """The results in the order in which they are there. Raises BadParameter."""
+def _list_results(request: Mapping[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
+    """Return the results in the order of their completion. Raises BadParameter."""
     image_out, video_out = results.get("image_out"), results.get("video_out")
-    still = asked["animate"] is False
-    ends(out, ".png" if still else ".mp4", "--out")
-    ends(image_out, ".png", "--image-out")
-    ends(video_out, ".mp4", "--video-out")
-    if still and video_out:
-        raise typer.BadParameter("there is no video with --no-animate", param_hint="--video-out")
-    places = [path.resolve() for path in (image_out, video_out, out) if path]
-    if len(set(places)) < len(places):
-        raise typer.BadParameter("each result needs a file of its own", param_hint="--out, --image-out, --video-out")
-    wanted: list[Result] = []
+    is_still = request["animate"] is False
+    check_suffix(out, ".png" if is_still else ".mp4", "--out")
+    check_suffix(image_out, ".png", "--image-out")
+    check_suffix(video_out, ".mp4", "--video-out")
+    if is_still and video_out:
+        raise typer.BadParameter("not allowed with --no-animate", param_hint="--video-out")
+    paths = [path.resolve() for path in (image_out, video_out, out) if path]
+    if len(set(paths)) < len(paths):
+        raise typer.BadParameter("each result must have a different file", param_hint="--out, --image-out, --video-out")
+    found: list[Result] = []
     if image_out:
-        wanted.append(Result(image_out, {"variant": "image"}))
+        found.append(Result(image_out, {"variant": "image"}))
     if video_out:
-        wanted.append(Result(video_out, {"variant": "video"}))
-    enlarged = still and bool(asked.get("upscale"))
-    return [*wanted, Result(out, {"variant": "hd"} if enlarged else {})]
+        found.append(Result(video_out, {"variant": "video"}))
+    is_upscaled_still = is_still and bool(request.get("upscale"))
+    return [*found, Result(out, {"variant": "hd"} if is_upscaled_still else {})]

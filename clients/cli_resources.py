@@ -1,4 +1,4 @@
-"""`reel jobs`, `reel files` and `reel models`: what lies on a server."""
+"""`reel jobs`, `reel files` and `reel models`: jobs, files and models on a server."""
 
 import shutil
 import sys
@@ -18,27 +18,26 @@ from reelgraph.fields import ContentOptions
 from reelgraph.grouped import grouped
 from reelgraph.objects import Model
 from reelgraph.options import After, AsJson, Limit, OutputFile
-from reelgraph.order import Result, fetch, watch
-from reelgraph.order import upload as send
-from reelgraph.progress import display
-from reelgraph.server import become
+from reelgraph.order import Result, download_result, follow_job, upload_path
+from reelgraph.progress import make_display
+from reelgraph.server import exec_module
 
 Id = Annotated[str, typer.Argument(metavar="ID")]
 
 _GAP = "  "
 _LEAST_ROLES = 20
-"""Columns for roles, however narrow the terminal is."""
+"""Minimum width of the column for roles."""
 _HEALTHY = "HEALTHY"
-"""The state of a deployment that answers. A graph that has it and is not ready lacks a model."""
+"""State of a running deployment. A graph in this state that is not ready is missing a model."""
 
-jobs_app = typer.Typer(no_args_is_help=True, help="Jobs, and the videos that they make.")
+jobs_app = typer.Typer(no_args_is_help=True, help="Jobs and their videos.")
 files_app = typer.Typer(no_args_is_help=True, help="Uploaded files.")
-models_app = typer.Typer(help="What a server can be asked for, and the weights that it needs.")
+models_app = typer.Typer(help="Graphs and models on a server, and their weights.")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Which server, and the key to it."""
+    """URL and API key of a server."""
 
     url: str
     api_key: str | None
@@ -48,7 +47,7 @@ def connect(ctx: typer.Context) -> Client:
     """Return a client of the server that the command line names."""
     address = ctx.find_object(Address)
     if address is None:
-        raise AssertionError("the first callback sets it")
+        raise AssertionError("set by the callback of `reel`")
     try:
         return Client(address.url, api_key=address.api_key)
     except ValueError as error:
@@ -57,93 +56,100 @@ def connect(ctx: typer.Context) -> Client:
 
 @jobs_app.command("list")
 def list_jobs(ctx: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
-    """The newest jobs first."""
+    """List jobs, newest first."""
     with connect(ctx) as client:
         page = client.videos.list(limit=limit, after=after)
-    rows = [(job.id, job.status, f"{job.progress}%", job.model, _when(job.created_at)) for job in page.data]
-    _show(page, rows, as_json=as_json)
+    rows = [(job.id, job.status, f"{job.progress}%", job.model, _format_time(job.created_at)) for job in page.data]
+    _print(page, rows, as_json=as_json)
 
 
 @jobs_app.command("show")
 def show_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
-    """All that is known of a job."""
+    """Show a job."""
     with connect(ctx) as client:
         video = client.videos.retrieve(video_id)
-    _show(video, _facts(video), as_json=as_json)
+    _print(video, _list_fields(video), as_json=as_json)
 
 
 @jobs_app.command("watch")
 def watch_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
-    """Follow a job until it has ended. Ctrl-C ends only the watching."""
-    screen = display(sys.stderr)
+    """Show a job's progress until it ends. Ctrl-C does not stop the job."""
+    screen = make_display(sys.stderr)
     with connect(ctx) as client:
         try:
-            video = watch(client, video_id, screen)
+            video = follow_job(client, video_id, screen)
         except KeyboardInterrupt:
-            screen.note(f"{video_id} goes on")
+            screen.note(f"{video_id} is still running")
             raise
-    _show(video, _facts(video), as_json=as_json)
+    _print(video, _list_fields(video), as_json=as_json)
 
 
 @jobs_app.command("cancel")
 def cancel_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
-    """Stop a job and keep what there is of it."""
+    """Stop a job and keep its results so far."""
     with connect(ctx) as client:
         video = client.videos.cancel(video_id)
-    _show(video, [(video.id, video.status)], as_json=as_json)
+    _print(video, [(video.id, video.status)], as_json=as_json)
 
 
 @jobs_app.command("delete")
 def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> None:
-    """Delete a job and its results; stop it where it runs."""
+    """Delete a job and its results. A running job is stopped first."""
     with connect(ctx) as client:
         deleted = client.videos.delete(video_id)
-    _show(deleted, [(deleted.id, "deleted")], as_json=as_json)
+    _print(deleted, [(deleted.id, "deleted")], as_json=as_json)
 
 
 @jobs_app.command("download")
 @grouped(options=Fields(ContentOptions))
 def download_job(ctx: typer.Context, video_id: Id, out: OutputFile, options: dict[str, Any]) -> None:
-    """Fetch a job's result, once it is completed."""
-    screen = display(sys.stderr)
+    """Download a job's result; wait until the job has completed."""
+    screen = make_display(sys.stderr)
     with connect(ctx) as client:
         if not client.videos.retrieve(video_id).over:
-            watch(client, video_id, screen)
-        fetch(client, video_id, Result(out, cast("ContentOptions", options)), screen)
+            follow_job(client, video_id, screen)
+        download_result(client, video_id, Result(out, cast("ContentOptions", options)), screen)
     typer.echo(str(out))
 
 
 @files_app.command("list")
 def list_files(ctx: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
-    """The newest files first."""
+    """List files, newest first."""
     with connect(ctx) as client:
         page = client.files.list(limit=limit, after=after)
     rows = [
-        (file.id, file.kind, f"{file.width}x{file.height}", f"{file.bytes} B", _when(file.created_at), file.filename)
+        (
+            file.id,
+            file.kind,
+            f"{file.width}x{file.height}",
+            f"{file.bytes} B",
+            _format_time(file.created_at),
+            file.filename,
+        )
         for file in page.data
     ]
-    _show(page, rows, as_json=as_json)
+    _print(page, rows, as_json=as_json)
 
 
 @files_app.command("show")
 def show_file(ctx: typer.Context, file_id: Id, as_json: AsJson = False) -> None:
-    """All that is known of a file."""
+    """Show a file."""
     with connect(ctx) as client:
         file = client.files.retrieve(file_id)
-    _show(file, _facts(file), as_json=as_json)
+    _print(file, _list_fields(file), as_json=as_json)
 
 
 @files_app.command("upload")
 def upload_file(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
-    purpose: Annotated[str, typer.Option(help="What it is for, in your words.")] = "user_data",
+    purpose: Annotated[str, typer.Option(help="Purpose, stored with the file.")] = "user_data",
     as_json: AsJson = False,
 ) -> None:
-    """Send a video or a picture, and print its id."""
+    """Upload a video or a picture, and print its id."""
     with connect(ctx) as client:
-        file = send(client, path, display(sys.stderr), purpose)
-    _show(file, [(file.id,)], as_json=as_json)
+        file = upload_path(client, path, make_display(sys.stderr), purpose)
+    _print(file, [(file.id,)], as_json=as_json)
 
 
 @files_app.command("delete")
@@ -151,19 +157,19 @@ def delete_file(ctx: typer.Context, file_id: Id, as_json: AsJson = False) -> Non
     """Delete a file."""
     with connect(ctx) as client:
         deleted = client.files.delete(file_id)
-    _show(deleted, [(deleted.id, "deleted")], as_json=as_json)
+    _print(deleted, [(deleted.id, "deleted")], as_json=as_json)
 
 
 @models_app.callback(invoke_without_command=True)
 def models(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """What the server can be asked for, and whether it is ready; or one of the commands."""
+    """List the graphs and models on the server, and whether they are ready; or run one of the commands."""
     if ctx.invoked_subcommand is None:
         list_models(ctx, as_json)
 
 
 @models_app.command("list")
 def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """What the server can be asked for, and whether it is ready."""
+    """List the graphs and models on the server, and whether they are ready."""
     with connect(ctx) as client:
         page = client.models.list()
     if as_json:
@@ -175,31 +181,33 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @models_app.command("pull")
 def pull_models(
-    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What is to be served.")] = None,
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Configuration file.")] = None,
     accept_licences: Annotated[
-        bool, typer.Option("--accept-licences", help="Do not ask where a licence that is known has conditions.")
+        bool, typer.Option("--accept-licences", help="Accept all known licences that have conditions.")
     ] = False,
     accept_licence: Annotated[
         list[str] | None,
-        typer.Option("--accept-licence", metavar="OWNER/NAME", help="Do not ask about this repository. Repeatable."),
+        typer.Option(
+            "--accept-licence", metavar="OWNER/NAME", help="Accept the licence of this repository. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Fetch the weights that a configuration names, and print their licences. Needs no server."""
+    """Download the weights in a configuration, and print their licences. Needs no server."""
     words = ["--config", str(config)] if config is not None else []
     words += ["--accept-licences"] if accept_licences else []
     words += [word for source in accept_licence or () for word in ("--accept-licence", source)]
-    become("composition", "pull", *words)
+    exec_module("composition", "pull", *words)
 
 
 def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
-    """Return the lines of a table, a head above it and the roles in its last column.
+    """Return the lines of a table with a header and the roles in the last column.
 
     Args:
-        models: as a server lists them.
-        width: columns of the terminal, within which roles are wrapped; None where it is no terminal.
+        models: the graphs and models of a server.
+        width: width of the terminal, in columns, at which roles are wrapped; None if the output is not a terminal.
     """
-    told = [(model.id, model.kind, _standing(model), ", ".join(model.roles)) for model in models]
-    rows = [("ID", "KIND", "STATE", "ROLES"), *told]
+    cells = [(model.id, model.kind, _describe_state(model), ", ".join(model.roles)) for model in models]
+    rows = [("ID", "KIND", "STATE", "ROLES"), *cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
     room = max(widths[-1] if width is None else width - indent, _LEAST_ROLES)
@@ -211,26 +219,26 @@ def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
     return lines
 
 
-def _standing(model: Model) -> str:
+def _describe_state(model: Model) -> str:
     if model.ready:
         return "ready"
-    return "waits for models" if model.state == _HEALTHY else model.state.lower() or "not ready"
+    return "waiting for models" if model.state == _HEALTHY else model.state.lower() or "not ready"
 
 
-def _show(answer: BaseModel, rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
-    """Print an answer as JSON, or rows in columns, never cut: an id that is cut is no id."""
+def _print(response: BaseModel, rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+    """Print a response as JSON, or rows in columns, which are never cut."""
     if as_json:
-        typer.echo(answer.model_dump_json(indent=2))
+        typer.echo(response.model_dump_json(indent=2))
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _facts(answer: BaseModel) -> list[tuple[str, str]]:
-    known = answer.model_dump()
+def _list_fields(response: BaseModel) -> list[tuple[str, str]]:
+    known = response.model_dump()
     return [(name, str(value)) for name, value in known.items() if value not in (None, [], {}, "")]
 
 
-def _when(created_at: int) -> str:
+def _format_time(created_at: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created_at))

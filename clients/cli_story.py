@@ -1,4 +1,4 @@
-"""`reel storyboard`: from a script of scenes, or a topic, to a film."""
+"""`reel storyboard`: makes a film from a script of scenes, or from a topic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from reelgraph.about import Command
-from reelgraph.cli_make import make
+from reelgraph.cli_make import run_command
 from reelgraph.cli_pipeline import SHORT
 from reelgraph.field_options import Fields
 from reelgraph.grouped import grouped
 from reelgraph.objects import Video
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, json_object
-from reelgraph.order import Order, Result
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, read_json_object
+from reelgraph.order import JobOrder, Result
 
 PLACEHOLDERS = 4
-"""Exit status: the film is there, but some of its scenes could not be made."""
+"""Exit status: the film was made, but some of its scenes failed."""
 _FILE_ID = "file_"
 ScriptFile = Annotated[
     Path | None,
@@ -25,13 +25,13 @@ ScriptFile = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
-        help="The scenes; a scene's face is a file beside the script, or a file id. Without it: --topic.",
+        help="Script of scenes. A scene's face is a file in the script's folder, or a file id. Alternative: --topic.",
     ),
 ]
 
 
 def make_storyboard(command: Command) -> Callable[..., None]:
-    """Return the function of the command. A scene that cannot be made is a card, and then the exit status is 4."""
+    """Return the function of the command. If a scene fails, it is a title card, and the exit status is 4."""
 
     @grouped(fields=Fields(command.fields, SHORT, frozenset({"script"})))
     def storyboard(
@@ -42,33 +42,33 @@ def make_storyboard(command: Command) -> Callable[..., None]:
         script: ScriptFile = None,
     ) -> None:
         if (script is None) == ("topic" not in fields):
-            raise typer.BadParameter("give one of them", param_hint="SCRIPT.json, --topic")
+            raise typer.BadParameter("give exactly one", param_hint="SCRIPT.json, --topic")
         check_either(fields, "--face", "--identity")
         if fields.get("animate") is False:
-            raise typer.BadParameter("a scene is a video", param_hint="--no-animate")
-        ends(how["out"], ".mp4", "--out")
-        asked = {**fields, **assign_roles(roles)}
+            raise typer.BadParameter("not allowed: every scene is a video", param_hint="--no-animate")
+        check_suffix(how["out"], ".mp4", "--out")
+        request = {**fields, **assign_roles(roles)}
         if script is not None:
-            asked["script"] = _script(script)
-        video = make(ctx, Order(command.model, asked, [Result(how["out"], {})]), how, stages=True)
-        if told := _placeholders(video):
-            typer.echo(f"reel: {told}", err=True)
+            request["script"] = _read_script(script)
+        video = run_command(ctx, JobOrder(command.model, request, [Result(how["out"], {})]), how, stages=True)
+        if warning := _describe_placeholders(video):
+            typer.echo(f"reel: {warning}", err=True)
             raise typer.Exit(PLACEHOLDERS)
 
     return storyboard
 
 
-def _script(path: Path) -> dict[str, object]:
-    """Read a script, with paths in place of the names of files. What else is wrong with it the server says."""
-    script = json_object(path)
+def _read_script(path: Path) -> dict[str, object]:
+    """Return a script with file names replaced by paths. The server validates the rest."""
+    script = read_json_object(path)
     scenes = script.get("scenes")
     if not isinstance(scenes, list):
         return script
-    return {**script, "scenes": [_scene(scene, path) for scene in cast("list[object]", scenes)]}
+    return {**script, "scenes": [_resolve_face(scene, path) for scene in cast("list[object]", scenes)]}
 
 
-def _scene(scene: object, script: Path) -> object:
-    """Raises BadParameter where a scene's face is neither a file id nor a file."""
+def _resolve_face(scene: object, script: Path) -> object:
+    """Return a scene with the file name of its face replaced by a path. Raises BadParameter if it does not exist."""
     if not isinstance(scene, dict):
         return scene
     fields = cast("dict[str, object]", scene)
@@ -77,19 +77,19 @@ def _scene(scene: object, script: Path) -> object:
         return fields
     picture = script.parent / face
     try:
-        there = picture.is_file()
-    except OSError:  # no file can have such a name
-        there = False
-    if not there:
+        exists = picture.is_file()
+    except OSError:  # not a valid file name
+        exists = False
+    if not exists:
         number = fields.get("scene_number")
-        raise typer.BadParameter(f"the face of scene {number}: {face!r} is no file beside {script}")
+        raise typer.BadParameter(f"scene {number}: face: {face!r} is not a file in the folder of {script}")
     return {**fields, "face": picture}
 
 
-def _placeholders(video: Video) -> str | None:
-    """Say in one line which scenes are placeholders and why; None where there is none."""
+def _describe_placeholders(video: Video) -> str | None:
+    """Return a line with the placeholders and the reason, or None if there are no placeholders."""
     numbers = video.facts.get("placeholders")
     if not numbers:
         return None
-    why = " ".join((video.degraded or "the server does not say why").split())
-    return f"the film has placeholders for scenes that could not be made ({numbers}): {why}"
+    why = " ".join((video.degraded or "the server gave no reason").split())
+    return f"the film has placeholders for scenes that failed ({numbers}): {why}"

@@ -1,5 +1,5 @@
-"""`Client` and `AsyncClient`: two thin shells over httpx. What they say and understand is in `wire`, how they go on
-after a break in `flows`; the shells send, read, write and wait.
+"""`Client` and `AsyncClient`: thin layers over httpx. `wire` builds requests and parses responses, `flows` resumes
+broken connections.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -16,17 +16,17 @@ from reelgraph.objects import Deleted, File, Model, Page
 from reelgraph.videos import AsyncVideos, Videos
 
 _TIMEOUT_S = 300.0
-"""An upload is decoded before it is answered."""
+"""Default read timeout, in seconds: the server decodes an upload before it responds."""
 
 
 class Client:
-    """The API, blocking.
+    """A blocking client of the API.
 
     Args:
-        base_url: the server's address, with or without `/v1`.
-        api_key: where the server wants one.
-        timeout_s: how long the server may be silent within one answer.
-        backoff: how a broken event stream, wait or download is taken up again.
+        base_url: the server's URL, with or without `/v1`.
+        api_key: an API key, if the server requires one.
+        timeout_s: maximum time without data from the server during a response, in seconds.
+        backoff: retries of a broken event stream, wait or download.
 
     Every method raises ServerUnreachable, ConnectionLost, ApiError and UnexpectedAnswer.
     """
@@ -47,8 +47,8 @@ class Client:
         self.models = Models(self._connection)
 
     def health(self) -> None:
-        """Return when the server is alive."""
-        self._connection.send(wire.health())
+        """Check that the server is running. Raises ServerUnreachable or ApiError if it is not."""
+        self._connection.send(wire.check_health())
 
     def close(self) -> None:
         self._connection.http.close()
@@ -61,7 +61,7 @@ class Client:
 
 
 class AsyncClient:
-    """The API, for asyncio. See Client."""
+    """A client of the API for asyncio. See Client."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class AsyncClient:
         self.models = AsyncModels(self._connection)
 
     async def health(self) -> None:
-        """Return when the server is alive."""
-        await self._connection.send(wire.health())
+        """Check that the server is running. Raises ServerUnreachable or ApiError if it is not."""
+        await self._connection.send(wire.check_health())
 
     async def close(self) -> None:
         await self._connection.http.aclose()
@@ -101,9 +101,9 @@ class Files:
     def upload(
         self, path: str | PathLike[str], *, purpose: str = "user_data", on_progress: OnBytes | None = None
     ) -> File:
-        """Send a file from this disk, a piece at a time, or the files in a folder as a zip of pictures.
+        """Upload a local file, a chunk at a time, or the files in a folder as a zip archive of pictures.
 
-        Raises OSError before anything is sent.
+        Raises OSError if a file cannot be read, before anything is sent.
         """
         return self._connection.send(wire.upload_file(path, purpose), on_progress)
 
@@ -114,8 +114,8 @@ class Files:
         return self._connection.send(wire.list_files(**options))
 
     def list_all(self, **options: Unpack[ListOptions]) -> Iterator[File]:
-        """Yield the files of this page and of all behind it."""
-        return self._connection.pages(wire.list_files(**options))
+        """Yield the files of this page and of all following pages."""
+        return self._connection.list_entries(wire.list_files(**options))
 
     def delete(self, file_id: str) -> Deleted:
         return self._connection.send(wire.delete_file(file_id))
@@ -139,7 +139,7 @@ class AsyncFiles:
         return await self._connection.send(wire.list_files(**options))
 
     def list_all(self, **options: Unpack[ListOptions]) -> AsyncIterator[File]:
-        return self._connection.pages(wire.list_files(**options))
+        return self._connection.list_entries(wire.list_files(**options))
 
     async def delete(self, file_id: str) -> Deleted:
         return await self._connection.send(wire.delete_file(file_id))

@@ -1,13 +1,13 @@
-"""Everything that goes wrong on this side of the wire, as one tree.
+"""The exceptions of the client.
 
 ClientError
-├── ServerUnreachable   nothing answers at that address
-├── ConnectionLost      the connection broke before the answer was whole
-├── ApiError            the server answered with an error
-├── UnexpectedAnswer    the server's answer is not one of this API
-├── JobFailed           the video's job ended as `failed`; `video` says why
-├── WaitTimedOut        the job had not ended in time; it goes on (a TimeoutError too)
-└── LocalServerFailed   a server of our own did not come up, or fell
+├── ServerUnreachable   no server responds at the URL
+├── ConnectionLost      the connection broke before the response was complete
+├── ApiError            the server responded with an error
+├── UnexpectedAnswer    the response cannot be parsed
+├── JobFailed           the job failed; `video.error` has the reason
+├── WaitTimedOut        the job did not end in time and is still running (also a TimeoutError)
+└── LocalServerFailed   a local server did not start, or stopped unexpectedly
 """
 
 from reelgraph.objects import Video
@@ -16,11 +16,16 @@ _TRANSIENT = frozenset({408, 429, 502, 503, 504})
 
 
 class ClientError(Exception):
-    """The root."""
+    """Base class of the client's exceptions."""
 
 
 class ServerUnreachable(ClientError):
-    """Nothing answers at `url`."""
+    """No server responds at `url`.
+
+    Args:
+        url: the server's URL.
+        why: the reason.
+    """
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(url, why)
@@ -29,31 +34,31 @@ class ServerUnreachable(ClientError):
 
     def __str__(self) -> str:
         return (
-            f"no server answers at {self.url} ({self.why}). Start one with `reel serve`, let `reel v2v --local` start "
-            "one for the call, or name another address (--url, REELGRAPH_URL, base_url)"
+            f"no server responds at {self.url} ({self.why}). Start one with `reel serve`, use `--local` to start one "
+            "for a single command, or give another URL (--url, REELGRAPH_URL, base_url)"
         )
 
 
 class ConnectionLost(ClientError):
-    """The connection broke before the answer was whole."""
+    """The connection broke before the response was complete."""
 
 
 class ApiError(ClientError):
-    """The server answered with an error.
+    """The server responded with an error.
 
     Args:
         status: HTTP status.
-        message: what the server says, fit to be shown.
-        type: the kind of error, in the server's words.
-        param: the field that it is about.
-        code: e.g. `invalid_parameter`, `queue_full`.
+        message: a sentence for the user.
+        type: `invalid_request_error` or `server_error`.
+        param: the field that caused the error.
+        code: kind of error, e.g. `invalid_parameter`, `queue_full`.
     """
 
     def __init__(
         self,
         status: int,
         message: str,
-        type: str | None = None,  # noqa: A002 (the API's own word)
+        type: str | None = None,  # noqa: A002 (the API's name)
         param: str | None = None,
         code: str | None = None,
     ) -> None:
@@ -65,21 +70,23 @@ class ApiError(ClientError):
         self.code = code
 
     def __str__(self) -> str:
-        about = ", ".join(str(part) for part in (self.status, self.code, self.param and f"param {self.param}") if part)
-        return f"{self.message} ({about})"
+        details = ", ".join(
+            str(part) for part in (self.status, self.code, self.param and f"param {self.param}") if part
+        )
+        return f"{self.message} ({details})"
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may succeed when it is made again a little later."""
+        """Whether the same request may succeed later."""
         return self.status in _TRANSIENT
 
 
 class UnexpectedAnswer(ClientError):
-    """The server's answer is not one of this API."""
+    """The server's response cannot be parsed."""
 
 
 class JobFailed(ClientError):
-    """The video's job ended as `failed`. A job that somebody stopped has the code `cancelled`."""
+    """The job failed; `video.error` has the reason. A job that was cancelled has the code `cancelled`."""
 
     def __init__(self, video: Video) -> None:
         super().__init__(video)
@@ -91,8 +98,8 @@ class JobFailed(ClientError):
 
 
 class WaitTimedOut(ClientError, TimeoutError):
-    """The job had not ended in time; it goes on."""
+    """The job did not end in time; it is still running."""
 
 
 class LocalServerFailed(ClientError):
-    """A server that was started for a call did not come up. The message ends with what it said last."""
+    """A local server did not start, or stopped unexpectedly. The message ends with its last log lines."""

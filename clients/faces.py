@@ -14,12 +14,14 @@ class Faces:
         self._connection = connection
 
     def find(self, image: Media, *, model: str | None = None, on_progress: OnBytes | None = None) -> Face:
-        """Find the largest face in a picture; nothing is stored. Raises OSError before anything is sent.
+        """Find the largest face in a picture. The server stores nothing.
 
         Args:
-            image: a file id or a `data:` URL as str; a path object is a file on this disk.
-            model: the id of a served model that finds faces; the server chooses where it is not given.
-            on_progress: told how much of the file has been sent.
+            image: a file id or a `data:` URL as a string; a path object is a local file.
+            model: id of a served model that finds faces; by default the server chooses one.
+            on_progress: called while the file is sent.
+
+        Raises OSError if the file cannot be read, before anything is sent.
         """
         return self._connection.send(wire.find_face(image, model), on_progress)
 

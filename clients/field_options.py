@@ -1,4 +1,4 @@
-"""The fields of a request as options: what their types and texts make of them on the command line."""
+"""Options for the fields of a request, derived from their types and descriptions."""
 
 import inspect
 import math
@@ -11,58 +11,58 @@ from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_o
 import typer
 
 from reelgraph.about import About
-from reelgraph.folders import files_in
-from reelgraph.options import json_object
+from reelgraph.folders import list_folder
+from reelgraph.options import read_json_object
 
 ELSEWHERE = frozenset({"models", "model", "input_reference"})
-"""Fields that no option is made of: two have an option written by hand, and one is another field by OpenAI's name."""
+"""Fields without a derived option: two have their own, and `input_reference` is another name of a media field."""
 ARGUMENT = "prompt"
-"""The field that is an argument where a request cannot do without it."""
+"""Field that is an argument instead of an option, if it is required."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a field is said, where that does not follow from its type."""
+    """Differences of an option from what is derived from its field."""
 
     names: tuple[str, ...] = ()
-    """Of the option, beside the field's own."""
+    """Additional names of the option."""
     metavar: str | None = None
     parser: Callable[[str], Any] | None = None
-    """Reads a text. Raises BadParameter."""
+    """Parses the value. Raises BadParameter."""
 
 
 PLAIN = Form()
 FORMS: Mapping[str, Form] = {"input_video": Form(("--video",)), "loras": Form(("--lora",), "NAME[:WEIGHT]")}
-"""Field of any request → how it is said."""
+"""Field, in any request → its form."""
 
 
 @dataclass(frozen=True)
 class FieldOption:
-    """One option."""
+    """An option for a field."""
 
     path: tuple[str, ...]
-    """The field, and the field within it."""
+    """Field, or field and nested field."""
     kind: Any
-    """Type of the value; a dict is read from a file of JSON."""
+    """Type of the value; a dict is read from a JSON file."""
     about: About
     names: tuple[str, ...] = ()
-    """Of the option, beside its own."""
+    """Additional names of the option."""
     switch: bool = False
-    """Whether it turns a whole object on or off."""
+    """Whether the option turns an object on or off."""
 
     @property
     def name(self) -> str:
-        """Of the parameter."""
+        """Name of the parameter."""
         return "_".join(("switch", *self.path) if self.switch else self.path)
 
     def make_parameter(self, form: Form) -> inspect.Parameter:
-        """Return what typer reads."""
+        """Return the parameter for typer."""
         needed = self.about.needed and len(self.path) == 1
         text = describe(self.about)
         if needed and self.path == (ARGUMENT,):
             info: Any = typer.Argument(help=text)
         else:
-            info = typer.Option(*self._list_names(form), help=text, **self._reading(form))
+            info = typer.Option(*self._list_names(form), help=text, **self._make_checks(form))
         kind = self.kind if needed else self.kind | None
         default = inspect.Parameter.empty if needed else None
         annotation = Annotated[kind, info]
@@ -74,8 +74,8 @@ class FieldOption:
             return (*form.names, *self.names, f"--{own}")
         return self.names or (f"--{own}/--no-{own}",)
 
-    def _reading(self, form: Form) -> dict[str, Any]:
-        """How the value is read and checked."""
+    def _make_checks(self, form: Form) -> dict[str, Any]:
+        """Return typer's arguments for parsing and checking the value."""
         if form.parser is not None:
             return {"parser": form.parser, "metavar": form.metavar}
         if self.about.media == "pictures":
@@ -89,14 +89,14 @@ class FieldOption:
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a request as a command takes them."""
+    """The fields of a request for which a command has options."""
 
     table: type
-    """The TypedDict."""
+    """TypedDict of the fields."""
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
-    """Field, or `field.field` → how this command has it said."""
+    """Field, or `field.field` → its form in this command."""
     without: frozenset[str] = frozenset()
-    """Fields that this command has options of its own for, or none."""
+    """Fields without a derived option in this command."""
 
     def list_options(self) -> list[FieldOption]:
         """Return the options."""
@@ -109,7 +109,7 @@ class Fields:
         return [option.make_parameter(forms.get(".".join(option.path), PLAIN)) for option in self.list_options()]
 
     def take(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Take the fields out of the values of all options. Raises BadParameter where they contradict each other."""
+        """Remove the fields from the values of all options and return them. Raises BadParameter if they conflict."""
         taken: dict[str, Any] = {}
         switches: dict[str, bool] = {}
         for option in self.list_options():
@@ -124,14 +124,15 @@ class Fields:
                 taken[name] = value
         for name, on in switches.items():
             if not on and name in taken:
-                said, hint = ", ".join(f"{name}.{inner}" for inner in sorted(taken[name])), name.replace("_", "-")
-                raise typer.BadParameter(f"{said} cannot be given for what is left out", param_hint=f"--no-{hint}")
+                given_fields = ", ".join(f"{name}.{inner}" for inner in sorted(taken[name]))
+                option = f"--no-{name.replace('_', '-')}"
+                raise typer.BadParameter(f"not allowed together with {given_fields}", param_hint=option)
             taken.setdefault(name, on)
         return taken
 
 
 def list_options(table: type, whole: Collection[str] = ()) -> Iterator[FieldOption]:
-    """Yield an option for each field of a TypedDict, and for each field of an object within that is not in `whole`."""
+    """Yield an option for each field of a TypedDict. Objects that are not in `whole` have one for each nested field."""
     for name, hint in get_type_hints(table, include_extras=True).items():
         parts, about = _read_hint(hint)
         inner = next((part for part in parts if is_typeddict(part)), None)
@@ -142,19 +143,19 @@ def list_options(table: type, whole: Collection[str] = ()) -> Iterator[FieldOpti
 
 
 def _list_nested(name: str, parts: list[Any], inner: type, about: About) -> Iterator[FieldOption]:
-    """Yield the options of an object. Where a text may be given for it, that is the field it cannot do without."""
-    by_text, said = str in parts, name.replace("_", "-")
+    """Yield the options of an object. If it also accepts a string, the string is its required field."""
+    accepts_text, option = str in parts, name.replace("_", "-")
     for field_name, hint in get_type_hints(inner, include_extras=True).items():
         kinds, within = _read_hint(hint)
-        names = (f"--{said}",) if by_text and within.needed else ()
+        names = (f"--{option}",) if accepts_text and within.needed else ()
         yield FieldOption((name, field_name), _choose_kind(kinds, within), within, names)
     if bool in parts:
-        names = (f" /--no-{said}",) if by_text else ()
+        names = (f" /--no-{option}",) if accepts_text else ()
         yield FieldOption((name,), bool, about, names, switch=True)
 
 
 def _read_hint(hint: Any) -> tuple[list[Any], About]:
-    """The members of a field's type but None, and what is known of it."""
+    """Return the members of a field's type, without None, and its description."""
     if get_origin(hint) in (Required, NotRequired):
         hint = get_args(hint)[0]
     kind, about = get_args(hint)[:2]
@@ -163,7 +164,7 @@ def _read_hint(hint: Any) -> tuple[list[Any], About]:
 
 
 def _choose_kind(parts: list[Any], about: About) -> Any:
-    """The type of an option's value."""
+    """Return the type of an option's value."""
     origins = [get_origin(part) for part in parts]
     if about.media:
         return Path
@@ -173,31 +174,31 @@ def _choose_kind(parts: list[Any], about: About) -> Any:
 
 
 def describe(about: About) -> str:
-    """Return the help of an option."""
+    """Return the help text of an option."""
     default = f"by default {about.default}" if about.default else ""
     more = "; ".join(filter(None, (about.limits, default)))
     return f"{about.text} {more[:1].upper()}{more[1:]}.".replace("`", "") if more else about.text.replace("`", "")
 
 
 def read_object(text: str) -> dict[str, object]:
-    """Read the file of JSON that an option names. Raises BadParameter."""
-    return json_object(Path(text))
+    """Return the JSON object in the file that an option names. Raises BadParameter."""
+    return read_json_object(Path(text))
 
 
 def check_finite(value: float | None) -> float | None:
-    """Check a number: JSON has no word for the others. Raises BadParameter."""
+    """Return a number. Raises BadParameter if it is not finite, because JSON cannot represent it."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("must be a finite number")
     return value
 
 
 def check_pictures(path: Path | None) -> Path | None:
-    """Check what is given as several pictures: a folder that has files, or a zip. Raises BadParameter."""
+    """Return the path of several pictures. Raises BadParameter if it is not a folder with files or a zip archive."""
     if path is not None and path.is_dir():
         try:
-            files_in(path)
+            list_folder(path)
         except OSError as error:
             raise typer.BadParameter(str(error)) from error
     elif path is not None and path.suffix.lower() != ".zip":
-        raise typer.BadParameter(f"{path} is neither a folder nor a .zip file")
+        raise typer.BadParameter(f"{path} must be a folder or a .zip file")
     return path

@@ -104,11 +104,17 @@ class V2VFields(GraphFields, SamplingFields, total=False):
     ]
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="video"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="video",
+        ),
     ]
     seconds: Annotated[
         float | None,
-        About("OpenAI's name for how long the video lasts, instead of `num_frames`.", limits="above 0, below 3600"),
+        About(
+            "OpenAI's name for the duration of the video in seconds; given instead of `num_frames`.",
+            limits="above 0, below 3600",
+        ),
     ]
 
 
@@ -356,7 +362,10 @@ class FullPipelineFields(GraphFields, PictureStagesFields, total=False):
     prompt: Required[Annotated[str, About("What the picture shows.", limits="1 to 8000 characters", needed=True)]]
     seconds: Annotated[
         float | None,
-        About("OpenAI's name for how long the video lasts, instead of `num_frames`.", limits="above 0, below 3600"),
+        About(
+            "OpenAI's name for the duration of the video in seconds; given instead of `num_frames`.",
+            limits="above 0, below 3600",
+        ),
     ]
 
 
@@ -532,7 +541,10 @@ class RollingEditFields(GraphFields, EditingFields, total=False):
     ]
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="image"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="image",
+        ),
     ]
 
 
@@ -629,11 +641,17 @@ class WanJobFields(AnimationJobFields, WanFields, total=False):
     last_image: Annotated[Media | None, About("The frame to end with.", media="image")]
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="image"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="image",
+        ),
     ]
     seconds: Annotated[
         float | None,
-        About("OpenAI's name for how long the video lasts, instead of `num_frames`.", limits="above 0, below 3600"),
+        About(
+            "OpenAI's name for the duration of the video in seconds; given instead of `num_frames`.",
+            limits="above 0, below 3600",
+        ),
     ]
 
 
@@ -668,7 +686,10 @@ class QwenEditJobFields(EditJobFields, EditFields, total=False):
 
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="image"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="image",
+        ),
     ]
 
 
@@ -695,7 +716,10 @@ class HunyuanDitJobFields(RepaintJobFields, RestyleFields, total=False):
 
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="image"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="image",
+        ),
     ]
 
 
@@ -704,11 +728,17 @@ class SvdJobFields(AnimationJobFields, SvdFields, total=False):
 
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="image"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="image",
+        ),
     ]
     seconds: Annotated[
         float | None,
-        About("OpenAI's name for how long the video lasts, instead of `num_frames`.", limits="above 0, below 3600"),
+        About(
+            "OpenAI's name for the duration of the video in seconds; given instead of `num_frames`.",
+            limits="above 0, below 3600",
+        ),
     ]
 
 
@@ -726,7 +756,10 @@ class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):
 
     input_reference: Annotated[
         Media | None,
-        About("OpenAI's name for the medium that the video begins with, instead of its own.", media="video"),
+        About(
+            "OpenAI's name for the picture or video that the video starts from; given instead of the field's own name.",
+            media="video",
+        ),
     ]
 
 
@@ -790,90 +823,105 @@ class TextToVideoJobFields(GraphFields, TextToVideoFields, total=False):
 
     seconds: Annotated[
         float | None,
-        About("OpenAI's name for how long the video lasts, instead of `num_frames`.", limits="above 0, below 3600"),
+        About(
+            "OpenAI's name for the duration of the video in seconds; given instead of `num_frames`.",
+            limits="above 0, below 3600",
+        ),
     ]
 
 
 class GenerationFields(FluxFields, total=False):
-    """Paint pictures, in OpenAI's words where they have one, and in Flux' own."""
+    """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
-    model: Annotated[str | None, About("The id of a served model that paints pictures; by default the first.")]
-    face: Annotated[Media | None, About("A picture of whoever is to be seen.", media="image")]
+    model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
+    face: Annotated[Media | None, About("A picture of the person to show.", media="image")]
     identity: Annotated[
         Identity | Mapping[str, object] | None,
-        About("Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."),
+        About("The person to show, as returned by `POST /v1/faces`; given instead of `face`."),
     ]
     response_format: Annotated[
-        Literal["b64_json"] | None, About("Nothing is stored, so there is no URL.", default="b64_json")
+        Literal["b64_json"] | None,
+        About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("The format of the pictures.", default="png")]
+    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
     quality: Annotated[
-        Literal["auto", "standard"] | None, About("There is one quality; `steps` decides.", default="auto")
+        Literal["auto", "standard"] | None,
+        About("Accepted for compatibility; use `steps` to choose the quality.", default="auto"),
     ]
-    background: Annotated[Literal["auto", "opaque"] | None, About("Pictures are opaque.", default="auto")]
-    user: Annotated[str | None, About("Not used.", limits="at most 8000 characters")]
-    safety_identifier: Annotated[str | None, About("Not used.", limits="at most 8000 characters")]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
+    ]
+    user: Annotated[str | None, About("Accepted for compatibility; ignored.", limits="at most 8000 characters")]
+    safety_identifier: Annotated[
+        str | None, About("Accepted for compatibility; ignored.", limits="at most 8000 characters")
+    ]
 
 
 class ImageGenerationFields(GenerationFields, total=False):
-    """Paint pictures, and be told of each in a stream of events."""
+    """Generate pictures from a prompt, optionally as a stream of events."""
 
     stream: Annotated[
         bool | None,
-        About("Whether the answer is a stream of events, each picture as soon as it is there.", default="false"),
+        About(
+            "Whether the response is a stream of events, with each picture as soon as it is finished.", default="false"
+        ),
     ]
     partial_images: Annotated[
         int | None,
         About(
-            "Previews of each picture while it is painted, in a stream: at most so many, where the deployment "
-            "makes them.",
+            "Maximum number of previews of each picture in a stream, if the deployment makes previews.",
             limits="0 to 3",
             default="0",
         ),
     ]
     progress: Annotated[
         bool | None,
-        About("Whether a stream tells of each step too, as events `image_generation.progress`.", default="false"),
+        About("Whether a stream also has an event `image_generation.progress` for each step.", default="false"),
     ]
 
 
 class ImageEditFields(EditFields, total=False):
-    """Edit a picture, in OpenAI's words where they have one."""
+    """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     size: Annotated[
-        str | None, About("`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the picture's own.")
+        str | None,
+        About("`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the size of the picture."),
     ]
     image: Required[
         Annotated[
             Media | Sequence[Media],
             About(
-                "One picture, or two: the first then shows the edges to follow, and the second is edited.",
+                "The picture to edit; or two pictures, of which the first has the edges to follow and the second is"
+                " edited.",
                 media="pictures",
                 needed=True,
             ),
         ]
     ]
-    model: Annotated[str | None, About("The id of a served model that edits pictures; by default the first.")]
-    n: Annotated[int | None, About("How many, each with the seed after the one before.", limits="1 to 4", default="1")]
+    model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
+    n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
     response_format: Annotated[
-        Literal["b64_json"] | None, About("Nothing is stored, so there is no URL.", default="b64_json")
+        Literal["b64_json"] | None,
+        About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("The format of the pictures.", default="png")]
+    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
 
 
 class ContentOptions(TypedDict, total=False):
-    """Which of a job's results, and how it is written."""
+    """The query parameters of a download."""
 
-    variant: Annotated[str | None, About("One of the job's results, e.g. `thumbnail`; by default what the job is for.")]
-    format: Annotated[Literal["csv", "json"] | None, About("Of metrics; by default `csv`.")]
+    variant: Annotated[
+        str | None, About("Variant of the content, e.g. `thumbnail`; by default the job's main variant.")
+    ]
+    format: Annotated[Literal["csv", "json"] | None, About("Format of the variant `metrics`; by default `csv`.")]
 
 
 class ListOptions(TypedDict, total=False):
-    """The query of a list."""
+    """The query parameters of a list."""
 
-    limit: Annotated[int | None, About("How many at most.", limits="1 to 100", default="20")]
-    after: Annotated[str | None, About("The id of the last one seen.")]
-    order: Annotated[Literal["asc", "desc"] | None, About("By the time of creation.", default="desc")]
+    limit: Annotated[int | None, About("Maximum number of entries.", limits="1 to 100", default="20")]
+    after: Annotated[str | None, About("Id of the last entry of the previous page.")]
+    order: Annotated[Literal["asc", "desc"] | None, About("Order by time of creation.", default="desc")]
 
 
 class VideoFields(TypedDict, total=False):

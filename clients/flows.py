@@ -1,7 +1,7 @@
-"""What takes more than one request: following events, waiting, downloading. State only; the shells do the I/O.
+"""Operations that need several requests: following events, waiting, downloading. No I/O.
 
-Each flow says what to send next (`call`), is told what came, and is told what went wrong: then it either says how long
-to wait before the next try or raises.
+A flow provides the next request (`call`), and handles the response or the error. For an error it returns the delay
+before the next attempt, or raises the error.
 """
 
 import json
@@ -28,75 +28,81 @@ from reelgraph.objects import EVENTS, Event, StatusEvent, Video
 from reelgraph.sse import Decoder, Message
 
 OnBytes: TypeAlias = Callable[[int, int | None], None]
-"""Called with the bytes that are through and the bytes there are in all; None where nobody knows."""
+"""Called with the number of bytes transferred and the total number of bytes, or None if the total is not known."""
 
 
 NO_CONTENT = 204
-"""An event stream says so where the job has ended and every event has been told."""
-_HELD_S = 10.0
-"""An event stream that held so long was not refused: some proxies cut every connection after a minute."""
+"""Status of an event stream if the job has ended and there are no more events."""
+_STABLE_S = 10.0
+"""An event stream that lasted this long counts as a success: some proxies close each connection after a minute."""
 
 
 class Flow(Protocol):
-    """Bytes that come over as many connections as it takes."""
+    """A download over as many connections as necessary."""
 
-    over: bool
-    """Whether all is there that is wanted."""
+    is_complete: bool
 
     @property
-    def call(self) -> wire.Call[None]: ...
-
-    def opened(self, status: int, headers: Mapping[str, str]) -> None: ...
-
-    def closed(self) -> None:
-        """The server closed the connection in good order. Raises ConnectionLost where that was too early."""
+    def call(self) -> wire.Call[None]:
+        """The next request."""
         ...
 
-    def failed(self, error: ClientError) -> float: ...
+    def handle_open(self, status: int, headers: Mapping[str, str]) -> None:
+        """Handle the start of a response."""
+        ...
+
+    def handle_close(self) -> None:
+        """Handle the end of a response. Raises ConnectionLost if it is incomplete."""
+        ...
+
+    def handle_error(self, error: ClientError) -> float:
+        """Return the delay before the next attempt, in seconds, or raise the error."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How often, and how soon, something that was begun is taken up again after the connection broke."""
+    """Number of retries after a broken connection, and the delays between them."""
 
     limit: int = 6
-    """Failures in a row that are borne."""
+    """Maximum number of consecutive failures."""
     first_s: float = 0.5
-    """Doubled at each failure."""
+    """Delay after the first failure, in seconds; doubled with each further failure."""
     longest_s: float = 8.0
+    """Maximum delay, in seconds."""
 
 
 class Attempts:
-    """Counts failures in a row."""
+    """Counts consecutive failures."""
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._failures = 0
-        self._reached = False
+        self._has_response = False
 
-    def reached(self) -> None:
-        """The server answered; from now on its absence may be short."""
-        self._reached = True
+    def record_response(self) -> None:
+        """Record that the server responded; from now on, ServerUnreachable is retried."""
+        self._has_response = True
 
-    def succeeded(self) -> None:
-        """There is more than there was before."""
+    def record_progress(self) -> None:
+        """Record that new data was received, and reset the number of failures."""
         self._failures = 0
-        self._reached = True
+        self._has_response = True
 
-    def failed(self, error: ClientError) -> float:
-        """Return the seconds to wait before the next try; raise the error where another try is of no use."""
-        never_there = isinstance(error, ServerUnreachable) and not self._reached
-        transient = isinstance(error, ConnectionLost | ServerUnreachable) or (
+    def record_failure(self, error: ClientError) -> float:
+        """Return the delay before the next attempt, in seconds; raise the error if it must not be retried."""
+        is_absent = isinstance(error, ServerUnreachable) and not self._has_response
+        is_transient = isinstance(error, ConnectionLost | ServerUnreachable) or (
             isinstance(error, ApiError) and error.transient
         )
-        if never_there or not transient or self._failures >= self._backoff.limit:
+        if is_absent or not is_transient or self._failures >= self._backoff.limit:
             raise error
         self._failures += 1
         return min(self._backoff.first_s * 2 ** (self._failures - 1), self._backoff.longest_s)
 
 
 class EventFeed:
-    """A job's events, over as many connections as it takes. Each event is given once."""
+    """The events of a job, over as many connections as necessary. Each event is yielded once."""
 
     def __init__(self, video_id: str, after: int | None, backoff: Backoff) -> None:
         self._video_id = video_id
@@ -104,54 +110,54 @@ class EventFeed:
         self._attempts = Attempts(backoff)
         self._decoder = Decoder()
         self._opened_at = math.inf
-        self.over = False
+        self.is_complete = False
 
     @property
     def call(self) -> wire.Call[None]:
-        return wire.events(self._video_id, self._last)
+        return wire.get_events(self._video_id, self._last)
 
-    def opened(self, status: int, headers: Mapping[str, str]) -> None:
-        self._attempts.reached()
+    def handle_open(self, status: int, headers: Mapping[str, str]) -> None:
+        self._attempts.record_response()
         self._decoder = Decoder()
         self._opened_at = time.monotonic()
-        self.over = status == NO_CONTENT
+        self.is_complete = status == NO_CONTENT
 
     def read(self, chunk: bytes) -> Iterator[Event]:
-        """Yield the events that are whole, but none twice and none behind the last."""
+        """Yield the complete events in a chunk, without duplicates, up to the last event of the job."""
         for message in self._decoder.feed(chunk):
-            event = self._event(message)
+            event = self._parse_message(message)
             if event is not None:
-                self.over = isinstance(event, StatusEvent) and event.over
+                self.is_complete = isinstance(event, StatusEvent) and event.over
                 yield event
-            if self.over:
+            if self.is_complete:
                 return
 
-    def closed(self) -> None:
-        if not self.over:
-            raise ConnectionLost(f"the events of {self._video_id} ended before the job did")
+    def handle_close(self) -> None:
+        if not self.is_complete:
+            raise ConnectionLost(f"the event stream of {self._video_id} ended before the job")
 
-    def failed(self, error: ClientError) -> float:
-        if time.monotonic() - self._opened_at > _HELD_S:
-            self._attempts.succeeded()
+    def handle_error(self, error: ClientError) -> float:
+        if time.monotonic() - self._opened_at > _STABLE_S:
+            self._attempts.record_progress()
         self._opened_at = math.inf
-        return self._attempts.failed(error)
+        return self._attempts.record_failure(error)
 
-    def _event(self, message: Message) -> Event | None:
-        """None for what was given before, and for a kind of event that is newer than this client."""
+    def _parse_message(self, message: Message) -> Event | None:
+        """Return the event, or None for a duplicate or an unknown kind of event. Raises UnexpectedAnswer."""
         try:
             number = int(message.id) if message.id else self._last or 0
             if message.id and self._last is not None and number <= self._last:
                 return None
             self._last = number
-            self._attempts.succeeded()
+            self._attempts.record_progress()
             kind = EVENTS.get(message.event)
             return kind.model_validate({**json.loads(message.data), "id": number}) if kind else None
         except (ValueError, TypeError, ValidationError) as error:
-            raise UnexpectedAnswer(f"an event of {self._video_id} cannot be read: {error}") from error
+            raise UnexpectedAnswer(f"an event of {self._video_id} cannot be parsed: {error}") from error
 
 
 class Polling:
-    """Asking again and again until the job has ended."""
+    """Polls a job until it has ended."""
 
     def __init__(self, video_id: str, timeout_s: float | None, backoff: Backoff) -> None:
         self.call = wire.poll_video(video_id)
@@ -160,33 +166,34 @@ class Polling:
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.result: Video | None = None
-        """The video, once it is completed."""
+        """The video, after the job has completed."""
 
-    def heard(self, answer: tuple[Video, float]) -> float:
-        """Return the seconds until the next question. Raises JobFailed and WaitTimedOut."""
-        self._attempts.succeeded()
-        video, delay_s = answer
+    def handle_response(self, response: tuple[Video, float]) -> float:
+        """Return the time until the next poll, in seconds. Raises JobFailed and WaitTimedOut."""
+        self._attempts.record_progress()
+        video, delay_s = response
         if video.status == "failed":
             raise JobFailed(video)
         if video.over:
             self.result = video
             return 0.0
-        return self._in_time(delay_s)
+        return self._limit_delay(delay_s)
 
-    def failed(self, error: ClientError) -> float:
-        return self._in_time(self._attempts.failed(error))
+    def handle_error(self, error: ClientError) -> float:
+        return self._limit_delay(self._attempts.record_failure(error))
 
-    def _in_time(self, delay_s: float) -> float:
+    def _limit_delay(self, delay_s: float) -> float:
+        """Return the delay, cut at the deadline. Raises WaitTimedOut after the deadline."""
         if self._deadline is None:
             return delay_s
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise WaitTimedOut(f"{self._video_id} has not ended within {self._timeout_s:g} s; it goes on")
+            raise WaitTimedOut(f"{self._video_id} has not ended within {self._timeout_s:g} s; it is still running")
         return min(delay_s, left)
 
 
 class Download:
-    """A result's bytes, over as many connections as it takes. A broken one is taken up where it broke."""
+    """A download of a result, which resumes at the last byte received if a connection breaks."""
 
     def __init__(self, video_id: str, options: ContentOptions, backoff: Backoff, on_progress: OnBytes | None) -> None:
         self._video_id = video_id
@@ -197,39 +204,40 @@ class Download:
         self._total: int | None = None
         self._furthest = 0
         self.received = 0
-        """Where in the file the next byte belongs."""
-        self.over = False
+        """Number of bytes received so far: the offset of the next byte."""
+        self.is_complete = False
 
     @property
     def call(self) -> wire.Call[None]:
         headers: dict[str, str] = {}
         if self.received and self._etag:
             headers = {"Range": f"bytes={self.received}-", "If-Range": self._etag}
-        return wire.content(self._video_id, self._options, headers=headers)
+        return wire.get_content(self._video_id, self._options, headers=headers)
 
-    def opened(self, status: int, headers: Mapping[str, str]) -> None:
-        self._attempts.reached()
-        if status != 206:  # the whole of it, because this is the first try or because it is another file now
+    def handle_open(self, status: int, headers: Mapping[str, str]) -> None:
+        self._attempts.record_response()
+        if status != 206:  # the whole file: this is the first attempt, or the file has changed
             self.received = 0
         elif not headers.get("content-range", "").startswith(f"bytes {self.received}-"):
-            raise UnexpectedAnswer(f"asked for bytes from {self.received}, got {headers.get('content-range')!r}")
+            raise UnexpectedAnswer(f"expected bytes from {self.received}, got {headers.get('content-range')!r}")
         length = headers.get("content-length")
         self._total = self.received + int(length) if length else None
         etag = headers.get("etag", "")
-        self._etag = None if etag.startswith("W/") else etag or None  # a weak one does not vouch for bytes
+        self._etag = None if etag.startswith("W/") else etag or None  # a weak ETag does not guarantee equal bytes
 
-    def took(self, count: int) -> None:
+    def handle_bytes(self, count: int) -> None:
+        """Record that `count` bytes were written."""
         self.received += count
         if self.received > self._furthest:
             self._furthest = self.received
-            self._attempts.succeeded()
+            self._attempts.record_progress()
         if self._on_progress is not None:
             self._on_progress(self.received, self._total)
 
-    def closed(self) -> None:
+    def handle_close(self) -> None:
         if self._total is not None and self.received < self._total:
-            raise ConnectionLost(f"{self._video_id}: {self.received} of {self._total} bytes came")
-        self.over = True
+            raise ConnectionLost(f"{self._video_id}: received {self.received} of {self._total} bytes")
+        self.is_complete = True
 
-    def failed(self, error: ClientError) -> float:
-        return self._attempts.failed(error)
+    def handle_error(self, error: ClientError) -> float:
+        return self._attempts.record_failure(error)

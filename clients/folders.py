@@ -1,4 +1,4 @@
-"""Folders of pictures: on the wire they are zips."""
+"""Folders of pictures, which are sent and received as zip archives."""
 
 import os
 import re
@@ -14,57 +14,57 @@ from typing import IO
 from reelgraph.errors import UnexpectedAnswer
 
 
-def files_in(folder: Path) -> list[Path]:
-    """Return the files that lie in a folder itself; hidden ones do not count. Raises OSError where there are none."""
+def list_folder(folder: Path) -> list[Path]:
+    """Return the files in a folder, without hidden files and subfolders. Raises OSError if there are none."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     if not files:
-        raise FileNotFoundError(f"there are no files in the folder {folder} (hidden ones do not count)")
+        raise FileNotFoundError(f"the folder {folder} has no files (hidden files are ignored)")
     return files
 
 
 @contextmanager
-def packed(folder: Path) -> Generator[IO[bytes]]:
-    """Yield a temporary file: a zip of the files in a folder, as they are. Raises OSError."""
-    files = files_in(folder)
+def zip_folder(folder: Path) -> Generator[IO[bytes]]:
+    """Yield a temporary file with an uncompressed zip archive of the files in a folder. Raises OSError."""
+    files = list_folder(folder)
     with tempfile.TemporaryFile() as draft:
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for path in files:
-                # A name that is no text at all would end the writing.
+                # A name that is not valid text would raise an error.
                 archive.write(path, os.fsencode(path.name).decode("utf-8", "replace"))
         draft.flush()
         yield draft
 
 
 @contextmanager
-def drafts(folder: Path) -> Generator[Path]:
-    """Make sure that there is a folder, and yield a hidden one in it that is gone when the block is left."""
+def make_draft_folder(folder: Path) -> Generator[Path]:
+    """Create a folder if necessary, and yield a hidden temporary folder in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".reel-") as draft:
         yield Path(draft)
 
 
-def unpack(archive: Path, folder: Path, form: re.Pattern[str]) -> None:
-    """Put the files of a zip that a server sent into a folder, all of them or, when something goes wrong, none.
+def unzip_folder(archive: Path, folder: Path, pattern: re.Pattern[str]) -> None:
+    """Extract a zip archive that a server sent: all of its files, or none if there is an error.
 
     Args:
-        archive: the zip, in a folder of its own within `folder`'s file system.
-        folder: what lies there under other names is left alone.
-        form: of a whole name. What is called otherwise is left out, so no name leads out of the folder.
+        archive: the archive, alone in a temporary folder on the same file system as `folder`.
+        folder: the folder for the files; existing files with other names are kept.
+        pattern: matches the whole names of the files to extract; it must not match names that lead out of the folder.
 
     Raises:
-        UnexpectedAnswer: it is no zip, is damaged, or holds nothing of that form.
+        UnexpectedAnswer: it is not a zip archive, it is damaged, or no name matches.
     """
-    whole = archive.parent / "whole"
-    whole.mkdir()
+    draft = archive.parent / "whole"
+    draft.mkdir()
     try:
         with zipfile.ZipFile(archive) as opened:
-            names = [name for name in opened.namelist() if form.fullmatch(name)]
+            names = [name for name in opened.namelist() if pattern.fullmatch(name)]
             for name in names:
-                with opened.open(name) as source, (whole / name).open("wb") as target:
+                with opened.open(name) as source, (draft / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it wants a password
-        raise UnexpectedAnswer(f"the zip for {folder} cannot be read: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise UnexpectedAnswer(f"the zip archive for {folder} cannot be read: {error}") from error
     if not names:
-        raise UnexpectedAnswer(f"the zip for {folder} holds no picture")
-    for path in whole.iterdir():
+        raise UnexpectedAnswer(f"the zip archive for {folder} has no pictures")
+    for path in draft.iterdir():
         path.replace(folder / path.name)

@@ -1,4 +1,4 @@
-"""Commands that take groups of options, and the fields of requests, as single parameters."""
+"""Decorator for commands that take a group of options, or the fields of a request, as one parameter."""
 
 import functools
 import inspect
@@ -9,11 +9,11 @@ from reelgraph.field_options import Fields
 
 
 def grouped(**tables: Fields) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take groups of options.
+    """Replace parameters of a command by options.
 
-    A parameter that `tables` has becomes an option for each field of the request, and the command gets the fields that
-    were given. A parameter of a TypedDict's type becomes an option for each of its keys, as they are annotated; a bool
-    is False and what may be None is None where it is not given, and the command gets a group without what is None.
+    A parameter named in `tables` is replaced by an option for each field of the request. A parameter whose type is a
+    TypedDict is replaced by an option for each of its keys, as annotated. The command receives a dict of the options
+    that were given; a bool that was not given is False.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -29,7 +29,7 @@ def grouped(**tables: Fields) -> Callable[[Callable[..., None]], Callable[..., N
             for name, table in tables.items():
                 given[name] = table.take(given)
             for name, group in groups.items():
-                given[name] = _take(group, given)
+                given[name] = _take_group(group, given)
             command(**given)
 
         own = [
@@ -49,16 +49,16 @@ def _list_options(name: str, tables: dict[str, Fields], groups: dict[str, type])
         yield from tables[name].list_parameters()
     elif name in groups:
         for key, hint in get_type_hints(groups[name], include_extras=True).items():
-            yield inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_default(hint), annotation=hint)
+            yield inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_choose_default(hint), annotation=hint)
 
 
-def _default(hint: Any) -> Any:
+def _choose_default(hint: Any) -> Any:
     kind = get_args(hint)[0]
     if kind is bool:
         return False
     return None if type(None) in get_args(kind) else inspect.Parameter.empty
 
 
-def _take(group: type, given: dict[str, Any]) -> dict[str, Any]:
+def _take_group(group: type, given: dict[str, Any]) -> dict[str, Any]:
     values = {name: given.pop(name) for name in get_type_hints(group)}
     return {name: value for name, value in values.items() if value is not None}

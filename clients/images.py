@@ -23,32 +23,36 @@ class Images:
         self._connection = connection
 
     def generate(self, *, on_progress: OnBytes | None = None, **fields: Unpack[GenerationFields]) -> ImagesResponse:
-        """Paint pictures and wait for them; nothing is stored. Raises OSError before anything is sent.
+        """Generate pictures and wait for them. The server stores nothing.
 
         Args:
-            on_progress: told how much has been sent.
+            on_progress: called while the request is sent.
             fields: see GenerationFields.
+
+        Raises OSError if a file cannot be read, before anything is sent.
         """
         return self._connection.send(wire.generate_image(fields), on_progress)
 
     def stream_generate(self, **fields: Unpack[ImageGenerationFields]) -> Generator[ImageEvent]:
-        """Paint pictures and yield what is told of them, each picture as soon as it is there.
+        """Generate pictures and yield their events, each picture as soon as it is finished.
 
-        Closing the stream stops the work. Raises ConnectionLost where it ends before the last picture.
+        Closing the generator stops the model. Raises ConnectionLost if the stream ends before the last picture.
         """
-        story = _Story()
+        stream = _ImageStream()
         with closing(self._connection.stream(wire.stream_image(fields))) as chunks:
             for chunk in chunks:
-                yield from story.read(chunk)
-        story.closed()
+                yield from stream.read(chunk)
+        stream.check_complete()
 
     def edit(self, *, on_progress: OnBytes | None = None, **fields: Unpack[ImageEditFields]) -> ImagesResponse:
-        """Edit a picture and wait for it; nothing is stored. Raises OSError before anything is sent.
+        """Edit a picture and wait for the result. The server stores nothing.
 
         Args:
-            on_progress: told how much has been sent.
-            fields: see ImageEditFields. `image` is a picture on this disk; of two, the first is the edges along which
+            on_progress: called while the request is sent.
+            fields: see ImageEditFields. `image` is a local file; of two files, the first has the edges to follow and
                 the second is edited.
+
+        Raises OSError if a file cannot be read, before anything is sent.
         """
         return self._connection.send(wire.edit_image(fields), on_progress)
 
@@ -65,46 +69,47 @@ class AsyncImages:
         return await self._connection.send(wire.generate_image(fields), on_progress)
 
     async def stream_generate(self, **fields: Unpack[ImageGenerationFields]) -> AsyncGenerator[ImageEvent]:
-        story = _Story()
+        stream = _ImageStream()
         async with aclosing(self._connection.stream(wire.stream_image(fields))) as chunks:
             async for chunk in chunks:
-                for event in story.read(chunk):
+                for event in stream.read(chunk):
                     yield event
-        story.closed()
+        stream.check_complete()
 
     async def edit(self, *, on_progress: OnBytes | None = None, **fields: Unpack[ImageEditFields]) -> ImagesResponse:
         return await self._connection.send(wire.edit_image(fields), on_progress)
 
 
-class _Story:
-    """What a stream of pictures tells. It cannot be taken up again: whoever leaves has the work stopped."""
+class _ImageStream:
+    """Parses a stream of pictures. It cannot be resumed, because the server stops the model at a disconnect."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()
-        self._over = False
+        self._is_complete = False
 
     def read(self, chunk: bytes) -> Iterator[ImageEvent]:
-        """Yield the events that are whole. Raises ApiError where one tells of an error, and UnexpectedAnswer."""
+        """Yield the complete events in a chunk. Raises ApiError for an error event, and UnexpectedAnswer."""
         for message in self._decoder.feed(chunk):
-            event = _event(message)
+            event = _parse_event(message)
             if event is not None:
-                self._over = isinstance(event, CompletedImage) and event.index + 1 >= event.n
+                self._is_complete = isinstance(event, CompletedImage) and event.index + 1 >= event.n
                 yield event
 
-    def closed(self) -> None:
-        if not self._over:
+    def check_complete(self) -> None:
+        """Raise ConnectionLost if the last picture was not received."""
+        if not self._is_complete:
             raise ConnectionLost("the stream ended before the last picture")
 
 
-def _event(message: Message) -> ImageEvent | None:
-    """None for a kind of event that is newer than this client."""
+def _parse_event(message: Message) -> ImageEvent | None:
+    """Return the event, or None for an unknown kind of event. Raises ApiError and UnexpectedAnswer."""
     try:
-        told = json.loads(message.data)
-        status = int(told.get("status", 500)) if message.event == "error" else None
+        data = json.loads(message.data)
+        status = int(data.get("status", 500)) if message.event == "error" else None
         kind = IMAGE_EVENTS.get(message.event)
-        event = kind.model_validate(told) if kind else None
+        event = kind.model_validate(data) if kind else None
     except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
+        raise UnexpectedAnswer(f"an event of the stream cannot be parsed: {error}") from error
     if status is not None:
-        raise wire.error_of(wire.Answer(status, {}, message.data.encode()))
+        raise wire.parse_error(wire.Response(status, {}, message.data.encode()))
     return event

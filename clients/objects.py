@@ -8,36 +8,36 @@ from reelgraph.answers import Answer, Ending, JobEvent, Picture, T
 
 
 class File(Answer):
-    """An upload, with what decoding it has shown."""
+    """An uploaded file, with the properties found by decoding it."""
 
     id: str
-    """What requests name it by."""
+    """Id of the file."""
     bytes: int
-    """Its size."""
+    """Size in bytes."""
     created_at: int
-    """Seconds since 1970, UTC."""
+    """Time of the upload, in seconds since 1970, UTC."""
     filename: str
-    """As it was sent."""
+    """File name in the upload."""
     purpose: str
-    """As it was sent."""
+    """Purpose given in the upload."""
     status: str = "processed"
-    """As OpenAI has it: what does not decode is not taken in."""
+    """Always `processed`, for compatibility: files that cannot be decoded are rejected."""
     kind: Literal["image", "video", "pictures"]
-    """What is in it: a video, a picture, or a zip of pictures."""
+    """Content: a video, a picture, or a zip archive of pictures."""
     width: int
-    """Pixels."""
+    """Width in pixels."""
     height: int
-    """Pixels."""
+    """Height in pixels."""
     frames: int = 0
-    """Frames, or pictures."""
+    """Number of frames or pictures."""
     rate: str | None = None
-    """Frames per second as a fraction, `25` or `24000/1001`; none for pictures."""
+    """Frames per second as a fraction, `25` or `24000/1001`; null for pictures."""
     duration_s: float = 0.0
-    """Seconds."""
+    """Duration in seconds; 0 for pictures."""
     codec: str = ""
-    """Of the video or the pictures, as FFmpeg calls it."""
+    """FFmpeg's name of the codec of the video or pictures."""
     damaged: str | None = None
-    """What is wrong with a file that can be used nonetheless."""
+    """Description of damage to a file that is still usable; null if there is none."""
 
 
 class VideoError(Answer):
@@ -50,14 +50,14 @@ class VideoError(Answer):
 
 
 class Child(Ending):
-    """A part of a job that is a job itself."""
+    """A job that is a part of another job."""
 
     id: str
-    """Of the job."""
+    """Id of the job."""
     model: str
-    """As in its request."""
+    """Graph or model that runs the job."""
     progress: int = 0
-    """Percent."""
+    """Progress in percent."""
 
 
 class StageRecord(Answer):
@@ -78,60 +78,60 @@ class StageRecord(Answer):
 
 
 class Video(Ending):
-    """A job, and the video that it makes: OpenAI's fields, and beside them what this project knows."""
+    """A job and the video that it makes: OpenAI's fields, and more."""
 
     id: str
-    """Of the job."""
+    """Id of the job."""
     model: str
-    """The graph, or the id of the model, that was asked for."""
+    """Graph or model that runs the job."""
     progress: int = 0
-    """Percent."""
+    """Progress in percent."""
     created_at: int
-    """Seconds since 1970, UTC; so are the next three."""
+    """Time of the request, in seconds since 1970, UTC."""
     started_at: int | None = None
-    """When a runner took it."""
+    """Time when the job was started, in seconds since 1970, UTC."""
     completed_at: int | None = None
-    """When it was over, completed or failed."""
+    """Time when the job completed or failed, in seconds since 1970, UTC."""
     expires_at: int | None = None
-    """When its results will be removed."""
+    """Time when the results are deleted, in seconds since 1970, UTC; null if they are kept."""
     size: str = ""
-    """`WIDTHxHEIGHT` in pixels, empty until it is known."""
+    """`WIDTHxHEIGHT` in pixels; empty until it is known."""
     seconds: str = "0"
-    """Duration of the video, `0` until it is known."""
+    """Duration of the video in seconds; `0` until it is known."""
     prompt: str | None = None
-    """As in its request."""
+    """Prompt of the request."""
     caption: str | None = None
-    """The description that was written where no prompt was given."""
+    """Description that a model wrote because no prompt was given."""
     remixed_from_video_id: str | None = None
-    """As OpenAI has it; not used."""
+    """Always null, for compatibility."""
     error: VideoError | None = None
-    """Why it failed."""
+    """Reason why the job failed."""
     stage: str | None = None
-    """What is being done."""
+    """Stage that is running."""
     frames_done: int = 0
-    """Frames of its main video that are there."""
+    """Number of finished frames of the main video."""
     frames_total: int | None = None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the main video; null until it is known."""
     rate: str | None = None
-    """Frames per second as a fraction, where that is known."""
+    """Frames per second as a fraction; null until it is known."""
     eta_s: float | None = None
-    """An estimate of the seconds that are left."""
+    """Estimated time until completion, in seconds; null if it cannot be estimated."""
     params: dict[str, Any] = {}
-    """All fields of the request, with the seed that was drawn."""
+    """All fields of the request, including defaults and the random seed."""
     facts: dict[str, Any] = {}
-    """What was decided on the way."""
+    """Values determined while the job ran, e.g. `seed`, `size`."""
     results: list[str] = []
-    """The variants that `content` can give."""
+    """Variants of the content that are complete."""
     main: str = "video"
-    """The variant that the job is for: `content` without a variant."""
+    """Main variant: the content returned if no variant is given."""
     parent: str | None = None
-    """The job that this one is a part of."""
+    """Id of the job that this job is a part of; null if there is none."""
     children: list[Child] = []
-    """The jobs that are parts of this one, in their order."""
+    """Jobs that are parts of this job, in order."""
     stages: list[StageRecord] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
     degraded: str | None = None
-    """What had to be left out, where the video could be made all the same."""
+    """Description of an optional stage that failed and was skipped; null if there is none."""
 
 
 class Scores(Answer):
@@ -150,29 +150,29 @@ class Scores(Answer):
 
 
 class EditedImage(Picture):
-    """A picture that was made."""
+    """A generated or edited picture."""
 
     seed: int
-    """By which it can be made again."""
+    """Seed that reproduces the picture."""
     scores: Scores | None = None
-    """Of an edited one, where it was measured."""
+    """Scores of an edited picture; null if they were not measured."""
 
 
 class ImagesResponse(Answer):
-    """What the editing or the painting of pictures has made: OpenAI's answer, and beside it what this project knows."""
+    """Generated or edited pictures: OpenAI's fields, and more."""
 
     created: int
-    """Seconds since 1970, UTC."""
+    """Time of the response, in seconds since 1970, UTC."""
     data: list[EditedImage]
     """The pictures."""
     size: str = ""
-    """`WIDTHxHEIGHT` of the pictures in pixels."""
+    """Size of the pictures: `WIDTHxHEIGHT` in pixels."""
     output_format: str = "png"
-    """The format of the pictures."""
+    """File format of the pictures."""
     facts: dict[str, Any] = {}
-    """What was decided on the way: the first `seed`, `size`, and of a face `faces` and perhaps `notice`."""
+    """Values determined by the models: `seed` of the first picture, `size`, and of a face `faces` and `notice`."""
     stages: list[StageRecord] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
 
 
 class Identity(Answer):
@@ -187,65 +187,65 @@ class Identity(Answer):
 
 
 class Crop(Picture):
-    """The face alone, upright."""
+    """The face, cut out of the picture and rotated upright."""
 
 
 class Face(Answer):
     """The largest face of a picture."""
 
     identity: Identity
-    """Places are fractions of the picture's width and height."""
+    """Identity of the person; coordinates are fractions of the picture's width and height."""
     crop: Crop
-    """The face alone."""
+    """The face, cut out of the picture."""
     faces: int
-    """How many were found."""
+    """Number of faces found."""
     notice: str | None = None
-    """What whoever sent the picture should know, e.g. that the face is small."""
+    """A warning for the user, e.g. that the face is small; null if there is none."""
     stages: list[StageRecord] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
 
 
 class Model(Answer):
-    """A graph or a model that can be asked for by its id."""
+    """A graph or model that requests can name."""
 
     id: str
-    """What requests name it by."""
+    """Name for the field `model` of requests."""
     created: int = 0
-    """When the server was started, in seconds since 1970, UTC."""
+    """Time when the server was started, in seconds since 1970, UTC."""
     owned_by: str = "reelgraph"
-    """As OpenAI has it."""
+    """Always `reelgraph`, for compatibility."""
     kind: str
-    """`graph`, or the kind of model, e.g. `wan`."""
+    """`graph`, or the kind of the model, e.g. `wan`."""
     roles: list[str] = []
-    """Those that a model can take, or that a graph has."""
+    """Roles that a model offers, or that a graph uses."""
     ready: bool
-    """Whether it, and all that it needs, can be asked now."""
+    """Whether it is running, with all models that it needs."""
     state: str = ""
-    """What Ray Serve says of its deployment, e.g. `HEALTHY`."""
+    """Status of its deployment in Ray Serve, e.g. `HEALTHY`."""
     fields: dict[str, dict[str, Any]] = {}
-    """Field of a request → its JSON schema, with the default and the maximum of this server."""
+    """Field of a request → its JSON schema, with this server's defaults and limits."""
 
 
 class Deleted(Answer):
-    """What was deleted."""
+    """Confirmation of a deletion."""
 
     id: str
-    """Of the file or the job."""
+    """Id of the file or job."""
     deleted: bool = True
-    """That it is."""
+    """Always true."""
 
 
 class Page(Answer, Generic[T]):
-    """A part of a list."""
+    """A page of a list."""
 
     data: list[T]
-    """The entries."""
+    """Entries of the page."""
     first_id: str | None = None
-    """Of the first entry."""
+    """Id of the first entry; null if the page is empty."""
     last_id: str | None = None
-    """Of the last entry: the cursor of the next part."""
+    """Id of the last entry, for the parameter `after` of the next page; null if the page is empty."""
     has_more: bool = False
-    """Whether there are entries behind the last."""
+    """Whether there are more entries after this page."""
 
 
 class StatusEvent(JobEvent, Ending):
@@ -328,51 +328,51 @@ class FrameEvent(JobEvent):
 
 
 class ImageProgress(Answer):
-    """`done` of `total` steps of all pictures are finished."""
+    """Progress, counted over the steps of all pictures."""
 
     stage: str
-    """The stage."""
+    """Stage that is running."""
     done: int
-    """Steps that are finished."""
+    """Number of finished steps."""
     total: int
-    """Steps there are."""
+    """Total number of steps."""
 
 
 class ShownImage(Picture):
-    """A picture in a stream."""
+    """A picture in a stream of events."""
 
     size: str | None = None
-    """`WIDTHxHEIGHT` in pixels."""
+    """Size of the finished picture: `WIDTHxHEIGHT` in pixels."""
     output_format: str = "png"
-    """The format of the picture."""
+    """File format of the picture."""
     quality: str = "auto"
-    """There is one quality."""
+    """Always `auto`, for compatibility."""
     background: str = "opaque"
-    """Pictures are opaque."""
+    """Always `opaque`: pictures have no alpha channel."""
     created_at: int = 0
-    """Seconds since 1970, UTC."""
+    """Time of the event, in seconds since 1970, UTC."""
     index: int
-    """Which picture, from 0."""
+    """Index of the picture, from 0."""
     n: int
-    """Of how many."""
+    """Number of pictures in the request."""
 
 
 class PartialImage(ShownImage):
-    """A small picture of what is being painted."""
+    """A small preview of an unfinished picture."""
 
     partial_image_index: int
-    """Which preview of its picture, from 0."""
+    """Index of this preview within its picture, from 0."""
 
 
 class CompletedImage(ShownImage):
-    """A picture that is painted."""
+    """A finished picture."""
 
     seed: int
-    """By which it can be painted alone."""
+    """Seed that generates this picture alone."""
     facts: dict[str, Any] = {}
-    """What was decided on the way."""
+    """Values determined by the models so far."""
     usage: dict[str, Any] = {}
-    """As OpenAI has it; nothing is counted in tokens here."""
+    """Token counts, always 0: OpenAI's format requires them."""
 
 
 Event: TypeAlias = (

@@ -1,4 +1,4 @@
-"""Options of the command line that several commands share, written once."""
+"""Options that several commands share."""
 
 import json
 from collections.abc import Mapping
@@ -8,83 +8,85 @@ from typing import Annotated, TypedDict, cast
 import typer
 
 _MAX_JSON_BYTES = 32 << 20
-"""A script of a hundred scenes whose texts are as long as they may be has fewer."""
+"""Maximum size of a JSON file, in bytes: more than a script of a hundred scenes with texts of maximum length."""
 
 
-def target(path: Path | None) -> Path | None:
-    """Check where a result is to go before anything is asked for."""
+def check_target(path: Path | None) -> Path | None:
+    """Return the path of a result. Raises BadParameter if no file can be written there."""
     if path is not None and not path.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {path.parent}")
+        raise typer.BadParameter(f"the folder {path.parent} does not exist")
     if path is not None and path.exists() and not path.is_file():
         raise typer.BadParameter(f"{path} exists and is not a file")
     return path
 
 
-def json_object(path: Path) -> dict[str, object]:
-    """Read a file that holds a JSON object. Raises BadParameter for what is none, or could not be sent as one."""
+def read_json_object(path: Path) -> dict[str, object]:
+    """Return the JSON object in a file. Raises BadParameter if the file has none, or it cannot be sent."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_JSON_BYTES + 1)
         if len(data) > _MAX_JSON_BYTES:
-            raise typer.BadParameter(f"{path} has more bytes than the limit of {_MAX_JSON_BYTES}")
-        told: object = json.loads(data)
-        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()  # JSON has no word for NaN or half a character
+            raise typer.BadParameter(f"{path} is larger than the limit of {_MAX_JSON_BYTES} bytes")
+        value: object = json.loads(data)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # rejects NaN and lone surrogates
     except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise typer.BadParameter(f"{path} holds no JSON object")
-    return cast("dict[str, object]", told)
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{path} must have a JSON object")
+    return cast("dict[str, object]", value)
 
 
-def ends(path: Path | None, suffix: str, option: str) -> None:
-    """Raise BadParameter where a result that is not of that form would go."""
+def check_suffix(path: Path | None, suffix: str, option: str) -> None:
+    """Raise BadParameter if a path does not end with `suffix`."""
     if path is not None and path.suffix.lower() != suffix:
         raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
 
 
-OutputFile = Annotated[Path, typer.Option("-o", "--out", callback=target, help="Where the result goes.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
-After = Annotated[str | None, typer.Option(help="Begin behind this id.")]
+OutputFile = Annotated[Path, typer.Option("-o", "--out", callback=check_target, help="File for the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="Maximum number of entries.")]
+After = Annotated[str | None, typer.Option(help="Start after the entry with this id.")]
 
 
 class RunOptions(TypedDict):
-    """What every command takes that has a job done."""
+    """Options of every command that runs a model."""
 
-    local: Annotated[bool, typer.Option("--local", help="Start a server for this call and stop it afterwards.")]
+    local: Annotated[
+        bool, typer.Option("--local", help="Start a local server for this command and stop it afterwards.")
+    ]
     as_json: AsJson
 
 
 class MakeOptions(RunOptions):
-    """What every command takes that makes a video and nothing else."""
+    """Options of every command with one result file."""
 
     out: OutputFile
 
 
 class ModelOption(TypedDict, total=False):
-    """What every command takes that asks one model."""
+    """Option of every command that runs one model."""
 
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="ID", help="The id of the served model to ask; reel models lists them."),
+        typer.Option("--model", metavar="ID", help="Id of the served model to run; reel models lists them."),
     ]
 
 
 class RoleOptions(TypedDict, total=False):
-    """What every command takes that asks a graph."""
+    """Option of every command that runs a graph."""
 
     models: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
             metavar="ROLE=ID",
-            help="Which served model takes a role; reel models lists both. May be given several times.",
+            help="Served model to use for a role; reel models lists both. Repeatable.",
         ),
     ]
 
 
 def assign_roles(options: RoleOptions) -> dict[str, object]:
-    """Return the request's field `models` where the options say it, else nothing. Raises BadParameter."""
+    """Return the request's field `models`, or no field if no role is given. Raises BadParameter."""
     chosen: dict[str, str] = {}
     for text in options.get("models") or ():
         role, _, model = text.partition("=")
@@ -92,14 +94,14 @@ def assign_roles(options: RoleOptions) -> dict[str, object]:
             raise typer.BadParameter(f"must be ROLE=ID, got {text!r}", param_hint="--model")
         if role in chosen:
             raise typer.BadParameter(
-                f"{role} has two models, {chosen[role]} and {model}; give one", param_hint="--model"
+                f"{role}: must have one model, got {chosen[role]} and {model}", param_hint="--model"
             )
         chosen[role] = model
     return {"models": chosen} if chosen else {}
 
 
 def check_either(fields: Mapping[str, object], *options: str) -> None:
-    """Raise BadParameter where several of these options, of which one may be given, are among the fields."""
+    """Raise BadParameter if more than one of these options is given."""
     given = [option for option in options if option.removeprefix("--").replace("-", "_") in fields]
     if len(given) > 1:
-        raise typer.BadParameter("give one of them, not both", param_hint=", ".join(options))
+        raise typer.BadParameter("give only one", param_hint=", ".join(options))

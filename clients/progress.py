@@ -1,7 +1,6 @@
-"""What a person sees while something is made: bars at a terminal, plain lines elsewhere. Both on stderr.
+"""Progress display: bars at a terminal, plain lines elsewhere.
 
-Nothing moves by itself: a bar stands where the last event, or the last byte, has put it. Text from a server is never
-read as markup.
+Bars show the last event or byte; they are not extrapolated. Text from a server is never interpreted as markup.
 """
 
 from collections.abc import Callable, Generator
@@ -40,39 +39,39 @@ from reelgraph.objects import (
 Show: TypeAlias = Callable[[Event], None]
 
 _FRAMES = "frames"
-"""The bar of frames that are written."""
+"""Label of the bar for finished frames."""
 _PLAIN = "video"
-"""The video whose frames may be told singly."""
+"""Variant whose frames may have events of their own."""
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """Shows progress."""
 
     def note(self, line: str) -> None:
-        """Say something once."""
+        """Show a line."""
         ...
 
-    def transfer(self, label: str) -> AbstractContextManager[OnBytes]:
-        """Show bytes going to or from the server."""
+    def show_transfer(self, label: str) -> AbstractContextManager[OnBytes]:
+        """Show an upload or download."""
         ...
 
-    def waiting(self, label: str) -> AbstractContextManager[None]:
-        """Show that something takes its time."""
+    def show_wait(self, label: str) -> AbstractContextManager[None]:
+        """Show that an operation of unknown duration is running."""
         ...
 
-    def watching(self) -> AbstractContextManager[Show]:
-        """Show a job by its events."""
+    def show_job(self) -> AbstractContextManager[Show]:
+        """Show a job's progress by its events."""
         ...
 
 
-def display(stream: TextIO) -> Display:
-    """Return the display that fits the stream."""
+def make_display(stream: TextIO) -> Display:
+    """Return bars for a terminal, lines for any other stream."""
     console = Console(file=stream, highlight=False)
     return Bars(console) if console.is_terminal else Lines(stream)
 
 
 class Bars:
-    """Progress at a terminal."""
+    """Progress bars at a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,83 +80,84 @@ class Bars:
         self._console.print(Text(line))
 
     @contextmanager
-    def transfer(self, label: str) -> Generator[OnBytes]:
-        with self._bars(DownloadColumn(), TransferSpeedColumn()) as bars:
+    def show_transfer(self, label: str) -> Generator[OnBytes]:
+        with self._make_bars(DownloadColumn(), TransferSpeedColumn()) as bars:
             task = bars.add_task(label, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     @contextmanager
-    def waiting(self, label: str) -> Generator[None]:
+    def show_wait(self, label: str) -> Generator[None]:
         with self._console.status(Text(label)):
             yield
 
     @contextmanager
-    def watching(self) -> Generator[Show]:
-        view = _JobView(self._bars(MofNCompleteColumn(), TimeElapsedColumn()))
+    def show_job(self) -> Generator[Show]:
+        view = _JobView(self._make_bars(MofNCompleteColumn(), TimeElapsedColumn()))
         with Live(view, console=self._console, refresh_per_second=8):
             yield view.show
 
-    def _bars(self, *numbers: ProgressColumn) -> Progress:
+    def _make_bars(self, *numbers: ProgressColumn) -> Progress:
         label = TextColumn("{task.description}", markup=False)
         return Progress(label, BarColumn(), *numbers, console=self._console)
 
 
 class _JobView:
-    """What a job's events have told so far, as something that rich can draw."""
+    """State of a job from its events, as a rich renderable."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._done: dict[str, int] = {}
         self._texts: dict[str, Text] = {}
-        self._written: set[str] = set()
-        self._singly = False
-        """Whether each frame is told by itself: then segments, which come later, tell nothing new."""
+        self._finished: set[str] = set()
+        """Stages that have finished."""
+        self._has_frame_events = False
+        """Whether each frame has an event; then segments, which come later, are not shown."""
         self._status = Text("waiting")
-        self._there: list[Text] = []
+        self._results: list[Text] = []
 
     def __rich__(self) -> Group:
-        return Group(self._status, *self._texts.values(), self._bars, *self._there)
+        return Group(self._status, *self._texts.values(), self._bars, *self._results)
 
     def show(self, event: Event) -> None:
         match event:
             case StatusEvent():
                 self._status = Text(event.status.replace("_", " "))
             case TextEvent():
-                self._write(event)
+                self._append_text(event)
             case ProgressEvent():
-                self._move(event.stage, event.done, event.total)
+                self._update_bar(event.stage, event.done, event.total)
             case FrameEvent():
-                self._singly = True
-                self._move(_FRAMES, event.frames_done, event.frames_total)
+                self._has_frame_events = True
+                self._update_bar(_FRAMES, event.frames_done, event.frames_total)
             case SegmentEvent():
-                if not (self._singly and event.variant == _PLAIN):
-                    self._move(_bar(event), event.frames_done, event.frames_total)
+                if not (self._has_frame_events and event.variant == _PLAIN):
+                    self._update_bar(_name_bar(event), event.frames_done, event.frames_total)
             case ResultEvent():
-                self._there.append(Text(f"{event.variant} is there"))
+                self._results.append(Text(f"{event.variant} is complete"))
             case StageEvent():
-                self._written.add(event.name)
-            case FactEvent():  # told at the end, with the video
+                self._finished.add(event.name)
+            case FactEvent():  # shown at the end, with the video
                 pass
 
-    def _write(self, event: TextEvent) -> None:
-        if event.stage not in self._texts or event.stage in self._written:  # the stage has begun again
+    def _append_text(self, event: TextEvent) -> None:
+        if event.stage not in self._texts or event.stage in self._finished:  # the stage has restarted
             self._texts[event.stage] = Text.assemble((f"{event.stage} ", "bold"))
-            self._written.discard(event.stage)
+            self._finished.discard(event.stage)
         self._texts[event.stage].append(event.piece)
 
-    def _move(self, name: str, done: int, total: int | None) -> None:
+    def _update_bar(self, name: str, done: int, total: int | None) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total)
         task = self._tasks[name]
-        if done < self._done.get(name, 0):  # the stage has begun again
+        if done < self._done.get(name, 0):  # the stage has restarted
             self._bars.reset(task)
         self._done[name] = done
         self._bars.update(task, completed=done, total=total)
 
 
 class Lines:
-    """Progress where no terminal is: a line for what is new, a stage's steps at every tenth."""
+    """Progress as lines: one for each change, and one for each 10 % of a stage."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -166,22 +166,22 @@ class Lines:
         print(line, file=self._stream, flush=True)
 
     @contextmanager
-    def transfer(self, label: str) -> Generator[OnBytes]:
-        tenths = _Tenths()
+    def show_transfer(self, label: str) -> Generator[OnBytes]:
+        tenths = _TenthCounter()
 
         def show(done: int, total: int | None) -> None:
-            if total and tenths.new(label, done, total):
+            if total and tenths.advance(label, done, total):
                 self.note(f"{label}: {done} of {total} bytes")
 
         yield show
 
     @contextmanager
-    def waiting(self, label: str) -> Generator[None]:
+    def show_wait(self, label: str) -> Generator[None]:
         self.note(label)
         yield
 
     @contextmanager
-    def watching(self) -> Generator[Show]:
+    def show_job(self) -> Generator[Show]:
         lines = _JobLines(self.note)
         try:
             yield lines.show
@@ -189,25 +189,28 @@ class Lines:
             lines.end()
 
 
-class _Tenths:
-    """Knows in which tenth each bar stood last."""
+class _TenthCounter:
+    """Remembers the last tenth of each bar."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
 
-    def new(self, name: str, done: int, total: int) -> bool:
+    def advance(self, name: str, done: int, total: int) -> bool:
+        """Record the position of a bar, and return whether its tenth has changed."""
         tenth = done * 10 // total
-        seen = self._last.get(name)
+        previous = self._last.get(name)
         self._last[name] = tenth
-        return seen != tenth
+        return previous != tenth
 
 
 class _JobLines:
+    """Writes lines for the events of a job."""
+
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._tenths = _Tenths()
+        self._tenths = _TenthCounter()
         self._texts: dict[str, str] = {}
-        self._singly = False
+        self._has_frame_events = False
 
     def show(self, event: Event) -> None:
         match event:
@@ -216,45 +219,46 @@ class _JobLines:
             case TextEvent():
                 self._texts[event.stage] = self._texts.get(event.stage, "") + event.piece
             case ProgressEvent():
-                self._step(event)
+                self._show_step(event)
             case FrameEvent():
-                self._singly = True
-                self._note(f"frame {_count(event)}{_told(event.scores)}")
+                self._has_frame_events = True
+                self._note(f"frame {_format_count(event)}{_format_scores(event.scores)}")
             case SegmentEvent():
-                if not (self._singly and event.variant == _PLAIN):
-                    self._note(f"{_bar(event)}: {_count(event)}")
+                if not (self._has_frame_events and event.variant == _PLAIN):
+                    self._note(f"{_name_bar(event)}: {_format_count(event)}")
             case ResultEvent():
-                self._note(f"{event.variant} is there")
+                self._note(f"{event.variant} is complete")
             case StageEvent():
-                self._tell(event.name)
+                self._write_text(event.name)
                 self._note(f"{event.name}: done in {event.seconds:.1f} s ({event.model}, {event.source})")
-            case FactEvent():  # told at the end, with the video
+            case FactEvent():  # shown at the end, with the video
                 pass
 
     def end(self) -> None:
+        """Write the texts of stages that have not finished."""
         for stage in list(self._texts):
-            self._tell(stage)
+            self._write_text(stage)
 
-    def _step(self, event: ProgressEvent) -> None:
-        if event.total > 0 and self._tenths.new(event.stage, event.done, event.total):
+    def _show_step(self, event: ProgressEvent) -> None:
+        if event.total > 0 and self._tenths.advance(event.stage, event.done, event.total):
             self._note(f"{event.stage}: {event.done} of {event.total}")
 
-    def _tell(self, stage: str) -> None:
-        """Say in one line what a stage has written: half sentences help nobody in a log."""
+    def _write_text(self, stage: str) -> None:
+        """Write the text of a stage as one line."""
         text = " ".join(self._texts.pop(stage, "").split())
         if text:
             self._note(f"{stage}: {text}")
 
 
-def _bar(event: SegmentEvent) -> str:
+def _name_bar(event: SegmentEvent) -> str:
     return _FRAMES if event.variant == _PLAIN else f"{event.variant} {_FRAMES}"
 
 
-def _count(event: FrameEvent | SegmentEvent) -> str:
+def _format_count(event: FrameEvent | SegmentEvent) -> str:
     return f"{event.frames_done} of {event.frames_total}" if event.frames_total else str(event.frames_done)
 
 
-def _told(scores: Scores | None) -> str:
+def _format_scores(scores: Scores | None) -> str:
     known = scores.model_dump(include=set(Scores.model_fields), exclude_none=True) if scores else {}
-    told = ", ".join(f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3g}" for name, value in known.items())
-    return f": {told}" if told else ""
+    text = ", ".join(f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3g}" for name, value in known.items())
+    return f": {text}" if text else ""

@@ -1,4 +1,4 @@
-"""Starting a server: in place of this process, or beside it for as long as a call needs one."""
+"""Starts the server: in place of this process, or as a child process for one command."""
 
 import importlib.util
 import os
@@ -18,18 +18,18 @@ from reelgraph.errors import ConnectionLost, LocalServerFailed, ServerUnreachabl
 from reelgraph.progress import Display
 
 _START_S = 600.0
-"""Models load."""
+"""Maximum time for starting, in seconds; it includes loading the models."""
 _STOP_S = 60.0
-"""Replicas finish the step that they are at."""
-_TOLD = 20
-"""Lines of what a server said last that an error repeats."""
+"""Maximum time for stopping, in seconds: replicas finish their current step."""
+_LOG_LINES = 20
+"""Number of log lines in an error message."""
 
 
 def require_server() -> None:
-    """Raise LocalServerFailed where only the client is installed."""
+    """Raise LocalServerFailed if the server's code or its packages are not installed."""
     if not has_server():
         raise LocalServerFailed(
-            f"{MISSING}, `.venv/bin/reel serve` starts it, and this client finds it by --url or REELGRAPH_URL"
+            f"{MISSING}, and `.venv/bin/reel serve` starts it. Give its URL to this client with --url or REELGRAPH_URL"
         )
     if importlib.util.find_spec("ray") is None:
         raise LocalServerFailed(
@@ -38,77 +38,77 @@ def require_server() -> None:
         )
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """The command line of a module of the server side, run by the Python that runs us.
+def make_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of the server with this Python.
 
-    `-P`: the working folder, which may have packages of the same names, is not searched.
+    `-P` excludes the working folder from the import path, because it may have packages with the same names.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def environment() -> dict[str, str]:
-    """Our environment, in which the server's code beside us is found before any other of its name."""
+def make_environment() -> dict[str, str]:
+    """Return the environment of this process, with the server's code first in PYTHONPATH."""
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
 
 
-def become(module: str, *arguments: str) -> NoReturn:
-    """Replace this process by a command of the server side, so that signals and the exit status are its own."""
+def exec_module(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by a module of the server, which then gets its signals and sets its exit status."""
     require_server()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command(module, *arguments), environment())  # noqa: S606 (no shell is wanted)
+    os.execve(sys.executable, make_command(module, *arguments), make_environment())  # noqa: S606 (no shell)
 
 
-def finish(module: str, *arguments: str) -> None:
-    """Run a command of the server side to its end. Raises LocalServerFailed with what it said, where it fails."""
-    done = subprocess.run(command(module, *arguments), env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LocalServerFailed(
-            "\n".join([f"{module} ended with status {done.returncode}; it said:", done.stderr.strip()])
-        )
+def run_module(module: str, *arguments: str) -> None:
+    """Run a module of the server until it ends. Raises LocalServerFailed with its stderr if it fails."""
+    ended = subprocess.run(
+        make_command(module, *arguments), env=make_environment(), capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        raise LocalServerFailed(f"{module} ended with status {ended.returncode}; stderr:\n{ended.stderr.strip()}")
 
 
 @contextmanager
 def local_server(
     display: Display, serve: Sequence[str] | None = None, *, only: Sequence[str] = (), stop_s: float = _STOP_S
 ) -> Generator[str]:
-    """Start a server on a free port of this machine, yield its URL when it is ready, and stop it in any case.
+    """Start a server on a free local port, yield its URL when it is ready, and stop it at the end.
 
     Args:
-        display: where the waiting is shown.
-        serve: the command that serves; it prints its URL and then `ready`, each on a line of its own.
-        only: the graphs or models that are wanted; none is all.
-        stop_s: how long it may take to stop before it is killed.
+        display: shows that the server is starting or stopping.
+        serve: the command that serves; it must print its URL and then `ready`, each on a separate line.
+        only: the graphs and models to serve; by default all.
+        stop_s: maximum time for stopping before the server is killed, in seconds.
 
     Raises:
-        LocalServerFailed: only the client is installed, or the server ended or said nothing in time.
+        LocalServerFailed: the server is not installed, has ended, or was not ready in time.
     """
     if serve is None:
         require_server()
-        wanted = [word for name in only for word in ("--only", name)]
-        here = ("--address", "local", "--host", "127.0.0.1", "--port", str(_free_port()))
-        serve = command("composition", "serve", *here, *wanted)
+        only_options = [word for name in only for word in ("--only", name)]
+        local_options = ("--address", "local", "--host", "127.0.0.1", "--port", str(_free_port()))
+        serve = make_command("composition", "serve", *local_options, *only_options)
     with tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") as log:
         process = _start(serve, log)
         try:
-            with display.waiting("starting a server on this machine"):
-                url = _ready_url(process, log)
+            with display.show_wait("starting a server on this machine"):
+                url = _wait_until_ready(process, log)
             yield url
         except (ConnectionLost, ServerUnreachable) as error:
             if process.poll() is None:
                 raise
-            raise LocalServerFailed(_last_words(f"the server ended with status {process.returncode}", log)) from error
+            raise LocalServerFailed(_append_log(f"the server ended with status {process.returncode}", log)) from error
         finally:
-            with display.waiting("stopping the server"):
+            with display.show_wait("stopping the server"):
                 _stop(process, stop_s)
 
 
 def _start(serve: Sequence[str], log: TextIO) -> "subprocess.Popen[str]":
-    """Start a server in a session of its own: Ctrl-C is ours, and the job is cancelled before the server is stopped."""
+    """Start the server in a separate session, so that Ctrl-C cancels the job before the server is stopped."""
     return subprocess.Popen(
         serve,
-        env=environment(),
+        env=make_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -117,7 +117,8 @@ def _start(serve: Sequence[str], log: TextIO) -> "subprocess.Popen[str]":
     )
 
 
-def _ready_url(process: subprocess.Popen[str], log: TextIO) -> str:
+def _wait_until_ready(process: subprocess.Popen[str], log: TextIO) -> str:
+    """Return the URL that the server prints before `ready`. Raises LocalServerFailed."""
     if process.stdout is None:
         raise AssertionError("stdout is a pipe")
     lines: queue.Queue[str | None] = queue.Queue()
@@ -130,22 +131,23 @@ def _ready_url(process: subprocess.Popen[str], log: TextIO) -> str:
             elif line == "ready" and url:
                 return url
     except queue.Empty:
-        raise LocalServerFailed(_last_words(f"the server was not ready within {_START_S:g} s", log)) from None
-    raise LocalServerFailed(_last_words("the server ended before it was ready", log))
+        raise LocalServerFailed(_append_log(f"the server was not ready within {_START_S:g} s", log)) from None
+    raise LocalServerFailed(_append_log("the server ended before it was ready", log))
 
 
 def _drain(stdout: IO[str], lines: "queue.Queue[str | None]") -> None:
-    """Read to the end, also when nobody looks any more: a full pipe would stop the server."""
+    """Put all lines into the queue, until the end: a full pipe would block the server."""
     with stdout:
         for line in stdout:
             lines.put(line.strip())
     lines.put(None)
 
 
-def _last_words(what: str, log: TextIO) -> str:
+def _append_log(message: str, log: TextIO) -> str:
+    """Return the message with the last lines of the log, if it has any."""
     log.seek(0)
-    said = log.read().splitlines()[-_TOLD:]
-    return "\n".join([f"{what}; it said:", *said]) if said else what
+    lines = log.read().splitlines()[-_LOG_LINES:]
+    return "\n".join([f"{message}; last lines of its log:", *lines]) if lines else message
 
 
 def _stop(process: subprocess.Popen[str], stop_s: float) -> None:

@@ -11,7 +11,7 @@ from typing import Unpack, cast
 from reelgraph import flows, wire
 from reelgraph.connection import AsyncConnection, Connection
 from reelgraph.create import CreateVideo, CreateVideoLater
-from reelgraph.disk import Landing
+from reelgraph.disk import AtomicFile
 from reelgraph.errors import ClientError
 from reelgraph.fields import ContentOptions, ListOptions, VideoFields
 from reelgraph.flows import Backoff, OnBytes
@@ -27,18 +27,22 @@ class Videos:
 
     @property
     def create(self) -> CreateVideo:
-        """Order a video, or a picture where the job is for one. A path object as medium is sent along.
+        """Create a job that makes a video or a picture. A path object in a media field is sent with the request.
 
         Args:
-            model: a graph, `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or the id of a served model for a job
-                of that model alone, e.g. `wan`, `text-to-video`, or `flux` for a picture. `models.list` has them all.
-            on_progress: told how much has been sent.
-            fields: as `fields` has them for each graph and kind of model; a type checker knows which of them a name
-                takes where that is written out, and the server always.
+            model: a graph, `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or the id of a served model that runs
+                alone, e.g. `wan`, `text-to-video`, or `flux` for a picture. `models.list` returns all of them.
+            on_progress: called while the request is sent.
+            fields: the request's fields; `reelgraph.fields` has a TypedDict for each graph and kind of model. A type
+                checker checks them if `model` is a literal.
 
-        Raises OSError before anything is sent, and ValueError for a list of both paths and ids.
+        Raises:
+            OSError: a file cannot be read; raised before anything is sent.
+            ValueError: a list has both paths and ids.
         """
-        return cast("CreateVideo", self._create)  # no function of all fields is one of some to a type checker
+        return cast(
+            "CreateVideo", self._create
+        )  # `_create` accepts all fields, which a type checker does not take for the overloads
 
     def _create(self, *, model: str, on_progress: OnBytes | None = None, **given: Unpack[VideoFields]) -> Video:
         return self._connection.send(wire.create_video(model, given), on_progress)
@@ -50,45 +54,44 @@ class Videos:
         return self._connection.send(wire.list_videos(**options))
 
     def list_all(self, **options: Unpack[ListOptions]) -> Iterator[Video]:
-        """Yield the videos of this page and of all behind it."""
-        return self._connection.pages(wire.list_videos(**options))
+        """Yield the videos of this page and of all following pages."""
+        return self._connection.list_entries(wire.list_videos(**options))
 
     def delete(self, video_id: str) -> Deleted:
-        """Delete a video; a job that runs is stopped."""
+        """Delete a job with its results; a running job is stopped first."""
         return self._connection.send(wire.delete_video(video_id))
 
     def cancel(self, video_id: str) -> Video:
-        """Stop a job and keep what there is of it."""
+        """Stop a job and keep its results so far."""
         return self._connection.send(wire.cancel_video(video_id))
 
     def events(self, video_id: str, *, after: int | None = None) -> Iterator[Event]:
-        """Yield a job's events from its beginning, or behind the event numbered `after`, until the job has ended.
+        """Yield a job's events until the job has ended, from the first one, or from the one after number `after`.
 
-        A connection that breaks is taken up again where it broke. A failed job ends the iteration like a completed
-        one: the last event says which.
+        A broken connection is resumed without loss. A failed job ends the iteration like a completed one; the last
+        event has the status.
         """
         feed = flows.EventFeed(video_id, after, self._backoff)
-        for chunk in self._connection.chunks(feed):
+        for chunk in self._connection.read_flow(feed):
             yield from feed.read(chunk)
 
     def wait(self, video_id: str, *, timeout_s: float | None = None) -> Video:
-        """Return the video when it is completed. Raises JobFailed, and WaitTimedOut after `timeout_s`."""
+        """Wait until a job has completed and return the video. Raises JobFailed; WaitTimedOut after `timeout_s`."""
         polling = flows.Polling(video_id, timeout_s, self._backoff)
         while polling.result is None:
             try:
-                delay_s = polling.heard(self._connection.send(polling.call))
+                delay_s = polling.handle_response(self._connection.send(polling.call))
             except ClientError as error:
-                delay_s = polling.failed(error)
+                delay_s = polling.handle_error(error)
             time.sleep(delay_s)
         return polling.result
 
     def stream_content(self, video_id: str, **options: Unpack[ContentOptions]) -> Iterator[bytes]:
-        """Yield a result's bytes; while the job runs, what there is so far and then the rest as it is made.
+        """Yield the bytes of a result; while the job runs, the bytes that exist and then the rest as it is made.
 
-        Without a variant it is what the job is for, the video's `main`; so it is for `download`. Raises ConnectionLost
-        in the middle when the job fails.
+        The default variant is the job's main variant, as in `download`. Raises ConnectionLost if the job fails.
         """
-        return self._connection.stream(wire.content(video_id, options, live=True))
+        return self._connection.stream(wire.get_content(video_id, options, live=True))
 
     def download(
         self,
@@ -98,16 +101,16 @@ class Videos:
         on_progress: OnBytes | None = None,
         **options: Unpack[ContentOptions],
     ) -> Path:
-        """Wait for the job and put its result into the file `to`, which appears when it is whole.
+        """Wait for the job and download its result into the file `to`, which appears when it is complete.
 
-        A connection that breaks is taken up again where it broke. Raises JobFailed and OSError too.
+        A broken connection is resumed where it broke. Also raises JobFailed and OSError.
         """
         self.wait(video_id)
         download = flows.Download(video_id, options, self._backoff, on_progress)
-        with Landing(Path(to)) as landing:
-            for piece in self._connection.chunks(download):
-                landing.write(piece, download.received)
-                download.took(len(piece))
+        with AtomicFile(Path(to)) as file:
+            for chunk in self._connection.read_flow(download):
+                file.write(chunk, download.received)
+                download.handle_bytes(len(chunk))
         return Path(to)
 
 
@@ -133,7 +136,7 @@ class AsyncVideos:
         return await self._connection.send(wire.list_videos(**options))
 
     def list_all(self, **options: Unpack[ListOptions]) -> AsyncIterator[Video]:
-        return self._connection.pages(wire.list_videos(**options))
+        return self._connection.list_entries(wire.list_videos(**options))
 
     async def delete(self, video_id: str) -> Deleted:
         return await self._connection.send(wire.delete_video(video_id))
@@ -142,9 +145,9 @@ class AsyncVideos:
         return await self._connection.send(wire.cancel_video(video_id))
 
     async def events(self, video_id: str, *, after: int | None = None) -> AsyncGenerator[Event]:
-        """See Videos.events. Close it (`contextlib.aclosing`) where you leave it before its end."""
+        """See Videos.events. Use `contextlib.aclosing` if you leave it before its end."""
         feed = flows.EventFeed(video_id, after, self._backoff)
-        async with aclosing(self._connection.chunks(feed)) as chunks:
+        async with aclosing(self._connection.read_flow(feed)) as chunks:
             async for chunk in chunks:
                 for event in feed.read(chunk):
                     yield event
@@ -153,15 +156,15 @@ class AsyncVideos:
         polling = flows.Polling(video_id, timeout_s, self._backoff)
         while polling.result is None:
             try:
-                delay_s = polling.heard(await self._connection.send(polling.call))
+                delay_s = polling.handle_response(await self._connection.send(polling.call))
             except ClientError as error:
-                delay_s = polling.failed(error)
+                delay_s = polling.handle_error(error)
             await asyncio.sleep(delay_s)
         return polling.result
 
     def stream_content(self, video_id: str, **options: Unpack[ContentOptions]) -> AsyncGenerator[bytes]:
-        """See Videos.stream_content. Close it (`contextlib.aclosing`) where you leave it before its end."""
-        return self._connection.stream(wire.content(video_id, options, live=True))
+        """See Videos.stream_content. Use `contextlib.aclosing` if you leave it before its end."""
+        return self._connection.stream(wire.get_content(video_id, options, live=True))
 
     async def download(
         self,
@@ -173,9 +176,9 @@ class AsyncVideos:
     ) -> Path:
         await self.wait(video_id)
         download = flows.Download(video_id, options, self._backoff, on_progress)
-        with Landing(Path(to)) as landing:
-            async with aclosing(self._connection.chunks(download)) as chunks:
-                async for piece in chunks:
-                    await asyncio.to_thread(landing.write, piece, download.received)
-                    download.took(len(piece))
+        with AtomicFile(Path(to)) as file:
+            async with aclosing(self._connection.read_flow(download)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk, download.received)
+                    download.handle_bytes(len(chunk))
         return Path(to)

@@ -1,4 +1,4 @@
-"""Requests built and answers understood. No I/O, and nothing of the library that does it."""
+"""Builds requests and parses responses. No I/O, and independent of the HTTP library."""
 
 import json
 import math
@@ -31,239 +31,242 @@ M = TypeVar("M", bound=BaseModel)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 _POLL_S = 1.0
-_SILENCE_S = 60.0
-"""An event stream that says nothing for so long, not even `: keep-alive`, is dead."""
+"""Default interval between polls, in seconds."""
+_EVENT_TIMEOUT_S = 60.0
+"""Read timeout of an event stream, in seconds; the server sends a keep-alive comment more often."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. The names of `headers` are in lower case."""
+class Response:
+    """An HTTP response."""
 
     status: int
     headers: Mapping[str, str]
+    """Name in lower case → value."""
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file on this disk that is sent along, under a field's name."""
+    """A local file that is sent as a part of a multipart request."""
 
     name: str
+    """Name of the field."""
     path: Path
-    or_folder: bool = False
-    """Whether it may be a folder, which is sent as a zip of the files in it."""
+    accepts_folder: bool = False
+    """Whether `path` may be a folder, which is sent as a zip archive of its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request, and how its answer is understood."""
+    """A request, and the function that parses its response."""
 
     method: str
     path: str
-    parse: Callable[[Answer], T]
+    parse: Callable[[Response], T]
     query: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     json: Mapping[str, object] | None = None
     form: Mapping[str, str | list[str]] = field(default_factory=dict[str, str | list[str]])
     parts: Sequence[Part] = ()
-    """Where there are any, the request is multipart."""
-    silence_s: float | None = None
-    """How long the server may say nothing, where that is not what the client is set to; `inf` is for ever."""
+    """Files to send; if there are any, the request is multipart."""
+    read_timeout_s: float | None = None
+    """Maximum time without data from the server, in seconds; None is the client's setting, `inf` is no timeout."""
 
 
-def root(base_url: str) -> str:
-    """Return the server's address without `/v1`, which people write and leave out alike."""
+def strip_version(base_url: str) -> str:
+    """Return the server's URL without a trailing `/v1`. Raises ValueError if it is not an HTTP URL."""
     if urlsplit(base_url).scheme not in ("http", "https"):
-        raise ValueError(f"the server's address must begin with http:// or https://, got {base_url!r}")
+        raise ValueError(f"the server's URL must start with http:// or https://, got {base_url!r}")
     return base_url.rstrip("/").removesuffix("/v1")
 
 
-def is_here(base_url: str) -> bool:
-    """Whether the address is this machine's own, which no proxy can reach."""
+def is_loopback(base_url: str) -> bool:
+    """Return whether the URL is of this machine, so that requests must not go through a proxy."""
     host = urlsplit(base_url).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return False
 
 
-def authorization(api_key: str | None) -> dict[str, str]:
+def make_auth_headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def understood(call: Call[T], answer: Answer) -> T:
-    """Return what the answer says. Raises ApiError and UnexpectedAnswer."""
-    if not 200 <= answer.status < 300:
-        raise error_of(answer)
+def parse_response(call: Call[T], response: Response) -> T:
+    """Return the parsed response. Raises ApiError and UnexpectedAnswer."""
+    if not 200 <= response.status < 300:
+        raise parse_error(response)
     try:
-        return call.parse(answer)
+        return call.parse(response)
     except ValidationError as error:
         raise UnexpectedAnswer(f"{call.method} {call.path}: {error}") from error
 
 
-def error_of(answer: Answer) -> ApiError:
-    """Return the error that an answer is. Proxies answer with other bodies than the API does."""
+def parse_error(response: Response) -> ApiError:
+    """Return the error in a response. If the body is not in the API's format, as from a proxy, it is the message."""
     try:
-        told: object = json.loads(answer.body)
+        body: object = json.loads(response.body)
     except ValueError:
-        told = None
-    error = cast("dict[str, object]", told).get("error") if isinstance(told, dict) else None
+        body = None
+    error = cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        text = answer.body.decode("utf-8", "replace").strip()[:200]
-        return ApiError(answer.status, text or "the server gave no reason")
-    said = {name: str(value) for name, value in cast("dict[str, object]", error).items() if value is not None}
-    return ApiError(answer.status, said.get("message", ""), said.get("type"), said.get("param"), said.get("code"))
+        text = response.body.decode("utf-8", "replace").strip()[:200]
+        return ApiError(response.status, text or "the response has no error message")
+    detail = {name: str(value) for name, value in cast("dict[str, object]", error).items() if value is not None}
+    return ApiError(
+        response.status, detail.get("message", ""), detail.get("type"), detail.get("param"), detail.get("code")
+    )
 
 
 def upload_file(path: str | PathLike[str], purpose: str) -> Call[File]:
-    parts = [Part("file", Path(path), or_folder=True)]
-    return Call("POST", "/v1/files", _as(File), form={"purpose": purpose}, parts=parts)
+    parts = [Part("file", Path(path), accepts_folder=True)]
+    return Call("POST", "/v1/files", _parse_as(File), form={"purpose": purpose}, parts=parts)
 
 
 def list_files(**options: Unpack[ListOptions]) -> Call[Page[File]]:
-    return Call("GET", "/v1/files", _as(Page[File]), query=_query(options))
+    return Call("GET", "/v1/files", _parse_as(Page[File]), query=_make_query(options))
 
 
 def retrieve_file(file_id: str) -> Call[File]:
-    return Call("GET", f"/v1/files/{_segment(file_id)}", _as(File))
+    return Call("GET", f"/v1/files/{_quote_segment(file_id)}", _parse_as(File))
 
 
 def delete_file(file_id: str) -> Call[Deleted]:
-    return Call("DELETE", f"/v1/files/{_segment(file_id)}", _as(Deleted))
+    return Call("DELETE", f"/v1/files/{_quote_segment(file_id)}", _parse_as(Deleted))
 
 
 def create_video(model: str, fields: VideoFields) -> Call[Video]:
-    """JSON, unless a field is a file on this disk: then multipart, everything else as form fields.
+    """Return a JSON request, or a multipart request if a field is a local file.
 
     Raises:
-        ValueError: a list holds both files on this disk and others.
+        ValueError: a list has both local files and other values.
     """
-    return _posted("/v1/videos", _as(Video), {"model": model} | _given(fields))
+    return _make_post("/v1/videos", _parse_as(Video), {"model": model} | _drop_none(fields))
 
 
 def edit_image(fields: ImageEditFields) -> Call[ImagesResponse]:
-    """One picture is edited; of two, the first is the edges along which the second is edited."""
-    given = _given(fields)
-    given.pop("image")
+    """Return a request to edit a picture; of two, the first has the edges to follow and the second is edited."""
+    others = _drop_none(fields)
+    others.pop("image")
     image = fields["image"]
     if isinstance(image, str | PathLike):
         parts = [Part("image", Path(image))]
     else:
         parts = [Part("image[]", Path(path)) for path in image]
-    return Call("POST", "/v1/images/edits", _as(ImagesResponse), form=_form(given), parts=parts)
+    return Call("POST", "/v1/images/edits", _parse_as(ImagesResponse), form=_make_form(others), parts=parts)
 
 
 def generate_image(fields: GenerationFields) -> Call[ImagesResponse]:
-    """JSON, unless the face is a file on this disk."""
-    return _posted("/v1/images/generations", _as(ImagesResponse), _given(fields))
+    """Return a JSON request, or a multipart request if the face is a local file."""
+    return _make_post("/v1/images/generations", _parse_as(ImagesResponse), _drop_none(fields))
 
 
 def stream_image(fields: ImageGenerationFields) -> Call[None]:
-    """The same as a stream of events."""
-    call: Call[None] = _posted("/v1/images/generations", lambda _: None, {**_given(fields), "stream": True})
-    return replace(call, headers={"Accept": "text/event-stream"}, silence_s=_SILENCE_S)
+    """Return a request for a stream of events, as `generate_image`."""
+    call: Call[None] = _make_post("/v1/images/generations", lambda _: None, {**_drop_none(fields), "stream": True})
+    return replace(call, headers={"Accept": "text/event-stream"}, read_timeout_s=_EVENT_TIMEOUT_S)
 
 
 def find_face(image: Media, model: str | None = None) -> Call[Face]:
-    return _posted("/v1/faces", _as(Face), _given({"image": image, "model": model}))
+    return _make_post("/v1/faces", _parse_as(Face), _drop_none({"image": image, "model": model}))
 
 
 def list_videos(**options: Unpack[ListOptions]) -> Call[Page[Video]]:
-    return Call("GET", "/v1/videos", _as(Page[Video]), query=_query(options))
+    return Call("GET", "/v1/videos", _parse_as(Page[Video]), query=_make_query(options))
 
 
 def retrieve_video(video_id: str) -> Call[Video]:
-    return Call("GET", f"/v1/videos/{_segment(video_id)}", _as(Video))
+    return Call("GET", f"/v1/videos/{_quote_segment(video_id)}", _parse_as(Video))
 
 
 def poll_video(video_id: str) -> Call[tuple[Video, float]]:
-    """The video, and after how many seconds the server wants to be asked again."""
+    """Return a request for a video, and the time until the next poll, in seconds."""
     call = retrieve_video(video_id)
-    return Call("GET", call.path, lambda answer: (call.parse(answer), _poll_delay_s(answer.headers)))
+    return Call("GET", call.path, lambda response: (call.parse(response), _read_poll_delay_s(response.headers)))
 
 
 def delete_video(video_id: str) -> Call[Deleted]:
-    return Call("DELETE", f"/v1/videos/{_segment(video_id)}", _as(Deleted))
+    return Call("DELETE", f"/v1/videos/{_quote_segment(video_id)}", _parse_as(Deleted))
 
 
 def cancel_video(video_id: str) -> Call[Video]:
-    return Call("POST", f"/v1/videos/{_segment(video_id)}/cancel", _as(Video))
+    return Call("POST", f"/v1/videos/{_quote_segment(video_id)}/cancel", _parse_as(Video))
 
 
-def content(
+def get_content(
     video_id: str, options: ContentOptions, headers: Mapping[str, str] | None = None, *, live: bool = False
 ) -> Call[None]:
-    """The bytes of a result. `live`: the job may still run, and then nobody knows when the next ones come."""
+    """Return a request for the bytes of a result. `live`: the job may still run, so there is no read timeout."""
     return Call(
         "GET",
-        f"/v1/videos/{_segment(video_id)}/content",
+        f"/v1/videos/{_quote_segment(video_id)}/content",
         lambda _: None,
-        query=_query(options),
-        headers={
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-        },  # a byte range counts the bytes that lie on the server
-        silence_s=math.inf if live else None,
+        query=_make_query(options),
+        # Byte ranges refer to the uncompressed file.
+        headers={"Accept-Encoding": "identity", **(headers or {})},
+        read_timeout_s=math.inf if live else None,
     )
 
 
-def events(video_id: str, after: int | None) -> Call[None]:
+def get_events(video_id: str, after: int | None) -> Call[None]:
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if after is not None:
         headers["Last-Event-ID"] = str(after)
-    path = f"/v1/videos/{_segment(video_id)}/events"
-    return Call("GET", path, lambda _: None, headers=headers, silence_s=_SILENCE_S)
+    path = f"/v1/videos/{_quote_segment(video_id)}/events"
+    return Call("GET", path, lambda _: None, headers=headers, read_timeout_s=_EVENT_TIMEOUT_S)
 
 
 def list_models() -> Call[Page[Model]]:
-    return Call("GET", "/v1/models", _as(Page[Model]))
+    return Call("GET", "/v1/models", _parse_as(Page[Model]))
 
 
-def health() -> Call[None]:
+def check_health() -> Call[None]:
     return Call("GET", "/healthz", lambda _: None)
 
 
 def next_page(call: Call[Page[T]], page: Page[T]) -> Call[Page[T]] | None:
-    """The call for the page behind this one; None behind the last."""
+    """Return the call for the next page, or None after the last page."""
     if not page.has_more or page.last_id is None:
         return None
     return replace(call, query={**call.query, "after": page.last_id})
 
 
-def _posted(path: str, parse: Callable[[Answer], T], given: Mapping[str, object]) -> Call[T]:
-    """JSON, unless a field is a file on this disk: then multipart, everything else as form fields."""
-    parts = [part for name, value in given.items() for part in _parts(name, value)]
+def _make_post(path: str, parse: Callable[[Response], T], fields: Mapping[str, object]) -> Call[T]:
+    """Return a JSON request, or a multipart request if a field is a local file. Raises ValueError."""
+    parts = [part for name, value in fields.items() for part in _list_parts(name, value)]
     if not parts:
-        return Call("POST", path, parse, json=given)
-    sent = {part.name for part in parts}
-    form = _form({name: value for name, value in given.items() if name not in sent})
+        return Call("POST", path, parse, json=fields)
+    files = {part.name for part in parts}
+    form = _make_form({name: value for name, value in fields.items() if name not in files})
     return Call("POST", path, parse, form=form, parts=parts)
 
 
-def _as(model: type[M]) -> Callable[[Answer], M]:
-    return lambda answer: model.model_validate_json(answer.body)
+def _parse_as(model: type[M]) -> Callable[[Response], M]:
+    return lambda response: model.model_validate_json(response.body)
 
 
-def _given(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: _without_none(value) for name, value in fields.items() if value is not None}
+def _drop_none(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: _drop_nested_none(value) for name, value in fields.items() if value is not None}
 
 
-def _without_none(value: object) -> object:
+def _drop_nested_none(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    return _given(cast("Mapping[str, object]", value)) if isinstance(value, Mapping) else value
+    return _drop_none(cast("Mapping[str, object]", value)) if isinstance(value, Mapping) else value
 
 
-def _query(options: ListOptions | ContentOptions) -> dict[str, str | int]:
-    return cast("dict[str, str | int]", _given(options))
+def _make_query(options: ListOptions | ContentOptions) -> dict[str, str | int]:
+    return cast("dict[str, str | int]", _drop_none(options))
 
 
-def _form(fields: Mapping[str, object]) -> dict[str, str | list[str]]:
-    """Texts as they are, several of them as a field that is repeated, everything else as JSON."""
-    return {name: _text(value) for name, value in fields.items()}
+def _make_form(fields: Mapping[str, object]) -> dict[str, str | list[str]]:
+    """Return form fields: strings unchanged, a list of strings as a repeated field, other values as JSON."""
+    return {name: _format_value(value) for name, value in fields.items()}
 
 
-def _text(value: object) -> str | list[str]:
+def _format_value(value: object) -> str | list[str]:
     if isinstance(value, str):
         return value
     entries = cast("Sequence[object]", value if isinstance(value, list | tuple) else ())
@@ -271,28 +274,30 @@ def _text(value: object) -> str | list[str]:
     return texts if texts and len(texts) == len(entries) else json.dumps(value)
 
 
-def _parts(name: str, value: object) -> Iterator[Part]:
-    """Yield the files that a field's value means. Raises ValueError."""
+def _list_parts(name: str, value: object) -> Iterator[Part]:
+    """Yield the local files in a field's value. Raises ValueError."""
     if isinstance(value, PathLike):
-        yield Part(name, Path(cast("PathLike[str]", value)), or_folder=name in PICTURES)
+        yield Part(name, Path(cast("PathLike[str]", value)), accepts_folder=name in PICTURES)
     elif isinstance(value, list | tuple):
         entries = cast("Sequence[object]", value)
         paths = [Path(cast("PathLike[str]", entry)) for entry in entries if isinstance(entry, PathLike)]
         if paths and len(paths) < len(entries):
-            raise ValueError(f"{name}: a list holds either paths or file ids and data: URLs, not both")
+            raise ValueError(f"{name}: a list must have either only paths or only file ids and data: URLs")
         yield from (Part(name, path) for path in paths)
 
 
-def _segment(name: str) -> str:
+def _quote_segment(name: str) -> str:
+    """Return an id as a segment of a URL's path. Raises ValueError if it is empty."""
     if not name:
-        raise ValueError("the id is empty")
+        raise ValueError("the id must not be empty")
     return quote(name, safe="")
 
 
-def _poll_delay_s(headers: Mapping[str, str]) -> float:
+def _read_poll_delay_s(headers: Mapping[str, str]) -> float:
+    """Return the time until the next poll, in seconds, from the headers of a response."""
     try:
         if "openai-poll-after-ms" in headers:
             return max(0.0, float(headers["openai-poll-after-ms"]) / 1000)
         return max(0.0, float(headers.get("retry-after", _POLL_S)))
-    except ValueError:  # `Retry-After` may be a date
+    except ValueError:  # `Retry-After` may also be a date
         return _POLL_S

@@ -19,7 +19,7 @@ from miniatures.world import Pixels
 from reelgraph import Client
 from reelgraph.cli_make import local_client
 from reelgraph.errors import ClientError
-from reelgraph.progress import display
+from reelgraph.progress import make_display
 
 SCENES = (3, 8, 20)
 """Seeds of the scenes; no model was trained on them."""
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder
     parts = folder / "parts"
-    screen, pieces = display(sys.stderr), []
+    screen, pieces = make_display(sys.stderr), []
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with local_client(screen, NEEDED) as client:

@@ -44,7 +44,7 @@ ONLY_IN = {
         "composition/server/deploying.py",
         "clients/handles.py",
     ),
-    "fastapi": ("composition/http/ingress.py",),
+    "fastapi": ("composition/http/ingress.py", "composition/http/errors.py"),
     "av": (*MEDIA, "miniatures/clips.py"),
     "decord": MEDIA,
     **dict.fromkeys(TORCH, (*SHARED_TORCH, *RUNNING, *MINIATURES)),

@@ -125,8 +125,8 @@ def test_a_server_is_not_there(installed: Path, project: Path, command: list[str
     told = run([str(installed / "reel"), *command], project, status=1).stderr
     assert told == (
         "reel: the server is not part of the installed client. It runs from a checkout of reelgraph, or an image of "
-        "one: `make setup` there installs what it needs, `.venv/bin/reel serve` starts it, and this client finds it by "
-        "--url or REELGRAPH_URL\n"
+        "it: `make setup` there installs its packages, and `.venv/bin/reel serve` starts it. Give its URL to this "
+        "client with --url or REELGRAPH_URL\n"
     )
 
 
@@ -135,8 +135,8 @@ def test_graphs_need_a_server(installed: Path, project: Path, module: str) -> No
     told = run([str(installed / "python"), "-c", f"from {module} import Graphs"], project, status=1).stderr
     assert told.splitlines()[-1] == (
         "ImportError: reelgraph.Graphs needs the packages `services` and `composition`: the server is not part of the "
-        "installed client. It runs from a checkout of reelgraph, or an image of one: `make setup` there installs what "
-        "it needs"
+        "installed client. It runs from a checkout of reelgraph, or an image of it: `make setup` there installs its "
+        "packages"
     )
 
 

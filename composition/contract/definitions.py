@@ -16,7 +16,7 @@ from composition.http.bodies import REFERENCE_NAME, VideoBody
 from composition.http.content import ContentQuery
 from composition.http.descriptions import describe_fields, input_type, wire_name
 from composition.http.faces import FaceObject
-from composition.http.listing import ANSWERED_AT_ONCE, Paging
+from composition.http.listing import ANSWERED_AT_ONCE, PageQuery
 from composition.http.schemas import IMAGE_EVENTS, Deleted, FileObject, ImagesObject, ListPage, ModelObject, VideoObject
 from composition.media.limits import MediaKind
 from composition.records.events import JOB_EVENTS
@@ -25,7 +25,7 @@ from services.catalogue import KINDS
 from services.model import Model
 
 SECONDS = "seconds"
-QUERIES: tuple[type[BaseModel], ...] = (ContentQuery, Paging)
+QUERIES: tuple[type[BaseModel], ...] = (ContentQuery, PageQuery)
 """Queries of URLs."""
 ANSWERS: tuple[type[BaseModel], ...] = (
     FileObject,

@@ -26,7 +26,7 @@ from services.errors import ConfigError
 
 NAMES: dict[str, str] = {
     "ContentQuery": "ContentOptions",
-    "Paging": "ListOptions",
+    "PageQuery": "ListOptions",
     "Branch": "BranchFrom",
     "Lora": "Lora",
 }

@@ -1,4 +1,4 @@
-"""The bodies of requests: JSON and forms, read within a limit, as the same fields; and the media among the fields."""
+"""Request bodies: parses JSON and forms into the same fields, within limits, and separates the media fields."""
 
 import asyncio
 import codecs
@@ -11,110 +11,114 @@ from typing import Annotated, Any, TypeAlias, cast
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from composition.http.forms import Part, read_form, read_pairs
+from composition.http.forms import Part, read_multipart, read_urlencoded
 from composition.media.limits import MediaKind
 from services.allowance import MAX_JSON_BYTES, Allowance, allowing
 from services.errors import InvalidParameter, InvalidRequest, PayloadTooLarge
 from services.json_text import UnusableText, read_json
 
 MediaValue: TypeAlias = Part | str | list[Part | str]
-"""A media field as it came: a file of the request, a file id or a `data:` URL, or, for pictures, a list of them."""
+"""Value of a media field: a file of the form, a file id or a `data:` URL; for pictures also a list of these."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 MAX_DIGITS = 18
-"""Of a number in a header: Python reads none of thousands of digits, and a database counts no further."""
+"""Maximum digits of a number in a header, so that it fits a 64-bit integer."""
 MAX_SECONDS = 3600
-"""Of a video that is asked for by its duration; less."""
+"""Upper bound, exclusive, of the duration of a requested video, in seconds."""
 REFERENCE_NAME = "input_reference"
-"""OpenAI's name for the media that a video begins with."""
+"""OpenAI's name for the picture or video that a video starts from."""
 PENDING = "pending"
-"""Stands for a medium in a request until it is taken in."""
-MEDIA_ELSEWHERE = "send media as files of a form, or upload them first"
-ONE_OF = "must be a file id (file_…), a data: URL or a form part"
+"""Placeholder for a media field in a request until the media is stored."""
+MEDIA_VALUE = "must be a file id (file_…), a data: URL or a form part"
+"""The rest of a message after the name of a media field."""
+ONLY_ONE_MEDIA_VALUE = f"{MEDIA_VALUE}; only one value is allowed"
 
 
 class BodySettings(BaseModel):
-    """What the bodies of requests may be."""
+    """Limits of request bodies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body_bytes: int = Field(default=2 << 30, ge=1)
-    """Of any request, and of the pictures of a list together, wherever they come from."""
+    """Maximum size of a request, and of all pictures of a list together, wherever they are stored, in bytes."""
     max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
-    """Of a JSON body or the text in a form, which is read into memory and takes at most four times as much there;
-    larger media goes into a form as a file, or is uploaded first."""
+    """Maximum size of a JSON body, or of the text fields of a form, in bytes. Parsing takes at most four times as much
+    memory. Larger media must be sent as files of a form, or uploaded first."""
 
 
 class VideoBody(BaseModel):
-    """What every video is asked for with, beside the fields of its graph or model."""
+    """Fields of every request for a video, in addition to those of its graph or model."""
 
     model: str
-    """A graph, or the id of a model, which then works alone."""
+    """Name of a graph, or id of a model, which then runs alone."""
     input_reference: str | None = None
-    """OpenAI's name for the medium that the video begins with, instead of its own."""
+    """OpenAI's name for the picture or video that the video starts from; given instead of the field's own name."""
     seconds: Annotated[float, Field(gt=0, lt=MAX_SECONDS)] | None = None
-    """OpenAI's name for how long the video lasts, instead of `num_frames`."""
+    """OpenAI's name for the duration of the video in seconds; given instead of `num_frames`."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body: its fields as JSON has them, and a Part where a form has a file.
-
-    A name that a form has several times, or as `name[]`, is a list; `outer[inner]` is the field `inner` of `outer`.
-    """
+    """The parsed body of a request."""
 
     fields: dict[str, Any]
+    """Field → JSON value; a file of a form is a Part.
+
+    In a form, a repeated name or `name[]` is a list, and `outer[inner]` is the field `inner` of the object `outer`.
+    """
 
 
 @asynccontextmanager
 async def read_body(request: Request, settings: BodySettings) -> AsyncGenerator[Body]:
-    """Read a body, JSON or form, within the limits; its files are gone when the block is left.
+    """Parse a body, JSON or form, within the limits.
 
-    Within the block the JSON in the texts of fields takes of the same memory.
+    Its files are closed at the end of the `async with` block. JSON in text fields counts against the same memory limit
+    if it is parsed within the block.
 
     Raises InvalidRequest, InvalidParameter, LimitExceeded, PayloadTooLarge.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    has_files = kind == "multipart/form-data"
+    is_multipart = kind == "multipart/form-data"
     length = request.headers.get("content-length")
-    if has_files:
-        receive = limited(request.receive, length, settings.max_body_bytes, "max_body_bytes")
+    if is_multipart:
+        receive = limit_body(request.receive, length, settings.max_body_bytes, "max_body_bytes")
     else:
-        receive = limited(request.receive, length, settings.max_json_bytes, f"max_json_bytes; {MEDIA_ELSEWHERE}")
+        name = "max_json_bytes; send media as files of a form, or upload it first"
+        receive = limit_body(request.receive, length, settings.max_json_bytes, name)
     bounded = Request(request.scope, receive)
     allowance = Allowance(settings.max_json_bytes)
     async with aclosing(bounded.stream()) as stream:
-        if kind in WHOLE:
-            fields = await _whole(stream, allowance, WHOLE[kind])
+        if kind in PARSERS:
+            fields = await _parse_whole(stream, allowance, PARSERS[kind])
             with allowing(allowance):
                 yield Body(fields)
-        elif has_files:
-            async with read_form(stream, content_type, allowance) as items:
+        elif is_multipart:
+            async with read_multipart(stream, content_type, allowance) as items:
                 with allowing(allowance):
-                    yield Body(_fields(items))
+                    yield Body(_group_by_name(items))
         else:
             raise InvalidRequest("Content-Type: must be application/json or multipart/form-data", param="Content-Type")
 
 
-async def _whole(
+async def _parse_whole(
     stream: AsyncIterable[bytes],
     allowance: Allowance,
-    read: Callable[[bytes, Allowance], dict[str, Any]],
+    parse: Callable[[bytes, Allowance], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Read a body that is one text, in a thread: a hostile one takes a tenth of a second."""
-    data = await _gather(stream, allowance.limit)
+    """Parse a body that is held in memory, in a thread: a hostile one takes a tenth of a second."""
+    data = await _collect_chunks(stream, allowance.limit)
     with allowance.lent(len(data)):
-        return await asyncio.to_thread(read, data, allowance)
+        return await asyncio.to_thread(parse, data, allowance)
 
 
-async def _gather(stream: AsyncIterable[bytes], limit: int) -> bytes:
-    """Gather a body of at most `limit` bytes.
+async def _collect_chunks(stream: AsyncIterable[bytes], limit: int) -> bytes:
+    """Join the chunks of a body of at most `limit` bytes.
 
-    Its pieces wait in pages of their own, which are given back whole, and of which only those count that are full: a
-    buffer that grows leaves smaller and smaller holes behind it, into which nothing fits.
+    The chunks are collected in an anonymous mapping, which uses memory only for pages that were written and returns it
+    to the system when it is closed. A growing buffer would fragment the heap.
     """
     size = 0
     with mmap.mmap(-1, limit, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
@@ -125,97 +129,101 @@ async def _gather(stream: AsyncIterable[bytes], limit: int) -> bytes:
 
 
 def is_number(text: str) -> bool:
-    """Whether the value of a header is a whole number that can be read."""
+    """Whether the value of a header is a whole number of at most MAX_DIGITS digits."""
     return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
 
 
-def limited(receive: Receive, content_length: str | None, limit: int, name: str) -> Receive:
+def limit_body(receive: Receive, content_length: str | None, limit: int, name: str) -> Receive:
     """Return a `receive` that raises PayloadTooLarge as soon as a body is known to have more than `limit` bytes.
 
     Args:
-        receive: of the request.
-        content_length: what its header says.
-        limit: in bytes.
-        name: what the message calls the limit.
+        receive: the request's ASGI callable.
+        content_length: value of the `Content-Length` header.
+        limit: maximum size of the body, in bytes.
+        name: name of the limit in the message.
 
     Raises:
-        PayloadTooLarge: the Content-Length says so already.
-        InvalidRequest: the Content-Length is no number.
+        PayloadTooLarge: `content_length` is more than the limit.
+        InvalidRequest: `content_length` is not a number.
     """
-    too_large = f"the body has more bytes than the limit of {limit} ({name})"
+    too_large = f"the body is larger than the limit of {limit} bytes ({name})"
     if content_length is not None:
         if not is_number(content_length):
-            raise InvalidRequest("Content-Length: must be a number")
+            raise InvalidRequest(f"Content-Length: must be a number, got {content_length[:60]!r}")
         if int(content_length) > limit:
-            raise PayloadTooLarge(f"{too_large}: Content-Length says {content_length}")
-    seen = 0
+            raise PayloadTooLarge(f"{too_large}, got {content_length} (Content-Length)")
+    received = 0
 
-    async def counting() -> Message:
-        nonlocal seen
+    async def receive_limited() -> Message:
+        nonlocal received
         message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
+        received += len(message.get("body", b""))
+        if received > limit:
             raise PayloadTooLarge(too_large)
         return message
 
-    return counting
+    return receive_limited
 
 
-def taken_media(
+def take_media(
     kinds: Mapping[str, MediaKind], reference: str, body: Body
 ) -> tuple[dict[str, MediaValue], dict[str, Any]]:
-    """Part a body into its media, under their own names, and its other fields.
+    """Split the fields of a body into media fields and other fields.
 
     Args:
-        kinds: media field → what it holds. Only `pictures` may come as a list.
-        reference: the field that `input_reference` stands for; empty where it stands for none.
-        body: of the request.
+        kinds: media field → its kind. Only `pictures` accepts a list.
+        reference: the media field for which `input_reference` is another name; empty if there is none.
+        body: the parsed body.
+
+    Returns:
+        Media field → value, and the other fields.
 
     Raises:
-        InvalidParameter: a media field is none of the things it may be, or a file has the name of no media field.
+        InvalidParameter: a media field has an invalid value, or a file is given for a field that is not a media field.
     """
     fields = dict(body.fields)
-    found: dict[str, MediaValue] = {}
+    media: dict[str, MediaValue] = {}
     for name in ((REFERENCE_NAME,) if reference else ()) + tuple(kinds):
         value = fields.pop(name, None)
         if value is None:
             continue
         target = reference if name == REFERENCE_NAME else name
-        if target in found:
+        if target in media:
             raise InvalidParameter(f"{name}: give either this or {REFERENCE_NAME}, not both", param=name)
-        found[target] = _media_value(value, kinds[target], name)
+        media[target] = _parse_media(value, kinds[target], name)
     for name, value in fields.items():
         if _has_file(value):
             raise InvalidParameter(f"{name[:60]}: there is no such media field", param=name[:60])
-    return found, fields
+    return media, fields
 
 
-def _media_value(value: Any, kind: MediaKind, name: str) -> MediaValue:
+def _parse_media(value: Any, kind: MediaKind, name: str) -> MediaValue:
     if not isinstance(value, list):
-        return _media_item(value, name, name)
+        return _parse_media_item(value, name, name)
     if kind != "pictures":
-        raise InvalidParameter(f"{name}: {ONE_OF}, and only one of them", param=name)
-    return [_media_item(each, name, f"{name}[{i}]") for i, each in enumerate(_listed(value))]
+        raise InvalidParameter(f"{name}: {ONLY_ONE_MEDIA_VALUE}", param=name)
+    return [_parse_media_item(each, name, f"{name}[{i}]") for i, each in enumerate(_as_list(value))]
 
 
-def _media_item(value: Any, name: str, place: str) -> Part | str:
+def _parse_media_item(value: Any, name: str, place: str) -> Part | str:
+    """Return one medium. `place` names it in the message, e.g. `edge_frames[3]`. Raises InvalidParameter."""
     if isinstance(value, dict):  # OpenAI's reference object
         reference = cast("dict[str, Any]", value)
         value = reference.get("file_id") or reference.get("image_url")
     if not isinstance(value, str | Part):
-        raise InvalidParameter(f"{place}: {ONE_OF}", param=name)
+        raise InvalidParameter(f"{place}: {MEDIA_VALUE}", param=name)
     return value
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _has_file(value: Any) -> bool:
-    return any(isinstance(each, Part) for each in _listed(value))
+    return any(isinstance(each, Part) for each in _as_list(value))
 
 
-def _json_object(data: bytes, allowance: Allowance) -> dict[str, Any]:
+def _parse_json(data: bytes, allowance: Allowance) -> dict[str, Any]:
     try:
         with allowing(allowance):
             value = read_json(data.removeprefix(codecs.BOM_UTF8))
@@ -228,39 +236,42 @@ def _json_object(data: bytes, allowance: Allowance) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _form_fields(data: bytes, allowance: Allowance) -> dict[str, Any]:
-    return _fields(read_pairs(data, allowance))
+def _parse_urlencoded(data: bytes, allowance: Allowance) -> dict[str, Any]:
+    return _group_by_name(read_urlencoded(data, allowance))
 
 
-def _fields(items: Iterable[tuple[str, Part | str]]) -> dict[str, Any]:
-    """Gather what a form has under one name."""
+def _group_by_name(items: Iterable[tuple[str, Part | str]]) -> dict[str, Any]:
+    """Return the fields of a form; a repeated name, or `name[]`, is a list of its values."""
     flat: dict[str, Any] = {}
     for name, value in items:
         bare = name.removesuffix("[]")
-        held = flat.get(bare)
-        if isinstance(held, list):
-            cast("list[Part | str]", held).append(value)
-        elif held is not None:
-            flat[bare] = [held, value]
+        earlier = flat.get(bare)
+        if isinstance(earlier, list):
+            cast("list[Part | str]", earlier).append(value)
+        elif earlier is not None:
+            flat[bare] = [earlier, value]
         else:
             flat[bare] = value if bare == name else [value]
-    return _nested(flat)
+    return _nest_fields(flat)
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `a[b]` in a form as field `b` of `a`, one level deep, as OpenAI's clients write it. Files are not nested."""
+def _nest_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the name `a[b]` as the field `b` of the object `a`, one level deep, as OpenAI's clients send it.
+
+    The name of a file is not parsed.
+    """
     fields: dict[str, Any] = {}
     for name, value in flat.items():
         outer, bracket, inner = name.removesuffix("]").partition("[")
         if not bracket or not name.endswith("]") or _has_file(value):
             outer, inner = name, None
-        held = fields.setdefault(outer, value if inner is None else {})
-        if inner is not None and isinstance(held, dict):
-            held[inner] = value
-        elif held is not value:
-            raise InvalidParameter(f"{outer[:60]}: give either this or its fields, not both", param=outer[:60])
+        existing = fields.setdefault(outer, value if inner is None else {})
+        if inner is not None and isinstance(existing, dict):
+            existing[inner] = value
+        elif existing is not value:
+            raise InvalidParameter(f"{outer[:60]}: give either this or {outer[:60]}[…], not both", param=outer[:60])
     return fields
 
 
-WHOLE = {"application/json": _json_object, "application/x-www-form-urlencoded": _form_fields}
-"""Content type → what reads a body of it that is held in memory whole."""
+PARSERS = {"application/json": _parse_json, "application/x-www-form-urlencoded": _parse_urlencoded}
+"""Content type → parser of a body that is held in memory."""

@@ -1,4 +1,4 @@
-"""What a job gives out: its file, or a range of it; its segments while it still runs; its frames; and its events."""
+"""Content of jobs as streams: videos (also while they are made), zip archives of frames, scores and events."""
 
 import asyncio
 import io
@@ -18,30 +18,34 @@ from composition.records.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
 
 POLL_S = 0.2
-"""How often a follower looks for news."""
+"""Interval at which a running job is polled, in seconds."""
 KEEP_ALIVE_S = 15.0
-"""A silent event stream says this often that it is still there."""
+"""Interval of keep-alive comments in an event stream without events, in seconds."""
 
 SCORES = tuple(ScoresObject.model_fields)
-"""The columns of a job's metrics, behind the frame's number."""
+"""Columns of a job's metrics after the frame index."""
 
 
 class ContentQuery(BaseModel):
-    """Which of a job's results, and how it is written."""
+    """The query parameters of a download."""
 
     variant: str | None = None
-    """One of the job's results, e.g. `thumbnail`; by default what the job is for."""
+    """Variant of the content, e.g. `thumbnail`; by default the job's main variant."""
     format: Literal["csv", "json"] | None = None
-    """Of metrics; by default `csv`."""
+    """Format of the variant `metrics`; by default `csv`."""
 
 
-def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return (start, stop) in bytes of a `Range` header, or None where the whole is to be sent.
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return (start, stop) in bytes of a `Range` header, or None if the whole content must be sent.
 
-    Several ranges at once, and what is no byte range, are answered with the whole, as RFC 9110 allows.
+    A header with several ranges or with invalid syntax is ignored, as RFC 9110 allows.
+
+    Args:
+        header: the value of the header.
+        size: of the content, in bytes.
 
     Raises:
-        RangeNotSatisfiable: the range lies outside.
+        RangeNotSatisfiable: the range is outside the content.
     """
     match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (header or "").replace(" ", ""))
     if match is None or match.group(0) == "bytes=-":
@@ -54,21 +58,22 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     if last and first and int(last) < int(first):
         return None
     if start >= size or start >= stop:
-        raise RangeNotSatisfiable(f"Range: {header} lies outside the {size} bytes of the content", param="Range")
+        raise RangeNotSatisfiable(f"Range: {header} is outside the content, which has {size} bytes", param="Range")
     return start, stop
 
 
-async def kept(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
-    """Yield what there is of one of a job's videos."""
+async def read_video(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
+    """Yield the stored segments of one of a job's videos."""
     for segment in await asyncio.to_thread(store.list_segments, job_id, variant=variant):
         for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
             yield chunk
 
 
-async def live(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
-    """Yield what exists of one of a job's videos and then what is added, until it is whole.
+async def follow_video(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
+    """Yield the stored segments of one of a job's videos, then each new segment until the video is complete.
 
-    Raises ModelFailed when the job fails, so that the connection breaks and nobody takes a torso for the whole.
+    Raises:
+        ModelFailed: the job failed. This breaks the connection, so that no client takes a truncated file for complete.
     """
     index = -2
     while True:
@@ -77,22 +82,24 @@ async def live(store: Store, artifacts: Artifacts, job_id: str, variant: str) ->
             index = segment.index
             for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
                 yield chunk
-        if variant in job.results or job.status == "completed":  # as it was before the segments were asked for
+        if (
+            variant in job.results or job.status == "completed"
+        ):  # `job` was read before the segments, so none was missed
             return
         if job.status == "failed":
             raise ModelFailed(job.error_message or "the job failed")
         await asyncio.sleep(POLL_S)
 
 
-async def told(store: Store, job_id: str, after: int) -> AsyncIterator[str]:
-    """Yield a job's events as server-sent events, from the one numbered `after` + 1 until the job has ended."""
-    heard = time.monotonic()
+async def stream_events(store: Store, job_id: str, after: int) -> AsyncIterator[str]:
+    """Yield a job's events in the format of server-sent events, from number `after` + 1 until the job has ended."""
+    last_sent = time.monotonic()
     while True:
         events = await asyncio.to_thread(store.list_events, job_id, after)
         for event in events:
             after = event.number
             yield f"id: {event.number}\nevent: {event.kind}\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
-            heard = time.monotonic()
+            last_sent = time.monotonic()
         if not events:
             try:
                 job = await asyncio.to_thread(store.get_job, job_id)
@@ -100,20 +107,20 @@ async def told(store: Store, job_id: str, after: int) -> AsyncIterator[str]:
                 return
             if job.has_ended and job.last_event <= after:
                 return
-            if time.monotonic() - heard > KEEP_ALIVE_S:
-                heard = time.monotonic()
+            if time.monotonic() - last_sent > KEEP_ALIVE_S:
+                last_sent = time.monotonic()
                 yield ": keep-alive\n\n"
             await asyncio.sleep(POLL_S)
 
 
-def table(stills: Sequence[Still]) -> str:
-    """The scores of a job's frames as CSV, a line for each frame behind the first."""
-    rows = (("" if value is None else repr(value) for value in row.values()) for row in scored(stills))
+def format_scores_csv(stills: Sequence[Still]) -> str:
+    """Return the scores of a job's frames as CSV with a header line; see `list_scores`."""
+    rows = (("" if value is None else repr(value) for value in row.values()) for row in list_scores(stills))
     return "".join(f"{','.join(row)}\r\n" for row in (("frame", *SCORES), *rows))
 
 
-def scored(stills: Sequence[Still]) -> list[dict[str, Any]]:
-    """The scores of a job's frames, one object for each frame behind the first."""
+def list_scores(stills: Sequence[Still]) -> list[dict[str, Any]]:
+    """Return an object with index and scores for each frame of a job that was scored: all but the first."""
     return [
         {"frame": still.index, **{name: still.scores.get(name) for name in SCORES}}
         for still in stills
@@ -121,37 +128,38 @@ def scored(stills: Sequence[Still]) -> list[dict[str, Any]]:
     ]
 
 
-async def zipped(artifacts: Artifacts, stills: Sequence[Still], *, named: bool) -> AsyncIterator[bytes]:
-    """Yield pictures as a zip archive, one after another, so that none waits in memory for the others.
+async def stream_zip(artifacts: Artifacts, stills: Sequence[Still], *, with_names: bool) -> AsyncIterator[bytes]:
+    """Yield a zip archive of pictures, with one picture in memory at a time.
 
     Args:
-        artifacts: where they lie.
+        artifacts: the artifact store.
         stills: the pictures.
-        named: whether an entry is called by what it shows, beside its frame.
+        with_names: whether the entries are called `INDEX-NAME.png` instead of `INDEX.png`.
     """
-    sink = Sink()
-    with zipfile.ZipFile(sink, "w") as archive:
+    buffer = WriteBuffer()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for still in stills:
-            entry = zipfile.ZipInfo(f"{still.index:06d}-{still.name}.png" if named else f"{still.index:06d}.png")
+            entry = zipfile.ZipInfo(f"{still.index:06d}-{still.name}.png" if with_names else f"{still.index:06d}.png")
             data = b"".join(await asyncio.to_thread(list, artifacts.read(still.key)))
             archive.writestr(entry, data)
-            yield sink.drained()
-    yield sink.drained()
+            yield buffer.take_bytes()
+    yield buffer.take_bytes()
 
 
-class Sink(io.RawIOBase):
-    """What was written since the last time, for a writer that never goes back."""
+class WriteBuffer(io.RawIOBase):
+    """A file that can only be written, and whose contents are taken piece by piece."""
 
     def __init__(self) -> None:
-        self._held: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
-        self._held.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
-    def drained(self) -> bytes:
-        held, self._held = b"".join(self._held), []
-        return held
+    def take_bytes(self) -> bytes:
+        """Return the bytes written since the last call."""
+        data, self._chunks = b"".join(self._chunks), []
+        return data

@@ -1,4 +1,4 @@
-"""What the definitions of requests and answers say of their fields: names, types as they are asked for, and texts."""
+"""Reads names, input types and docstrings of the fields of pydantic classes."""
 
 import ast
 import inspect
@@ -14,18 +14,18 @@ from pydantic_core import PydanticUndefined
 
 @cache
 def describe_fields(kind: type[BaseModel]) -> Mapping[str, str]:
-    """Return field → the text under it, in the class or the nearest one that it inherits from; else its `description`.
+    """Return field → its docstring, or its `description` if it has no docstring.
 
-    A field without a text is left out.
+    A docstring in a class replaces that of its base classes. Fields with neither are not in the result.
     """
     found = {name: field.description for name, field in kind.model_fields.items() if field.description}
     for parent in reversed(kind.__mro__):
-        found |= _read_texts(parent.__module__).get(parent.__name__, {})
+        found |= _read_docstrings(parent.__module__).get(parent.__name__, {})
     return {name: found[name] for name in kind.model_fields if name in found}
 
 
 def wire_name(name: str, field: FieldInfo) -> str:
-    """Return what a field is called in requests and answers."""
+    """Return the name of a field in requests and responses."""
     alias = field.validation_alias
     if isinstance(alias, AliasChoices):
         return str(alias.choices[0])
@@ -33,7 +33,7 @@ def wire_name(name: str, field: FieldInfo) -> str:
 
 
 def input_type(field: FieldInfo) -> Any:
-    """Return the type of what may be given for a field, also where that is read into another one."""
+    """Return the type that a field accepts, which may differ from the type it is parsed into."""
     for note in field.metadata:
         if isinstance(note, BeforeValidator) and note.json_schema_input_type is not PydanticUndefined:
             return note.json_schema_input_type
@@ -41,7 +41,7 @@ def input_type(field: FieldInfo) -> Any:
 
 
 def find_classes(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    """Return the classes of the objects within an object, the innermost first, each once, and at last the class."""
+    """Return the classes of all nested objects of a class, innermost first, each once, and finally the class itself."""
     found: dict[type[BaseModel], None] = {}
     for field in kind.model_fields.values():
         for inner in _classes_in(input_type(field)):
@@ -57,16 +57,16 @@ def _classes_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 @cache
-def _read_texts(module: str) -> Mapping[str, Mapping[str, str]]:
-    """Class of a module → attribute → the text under it."""
+def _read_docstrings(module: str) -> Mapping[str, Mapping[str, str]]:
+    """Return class of a module → attribute → docstring."""
     found = sys.modules.get(module)
     if found is None or not getattr(found, "__file__", None):
         return {}
     tree = ast.parse(inspect.getsource(found))
-    return {node.name: dict(_texts(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: dict(_list_docstrings(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _texts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _list_docstrings(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for attribute, text in zip(node.body, node.body[1:], strict=False):
         match attribute, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):

@@ -1,4 +1,4 @@
-"""Whose face it is, as numbers: `POST /v1/faces` finds them, and they can be given in place of a picture."""
+"""`POST /v1/faces`: finds a face and returns its identity, which requests accept in place of a picture."""
 
 import base64
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ class FaceRequest(BaseModel):
     image: str
     """The picture."""
     model: str | None = None
-    """The id of a served model that finds faces; by default the first."""
+    """Id of a served model that finds faces; by default the first."""
 
 
 class Crop(BaseModel):
-    """The face alone, upright."""
+    """The face, cut out of the picture and rotated upright."""
 
     b64_json: str
-    """PNG, 112 x 112 pixels."""
+    """PNG file in base64, 112 x 112 pixels."""
 
 
 class FaceObject(BaseModel):
@@ -41,23 +41,23 @@ class FaceObject(BaseModel):
 
     object: Literal["face"] = "face"
     identity: Identity
-    """Places are fractions of the picture's width and height."""
+    """Identity of the person; coordinates are fractions of the picture's width and height."""
     crop: Crop
-    """The face alone."""
+    """The face, cut out of the picture."""
     faces: int
-    """How many were found."""
+    """Number of faces found."""
     notice: str | None
-    """What whoever sent the picture should know, e.g. that the face is small."""
+    """A warning for the user, e.g. that the face is small; null if there is none."""
     stages: list[StageObject] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
 
 
 class FaceFinder:
-    """Asks InstantID for the faces of single pictures.
+    """Finds faces in single pictures.
 
     Args:
-        instantid: the deployment's handle.
-        transport: the exceptions of the call.
+        instantid: the model that finds faces.
+        transport: the exceptions of calls to the model.
     """
 
     def __init__(self, instantid: Handle, transport: Transport) -> None:
@@ -65,25 +65,29 @@ class FaceFinder:
         self._transport = transport
 
     async def find(self, image: Frames, key: str = "") -> FaceObject:
-        """Find the largest face. Being cancelled stops the work.
+        """Find the largest face in a picture. Cancelling stops the model.
+
+        Args:
+            image: one frame.
+            key: key of the call, for cancelling it; empty if there is none.
 
         Raises:
-            InvalidParameter: there is no face in `image`, or it is too small or turned too far.
+            InvalidParameter: `image` has no face, or the face is too small or turned too far.
             LimitExceeded: the picture is too large.
-            ModelFailed, ServiceLost, ServiceBusy.
+            ModelFailed, ServiceLost, ServiceBusy: the call to the model failed.
         """
         try:
             face, items = await find_face(self._instantid, image, self._transport, key)
         except InvalidParameter as error:
             if error.param != FACE_PARAM:
                 raise
-            # Not type(error): through Ray it comes as a class of Ray's making.
+            # Not type(error): Ray raises an instance of a class that it derives from the original one.
             kind = LimitExceeded if isinstance(error, LimitExceeded) else InvalidParameter
             raise kind(f"image{error.message.removeprefix(FACE_PARAM)}", param="image") from error
         facts = {item.name: item.value for item in items if isinstance(item, Fact)}
         faces, notice = facts.get("faces"), facts.get("notice")
         if face.crop is None or not isinstance(faces, int):
-            raise ModelFailed("the model did not say how many faces there are, or gave no crop")
+            raise ModelFailed("the model did not report the number of faces, or returned no crop")
         return FaceObject(
             identity=write_identity(face),
             crop=Crop(b64_json=base64.b64encode(encode_png(face.crop.pixels[0])).decode()),

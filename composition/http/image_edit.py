@@ -1,4 +1,4 @@
-"""One edited picture, at once and without a job: `POST /v1/images/edits`."""
+"""`POST /v1/images/edits`: edits a picture without a job."""
 
 import base64
 import time
@@ -12,7 +12,7 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
-from composition.http.validation import parsed
+from composition.http.validation import parse_fields
 from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
@@ -21,6 +21,7 @@ from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
 
 MAX_PICTURES = 2
+"""Maximum number of pictures in a request: one with the edges to follow, and the one to edit."""
 
 
 def _read_size(size: object) -> object:
@@ -28,33 +29,33 @@ def _read_size(size: object) -> object:
 
 
 class ImageEditRequest(EditRequest):
-    """Edit a picture, in OpenAI's words where they have one."""
+    """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "pictures"}
 
     image: str
-    """One picture, or two: the first then shows the edges to follow, and the second is edited."""
+    """The picture to edit; or two pictures, of which the first has the edges to follow and the second is edited."""
     model: str | None = None
-    """The id of a served model that edits pictures; by default the first."""
+    """Id of a served model that edits pictures; by default the first."""
     n: Annotated[int, Field(ge=1, le=4)] = 1
-    """How many, each with the seed after the one before."""
+    """Number of results; each uses the next seed."""
     size: Annotated[Size | None, BeforeValidator(_read_size, json_schema_input_type=Size | Literal["auto"] | None)] = (
         None
     )
-    """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the picture's own."""
+    """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the size of the picture."""
     response_format: Literal["b64_json"] = "b64_json"
-    """Nothing is stored, so there is no URL."""
+    """Format of the response; pictures are not stored, so there are no URLs."""
     output_format: Literal["png"] = "png"
-    """The format of the pictures."""
+    """File format of the pictures."""
 
 
-class Editor:
-    """Asks Qwen-Image-Edit for single pictures.
+class ImageEditor:
+    """Edits single pictures with a guided-edit model.
 
     Args:
-        handle: of the model.
-        served: what it takes.
-        transport: the exceptions of the calls.
+        handle: the model.
+        served: its limits and defaults.
+        transport: the exceptions of calls to the model.
     """
 
     def __init__(self, handle: Handle, served: ServedModel, transport: Transport) -> None:
@@ -62,50 +63,68 @@ class Editor:
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
-    def asked(self, fields: Mapping[str, Any], pictures: int) -> ImageEditRequest:
-        """Return the request that `fields` make for so many pictures. Raises InvalidParameter, LimitExceeded."""
+    def parse_request(self, fields: Mapping[str, Any], pictures: int) -> ImageEditRequest:
+        """Validate the fields of a request.
+
+        Args:
+            fields: the fields of the body, without media.
+            pictures: number of pictures given.
+
+        Raises InvalidParameter, LimitExceeded.
+        """
         if not 1 <= pictures <= MAX_PICTURES:
             raise InvalidParameter(
-                f"image: give the picture, or the edge picture and the picture; got {pictures}", param="image"
+                f"image: must be one picture, or an edge picture and a picture, got {pictures} pictures",
+                param="image",
             )
         merged = {**self._defaults, **fields, "image": PENDING}
         if pictures == 1 and not merged.get("prompt"):
             raise InvalidParameter("prompt: field required", param="prompt")
-        asked = parsed(ImageEditRequest, merged, self._limits)
-        if pictures == 1 and "edge_scale" not in asked.ttlg.model_fields_set:  # there are no edges to follow
-            return asked.model_copy(update={"ttlg": asked.ttlg.model_copy(update={"edge_scale": 0.0})})
-        return asked
+        request = parse_fields(ImageEditRequest, merged, self._limits)
+        if pictures == 1 and "edge_scale" not in request.ttlg.model_fields_set:  # no edges to follow
+            return request.model_copy(update={"ttlg": request.ttlg.model_copy(update={"edge_scale": 0.0})})
+        return request
 
     async def edit(self, request: ImageEditRequest, pictures: Sequence[Frames]) -> ImagesObject:
-        """Edit, and answer when all are done. Being cancelled stops the work within one denoising step."""
-        made: list[ImageObject] = []
+        """Edit a picture `n` times. Cancelling stops the model within one denoising step.
+
+        Args:
+            request: as returned by `parse_request`.
+            pictures: the edge picture, if there is one, and the picture.
+
+        Raises:
+            InvalidParameter, LimitExceeded: the model rejects the request or a picture.
+            ModelFailed, ServiceLost, ServiceBusy: the call to the model failed.
+        """
+        results: list[ImageObject] = []
         stages = Stages()
         facts: dict[str, JsonValue] = {}
         seed = draw_seed(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0
-        for number in range(request.n):
-            edit = EditRequest.model_validate({**fields, "seed": (seed + number) % (MAX_SEED + 1)})
-            picture, scores = await self._one(edit, pictures, facts, stages)
+        for index in range(request.n):
+            edit = EditRequest.model_validate({**fields, "seed": (seed + index) % (MAX_SEED + 1)})
+            picture, scores = await self._edit_once(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
-            told = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+            scores_object = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
             data = base64.b64encode(encode_png(picture.pixels[0])).decode()
-            made.append(ImageObject(b64_json=data, seed=edit.seed, scores=told))
+            results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
-        done = [stage_object(each) for each in stages.list_done()]
-        return ImagesObject(created=int(time.time()), data=made, size=f"{width}x{height}", facts=facts, stages=done)
+        size, finished = f"{width}x{height}", [stage_object(each) for each in stages.list_done()]
+        return ImagesObject(created=int(time.time()), data=results, size=size, facts=facts, stages=finished)
 
-    async def _one(
+    async def _edit_once(
         self, edit: EditRequest, pictures: Sequence[Frames], facts: dict[str, JsonValue], stages: Stages
     ) -> tuple[Frames, Scores | None]:
+        """Return one result and its scores. Its facts and stages are added to `facts` and `stages`."""
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
-        found: Frames | None = None
+        result: Frames | None = None
         scores: Scores | None = None
         async with open_stream(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():
-                        found = item
+                        result = item
                     case Scores():
                         scores = item
                     case Fact():
@@ -114,6 +133,6 @@ class Editor:
                         stages.add(item)
                     case _:
                         pass
-        if found is None:
-            raise ModelFailed("the model made no picture")
-        return found, scores
+        if result is None:
+            raise ModelFailed("the model returned no picture")
+        return result, scores

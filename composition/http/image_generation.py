@@ -1,4 +1,4 @@
-"""Painted pictures, at once and without a job: `POST /v1/images/generations`, whole or as a stream of events."""
+"""`POST /v1/images/generations`: generates pictures without a job; the response is an object or a stream of events."""
 
 import asyncio
 import base64
@@ -24,8 +24,8 @@ from composition.http.schemas import (
     StageObject,
     stage_object,
 )
-from composition.http.sse import said
-from composition.http.validation import parsed
+from composition.http.sse import format_event
+from composition.http.validation import parse_fields
 from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
@@ -34,69 +34,69 @@ from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, Stage
 from services.limits import MAX_SEED, MAX_TEXT
 
 MAX_PARTIAL = 3
-"""Previews of one picture that are passed on, as OpenAI has it."""
-BEGUN = ": begun\n\n"
-"""A comment: the model is at work, so what comes now can no longer change the status of the answer."""
+"""Maximum number of previews of a picture, as in OpenAI's API."""
+STARTED = ": begun\n\n"
+"""A comment, sent when the model has started: from here on, an error can no longer set the status of the response."""
 
-REFUSED = {
-    "style": "say it in the prompt, or give loras",
-    "moderation": "what is painted here is not moderated",
-    "output_compression": "a PNG loses nothing",
+UNSUPPORTED = {
+    "style": "describe it in the prompt, or give loras",
+    "moderation": "generated pictures are not moderated",
+    "output_compression": "the output is PNG, which is lossless",
 }
-"""Fields of OpenAI's that cannot be honoured, and why."""
+"""OpenAI's fields that are not supported → the reason."""
 AUTO = ("size", "auto")
 NO_TOKENS: dict[str, Any] = dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0)
 NO_TOKENS["input_tokens_details"] = {"image_tokens": 0, "text_tokens": 0}
-"""OpenAI's event must have it; nothing is counted in tokens here."""
+"""`usage` of OpenAI's events, which is required there; tokens are not counted here."""
 
 
 class GenerationRequest(FluxRequest):
-    """Paint pictures, in OpenAI's words where they have one, and in Flux' own.
+    """Generate pictures from a prompt, with OpenAI's fields and Flux' own.
 
-    `size` may be `auto`: then the default.
+    `size` may also be `auto`, which selects the default.
     """
 
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {"face": "image"}
 
     model: str | None = None
-    """The id of a served model that paints pictures; by default the first."""
+    """Id of a served model that generates pictures; by default the first."""
     face: str | None = None
-    """A picture of whoever is to be seen."""
+    """A picture of the person to show."""
     identity: IdentityField | None = None
-    """Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."""
+    """The person to show, as returned by `POST /v1/faces`; given instead of `face`."""
     response_format: Literal["b64_json"] = "b64_json"
-    """Nothing is stored, so there is no URL."""
+    """Format of the response; pictures are not stored, so there are no URLs."""
     output_format: Literal["png"] = "png"
-    """The format of the pictures."""
+    """File format of the pictures."""
     quality: Literal["auto", "standard"] = "auto"
-    """There is one quality; `steps` decides."""
+    """Accepted for compatibility; use `steps` to choose the quality."""
     background: Literal["auto", "opaque"] = "auto"
-    """Pictures are opaque."""
+    """Background of the pictures, which are always opaque."""
     user: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    """Not used."""
+    """Accepted for compatibility; ignored."""
     safety_identifier: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    """Not used."""
+    """Accepted for compatibility; ignored."""
 
 
 class ImageGenerationRequest(GenerationRequest):
-    """Paint pictures, and be told of each in a stream of events."""
+    """Generate pictures from a prompt, optionally as a stream of events."""
 
     stream: bool = False
-    """Whether the answer is a stream of events, each picture as soon as it is there."""
+    """Whether the response is a stream of events, with each picture as soon as it is finished."""
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL)] = 0
-    """Previews of each picture while it is painted, in a stream: at most so many, where the deployment makes them."""
+    """Maximum number of previews of each picture in a stream, if the deployment makes previews."""
     progress: bool = False
-    """Whether a stream tells of each step too, as events `image_generation.progress`."""
+    """Whether a stream also has an event `image_generation.progress` for each step."""
 
 
-class Painter:
-    """Asks Flux for single pictures, with the face that InstantID finds in another one.
+class ImageGenerator:
+    """Generates pictures with a text-to-image model, optionally of a person whose face is found in another picture.
 
     Args:
-        handle: of the model.
-        served: what it takes.
-        faces: handle of the model that finds faces, where there is one.
-        transport: the exceptions of the calls.
+        handle: the text-to-image model.
+        served: its limits and defaults.
+        faces: the model that finds faces, or None if none is served.
+        transport: the exceptions of calls to models.
     """
 
     def __init__(self, handle: Handle, served: ServedModel, faces: Handle | None, transport: Transport) -> None:
@@ -105,59 +105,63 @@ class Painter:
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
-    def asked(self, fields: Mapping[str, Any], *, face: bool) -> ImageGenerationRequest:
-        """Return the request that `fields` make. What is null, and the size `auto`, is as if it were left out.
+    def parse_request(self, fields: Mapping[str, Any], *, has_face: bool) -> ImageGenerationRequest:
+        """Validate the fields of a request. A field that is null, and the size `auto`, count as not given.
 
         Args:
-            fields: as they came.
-            face: whether there is the picture of a face beside them.
+            fields: the fields of the body, without media.
+            has_face: whether the media field `face` is given.
 
         Raises:
             InvalidParameter, LimitExceeded.
         """
         given = {name: value for name, value in fields.items() if value is not None and (name, value) != AUTO}
-        for name, reason in REFUSED.items():
+        for name, reason in UNSUPPORTED.items():
             if name in given:
-                raise InvalidParameter(f"{name}: cannot be chosen here: {reason}", param=name)
+                raise InvalidParameter(f"{name}: not supported: {reason}", param=name)
         if given.get("response_format") == "url":
-            reason = "nothing is stored here, so there is no url; must be 'b64_json'"
-            raise InvalidParameter(f"response_format: {reason}, got 'url'", param="response_format")
-        if face:
+            message = "response_format: must be 'b64_json' (pictures are not stored), got 'url'"
+            raise InvalidParameter(message, param="response_format")
+        if has_face:
             given["face"] = PENDING
-        asked = parsed(ImageGenerationRequest, {**self._defaults, **given}, self._limits)
+        request = parse_fields(ImageGenerationRequest, {**self._defaults, **given}, self._limits)
         for name in ("partial_images", "progress"):
-            if name in given and getattr(asked, name) and not asked.stream:
-                raise InvalidParameter(f"{name}: needs stream, got {getattr(asked, name)}", param=name)
-        if asked.seed + asked.n - 1 > MAX_SEED:
-            most = MAX_SEED - asked.n + 1
+            if name in given and getattr(request, name) and not request.stream:
+                raise InvalidParameter(f"{name}: allowed only with stream, got {getattr(request, name)}", param=name)
+        highest = MAX_SEED - request.n + 1
+        if request.seed > highest:
             raise InvalidParameter(
-                f"seed: of {asked.n} pictures must be at most {most}, got {asked.seed}", param="seed"
+                f"seed: must be at most {highest} with n={request.n}, got {request.seed}", param="seed"
             )
-        self._check_face(asked)
-        return asked
+        self._check_face(request)
+        return request
 
-    def _check_face(self, asked: ImageGenerationRequest) -> None:
-        if asked.face is not None and asked.identity is not None:
+    def _check_face(self, request: ImageGenerationRequest) -> None:
+        if request.face is not None and request.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if asked.face is not None and self._faces is None:
-            raise InvalidParameter("face: no model that finds faces is served here; give an identity", param="face")
+        if request.face is not None and self._faces is None:
+            raise InvalidParameter("face: no model that finds faces is served; give an identity instead", param="face")
 
-    async def paint(self, request: ImageGenerationRequest, face: Frames | None) -> ImagesObject:
-        """Paint, and answer when all are done. Being cancelled stops the work within one denoising step.
+    async def generate(self, request: ImageGenerationRequest, face: Frames | None) -> ImagesObject:
+        """Generate all pictures of a request. Cancelling stops the model within one denoising step.
+
+        Args:
+            request: as returned by `parse_request`.
+            face: a picture of the person to show.
 
         Raises:
-            InvalidParameter, LimitExceeded: what the services refuse.
-            ModelFailed, ServiceLost, ServiceBusy.
+            InvalidParameter, LimitExceeded: a model rejects the request or the picture of the face.
+            ModelFailed, ServiceLost, ServiceBusy: a call to a model failed.
         """
-        made: list[ImageObject] = []
+        pictures: list[ImageObject] = []
         facts: dict[str, JsonValue] = {}
         stages: list[StageObject] = []
         size = ""
-        async with aclosing(self._items(request, face)) as items:
+        async with aclosing(self._stream_items(request, face)) as items:
             async for item in items:
                 match item:
                     case Frames():
-                        made.append(ImageObject(b64_json=await _png(item), seed=_seed(facts, item)))
+                        pictures.append(ImageObject(b64_json=await _encode_picture(item), seed=_find_seed(facts, item)))
                         size = f"{item.width}x{item.height}"
                     case Fact():
                         facts[item.name] = item.value
@@ -165,26 +169,29 @@ class Painter:
                         stages.append(stage_object(item))
                     case _:
                         pass
-        _check_count(len(made), request)
-        return ImagesObject(created=int(time.time()), data=made, size=size, facts=facts, stages=stages)
+        _check_count(len(pictures), request)
+        return ImagesObject(created=int(time.time()), data=pictures, size=size, facts=facts, stages=stages)
 
-    async def events(self, request: ImageGenerationRequest, face: Frames | None) -> AsyncGenerator[str]:
-        """Paint, and yield OpenAI's events, each picture's as soon as it is there. Closing it stops the work.
+    async def stream_events(self, request: ImageGenerationRequest, face: Frames | None) -> AsyncGenerator[str]:
+        """Generate pictures, and yield OpenAI's events for each as soon as it is finished. Closing stops the model.
 
-        Before them there is a comment, when the model is at work. Raises what `paint` raises.
+        The first item is a comment, yielded when the model has started.
+
+        Args, Raises: as `generate`.
         """
-        story = Story(request)
-        async with aclosing(self._items(request, face)) as items:
+        formatter = EventFormatter(request)
+        async with aclosing(self._stream_items(request, face)) as items:
             async for item in items:
-                if text := await story.told(item):
+                if text := await formatter.format_item(item):
                     yield text
-        _check_count(story.made, request)
+        _check_count(formatter.finished, request)
 
-    async def _items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
+    async def _stream_items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
+        """Yield the items of the face model, if a picture of a face is given, and then of the text-to-image model."""
         face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, beside = await find_face(self._faces, picture, self._transport)
-            for item in beside:
+            face, face_items = await find_face(self._faces, picture, self._transport)
+            for item in face_items:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
         call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
@@ -193,77 +200,79 @@ class Painter:
                 yield item
 
 
-class Previews:
-    """Chooses which previews are passed on: by their steps, so that the same request tells the same.
+class PreviewSelector:
+    """Selects the previews to send, by step number, so that equal requests have the same previews.
+
+    The steps of a picture are divided into `max_previews` + 1 equal parts, and the first preview of each part is
+    selected. The first part has none, because its previews are mostly noise; nor has the last step, because its result
+    is the picture itself.
 
     Args:
-        steps: of each picture.
-        most: of each picture.
+        steps: denoising steps of each picture.
+        max_previews: of each picture.
     """
 
-    def __init__(self, steps: int, most: int) -> None:
+    def __init__(self, steps: int, max_previews: int) -> None:
         self._steps = steps
-        self._most = most
+        self._max_previews = max_previews
         self._picture = 0
-        self._slot = 0
-        self.passed = 0
-        """Of the picture that is being painted."""
+        self._part = 0
+        self.selected = 0
+        """Number of previews selected for the current picture."""
 
-    def passes(self, done: int) -> bool:
-        """Whether the preview after `done` steps of all pictures is the first one in its part of its picture's steps.
-
-        The steps are `most` + 1 parts. The first part shows next to nothing, and behind the last step is the picture.
-        """
+    def select(self, done: int) -> bool:
+        """Return whether to send the preview after `done` steps, counted over all pictures. Call in order of steps."""
         picture, step = (done - 1) // self._steps, (done - 1) % self._steps + 1
         if picture != self._picture:
-            self._picture, self._slot, self.passed = picture, 0, 0
-        slot = step * (self._most + 1) // self._steps
-        if step == self._steps or slot <= self._slot:
+            self._picture, self._part, self.selected = picture, 0, 0
+        part = step * (self._max_previews + 1) // self._steps
+        if step == self._steps or part <= self._part:
             return False
-        self._slot = slot
-        self.passed += 1
+        self._part = part
+        self.selected += 1
         return True
 
 
-class Story:
-    """Makes events of what comes while pictures are painted."""
+class EventFormatter:
+    """Formats the items of a text-to-image model as OpenAI's events."""
 
     def __init__(self, request: ImageGenerationRequest) -> None:
         self._request = request
-        self._previews = Previews(request.steps, request.partial_images)
+        self._previews = PreviewSelector(request.steps, request.partial_images)
         self._facts: dict[str, JsonValue] = {}
-        self.made = 0
+        self.finished = 0
+        """Number of finished pictures."""
 
-    async def told(self, item: Item) -> str:
-        """Return the events that an item makes; often none."""
+    async def format_item(self, item: Item) -> str:
+        """Return the formatted events for an item, or "" if there are none."""
         match item:
             case Fact():
                 self._facts[item.name] = item.value
-                return BEGUN if item.name == "seed" else ""
+                return STARTED if item.name == "seed" else ""
             case Progress():
-                return self._step(item) + await self._preview(item)
+                return self._format_progress(item) + await self._format_preview(item)
             case Frames():
-                self.made += 1
-                shown, seed = await self._shown(item), _seed(self._facts, item)
-                return _event(CompletedImage(**shown, seed=seed, facts=self._facts, usage=NO_TOKENS))
+                self.finished += 1
+                fields, seed = await self._make_fields(item), _find_seed(self._facts, item)
+                return _format_event(CompletedImage(**fields, seed=seed, facts=self._facts, usage=NO_TOKENS))
             case _:
                 return ""
 
-    def _step(self, item: Progress) -> str:
+    def _format_progress(self, item: Progress) -> str:
         if not self._request.progress:
             return ""
-        return _event(ImageProgress(stage=item.stage, done=item.done, total=item.total))
+        return _format_event(ImageProgress(stage=item.stage, done=item.done, total=item.total))
 
-    async def _preview(self, item: Progress) -> str:
-        if item.preview is None or not self._previews.passes(item.done):
+    async def _format_preview(self, item: Progress) -> str:
+        if item.preview is None or not self._previews.select(item.done):
             return ""
-        shown = await self._shown(item.preview)
-        return _event(PartialImage(**shown, partial_image_index=self._previews.passed - 1))
+        fields = await self._make_fields(item.preview)
+        return _format_event(PartialImage(**fields, partial_image_index=self._previews.selected - 1))
 
-    async def _shown(self, picture: Frames) -> dict[str, Any]:
-        """What OpenAI says of a picture, and which of how many it is."""
+    async def _make_fields(self, picture: Frames) -> dict[str, Any]:
+        """Return the fields that partial and completed images have in common."""
         return {
-            "b64_json": await _png(picture),
+            "b64_json": await _encode_picture(picture),
             "size": self._facts.get("size"),
             "created_at": int(time.time()),
             "index": picture.first,
@@ -271,23 +280,24 @@ class Story:
         }
 
 
-def _event(event: ImageEvent) -> str:
-    return said(event.KIND, {"type": event.KIND, **event.model_dump(mode="json")})
+def _format_event(event: ImageEvent) -> str:
+    return format_event(event.KIND, {"type": event.KIND, **event.model_dump(mode="json")})
 
 
-async def _png(picture: Frames) -> str:
+async def _encode_picture(picture: Frames) -> str:
+    """Return a picture as a PNG file in base64."""
     data = await asyncio.to_thread(encode_png, picture.pixels[0])
     return base64.b64encode(data).decode()
 
 
-def _seed(facts: Mapping[str, JsonValue], picture: Frames) -> int:
-    """By which seed a picture can be painted alone."""
+def _find_seed(facts: Mapping[str, JsonValue], picture: Frames) -> int:
+    """Return the seed that generates this picture alone. Raises ModelFailed if the model has not reported one."""
     seed = facts.get("seed")
     if not isinstance(seed, int):
-        raise ModelFailed("the model did not say which seed it drew")
+        raise ModelFailed("the model did not report its seed")
     return seed + picture.first
 
 
-def _check_count(made: int, request: ImageGenerationRequest) -> None:
-    if made != request.n:
-        raise ModelFailed(f"the model made {made} of {request.n} pictures")
+def _check_count(finished: int, request: ImageGenerationRequest) -> None:
+    if finished != request.n:
+        raise ModelFailed(f"the model generated {finished} of {request.n} pictures")

@@ -1,4 +1,4 @@
-"""What can be asked for by name, as `GET /v1/models` and the OpenAPI document tell it, and which part of a list."""
+"""The graphs and models that requests can name, as in `GET /v1/models` and the OpenAPI document; pages of lists."""
 
 import contextlib
 from collections.abc import Mapping
@@ -27,43 +27,44 @@ ANSWERED_AT_ONCE: Mapping[str, tuple[Need, type[BaseModel]]] = {
     "/v1/images/edits": (Need("guided-edit", EditRequest), ImageEditRequest),
     "/v1/faces": (Need("face"), FaceRequest),
 }
-"""Path of requests that a model answers at once → the role that it takes, and the class of their bodies."""
+"""Path of a request that is answered without a job → the role of the model, and the class of the body."""
 MAX_PAGE = 100
-"""Entries of a part of a list."""
+"""Maximum number of entries in a page of a list."""
 HIDDEN = ("models",)
-"""Fields of a job of a model alone that choose nothing."""
+"""Fields that have no effect in a job of a model alone."""
 
 
-class Paging(BaseModel):
-    """The query of a list."""
+class PageQuery(BaseModel):
+    """The query parameters of a list."""
 
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 20
-    """How many at most."""
+    """Maximum number of entries."""
     after: str | None = None
-    """The id of the last one seen."""
+    """Id of the last entry of the previous page."""
     order: Order = "desc"
-    """By the time of creation."""
+    """Order by time of creation."""
 
+    @property
     def page(self) -> Page:
         return Page(self.limit, self.after, self.order)
 
 
 def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
-    """Return the graphs that can be asked for, then the models, at last other names that models go by.
+    """Return the graphs, then the models, then the aliases of models.
 
     Args:
-        snapshot: what is served.
-        created: when the server was started, in Unix seconds.
+        snapshot: the served graphs and models.
+        created: time when the server was started, in seconds since 1970, UTC.
     """
     graphs = [_graph_object(snapshot, name, created) for name in snapshot.list_names() if name in snapshot.graphs]
-    there = {**snapshot.models, **snapshot.aliases}
-    return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in there.items())]
+    models = {**snapshot.models, **snapshot.aliases}
+    return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in models.items())]
 
 
 def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
-    """Return the graph of that name, or the graph that runs a model alone; None if neither is served."""
+    """Return the graph with this name, or the graph that runs a model alone, or None if neither is served."""
     if name in snapshot.graphs and name != SINGLE:
         return snapshot.graphs[name].graph
     served = snapshot.find_model(name)
@@ -101,67 +102,67 @@ def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str
     if served.id in snapshot.list_names():
         fields = describe_request(snapshot.assign_models(served.id, {}))["properties"]
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
-    asked_with = served.model.offers[0].request
-    return {} if asked_with is None else describe_answered(asked_with, served)["properties"]
+    request_type = served.model.offers[0].request
+    return {} if request_type is None else describe_model_request(request_type, served)["properties"]
 
 
 def describe_bodies(snapshot: Snapshot, roles: Mapping[Role, str]) -> dict[str, dict[str, Any]]:
-    """Return path → the body that is posted to it, with the defaults and limits of what is served.
+    """Return path → the OpenAPI description of its body, with the defaults and limits of the served models.
 
     Args:
-        snapshot: what is served.
-        roles: role → id of the model that answers at once, where the configuration names one.
+        snapshot: the served graphs and models.
+        roles: role → id of the configured model for requests that are answered without a job.
     """
     assignments = [snapshot.assign_models(name, {}) for name in (*snapshot.list_names(), *snapshot.aliases)]
     schemas = [video_schema(each.name, each.request, describe_request(each)) for each in assignments]
     bodies = {"/v1/videos": video_body(schemas)}
     for path, (need, request_type) in ANSWERED_AT_ONCE.items():
-        with contextlib.suppress(NotFound):  # none is served, and the class's own limits are told
+        with contextlib.suppress(NotFound):  # no such model is served: the description has the limits of the class
             served = snapshot.choose_model(need, None, roles.get(need.role))
-            bodies[path] = picture_body(request_type, describe_answered(request_type, served))
+            bodies[path] = picture_body(request_type, describe_model_request(request_type, served))
     return bodies
 
 
 def describe_request(assignment: Assignment) -> dict[str, Any]:
-    """Return the JSON schema of a request, with the defaults and limits of what is served in place of its class's own.
+    """Return the JSON schema of a request, with the defaults and limits of the served models instead of the class's.
 
-    The fields of its stages are described also where the stage is off by default.
+    It includes the fields of stages that are off by default.
     """
     stages = {need.at: True for need in assignment.graph.roles if need.at}
-    defaults, inside = assignment.complete_fields({}), assignment.complete_fields(stages)
-    return _overlay_all(inline_schema(assignment.request), defaults, inside, assignment.limits)
+    defaults, nested_defaults = assignment.complete_fields({}), assignment.complete_fields(stages)
+    return _replace_defaults_and_limits(inline_schema(assignment.request), defaults, nested_defaults, assignment.limits)
 
 
-def describe_answered(request: type[BaseModel], served: ServedModel) -> dict[str, Any]:
-    """Return the JSON schema of a request that a model answers at once, with the defaults and limits of that model."""
-    return _overlay_all(inline_schema(request), served.defaults, served.defaults, served.limits)
+def describe_model_request(request: type[BaseModel], served: ServedModel) -> dict[str, Any]:
+    """Return the JSON schema of a request that is answered without a job, with the defaults and limits of its model."""
+    return _replace_defaults_and_limits(inline_schema(request), served.defaults, served.defaults, served.limits)
 
 
-def _overlay_all(
-    schema: dict[str, Any], defaults: Mapping[str, Any], inside: Mapping[str, Any], limits: Mapping[str, float]
+def _replace_defaults_and_limits(
+    schema: dict[str, Any], defaults: Mapping[str, Any], nested_defaults: Mapping[str, Any], limits: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Put the defaults and limits that hold here in place of the request class's.
+    """Replace the defaults and limits in a schema, and return it.
 
     Args:
-        schema: of the class.
-        defaults: field → its default.
-        inside: field that is an object → the defaults of its fields.
-        limits: field, or `field.field` → the largest value.
+        schema: the schema of a class of requests; it is changed.
+        defaults: field → default.
+        nested_defaults: field that is an object → the defaults of its fields.
+        limits: field, or `field.field` → the largest allowed value.
     """
-    found: dict[str, dict[str, Any]] = schema["properties"]
-    _overlay(found, defaults, limits)
+    properties: dict[str, dict[str, Any]] = schema["properties"]
+    _replace_values(properties, defaults, limits)
     if "required" in schema:
         schema["required"] = [name for name in schema["required"] if name not in defaults]
-    for name, described in found.items():
-        behind = inside.get(name)
-        given: Mapping[str, Any] = cast("Mapping[str, Any]", behind) if isinstance(behind, Mapping) else {}
-        most = {path.partition(".")[2]: limit for path, limit in limits.items() if path.startswith(f"{name}.")}
+    for name, described in properties.items():
+        value = nested_defaults.get(name)
+        nested: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+        nested_limits = {path.partition(".")[2]: limit for path, limit in limits.items() if path.startswith(f"{name}.")}
         for option in cast("list[dict[str, Any]]", described.get("anyOf", [described])):
-            _overlay(option.get("properties", {}), given, most)
+            _replace_values(option.get("properties", {}), nested, nested_limits)
     return schema
 
 
-def _overlay(properties: dict[str, Any], defaults: Mapping[str, Any], limits: Mapping[str, float]) -> None:
+def _replace_values(properties: dict[str, Any], defaults: Mapping[str, Any], limits: Mapping[str, float]) -> None:
     for name in properties.keys() & defaults.keys():
         properties[name]["default"] = defaults[name]
     for name in properties.keys() & limits.keys():

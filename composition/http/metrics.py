@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, read from the database when they are asked for, so that every replica tells the same."""
+"""Prometheus metrics, read from the database at each scrape, so that every replica reports the same values."""
 
 from collections.abc import Iterator
 
@@ -9,26 +9,28 @@ from composition.records.store import Store
 
 
 class JobCollector(Collector):
-    """Jobs by model and status, how long the oldest has waited, and what the stages took."""
+    """Number of jobs by model and status, age of the oldest queued job, and number and duration of stages."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("reelgraph_jobs", "Jobs that are remembered.", labels=["model", "status"])
+        jobs = GaugeMetricFamily("reelgraph_jobs", "Number of stored jobs.", labels=["model", "status"])
         for model, status, count in self._store.count_jobs():
             jobs.add_metric([model, status], count)
         yield jobs
-        waited = self._store.measure_queue_wait()
-        yield GaugeMetricFamily("reelgraph_queue_oldest_seconds", "How long the oldest job has waited.", value=waited)
-        runs = GaugeMetricFamily("reelgraph_stage_runs", "Stages that were done.", labels=["stage", "model"])
-        spent = GaugeMetricFamily("reelgraph_stage_seconds", "Seconds that they took.", labels=["stage", "model"])
+        age_s = self._store.measure_queue_wait()
+        yield GaugeMetricFamily("reelgraph_queue_oldest_seconds", "Age of the oldest queued job.", value=age_s)
+        runs = GaugeMetricFamily("reelgraph_stage_runs", "Number of completed stages.", labels=["stage", "model"])
+        durations = GaugeMetricFamily(
+            "reelgraph_stage_seconds", "Total duration of completed stages.", labels=["stage", "model"]
+        )
         for stage, model, count, seconds in self._store.sum_stage_seconds():
             runs.add_metric([stage, model], count)
-            spent.add_metric([stage, model], seconds)
+            durations.add_metric([stage, model], seconds)
         yield runs
-        yield spent
+        yield durations
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the database is not asked before somebody wants to know."""
+        """Return no metrics, so that registering the collector does not query the database."""
         return iter(())

@@ -1,4 +1,4 @@
-"""The bodies of requests as the OpenAPI document describes them: they are read by hand, unseen by FastAPI."""
+"""OpenAPI schemas of request bodies, which FastAPI cannot derive because the routes parse the bodies themselves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,24 +12,24 @@ from composition.media.limits import MediaKind
 
 
 def file_body() -> dict[str, Any]:
-    """Describe an upload."""
+    """Return the OpenAPI description of the body of an upload."""
     file = {"type": "string", "format": "binary"}
     schema = {"type": "object", "required": ["file"], "properties": {"file": file, "purpose": {"type": "string"}}}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def video_body(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Describe the bodies that a video is asked for with, by the schema of each: see `video_schema`."""
-    return _either({"oneOf": list(schemas)})
+    """Return the OpenAPI description of the body of a request for a video: one of the schemas from `video_schema`."""
+    return _accept_json_and_forms({"oneOf": list(schemas)})
 
 
 def video_schema(name: str, request_type: type[GraphRequest], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of the body that a video of one graph, or of a model alone, is asked for with.
+    """Return the schema of a request for a video by one graph, or by a model alone.
 
     Args:
-        name: of the graph or the model.
+        name: name of the graph, or id of the model.
         request_type: the class of its requests.
-        schema: of the fields, as `inline_schema` gives it.
+        schema: the schema of that class, from `inline_schema`.
     """
     kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
     if request_type.REFERENCE:
@@ -46,27 +46,27 @@ def video_schema(name: str, request_type: type[GraphRequest], schema: dict[str, 
 
 
 def picture_body(request_type: type[BaseModel], schema: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Describe the body of a request that is answered at once.
+    """Return the OpenAPI description of the body of a request that is answered without a job.
 
     Args:
         request_type: the class of the requests, with `MEDIA`.
-        schema: of the fields, where it is another than the class's own.
+        schema: the schema of its fields; by default that of the class.
     """
     schema = schema or inline_schema(request_type)
     kinds = cast("Mapping[str, MediaKind]", getattr(request_type, "MEDIA"))  # noqa: B009
     media = {name: _media_schema(kind, schema["properties"][name]) for name, kind in kinds.items()}
-    return _either({**schema, "properties": {**schema["properties"], **media}})
+    return _accept_json_and_forms({**schema, "properties": {**schema["properties"], **media}})
 
 
-def _either(schema: dict[str, Any]) -> dict[str, Any]:
+def _accept_json_and_forms(schema: dict[str, Any]) -> dict[str, Any]:
     content = {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def inline_schema(request_type: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema with a description of each field, and with what it refers to in place.
+    """Return the JSON schema of a class, with a description of each field and without references.
 
-    References would point to the root of a document.
+    References are replaced by the schemas that they refer to, because they are relative to the root of a document.
     """
     schema = request_type.model_json_schema()
     parts: dict[str, Any] = schema.pop("$defs", {})
@@ -77,26 +77,26 @@ def inline_schema(request_type: type[BaseModel]) -> dict[str, Any]:
             if name in texts and (described := part.get("properties", {}).get(wire_name(name, field))) is not None:
                 described["description"] = texts[name]
 
-    def inlined(node: Any) -> Any:
+    def replace_references(node: Any) -> Any:
         if isinstance(node, list):
-            return [inlined(each) for each in cast("list[Any]", node)]
+            return [replace_references(each) for each in cast("list[Any]", node)]
         if not isinstance(node, dict):
             return node
         given = cast("dict[str, Any]", node)
         reference = str(given.get("$ref", ""))
-        rest = {name: inlined(value) for name, value in given.items() if name != "$ref"}
-        return {**inlined(parts[reference.rpartition("/")[2]]), **rest} if reference else rest
+        rest = {name: replace_references(value) for name, value in given.items() if name != "$ref"}
+        return {**replace_references(parts[reference.rpartition("/")[2]]), **rest} if reference else rest
 
-    return inlined(schema)
+    return replace_references(schema)
 
 
 def _media_schema(kind: MediaKind, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a media field, with its description and a default that it has."""
-    form = "A file id, a data: URL, or in a form the file itself."
-    one = {"type": "string", "description": form}
+    """Return the schema of a media field, with the title and description in `described`."""
+    accepted = "A file id, a data: URL, or a file of the form."
+    one = {"type": "string", "description": accepted}
     more = {name: described[name] for name in ("title",) if name in described}
     if kind != "pictures":
-        return {**more, **one, "description": f"{described['description']} {form}"}
-    several = "Of pictures, a zip archive or several: a JSON array, or in a form the same name several times."
+        return {**more, **one, "description": f"{described['description']} {accepted}"}
+    several = "A zip archive of pictures, or several pictures: a JSON array, or a repeated name in a form."
     text = f"{described['description']} {several}"
     return {**more, "anyOf": [one, {"type": "array", "items": one}], "description": text}

@@ -1,4 +1,4 @@
-"""Request and response bodies of the HTTP surface. Where OpenAI has a shape for it, it is OpenAI's."""
+"""Response objects of the HTTP API, in OpenAI's format if OpenAI has one."""
 
 import time
 from collections.abc import Sequence
@@ -15,207 +15,213 @@ from services.frames import StageDone
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong, in OpenAI's shape."""
+    """An error, in OpenAI's format."""
 
     message: str
+    """A sentence for the user: the field, its limit and the given value, if the error is about a field."""
     type: str
+    """`invalid_request_error` or `server_error`."""
     param: str | None
+    """The field or header that caused the error; null if there is none."""
     code: str
+    """Kind of error, for programs, e.g. `limit_exceeded`."""
 
 
 class ErrorBody(BaseModel):
+    """The body of an error response."""
+
     error: ErrorDetail
 
 
 class FileObject(BaseModel):
-    """An upload, with what decoding it has shown."""
+    """An uploaded file, with the properties found by decoding it."""
 
     id: str
-    """What requests name it by."""
+    """Id of the file."""
     object: Literal["file"] = "file"
     bytes: int
-    """Its size."""
+    """Size in bytes."""
     created_at: int
-    """Seconds since 1970, UTC."""
+    """Time of the upload, in seconds since 1970, UTC."""
     filename: str
-    """As it was sent."""
+    """File name in the upload."""
     purpose: str
-    """As it was sent."""
+    """Purpose given in the upload."""
     status: Literal["processed"] = "processed"
-    """As OpenAI has it: what does not decode is not taken in."""
+    """Always `processed`, for compatibility: files that cannot be decoded are rejected."""
     kind: MediaKind
-    """What is in it: a video, a picture, or a zip of pictures."""
+    """Content: a video, a picture, or a zip archive of pictures."""
     width: int
-    """Pixels."""
+    """Width in pixels."""
     height: int
-    """Pixels."""
+    """Height in pixels."""
     frames: int = 0
-    """Frames, or pictures."""
+    """Number of frames or pictures."""
     rate: str | None
-    """Frames per second as a fraction, `25` or `24000/1001`; none for pictures."""
+    """Frames per second as a fraction, `25` or `24000/1001`; null for pictures."""
     duration_s: float = 0.0
-    """Seconds."""
+    """Duration in seconds; 0 for pictures."""
     codec: str = ""
-    """Of the video or the pictures, as FFmpeg calls it."""
+    """FFmpeg's name of the codec of the video or pictures."""
     damaged: str | None
-    """What is wrong with a file that can be used nonetheless."""
+    """Description of damage to a file that is still usable; null if there is none."""
 
 
 class ChildObject(BaseModel):
-    """A part of a job that is a job itself."""
+    """A job that is a part of another job."""
 
     id: str
-    """Of the job."""
+    """Id of the job."""
     model: str
-    """As in its request."""
+    """Graph or model that runs the job."""
     status: Status
-    """How it stands."""
+    """Status of the job."""
     progress: int = 0
-    """Percent."""
+    """Progress in percent."""
 
 
 class VideoObject(BaseModel):
-    """A job, and the video that it makes: OpenAI's fields, and beside them what this project knows."""
+    """A job and the video that it makes: OpenAI's fields, and more."""
 
     id: str
-    """Of the job."""
+    """Id of the job."""
     object: Literal["video"] = "video"
     model: str
-    """The graph, or the id of the model, that was asked for."""
+    """Graph or model that runs the job."""
     status: Status
-    """How it stands."""
+    """Status of the job."""
     progress: int = 0
-    """Percent."""
+    """Progress in percent."""
     created_at: int
-    """Seconds since 1970, UTC; so are the next three."""
+    """Time of the request, in seconds since 1970, UTC."""
     started_at: int | None
-    """When a runner took it."""
+    """Time when the job was started, in seconds since 1970, UTC."""
     completed_at: int | None
-    """When it was over, completed or failed."""
+    """Time when the job completed or failed, in seconds since 1970, UTC."""
     expires_at: int | None = None
-    """When its results will be removed."""
+    """Time when the results are deleted, in seconds since 1970, UTC; null if they are kept."""
     size: str = ""
-    """`WIDTHxHEIGHT` in pixels, empty until it is known."""
+    """`WIDTHxHEIGHT` in pixels; empty until it is known."""
     seconds: str = "0"
-    """Duration of the video, `0` until it is known."""
+    """Duration of the video in seconds; `0` until it is known."""
     prompt: str | None
-    """As in its request."""
+    """Prompt of the request."""
     caption: str | None
-    """The description that was written where no prompt was given."""
+    """Description that a model wrote because no prompt was given."""
     remixed_from_video_id: str | None = None
-    """As OpenAI has it; not used."""
+    """Always null, for compatibility."""
     error: VideoError | None
-    """Why it failed."""
+    """Reason why the job failed."""
     stage: str | None
-    """What is being done."""
+    """Stage that is running."""
     frames_done: int = 0
-    """Frames of its main video that are there."""
+    """Number of finished frames of the main video."""
     frames_total: int | None
-    """Frames of the whole video, where that is known."""
+    """Total number of frames of the main video; null until it is known."""
     rate: str | None
-    """Frames per second as a fraction, where that is known."""
+    """Frames per second as a fraction; null until it is known."""
     eta_s: float | None
-    """An estimate of the seconds that are left."""
+    """Estimated time until completion, in seconds; null if it cannot be estimated."""
     params: dict[str, Any] = {}
-    """All fields of the request, with the seed that was drawn."""
+    """All fields of the request, including defaults and the random seed."""
     facts: dict[str, Any] = {}
-    """What was decided on the way."""
+    """Values determined while the job ran, e.g. `seed`, `size`."""
     results: list[str] = []
-    """The variants that `content` can give."""
+    """Variants of the content that are complete."""
     main: str = VIDEO
-    """The variant that the job is for: `content` without a variant."""
+    """Main variant: the content returned if no variant is given."""
     parent: str | None
-    """The job that this one is a part of."""
+    """Id of the job that this job is a part of; null if there is none."""
     children: list[ChildObject] = []
-    """The jobs that are parts of this one, in their order."""
+    """Jobs that are parts of this job, in order."""
     stages: list[StageObject] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
     degraded: str | None
-    """What had to be left out, where the video could be made all the same."""
+    """Description of an optional stage that failed and was skipped; null if there is none."""
 
 
 class ImageObject(BaseModel):
-    """A picture that was made."""
+    """A generated or edited picture."""
 
     b64_json: str
-    """The picture's file, a PNG, in base64."""
+    """PNG file in base64."""
     seed: int
-    """By which it can be made again."""
+    """Seed that reproduces the picture."""
     scores: ScoresObject | None = None
-    """Of an edited one, where it was measured."""
+    """Scores of an edited picture; null if they were not measured."""
 
 
 class ImagesObject(BaseModel):
-    """What the editing or the painting of pictures has made: OpenAI's answer, and beside it what this project knows."""
+    """Generated or edited pictures: OpenAI's fields, and more."""
 
     created: int
-    """Seconds since 1970, UTC."""
+    """Time of the response, in seconds since 1970, UTC."""
     data: list[ImageObject]
     """The pictures."""
     size: str = ""
-    """`WIDTHxHEIGHT` of the pictures in pixels."""
+    """Size of the pictures: `WIDTHxHEIGHT` in pixels."""
     output_format: Literal["png"] = "png"
-    """The format of the pictures."""
+    """File format of the pictures."""
     facts: dict[str, Any] = {}
-    """What was decided on the way: the first `seed`, `size`, and of a face `faces` and perhaps `notice`."""
+    """Values determined by the models: `seed` of the first picture, `size`, and of a face `faces` and `notice`."""
     stages: list[StageObject] = []
-    """Which services did the work."""
+    """Completed stages, with the service that ran each."""
 
 
 class ImageProgress(BaseModel):
-    """`done` of `total` steps of all pictures are finished."""
+    """Progress, counted over the steps of all pictures."""
 
     KIND: ClassVar[str] = "image_generation.progress"
 
     stage: str
-    """The stage."""
+    """Stage that is running."""
     done: int
-    """Steps that are finished."""
+    """Number of finished steps."""
     total: int
-    """Steps there are."""
+    """Total number of steps."""
 
 
 class ShownImage(BaseModel):
-    """A picture in a stream."""
+    """A picture in a stream of events."""
 
     b64_json: str
-    """The picture's file, a PNG, in base64."""
+    """PNG file in base64."""
     size: str | None
-    """`WIDTHxHEIGHT` in pixels."""
+    """Size of the finished picture: `WIDTHxHEIGHT` in pixels."""
     output_format: Literal["png"] = "png"
-    """The format of the picture."""
+    """File format of the picture."""
     quality: Literal["auto"] = "auto"
-    """There is one quality."""
+    """Always `auto`, for compatibility."""
     background: Literal["opaque"] = "opaque"
-    """Pictures are opaque."""
+    """Always `opaque`: pictures have no alpha channel."""
     created_at: int = 0
-    """Seconds since 1970, UTC."""
+    """Time of the event, in seconds since 1970, UTC."""
     index: int
-    """Which picture, from 0."""
+    """Index of the picture, from 0."""
     n: int
-    """Of how many."""
+    """Number of pictures in the request."""
 
 
 class PartialImage(ShownImage):
-    """A small picture of what is being painted."""
+    """A small preview of an unfinished picture."""
 
     KIND: ClassVar[str] = "image_generation.partial_image"
 
     partial_image_index: int
-    """Which preview of its picture, from 0."""
+    """Index of this preview within its picture, from 0."""
 
 
 class CompletedImage(ShownImage):
-    """A picture that is painted."""
+    """A finished picture."""
 
     KIND: ClassVar[str] = "image_generation.completed"
 
     seed: int
-    """By which it can be painted alone."""
+    """Seed that generates this picture alone."""
     facts: dict[str, Any] = {}
-    """What was decided on the way."""
+    """Values determined by the models so far."""
     usage: dict[str, Any] = {}
-    """As OpenAI has it; nothing is counted in tokens here."""
+    """Token counts, always 0: OpenAI's format requires them."""
 
 
 ImageEvent: TypeAlias = ImageProgress | PartialImage | CompletedImage
@@ -223,75 +229,87 @@ IMAGE_EVENTS: tuple[type[ImageEvent], ...] = (ImageProgress, PartialImage, Compl
 
 
 class Deleted(BaseModel):
-    """What was deleted."""
+    """Confirmation of a deletion."""
 
     id: str
-    """Of the file or the job."""
+    """Id of the file or job."""
     object: Literal["file.deleted", "video.deleted", "file", "video"]
     deleted: bool = True
-    """That it is."""
+    """Always true."""
 
 
 class ModelObject(BaseModel):
-    """A graph or a model that can be asked for by its id."""
+    """A graph or model that requests can name."""
 
     id: str
-    """What requests name it by."""
+    """Name for the field `model` of requests."""
     object: Literal["model"] = "model"
     created: int = 0
-    """When the server was started, in seconds since 1970, UTC."""
+    """Time when the server was started, in seconds since 1970, UTC."""
     owned_by: str = "reelgraph"
-    """As OpenAI has it."""
+    """Always `reelgraph`, for compatibility."""
     kind: str
-    """`graph`, or the kind of model, e.g. `wan`."""
+    """`graph`, or the kind of the model, e.g. `wan`."""
     roles: list[str] = []
-    """Those that a model can take, or that a graph has."""
+    """Roles that a model offers, or that a graph uses."""
     ready: bool
-    """Whether it, and all that it needs, can be asked now."""
+    """Whether it is running, with all models that it needs."""
     state: str = ""
-    """What Ray Serve says of its deployment, e.g. `HEALTHY`."""
+    """Status of its deployment in Ray Serve, e.g. `HEALTHY`."""
     fields: dict[str, dict[str, Any]] = {}
-    """Field of a request → its JSON schema, with the default and the maximum of this server."""
+    """Field of a request → its JSON schema, with this server's defaults and limits."""
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
 
 
 class ListPage(BaseModel, Generic[Entry]):
-    """A part of a list."""
+    """A page of a list."""
 
     object: Literal["list"] = "list"
     data: list[Entry]
-    """The entries."""
+    """Entries of the page."""
     first_id: str | None = None
-    """Of the first entry."""
+    """Id of the first entry; null if the page is empty."""
     last_id: str | None = None
-    """Of the last entry: the cursor of the next part."""
+    """Id of the last entry, for the parameter `after` of the next page; null if the page is empty."""
     has_more: bool = False
-    """Whether there are entries behind the last."""
+    """Whether there are more entries after this page."""
 
 
 def stage_object(done: StageDone) -> StageObject:
-    """Return what is told of a service that has done its part."""
-    told = {name: getattr(done, name) for name in ("model", "source", "revision", "replica", "seconds")}
-    return StageObject(name=done.stage, **told)
+    """Return the object of a stage that was completed."""
+    return StageObject(
+        name=done.stage,
+        model=done.model,
+        source=done.source,
+        revision=done.revision,
+        replica=done.replica,
+        seconds=done.seconds,
+    )
 
 
 def file_object(file: File) -> FileObject:
-    created = int(file.created_at)
-    described = {"id": file.id, "bytes": file.bytes, "filename": file.filename, "purpose": file.purpose}
-    return FileObject(created_at=created, **described, **file.facts)
+    """Return the object of a stored file."""
+    return FileObject(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=int(file.created_at),
+        filename=file.filename,
+        purpose=file.purpose,
+        **file.facts,
+    )
 
 
 def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()) -> VideoObject:
-    """Raises nothing: every job that is stored can be shown."""
+    """Return the object of a stored job, with its stages and the jobs that are parts of it."""
     seconds = float(job.frames_total / Fraction(job.rate)) if job.frames_total and job.rate else 0.0
     error = VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None
     return VideoObject(
         id=job.id,
         model=job.model,
         status=job.status,  # pyright: ignore[reportArgumentType] - the column holds nothing else
-        progress=_percent(job),
+        progress=_compute_percent(job),
         created_at=int(job.created_at),
         started_at=int(job.started_at) if job.started_at else None,
         completed_at=int(job.completed_at) if job.completed_at else None,
@@ -304,28 +322,33 @@ def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()
         frames_done=job.frames_done,
         frames_total=job.frames_total,
         rate=job.rate,
-        eta_s=_eta_s(job),
+        eta_s=_estimate_remaining_s(job),
         params=job.params,
         facts=job.facts,
         results=sorted(job.results),
         main=job.main or VIDEO,
         parent=job.parent,
-        children=[_child(child) for child in children],
+        children=[_child_object(child) for child in children],
         stages=[StageObject.model_validate(stage, from_attributes=True) for stage in stages],
         degraded=job.degraded,
     )
 
 
-def _percent(job: Job) -> int:
+def _compute_percent(job: Job) -> int:
     return 100 if job.status == "completed" else min(99, int(job.progress * 100))
 
 
-def _child(job: Job) -> ChildObject:
-    said = {"id": job.id, "model": job.model, "status": job.status, "progress": _percent(job)}
-    return ChildObject.model_validate(said)
+def _child_object(job: Job) -> ChildObject:
+    return ChildObject(
+        id=job.id,
+        model=job.model,
+        status=job.status,  # pyright: ignore[reportArgumentType] - the column holds nothing else
+        progress=_compute_percent(job),
+    )
 
 
-def _eta_s(job: Job) -> float | None:
+def _estimate_remaining_s(job: Job) -> float | None:
+    """Estimate the time until completion from the time since the start and the progress."""
     if job.status != "in_progress" or job.started_at is None or job.progress < 0.02:
         return None
     return round((time.time() - job.started_at) * (1 - job.progress) / job.progress, 1)

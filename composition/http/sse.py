@@ -1,4 +1,4 @@
-"""Server-sent events as an answer: alive while nothing is said, and over for the model too when the listener leaves.
+"""Responses with server-sent events: kept alive while there are no events, and cancelled when the client disconnects.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -15,50 +15,50 @@ from starlette.types import Receive, Scope, Send
 from composition.http.content import KEEP_ALIVE_S
 
 KEEP_ALIVE = ": keep-alive\n\n"
-"""A comment, which clients pass over."""
+"""A comment, which clients ignore."""
 
 
-def said(event: str, data: Mapping[str, Any]) -> str:
-    """One event. JSON has no raw line breaks, so its data is one line."""
+def format_event(event: str, data: Mapping[str, Any]) -> str:
+    """Return an event in the format of the stream. Its data is one line, because JSON text has no raw line breaks."""
     return f"event: {event}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Sends what a generator yields, and closes it however the answer ends, also when the listener is gone.
+    """Sends the events of a generator, and closes the generator when the response ends, also by a disconnect.
 
     Args:
-        events: texts, each a whole event or comment.
-        failed: makes the last event of an error, since the status is sent by then.
-        keep_alive_s: a stream that is silent for so long says that it is still there.
+        events: yields formatted events and comments.
+        format_error: formats the last event if the generator raises, because the status has already been sent.
+        keep_alive_s: interval of keep-alive comments while there are no events, in seconds.
     """
 
     def __init__(
         self,
         events: AsyncGenerator[str],
-        failed: Callable[[BaseException], str],
+        format_error: Callable[[BaseException], str],
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         self._events = events
-        self._failed = failed
+        self._format_error = format_error
         self._keep_alive_s = keep_alive_s
         self._next: asyncio.Task[str | None] | None = None
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(self._told(), media_type="text/event-stream", headers=headers)
+        super().__init__(self._send_events(), media_type="text/event-stream", headers=headers)
 
-    async def begun(self) -> "EventStream":
-        """Return when there is something to say, or after `keep_alive_s`.
+    async def start(self) -> "EventStream":
+        """Wait for the first event, at most `keep_alive_s`, and return this response.
 
-        What goes wrong before is raised here, while it can still be the status of the answer.
+        An error of the generator before its first event is raised here, so that it can still set the response's status.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
-            if await self._ready():
-                self._drawn().result()
+            if await self._wait_for_event():
+                self._request_event().result()
             stack.pop_all()
         return self
 
     async def close(self) -> None:
-        """Stop drawing from the generator, and close it."""
+        """Cancel the pending event, if any, and close the generator."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
@@ -70,27 +70,28 @@ class EventStream(StreamingResponse):
         finally:
             await self.close()
 
-    async def _told(self) -> AsyncGenerator[str]:
+    async def _send_events(self) -> AsyncGenerator[str]:
         while True:
-            if not await self._ready():
+            if not await self._wait_for_event():
                 yield KEEP_ALIVE
                 continue
-            drawn, self._next = self._drawn(), None
-            error = drawn.exception()
+            finished, self._next = self._request_event(), None
+            error = finished.exception()
             if error is not None:
-                yield self._failed(error)
+                yield self._format_error(error)
                 return
-            text = drawn.result()
+            text = finished.result()
             if text is None:
                 return
             yield text
 
-    async def _ready(self) -> bool:
-        """Wait for what is said next, at most `keep_alive_s`."""
-        done, _ = await asyncio.wait([self._drawn()], timeout=self._keep_alive_s)
+    async def _wait_for_event(self) -> bool:
+        """Wait for the next event, at most `keep_alive_s`. Return whether it has come."""
+        done, _ = await asyncio.wait([self._request_event()], timeout=self._keep_alive_s)
         return bool(done)
 
-    def _drawn(self) -> "asyncio.Task[str | None]":
+    def _request_event(self) -> "asyncio.Task[str | None]":
+        """Return the task that waits for the next event; its result is None at the end of the stream."""
         if self._next is None:
             self._next = asyncio.ensure_future(_next(self._events))
         return self._next

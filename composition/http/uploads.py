@@ -1,4 +1,4 @@
-"""Taking in the media that users send, once it is known to decode."""
+"""Uploads: validates the media that users send and stores it."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from composition.http.bodies import ONE_OF, MediaValue
+from composition.http.bodies import MEDIA_VALUE, ONLY_ONE_MEDIA_VALUE, MediaValue
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
@@ -22,29 +22,32 @@ from composition.records.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
 
-CHECKS_AT_ONCE = 2
-"""Files that are decoded at a time, each in a process of its own."""
+CONCURRENT_CHECKS = 2
+"""Maximum number of files that are decoded at the same time, each in its own process."""
 MAX_LIST = 10_000
-"""Pictures in a list."""
+"""Maximum number of pictures in a list."""
 CHUNK = 1 << 20
 """Bytes copied at a time."""
-CALLED: dict[MediaKind, str] = {"image": "a picture", "video": "a video", "pictures": "a zip of pictures"}
-NEEDS: dict[MediaKind, tuple[str, frozenset[MediaKind]]] = {
+KIND_NAMES: dict[MediaKind, str] = {"image": "a picture", "video": "a video", "pictures": "a zip of pictures"}
+ACCEPTED: dict[MediaKind, tuple[str, frozenset[MediaKind]]] = {
     "image": ("a picture", frozenset({"image"})),
     "video": ("a video", frozenset({"video", "image"})),
     "pictures": ("pictures", frozenset({"pictures", "image"})),
 }
-"""What a field of a kind takes: a picture is a video of one frame, and a list of one."""
+"""Kind of a media field → its name in messages, and the kinds of file it accepts.
+
+A picture is accepted as a video of one frame, and as a list of one picture.
+"""
 
 
 class Uploads:
-    """Stores media for its owner once it is known to decode.
+    """Validates media by decoding it, and stores it for its owner.
 
     Args:
-        store: remembers the files.
-        artifacts: where they lie.
-        limits: what a file may be.
-        max_list_bytes: of the pictures of a list together.
+        store: the database.
+        artifacts: the artifact store, which holds the files.
+        limits: limits on a file's size, duration and frame count.
+        max_list_bytes: maximum total size of the pictures in a list, in bytes.
     """
 
     def __init__(self, store: Store, artifacts: Artifacts, limits: MediaLimits, max_list_bytes: int) -> None:
@@ -52,44 +55,79 @@ class Uploads:
         self._artifacts = artifacts
         self._limits = limits
         self._max_list_bytes = max_list_bytes
-        self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._checking = asyncio.Semaphore(CONCURRENT_CHECKS)
 
-    async def admit(self, part: Part, owner: str, purpose: str, param: str) -> File:
-        """Keep a file. Raises UndecodableMedia and LimitExceeded, with `param` as the field to blame."""
+    async def store_part(self, part: Part, owner: str, purpose: str, param: str) -> File:
+        """Validate and store a file.
+
+        Raises:
+            UndecodableMedia, LimitExceeded: with `param` as the name of the field.
+        """
         draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(_copy, part.file, draft)
-            return await self._keep(draft, part.name, owner, purpose, param)
+            return await self._store_draft(draft, part.name, owner, purpose, param)
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
-    async def keep(self, data: bytes, owner: str, name: str) -> File:
-        """Keep what the server itself has made, as if it had been sent."""
-        return await self.admit(Part(io.BytesIO(data), name), owner, "input", name)
+    async def store_bytes(self, data: bytes, owner: str, name: str) -> File:
+        """Store a file that the server itself produced, exactly like an upload."""
+        return await self.store_part(Part(io.BytesIO(data), name), owner, "input", name)
 
-    async def picture(self, value: Part | str, owner: str, param: str) -> Frames:
-        """Decode a picture and keep nothing: a part of the request, a `data:` URL or the id of an upload.
+    async def store_media(self, value: MediaValue, kind: MediaKind, owner: str, param: str) -> File:
+        """Return the stored file for the value of a media field; a form part or a `data:` URL is stored first.
+
+        A list of pictures is stored as one zip archive, in the order of the list.
+
+        Raises:
+            InvalidParameter: the value is malformed, or the file is of the wrong kind.
+            NotFound: the owner has no file with this id.
+            UndecodableMedia, LimitExceeded: as `store_part`; LimitExceeded also if the list is too long.
+        """
+        if isinstance(value, list):
+            if kind != "pictures":
+                raise InvalidParameter(f"{param}: {ONLY_ONE_MEDIA_VALUE}", param=param)
+            return await self._store_list(value, owner, param)
+        if isinstance(value, str) and value.startswith("file_"):
+            file = await asyncio.to_thread(self._find_file, value, owner, param, param)
+        else:
+            part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
+            file = await self.store_part(part, owner, "input", param)
+        _check_kind(file, kind, param, param)
+        return file
+
+    async def decode_picture(self, value: Part | str, owner: str, param: str) -> Frames:
+        """Decode a picture without storing it: a form part, a `data:` URL or the id of an upload.
 
         Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
         """
         if isinstance(value, str) and value.startswith("file_"):
-            file = await asyncio.to_thread(self._stored, value, owner, param, param)
+            file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decoded(path, param)
-        part = value if isinstance(value, Part) else Part(_data_url(value, param, param), param)
+                return await self._decode_path(path, param)
+        part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decoded(Path(draft.name), param)
+            return await self._decode_path(Path(draft.name), param)
 
-    async def _decoded(self, path: Path, param: str) -> Frames:
+    async def delete_file(self, file_id: str, owner: str) -> None:
+        """Delete a file.
+
+        Raises:
+            NotFound: the owner has no file with this id.
+            Conflict: an unfinished job uses it.
+        """
+        file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
+        await asyncio.to_thread(self._artifacts.remove, file.key)
+
+    async def _decode_path(self, path: Path, param: str) -> Frames:
         async with self._checking, Decoder.open(path, self._limits, param=param) as decoder:
             if decoder.facts.kind != "image":
-                raise InvalidParameter(
-                    f"{param}: needs a picture, and this is {CALLED[decoder.facts.kind]}", param=param
-                )
+                raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
             return await decoder.read_last()
 
-    async def _keep(self, draft: Path, name: str, owner: str, purpose: str, param: str) -> File:
+    async def _store_draft(self, draft: Path, name: str, owner: str, purpose: str, param: str) -> File:
+        """Validate a local file and copy it to the artifact store and the database."""
         async with self._checking:
             facts = await probe_media(draft, self._limits, param=param)
         file_id = make_id("file")
@@ -101,85 +139,62 @@ class Uploads:
             purpose=purpose,
             bytes=(await asyncio.to_thread(draft.stat)).st_size,
             key=f"files/{file_id}",
-            facts=_told(facts),
+            facts=_encode_facts(facts),
         )
         await asyncio.to_thread(self._artifacts.put_file, file.key, draft)
         return await asyncio.to_thread(self._store.add_file, file)
 
-    async def media(self, value: MediaValue, kind: MediaKind, owner: str, param: str) -> File:
-        """The file that a media field means: a part of the request, a `data:` URL or the id of an upload.
-
-        Pictures may come as a list of these; they become one file, a zip archive in the order of the list.
-
-        Raises InvalidParameter when it is none of these or of the wrong kind, LimitExceeded, NotFound, and what `admit`
-        raises.
-        """
-        if isinstance(value, list):
-            if kind != "pictures":
-                raise InvalidParameter(f"{param}: {ONE_OF}, and only one of them", param=param)
-            return await self._list(value, owner, param)
-        if isinstance(value, str) and value.startswith("file_"):
-            file = await asyncio.to_thread(self._stored, value, owner, param, param)
-        else:
-            part = value if isinstance(value, Part) else Part(_data_url(value, param, param), param)
-            file = await self.admit(part, owner, "input", param)
-        _check_kind(file, kind, param, param)
-        return file
-
-    async def _list(self, values: Sequence[Part | str], owner: str, param: str) -> File:
+    async def _store_list(self, values: Sequence[Part | str], owner: str, param: str) -> File:
         if not values:
-            raise InvalidParameter(f"{param}: the list has no pictures in it", param=param)
+            raise InvalidParameter(f"{param}: the list must not be empty", param=param)
         if len(values) > MAX_LIST:
             raise LimitExceeded(f"{param}: the list has {len(values)} pictures; the limit is {MAX_LIST}", param=param)
         draft = self._artifacts.create_draft()
         try:
-            await asyncio.to_thread(self._pack, values, draft, owner, param)
-            return await self._keep(draft, f"{param}.zip", owner, "input", param)
+            await asyncio.to_thread(self._write_zip, values, draft, owner, param)
+            return await self._store_draft(draft, f"{param}.zip", owner, "input", param)
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
-    def _pack(self, values: Sequence[Part | str], target: Path, owner: str, param: str) -> None:
-        """Write a list of pictures as a zip archive that bears their order in its names."""
-        left = self._max_list_bytes
+    def _write_zip(self, values: Sequence[Part | str], target: Path, owner: str, param: str) -> None:
+        """Write a list of pictures as a zip archive; each entry's name is its index in the list."""
+        remaining = self._max_list_bytes
         with zipfile.ZipFile(target, "w") as archive:
-            for number, value in enumerate(values):
-                entry = zipfile.ZipInfo(f"{number:06}")
+            for index, value in enumerate(values):
+                entry = zipfile.ZipInfo(f"{index:06}")
                 with archive.open(entry, "w", force_zip64=True) as file:
-                    for chunk in self._chunks(value, owner, param, f"{param}[{number}]"):
-                        left -= len(chunk)
-                        if left < 0:
+                    for chunk in self._read_item(value, owner, param, f"{param}[{index}]"):
+                        remaining -= len(chunk)
+                        if remaining < 0:
                             raise LimitExceeded(
-                                f"{param}: its pictures together have more bytes than the limit of"
-                                f" {self._max_list_bytes} (max_body_bytes)",
+                                f"{param}: the pictures are larger in total than the limit of"
+                                f" {self._max_list_bytes} bytes (max_body_bytes)",
                                 param=param,
                             )
                         file.write(chunk)
 
-    def _chunks(self, value: Part | str, owner: str, param: str, place: str) -> Iterator[bytes]:
-        """The bytes of one picture of a list; `place` says which."""
+    def _read_item(self, value: Part | str, owner: str, param: str, place: str) -> Iterator[bytes]:
+        """Yield the bytes of one picture of a list. `place` names the item in messages, e.g. `edge_frames[3]`."""
         if isinstance(value, str) and value.startswith("file_"):
-            file = self._stored(value, owner, param, place)
+            file = self._find_file(value, owner, param, place)
             _check_kind(file, "image", param, place)
             yield from self._artifacts.read(file.key)
             return
-        source = value.file if isinstance(value, Part) else _data_url(value, param, place)
+        source = value.file if isinstance(value, Part) else _decode_data_url(value, param, place)
         source.seek(0)
         while chunk := source.read(CHUNK):
             yield chunk
 
-    def _stored(self, file_id: str, owner: str, param: str, place: str) -> File:
+    def _find_file(self, file_id: str, owner: str, param: str, place: str) -> File:
+        """Return an uploaded file. Raises NotFound."""
         try:
             return self._store.get_file(file_id, owner)
         except NotFound as error:
             raise NotFound(f"{place}: there is no file {file_id[:80]!r}", param=param) from error
 
-    async def remove(self, file_id: str, owner: str) -> None:
-        """Raises NotFound, or Conflict while a job needs it."""
-        file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
-        await asyncio.to_thread(self._artifacts.remove, file.key)
 
-
-def _told(facts: MediaFacts) -> dict[str, Any]:
+def _encode_facts(facts: MediaFacts) -> dict[str, Any]:
+    """Return the facts as JSON values; the frame rate is a fraction as text."""
     return {**asdict(facts), "rate": None if facts.rate is None else str(facts.rate)}
 
 
@@ -190,22 +205,31 @@ def _copy(source: IO[bytes], target: Path) -> None:
 
 
 def _check_kind(file: File, kind: MediaKind, param: str, place: str) -> None:
-    """Raises InvalidParameter."""
-    needed, taken = NEEDS[kind]
-    if file.facts["kind"] not in taken:
-        raise InvalidParameter(f"{place}: needs {needed}, and this is {CALLED[file.facts['kind']]}", param=param)
+    """Raise InvalidParameter if a field of this kind does not accept the file."""
+    expected, accepted = ACCEPTED[kind]
+    if file.facts["kind"] not in accepted:
+        raise InvalidParameter(f"{place}: must be {expected}, got {KIND_NAMES[file.facts['kind']]}", param=param)
 
 
-def _data_url(url: str, param: str, place: str) -> IO[bytes]:
-    """Raises InvalidParameter; `place` says where."""
+def _decode_data_url(url: str, param: str, place: str) -> IO[bytes]:
+    """Return the content of a `data:` URL.
+
+    Args:
+        url: as given by the user; any text.
+        param: the field, for the error.
+        place: the field, or the item of a list in it, for the message.
+
+    Raises:
+        InvalidParameter: it is not a `data:` URL in base64.
+    """
     if not url.startswith("data:"):
-        raise InvalidParameter(f"{place}: {ONE_OF}", param=param)
+        raise InvalidParameter(f"{place}: {MEDIA_VALUE}", param=param)
     if not url.isascii():
-        raise InvalidParameter(f"{place}: the data: URL is not base64", param=param)
+        raise InvalidParameter(f"{place}: the data: URL is not valid base64", param=param)
     head, comma, data = url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise InvalidParameter(f"{place}: a data: URL must be data:TYPE;base64,DATA", param=param)
     try:
         return io.BytesIO(base64.b64decode(data, validate=True))
     except ValueError as error:
-        raise InvalidParameter(f"{place}: the data: URL is not base64", param=param) from error
+        raise InvalidParameter(f"{place}: the data: URL is not valid base64", param=param) from error

@@ -102,7 +102,7 @@ class Target(Running):
         database, artifacts = f"sqlite:///{folder / 'store.db'}", ArtifactSettings(url=str(folder / "artifacts"))
         settings = IngressSettings(database=database, artifacts=artifacts, auth="none")
         cluster = Cluster(folder).host_models({"text-to-video": Hosted("text-to-video")}).host_graphs("single")
-        super().__init__(Ingress(settings, cluster.served, TRANSPORT).api())
+        super().__init__(Ingress(settings, cluster.served, TRANSPORT).build_app())
         self.store = Store(database)
         kept = Artifacts(artifacts)
         kept.put("clip.mp4", CLIP.read_bytes())

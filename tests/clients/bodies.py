@@ -10,7 +10,7 @@ from composition.graphs.catalogue import BY_NAME
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import SINGLES
 from composition.http.bodies import PENDING, REFERENCE_NAME
-from composition.http.validation import parsed
+from composition.http.validation import parse_fields
 from services.catalogue import MODELS
 from services.errors import InvalidParameter
 
@@ -64,7 +64,7 @@ def _parse_video(request: type[GraphRequest], fields: Mapping[str, Any]) -> None
     media = request.MEDIA.keys() & given.keys() | ({request.REFERENCE} if REFERENCE_NAME in fields else set())
     if "branch_from" in fields:  # what is not given is the older job's
         media |= {request.REFERENCE, "edge_frames"} - ({"edge_frames"} if "edge_video" in fields else set())
-    parsed(request, {**given, **dict.fromkeys(media, PENDING)}, {})
+    parse_fields(request, {**given, **dict.fromkeys(media, PENDING)}, {})
 
 
 def _listed(value: Any) -> list[Any]:

@@ -151,10 +151,10 @@ def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
 
 
 TABLE = """\
-ID      KIND   STATE             ROLES
-v2v     graph  waits for models  describe, image-to-video
-wan-5b  wan    ready             image-to-video
-svd     svd    updating          image-to-video
+ID      KIND   STATE               ROLES
+v2v     graph  waiting for models  describe, image-to-video
+wan-5b  wan    ready               image-to-video
+svd     svd    updating            image-to-video
 """
 
 
@@ -207,7 +207,7 @@ def test_models_are_chosen_for_roles(
         (["wan-5b"], "--model: must be ROLE=ID, got 'wan-5b'"),
         (["=wan-5b"], "--model: must be ROLE=ID, got '=wan-5b'"),
         (["describe="], "--model: must be ROLE=ID, got 'describe='"),
-        (["describe=a", "describe=b"], "--model: describe has two models, a and b; give one"),
+        (["describe=a", "describe=b"], "--model: describe: must have one model, got a and b"),
     ],
 )
 def test_a_choice_that_cannot_be_read(reel: Reel, server: VideoServer, clip: Path, given: list[str], told: str) -> None:
@@ -340,7 +340,7 @@ def test_an_interrupt_of_watching_lets_the_job_go_on(
     assert server.held.wait(WAIT_S)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=WAIT_S)
-    assert (process.returncode, "video_1 goes on" in told) == (130, True)
+    assert (process.returncode, "video_1 is still running" in told) == (130, True)
     assert server.requests("POST", "/v1/videos/video_1/cancel") == []
 
 

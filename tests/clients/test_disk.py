@@ -6,16 +6,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reelgraph.disk import Landing, OpenParts
+from reelgraph.disk import AtomicFile, OpenParts
 from reelgraph.wire import Part
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with Landing(target) as landing:
-        landing.write(b"abcdef", 0)
+    with AtomicFile(target) as file:
+        file.write(b"abcdef", 0)
         assert not target.exists()
-        landing.write(b"CD", 2)
+        file.write(b"CD", 2)
     assert target.read_bytes() == b"abCD"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -25,8 +25,8 @@ def test_an_interrupt_leaves_what_was_there(tmp_path: Path) -> None:
     target.write_bytes(b"old")
 
     def interrupted() -> None:
-        with Landing(target) as landing:
-            landing.write(b"new", 0)
+        with AtomicFile(target) as file:
+            file.write(b"new", 0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -37,8 +37,8 @@ def test_an_interrupt_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="is not a file"):
-        Landing(tmp_path)
-    with pytest.raises(FileNotFoundError), Landing(tmp_path / "nowhere" / "out.mp4"):
+        AtomicFile(tmp_path)
+    with pytest.raises(FileNotFoundError), AtomicFile(tmp_path / "nowhere" / "out.mp4"):
         pass
 
 

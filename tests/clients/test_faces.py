@@ -72,7 +72,7 @@ def test_as_json(reel: Reel, clip: Path) -> None:
     [
         (("nowhere.png",), "does not exist"),
         (("in.mp4", "-o", "crop.jpg"), "must end with .png"),
-        (("in.mp4", "--identity-out", "nowhere/me.json"), "there is no folder"),
+        (("in.mp4", "--identity-out", "nowhere/me.json"), "does not exist"),
     ],
 )
 def test_nothing_is_sent_for_a_wrong_command_line(

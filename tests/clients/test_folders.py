@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from reelgraph.errors import UnexpectedAnswer
-from reelgraph.folders import drafts, packed, unpack
+from reelgraph.folders import make_draft_folder, unzip_folder, zip_folder
 from tests.clients.stories import zipped
 
 PNG = re.compile(r"[0-9]+\.png")
 
 
 def names_in(folder: Path) -> list[str]:
-    with packed(folder) as file, zipfile.ZipFile(file) as archive:
+    with zip_folder(folder) as file, zipfile.ZipFile(file) as archive:
         return archive.namelist()
 
 
@@ -27,7 +27,7 @@ def test_files_are_packed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("b.png")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with packed(tmp_path) as file, zipfile.ZipFile(file) as archive:
+    with zip_folder(tmp_path) as file, zipfile.ZipFile(file) as archive:
         assert archive.namelist() == ["a.png", "b.png"]
         assert archive.read("a.png") == archive.read("b.png") == b"b" * 100_000
 
@@ -46,24 +46,24 @@ def test_a_name_that_is_no_text_is_packed(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
-    with pytest.raises(FileNotFoundError, match=r"there are no files in the folder .*hidden ones do not count"):
+    with pytest.raises(FileNotFoundError, match=r"has no files .*hidden files are ignored"):
         names_in(tmp_path)
 
 
 def test_frames_that_come_replace_those_of_their_names(tmp_path: Path) -> None:
     folder = tmp_path / "much" / "deeper"
-    with drafts(folder) as draft:
+    with make_draft_folder(folder) as draft:
         (folder / "1.png").write_bytes(b"old")
         (draft / "in.zip").write_bytes(zipped({"1.png": b"one", "2.png": b"two", "notes.txt": b"notes"}))
-        unpack(draft / "in.zip", folder, PNG)
+        unzip_folder(draft / "in.zip", folder, PNG)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"1.png": b"one", "2.png": b"two"}
 
 
 def test_a_zip_with_a_password_is_refused(tmp_path: Path) -> None:
     data = bytearray(zipped({"1.png": b"one"}))
     data[data.index(b"PK\x01\x02") + 8] |= 1  # says that the entry is encrypted
-    with drafts(tmp_path) as draft:
+    with make_draft_folder(tmp_path) as draft:
         (draft / "in.zip").write_bytes(data)
         with pytest.raises(UnexpectedAnswer, match="cannot be read"):
-            unpack(draft / "in.zip", tmp_path, PNG)
+            unzip_folder(draft / "in.zip", tmp_path, PNG)
     assert list(tmp_path.iterdir()) == []

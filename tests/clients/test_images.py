@@ -104,9 +104,9 @@ OUT_OF_MEMORY = {"message": "out of memory", "type": "server_error", "param": No
         ([("error", {"type": "error", "status": 503, "error": OUT_OF_MEMORY})], ApiError, "out of memory (503, model"),
         ([("error", {"error": OUT_OF_MEMORY})], ApiError, "out of memory (500, model_failed)"),
         ([("error", {})], ApiError, "{} (500)"),
-        ([("error", {"status": "x"})], UnexpectedAnswer, "cannot be read"),
-        ([("error", [])], UnexpectedAnswer, "cannot be read"),
-        ([("image_generation.completed", {"seed": 1})], UnexpectedAnswer, "cannot be read"),
+        ([("error", {"status": "x"})], UnexpectedAnswer, "cannot be parsed"),
+        ([("error", [])], UnexpectedAnswer, "cannot be parsed"),
+        ([("image_generation.completed", {"seed": 1})], UnexpectedAnswer, "cannot be parsed"),
         ([], ConnectionLost, "ended before the last picture"),
     ],
 )
@@ -157,7 +157,7 @@ def test_closing_a_stream_closes_the_connection(client: Any, way: Way, server: V
 
 
 def test_a_stream_may_be_silent_only_as_long_as_it_is_alive() -> None:
-    assert wire.stream_image({"prompt": "x"}).silence_s == 60
+    assert wire.stream_image({"prompt": "x"}).read_timeout_s == 60
 
 
 # `reel image`.
@@ -217,15 +217,15 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
         ((), "Missing argument"),
         (("a fox",), "Missing option"),
         (("a fox", "-o", "picture.jpg"), "must end with .png"),
-        (("a fox", "-o", "nowhere/picture.png"), "there is no folder"),
-        (("a fox", "-o", "p.png", "--face", "face.png", "--identity", "me.json"), "give one of them, not both"),
+        (("a fox", "-o", "nowhere/picture.png"), "does not exist"),
+        (("a fox", "-o", "p.png", "--face", "face.png", "--identity", "me.json"), "give only one"),
         (("a fox", "-o", "p.png", "--face", "nowhere.png"), "does not exist"),
         (("a fox", "-o", "p.png", "--identity", "nowhere.json"), "cannot be read"),
         (("a fox", "-o", "p.png", "--identity", "broken.json"), "cannot be read"),
         (("a fox", "-o", "p.png", "--identity", "deep.json"), "cannot be read"),
         (("a fox", "-o", "p.png", "--identity", "binary.json"), "cannot be read"),
-        (("a fox", "-o", "p.png", "--identity", "list.json"), "holds no JSON object"),
-        (("a fox", "-o", "p.png", "--identity", "huge.json"), "has more bytes"),
+        (("a fox", "-o", "p.png", "--identity", "list.json"), "must have a JSON object"),
+        (("a fox", "-o", "p.png", "--identity", "huge.json"), "is larger than"),
         (("a fox", "-o", "p.png", "--guidance-scale", "nan"), "must be a finite number"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_picture_that_was_there_before_the_failure_stays(reel: Reel, script: S
     script.painting = [*painting(2)[:6], ("error", {"status": 500, "error": OUT_OF_MEMORY})]
     result = reel("image", "a fox", "--n", "2", "-o", "picture.png")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-2:] == ["picture-1.png is there", "reel: out of memory (500, model_failed)"]
+    assert result.stderr.splitlines()[-2:] == ["picture-1.png is complete", "reel: out of memory (500, model_failed)"]
     assert made(place) == {"picture-1.png": PAINTED + b"0"}
 
 

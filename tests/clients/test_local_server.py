@@ -92,8 +92,8 @@ def test_the_demo_leaves_a_video_and_its_caption(reel: Reel, place: Path) -> Non
     assert (made / "continuation-x4.mp4").read_bytes() == CONTENT
     assert (made / "caption.txt").read_text(encoding="utf-8") == f"{CAPTION}\n"
     rows = (made / "contact-sheet.png").read_text(encoding="utf-8")
-    assert rows.startswith("--row the clip that is given ")
-    assert rows.endswith(f"--row goes on as: {CAPTION} reel-demo/continuation-x4.mp4")
+    assert rows.startswith("--row input clip ")
+    assert rows.endswith(f"--row continuation: {CAPTION} reel-demo/continuation-x4.mp4")
     assert "upload bouncing-triangle.mp4" in told
     assert not is_alive(place)
 
@@ -146,7 +146,7 @@ def test_a_server_that_dies_is_quoted(reel: Reel, place: Path) -> None:
     process = reel("v2v", "--video", "in.mp4", "-o", "out.mp4", "--local")
     _, told = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
-    assert "the server ended with status 7; it said:\nthe model fell over" in told
+    assert "the server ended with status 7; last lines of its log:\nthe model fell over" in told
     assert not (place / "out.mp4").exists()
 
 
@@ -155,7 +155,7 @@ def test_a_server_that_does_not_come_up_is_quoted(reel: Reel, place: Path) -> No
     process = reel("demo")
     _, told = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
-    assert "the server ended before it was ready; it said:\nserve_config.yaml: no such model" in told
+    assert "the server ended before it was ready; last lines of its log:\nserve_config.yaml: no such model" in told
 
 
 def test_a_talkative_server_is_not_blocked(place: Path) -> None:

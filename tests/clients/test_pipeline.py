@@ -38,12 +38,12 @@ PIPELINE_STORY: list[tuple[str, dict[str, Any]]] = [
 TOLD = [
     "in progress",
     "paint: 2 of 2",
-    "image is there",
+    "image is complete",
     "frame 1 of 2",
     "frame 2 of 2",
-    "video is there",
+    "video is complete",
     "hd frames: 2 of 2",
-    "hd is there",
+    "hd is complete",
     "completed",
 ]
 
@@ -194,17 +194,17 @@ OUT = ("-o", "fox.mp4")
         (("a fox",), "Missing option"),
         (("a fox", "-o", "fox.png"), "fox.png must end with .mp4"),
         (("a fox", "-o", "fox.mp4", "--no-animate"), "fox.mp4 must end with .png"),
-        (("a fox", "-o", "nowhere/fox.mp4"), "there is no folder"),
+        (("a fox", "-o", "nowhere/fox.mp4"), "does not exist"),
         (("a fox", *OUT, "--image-out", "fox.jpg"), "fox.jpg must end with .png"),
         (("a fox", *OUT, "--video-out", "fox.avi"), "fox.avi must end with .mp4"),
-        (("a fox", *OUT, "--image-out", "nowhere/fox.png"), "there is no folder"),
-        (("a fox", *OUT, "--video-out", "./fox.mp4"), "each result needs a file of its own"),
-        (("a fox", "-o", "fox.png", "--no-animate", "--video-out", "fox.mp4"), "there is no video"),
-        (("a fox", "-o", "fox.png", "--no-animate", "--fps", "7"), "animate.fps cannot be given for what is left out"),
-        (("a fox", "-o", "fox.png", "--no-animate", "--animate-steps", "7"), "animate.steps cannot be given for what"),
-        (("a fox", *OUT, "--no-upscale", "--scale", "2"), "upscale.scale cannot be given for what is left out"),
-        (("a fox", *OUT, "--no-restyle", "--restyle", "ink"), "restyle.prompt cannot be given for what is left out"),
-        (("a fox", *OUT, "--face", "face.png", "--identity", "me.json"), "give one of them, not both"),
+        (("a fox", *OUT, "--image-out", "nowhere/fox.png"), "does not exist"),
+        (("a fox", *OUT, "--video-out", "./fox.mp4"), "each result must have a different file"),
+        (("a fox", "-o", "fox.png", "--no-animate", "--video-out", "fox.mp4"), "not allowed with --no-animate"),
+        (("a fox", "-o", "fox.png", "--no-animate", "--fps", "7"), "not allowed together with animate.fps"),
+        (("a fox", "-o", "fox.png", "--no-animate", "--animate-steps", "7"), "not allowed together with animate.steps"),
+        (("a fox", *OUT, "--no-upscale", "--scale", "2"), "not allowed together with upscale.scale"),
+        (("a fox", *OUT, "--no-restyle", "--restyle", "ink"), "not allowed together with restyle.prompt"),
+        (("a fox", *OUT, "--face", "face.png", "--identity", "me.json"), "give only one"),
         (("a fox", *OUT, "--face", "nowhere.png"), "does not exist"),
         (("a fox", *OUT, "--identity", "nowhere.json"), "cannot be read as JSON"),
         (("a fox", *OUT, "--identity", "broken.json"), "cannot be read as JSON"),
@@ -212,8 +212,8 @@ OUT = ("-o", "fox.mp4")
         (("a fox", *OUT, "--identity", "nan.json"), "cannot be read as JSON"),
         (("a fox", *OUT, "--identity", "endless.json"), "cannot be read as JSON"),
         (("a fox", *OUT, "--identity", "half.json"), "cannot be read as JSON"),
-        (("a fox", *OUT, "--identity", "list.json"), "holds no JSON object"),
-        (("a fox", *OUT, "--identity", "huge.json"), "more bytes than the limit of 33554432"),
+        (("a fox", *OUT, "--identity", "list.json"), "must have a JSON object"),
+        (("a fox", *OUT, "--identity", "huge.json"), "larger than the limit of 33554432"),
         (("a fox", *OUT, "--noise-aug-strength", "nan"), "must be a finite number"),
         (("a fox", *OUT, "--restyle-strength", "inf"), "must be a finite number"),
     ],
@@ -282,8 +282,8 @@ def test_a_video_or_a_picture_is_enlarged(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("-o", "fox.mp4"), "give one of them"),
-        (("--video", "in.mp4", "--image", "face.png", "-o", "fox.mp4"), "give one of them"),
+        (("-o", "fox.mp4"), "give exactly one"),
+        (("--video", "in.mp4", "--image", "face.png", "-o", "fox.mp4"), "give exactly one"),
         (("--image", "face.png", "-o", "fox.mp4"), "fox.mp4 must end with .png"),
         (("--image", "nowhere.png", "-o", "fox.png"), "does not exist"),
     ],
@@ -362,9 +362,9 @@ def test_an_older_server_says_nothing_of_parts_and_results() -> None:
 
 def test_a_terminal_shows_both_videos_and_what_is_there() -> None:
     bars, screen = terminal()
-    with bars.watching() as show:
+    with bars.show_job() as show:
         for event in events_of(PIPELINE_STORY):
             show(event)
     picture = " ".join(last_picture(screen).split())
     assert "hd frames ━" in picture
-    assert picture.endswith("image is there video is there hd is there")
+    assert picture.endswith("image is complete video is complete hd is complete")

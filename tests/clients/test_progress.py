@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from reelgraph.objects import EVENTS, Event
-from reelgraph.progress import Bars, Lines, display
+from reelgraph.progress import Bars, Lines, make_display
 from tests.clients.stories import CAPTION, EDIT_STORY, STORY
 
 
@@ -34,7 +34,7 @@ def last_picture(screen: io.StringIO) -> str:
 
 def test_lines_tell_each_thing_once() -> None:
     stream = io.StringIO()
-    with Lines(stream).watching() as show:
+    with Lines(stream).show_job() as show:
         for event in STORY_EVENTS:
             show(event)
     assert stream.getvalue().splitlines() == [
@@ -51,7 +51,7 @@ def test_lines_tell_each_thing_once() -> None:
 
 def test_lines_tell_a_frame_with_its_scores() -> None:
     stream = io.StringIO()
-    with Lines(stream).watching() as show:
+    with Lines(stream).show_job() as show:
         for event in events_of(EDIT_STORY):
             show(event)
     assert stream.getvalue().splitlines() == [
@@ -66,21 +66,21 @@ def test_lines_tell_a_frame_with_its_scores() -> None:
 
 def test_a_frame_of_nobody_knows_how_many_is_told() -> None:
     stream = io.StringIO()
-    with Lines(stream).watching() as show:
+    with Lines(stream).show_job() as show:
         show(EVENTS["frame"].model_validate({"id": 1, "index": 4, "frames_done": 5, "scores": {"newer": [1]}}))
     assert stream.getvalue() == "frame 5\n"
 
 
 def test_lines_keep_a_text_that_was_not_finished() -> None:
     stream = io.StringIO()
-    with Lines(stream).watching() as show:
+    with Lines(stream).show_job() as show:
         show(STORY_EVENTS[3])
     assert stream.getvalue() == "describe: a red ball [/b]\n"
 
 
 def test_lines_tell_steps_by_tenths() -> None:
     stream = io.StringIO()
-    with Lines(stream).transfer("upload in.mp4") as show:
+    with Lines(stream).show_transfer("upload in.mp4") as show:
         for done in range(0, 1001, 10):
             show(done, 1000)
     lines = stream.getvalue().splitlines()
@@ -90,7 +90,7 @@ def test_lines_tell_steps_by_tenths() -> None:
 
 def test_bars_stand_where_the_events_have_put_them() -> None:
     bars, screen = terminal()
-    with bars.watching() as show:
+    with bars.show_job() as show:
         for event in STORY_EVENTS:
             show(event)
     picture = last_picture(screen)
@@ -102,7 +102,7 @@ def test_bars_stand_where_the_events_have_put_them() -> None:
 
 def test_the_bar_of_frames_moves_with_each_and_not_back() -> None:
     bars, screen = terminal()
-    with bars.watching() as show:
+    with bars.show_job() as show:
         for event in events_of(EDIT_STORY[:-2]):  # the last is a segment of the first frame alone
             show(event)
     assert re.search(r"frames\s+━+\S*\s*━*\s*2/3", last_picture(screen))
@@ -111,7 +111,7 @@ def test_the_bar_of_frames_moves_with_each_and_not_back() -> None:
 def test_a_stage_that_begins_again_is_shown_again() -> None:
     bars, screen = terminal()
     again = [event for event in STORY_EVENTS if event.id in (8, 9)]
-    with bars.watching() as show:
+    with bars.show_job() as show:
         for event in (*again, again[0]):
             show(event)
     assert re.search(r"denoise\s+━+\S*\s+━*\s*1/2", last_picture(screen))
@@ -119,7 +119,7 @@ def test_a_stage_that_begins_again_is_shown_again() -> None:
 
 def test_a_text_that_is_written_again_replaces_the_first() -> None:
     bars, screen = terminal()
-    with bars.watching() as show:
+    with bars.show_job() as show:
         for event in STORY_EVENTS:
             show(event)
         show(EVENTS["text"].model_validate({"id": 12, "stage": "describe", "piece": "a blue ball"}))
@@ -129,11 +129,11 @@ def test_a_text_that_is_written_again_replaces_the_first() -> None:
 
 def test_transfers_and_notes_at_a_terminal() -> None:
     bars, screen = terminal()
-    with bars.transfer("upload [in].mp4") as show:
+    with bars.show_transfer("upload [in].mp4") as show:
         show(500, 1000)
         show(1000, 1000)
     bars.note("job [video_1]")
-    with bars.waiting("starting [a] server"):
+    with bars.show_wait("starting [a] server"):
         pass
     assert "upload [in].mp4" in screen.getvalue()
     assert "1.0/1.0 kB" in screen.getvalue()
@@ -142,4 +142,4 @@ def test_transfers_and_notes_at_a_terminal() -> None:
 
 
 def test_a_file_gets_lines() -> None:
-    assert isinstance(display(io.StringIO()), Lines)
+    assert isinstance(make_display(io.StringIO()), Lines)

@@ -78,7 +78,14 @@ def test_a_script_becomes_a_film(reel: Reel, server: VideoServer, place: Path) -
     told = {"title": "The boat", "scenes": [SCENE]}
     assert server.jobs["video_1"].fields == {"model": "storyboard", "script": told}
     assert result.stdout.splitlines()[-2:] == ["seed: 7", "film.mp4"]
-    story = ["job video_1", "scenes: 0 of 200", "scenes: 150 of 200", "stitch: 2 of 2", "video is there", "completed"]
+    story = [
+        "job video_1",
+        "scenes: 0 of 200",
+        "scenes: 150 of 200",
+        "stitch: 2 of 2",
+        "video is complete",
+        "completed",
+    ]
     assert [line for line in result.stderr.splitlines() if line in story] == story
 
 
@@ -140,7 +147,7 @@ def test_a_film_with_placeholders_is_there_and_says_so(
     assert result.exit_code == 4
     assert (place / "film.mp4").read_bytes() == CONTENT
     assert result.stderr.splitlines()[-1] == (
-        "reel: the film has placeholders for scenes that could not be made (2, 3): scene 2 is a placeholder: out of "
+        "reel: the film has placeholders for scenes that failed (2, 3): scene 2 is a placeholder: out of "
         "memory; scene 3 is a placeholder: it was deleted"
     )
     assert "film.mp4" in result.stdout
@@ -165,8 +172,8 @@ OUT = ("-o", "film.mp4")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (OUT, "give one of them"),
-        (("scripts/plain.json", "--topic", "a boat", *OUT), "give one of them"),
+        (OUT, "give exactly one"),
+        (("scripts/plain.json", "--topic", "a boat", *OUT), "give exactly one"),
         (("scripts/plain.json",), "Missing option"),
         (("scripts/plain.json", "-o", "film.avi"), "film.avi must end with .mp4"),
         (("scripts/none.json", *OUT), "does not exist"),
@@ -174,15 +181,15 @@ OUT = ("-o", "film.mp4")
         (("scripts/broken.json", *OUT), "cannot be read as JSON"),
         (("scripts/deep.json", *OUT), "cannot be read as JSON"),
         (("scripts/binary.json", *OUT), "cannot be read as JSON"),
-        (("scripts/list.json", *OUT), "holds no JSON object"),
-        (("scripts/nowhere.json", *OUT), "the face of scene 1: 'nowhere.png' is no file beside"),
-        (("scripts/folder.json", *OUT), "the face of scene 1: 'faces' is no file beside"),
-        (("scripts/device.json", *OUT), "the face of scene 1: '/dev/zero' is no file beside"),
-        (("scripts/long.json", *OUT), "is no file beside"),
+        (("scripts/list.json", *OUT), "must have a JSON object"),
+        (("scripts/nowhere.json", *OUT), "scene 1: face: 'nowhere.png' is not a file in the folder of"),
+        (("scripts/folder.json", *OUT), "scene 1: face: 'faces' is not a file in the folder of"),
+        (("scripts/device.json", *OUT), "scene 1: face: '/dev/zero' is not a file in the folder of"),
+        (("scripts/long.json", *OUT), "is not a file in the folder of"),
         (("--topic", "x", "--fallback", "skip", *OUT), "is not one of"),
         (("--topic", "x", "--crossfade-s", "inf", *OUT), "must be a finite number"),
-        (("--topic", "x", "--no-animate", *OUT), "a scene is a video"),
-        (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "upscale.scale cannot be given for what is left out"),
+        (("--topic", "x", "--no-animate", *OUT), "not allowed: every scene is a video"),
+        (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "not allowed together with upscale.scale"),
     ],
 )
 def test_nothing_is_sent_for_a_wrong_command_line(

@@ -21,13 +21,13 @@ VIDEO = {"id": "video_1", "model": "v2v", "status": "queued", "created_at": 1}
     ],
 )
 def test_the_address_is_taken_with_and_without_its_version(given: str, root: str) -> None:
-    assert wire.root(given) == root
+    assert wire.strip_version(given) == root
 
 
 @pytest.mark.parametrize("given", ["127.0.0.1:8000", "localhost", "", "ftp://example.org"])
 def test_an_address_without_a_scheme_is_refused(given: str) -> None:
-    with pytest.raises(ValueError, match="must begin with http"):
-        wire.root(given)
+    with pytest.raises(ValueError, match="must start with http"):
+        wire.strip_version(given)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_an_address_without_a_scheme_is_refused(given: str) -> None:
     ],
 )
 def test_this_machine_is_known(url: str, here: bool) -> None:
-    assert wire.is_here(url) is here
+    assert wire.is_loopback(url) is here
 
 
 @pytest.mark.parametrize("name", ["../files", "a/b", "a?b=c", "a#b", "video 1"])
@@ -80,13 +80,13 @@ def test_ids_in_a_list_are_a_field_that_is_repeated_or_json() -> None:
 
 
 def test_a_list_of_both_paths_and_ids_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^edge_frames: .* not both"):
+    with pytest.raises(ValueError, match=r"^edge_frames: a list must have either"):
         wire.create_video("rolling-edit", {"edge_frames": [Path("2.png"), "file_1"]})
 
 
 def test_only_where_pictures_go_a_folder_may_stand() -> None:
     call = wire.create_video("rolling-edit", {"edge_frames": Path("edges"), "init_frame": Path("a.png")})
-    assert {part.name: part.or_folder for part in call.parts} == {"edge_frames": True, "init_frame": False}
+    assert {part.name: part.accepts_folder for part in call.parts} == {"edge_frames": True, "init_frame": False}
 
 
 def test_one_picture_is_edited_or_two_in_order() -> None:
@@ -109,12 +109,12 @@ def test_one_picture_is_edited_or_two_in_order() -> None:
 )
 def test_the_server_says_when_to_ask_again(headers: dict[str, str], delay_s: float) -> None:
     call = wire.poll_video("video_1")
-    assert wire.understood(call, wire.Answer(200, headers, json.dumps(VIDEO).encode()))[1] == delay_s
+    assert wire.parse_response(call, wire.Response(200, headers, json.dumps(VIDEO).encode()))[1] == delay_s
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"null", b"[1]", b'{"error": "no"}', b'{"detail": "Not Found"}'])
 def test_any_body_makes_an_error(body: bytes) -> None:
-    error = wire.error_of(wire.Answer(500, {}, body))
+    error = wire.parse_error(wire.Response(500, {}, body))
     assert (error.status, error.code) == (500, None)
     assert str(error)
 

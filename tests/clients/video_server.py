@@ -28,7 +28,7 @@ from composition.http.content import ContentQuery
 from composition.http.faces import Crop, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest
-from composition.http.listing import Paging
+from composition.http.listing import PageQuery
 from composition.http.schemas import (
     IMAGE_EVENTS,
     Deleted,
@@ -39,7 +39,7 @@ from composition.http.schemas import (
     ModelObject,
     VideoObject,
 )
-from composition.http.validation import parsed
+from composition.http.validation import parse_fields
 from composition.records.events import (
     JOB_EVENTS,
     StatusEvent,
@@ -234,7 +234,7 @@ class VideoServer:
         self.files[file.id] = file, data
         return file
 
-    async def list_files(self, paging: Annotated[Paging, Query()]) -> dict[str, Any]:
+    async def list_files(self, paging: Annotated[PageQuery, Query()]) -> dict[str, Any]:
         return _page([file.model_dump() for file, _ in self.files.values()], paging)
 
     async def file(self, file_id: str) -> FileObject:
@@ -259,7 +259,7 @@ class VideoServer:
             items = form.multi_items()
             fields = {name: value for name, value in items if isinstance(value, str)}
             files = [(name, part.filename, await part.read()) for name, part in items if isinstance(part, UploadFile)]
-        asked = parsed(ImageEditRequest, {**fields, "image": PENDING}, {})
+        asked = parse_fields(ImageEditRequest, {**fields, "image": PENDING}, {})
         self.edits.append((fields, files))
         data = b64encode(EDITED).decode()
         pictures = [ImageObject(b64_json=data, seed=7 + number, scores=SCORES) for number in range(asked.n)]
@@ -267,7 +267,7 @@ class VideoServer:
 
     async def paint(self, request: Request) -> Any:
         fields, files = await read_body(request)
-        asked = parsed(ImageGenerationRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
+        asked = parse_fields(ImageGenerationRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
         self.asked.append((fields, dict(files)))
         if asked.stream:
             story = self.script.painting or painting(asked.n)
@@ -293,7 +293,7 @@ class VideoServer:
 
     async def face(self, request: Request) -> FaceObject:
         fields, files = await read_body(request)
-        asked = parsed(FaceRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
+        asked = parse_fields(FaceRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
         self.asked.append((fields, dict(files)))
         if asked.image == "file_none":
             raise InvalidParameter("image: there is no face in this picture", param="image")
@@ -305,7 +305,7 @@ class VideoServer:
             stages=[STAGE],
         )
 
-    async def list_videos(self, paging: Annotated[Paging, Query()]) -> dict[str, Any]:
+    async def list_videos(self, paging: Annotated[PageQuery, Query()]) -> dict[str, Any]:
         return _page([self._shown(job) for job in self.jobs.values()], paging)
 
     async def video(self, video_id: str, response: Response) -> dict[str, Any]:
@@ -428,7 +428,7 @@ def _found(held: dict[str, Any], name: str) -> Any:
     return held[name]
 
 
-def _page(entries: list[dict[str, Any]], paging: Paging) -> dict[str, Any]:
+def _page(entries: list[dict[str, Any]], paging: PageQuery) -> dict[str, Any]:
     entries = entries if paging.order == "asc" else entries[::-1]
     ids = [entry["id"] for entry in entries]
     start = ids.index(paging.after) + 1 if paging.after else 0

@@ -222,7 +222,7 @@ def test_a_branch_with_other_settings_goes_its_own_way(http: httpx.Client, made:
     ("branch", "status", "words"),
     [
         ({"video": "video_none", "frame": 1}, 404, "there is no video"),
-        ({"video": None, "frame": 99}, 422, "has no frame 99; it has 0 to 8"),
+        ({"video": None, "frame": 99}, 422, "has no frame 99; available: 0 to 8"),
         ({"video": None, "frame": -1}, 422, "greater than or equal to 0"),
         ({"video": None}, 422, "branch_from.frame"),
         ("{", 422, "must be a JSON object"),

@@ -63,7 +63,7 @@ def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -
         check_error(anonymous.get("/v1/videos"), 401, None, "API key")
         assert anonymous.get("/healthz").status_code == 200
         wrong = anonymous.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
-        check_error(wrong, 401, None, "not known")
+        check_error(wrong, 401, None, "not valid")
     with strict.client("ann") as ann, strict.client("bob") as bob:
         with media.one_frame(tmp_path).open("rb") as file:
             clip = ann.post("/v1/files", files={"file": file}).json()["id"]

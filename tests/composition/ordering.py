@@ -1,4 +1,4 @@
-"""Where jobs are ordered, without a server: a store, uploads, and jobs that have made some of their frames."""
+"""Creates jobs without a server: a database, uploads, and jobs with some finished frames."""
 
 import io
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from composition.http.bodies import Body
 from composition.http.forms import Part
-from composition.http.orders import Orders
+from composition.http.orders import JobBuilder
 from composition.http.uploads import Uploads
 from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
@@ -21,7 +21,7 @@ from tests.composition.serving import noise
 
 EDGES = 4
 SERVED = ("flux", "svd")
-"""Of the models of the full pipeline."""
+"""Models of the full pipeline that are served by default."""
 LIMITS: dict[str, dict[str, float]] = {
     "wan": {"num_frames": 17, "max_area": 4096},
     "qwen-edit": {"steps": 20, "max_area": 4096},
@@ -39,7 +39,7 @@ RATE = 16.0
 
 
 class Counter:
-    """Takes orders of `ann`. In a `stocked` folder she has uploaded a first frame, edges and a clip."""
+    """Creates jobs for the owner `ann`. In a `stocked` folder, `ann` has uploaded a first frame, edges and a clip."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Counter:
         self.store = self.cluster.store
         self.artifacts = Artifacts(self.cluster.where)
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
-        self.orders = Orders(self.cluster.served, self.uploads, (self.store, self.artifacts))
+        self.jobs = JobBuilder(self.cluster.served, self.uploads, self.store, self.artifacts)
         self._files = {file.filename: file for file in self.store.list_files("ann", Page(100))[0]}
 
     @property
@@ -75,31 +75,31 @@ class Counter:
         return self._files["clip"]
 
     async def upload(self, data: bytes, name: str = "x") -> File:
-        return await self.uploads.admit(Part(io.BytesIO(data), name), "ann", "input", "file")
+        return await self.uploads.store_part(Part(io.BytesIO(data), name), "ann", "input", "file")
 
     async def edit(self, owner: str = "ann", **fields: Any) -> Job:
-        """Order a rolling edit; a field that is None is left out."""
+        """Create a rolling edit; fields that are None are left out."""
         given = {"init_frame": self.first.id, "edge_frames": self.edges.id, **fields}
         return await self._ordered(owner, "rolling-edit", given)
 
     async def branch(self, video: str, frame: object, owner: str = "ann", **fields: Any) -> Job:
-        """Order a rolling edit that begins at a frame of another."""
+        """Create a rolling edit that starts from a frame of another."""
         return await self._ordered(owner, "rolling-edit", {"branch_from": {"video": video, "frame": frame}, **fields})
 
     async def video(self, **fields: Any) -> Job:
-        """Order the continuation of a clip."""
+        """Create a continuation of the clip."""
         return await self._ordered("ann", "v2v", {"input_video": self.clip.id, **fields})
 
     async def ordered(self, model: str, **fields: Any) -> Job:
-        """Order anything."""
+        """Create a job of any graph or model."""
         return await self._ordered("ann", model, fields)
 
     async def _ordered(self, owner: str, model: str, fields: dict[str, Any]) -> Job:
         given = {"model": model, **fields}
-        return await self.orders.job(Body({name: v for name, v in given.items() if v is not None}), owner)
+        return await self.jobs.build_job(Body({name: v for name, v in given.items() if v is not None}), owner)
 
     async def begun(self, job: Job, frames: int) -> Job:
-        """Store a job and give it its first so many frames; it is not finished."""
+        """Store a running job with this many finished frames."""
         self.store.create_job(job, 99)
         claimed = self.store.claim_job(60.0)
         assert claimed
@@ -119,5 +119,5 @@ class Counter:
 
 
 def frame_of(index: int) -> Pixels:
-    """The frame of that number, of every job that has begun."""
+    """Return the frame with this index, which is the same for all jobs."""
     return noise(100 + index, 64, 48)

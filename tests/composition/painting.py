@@ -1,4 +1,4 @@
-"""Painting without Ray: a service that paints by arithmetic, one that finds faces so, and a front door before them."""
+"""Fake models for pictures and faces, without Ray, and the HTTP application that serves them."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from composition.http.image_generation import Painter
+from composition.http.image_generation import ImageGenerator
 from composition.http.ingress import Ingress, IngressSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
@@ -22,13 +22,13 @@ LIMITS = {"max_area": 64 * 64, "steps": 40, "n": 4}
 
 
 class PaintService:
-    """Flux' place: the same stream, and pixels that depend on everything that the real ones depend on.
+    """A fake Flux: the same items, and pixels that depend on the same inputs.
 
     Args:
-        failing: steps that are done of all pictures → what is raised then; 0 is before anything is said.
-        hanging: steps that are done when it waits until it `may_go_on`.
+        failing: number of finished steps, over all pictures → the exception raised then; 0 is before the first item.
+        hanging: number of finished steps at which it waits for `may_go_on`.
         preview_every: as Flux' setting.
-        forgets: index of a picture that never comes.
+        forgets: index of a picture that is left out.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ def painted(request: FluxRequest, index: int, face: Face | None = None) -> Pixel
 
 
 class FaceService:
-    """InstantID's place: the face of a picture is what its pixels say.
+    """A fake InstantID: the face depends on the pixels of the picture.
 
     Args:
-        failing: is raised, where it is given.
-        left_out: classes of the items that it does not say.
+        failing: the exception to raise, if given.
+        left_out: classes of items that are not yielded.
     """
 
     def __init__(self, failing: Exception | None = None, left_out: tuple[type, ...] = ()) -> None:
@@ -112,37 +112,39 @@ class FaceService:
 def seen_in(image: Frames) -> Face:
     random = np.random.default_rng(zlib.crc32(image.pixels.tobytes()))
     embedding = random.normal(size=512).astype(np.float32)
-    embedding /= np.sqrt(np.cumsum(embedding**2)[-1])  # as a model does: of length 1 but for what float32 loses
+    embedding /= np.sqrt(np.cumsum(embedding**2)[-1])  # as a model does: of length 1 within the precision of float32
     places = random.uniform(-0.1, 1.1, (7, 2)).astype(np.float32)
     crop = Frames(random.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8))
     return Face(embedding, places[:5], places[5:].reshape(4), crop)
 
 
 def flux(service: object, **defaults: Any) -> Hosted:
-    """Flux as it is deployed here."""
+    """Return a deployed fake Flux."""
     return Hosted("flux", service, LIMITS, {"size": "32x16", "steps": 4, **defaults})
 
 
-def painter(service: object, instantid: object | None = None, **defaults: Any) -> Painter:
+def painter(service: object, instantid: object | None = None, **defaults: Any) -> ImageGenerator:
     found = None if instantid is None else Handle(instantid)
-    return Painter(Handle(service), served_model(flux(service, **defaults)), found, TRANSPORT)
+    return ImageGenerator(Handle(service), served_model(flux(service, **defaults)), found, TRANSPORT)
 
 
 def front_door(folder: Path, *models: Hosted, **settings: Any) -> Ingress:
-    """A front door before models, each of which has its kind for its id."""
+    """Return an HTTP application that serves these models; their ids are their kinds."""
     return open_door(Cluster(folder).host_models({hosted.kind: hosted for hosted in models}), **settings)
 
 
 def open_door(cluster: Cluster, **settings: Any) -> Ingress:
-    """A front door before all that a cluster serves."""
+    """Return an HTTP application for all graphs and models of a cluster."""
     given = IngressSettings(database=cluster.url, artifacts=cluster.where, **{"auth": "none", **settings})
     return Ingress(given, cluster.served, TRANSPORT)
 
 
 @asynccontextmanager
 async def served(door: Ingress, **config: Any) -> AsyncIterator[str]:
-    """Serve over a socket of this machine, in this loop, with more of uvicorn's configuration; the address."""
-    server = uvicorn.Server(uvicorn.Config(door.api(), log_level="critical", timeout_graceful_shutdown=1, **config))
+    """Serve on a local socket, in this event loop; yield the URL. `config` is passed to uvicorn."""
+    server = uvicorn.Server(
+        uvicorn.Config(door.build_app(), log_level="critical", timeout_graceful_shutdown=1, **config)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:

@@ -25,7 +25,7 @@ from composition.graphs.storyboard.script import (
     write_question,
     write_repair,
 )
-from composition.http.validation import parsed
+from composition.http.validation import parse_fields
 from services.errors import InvalidParameter
 from services.flux.request import Lora
 from services.internvl.request import DescribeRequest
@@ -42,7 +42,7 @@ def script(*scenes: dict[str, Any], **more: Any) -> Script:
 
 def refusal(**fields: Any) -> str:
     with pytest.raises(InvalidParameter) as caught:
-        parsed(Script, fields, {})
+        parse_fields(Script, fields, {})
     return caught.value.message
 
 

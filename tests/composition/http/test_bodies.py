@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON and forms become the same fields; the media among them, one or several."""
+"""Request bodies: JSON and forms are parsed into the same fields, and media fields are separated."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ import psutil
 import pytest
 from starlette.requests import Request
 
-from composition.http.bodies import Body, BodySettings, Message, read_body, taken_media
+from composition.http.bodies import Body, BodySettings, Message, read_body, take_media
 from composition.http.forms import MAX_PARTS, Part
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, InvalidRequest, LimitExceeded, PayloadTooLarge, ReelError
@@ -27,7 +27,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def asked(body: bytes, content_type: str, chunk: int = 65536, length: str | None = None) -> Request:
-    """A request as a server passes it on, its body in chunks."""
+    """Return a request whose body arrives in chunks."""
     messages: Iterator[Message] = iter(
         [{"type": "http.request", "body": body[i : i + chunk], "more_body": True} for i in range(0, len(body), chunk)]
         + [{"type": "http.request", "body": b"", "more_body": False}]
@@ -42,13 +42,13 @@ def asked(body: bytes, content_type: str, chunk: int = 65536, length: str | None
 
 
 def form(files: list[tuple[str, Any]], data: dict[str, Any] | None = None, chunk: int = 65536) -> Request:
-    """A multipart request, as httpx writes it."""
+    """Return a multipart request encoded by httpx."""
     request = httpx.Request("POST", "http://x", files=files, data=data)
     return asked(request.read(), request.headers["content-type"], chunk)
 
 
 def written(fields: list[tuple[str, str, bytes]], chunk: int = 1 << 20) -> Request:
-    """A multipart request of files, written here: name, file name, content."""
+    """Return a multipart request of files (name, file name, content), encoded without a library."""
     head = '--b\r\nContent-Disposition: form-data; name="{}"; filename="{}"\r\n\r\n'
     body = b"".join(head.format(name, file).encode() + data + b"\r\n" for name, file, data in fields) + b"--b--\r\n"
     return asked(body, "multipart/form-data; boundary=b", chunk)
@@ -61,7 +61,7 @@ async def read(request: Request, settings: BodySettings = SETTINGS) -> AsyncIter
 
 
 def content(value: Any) -> Any:
-    """What a field holds, with files as their name and their bytes."""
+    """Return the value of a field, with files as (name, bytes)."""
     if isinstance(value, list):
         return [content(each) for each in value]
     return (value.name, value.file.read()) if isinstance(value, Part) else value
@@ -100,7 +100,7 @@ async def test_the_other_form_and_json_are_the_same_fields() -> None:
 
 
 async def test_parts_are_files_of_their_own() -> None:
-    """Each with its own position, whatever is read of the others meanwhile."""
+    """Each has its own position, independent of reads from the others."""
     async with read(written([("f", str(n), bytes([n]) * 100) for n in range(3)])) as fields:
         first, second, third = (part.file for part in fields["f"])
         assert (first.read(40), second.read(1), first.read(40), first.read(), first.read()) == (
@@ -117,13 +117,13 @@ async def test_parts_are_files_of_their_own() -> None:
 
 
 def open_files() -> int:
-    """Those of this process, but for what earlier tests left to be collected."""
+    """Return the number of open files of this process, after garbage collection."""
     gc.collect()
     return psutil.Process().num_fds()
 
 
 async def test_a_long_list_costs_one_open_file_and_no_memory() -> None:
-    """10,000 files in a form, 40 MB, where Starlette would hold each in memory or open a file for it."""
+    """A form with 10,000 files, 40 MB. Starlette would keep each in memory or open a temporary file for each."""
     request = written([("edge_frames", f"{n}.png", n.to_bytes(4) * 1000) for n in range(10_000)])
     before = open_files()
     tracemalloc.start()
@@ -164,13 +164,13 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (HEAD + b"cut o", "multipart/form-data; boundary=b", "ends before the form"),
-        (b"", "multipart/form-data; boundary=b", "ends before the form"),
+        (HEAD + b"cut o", "multipart/form-data; boundary=b", "form is incomplete"),
+        (b"", "multipart/form-data; boundary=b", "form is incomplete"),
         (HEAD + b"x\r\n--b--\r\n", "multipart/form-data", "needs a boundary"),
         (HEAD + b"x\r\n--b--\r\n", f"multipart/form-data; boundary={'b' * 500}", "not a multipart form"),
         (b"no form at all", "multipart/form-data; boundary=b", "not a multipart form"),
         (b"--b\r\nBad Header\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "not a multipart form"),
-        (b"--b\r\nContent-Type: a/b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "without a name"),
+        (b"--b\r\nContent-Type: a/b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "has no name"),
         (b"a=1&a[b]=2", FORM, "a: give either"),
         (b"a[b]=2&a=1", FORM, "a: give either"),
         (b"[]", "application/json", "JSON object"),
@@ -206,7 +206,7 @@ async def test_bodies_that_cannot_be_read(body: bytes, kind: str, words: str) ->
     ],
 )
 async def test_json_is_json_by_its_type_alone(kind: str) -> None:
-    """A page of another site can send text/plain or no type without asking the server first."""
+    """A page of another site can send text/plain or no type without a CORS preflight."""
     error = await refusal(asked(b'{"prompt": "x"}', kind))
     assert (type(error), error.param) == (InvalidRequest, "Content-Type")
 
@@ -239,7 +239,7 @@ async def test_texts_that_no_database_holds_are_named(request_: Request, param: 
 
 
 async def test_surrogates_that_came_as_bytes_are_letters() -> None:
-    """A form that is not UTF-8 is read as Latin-1, in which every byte is a letter."""
+    """A form that is not UTF-8 is decoded as Latin-1, in which every byte is a character."""
     async with read(asked(b"prompt=%ED%A0%80", FORM)) as fields:
         assert fields == {"prompt": "í\xa0\x80"}
 
@@ -250,7 +250,7 @@ async def test_a_form_has_as_many_names_as_an_object() -> None:
     for request in (asked(flat, FORM), written(parts)):
         error = await refusal(request)
         assert isinstance(error, LimitExceeded)
-        assert "more different fields than the limit of 256" in error.message
+        assert "more distinct field names than the limit of 256" in error.message
 
 
 async def test_long_values_of_an_urlencoded_form_keep_their_escapes_whole() -> None:
@@ -287,13 +287,13 @@ def test_media_is_taken_under_its_own_name() -> None:
     body = Body(
         {"input_reference": {"file_id": "file_a"}, "edge_frames": ["file_b", {"image_url": "data:x"}], "seed": 1}
     )
-    media, fields = taken_media(KINDS, "init_frame", body)
+    media, fields = take_media(KINDS, "init_frame", body)
     assert media == {"init_frame": "file_a", "edge_frames": ["file_b", "data:x"]}
     assert fields == {"seed": 1}
     assert "edge_frames" in body.fields
-    assert taken_media(KINDS, "", Body({"init_frame": None, "x": None})) == ({}, {"x": None})
-    assert taken_media(KINDS, "", Body({"input_reference": "file_a"}))[1] == {"input_reference": "file_a"}
-    assert taken_media(KINDS, "edge_frames", Body({"input_reference": ["a", "b"]}))[0] == {"edge_frames": ["a", "b"]}
+    assert take_media(KINDS, "", Body({"init_frame": None, "x": None})) == ({}, {"x": None})
+    assert take_media(KINDS, "", Body({"input_reference": "file_a"}))[1] == {"input_reference": "file_a"}
+    assert take_media(KINDS, "edge_frames", Body({"input_reference": ["a", "b"]}))[0] == {"edge_frames": ["a", "b"]}
 
 
 PART = Part(open(os.devnull, "rb"), "a")  # noqa: SIM115, PTH123 - never read
@@ -317,7 +317,7 @@ PART = Part(open(os.devnull, "rb"), "a")  # noqa: SIM115, PTH123 - never read
 )
 def test_media_that_is_none(fields: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words) as caught:
-        taken_media(KINDS, "init_frame", Body(fields))
+        take_media(KINDS, "init_frame", Body(fields))
     assert caught.value.param == param
     assert re.match(re.escape(param), caught.value.message)
 

@@ -1,4 +1,4 @@
-"""Bodies that are made to take much memory, JSON and forms: as Python counts it, and as the system does."""
+"""Memory used to parse hostile JSON and form bodies, measured by Python and by the system."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.composition.body_memory import CHUNK, hostile_forms, reading
 
 ROOT = Path(__file__).parents[3]
 PAGES = 1 << 18
-"""Bytes by which a process grows otherwise: stacks, and pages of libraries that were not used before."""
+"""Bytes by which a process grows for other reasons: stacks, and newly used pages of libraries."""
 FORMS = hostile_forms(LEAST_BYTES)
 
 
@@ -33,7 +33,7 @@ async def test_no_form_takes_more_memory_than_four_times_the_limit(shape: str) -
 
 
 def test_no_process_grows_by_more_than_four_times_the_limit() -> None:
-    """Each body in a process of its own, with a limit of 1 MiB."""
+    """Each body is parsed in its own process, with a limit of 1 MiB."""
     command = [sys.executable, "-m", "tests.composition.body_memory"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
@@ -41,4 +41,4 @@ def test_no_process_grows_by_more_than_four_times_the_limit() -> None:
     assert len(lines) > len(FORMS)
     assert [line for line in lines if line[3] > MEMORY_RATIO * 4 * LEAST_BYTES + PAGES] == []
     taken = [shape for shape, _, taken, _ in lines if taken]
-    assert len(taken) > len(lines) / 2  # or nothing was measured
+    assert len(taken) > len(lines) / 2  # otherwise the test measured nothing

@@ -1,4 +1,4 @@
-"""Byte ranges, live following and events."""
+"""Content of jobs: byte ranges, following a video, and events."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from composition.http.content import byte_range, live, told
+from composition.http.content import follow_video, parse_range, stream_events
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import EventDraft, Lease, Store, make_id
 from composition.records.tables import Job, Segment
@@ -32,13 +32,13 @@ from services.errors import ModelFailed, RangeNotSatisfiable
     ],
 )
 def test_ranges(header: str | None, span: tuple[int, int] | None) -> None:
-    assert byte_range(header, 1000) == span
+    assert parse_range(header, 1000) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=1000-", "bytes=5000-6000", "bytes=-0"])
 def test_ranges_outside(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
-        byte_range(header, 1000)
+        parse_range(header, 1000)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: 
     store, artifacts, lease = running
     add(running, -1)
     add(running, 0)
-    chunks = live(store, artifacts, lease.job_id, "video")
+    chunks = follow_video(store, artifacts, lease.job_id, "video")
     assert [await anext(chunks), await anext(chunks)] == [b"<-1>", b"<0>"]
     add(running, 1)
     assert await anext(chunks) == b"<1>"
@@ -74,7 +74,7 @@ async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: 
 async def test_a_follower_of_a_job_that_fails_is_not_left_with_a_torso(running: tuple[Store, Artifacts, Lease]) -> None:
     store, artifacts, lease = running
     add(running, -1)
-    chunks = live(store, artifacts, lease.job_id, "video")
+    chunks = follow_video(store, artifacts, lease.job_id, "video")
     assert await anext(chunks) == b"<-1>"
     store.end_job(lease, "failed", ("model_failed", "no memory"))
     with pytest.raises(ModelFailed, match="no memory"):
@@ -86,9 +86,9 @@ async def test_events_are_told_once_from_where_the_listener_was(running: tuple[S
     add(running, -1)
     store.update_job(lease, {}, [EventDraft("text", {"piece": "größe\n"})])
     store.end_job(lease, "completed")
-    lines = [event async for event in told(store, lease.job_id, 0)]
+    lines = [event async for event in stream_events(store, lease.job_id, 0)]
     assert [line.split("\n")[0] for line in lines] == [f"id: {n}" for n in range(1, 6)]
     assert json.loads(lines[3].split("data: ")[1]) == {"piece": "größe\n"}
     assert lines[-1].startswith("id: 5\nevent: status\n")
-    assert [event async for event in told(store, lease.job_id, 4)] == lines[4:]
-    assert [event async for event in told(store, lease.job_id, 99)] == []
+    assert [event async for event in stream_events(store, lease.job_id, 4)] == lines[4:]
+    assert [event async for event in stream_events(store, lease.job_id, 99)] == []

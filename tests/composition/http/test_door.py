@@ -1,4 +1,4 @@
-"""The front door without keys: the names that it answers to, and the pages that it refuses."""
+"""Allowed hosts and origins: which requests are rejected, with and without API keys."""
 
 import asyncio
 import json
@@ -39,20 +39,20 @@ EVERY_ROUTE = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nothing is stored here."""
+    """A folder for an empty database."""
     return tmp_path_factory.mktemp("door")
 
 
 @cache
 def application(folder: Path, settings: str) -> ASGIApp:
-    """The routes, by settings as JSON."""
-    return front_door(folder, **json.loads(settings)).api()
+    """Return the application for settings in JSON."""
+    return front_door(folder, **json.loads(settings)).build_app()
 
 
 async def knock(
     folder: Path, headers: Sequence[tuple[str, str]], method: str = "GET", path: str = "/healthz", **settings: Any
 ) -> httpx.Response:
-    """Send one request with just these headers, past any client's own."""
+    """Send one request with exactly these headers."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -81,7 +81,7 @@ async def status(folder: Path, headers: dict[str, str], **settings: Any) -> int:
 
 
 def refused(answer: httpx.Response, param: str, *words: str) -> None:
-    """Check that an answer is a refusal in the shape of all errors."""
+    """Check that a response is a rejection in the format of all errors."""
     assert answer.status_code == 403, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -168,7 +168,7 @@ async def test_no_route_answers_another_name_or_page(folder: Path, method: str, 
 
 
 async def test_a_request_names_one_host(folder: Path) -> None:
-    refused(await knock(folder, []), "Host", "a request without one")
+    refused(await knock(folder, []), "Host", "a request without this header")
     refused(await knock(folder, [("Host", "localhost")] * 2), "Host", "localhost, localhost")
     refused(await knock(folder, [("Host", "localhost"), ("Host", "attacker.example")]), "Host", "attacker.example")
 
@@ -219,7 +219,7 @@ def test_settings_are_spelled_as_browsers_write_them() -> None:
     ("host", "origin", "site", "code"),
     [
         ("127.0.0.1:8000", None, None, 200),  # a program
-        ("127.0.0.1:8000", None, "none", 200),  # an address that a person has opened
+        ("127.0.0.1:8000", None, "none", 200),  # an address opened by the user
         ("127.0.0.1:8000", None, "same-origin", 200),
         ("127.0.0.1:8000", OWN, "same-origin", 200),
         ("127.0.0.1:8000", OWN, None, 200),
@@ -242,7 +242,7 @@ def test_settings_are_spelled_as_browsers_write_them() -> None:
         ("127.0.0.1:8000", None, "cross-site", 403),
         ("127.0.0.1:8000", None, "same-site", 403),
         ("127.0.0.1:8000", None, "what will be", 403),
-        ("127.0.0.1:8000", OWN, "cross-site", 403),  # by way of another site
+        ("127.0.0.1:8000", OWN, "cross-site", 403),  # redirected by another site
         ("127.0.0.1:8000", OWN, "same-site", 403),
     ],
     ids=lambda value: repr(value)[:40],
@@ -325,7 +325,7 @@ REQUESTS = [
     ("GET /healthz HTTP/1.1\r\nHost: attacker.example\r\nHost: localhost\r\n\r\n", {400, 403}),
     ("GET http://localhost/healthz HTTP/1.1\r\nHost: attacker.example\r\n\r\n", {400, 403}),
     ("GET http://attacker.example/healthz HTTP/1.1\r\nHost: attacker.example\r\n\r\n", {400, 403}),
-    # No browser sends this to a server that is no proxy; uvicorn shows the application no host but the header's.
+    # Browsers send this only to proxies; uvicorn passes only the host of the header to the application.
     ("GET http://attacker.example/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", {200, 404}),
     ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-Host: attacker.example\r\n\r\n", {200}),
     ("GET /healthz HTTP/1.1\r\nHost: attacker.example\r\nX-Forwarded-Host: localhost\r\n\r\n", {403}),
@@ -336,7 +336,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize("parser", ["h11", "httptools"])
 async def test_requests_as_they_are_sent(folder: Path, parser: str) -> None:
-    """By each parser of HTTP that uvicorn has."""
+    """With each of uvicorn's HTTP parsers."""
     async with served(front_door(folder), http=parser) as url, asyncio.timeout(30):
         for text, codes in REQUESTS:
             reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)

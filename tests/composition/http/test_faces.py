@@ -1,4 +1,4 @@
-"""Faces as numbers: what may be given, that nothing is lost on the way, and how they are found over HTTP."""
+"""Identities of faces: validation, exact round trips, and `POST /v1/faces`."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ def said(**changes: Any) -> dict[str, Any]:
     return {**json.loads(write_identity(FACE).model_dump_json()), **changes}
 
 
-# An identity.
+# Identities.
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -114,7 +114,7 @@ def test_a_text_that_is_no_identity(text: str) -> None:
         TypeAdapter(IdentityField).validate_python(text)
 
 
-# Asking for one.
+# FaceFinder.
 
 
 async def test_a_face_and_what_was_said_beside_it() -> None:
@@ -162,7 +162,9 @@ async def test_a_service_that_says_too_little_has_failed(left_out: type) -> None
 
 
 async def posted(door: Ingress, **request: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://localhost") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(door.build_app()), base_url="http://localhost"
+    ) as client:
         answer = await client.post("/v1/faces", **request)
         if answer.status_code != 401:
             assert (await client.get("/v1/files")).json()["data"] == []
@@ -220,7 +222,7 @@ async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) ->
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 400, "Content-Type: "),
         ({"files": {"face": ("a.png", ASTRONAUT)}}, 422, "face: there is no such media field"),
         ({"files": {"image": ("a.png", b"")}}, 422, "image: "),
-        ({"json": {"image": "x" * 3000}}, 413, "the body has more bytes than the limit of 2000"),
+        ({"json": {"image": "x" * 3000}}, 413, "the body is larger than the limit of 2000 bytes"),
     ],
 )
 async def test_what_is_refused(tmp_path: Path, request_: dict[str, Any], status: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Single pictures: what may be asked, what is answered, and who stops when the asker has left."""
+"""`POST /v1/images/edits`: validation, responses, and that a disconnect stops the model."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composition.http.image_edit import Editor, ImageEditRequest
+from composition.http.image_edit import ImageEditor, ImageEditRequest
 from composition.http.schemas import ImageObject
 from composition.media.encode import encode_png
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
@@ -33,12 +33,12 @@ def qwen_edit(service: object, **defaults: Any) -> Hosted:
     return Hosted("qwen-edit", service, LIMITS, {"steps": 3, "max_area": 64 * 32, **defaults})
 
 
-def editor(service: object, **defaults: Any) -> Editor:
-    return Editor(Handle(service), served_model(qwen_edit(service, **defaults)), TRANSPORT)
+def editor(service: object, **defaults: Any) -> ImageEditor:
+    return ImageEditor(Handle(service), served_model(qwen_edit(service, **defaults)), TRANSPORT)
 
 
 def asked(pictures: int = 2, **fields: Any) -> ImageEditRequest:
-    return editor(EditService()).asked(fields, pictures)
+    return editor(EditService()).parse_request(fields, pictures)
 
 
 def shown(image: ImageObject) -> Pixels:
@@ -47,7 +47,7 @@ def shown(image: ImageObject) -> Pixels:
         return np.array(picture)
 
 
-# What may be asked.
+# Validation.
 
 
 def test_the_least_that_can_be_asked() -> None:
@@ -61,21 +61,22 @@ def test_the_least_that_can_be_asked() -> None:
 
 def test_what_is_asked_stands_before_the_configuration_s_defaults() -> None:
     made = editor(EditService(), ttlg={"lr": 0.5}, n=2)
-    request = made.asked({"steps": "4", "seed": 5, "size": "40x50", "model": "qwen-edit"}, 2)
+    request = made.parse_request({"steps": "4", "seed": 5, "size": "40x50", "model": "qwen-edit"}, 2)
     assert (request.steps, request.seed, request.size, request.n, request.ttlg.lr) == (4, 5, "40x50", 2, 0.5)
-    assert made.asked({"ttlg": '{"lr": 0.25}'}, 2).ttlg.lr == 0.25
-    assert made.asked({"size": "auto"}, 2).size is None
-    assert made.asked({"prompt": "x"}, 1).ttlg.edge_scale == 0
-    assert made.asked({"prompt": "x", "ttlg": '{"gram_scale": 1}'}, 1).ttlg.edge_scale == 0
-    assert made.asked({"prompt": "x", "ttlg": {"edge_scale": 2}}, 1).ttlg.edge_scale == 2  # the service refuses it
-    assert editor(EditService(), prompt="at night").asked({}, 1).prompt == "at night"
+    assert made.parse_request({"ttlg": '{"lr": 0.25}'}, 2).ttlg.lr == 0.25
+    assert made.parse_request({"size": "auto"}, 2).size is None
+    assert made.parse_request({"prompt": "x"}, 1).ttlg.edge_scale == 0
+    assert made.parse_request({"prompt": "x", "ttlg": '{"gram_scale": 1}'}, 1).ttlg.edge_scale == 0
+    # The service rejects it.
+    assert made.parse_request({"prompt": "x", "ttlg": {"edge_scale": 2}}, 1).ttlg.edge_scale == 2
+    assert editor(EditService(), prompt="at night").parse_request({}, 1).prompt == "at night"
 
 
 @pytest.mark.parametrize(
     ("pictures", "fields", "kind", "message"),
     [
-        (0, {"prompt": "x"}, InvalidParameter, "image: give the picture, or the edge picture and the picture; got 0"),
-        (3, {"prompt": "x"}, InvalidParameter, "image: give the picture, or the edge picture and the picture; got 3"),
+        (0, {"prompt": "x"}, InvalidParameter, "image: must be one picture, or an edge picture and a picture, got 0"),
+        (3, {"prompt": "x"}, InvalidParameter, "image: must be one picture, or an edge picture and a picture, got 3"),
         (1, {}, InvalidParameter, "prompt: field required"),
         (1, {"prompt": ""}, InvalidParameter, "prompt: field required"),
         (2, {"n": 0}, InvalidParameter, "n: input should be greater than or equal to 1, got 0"),
@@ -96,7 +97,7 @@ def test_what_may_not_be_asked(pictures: int, fields: dict[str, Any], kind: type
     assert caught.value.param == message.partition(":")[0]
 
 
-# What is answered.
+# Responses.
 
 
 async def test_two_pictures_are_the_edges_and_what_is_edited() -> None:
@@ -147,7 +148,7 @@ async def test_a_seed_that_was_not_drawn_yet_is_drawn() -> None:
 async def test_what_nobody_measured_has_no_scores() -> None:
     answer = await editor(MuteService(Frames(noise(3)[None]))).edit(asked(), [EDGES, PICTURE])
     assert (answer.data[0].scores, answer.facts, answer.size) == (None, {}, "50x34")
-    with pytest.raises(ModelFailed, match="the model made no picture"):
+    with pytest.raises(ModelFailed, match="the model returned no picture"):
         await editor(MuteService()).edit(asked(), [EDGES, PICTURE])
 
 
@@ -163,7 +164,7 @@ async def test_an_error_at_any_of_them_is_the_answer(error: Exception, becomes: 
 async def test_leaving_stops_the_work(number: int) -> None:
     service = EditService(hanging=number)
     handle = Handle(service)
-    made = Editor(handle, served_model(qwen_edit(service)), TRANSPORT)
+    made = ImageEditor(handle, served_model(qwen_edit(service)), TRANSPORT)
     task = asyncio.create_task(made.edit(asked(2, n=3), [EDGES, PICTURE]))
     await service.hangs.wait()
     task.cancel()
@@ -178,7 +179,7 @@ async def test_leaving_stops_the_work(number: int) -> None:
 
 
 async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
-    api = front_door(folder, *models).api()
+    api = front_door(folder, *models).build_app()
     images = [("image[]", (f"{n}.png", encode_png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)

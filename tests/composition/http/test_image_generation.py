@@ -1,4 +1,4 @@
-"""Painted pictures: what may be asked, what is answered, and that a ready identity paints what its picture did."""
+"""`POST /v1/images/generations`: validation and responses; an identity gives the same picture as its photograph."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ from PIL import Image
 
 from composition.graphs.faces import write_identity
 from composition.graphs.identity import Identity
-from composition.http.image_generation import ImageGenerationRequest, Painter, Previews
+from composition.http.image_generation import ImageGenerationRequest, ImageGenerator, PreviewSelector
 from composition.http.ingress import Ingress
 from composition.http.schemas import ImageObject
 from composition.media.encode import encode_png
@@ -40,7 +40,9 @@ ASTRONAUT = (Path(__file__).parents[2] / "data" / "astronaut.png").read_bytes()
 
 
 def asked(*, face: bool = False, finds: bool = True, **fields: Any) -> ImageGenerationRequest:
-    return painter(PaintService(), FaceService() if finds else None).asked({"prompt": "a boat", **fields}, face=face)
+    return painter(PaintService(), FaceService() if finds else None).parse_request(
+        {"prompt": "a boat", **fields}, has_face=face
+    )
 
 
 def shown(b64_json: str) -> Pixels:
@@ -53,7 +55,7 @@ def exact(image: ImageObject, request: FluxRequest, index: int = 0) -> bool:
     return np.array_equal(shown(image.b64_json), painted(request, index)[0])
 
 
-# What may be asked.
+# Validation.
 
 
 def test_the_least_that_can_be_asked() -> None:
@@ -95,24 +97,24 @@ def test_what_openai_s_clients_say_and_what_means_nothing_here() -> None:
         ({"steps": 41}, LimitExceeded, "steps: 41 is more than the limit of 40"),
         ({"size": "large"}, InvalidParameter, "size: string should match pattern"),
         ({"size": "100x100"}, LimitExceeded, "size: 100x100 has 10000 pixels, and the limit is 4096"),
-        ({"response_format": "url"}, InvalidParameter, "response_format: nothing is stored here, so there is no url;"),
+        ({"response_format": "url"}, InvalidParameter, "response_format: must be 'b64_json'"),
         ({"response_format": "png"}, InvalidParameter, "response_format: input should be 'b64_json', got 'png'"),
         ({"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
         ({"quality": "hd"}, InvalidParameter, "quality: input should be 'auto' or 'standard', got 'hd'"),
         ({"background": "transparent"}, InvalidParameter, "background: input should be 'auto' or 'opaque'"),
-        ({"style": "vivid"}, InvalidParameter, "style: cannot be chosen here: say it in the prompt"),
-        ({"moderation": "low"}, InvalidParameter, "moderation: cannot be chosen here"),
-        ({"output_compression": 50}, InvalidParameter, "output_compression: cannot be chosen here"),
+        ({"style": "vivid"}, InvalidParameter, "style: not supported: describe it in the prompt"),
+        ({"moderation": "low"}, InvalidParameter, "moderation: not supported"),
+        ({"output_compression": 50}, InvalidParameter, "output_compression: not supported"),
         ({"partial_images": 4, "stream": True}, InvalidParameter, "partial_images: input should be less than"),
-        ({"partial_images": 1}, InvalidParameter, "partial_images: needs stream, got 1"),
-        ({"progress": True}, InvalidParameter, "progress: needs stream, got True"),
-        ({"seed": MAX_SEED, "n": 2}, InvalidParameter, f"seed: of 2 pictures must be at most {MAX_SEED - 1}, got"),
+        ({"partial_images": 1}, InvalidParameter, "partial_images: allowed only with stream, got 1"),
+        ({"progress": True}, InvalidParameter, "progress: allowed only with stream, got True"),
+        ({"seed": MAX_SEED, "n": 2}, InvalidParameter, f"seed: must be at most {MAX_SEED - 1} with n=2, got"),
         ({"step": 3}, InvalidParameter, "step: there is no such field; did you mean steps?"),
         ({"loras": ["a", "a"]}, InvalidParameter, "loras: a is there 2 times"),
         ({"identity": "me"}, InvalidParameter, "identity: must be a JSON object, got 'me'"),
         ({"identity": {**IDENTITY, "box": [9, 0, 1, 1]}}, InvalidParameter, "identity.box.0: input should be less"),
         ({"identity": IDENTITY, "face": True}, InvalidParameter, "identity: give either this or face, not both"),
-        ({"face": True, "finds": False}, InvalidParameter, "face: no model that finds faces is served here"),
+        ({"face": True, "finds": False}, InvalidParameter, "face: no model that finds faces is served"),
     ],
 )
 def test_what_may_not_be_asked(fields: dict[str, Any], kind: type[ReelError], message: str) -> None:
@@ -126,16 +128,18 @@ def test_the_highest_seeds() -> None:
     assert asked(seed=MAX_SEED - 1, n=2).seed == MAX_SEED - 1
 
 
-# What is answered.
+# Responses.
 
 
 async def test_each_picture_has_its_seed() -> None:
     service = PaintService()
     handle = Handle(service)
-    made = Painter(handle, served_model(flux_model(service)), None, TRANSPORT)
+    made = ImageGenerator(handle, served_model(flux_model(service)), None, TRANSPORT)
     loras = ["style/b:2", "a"]
-    request = made.asked({"prompt": "x", "seed": 5, "n": 3, "size": "32x16", "steps": 2, "loras": loras}, face=False)
-    answer = await made.paint(request, None)
+    request = made.parse_request(
+        {"prompt": "x", "seed": 5, "n": 3, "size": "32x16", "steps": 2, "loras": loras}, has_face=False
+    )
+    answer = await made.generate(request, None)
     ((given, face, key),) = service.asked
     assert (type(given), given.seed, given.n, face, key) == (FluxRequest, 5, 3, None, "")
     assert [image.seed for image in answer.data] == [5, 6, 7]
@@ -157,7 +161,7 @@ async def test_each_picture_has_its_seed() -> None:
 
 async def test_a_picture_of_a_face_is_looked_at_first() -> None:
     service, finding = PaintService(), FaceService()
-    answer = await painter(service, finding).paint(asked(face=True), PICTURE)
+    answer = await painter(service, finding).generate(asked(face=True), PICTURE)
     face = service.asked[0][1]
     assert face is not None
     assert np.array_equal(face.embedding, seen_in(PICTURE).embedding)
@@ -167,7 +171,7 @@ async def test_a_picture_of_a_face_is_looked_at_first() -> None:
 
 async def test_an_identity_needs_nobody_to_look() -> None:
     service = PaintService()
-    await painter(service).paint(asked(identity=IDENTITY, finds=False), None)
+    await painter(service).generate(asked(identity=IDENTITY, finds=False), None)
     face = service.asked[0][1]
     assert face is not None
     assert np.array_equal(face.embedding, seen_in(PICTURE).embedding)
@@ -181,24 +185,24 @@ async def test_an_identity_needs_nobody_to_look() -> None:
 async def test_an_error_anywhere_is_the_answer(error: Exception, becomes: type[Exception], done: int) -> None:
     service = PaintService(failing={done: error})
     with pytest.raises(becomes):
-        await painter(service).paint(asked(n=3), None)
+        await painter(service).generate(asked(n=3), None)
     assert service.working == 0
     with pytest.raises(becomes):
-        await painter(service, FaceService(error)).paint(asked(face=True), PICTURE)
+        await painter(service, FaceService(error)).generate(asked(face=True), PICTURE)
     assert len(service.asked) == 1
 
 
 async def test_too_few_pictures_are_no_answer() -> None:
-    with pytest.raises(ModelFailed, match="made 1 of 2 pictures"):
-        await painter(PaintService(forgets=1)).paint(asked(n=2), None)
+    with pytest.raises(ModelFailed, match="generated 1 of 2 pictures"):
+        await painter(PaintService(forgets=1)).generate(asked(n=2), None)
 
 
 @pytest.mark.parametrize("done", [0, 3, 6])
 async def test_leaving_stops_the_work(done: int) -> None:
     service = PaintService(hanging=done)
     handle = Handle(service)
-    made = Painter(handle, served_model(flux_model(service)), None, TRANSPORT)
-    task = asyncio.create_task(made.paint(asked(n=2), None))
+    made = ImageGenerator(handle, served_model(flux_model(service)), None, TRANSPORT)
+    task = asyncio.create_task(made.generate(asked(n=2), None))
     await service.hangs.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -207,7 +211,7 @@ async def test_leaving_stops_the_work(done: int) -> None:
     assert service.working == 0
 
 
-# Which previews are passed on.
+# Selection of previews.
 
 
 @pytest.mark.parametrize(
@@ -227,9 +231,9 @@ async def test_leaving_stops_the_work(done: int) -> None:
 def test_previews_are_spread_over_the_steps_of_each_picture(
     steps: int, every: int, most: int, passed: list[int]
 ) -> None:
-    previews = Previews(steps, most)
+    previews = PreviewSelector(steps, most)
     found = [done for done in range(1, 3 * steps + 1) if (done - 1) % steps % every == every - 1]
-    told = [(done, previews.passed) for done in found if previews.passes(done)]
+    told = [(done, previews.selected) for done in found if previews.select(done)]
     assert [done for done, _ in told] == [done + picture * steps for picture in range(3) for done in passed]
     assert [count for _, count in told] == list(range(1, len(passed) + 1)) * 3
 
@@ -263,7 +267,7 @@ def flux(home: Path) -> Flux:
 async def posted(door: Ingress, route: str, key: str = "", **request: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(door.api()), base_url="http://localhost", headers=headers
+        transport=httpx.ASGITransport(door.build_app()), base_url="http://localhost", headers=headers
     ) as client:
         return await client.post(route, **request)
 
@@ -334,7 +338,7 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
         ({"prompt": "x", "face": "file_1", "identity": IDENTITY}, 422, "identity: give either this or face, not both"),
         ({"prompt": "x", "steps": 41, "stream": True}, 422, "steps: 41 is more than the limit of 40"),
         ({"prompt": "x", "model": "dall-e-3"}, 422, "model: must be one of flux, got 'dall-e-3'"),
-        ({"prompt": "x" * 30_000}, 413, "the body has more bytes than the limit of 20000"),
+        ({"prompt": "x" * 30_000}, 413, "the body is larger than the limit of 20000 bytes"),
     ],
 )
 async def test_what_is_refused_over_http(tmp_path: Path, body: dict[str, Any], status: int, message: str) -> None:
@@ -389,7 +393,7 @@ async def test_without_a_model_there_is_nothing(tmp_path: Path) -> None:
 
 
 async def test_the_schema_says_what_may_be_asked(tmp_path: Path) -> None:
-    paths = front_door(tmp_path).api().openapi()["paths"]
+    paths = front_door(tmp_path).build_app().openapi()["paths"]
     schema = paths["/v1/images/generations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["prompt"]
     assert schema["properties"].keys() >= {"face", "identity", "loras", "steps", "stream", "partial_images"}

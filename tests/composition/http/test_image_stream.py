@@ -1,4 +1,4 @@
-"""Pictures as a stream: OpenAI's events as its own client reads them, errors among them, and what stops it."""
+"""Streams of pictures: OpenAI's events, read by its own client; errors; and disconnects."""
 
 import asyncio
 import base64
@@ -16,9 +16,9 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 from starlette.types import Message
 
-from composition.http.image_generation import BEGUN, Painter
+from composition.http.image_generation import STARTED, ImageGenerator
 from composition.http.ingress import Ingress
-from composition.http.sse import KEEP_ALIVE, EventStream, said
+from composition.http.sse import KEEP_ALIVE, EventStream, format_event
 from composition.media.encode import encode_png
 from reelgraph import AsyncClient
 from reelgraph.errors import ApiError
@@ -47,7 +47,7 @@ def shown(b64_json: str) -> Pixels:
 
 
 def read(text: str) -> list[tuple[str, Event]]:
-    """The events of a stream, without its comments."""
+    """Return the events of a stream, without comments."""
     found: list[tuple[str, Event]] = []
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith(":")]
@@ -58,11 +58,13 @@ def read(text: str) -> list[tuple[str, Event]]:
 
 
 async def streamed(door: Ingress, **fields: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.api()), base_url="http://localhost") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(door.build_app()), base_url="http://localhost"
+    ) as client:
         return await client.post(ROUTE, json=body(**fields))
 
 
-# What is told.
+# Events.
 
 
 async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
     answer = await streamed(front_door(tmp_path, flux(service)), n=2, partial_images=2, size="48x32")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.text.startswith(BEGUN)
+    assert answer.text.startswith(STARTED)
     events = read(answer.text)
     assert [name.removeprefix("image_generation.") for name, _ in events] == [
         "partial_image",
@@ -129,7 +131,7 @@ async def test_openai_s_client_reads_it(tmp_path: Path) -> None:
         events = [event async for event in stream]
         assert [type(event) for event in events] == [ImageGenPartialImageEvent] * 2 + [ImageGenCompletedEvent]
         for event in events:
-            type(event).model_validate_json(event.to_json())  # strictly: the client itself does not look
+            type(event).model_validate_json(event.to_json())  # strict: the client itself does not validate
         assert np.array_equal(shown(events[-1].b64_json), painted(service.asked[0][0], 0)[0])
         whole = await client.images.generate(
             model="flux", prompt="a boat", n=2, size="auto", response_format="b64_json"
@@ -187,7 +189,7 @@ async def gathered(stream: openai.AsyncStream[Any], seen: list[str]) -> None:
         seen.append(event.type)  # noqa: PERF401 - a comprehension would lose them
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ async def test_what_is_refused_before_the_work_begins_is_a_status(
     [
         (ModelFailed("out of memory"), 500, "model_failed", "out of memory"),
         (Full(), 503, "service_busy", "the service's queue is full"),
-        (KeyError("a secret"), 500, "internal_error", "the server made a mistake; it has been noted"),
+        (KeyError("a secret"), 500, "internal_error", "internal server error; it has been logged"),
     ],
 )
 async def test_what_goes_wrong_later_is_the_last_event(
@@ -229,10 +231,10 @@ async def test_what_goes_wrong_later_is_the_last_event(
 
 async def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
     answer = await streamed(front_door(tmp_path, flux(PaintService(forgets=1))), n=2)
-    assert read(answer.text)[-1][1]["error"]["message"] == "the model made 1 of 2 pictures"
+    assert read(answer.text)[-1][1]["error"]["message"] == "the model generated 1 of 2 pictures"
 
 
-# Who leaves.
+# Disconnects.
 
 
 @pytest.mark.parametrize("done", [1, 5])
@@ -254,7 +256,7 @@ async def endless(opened: list[str]) -> AsyncGenerator[str]:
     opened.append("opened")
     try:
         while True:
-            yield said("event", {})
+            yield format_event("event", {})
             await asyncio.sleep(0)
     finally:
         opened.append("closed")
@@ -265,7 +267,7 @@ def unexpected(error: BaseException) -> str:
 
 
 class Listener:
-    """The other end of an ASGI application: it takes `most` messages and then never the next, or leaves."""
+    """A client of an ASGI application that receives `most` messages, and then stalls or disconnects."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -292,14 +294,14 @@ SCOPE = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}
 async def test_a_listener_that_takes_no_more_and_leaves(most: int, leaves: bool) -> None:
     opened: list[str] = []
     listener = Listener(most)
-    stream = await EventStream(endless(opened), unexpected).begun()
+    stream = await EventStream(endless(opened), unexpected).start()
     task = asyncio.create_task(stream(SCOPE, listener.receive, listener.send))
     await listener.full.wait()
     assert opened == ["opened"]
     if leaves:
         listener.left.set()
         await task
-    else:  # Serve cancels the task of a request whose client has gone
+    else:  # Serve cancels the task of a request whose client has disconnected
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -308,7 +310,7 @@ async def test_a_listener_that_takes_no_more_and_leaves(most: int, leaves: bool)
 
 async def test_a_stream_that_nobody_comes_for_is_closed() -> None:
     opened: list[str] = []
-    stream = await EventStream(endless(opened), unexpected).begun()
+    stream = await EventStream(endless(opened), unexpected).start()
     await stream.close()
     assert opened == ["opened", "closed"]
 
@@ -316,9 +318,9 @@ async def test_a_stream_that_nobody_comes_for_is_closed() -> None:
 async def test_leaving_before_the_work_begins(tmp_path: Path) -> None:
     service = PaintService(hanging=0)
     handle = Handle(service)
-    made = Painter(handle, served_model(flux(service)), None, TRANSPORT)
-    request = made.asked(body(), face=False)
-    task = asyncio.create_task(EventStream(made.events(request, None), unexpected).begun())
+    made = ImageGenerator(handle, served_model(flux(service)), None, TRANSPORT)
+    request = made.parse_request(body(), has_face=False)
+    task = asyncio.create_task(EventStream(made.stream_events(request, None), unexpected).start())
     await service.hangs.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -327,18 +329,18 @@ async def test_leaving_before_the_work_begins(tmp_path: Path) -> None:
     assert service.working == 0
 
 
-# While nothing is said.
+# Keep-alive.
 
 
 async def test_a_silent_stream_says_that_it_is_there() -> None:
     may_go_on = asyncio.Event()
 
     async def slow() -> AsyncGenerator[str]:
-        yield said("one", {"text": "a\nb"})
+        yield format_event("one", {"text": "a\nb"})
         await may_go_on.wait()
-        yield said("two", {})
+        yield format_event("two", {})
 
-    stream = await EventStream(slow(), unexpected, keep_alive_s=0.01).begun()
+    stream = await EventStream(slow(), unexpected, keep_alive_s=0.01).start()
     texts: list[str] = []
     async for text in stream.body_iterator:
         texts.append(str(text))
@@ -359,7 +361,7 @@ async def test_who_waits_long_for_the_work_is_answered_before_it_begins() -> Non
         yield "x"
         raise ModelFailed("out of memory")
 
-    stream = await EventStream(waiting(), str, keep_alive_s=0.01).begun()
+    stream = await EventStream(waiting(), str, keep_alive_s=0.01).start()
     texts: list[str] = []
     async for text in stream.body_iterator:
         texts.append(str(text))

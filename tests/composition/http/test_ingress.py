@@ -1,4 +1,4 @@
-"""Jobs over HTTP by what is served: which models are asked for, and what is left of those that are served no longer."""
+"""Jobs over HTTP: choice of models, and content of jobs whose graph or model is no longer served."""
 
 import time
 from collections.abc import AsyncIterator
@@ -25,13 +25,13 @@ def cluster(tmp_path: Path) -> Cluster:
 
 @pytest.fixture
 async def http(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
-    api = open_door(cluster).api()
+    api = open_door(cluster).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
 
 
 def stored(cluster: Cluster, model: str, params: dict[str, Any], main: str | None = None, **results: bytes) -> Job:
-    """A job that is worked on and has these results already."""
+    """Store a running job with these results."""
     said: dict[str, Any] = {"params": params, "media": {}, "main": main, "created_at": time.time()}
     cluster.store.create_job(Job(id=f"video_{model}", owner="", model=model, **said), 9)
     job = cluster.store.claim_job(60)
@@ -96,28 +96,28 @@ async def test_results_of_a_model_that_is_served_no_longer_can_still_be_had(
     assert (await http.get(f"/v1/videos/{job.id}")).json()["status"] == "completed"
     missing = await http.get(route, params={"variant": "hd"})
     assert (missing.status_code, missing.json()["error"]["param"]) == (404, "variant")
-    assert missing.json()["error"]["message"] == f"variant: {job.id} has no 'hd'; there is video"
+    assert missing.json()["error"]["message"] == f"variant: {job.id} has no 'hd'; available: video"
 
 
 @pytest.mark.parametrize(
-    ("model", "params", "there"),
+    ("model", "params", "available"),
     [
         ("full-pipeline", {"animate": {}, "upscale": {}}, "hd, video"),
         ("full-pipeline", {"animate": {}, "upscale": None}, "video"),
-        ("full-pipeline", {"animate": None}, "nothing yet"),
-        ("flux-2", {}, "nothing yet"),
+        ("full-pipeline", {"animate": None}, "none yet"),
+        ("flux-2", {}, "none yet"),
         ("svd", {}, "video"),
-        ("realesrgan", {"image": "x"}, "nothing yet"),
+        ("realesrgan", {"image": "x"}, "none yet"),
         ("gone", {}, "video"),
     ],
 )
 async def test_which_videos_a_job_will_have(
-    http: httpx.AsyncClient, cluster: Cluster, model: str, params: dict[str, Any], there: str
+    http: httpx.AsyncClient, cluster: Cluster, model: str, params: dict[str, Any], available: str
 ) -> None:
     job = stored(cluster, model, params)
     answer = await http.get(f"/v1/videos/{job.id}/content", params={"variant": "nothing"})
     assert answer.status_code == 404
-    assert answer.json()["error"]["message"] == f"variant: {job.id} has no 'nothing'; there is {there}"
+    assert answer.json()["error"]["message"] == f"variant: {job.id} has no 'nothing'; available: {available}"
 
 
 async def test_while_the_controller_is_away_the_front_door_goes_by_what_it_knows(

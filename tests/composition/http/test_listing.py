@@ -1,4 +1,4 @@
-"""What can be asked for by name, with the defaults and limits that hold where it is served."""
+"""`GET /v1/models`: the served graphs and models, with their defaults and limits."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def listed(cluster: Cluster) -> dict[str, ModelObject]:
 
 
 def option(schema: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the object that a field may be."""
+    """Return the fields of the object that a field accepts."""
     (fields,) = (each["properties"] for each in schema["anyOf"] if "properties" in each)
     return fields
 
@@ -137,7 +137,7 @@ def test_which_graph_a_stored_job_has(cluster: Cluster) -> None:
 
 
 async def test_the_list_over_http(cluster: Cluster) -> None:
-    api = open_door(cluster).api()
+    api = open_door(cluster).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = (await client.get("/v1/models")).json()
     assert [each["id"] for each in answer["data"]] == list(listed(cluster))
@@ -167,7 +167,7 @@ async def test_the_openapi_document_has_the_defaults_and_limits_of_what_is_serve
         "hunyuan-dit": Hosted("hunyuan-dit", defaults={"prompt": "ink"}),
         "internvl": Hosted("internvl"),
     }
-    api = open_door(cluster.host_models(models)).api()
+    api = open_door(cluster.host_models(models)).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         found = bodies((await client.get("/openapi.json")).json())
     fields = {name: schema["properties"] for name, schema in found.items()}

@@ -1,4 +1,4 @@
-"""From a body to a job: what is filled in, what is refused, and what is kept of it."""
+"""From a request body to a job: defaults, validation and stored media."""
 
 import base64
 from typing import Any
@@ -91,7 +91,7 @@ async def test_a_model_whose_length_lies_in_its_edges_has_no_seconds(counter: Co
 
 @pytest.mark.parametrize("seconds", ["", "long", 0, -1, 3600, "nan", "inf", [4], {}])
 async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None:
-    with pytest.raises(InvalidParameter, match="seconds: must be a number above 0, got ") as caught:
+    with pytest.raises(InvalidParameter, match="seconds: must be a number above 0 and below 3600, got ") as caught:
         await counter.video(seconds=seconds)
     assert caught.value.param == "seconds"
 
@@ -133,7 +133,7 @@ async def test_another_owner_s_media_are_not_there(counter: Counter) -> None:
 async def test_media_of_the_wrong_kind(counter: Counter) -> None:
     video = await counter.upload(media.one_frame(counter.folder).read_bytes())
     for field in ("init_frame", "edge_frames"):
-        with pytest.raises(InvalidParameter, match=f"{field}: needs .* and this is a video"):
+        with pytest.raises(InvalidParameter, match=f"{field}: must be .*, got a video"):
             await counter.edit(**{field: video.id})
 
 

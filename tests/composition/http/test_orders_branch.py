@@ -1,4 +1,4 @@
-"""A rolling edit that begins at a frame of another: what it takes from that job, and which jobs it may not name."""
+"""Rolling edits that start from a frame of an older job: inherited fields and validation."""
 
 from fractions import Fraction
 from typing import Any
@@ -14,7 +14,7 @@ from tests.composition import sample_media as media
 from tests.composition.ordering import EDGES, Counter, frame_of
 
 FRAMES = 4
-"""Of the older job, which goes on to make one more."""
+"""Number of finished frames of the older job, which makes one more."""
 ASKED: dict[str, Any] = {"seed": 5, "steps": 6, "prompt": "a boat", "fps": 12.0, "ttlg": {"lr": 0.3, "gram_scale": 0.2}}
 
 
@@ -24,7 +24,7 @@ async def old(counter: Counter) -> Job:
 
 
 def changed(job: Job, old: Job) -> dict[str, Any]:
-    """The fields that are not the older job's."""
+    """Return the fields that differ from the older job."""
     assert job.params.keys() == old.params.keys()
     return {name: value for name, value in job.params.items() if value != old.params[name]}
 
@@ -138,8 +138,8 @@ async def test_an_ordinary_video_is_taken_over_as_the_edges(counter: Counter) ->
 @pytest.mark.parametrize(
     ("branch", "param", "words"),
     [
-        ({"frame": FRAMES}, "branch_from", "branch_from.frame: OLD has no frame 4; it has 0 to 3"),
-        ({"frame": 2**31 - 1}, "branch_from", "branch_from.frame: OLD has no frame 2147483647; it has 0 to 3"),
+        ({"frame": FRAMES}, "branch_from", "branch_from.frame: OLD has no frame 4; available: 0 to 3"),
+        ({"frame": 2**31 - 1}, "branch_from", "branch_from.frame: OLD has no frame 2147483647; available: 0 to 3"),
         ({"frame": 2**31}, "branch_from.frame", "branch_from.frame: input should be less than or equal to 2147483647"),
         ({"frame": -1}, "branch_from.frame", "branch_from.frame: input should be greater than or equal to 0, got -1"),
         ({"frame": "last"}, "branch_from.frame", "branch_from.frame: input should be a valid integer"),
@@ -167,7 +167,7 @@ async def test_a_form_writes_it_as_json(counter: Counter, old: Job) -> None:
 
 async def test_a_job_without_a_frame_yet(counter: Counter) -> None:
     old = await counter.begun(await counter.edit(), 0)
-    with pytest.raises(InvalidParameter, match=f"branch_from.frame: {old.id} has no frame 0; it has none yet"):
+    with pytest.raises(InvalidParameter, match=f"branch_from.frame: {old.id} has no frame 0; available: none yet"):
         await counter.branch(old.id, 0)
 
 
@@ -189,14 +189,16 @@ async def test_a_job_of_another_model(counter: Counter) -> None:
     with pytest.raises(InvalidParameter) as caught:
         await counter.branch(other.id, 1)
     assert caught.value.param == "branch_from"
-    assert caught.value.message == f"branch_from.video: {other.id} is a v2v, which cannot be branched"
+    assert caught.value.message == (
+        f"branch_from.video: must be a job of rolling-edit, got {other.id}, which is a job of v2v"
+    )
     with pytest.raises(InvalidParameter, match="branch_from: there is no such field"):
         await counter.video(branch_from={"video": other.id, "frame": 1})
 
 
 async def test_edges_that_were_deleted_must_be_given_again(counter: Counter, old: Job) -> None:
     counter.store.end_job(counter.lease(old), "failed", ("cancelled", "the job was cancelled"))
-    await counter.uploads.remove(counter.edges.id, "ann")
+    await counter.uploads.delete_file(counter.edges.id, "ann")
     with pytest.raises(NotFound) as caught:
         await counter.branch(old.id, 1)
     assert caught.value.param == "branch_from"

@@ -1,4 +1,4 @@
-"""Orders of the full pipeline and of storyboards: defaults, limits and files inside of objects, missing models."""
+"""Jobs of the full pipeline and of storyboards: defaults, limits and files in nested objects, missing models."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What no database can hold, wherever it stands in a request: its field is named, nothing is stored, nothing breaks."""
+"""Characters that the database cannot store, anywhere in a request: the error names the field, nothing is stored."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,12 +18,12 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """The routes, without Ray; afterwards nothing is stored."""
+    """A client of the application, without Ray. Checks at the end that nothing was stored."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     settings = IngressSettings(database=url, artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")), auth="none")
     cluster = Cluster(tmp_path).host_models({kind: Hosted(kind) for kind in KINDS})
     cluster.host_graphs("v2v", "rolling-edit", "full-pipeline", "storyboard", "single")
-    api = Ingress(settings, cluster.served, TRANSPORT).api()
+    api = Ingress(settings, cluster.served, TRANSPORT).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
     store = Store(url)

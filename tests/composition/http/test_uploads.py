@@ -1,4 +1,4 @@
-"""Taking in media: of the right kind, from the right owner, and lists of pictures as one file."""
+"""Uploads: checks of kind and owner, and lists of pictures stored as one file."""
 
 import asyncio
 import base64
@@ -73,7 +73,7 @@ def drafts(store: Artifacts) -> list[Path]:
 
 async def test_a_zip_is_kept_with_its_facts(takes: Uploads, disk: Artifacts, tmp_path: Path) -> None:
     data = sample("pictures", tmp_path)
-    file = await takes.admit(part(data, "edges.zip"), "ann", "input", "file")
+    file = await takes.store_part(part(data, "edges.zip"), "ann", "input", "file")
     facts = {name: file.facts[name] for name in ("kind", "width", "height", "frames", "rate", "duration_s", "codec")}
     assert list(facts.values()) == ["pictures", 64, 48, 3, None, 0.0, "png"]
     assert (file.filename, file.bytes) == ("edges.zip", len(data))
@@ -81,10 +81,10 @@ async def test_a_zip_is_kept_with_its_facts(takes: Uploads, disk: Artifacts, tmp
 
 
 REFUSED = {
-    ("video", "image"): "needs a picture, and this is a video",
-    ("pictures", "image"): "needs a picture, and this is a zip of pictures",
-    ("pictures", "video"): "needs a video, and this is a zip of pictures",
-    ("video", "pictures"): "needs pictures, and this is a video",
+    ("video", "image"): "must be a picture, got a video",
+    ("pictures", "image"): "must be a picture, got a zip of pictures",
+    ("pictures", "video"): "must be a video, got a zip of pictures",
+    ("video", "pictures"): "must be pictures, got a video",
 }
 KINDS: tuple[MediaKind, ...] = ("image", "video", "pictures")
 
@@ -95,27 +95,27 @@ async def test_a_field_takes_its_kind_in_every_form(
     takes: Uploads, tmp_path: Path, given: MediaKind, wanted: MediaKind
 ) -> None:
     data = sample(given, tmp_path)
-    stored = await takes.admit(part(data), "ann", "input", "file")
+    stored = await takes.store_part(part(data), "ann", "input", "file")
     for value in (part(data), url(data), stored.id):
         if (given, wanted) in REFUSED:
             with pytest.raises(InvalidParameter) as caught:
-                await takes.media(value, wanted, "ann", "field")
+                await takes.store_media(value, wanted, "ann", "field")
             assert caught.value.message == f"field: {REFUSED[given, wanted]}"
             assert caught.value.param == "field"
         else:
-            assert (await takes.media(value, wanted, "ann", "field")).facts["kind"] == given
+            assert (await takes.store_media(value, wanted, "ann", "field")).facts["kind"] == given
 
 
 async def test_a_list_becomes_one_file_in_its_order(
     store: Store,
     artifacts: Artifacts,  # noqa: F811
 ) -> None:
-    """On a disk and on S3."""
+    """On disk and on S3."""
     takes = Uploads(store, artifacts, MediaLimits(), 1 << 30)
-    stored = await takes.admit(part(numbered(5)), "ann", "input", "file")
+    stored = await takes.store_part(part(numbered(5)), "ann", "input", "file")
     jpeg, webp = encoded(media.numbered(3), "jpeg", quality=95), encoded(media.numbered(2), "webp", lossless=True)
     values: MediaValue = [stored.id, url(numbered(4)), part(jpeg), part(webp), *(part(numbered(n)) for n in range(9))]
-    file = await takes.media(values, "pictures", "ann", "edge_frames")
+    file = await takes.store_media(values, "pictures", "ann", "edge_frames")
     assert (file.facts["kind"], file.facts["frames"], file.facts["codec"]) == ("pictures", 13, "png")
     assert (file.filename, file.owner) == ("edge_frames.zip", "ann")
     assert await shown(file, artifacts) == [5, 4, 3, 2, *range(9)]
@@ -124,36 +124,40 @@ async def test_a_list_becomes_one_file_in_its_order(
             assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
             assert archive.read("000002") == jpeg
     assert store.get_file(file.id, "ann").bytes == file.bytes
-    await takes.remove(stored.id, "ann")
+    await takes.delete_file(stored.id, "ann")
     assert await shown(file, artifacts) == [5, 4, 3, 2, *range(9)]
 
 
 async def test_a_list_may_be_of_one_and_of_several_sizes(takes: Uploads, disk: Artifacts) -> None:
-    one = await takes.media([part(numbered(9))], "pictures", "ann", "edge_frames")
+    one = await takes.store_media([part(numbered(9))], "pictures", "ann", "edge_frames")
     assert (one.facts["kind"], one.facts["frames"]) == ("pictures", 1)
     mixed: MediaValue = [part(numbered(1)), part(numbered(2, 96, 64))]
-    file = await takes.media(mixed, "pictures", "ann", "edge_frames")
+    file = await takes.store_media(mixed, "pictures", "ann", "edge_frames")
     async with disk.open_local(disk.get_url(file.key)) as path, Decoder.open(path) as decoder:
         assert [run.width async for run in decoder.stream_runs()] == [64, 96]
 
 
 async def test_what_a_list_may_not_have(takes: Uploads, store: Store, disk: Artifacts, tmp_path: Path) -> None:
     video, foreign = [
-        await takes.admit(part(data), owner, "input", "file")
+        await takes.store_part(part(data), owner, "input", "file")
         for data, owner in ((sample("video", tmp_path), "ann"), (numbered(1), "bob"))
     ]
-    archive = await takes.admit(part(sample("pictures", tmp_path)), "ann", "input", "file")
+    archive = await takes.store_part(part(sample("pictures", tmp_path)), "ann", "input", "file")
     first = part(numbered(0))
     many: MediaValue = ["file_" for _ in range(uploads.MAX_LIST + 1)]
     bad: list[tuple[MediaValue, type[ReelError], str]] = [
-        ([], InvalidParameter, "edge_frames: the list has no pictures in it"),
-        ([first, video.id], InvalidParameter, r"edge_frames\[1\]: needs a picture, and this is a video"),
-        ([first, archive.id], InvalidParameter, r"edge_frames\[1\]: needs a picture, and this is a zip"),
+        ([], InvalidParameter, "edge_frames: the list must not be empty"),
+        ([first, video.id], InvalidParameter, r"edge_frames\[1\]: must be a picture, got a video"),
+        ([first, archive.id], InvalidParameter, r"edge_frames\[1\]: must be a picture, got a zip"),
         ([first, foreign.id], NotFound, rf"edge_frames\[1\]: there is no file '{foreign.id}'"),
         ([first, "/etc/passwd"], InvalidParameter, r"edge_frames\[1\]: must be a file id"),
         ([first, "http://127.0.0.1/"], InvalidParameter, r"edge_frames\[1\]: must be a file id"),
-        ([first, "data:image/png;base64,????"], InvalidParameter, r"edge_frames\[1\]: the data: URL is not base64"),
-        ([first, "data:image/png;base64,é"], InvalidParameter, r"edge_frames\[1\]: the data: URL is not base64"),
+        (
+            [first, "data:image/png;base64,????"],
+            InvalidParameter,
+            r"edge_frames\[1\]: the data: URL is not valid base64",
+        ),
+        ([first, "data:image/png;base64,é"], InvalidParameter, r"edge_frames\[1\]: the data: URL is not valid base64"),
         ([first, "data:image/png,abc"], InvalidParameter, r"edge_frames\[1\]: a data: URL must be"),
         ([first, part(b"text")], UndecodableMedia, "edge_frames: '000001': the file is text, not a picture"),
         (
@@ -172,42 +176,44 @@ async def test_what_a_list_may_not_have(takes: Uploads, store: Store, disk: Arti
     before = {file.id for owner in ("ann", "bob") for file in store.list_files(owner, Page(limit=100))[0]}
     for values, kind, message in bad:
         with pytest.raises(kind, match=message) as caught:
-            await takes.media(values, "pictures", "ann", "edge_frames")
+            await takes.store_media(values, "pictures", "ann", "edge_frames")
         assert caught.value.param == "edge_frames"
     after = {file.id for owner in ("ann", "bob") for file in store.list_files(owner, Page(limit=100))[0]}
     assert after == before
     assert drafts(disk) == []
     assert workers() == []
     with pytest.raises(InvalidParameter, match=r"init_frame: must be a file id .*only one"):
-        await takes.media([first], "image", "ann", "init_frame")
+        await takes.store_media([first], "image", "ann", "init_frame")
 
 
 async def test_a_list_cannot_make_much_of_little(store: Store, disk: Artifacts) -> None:
-    """The same file named many times."""
+    """A list with the same file many times."""
     takes = Uploads(store, disk, MediaLimits(), 100_000)
-    stored = await takes.admit(part(encoded(noisy(), compress_level=0)), "ann", "input", "file")
+    stored = await takes.store_part(part(encoded(noisy(), compress_level=0)), "ann", "input", "file")
     ten: MediaValue = [stored.id for _ in range(10)]
     eleven: MediaValue = [stored.id for _ in range(11)]
-    assert (await takes.media(ten, "pictures", "ann", "edge_frames")).facts["frames"] == 10
-    with pytest.raises(LimitExceeded, match=r"edge_frames: .* more bytes than the limit of 100000 \(max_body_bytes\)"):
-        await takes.media(eleven, "pictures", "ann", "edge_frames")
+    assert (await takes.store_media(ten, "pictures", "ann", "edge_frames")).facts["frames"] == 10
+    with pytest.raises(
+        LimitExceeded, match=r"edge_frames: .* larger in total than the limit of 100000 bytes \(max_body_bytes\)"
+    ):
+        await takes.store_media(eleven, "pictures", "ann", "edge_frames")
     assert drafts(disk) == []
 
 
 async def test_a_long_list_is_taken_in_seconds(takes: Uploads) -> None:
     began = time.monotonic()
     values: MediaValue = [part(numbered(n % 256)) for n in range(1000)]
-    file = await takes.media(values, "pictures", "ann", "edge_frames")
+    file = await takes.store_media(values, "pictures", "ann", "edge_frames")
     assert file.facts["frames"] == 1000
     assert time.monotonic() - began < 30
 
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """The routes, without Ray. Of the models, a rolling edit has a media field of each kind."""
+    """A client of the application, without Ray. It serves rolling edits, which have a media field of each kind."""
     cluster = Cluster(tmp_path).host_models({"qwen-edit": Hosted("qwen-edit")}).host_graphs("rolling-edit")
     settings = IngressSettings(database=cluster.url, artifacts=cluster.where, auth="none")
-    api = Ingress(settings, cluster.served, TRANSPORT).api()
+    api = Ingress(settings, cluster.served, TRANSPORT).build_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
 
@@ -275,5 +281,5 @@ async def test_the_schema_says_what_a_media_field_takes(http: httpx.AsyncClient)
 
 async def test_taking_two_lists_at_once(takes: Uploads, disk: Artifacts) -> None:
     lists: list[MediaValue] = [[part(numbered(n + offset)) for n in range(20)] for offset in (0, 100)]
-    files = await asyncio.gather(*(takes.media(each, "pictures", "ann", "edge_frames") for each in lists))
+    files = await asyncio.gather(*(takes.store_media(each, "pictures", "ann", "edge_frames") for each in lists))
     assert [await shown(file, disk) for file in files] == [list(range(20)), list(range(100, 120))]

@@ -13,7 +13,7 @@ import pytest
 from composition.graphs.calls import Transport
 from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
-from composition.http.content import live
+from composition.http.content import follow_video
 from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -121,7 +121,7 @@ async def test_the_video_is_whole_while_it_is_still_enlarged(desk: Desk) -> None
         await desk.work(Studio({"run:8": Gone()}), job, lease)
     assert {"image", "video"} <= set(desk.store.get_job(job.id).results)
     assert "hd" not in desk.store.get_job(job.id).results
-    chunks = [chunk async for chunk in live(desk.store, desk.artifacts, job.id, "video")]
+    chunks = [chunk async for chunk in follow_video(desk.store, desk.artifacts, job.id, "video")]
     with av.open(io.BytesIO(b"".join(chunks)), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
 
@@ -131,7 +131,7 @@ async def test_a_follower_of_the_large_video_gets_all_of_it(desk: Desk) -> None:
     chunks: list[bytes] = []
 
     async def follow() -> None:
-        async for chunk in live(desk.store, desk.artifacts, job.id, "hd"):
+        async for chunk in follow_video(desk.store, desk.artifacts, job.id, "hd"):
             chunks.append(chunk)  # noqa: PERF401 - as they come
 
     following = asyncio.create_task(follow())

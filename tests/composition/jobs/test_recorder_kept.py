@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from composition.http.content import table, zipped
+from composition.http.content import format_scores_csv, stream_zip
 from composition.jobs.recorder import Output, Recorder
 from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -94,9 +94,9 @@ class KeepingRoom(Room):
         told = [(event.kind, event.data) for event in self.store.list_events(job_id) if event.kind != "status"]
         return {
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
-            "frames": [chunk async for chunk in zipped(self.artifacts, frames, named=False)],
-            "debug": [chunk async for chunk in zipped(self.artifacts, sketches, named=True)],
-            "scores": (table(frames), [still.scores for still in sketches]),
+            "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
+            "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
+            "scores": (format_scores_csv(frames), [still.scores for still in sketches]),
             "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
             "job": (job.frames_done, job.rate, job.width, job.height, sorted(job.results)),
             "told": sorted(told, key=repr),

@@ -11,7 +11,7 @@ from composition.graphs.calls import Transport
 from composition.graphs.rolling_edit import GRAPH
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import Known
-from composition.http.content import table, zipped
+from composition.http.content import format_scores_csv, stream_zip
 from composition.jobs.attempt import Attempt
 from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
@@ -75,9 +75,9 @@ class Desk:
         events = self.store.list_events(job_id)
         return {
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
-            "frames": [chunk async for chunk in zipped(self.artifacts, frames, named=False)],
-            "debug": [chunk async for chunk in zipped(self.artifacts, sketches, named=True)],
-            "metrics": table(frames),
+            "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
+            "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
+            "metrics": format_scores_csv(frames),
             "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
             "job": (job.frames_done, job.frames_total, job.rate, job.width, job.height, sorted(job.results)),
             "told": [event.data for event in events if event.kind == "frame"],

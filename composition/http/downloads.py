@@ -1,0 +1,115 @@
+"""Responses with the content of a job: a stored result or a range of it, or a stream of what exists so far."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from composition.configuration.registry import Registry
+from composition.http.content import (
+    ContentQuery,
+    follow_video,
+    format_scores_csv,
+    list_scores,
+    parse_range,
+    read_video,
+    stream_zip,
+)
+from composition.http.listing import find_graph
+from composition.records.artifacts import Artifacts
+from composition.records.store import Store
+from composition.records.tables import Job
+from composition.variants import VIDEO
+from services.errors import InvalidParameter, NotFound
+
+MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png"}
+"""Extension of a stored result → its `Content-Type`."""
+SCORES = "metrics"
+"""The variant with the scores of a job's frames."""
+FRAME_VARIANTS = ("frames", "debug", SCORES)
+"""Variants that are put together from a job's stored frames when they are requested."""
+
+
+class Downloads:
+    """Builds the responses of `GET /v1/videos/{id}/content`.
+
+    Args:
+        store: the database.
+        artifacts: the artifact store.
+        served: the served graphs and models, which define the variants of a job that is not finished.
+    """
+
+    def __init__(self, store: Store, artifacts: Artifacts, served: Registry) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._served = served
+
+    async def respond(self, request: Request, job: Job, query: ContentQuery) -> Response:
+        """Return a response with one variant of a job's content.
+
+        Args:
+            request: its method and its headers `Range`, `If-Range` and `If-None-Match` are used.
+            job: the job.
+            query: the variant and its format.
+
+        Raises:
+            NotFound: the job has no such variant, or ended before its first frame.
+            InvalidParameter: a format is given for another variant than the scores.
+            RangeNotSatisfiable: the range is outside the content.
+        """
+        variant = query.variant or job.main or VIDEO
+        if query.format is not None and variant != SCORES:
+            raise InvalidParameter(f"format: allowed only with variant={SCORES}, got {query.format!r}", param="format")
+        if variant in job.results and variant in FRAME_VARIANTS:
+            return await self._respond_with_frames(job, variant, is_json=query.format == "json")
+        key = job.results.get(variant)
+        if key is not None:
+            return await self._respond_with_file(request, job, variant, key)
+        return await self._respond_with_segments(request, job, variant)
+
+    async def _respond_with_frames(self, job: Job, variant: str, *, is_json: bool) -> Response:
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
+        headers = {"Cache-Control": "no-store"}
+        if variant != SCORES:
+            chunks = stream_zip(self._artifacts, stills, with_names=variant == "debug")
+            return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+        if is_json:
+            return JSONResponse({"video": job.id, "facts": job.facts, "frames": list_scores(stills)}, headers=headers)
+        return Response(format_scores_csv(stills), media_type="text/csv; charset=utf-8", headers=headers)
+
+    async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
+        size = await asyncio.to_thread(self._artifacts.get_size, key)
+        etag = f'"{job.id}-{variant}"'
+        headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        is_unchanged = request.headers.get("if-range", etag) == etag
+        span = parse_range(request.headers.get("range") if is_unchanged else None, size)
+        start, stop = span or (0, size)
+        headers["Content-Length"] = str(stop - start)
+        if span is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        status, media_type = (206 if span else 200), MEDIA_TYPES[key.rpartition(".")[2]]
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers, media_type=media_type)
+        chunks = self._artifacts.read(key, start, stop)
+        return StreamingResponse(chunks, status_code=status, headers=headers, media_type=media_type)
+
+    async def _respond_with_segments(self, request: Request, job: Job, variant: str) -> Response:
+        """Return a response with the segments of a video that is not complete."""
+        videos = await asyncio.to_thread(self._list_videos, job)
+        if variant not in videos:
+            available = ", ".join(sorted({*job.results, *videos})) or "none yet"
+            raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; available: {available}", param="variant")
+        if job.has_ended and not await asyncio.to_thread(self._store.list_segments, job.id, variant=variant):
+            raise NotFound(f"the job ended before its first frame: {job.error_message or job.status}")
+        if request.method == "HEAD":
+            return Response(media_type="video/mp4")
+        read_segments = read_video if job.status == "failed" else follow_video
+        chunks = read_segments(self._store, self._artifacts, job.id, variant)
+        return StreamingResponse(chunks, media_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+    def _list_videos(self, job: Job) -> set[str]:
+        """Return the variants that are videos, whether or not they exist yet."""
+        graph = find_graph(job.model, self._served.read_snapshot())
+        return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)
