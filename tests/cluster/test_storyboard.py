@@ -176,7 +176,7 @@ def test_cancelling_the_film_cancels_its_scenes_and_keeps_the_finished(http: htt
         ({"topic": "  "}, "topic", "blank"),
         ({"topic": "a", "scenes": 0}, "scenes", "greater than or equal to 1"),
         ({"topic": "a", "scenes": 101}, "scenes", "less than or equal to 100"),
-        ({"script": make_script(1), "scenes": 2}, "scenes", "only for a topic"),
+        ({"script": make_script(1), "scenes": 2}, "scenes", "only valid with topic"),
         ({"script": make_script(1), "interpolate": 5}, "interpolate", "less than or equal to 4"),
         ({"script": make_script(1), "crossfade_s": -1}, "crossfade_s", "greater than or equal to 0"),
         ({"script": make_script(1), "animate": False}, "animate", "cannot be turned off"),

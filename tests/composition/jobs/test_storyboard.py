@@ -324,7 +324,7 @@ def test_a_scene_has_the_frames_that_its_time_needs() -> None:
         ({"topic": "x" * 5000}, "4000"),
         ({"script": {"scenes": []}}, "1 to 100 scenes"),
         ({"script": script(1), "animate": "false"}, "cannot be turned off"),
-        ({"script": script(1), "scenes": 3}, "only for a topic"),
+        ({"script": script(1), "scenes": 3}, "only valid with topic"),
         ({"script": script(1), "crossfade_s": float("nan")}, "finite"),
     ],
 )
