@@ -19,9 +19,10 @@ require_server_code()
 
 from composition.app import TRANSPORT, ask_states, open_handle
 from composition.configuration.served import AskStates
-from composition.graphs.calls import Handle, Part, opened, stream
+from composition.graphs.calls import Handle, opened, stream
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.graph import Runnable
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.single import NAME as SINGLE
@@ -62,7 +63,7 @@ class Graphs:
         open_handle: opens an application's deployment.
     """
 
-    def __init__(self, ask_states: AskStates = ask_states, open_handle: Callable[[str], Handle] = open_handle) -> None:
+    def __init__(self, ask_states: AskStates = ask_states, open_handle: Callable[[str], Any] = open_handle) -> None:
         self._ask_states = ask_states
         self._open_handle = open_handle
 
@@ -135,8 +136,8 @@ class Graphs:
                 `composition.graphs.single.graph.SINGLES[kind].request`.
         """
         application = await asyncio.to_thread(self._find_application, name)
-        part = Part(self._open_handle(application), name)
-        async with opened(stream(part, "run", request), TRANSPORT) as items:
+        graph: Handle[Runnable] = Handle(self._open_handle(application), name)
+        async with opened(stream(graph, Runnable.run, request), TRANSPORT) as items:
             async for item in items:
                 yield item
 

@@ -19,7 +19,7 @@ from composition.configuration.settings import (
     StateSettings,
 )
 from composition.graph_host import GraphHost
-from composition.graphs.calls import Handle, Transport
+from composition.graphs.calls import Transport
 from composition.graphs.catalogue import GRAPHS
 from composition.http.ingress import Ingress, IngressSettings
 from composition.jobs.runner import JobRunner, RunnerSettings
@@ -152,7 +152,7 @@ def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[s
     return states
 
 
-def open_handle(application: str) -> Handle:
+def open_handle(application: str) -> Any:
     """Return the handle of the deployment that is named as its application. Blocks where it is asked for anew.
 
     Raises ServiceBusy while the application is still being built.

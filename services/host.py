@@ -11,9 +11,10 @@ import ray
 from ray import serve
 
 from services.catalogue import KINDS
-from services.errors import ServiceBusy
+from services.errors import ModelFailed, ServiceBusy
 from services.frames import Item, StageDone
 from services.loading import Loading, State, write_loading
+from services.roles import find_method
 from services.service import Service
 from services.worker import ServiceInfo
 
@@ -69,6 +70,9 @@ class Host:
 
     def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
         self._services: dict[str, Service[Any, Any]] = {}
+        self._methods = {
+            name: {find_method(offer.role) for offer in KINDS[hosted.kind].offers} for name, hosted in models.items()
+        }
         for name, hosted in models.items():
             with _reported(name, home):
                 self._services[name] = KINDS[hosted.kind].load(hosted.settings, home, replica)
@@ -76,13 +80,17 @@ class Host:
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
 
-        Raises what the method raises, and ServiceBusy where this host has no such model: it is about to be replaced by
-        one that has, or nobody would have asked it.
+        Raises what the method raises, ModelFailed where no role that the model offers has such a method, and
+        ServiceBusy where this host has no such model: it is about to be replaced by one that has, or nobody would have
+        asked it.
         """
+        service, methods = self._service(name), self._methods[name]
+        if method not in methods:
+            raise ModelFailed(f"method: {name} has {', '.join(sorted(methods))}, got {method}")
         routed = serve.get_multiplexed_model_id()
         if routed:
             await self._remember(routed)
-        async with aclosing(getattr(self._service(name), method)(*args, **options)) as items:
+        async with aclosing(getattr(service, method)(*args, **options)) as items:
             async for item in items:
                 yield replace(item, model=name) if isinstance(item, StageDone) else item
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.configuration.settings import GraphEntry, ModelEntry
-from composition.graphs.calls import Handle, Part, Transport
+from composition.graphs.calls import Handle, Models, Transport, ask
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.fields import merged_fields
-from composition.graphs.graph import Graph, Need
+from composition.graphs.graph import Graph, Need, Runnable
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import NAME as SINGLE
 from composition.graphs.single import SINGLES
@@ -26,6 +26,7 @@ from services.catalogue import KINDS
 from services.errors import ConfigError, InvalidParameter, ModelFailed, NotFound, ServiceBusy
 from services.limits import shown
 from services.model import Model, Role
+from services.roles import Informative
 
 log = logging.getLogger("ray.serve.reelgraph.served")
 
@@ -286,7 +287,7 @@ class Served:
         self,
         store: Store,
         ask_states: AskStates,
-        open_handle: Callable[[str], Handle],
+        open_handle: Callable[[str], Any],
         transport: Transport,
         patience: Patience = PATIENCE,
     ) -> None:
@@ -316,19 +317,19 @@ class Served:
         self._read_at = time.monotonic()
         return self._snapshot
 
-    def open_model(self, served: ServedModel) -> Part:
+    def open_model(self, served: ServedModel) -> Handle[Any]:
         """Return the handle of a model. Blocks; raises ServiceBusy."""
-        return Part(self._open_handle(served.application), served.id)
+        return Handle(self._open_handle(served.application), served.id)
 
-    def open_models(self, assignment: Assignment) -> dict[Role, Part]:
+    def open_models(self, assignment: Assignment) -> Models:
         """Return the handles of the models of an assignment, by role. Blocks; raises ServiceBusy."""
-        return {role: self.open_model(served) for role, served in assignment.models.items()}
+        return Models({role: self.open_model(served) for role, served in assignment.models.items()})
 
-    def open_graph(self, assignment: Assignment) -> Part:
+    def open_graph(self, assignment: Assignment) -> Handle[Runnable]:
         """Return the handle of the graph of an assignment. Blocks; raises ServiceBusy."""
-        return Part(self._open_handle(assignment.application), assignment.name)
+        return Handle(self._open_handle(assignment.application), assignment.name)
 
-    def find_graph(self, job: Job) -> tuple[Part, type[GraphRequest]]:
+    def find_graph(self, job: Job) -> tuple[Handle[Runnable], type[GraphRequest]]:
         """Return the graph that runs a stored job, and the class of its request. Blocks.
 
         Raises ModelFailed where the graph, or a model that the job is bound to, is served no longer, and ServiceBusy.
@@ -356,7 +357,7 @@ class Served:
             model = await asyncio.to_thread(self.open_model, served)
             try:
                 async with asyncio.timeout(self._patience.answer_s):
-                    info = await model.call("info")
+                    info = await ask(model, Informative.info)
             except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
                 raise ServiceBusy(
                     f"seconds: {served.id} is {served.state} and has not said its frame rate yet; give num_frames, or "

@@ -9,6 +9,7 @@ from composition.graphs.calls import Handle, Transport, opened, stream
 from composition.graphs.identity import Identity
 from services.errors import ModelFailed
 from services.frames import Face, Frames, Item
+from services.roles import FaceDetection
 
 LOOKED_AT = "face"
 """The field that the service's errors name."""
@@ -17,11 +18,13 @@ LENGTH_KEPT = 1e-5
 """An embedding that is as near to length 1 as its numbers can be stays as it is, to the last bit."""
 
 
-async def find_face(instantid: Handle, image: Frames, transport: Transport, key: str = "") -> tuple[Face, list[Item]]:
+async def find_face(
+    finder: Handle[FaceDetection], image: Frames, transport: Transport, key: str = ""
+) -> tuple[Face, list[Item]]:
     """Return the largest face in a picture, and what was said beside it: facts, and StageDone.
 
     Args:
-        instantid: the deployment's handle.
+        finder: the handle of the model.
         image: one frame.
         transport: the exceptions of the call.
         key: names the job.
@@ -32,7 +35,7 @@ async def find_face(instantid: Handle, image: Frames, transport: Transport, key:
     """
     face: Face | None = None
     beside: list[Item] = []
-    async with opened(stream(instantid, "find_face", image, key), transport) as items:
+    async with opened(stream(finder, FaceDetection.find_face, image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item

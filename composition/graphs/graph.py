@@ -11,7 +11,7 @@ from composition.graphs.request import GraphRequest
 from services.model import Role
 
 if TYPE_CHECKING:  # what runs a graph loads databases and decoders, which a request needs none of
-    from composition.graphs.calls import Handle, Transport
+    from composition.graphs.calls import Models, Transport
     from composition.graphs.run import GraphSettings, Known
     from services.frames import Item
 
@@ -27,11 +27,11 @@ class Runnable(Protocol):
 class GraphClass(Protocol):
     """The class of a graph."""
 
-    def __call__(self, models: "Mapping[Role, Handle]", settings: "GraphSettings", transport: "Transport") -> Runnable:
+    def __call__(self, models: "Models", settings: "GraphSettings", transport: "Transport") -> Runnable:
         """Make the graph.
 
         Args:
-            models: role → the handle of the model that takes it.
+            models: the models that take its roles.
             settings: what the configuration says.
             transport: the exceptions of the calls.
         """

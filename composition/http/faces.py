@@ -12,6 +12,7 @@ from composition.http.schemas import StageObject
 from composition.media.encode import png
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, StageDone
+from services.roles import FaceDetection
 
 
 class FaceRequest(BaseModel):
@@ -48,12 +49,12 @@ class FaceFinder:
     """Asks InstantID for the faces of single pictures.
 
     Args:
-        instantid: the deployment's handle.
+        finder: the handle of the model.
         transport: the exceptions of the call.
     """
 
-    def __init__(self, instantid: Handle, transport: Transport) -> None:
-        self._instantid = instantid
+    def __init__(self, finder: Handle[FaceDetection], transport: Transport) -> None:
+        self._finder = finder
         self._transport = transport
 
     async def find(self, image: Frames, key: str = "") -> FaceObject:
@@ -65,7 +66,7 @@ class FaceFinder:
             ModelFailed, ServiceLost, ServiceBusy.
         """
         try:
-            face, items = await find_face(self._instantid, image, self._transport, key)
+            face, items = await find_face(self._finder, image, self._transport, key)
         except InvalidParameter as error:
             if error.param != LOOKED_AT:
                 raise

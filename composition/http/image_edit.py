@@ -16,6 +16,7 @@ from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores
 from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
+from services.roles import GuidedEdit
 
 MAX_PICTURES = 2
 
@@ -65,7 +66,7 @@ class Editor:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, handle: Handle, served: ServedModel, transport: Transport) -> None:
+    def __init__(self, handle: Handle[GuidedEdit[EditRequest]], served: ServedModel, transport: Transport) -> None:
         self._handle = handle
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
@@ -109,7 +110,8 @@ class Editor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         found: Frames | None = None
         scores: Scores | None = None
-        async with opened(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
+        call = stream(self._handle, GuidedEdit[EditRequest].edit, edit, pictures[-1], edges)
+        async with opened(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():

@@ -21,6 +21,7 @@ from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
 from services.limits import MAX_SEED, MAX_TEXT
+from services.roles import FaceDetection, TextToImage
 
 MAX_PARTIAL = 3
 """Previews of one picture that are passed on, as OpenAI has it."""
@@ -95,7 +96,13 @@ class Painter:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, handle: Handle, served: ServedModel, faces: Handle | None, transport: Transport) -> None:
+    def __init__(
+        self,
+        handle: Handle[TextToImage[FluxRequest]],
+        served: ServedModel,
+        faces: Handle[FaceDetection] | None,
+        transport: Transport,
+    ) -> None:
         self._handle = handle
         self._faces = faces
         self._limits, self._defaults = served.limits, served.defaults
@@ -133,8 +140,13 @@ class Painter:
     def _check_face(self, asked: ImageGenerationRequest, *, face: bool) -> None:
         if face and asked.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if face and self._faces is None:
+        if face:
+            self._need_finder()
+
+    def _need_finder(self) -> Handle[FaceDetection]:
+        if self._faces is None:
             raise InvalidParameter("face: no model that finds faces is served here; give an identity", param="face")
+        return self._faces
 
     async def paint(self, request: ImageGenerationRequest, face: Frames | None) -> PaintedImages:
         """Paint, and answer when all are done. Being cancelled stops the work within one denoising step.
@@ -177,11 +189,12 @@ class Painter:
     async def _items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
         face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, beside = await find_face(self._faces, picture, self._transport)
+            face, beside = await find_face(self._need_finder(), picture, self._transport)
             for item in beside:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
-        call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
+        painter = self._handle.prefer(painting.lora_set)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face)
         async with opened(call, self._transport) as items:
             async for item in items:
                 yield item

@@ -63,6 +63,7 @@ from services.frames import Frames
 from services.json_text import unusable
 from services.model import Role
 from services.qwen_edit.request import EditRequest
+from services.roles import FaceDetection
 
 log = logging.getLogger("ray.serve.reelgraph.http")
 
@@ -376,7 +377,7 @@ class Ingress:
 
     async def _choose(
         self, role: Role, asked_with: type[BaseModel] | None, fields: Mapping[str, Any]
-    ) -> tuple[Handle, ServedModel]:
+    ) -> tuple[Handle[Any], ServedModel]:
         """Return the model that takes a role in a request that is answered at once.
 
         Raises NotFound, InvalidParameter, ServiceBusy.
@@ -387,7 +388,7 @@ class Ingress:
         served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
         return await asyncio.to_thread(self._served.open_model, served), served
 
-    async def _find_faces(self) -> Handle | None:
+    async def _find_faces(self) -> Handle[FaceDetection] | None:
         """Return the model that finds faces; None where none is served."""
         try:
             return (await self._choose("face", None, {}))[0]

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, opened, stream
+from composition.graphs.graph import Runnable
 from composition.graphs.request import GraphRequest
 from composition.graphs.run import Known
 from composition.jobs.results import Results
@@ -145,7 +146,9 @@ class Run:
         self._sketches: list[Sketch] = []
         self._stitch = Stitch()
 
-    async def go(self, graph: Handle, request_type: type[GraphRequest], transport: Transport, *, again: bool) -> None:
+    async def go(
+        self, graph: Handle[Runnable], request_type: type[GraphRequest], transport: Transport, *, again: bool
+    ) -> None:
         """Raises what the graph raises, LeaseLost, StorageFailed."""
         job = self._job
         media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in request_type.MEDIA}
@@ -156,7 +159,7 @@ class Run:
         known = await self._known(results, again=again)
         writing = asyncio.create_task(report.write_always())
         try:
-            async with opened(stream(graph, "run", request, known), transport) as items:
+            async with opened(stream(graph, Runnable.run, request, known), transport) as items:
                 async for item in items:
                     await self._take(item, results, report)
             await self._take_rest(results)

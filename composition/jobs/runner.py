@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
+from composition.graphs.graph import Runnable
 from composition.graphs.request import GraphRequest
 from composition.jobs.attempt import Run
 from composition.media.limits import MediaLimits
@@ -39,7 +40,7 @@ class RunnerSettings(BaseModel):
     """A job whose runs were all lost this often has failed."""
 
 
-FindGraph = Callable[[Job], tuple[Handle, type[GraphRequest]]]
+FindGraph = Callable[[Job], tuple[Handle[Runnable], type[GraphRequest]]]
 """Returns the graph that runs a job and the class of its request. Blocks; raises ModelFailed: it is not served."""
 
 

@@ -1,7 +1,7 @@
 """The full pipeline: a prompt, and perhaps a face → Flux → HunyuanDiT → Stable Video Diffusion → Real-ESRGAN."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, in_order, merged, opened, stop_everywhere, stream
+from composition.graphs.calls import Call, Models, Transport, in_order, merged, opened, stop_everywhere, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.fields import completed
 from composition.graphs.full_pipeline.request import HD, PAINTED, FullPipelineRequest
@@ -23,8 +23,8 @@ from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import draw_seed
-from services.model import Role
 from services.realesrgan.request import UpscaleRequest
+from services.roles import ImageToVideo, Restyle, TextToImage
 from services.svd.request import SvdRequest
 
 RUN = 4
@@ -44,12 +44,12 @@ class FullPipeline:
     """The graph.
 
     Args:
-        models: role → handle: `text-to-image`, and those of ROLES that are served.
+        models: `text-to-image`, and those of ROLES that are served.
         settings: what the configuration says.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
         self._models = models
         self._settings = settings
         self._transport = transport
@@ -103,7 +103,7 @@ class FullPipeline:
         if request.restyle is None or picture is None:
             return
         asked = _seeded(request.restyle, take.seed)
-        call = stream(self._models["restyle"], "restyle", asked, picture, take.known.key)
+        call = stream(self._models.restyle, Restyle[RestyleRequest].restyle, asked, picture, take.known.key)
         async with aclosing(self._said(call, "restyle", "restyle")) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
@@ -114,12 +114,13 @@ class FullPipeline:
         if request.face is not None:
             yield Progress("face", 0, 1)
             image = await self._media.picture(request.face)
-            face, told = await find_face(self._models["face"], image, self._transport, key)
+            face, told = await find_face(self._models.face, image, self._transport, key)
             for item in told:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         asked = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": take.seed})
-        call = stream(self._models["text-to-image"], "generate_image", asked, face, key, prefers=asked.lora_set)
+        painter = self._models.text_to_image.prefer(asked.lora_set)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, asked, face, key)
         async with aclosing(self._said(call, "paint", "image")) as items:
             async for item in items:
                 yield item
@@ -128,7 +129,7 @@ class FullPipeline:
         if take.request.upscale is None or HD in take.known.pictures:
             return
         yield Progress("upscale", 0, 1)
-        large, done = await upscale_run(self._models["upscale"], take.request.upscale, picture, self._transport)
+        large, done = await upscale_run(self._models.upscale, take.request.upscale, picture, self._transport)
         yield Result(HD, large, still=True)
         yield done
 
@@ -153,7 +154,10 @@ class FullPipeline:
         known = take.known
         if known.frames < animate.num_frames:
             asked = _seeded(animate, take.seed)
-            call = stream(self._models["image-to-video"], "animate", asked, picture, start=known.frames, key=known.key)
+            animate_picture = ImageToVideo[SvdRequest].animate
+            call = stream(
+                self._models.image_to_video, animate_picture, asked, picture, start=known.frames, key=known.key
+            )
             async with aclosing(self._said(call, "animate", "video")) as items:
                 async for item in items:
                     if isinstance(item, Frames):
@@ -178,7 +182,7 @@ class FullPipeline:
                     held.append(frame)
                     if frame.stop % RUN == 0 or frame.stop == animate.num_frames:
                         run = Frames(np.concatenate([each.pixels for each in held]), held[0].first, frame.rate)
-                        yield partial(upscale_run, self._models["upscale"], upscale, run, self._transport)
+                        yield partial(upscale_run, self._models.upscale, upscale, run, self._transport)
                         held = []
 
         async with aclosing(in_order(calls(), WINDOW)) as results:
@@ -204,7 +208,7 @@ class FullPipeline:
         while (frame := await passing.get()) is not None:
             yield frame
 
-    async def _said(self, call: Any, stage: str, size: str) -> AsyncGenerator[Item]:
+    async def _said(self, call: Call[Item], stage: str, size: str) -> AsyncGenerator[Item]:
         """Yield a service's items under the names that they have here."""
         async with opened(call, self._transport) as items:
             async for item in items:

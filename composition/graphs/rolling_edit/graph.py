@@ -1,6 +1,6 @@
 """Rolling edit: a first frame and a sequence of edges → a video, each frame edited out of the one before."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, opened, stop_everywhere, stream
+from composition.graphs.calls import Models, Transport, opened, stop_everywhere, stream
 from composition.graphs.fields import completed
 from composition.graphs.inputs import Media
 from composition.graphs.rolling_edit.request import RollingEditRequest
@@ -16,8 +16,8 @@ from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
-from services.model import Role
 from services.qwen_edit.request import EditFields, EditRequest
+from services.roles import GuidedEdit
 
 DEFAULT_RATE = Fraction(16)
 """Frames per second where the edges are pictures and say none."""
@@ -42,8 +42,8 @@ class Roll:
 class RollingEdit:
     """The graph. Each frame is a call of its own, so that several edits take turns at the replicas."""
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        self._qwen_edit = models["guided-edit"]
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._editor = models.guided_edit
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -56,7 +56,7 @@ class RollingEdit:
         """
         request = completed(request, self._settings.defaults)
         if known.again:
-            await stop_everywhere(self._qwen_edit, known.key, self._transport)
+            await stop_everywhere(self._editor, known.key, self._transport)
         first = await self._first(request)
         style = await self._media.picture(request.style_frame) if request.style_frame else first
         async with self._media.opened(request.edges[1]) as edges:
@@ -93,7 +93,7 @@ class RollingEdit:
         seed = (roll.seed + roll.start + index) % (MAX_SEED + 1)
         edit = roll.edit.model_copy(update={"seed": seed})
         edge = Frames(np.ascontiguousarray(pixels)[None])
-        call = stream(self._qwen_edit, "edit", edit, previous, edge, roll.style, roll.key)
+        call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, edge, roll.style, roll.key)
         async with opened(call, self._transport) as items:
             async for item in items:
                 match item:

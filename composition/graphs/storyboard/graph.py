@@ -10,7 +10,7 @@ from contextlib import aclosing
 from fractions import Fraction
 from typing import Any, cast
 
-from composition.graphs.calls import Handle, Transport, stop_everywhere
+from composition.graphs.calls import Models, Transport, stop_everywhere
 from composition.graphs.fields import completed
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.storyboard.request import FILM, StoryboardRequest
@@ -25,7 +25,6 @@ from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Clip, Fact, Item, Progress
 from services.limits import draw_seed
-from services.model import Role
 
 POLL_S = 0.25
 """How often the scenes' jobs are looked at."""
@@ -36,14 +35,14 @@ class Storyboard:
     """The graph.
 
     Args:
-        models: role → handle; only `describe`, the writer, is called from here.
+        models: those that take its roles; only `describe`, the writer, is called from here.
         settings: what the configuration says, with the `database` of the jobs.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        internvl = self._internvl = models.get("describe")
-        self._writer = Screenwriter(internvl, transport) if internvl is not None else None
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._describer = models.describe if "describe" in models else None
+        self._writer = Screenwriter(self._describer, transport) if self._describer is not None else None
         self._settings = settings
         self._transport = transport
         self._store = shared_store(settings.database)
@@ -59,8 +58,8 @@ class Storyboard:
         if not known.key:
             raise InvalidParameter("a storyboard is made of jobs; ask for it over HTTP", param="model")
         request = completed(request, self._settings.defaults)
-        if known.again and self._internvl is not None:
-            await stop_everywhere(self._internvl, known.key, self._transport)
+        if known.again and self._describer is not None:
+            await stop_everywhere(self._describer, known.key, self._transport)
         facts = dict(known.facts)
         async with aclosing(self._scripted(request, known.key, facts)) as items:
             async for item in items:

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from composition.graphs.calls import Handle, Transport, in_order, opened, stream
 from composition.graphs.storyboard.script import (
@@ -20,6 +20,7 @@ from composition.graphs.storyboard.script import (
 from services.errors import LimitExceeded
 from services.frames import Fact, Item, StageDone, Text
 from services.internvl.request import DescribeRequest
+from services.roles import Describe
 
 STAGE = "script"
 WINDOW = 4
@@ -31,8 +32,8 @@ PROMPT_TOKENS = 128
 class Screenwriter:
     """Asks InternVL's language model, which sees no picture here."""
 
-    def __init__(self, internvl: Handle, transport: Transport) -> None:
-        self._internvl = internvl
+    def __init__(self, describer: Handle[Describe[Any]], transport: Transport) -> None:
+        self._describer = describer
         self._transport = transport
 
     async def script(self, topic: str, scenes: int | None, seconds: float, key: str) -> AsyncGenerator[Item]:
@@ -83,7 +84,8 @@ class Screenwriter:
 
     async def _answered(self, asked: str, tokens: int, key: str) -> AsyncGenerator[Item]:
         request = DescribeRequest(prompt=asked, max_new_tokens=tokens)
-        async with opened(stream(self._internvl, "describe", request, None, key), self._transport) as items:
+        call = stream(self._describer, Describe[DescribeRequest].describe, request, None, key)
+        async with opened(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Text():
