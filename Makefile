@@ -4,16 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test check coverage matrix bench lock clean
+.PHONY: setup demo test check generate coverage matrix bench lock clean
 
 setup: $(STAMP)
 
-# The stamp is made anew whenever the lock or the metadata changes. The packages are compiled now, once: each replica is a
-# process of its own that imports them, and where Python may not write its caches each would compile them again.
+# The stamp is renewed when the lock or the metadata changes. Packages are compiled once at this point: each replica is a
+# separate process that imports them, and would compile them again if Python cannot write its caches.
 #
-# The checkout itself is installed last, by a line in a `.pth` file: whatever runs this Python, from any folder (Ray's workers
-# too), imports the server's packages from here, and `reelgraph`, which is a link to clients/ that git keeps. Pyright reads both
-# as they stand; the import hook, which setuptools would write for `package-dir = { reelgraph = "clients" }`, it does not.
+# The checkout itself is installed last, by a line in a `.pth` file: every process of this Python, in any folder (also Ray's
+# workers), imports the server's packages and `reelgraph`, a link to clients/ kept by git, from this checkout. Pyright follows
+# the `.pth` file, but not the import hook that setuptools would write for `package-dir = { reelgraph = "clients" }`.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"reelgraph needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 …")'
 	@echo "setting up $(VENV) (about 5 GB of packages; a minute or so on a fast line)"
@@ -31,6 +31,10 @@ test: setup
 
 check: setup
 	@scripts/check --static
+
+# Writes the requests and responses of the client, the command line and docs/requests.md from the server's definitions.
+generate: setup
+	@$(BIN)/python -m composition generate
 
 coverage: setup
 	@scripts/check --coverage

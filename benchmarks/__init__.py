@@ -1,1 +1,1 @@
-"""Measurements. `python -m benchmarks [NAME …]` runs them and writes `benchmarks/results/`."""
+"""Benchmarks: `python -m benchmarks [NAME …]` runs them and writes the results to `benchmarks/results/`."""

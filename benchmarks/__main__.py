@@ -1,4 +1,4 @@
-"""Run the benchmarks, all of them or those that are named, and write what they found to `benchmarks/results/`."""
+"""Run benchmarks, all by default, and write the results to `benchmarks/results/`."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.report import Report, write
 
-# Each is a module here with `measure() -> Report`.
+# Each is a module of this package with `measure() -> Report`.
 BENCHMARKS = (
     "frames_stream",
     "overlap",
@@ -22,22 +22,22 @@ BENCHMARKS = (
     "startup",
 )
 ON_DEVICES = ("upscale", "pipeline")
-"""Those with `measure(device: str) -> Report`."""
+"""Benchmarks with `measure(device: str) -> Report`."""
 
 
 def main() -> int:
-    """The entry point. Returns 1 when a goal was missed."""
+    """Run the command line and return its exit status, 1 if a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help=f"for {', '.join(ON_DEVICES)}")
     given = parser.parse_args()
     names = given.names or BENCHMARKS
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
-        parser.error(f"no such benchmark: {', '.join(unknown)}")
+        parser.error(f"NAME: must be one of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
     elsewhere = sorted(set(names) - set(ON_DEVICES)) if given.device != "cpu" else []
     if elsewhere:
-        parser.error(f"--device {given.device}: these run on the CPU: {', '.join(elsewhere)}")
+        parser.error(f"--device: {', '.join(elsewhere)} can only run on the CPU, got {given.device}")
     missed = False
     for name in names:
         load_before = os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""A sheet of pictures in rows and columns, with what they are written beside them."""
+"""Draws labelled pictures in rows and columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,28 +10,28 @@ from benchmarks.picture_quality import Picture, luma
 GAP = 6
 """Pixels between pictures."""
 HEAD, SIDE = 26, 78
-"""Pixels for the headings above, and for the names beside."""
+"""Height of the column headings and width of the row names, in pixels."""
 TEXT = 15
-"""Pixels of the letters' height."""
+"""Font size in pixels."""
 STEP = 16
-"""Pixels between the places where a part may begin."""
+"""Pixels between candidate positions of a crop."""
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Picture]], headings: Sequence[str]) -> Image.Image:
-    """Draw pictures of one size.
+    """Draw pictures of equal size in a table.
 
     Args:
-        rows: name → the row's pictures, one for each heading.
-        headings: what stands above the columns.
+        rows: name → the row's pictures, one per heading.
+        headings: names of the columns.
 
     Raises:
-        ValueError: a row has another number of pictures, or a picture another size.
+        ValueError: a row has a wrong number of pictures, or a picture a different size.
     """
     pictures = [picture for row in rows.values() for picture in row]
     height, width = pictures[0].shape[:2]
     if {len(row) for row in rows.values()} != {len(headings)} or {p.shape for p in pictures} != {(height, width, 3)}:
-        raise ValueError(f"each row takes {len(headings)} pictures of {width}x{height}")
+        raise ValueError(f"rows: must have {len(headings)} pictures of {width}x{height} each")
     size = SIDE + len(headings) * (width + GAP), HEAD + len(rows) * (height + GAP)
     sheet = Image.new("RGB", size, PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
@@ -46,13 +46,13 @@ def contact_sheet(rows: Mapping[str, Sequence[Picture]], headings: Sequence[str]
 
 
 def busiest(picture: Picture, width: int, height: int, power: int) -> tuple[slice, slice]:
-    """Return rows and columns of the part in which there is most to see.
+    """Return the rows and columns of the crop with the most detail.
 
     Args:
-        picture: where to look.
-        width: of the part, in pixels.
-        height: of the part, in pixels.
-        power: of the differences between neighbours that are summed: 1 finds fine texture, 4 the sharpest edges.
+        picture: picture to search.
+        width: width of the crop, in pixels.
+        height: height of the crop, in pixels.
+        power: exponent of the summed differences between neighbours: 1 finds fine texture, 4 the sharpest edges.
     """
     grey = luma(picture)
     places = [

@@ -1,4 +1,4 @@
-"""Frames per second from a service to a graph, against Ray alone and against two other serving frameworks."""
+"""Measures frames per second from a service to a graph, against plain Ray and two other serving frameworks."""
 
 import http.client
 import json
@@ -13,17 +13,17 @@ import ray
 from numpy.typing import NDArray
 from ray import serve
 
-from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, runs, touched, whole
+from benchmarks.clip import FRAME_BYTES, HEIGHT, WIDTH, make_runs, read_pages, sum_clip
 from benchmarks.local_ray import deployed, free_port, local_ray
 from benchmarks.peers import venv
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.graphs.calls import Handle, Transport, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 
 FRAMES = 400
 LENGTHS = (16, 4)
-"""Frames in a run."""
+"""Frames per run."""
 RAY_ROUNDS = 25
 PEER_ROUNDS = 7
 STORE_BYTES = 3 << 30
@@ -35,29 +35,29 @@ BENTOML = "bentoml"
 LITSERVE = "litserve"
 
 Taken: TypeAlias = Mapping[str, float]
-"""What a consumer says: `seconds` from the call to the last frame, and the `sum` of the bytes it touched."""
+"""Report of a consumer: `seconds` from the call to the last frame, and the `sum` of the bytes read."""
 Take: TypeAlias = Callable[[int, int], Taken]
-"""Take a clip: (frames in a run, frames)."""
+"""Receives a clip: (frames per run, frames) → report."""
 
 METHOD = f"""\
-A producer process hands {FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB (noise) to a consumer process in runs, and the
-consumer reads one byte of every page. Frames per second, measured in the consumer from its call to the last frame.
-The contenders take turns, {RAY_ROUNDS} rounds against Ray alone and {PEER_ROUNDS} against the other frameworks, after
-one that does not count; medians, the extremes in brackets. Ratios are of the same round: above 1, reelgraph is faster.
+A producer process sends {FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB (noise) to a consumer process in runs, and the
+consumer reads one byte of every page. Frames per second are measured in the consumer, from its call to the last frame.
+The contenders alternate in {RAY_ROUNDS} rounds against plain Ray and {PEER_ROUNDS} against the other frameworks, after
+a warm-up round; medians, with the extremes in brackets. Ratios are per round; above 1, reelgraph is faster.
 
 - reelgraph: a service that streams from its `Worker` to a graph that reads with `opened(stream(…))`, two replicas of
   Ray Serve.
 - {RAW}, {RAW_SYNC}: a streaming generator method of an actor, consumed by another actor that awaits each
-  reference. The object store's pages are in place beforehand, for reelgraph as for these.
+  reference. The pages of the object store are allocated beforehand, as they are for reelgraph.
 - {BENTOML}: two services joined by `bentoml.depends`; calls that return arrays, three in flight.
-- {LITSERVE}: a server that streams a frame a chunk to a client that reads each run into an array."""
+- {LITSERVE}: a server that streams one frame per chunk to a client that reads each run into an array."""
 
 
 class Source:
-    """A service as all are: blocking work on its worker's thread, put out run by run."""
+    """A service with blocking work on its worker's thread, which emits run by run."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
         self._worker = Worker("source")
 
     async def generate(self, length: int, frames: int) -> AsyncGenerator[Frames]:
@@ -74,7 +74,7 @@ class Source:
 
 
 class Sink:
-    """A graph that takes what the service makes."""
+    """A graph that consumes the stream of the service."""
 
     def __init__(self, source: Handle[Source]) -> None:
         self._source = source
@@ -84,15 +84,15 @@ class Sink:
         total = 0
         async with opened(stream(self._source, Source.generate, length, frames), Transport()) as items:
             async for item in items:
-                total += touched(item.pixels)
+                total += read_pages(item.pixels)
         return {"seconds": time.perf_counter() - began, "sum": total}
 
 
 class RawSource:
-    """The same arrays from an async actor."""
+    """Sends the same arrays from an async actor."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
 
     async def generate(self, length: int, frames: int) -> AsyncIterator[NDArray[np.uint8]]:
         for index in range(frames // length):
@@ -100,10 +100,10 @@ class RawSource:
 
 
 class RawSourceSync:
-    """The same arrays from an actor without an event loop."""
+    """Sends the same arrays from an actor without an event loop."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
 
     def generate(self, length: int, frames: int) -> Iterator[NDArray[np.uint8]]:
         for index in range(frames // length):
@@ -117,12 +117,12 @@ class RawSink:
         began = time.perf_counter()
         total = 0
         async for reference in source.generate.options(num_returns="streaming").remote(length, frames):
-            total += touched(await reference)
+            total += read_pages(await reference)
         return {"seconds": time.perf_counter() - began, "sum": total}
 
 
 def measure() -> Report:
-    """Run it. Two minutes, 4 GiB; the first time it installs the peers."""
+    """Run all comparisons. Takes two minutes and 4 GiB; the first time, it installs the peers."""
     versions = venv.prepare()
     rows: list[Row] = []
     goals: list[Goal] = []
@@ -130,7 +130,7 @@ def measure() -> Report:
 
     def compare(takers: Mapping[str, Take], rounds: int, least: float) -> None:
         for length in LENGTHS:
-            rates = alternated({name: _rate(take, length) for name, take in takers.items()}, rounds)
+            rates = measure_alternately({name: _rate(take, length) for name, take in takers.items()}, rounds)
             samples.update({f"{name} with {', '.join(takers)}; {length}": rates[name] for name in takers})
             for other in list(takers)[1:]:
                 rows.append(_row(other, length, rates))
@@ -190,20 +190,20 @@ def _litserve() -> Iterator[Take]:
 
 
 def _rate(take: Take, length: int) -> Callable[[], float]:
-    """Frames per second of one go. Raises ValueError when it is not the clip that arrives."""
-    expected = whole(length, FRAMES)
+    """Return a measurement of frames per second. It raises ValueError if other frames arrive than were sent."""
+    expected = sum_clip(length, FRAMES)
 
     def go() -> float:
         taken = take(length, FRAMES)
         if taken["sum"] != expected:
-            raise ValueError(f"the frames that arrived are not those that were sent: {taken}")
+            raise ValueError(f"the frames received are not the frames sent: {taken}")
         return FRAMES / taken["seconds"]
 
     return go
 
 
 def _row(other: str, length: int, rates: Mapping[str, list[float]]) -> Row:
-    figures = {name: spread(rates[name]) for name in (OURS, other)}
+    figures = {name: find_spread(rates[name]) for name in (OURS, other)}
     return {
         "run": f"{length} frames",
         "against": other,

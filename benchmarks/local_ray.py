@@ -1,4 +1,4 @@
-"""A Ray of its own on this machine, with Serve on a free port, for as long as a benchmark runs."""
+"""A separate Ray on this machine, with Serve on a free port, for the duration of a benchmark."""
 
 import logging
 import socket
@@ -13,11 +13,11 @@ from ray.serve import Application
 
 @contextmanager
 def local_ray(store_bytes: int | None = None) -> Iterator[None]:
-    """Start Ray and Serve, and end them when the block is left.
+    """Start Ray and Serve, and stop them at the end of the `with` block.
 
     Args:
-        store_bytes: size of the object store; its pages are all in place from the start, as they are in a server that
-            has run for a while. By default Ray's own choice, and the pages come as they are first written.
+        store_bytes: size of the object store, allocated at the start, as in a server that has run for long. By default
+            Ray chooses the size, and pages are allocated at their first use.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -40,13 +40,13 @@ def local_ray(store_bytes: int | None = None) -> Iterator[None]:
 
 
 def deployed(cls: type, *args: object) -> Application:
-    """Bind a class as one replica in a process of its own."""
+    """Bind a class as a deployment with one replica in its own process."""
     deployment = cast("Any", serve.deployment(cls, ray_actor_options={"num_cpus": 0.1}))
     return deployment.bind(*args)
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
+    """Return an unused TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

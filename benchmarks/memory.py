@@ -1,4 +1,4 @@
-"""Whether memory grows with the length of the video."""
+"""Measures whether memory grows with the length of the video."""
 
 import tempfile
 import threading
@@ -13,37 +13,37 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Goal, Report, Row
-from benchmarks.serving import create, finished, serving, upload
+from benchmarks.serving import create_job, serve_application, upload, wait_for_job
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 JOINED = (25, 250, 2500)
-"""Frames of the clips that are joined to their continuation: every frame goes through the server."""
+"""Lengths in frames of the clips that are joined to their continuation: every frame goes through the server."""
 LENGTHS_S = (10, 600)
-"""Seconds of the clips that are only continued."""
+"""Lengths in seconds of the clips that are only continued."""
 JOB = {"prompt": "a meadow", "num_frames": 9, "steps": 2, "max_area": 320 * 176, "seed": 1}
 EVERY_S = 0.1
 
 METHOD = f"""\
 V2V jobs on clips of {WIDTH}×{HEIGHT} at {RATE} frames per second, made of moving gradients. *joined*: the clip and its
-continuation come out in one video, so that every frame is decoded, sent, encoded and stored. *continued*: the ordinary
-job, which samples the clip. The proportional set size of all processes together (of Ray, replicas, decoders and
-the object store), looked at every {EVERY_S * 1000:.0f} ms; the peak during the job. One server runs
-all of them, the shortest of each kind once before, so that what is loaded on first use does not count as growth.
-A clip of 25 frames is shorter than one segment (32): only from 250 frames on is everything on the way full."""
+continuation are joined to one video, so that every frame is decoded, sent, encoded and stored. *continued*: the default
+job, which samples the clip. Measured: the peak, during the job, of the total proportional set size of all processes
+(Ray, replicas, decoders and the object store), sampled every {EVERY_S * 1000:.0f} ms. One server runs all jobs, after
+the shortest of each kind as a warm-up, so that memory of the first use does not count as growth. A clip of 25 frames is
+shorter than one segment (32), so buffers are only filled from 250 frames on."""
 
 
 def measure() -> Report:
     """Run the jobs, the shortest first."""
     found: dict[str, float] = {}
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, serving({"max_body_bytes": 2 << 30}) as client:
+    with tempfile.TemporaryDirectory() as folder, serve_application({"max_body_bytes": 2 << 30}) as client:
         jobs: list[tuple[str, int, bool]] = [(f"joined, {n} frames", n, True) for n in JOINED]
         jobs += [(f"continued, {s} s", s * RATE, False) for s in LENGTHS_S]
         warm = [jobs[0], jobs[1], jobs[len(JOINED)]]
         for number, (name, frames, join) in enumerate(warm + jobs):
             clip = upload(client, _clip(Path(folder) / f"{frames}.mp4", frames))
-            with watched() as peak:
-                video = finished(client, create(client, input_video=clip, join=join, **JOB))
+            with watch_memory() as peak:
+                video = wait_for_job(client, create_job(client, input_video=clip, join=join, **JOB))
             if number >= len(warm):
                 found[name] = peak[0] / 2**20
                 seconds = video["completed_at"] - video["started_at"]
@@ -60,8 +60,8 @@ def measure() -> Report:
 
 
 @contextmanager
-def watched() -> Iterator[list[float]]:
-    """Watch this process and all below it; the list holds the peak in bytes."""
+def watch_memory() -> Iterator[list[float]]:
+    """Sample the memory of this process and its descendants; the list holds the peak in bytes."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
@@ -88,7 +88,7 @@ def _pss() -> float:
 
 
 def _clip(path: Path, frames: int) -> Path:
-    """Write a clip: up to 250 frames are encoded, and more of them are the same packets again."""
+    """Write a clip. Up to 250 frames are encoded; longer clips repeat their packets."""
     if path.exists():
         return path
     with av.open(str(path), "w") as target:

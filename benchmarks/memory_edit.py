@@ -1,4 +1,4 @@
-"""Whether memory grows with the length of a rolling edit."""
+"""Measures whether memory grows with the length of a rolling edit."""
 
 import io
 import tempfile
@@ -10,36 +10,36 @@ import av
 import numpy as np
 from av import VideoFrame
 
-from benchmarks.memory import watched
+from benchmarks.memory import watch_memory
 from benchmarks.report import Goal, Report, Row
-from benchmarks.serving import CLIP, create, finished, serving, upload
+from benchmarks.serving import CLIP, create_job, serve_application, upload, wait_for_job
 
 WIDTH, HEIGHT = 320, 176
 LENGTHS = (10, 300)
-"""Frames of the edits, the first one counted."""
+"""Lengths of the edits in frames, including the first one."""
 PICTURES = 12
-"""Different edge pictures, in turn."""
+"""Number of different edge pictures, used in turn."""
 JOB = {"model": "rolling-edit", "steps": 2, "max_area": WIDTH * HEIGHT, "seed": 1, "debug": True}
 
 METHOD = f"""\
 Rolling edits of {WIDTH}×{HEIGHT}, guided by edges from a zip of {LENGTHS[-1]} pictures; the shorter one uses the
-first. Scores are taken and debug pictures kept. The proportional set size of all processes together (of Ray, replicas,
-decoders and the object store), looked at ten times a second; the peak during the job. One server runs both, the shorter
-one twice before, so that what is loaded on first use does not count as growth."""
+first ones. Scores are measured and debug pictures stored. Measured: the peak, during the job, of the total proportional
+set size of all processes (Ray, replicas, decoders and the object store), sampled ten times a second. One server runs
+both jobs, after the shorter one twice as a warm-up, so that memory of the first use does not count as growth."""
 
 
 def measure() -> Report:
-    """Run the jobs, the shorter first. Some minutes."""
+    """Run the jobs, the shorter first. Takes several minutes."""
     found: dict[int, float] = {}
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, serving() as client:
+    with tempfile.TemporaryDirectory() as folder, serve_application() as client:
         first, edges = Path(folder) / "first.png", Path(folder) / "edges.zip"
         first.write_bytes(_png(_frames(1)[0]))
         edges.write_bytes(_zip(_frames(PICTURES)))
         media = {"init_frame": upload(client, first), "edge_frames": upload(client, edges)}
         for number, frames in enumerate([LENGTHS[0], LENGTHS[0], *LENGTHS]):
-            with watched() as peak:
-                video = finished(client, create(client, **JOB, **media, max_frames=frames))
+            with watch_memory() as peak:
+                video = wait_for_job(client, create_job(client, **JOB, **media, max_frames=frames))
             if number >= 2:
                 found[frames] = peak[0] / 2**20
                 seconds = video["completed_at"] - video["started_at"]
@@ -62,7 +62,7 @@ def _png(frame: VideoFrame) -> bytes:
 
 
 def _zip(frames: list[VideoFrame]) -> bytes:
-    """Pictures with the differences between neighbours, over and over."""
+    """Return a zip of difference pictures between neighbouring frames, repeated."""
     pictures: list[bytes] = []
     for frame in frames:
         grey = frame.to_ndarray().mean(2)

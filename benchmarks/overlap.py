@@ -1,4 +1,4 @@
-"""How well two stages overlap: the time a clip takes through both, over the least it could take."""
+"""Measures how well two stages overlap: the makespan of a clip through both, over its lower bound."""
 
 import asyncio
 import queue
@@ -11,18 +11,18 @@ from typing import Any
 
 from ray import serve
 
-from benchmarks.clip import HEIGHT, WIDTH, runs
+from benchmarks.clip import HEIGHT, WIDTH, make_runs
 from benchmarks.local_ray import deployed, local_ray
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.graphs.calls import Handle, Transport, in_order, opened, stream
 from services.frames import Frames
 from services.worker import Outlet, Worker
 
 FRAMES = 200
 FRAME_S = 0.02
-"""What each stage takes for a frame."""
+"""Time of each stage per frame, in seconds."""
 LENGTHS = (1, 4, 16)
-"""Frames in a run."""
+"""Frames per run."""
 WINDOWS = (2, 3)
 """Calls to the second stage in flight."""
 ROUNDS = 3
@@ -30,27 +30,27 @@ ROUNDS = 3
 THREADS = "two threads"
 
 METHOD = f"""\
-Two services, each of which sleeps {FRAME_S * 1000:.0f} ms a frame on its `Worker`'s thread. The first streams
-{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `opened(stream(…))` and gives each run to
-the second, a unary call that gives a run back, by `in_order` with a window of {" or ".join(map(str, WINDOWS))} calls.
+Two services that each sleep {FRAME_S * 1000:.0f} ms per frame on their `Worker`'s thread. The first streams
+{FRAMES} frames of {WIDTH}×{HEIGHT} uint8 RGB in runs; a graph reads them with `opened(stream(…))` and sends each run to
+the second, a unary call that returns a run, by `in_order` with a window of {" or ".join(map(str, WINDOWS))} calls.
 Three replicas of Ray Serve.
 
-Makespan: from the graph's first call to the last run that comes back. The least it could take is
-({FRAMES} + run) × {FRAME_S * 1000:.0f} ms: the second stage cannot begin before the first has made a whole run, and
-then needs as long as the first. Without overlap it would be 2 × {FRAMES} × {FRAME_S * 1000:.0f} ms. *{THREADS}* is the
-same sleeps in one process, joined by a queue: what the machine's timers and its other load make of it. {ROUNDS} rounds
-in which the contenders take turns, after one that does not count; medians, the extremes in brackets.
+Makespan: the time from the graph's first call to the last returned run. Its lower bound is ({FRAMES} + run) ×
+{FRAME_S * 1000:.0f} ms: the second stage cannot start before the first has finished a run, and then takes as long as
+the first. Without overlap it would be 2 × {FRAMES} × {FRAME_S * 1000:.0f} ms. *{THREADS}*: the same sleeps in one
+process, joined by a queue, which shows the error of the machine's timers and its load. {ROUNDS} rounds with alternating
+order after a warm-up round; medians, with the extremes in brackets.
 
-Where runs of one frame miss the goal: here a call takes its place in the window while it still waits for its run, so of
-a window of 2 only one call is at the second stage; and the milliseconds of each hop stand beside 20, not beside 80 or
-320 as with runs of 4 or 16."""
+Runs of one frame miss the goal for two reasons: a call occupies its place in the window while it waits for its run, so
+a window of 2 keeps only one call at the second stage; and the overhead of a hop, a few milliseconds, adds to 20 ms
+instead of 80 or 320 ms for runs of 4 or 16."""
 
 
 class First:
-    """The stage that streams."""
+    """The streaming stage."""
 
     def __init__(self) -> None:
-        self._runs = {length: runs(length) for length in LENGTHS}
+        self._runs = {length: make_runs(length) for length in LENGTHS}
         self._worker = Worker("first")
 
     async def generate(self, length: int, frames: int) -> AsyncGenerator[Frames]:
@@ -75,7 +75,7 @@ class Second:
         self._worker = Worker("second")
 
     async def process(self, frames: Frames) -> Frames:
-        """Return the run, as many milliseconds later as it has frames times 20."""
+        """Return the run after 20 ms per frame."""
 
         def work(outlet: Outlet[Frames]) -> None:
             _sleep(frames.count, outlet.check)
@@ -86,18 +86,18 @@ class Second:
 
 
 class Graph:
-    """Joins the two."""
+    """Connects both stages."""
 
     def __init__(self, first: Handle[First], second: Any) -> None:
         self._first = first
         self._process = second.options(method_name="process", _by_reference=True)
 
     async def run(self, length: int, frames: int, window: int) -> float:
-        """Return the makespan in seconds. Raises ValueError when frames are lost or out of order."""
+        """Return the makespan in seconds. Raises ValueError if frames are lost or out of order."""
         began = time.perf_counter()
         due = 0
         async with opened(stream(self._first, First.generate, length, frames), Transport()) as items:
-            turn = asyncio.Lock()  # it is fair: the calls take their runs in the order in which they begin
+            turn = asyncio.Lock()  # fair: calls take their runs in the order in which they start
 
             async def call() -> Frames:
                 async with turn:
@@ -107,15 +107,15 @@ class Graph:
             async with aclosing(in_order((call for _ in range(0, frames, length)), window)) as done:
                 async for item in done:
                     if item.first != due:
-                        raise ValueError(f"frame {item.first} came where {due} was due")
+                        raise ValueError(f"expected frame {due}, got frame {item.first}")
                     due = item.stop
         if due != frames:
-            raise ValueError(f"{due} of {frames} frames came")
+            raise ValueError(f"received {due} of {frames} frames")
         return time.perf_counter() - began
 
 
 def measure() -> Report:
-    """Run it. Three minutes, most of them asleep."""
+    """Run all cases. Takes three minutes, mostly asleep."""
     rows: list[Row] = []
     goals: list[Goal] = []
     samples: dict[str, list[float]] = {}
@@ -127,7 +127,7 @@ def measure() -> Report:
 
         for length in LENGTHS:
             ways: dict[str, Callable[[], float]] = {f"window {w}": partial(served, length, w) for w in WINDOWS}
-            spans = alternated(ways | {THREADS: partial(_threads, length, FRAMES)}, ROUNDS)
+            spans = measure_alternately(ways | {THREADS: partial(_threads, length, FRAMES)}, ROUNDS)
             rows += [_row(name, length, spans) for name in spans]
             goals += [_goal(name, length, spans) for name in ways]
             samples |= {f"{name}, runs of {length}": seconds for name, seconds in spans.items()}
@@ -157,7 +157,7 @@ def _sleep(frames: int, check: Callable[[], None] = lambda: None) -> None:
 
 
 def _least(length: int) -> float:
-    """Seconds."""
+    """Return the lower bound of the makespan in seconds."""
     return (FRAMES + length) * FRAME_S
 
 
@@ -165,13 +165,13 @@ def _row(name: str, length: int, spans: Mapping[str, list[float]]) -> Row:
     return {
         "run": f"{length} frames",
         "": name,
-        "makespan (s)": str(spread(spans[name])),
+        "makespan (s)": str(find_spread(spans[name])),
         "least (s)": _least(length),
-        "over the least": f"{spread(spans[name]).median / _least(length):.3f}",
+        "over the least": f"{find_spread(spans[name]).median / _least(length):.3f}",
         f"over {THREADS}": "" if name == THREADS else f"{ratio(spans, name, THREADS).median:.3f}",
     }
 
 
 def _goal(name: str, length: int, spans: Mapping[str, list[float]]) -> Goal:
-    value = spread(spans[name]).median / _least(length)
+    value = find_spread(spans[name]).median / _least(length)
     return Goal(f"runs of {length}, {name}: makespan over the least", value, 1.05, at_most=True)

@@ -1,4 +1,4 @@
-"""How near a picture is to the one that it should be: PSNR, SSIM and GMSD, after their papers. Needs numpy only."""
+"""Picture quality against a reference: PSNR, SSIM and GMSD, implemented from their papers. Needs only numpy."""
 
 import math
 from typing import TypeAlias
@@ -8,17 +8,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Picture: TypeAlias = NDArray[np.uint8]
-"""(height, width, 3) RGB."""
+"""(height, width, 3) uint8 RGB."""
 Plane: TypeAlias = NDArray[np.float64]
-"""(height, width), in levels of 0 to 255."""
+"""(height, width), in levels from 0 to 255."""
 
 LEVELS = 255.0
 SIDE, SIGMA = 11, 1.5
-"""Of SSIM's Gaussian window, in pixels."""
+"""Size and standard deviation of SSIM's Gaussian window, in pixels."""
 C1, C2 = (0.01 * LEVELS) ** 2, (0.03 * LEVELS) ** 2
-"""SSIM's constants."""
+"""Constants of SSIM."""
 C = 170.0
-"""GMSD's constant for levels of 0 to 255."""
+"""Constant of GMSD for levels from 0 to 255."""
 
 
 def psnr(one: Picture, other: Picture) -> float:
@@ -33,9 +33,9 @@ def psnr(one: Picture, other: Picture) -> float:
 
 
 def ssim(one: Picture, other: Picture) -> float:
-    """Return the mean structural similarity of the luma, at most 1, which equal pictures have.
+    """Return the mean structural similarity of the luma; at most 1, for equal pictures.
 
-    Over the windows that lie wholly inside, at full size: nothing is shrunk first.
+    It is averaged over the windows that lie wholly inside, at full resolution.
 
     Source: Image Quality Assessment: From Error Visibility to Structural Similarity, Wang et al., 2004.
 
@@ -44,7 +44,7 @@ def ssim(one: Picture, other: Picture) -> float:
     """
     _alike(one, other)
     if min(one.shape[:2]) < SIDE:
-        raise ValueError(f"SSIM needs {SIDE} pixels on each side, got {one.shape[1]}x{one.shape[0]}")
+        raise ValueError(f"SSIM: pictures must be at least {SIDE}x{SIDE} pixels, got {one.shape[1]}x{one.shape[0]}")
     a, b = luma(one), luma(other)
     mean_a, mean_b = _blurred(a), _blurred(b)
     variance_a, variance_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
@@ -57,7 +57,7 @@ def ssim(one: Picture, other: Picture) -> float:
 def gmsd(one: Picture, other: Picture) -> float:
     """Return the gradient magnitude similarity deviation of the luma: 0 for equal pictures, lower is better.
 
-    As in the authors' program: outside of a picture all is 0, and the deviation is that of a sample (n - 1).
+    As in the authors' program, the picture is padded with zeros, and the deviation is that of a sample (n - 1).
 
     Source: Gradient Magnitude Similarity Deviation, Xue et al., 2014.
 
@@ -67,22 +67,22 @@ def gmsd(one: Picture, other: Picture) -> float:
     _alike(one, other)
     a, b = (_steepness(_halved(luma(picture))) for picture in (one, other))
     if a.size < 2:
-        raise ValueError(f"GMSD needs more than {one.shape[1]}x{one.shape[0]} pixels")
+        raise ValueError(f"GMSD: pictures must be larger than 2x2 pixels, got {one.shape[1]}x{one.shape[0]}")
     return float(((2 * a * b + C) / (a * a + b * b + C)).std(ddof=1))
 
 
 def luma(picture: Picture) -> Plane:
-    """Return Y of BT.601, full range."""
+    """Return the luma (Y of BT.601, full range)."""
     return picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
 def _alike(one: Picture, other: Picture) -> None:
     if one.shape != other.shape or one.ndim != 3 or one.shape[2] != 3:
-        raise ValueError(f"two pictures of (h, w, 3) and one size are compared, got {one.shape} and {other.shape}")
+        raise ValueError(f"pictures must have one shape (h, w, 3), got {one.shape} and {other.shape}")
 
 
 def _blurred(plane: Plane) -> Plane:
-    """Weigh by the window wherever it lies inside: (h, w) → (h - 10, w - 10)."""
+    """Average over the Gaussian window wherever it lies inside: (h, w) → (h - 10, w - 10)."""
     at = np.arange(SIDE) - SIDE // 2
     weights = np.exp(-(at**2) / (2 * SIGMA**2))
     weights /= weights.sum()
@@ -91,14 +91,14 @@ def _blurred(plane: Plane) -> Plane:
 
 
 def _halved(plane: Plane) -> Plane:
-    """The mean of each 2 x 2 pixels; what lies beyond an odd side is 0."""
+    """Return the mean of each 2 x 2 pixels; odd sides are padded with zeros."""
     height, width = plane.shape
     even = np.pad(plane, ((0, height % 2), (0, width % 2)))
     return even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean((1, 3))
 
 
 def _steepness(plane: Plane) -> Plane:
-    """The magnitude of the gradient by Prewitt's filters, of the same size."""
+    """Return the gradient magnitude by Prewitt's filters, in the same size."""
     wide = np.pad(plane, 1)
     rows = wide[:-2] + wide[1:-1] + wide[2:]
     columns = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]

@@ -1,4 +1,4 @@
-"""The two ways of making a film out of a picture: streamed by the graph, and one stage behind the other."""
+"""Two ways to make a film from a picture: streamed by the graph, and one stage after the other."""
 
 import asyncio
 import hashlib
@@ -33,22 +33,22 @@ from services.weights.weights import Weights
 SVD, NET, MP4 = "SVD", "Real-ESRGAN", "mp4"
 STAGES: tuple[str, ...] = (SVD, NET, MP4)
 FULL_SIZE = "svd-full-size"
-"""The folder of the checkpoint of full size."""
+"""Folder name of the full-size checkpoint."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is made, by what."""
+    """Size of the film, and the models that make it."""
 
     width: int
-    """Pixels, before enlarging."""
+    """Width of the picture in pixels, before upscaling."""
     height: int
     steps: int
     frames: int = 25
     full_size: bool = False
-    """Whether SVD has the real architecture, with random weights, instead of being small."""
+    """Whether SVD has the full-size architecture (with random weights) or a small one."""
     dtype: str = "float32"
-    """Of SVD."""
+    """Data type of SVD."""
     device: str = "cpu"
 
     @property
@@ -58,7 +58,7 @@ class Case:
         return FullPipelineRequest(prompt="a meadow", animate=animate, seed=1)
 
     def models(self, home: Path) -> tuple[SvdSettings, RealEsrganSettings]:
-        """How the two are loaded; `home` holds the checkpoint of full size."""
+        """Return the settings of both models; `home` holds the full-size checkpoint."""
         weights = Weights(path=home / FULL_SIZE) if self.full_size else written("svd", "xt", home)
         fields: dict[str, Any] = {"weights": weights, "device": self.device, "dtype": self.dtype}
         return SvdSettings.model_validate(fields), RealEsrganSettings(device=self.device)
@@ -66,48 +66,48 @@ class Case:
 
 @dataclass(frozen=True)
 class Film:
-    """How making one went, in seconds."""
+    """Measurements of one film; times in seconds."""
 
     seconds: Mapping[str, float]
-    """By stage: how long it was at work."""
+    """Stage → working time."""
     first_enlarged: float
-    """From the beginning, as are the next three."""
+    """Time of the first upscaled frame, from the start; so are the next three."""
     first_segment: float
-    """The first segment of the enlarged video is whole."""
+    """Time at which the first segment of the upscaled video is complete."""
     last_window: float
-    """SVD's last frame is there."""
+    """Time of SVD's last frame."""
     makespan: float
     digest: str
-    """Of the bytes of both videos."""
+    """Hash of the bytes of both videos."""
 
 
 @dataclass
 class Cutter:
-    """Cuts one video's frames into segments, as a job's recorder does."""
+    """Cuts the frames of one video into segments, as a job's recorder does."""
 
     total: int
-    """Frames of the whole."""
+    """Number of frames of the video."""
     data: bytearray = field(default_factory=bytearray)
     _encoder: SegmentEncoder | None = None
     segments: int = 0
-    """Those that are whole."""
+    """Number of complete segments."""
     _waiting: list[Frames] = field(default_factory=list[Frames])
     _first: int = 0
-    """Number of the first frame that is in no segment yet."""
+    """Index of the first frame that is not in a segment yet."""
 
     def take(self, frames: Frames) -> None:
-        """Take the run that comes next. Raises ValueError when frames are missing."""
+        """Add the next run. Raises ValueError if frames are missing."""
         due = self._first + len(self._waiting)
         if frames.first != due:
-            raise ValueError(f"frame {frames.first} came where {due} was due")
+            raise ValueError(f"expected frame {due}, got frame {frames.first}")
         if self._encoder is None:
             self._encoder = SegmentEncoder(frames.width, frames.height, frames.rate, total_frames=self.total)
-            self.data += self._encoder.init()
+            self.data += self._encoder.encode_init()
         for number, pixels in enumerate(frames.pixels, frames.first):
             self._waiting.append(Frames(pixels[None], number, frames.rate))
             wanted = FullPipelineRequest.SEGMENTS[min(self.segments, 1)]
             if len(self._waiting) == wanted or number + 1 == self.total:
-                self.data += self._encoder.segment(self._waiting, self._first, self.segments + 1)
+                self.data += self._encoder.encode_segment(self._waiting, self._first, self.segments + 1)
                 self.segments += 1
                 self._first += len(self._waiting)
                 self._waiting = []
@@ -118,7 +118,7 @@ class Cutter:
 
 
 class Tape:
-    """Encodes both videos, and notes when what was there."""
+    """Encodes both videos and records the times of their frames."""
 
     def __init__(self, frames: int) -> None:
         self._began = time.perf_counter()
@@ -128,7 +128,7 @@ class Tape:
         self._at: dict[str, float] = {}
 
     def note(self, item: Item) -> None:
-        """Note when a frame came, and how long a stage was at work."""
+        """Record the time of a frame, or the working time of a stage."""
         now = time.perf_counter() - self._began
         if isinstance(item, Frames) and item.stop == self._frames:
             self._at["last_window"] = now
@@ -138,7 +138,7 @@ class Tape:
             self._seconds[{"animate": SVD, "upscale": NET}[item.stage]] += item.seconds
 
     def encode(self, item: Item) -> None:
-        """Encode frames; other items are passed over. Blocks."""
+        """Encode frames; ignore other items. Blocks."""
         began = time.perf_counter()
         if isinstance(item, Frames):
             self._cutters[VIDEO].take(item)
@@ -149,10 +149,10 @@ class Tape:
         self._seconds[MP4] += time.perf_counter() - began
 
     def film(self) -> Film:
-        """What came of it, once all is there. Raises ValueError when frames are missing."""
+        """Return the measurements of a complete film. Raises ValueError if frames are missing."""
         makespan = time.perf_counter() - self._began
         if not all(cutter.whole for cutter in self._cutters.values()):
-            raise ValueError(f"one of the videos has fewer than {self._frames} frames")
+            raise ValueError(f"a video has fewer than {self._frames} frames")
         whole = hashlib.sha256(b"".join(cutter.data for cutter in self._cutters.values()))
         return Film(self._seconds, makespan=makespan, digest=whole.hexdigest(), **self._at)
 
@@ -161,7 +161,7 @@ class Tape:
 
 
 class Filming:
-    """Takes the graph's items as a job runner does."""
+    """Consumes the items of the graph as a job runner does."""
 
     def __init__(self, graph: Handle[Runnable]) -> None:
         self._graph = graph
@@ -175,8 +175,8 @@ class Filming:
         return tape.film()
 
 
-def application(case: Case, home: Path) -> Application:
-    """The graph and its models, each in a process of its own."""
+def make_application(case: Case, home: Path) -> Application:
+    """Return the application of the graph and its models, each in its own process."""
     svd, realesrgan = case.models(home)
     share = 0.4 if case.device == "cuda" else 0.0
     models = {
@@ -188,28 +188,28 @@ def application(case: Case, home: Path) -> Application:
 
 
 def _bound(cls: type, gpus: float, *args: object) -> Application:
-    """Bind a class as one replica, with one thread, and a part of a GPU."""
+    """Bind a class as a deployment with one replica, one thread and a share of a GPU."""
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     options = {"num_cpus": 0.1, "num_gpus": gpus, "runtime_env": environment}
     return cast("Any", serve.deployment(cls, ray_actor_options=options)).bind(*args)
 
 
-# --- one behind the other -----------------------------------------------------------------------------------------
+# --- one after the other ------------------------------------------------------------------------------------------
 
 
 @lru_cache
-def _loaded(case: Case, home: Path) -> tuple[Svd, RealEsrgan]:
-    """The two models in this process."""
+def _load_models(case: Case, home: Path) -> tuple[Svd, RealEsrgan]:
+    """Load both models in this process."""
     svd, realesrgan = case.models(home)
     return Svd(svd, home, partial(str, "svd")), RealEsrgan(realesrgan, home, partial(str, "realesrgan"))
 
 
-def behind(case: Case, home: Path, picture: Frames, threads: int) -> Film:
-    """Make it in this process with so many threads, one stage behind the other."""
-    import torch  # not where the streamed side only passes frames on
+def run_sequentially(case: Case, home: Path, picture: Frames, threads: int) -> Film:
+    """Make the film in this process with this number of threads, one stage after the other."""
+    import torch  # the streamed side needs no torch to pass frames on
 
     torch.set_num_threads(threads)
-    return asyncio.run(_one_by_one(case, *_loaded(case, home), picture))
+    return asyncio.run(_one_by_one(case, *_load_models(case, home), picture))
 
 
 async def _one_by_one(case: Case, svd: Svd, realesrgan: RealEsrgan, picture: Frames) -> Film:

@@ -1,4 +1,4 @@
-"""What a benchmark found, and how it is written down: one page for people, the same figures as JSON."""
+"""Results of a benchmark and their output files: a Markdown page, and the same figures as JSON."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from rich.progress import track
 RESULTS = Path(__file__).parent / "results"
 
 Row: TypeAlias = Mapping[str, str | float]
-"""One line of a table: heading → what stands under it."""
+"""One row of a table: heading → value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What was aimed at. Met when `value` is at least `limit`, or at most, if `at_most`."""
+    """A goal: `value` must be at least `limit`, or at most `limit` if `at_most`."""
 
     what: str
     value: float
@@ -35,7 +35,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One of several tables, under a heading of its own."""
+    """One of several tables, with its own heading."""
 
     title: str
     method: str
@@ -44,26 +44,26 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a benchmark found."""
+    """The results of a benchmark."""
 
     title: str
     method: str
-    """What was measured, how, in which units."""
+    """What was measured, how, and in which units."""
     rows: Sequence[Row]
     goals: Sequence[Goal]
     samples: Mapping[str, Sequence[float]]
-    """Every single repetition, by contender, for whoever doubts the medians."""
+    """Contender → value of every repetition, behind the medians."""
     packages: Sequence[str] = ()
-    """Installed packages whose versions matter."""
+    """Installed packages whose versions are recorded."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Versions of what is not installed here: name → version."""
+    """Name → version of software that is not installed here."""
     sections: Sequence[Section] = ()
-    """Where one table is not enough; `rows` is then empty."""
+    """Several tables; `rows` is then empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure that was taken several times."""
+    """Median and extremes of repeated measurements."""
 
     median: float
     low: float
@@ -73,20 +73,20 @@ class Spread:
         return f"{_number(self.median)} ({_number(self.low)} to {_number(self.high)})"
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Return the median and the extremes."""
+def find_spread(values: Sequence[float]) -> Spread:
+    """Return the median and the extremes of the values."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratio(samples: Mapping[str, Sequence[float]], ours: str, other: str) -> Spread:
-    """Return `ours` over `other`, round by round: what slows the machine down for a while slows both."""
-    return spread([a / b for a, b in zip(samples[ours], samples[other], strict=True)])
+    """Return `ours` over `other`, round by round, so that changes of the machine's load affect both."""
+    return find_spread([a / b for a, b in zip(samples[ours], samples[other], strict=True)])
 
 
-def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure every contender once a round, after one round that does not count.
+def measure_alternately(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure every contender once per round, after a warm-up round that is not counted.
 
-    The order turns with the rounds, so that nobody always runs behind the same one.
+    The order rotates from round to round, so that no contender always follows the same one.
     """
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -100,7 +100,7 @@ def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 
 def write(name: str, report: Report, load_before: float) -> Path:
-    """Write `results/NAME.json` and `results/NAME.md`; return the path of the page."""
+    """Write `results/NAME.json` and `results/NAME.md`, and return the path of the page."""
     RESULTS.mkdir(exist_ok=True)
     where = _machine() | {"load_before": round(load_before, 2), "load_after": round(os.getloadavg()[0], 2)}
     versions = {"python": platform.python_version()} | {p: version(p) for p in report.packages} | dict(report.versions)
@@ -119,7 +119,7 @@ def write(name: str, report: Report, load_before: float) -> Path:
 
 def _page(report: Report, day: str, where: Mapping[str, str | float], versions: Mapping[str, str]) -> str:
     goals = [
-        f"- {goal.what}: {goal.value:.3f}, aimed at {'at most' if goal.at_most else 'at least'} {goal.limit:g}: "
+        f"- {goal.what}: {goal.value:.3f}, goal: {'at most' if goal.at_most else 'at least'} {goal.limit:g}, "
         f"{'met' if goal.met else '**missed**'}"
         for goal in report.goals
     ]
@@ -155,7 +155,7 @@ def _cell(value: str | float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, but no powers of ten."""
+    """Format a number with three digits, without an exponent."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""The whole application on a Ray of its own, for as long as a benchmark runs."""
+"""The whole application on a separate Ray, for the duration of a benchmark."""
 
 import tempfile
 import time
@@ -22,16 +22,18 @@ START_S = 300.0
 
 
 @contextmanager
-def serving(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
-    """Serve the local configuration with random weights, and `front` merged into the front door's settings.
+def serve_application(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
+    """Serve the local configuration with random weights, and yield an HTTP client of it.
 
-    Yields a client of it.
+    Args:
+        front: settings that replace those of the front door.
+        run_jobs: whether a job runner is started.
     """
     with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
         raw = use_random_weights(yaml.safe_load(LOCAL_CONFIG.read_text()), Path(home))
         for application in raw["applications"]:
             application["args"] |= {"home": home, **((front or {}) if application["name"] == "front" else {})}
-            if application["name"] == "jobs" and not run_jobs:  # nobody calls it: it stays at 0
+            if application["name"] == "jobs" and not run_jobs:  # nothing calls it, so it stays at 0 replicas
                 application["deployments"][0]["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}
         config = Path(home) / "serve_config.yaml"
         config.write_text(yaml.safe_dump(raw))
@@ -56,28 +58,28 @@ def _wait(count: int) -> None:
 
 
 def upload(client: httpx.Client, path: Path) -> str:
-    """Send a file and return its id."""
+    """Upload a file and return its id."""
     with path.open("rb") as file:
         answer = client.post("/v1/files", files={"file": file})
     answer.raise_for_status()
     return answer.json()["id"]
 
 
-def create(client: httpx.Client, **fields: Any) -> str:
-    """Ask for a job, V2V where no model is named, and return its id."""
+def create_job(client: httpx.Client, **fields: Any) -> str:
+    """Create a job, of V2V by default, and return its id."""
     answer = client.post("/v1/videos", json={"model": "v2v", **fields})
     answer.raise_for_status()
     return answer.json()["id"]
 
 
-def shown(client: httpx.Client, video_id: str) -> dict[str, Any]:
-    """How a job stands."""
+def fetch_job(client: httpx.Client, video_id: str) -> dict[str, Any]:
+    """Return the record of a job."""
     return client.get(f"/v1/videos/{video_id}").raise_for_status().json()
 
 
-def finished(client: httpx.Client, video_id: str) -> dict[str, Any]:
-    """Wait for a job to complete. Raises RuntimeError when it fails."""
-    while (video := shown(client, video_id))["status"] not in ("completed", "failed"):
+def wait_for_job(client: httpx.Client, video_id: str) -> dict[str, Any]:
+    """Wait until a job is completed, and return its record. Raises RuntimeError if it fails."""
+    while (video := fetch_job(client, video_id))["status"] not in ("completed", "failed"):
         time.sleep(0.1)
     if video["status"] == "failed":
         raise RuntimeError(str(video["error"]))

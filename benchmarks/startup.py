@@ -1,4 +1,4 @@
-"""What a laptop pays until a server is ready: all miniatures in one process, against one process for each model."""
+"""Measures the start of a server on a laptop: all miniatures in one process, against one process per model."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from benchmarks.local_ray import free_port
-from benchmarks.report import Goal, Report, Row, alternated, ratio, spread
+from benchmarks.report import Goal, Report, Row, find_spread, measure_alternately, ratio
 from composition.configuration.file import LOCAL_CONFIG
 from miniatures.random.served import host_apart
 
@@ -25,14 +25,14 @@ TOGETHER, APART = "as the local configuration has it", "a process for each model
 
 METHOD = f"""\
 `python -m composition serve` with the trained miniatures, from its start to `ready`. *{TOGETHER}*: eight models in one
-process and five graphs in another. *{APART}*: the same models and graphs, each an application by itself. CPU seconds
-are user and system time of all processes of the server, Ray's own among them; memory is the proportional set size of
-all of them at `ready`. One round before the one that counts."""
+process and five graphs in another. *{APART}*: the same models and graphs, each in its own application. CPU seconds are
+the user and system time of all processes of the server, including Ray's; memory is their total proportional set size at
+`ready`. One round after a warm-up round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What one start took."""
+    """Cost of one start."""
 
     cpu_s: float
     wall_s: float
@@ -41,22 +41,22 @@ class Start:
 
 
 def measure() -> Report:
-    """Start both forms, in turn."""
+    """Start the server in both forms alternately."""
     starts: dict[str, list[Start]] = {TOGETHER: [], APART: []}
 
     def measure_form(name: str) -> float:
         starts[name].append(_start(_configuration(apart=name == APART)))
         return starts[name][-1].cpu_s
 
-    cpu = alternated({name: lambda name=name: measure_form(name) for name in starts}, ROUNDS)
+    cpu = measure_alternately({name: lambda name=name: measure_form(name) for name in starts}, ROUNDS)
     counted = {name: found[-ROUNDS:] for name, found in starts.items()}
     pss = {name: [start.pss_gib for start in found] for name, found in counted.items()}
     rows: list[Row] = [
         {
             "form": name,
-            "CPU s": str(spread(cpu[name])),
-            "PSS GiB": str(spread(pss[name])),
-            "seconds": str(spread([start.wall_s for start in found])),
+            "CPU s": str(find_spread(cpu[name])),
+            "PSS GiB": str(find_spread(pss[name])),
+            "seconds": str(find_spread([start.wall_s for start in found])),
             "processes": float(found[-1].processes),
         }
         for name, found in counted.items()
@@ -71,17 +71,17 @@ def measure() -> Report:
 
 
 def _configuration(*, apart: bool) -> dict[str, Any]:
-    """Return the local configuration, with paths from the root."""
+    """Return the local configuration, in the form that is measured."""
     raw = yaml.safe_load(LOCAL_CONFIG.read_text())
     return host_apart(raw) if apart else raw
 
 
 def _start(raw: dict[str, Any]) -> Start:
-    """Start a server in a home of its own, and stop it when it is ready."""
+    """Start a server in a temporary home, measure it, and stop it."""
     with tempfile.TemporaryDirectory(prefix="reelgraph-start-") as home:
         for application in raw["applications"]:
             application["args"]["home"] = home
-        config = LOCAL_CONFIG.parent / f".{Path(home).name}.yaml"  # beside it: paths in it begin there
+        config = LOCAL_CONFIG.parent / f".{Path(home).name}.yaml"  # beside the original: relative paths start there
         config.write_text(yaml.safe_dump(raw))
         try:
             with _server(config) as (server, began):
@@ -93,7 +93,7 @@ def _start(raw: dict[str, Any]) -> Start:
 
 @contextmanager
 def _server(config: Path) -> Iterator[tuple[psutil.Process, float]]:
-    """Yield a server that is ready, and when its start began."""
+    """Yield a ready server process, and the time at which its start began."""
     command = [sys.executable, "-m", "composition", "serve", "--config", str(config), "--port", str(free_port())]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -113,7 +113,7 @@ def _server(config: Path) -> Iterator[tuple[psutil.Process, float]]:
 
 
 def _sum(processes: list[psutil.Process], wall_s: float) -> Start:
-    """Add up what processes have used, and those that have ended below them."""
+    """Add up the use of processes and of their ended children."""
     cpu_s, pss, count = 0.0, 0, 0
     for process in processes:
         try:

@@ -1,4 +1,4 @@
-"""Writes a checkpoint of SVD-XT's real architecture and size with random weights, to be timed without a download."""
+"""Writes a checkpoint of SVD-XT's real architecture and size with random weights, for timing without a download."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ VISION = {
     "projection_dim": 1024,
     "hidden_act": "gelu",
 }
-"""OpenCLIP's ViT-H/14."""
+"""Configuration of OpenCLIP's ViT-H/14."""
 SCHEDULER = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -46,13 +46,13 @@ SCHEDULER = {
 
 
 def write_full_size(folder: Path, dtype: str) -> None:
-    """Write 4.4 GB into `folder`, where `StableVideoDiffusionPipeline.from_pretrained` will read it.
+    """Write a checkpoint of 4.4 GB for `StableVideoDiffusionPipeline.from_pretrained`.
 
     Source: the configuration of stabilityai/stable-video-diffusion-img2vid-xt.
 
     Args:
-        folder: is made.
-        dtype: in which the weights are stored.
+        folder: folder to create.
+        dtype: data type of the stored weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -76,5 +76,5 @@ def image_encoder() -> CLIPVisionModelWithProjection:
 
 
 def unet() -> UNetSpatioTemporalConditionModel:
-    """The class's own defaults are SVD-XT's."""
+    """Create a UNet with the defaults of its class, which are SVD-XT's."""
     return cast("Any", UNetSpatioTemporalConditionModel).from_config({"sample_size": 96})

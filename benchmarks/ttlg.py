@@ -1,20 +1,20 @@
-"""Guidance at test time: what it does to a rolling edit, what it costs, and which cheap ways keep its direction."""
+"""Measures guidance at test time: its effect on a rolling edit, its cost, and cheaper gradients."""
 
 import tempfile
 from pathlib import Path
 
 from benchmarks import ttlg_cost, ttlg_direction, ttlg_quality
 from benchmarks.report import RESULTS, Report
-from benchmarks.ttlg_cases import loaded
+from benchmarks.ttlg_cases import load_service
 
 METHOD = """\
-A small Qwen-Image-Edit of random weights, on the CPU, in this process: no server. Each part says what it measures."""
+A small Qwen-Image-Edit with random weights, on the CPU, in one process without a server."""
 
 
 def measure() -> Report:
-    """Measure quality, cost and direction, and draw the losses. A quarter of an hour on two cores."""
+    """Measure quality, cost and direction, and draw the losses. Takes a quarter of an hour on two cores."""
     with tempfile.TemporaryDirectory() as home:
-        edit = loaded(Path(home))
+        edit = load_service(Path(home))
         quality = ttlg_quality.measure(edit)
         direction = ttlg_direction.measure(edit)
     cost, goals, samples = ttlg_cost.measure()

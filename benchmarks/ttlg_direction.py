@@ -1,4 +1,4 @@
-"""Which cheap ways to a gradient keep its direction."""
+"""Measures how well cheaper gradients keep the direction of the full one."""
 
 import copy
 import statistics
@@ -14,8 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from benchmarks.report import Row, Section
-from benchmarks.ttlg_cases import MINIATURE, REAL_DEPTH, Sampling, encoded, heading_for, pictures, random_vae, tensors
-from benchmarks.ttlg_trained import PatchEncoder, psnr, trained
+from benchmarks.ttlg_cases import (
+    MINIATURE,
+    REAL_DEPTH,
+    Sampling,
+    encode_frames,
+    predict_clean,
+    random_vae,
+    read_frames,
+    to_tensors,
+)
+from benchmarks.ttlg_trained import PatchEncoder, psnr, train_decoder
 from services.qwen_edit.decoders import StillDecoder, shrunk
 from services.qwen_edit.guidance import Vgg16Features, edge_loss, fitted, gram_loss, resized, sobel_edges
 from services.qwen_edit.request import EditRequest, Guidance
@@ -24,22 +33,22 @@ from services.qwen_edit.service import QwenEdit
 SIZE, SIZE_MID = (512, 288), (320, 176)
 BASE_MID = 32
 APART = 30
-"""Frames of the clip from a frame to the one whose edges and style it is drawn to."""
+"""Distance in frames of the clip between a frame and the one that provides edges and style."""
 FRAMES, FRAMES_MID = 3, 2
 GRAM_SHARE = 224 / 1024
-"""The default `gram_size` over the width of a picture of one megapixel."""
+"""Default `gram_size` relative to the width of a picture of one megapixel."""
 RUN_STEPS, RUN_SIZE = 16, (320, 176)
 LAGS = (1, 2, 3)
 LR = Guidance().lr
 
 Decode = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor], Tensor]
-"""Of a picture (1, 3, h, w) in [0, 1], whatever its size."""
+"""Loss of a picture (1, 3, h, w) in [0, 1] of any size."""
 
 
 @dataclass(frozen=True)
 class Decoders:
-    """Ways to decode the same latents: normalised (1, z, h, w) → (1, 3, 8h, 8w) about [-1, 1]."""
+    """Decoders of the same latents: normalised (1, z, h, w) → (1, 3, 8h, 8w), roughly in [-1, 1]."""
 
     plain: Decode
     exact: Decode
@@ -51,7 +60,7 @@ class Decoders:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture as latents, and another one whose edges and style it is drawn to."""
+    """Latents of a picture, and the edges and style of another one."""
 
     decoders: Decoders
     latents: Tensor
@@ -73,7 +82,7 @@ class Case:
 
 
 Way = Callable[[Case, Loss], Tensor]
-"""The gradient of a loss in the latents."""
+"""Returns the gradient of a loss with respect to the latents."""
 
 
 def _gradient(case: Case, loss: Loss, decode: Decode) -> Tensor:
@@ -94,7 +103,7 @@ def _compared_at_half(case: Case, loss: Loss) -> Tensor:
 
 
 def _crops(many: int) -> Way:
-    """Decode a random half of each side, `many` times; only for losses that heed the place."""
+    """Decode random crops of half the width and height; only for losses that depend on the position."""
 
     def way(case: Case, _loss: Loss) -> Tensor:
         height, width = case.latents.shape[-2:]
@@ -132,18 +141,20 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
 }
 
 METHOD = f"""\
-The gradient of a loss in the latents, by each way, against the full one: `vae.decode` without its clamp, float32, the
-loss at full size. *cosine* of the two; *fall*: how far the full loss falls by one update of the default `lr` {LR} along
-it, relative to the same update along the full gradient (1 is as good, negative is a rise). Medians over the frames.
-*time* over that of the full one, each taken once and not alternated, on the last decoder: a hint at the order only.
+The gradient of a loss with respect to the latents, by each way, against the full gradient: `vae.decode` without its
+clamp, float32, loss at full size. *cosine*: of the two gradients. *fall*: the decrease of the full loss by one update
+of the default `lr` {LR}, relative to the same update along the full gradient (1 is equal, negative is an increase).
+Medians over the frames. *time*: relative to the full gradient, measured once on the last decoder; only a rough
+indication.
 
-Latents are of frames of the shipped clip, and normalised; edges and style are those of a frame {APART} later.
-`gram_size` is {GRAM_SHARE:.3f} of the width, as 224 is of a megapixel's 1024; the full one decodes whole and shrinks
-the picture. The shrunk ways are what `edge_size` and `gram_size` do in the product where no other loss needs more."""
+Latents are normalised, from frames of the shipped clip; edges and style are those of the frame {APART} frames later.
+`gram_size` is {GRAM_SHARE:.3f} of the width, as 224 is of the 1024 of a megapixel; the full way decodes everything and
+shrinks the picture. The shrunk ways are those of `edge_size` and `gram_size` in the product, if no other loss needs a
+larger picture."""
 
 
 def measure(edit: QwenEdit) -> list[Section]:
-    """Compare the ways. Two minutes on two cores."""
+    """Compare the ways. Takes two minutes on two cores."""
     vgg16 = Vgg16Features("random")
     cases, quality = _cases(vgg16)
     columns: dict[str, dict[tuple[str, str], tuple[float, float, float]]] = {}
@@ -164,7 +175,7 @@ def _median(*values: float) -> float:
 
 
 def _compared(case: Case) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Cosine, fall and time of every way, by loss and way."""
+    """Return (loss, way) → cosine, decrease of the loss, and time."""
     found: dict[tuple[str, str], tuple[float, float, float]] = {}
     for name, ways in WAYS.items():
         loss: Loss = getattr(case, name)
@@ -192,11 +203,11 @@ def _fall(case: Case, loss: Loss, gradient: Tensor) -> float:
 
 
 def _cases(vgg16: Vgg16Features) -> tuple[dict[str, list[Case]], str]:
-    """By the name of the decoder; and a word on the trained one."""
-    shown, few = tensors(pictures(*SIZE, APART)), tensors(pictures(*SIZE_MID, APART))
-    footage = tensors(pictures(*SIZE, 4))
+    """Return decoder name → cases, and a note on the trained decoder."""
+    shown, few = to_tensors(read_frames(*SIZE, APART)), to_tensors(read_frames(*SIZE_MID, APART))
+    footage = to_tensors(read_frames(*SIZE, 4))
     encode = PatchEncoder.of(footage)
-    decoder = trained(footage, encode)
+    decoder = train_decoder(footage, encode)
     latents = encode(shown)
     with torch.no_grad():
         whole = psnr(decoder(latents) * 0.5 + 0.5, shown)
@@ -222,12 +233,12 @@ def _cases(vgg16: Vgg16Features) -> tuple[dict[str, list[Case]], str]:
     return (
         cases,
         f"""\
-Decoders: *{miniature}* has the miniature's shape ({SIZE[0]}×{SIZE[1]}, {FRAMES} frames); *{mid}* has the real one's
-depth and base_dim {BASE_MID} instead of 96 ({SIZE_MID[0]}×{SIZE_MID[1]}, {FRAMES_MID} frames, new weights for each).
-Their weights are random, so that what they decode is no picture. *trained* is the miniature's shape trained on the clip
-to undo a projection of 8 x 8 pixels on 16 components: {whole:.1f} dB; from latents shrunk to 1/2 and 1/4 it decodes the
-shrunk frame with {smaller[0]:.1f} and {smaller[1]:.1f} dB. Its full gradient is by its StillDecoder, there being no
-other.""",
+Decoders: *{miniature}* has the miniature's shape ({SIZE[0]}×{SIZE[1]}, {FRAMES} frames); *{mid}* has the depth of the
+real one and base_dim {BASE_MID} instead of 96 ({SIZE_MID[0]}×{SIZE_MID[1]}, {FRAMES_MID} frames, new weights for each).
+Their weights are random, so they decode noise. *trained* has the miniature's shape and was trained on the clip to
+invert a projection of 8 x 8 pixels to 16 components: {whole:.1f} dB; from latents shrunk to 1/2 and 1/4 it decodes the
+shrunk frame with {smaller[0]:.1f} and {smaller[1]:.1f} dB. Its full gradient is that of its StillDecoder, as it has no
+other decoder.""",
     )
 
 
@@ -241,7 +252,7 @@ def _random_cases(
     seed: int, config: Mapping[str, Any], shown: Tensor, frames: Sequence[int], vgg16: Vgg16Features
 ) -> list[Case]:
     vae = random_vae(seed, **config)
-    latents = encoded(vae, shown)
+    latents = encode_frames(vae, shown)
     still = [StillDecoder(vae, torch.float32, save_memory=save) for save in (True, False)]
     half = StillDecoder(vae, torch.bfloat16)
     mean, std = cast("Tensor", still[0].mean), cast("Tensor", still[0].std)
@@ -254,20 +265,20 @@ def _unclamped(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
 
 
 def _along_a_run(edit: QwenEdit, vgg16: Vgg16Features) -> Section:
-    """Whether the gradient of a step is still right some steps later."""
-    shown = pictures(*RUN_SIZE, APART)
+    """Measure whether the gradient of a step is still right at later steps."""
+    shown = read_frames(*RUN_SIZE, APART)
     asked = EditRequest(steps=RUN_STEPS, seed=0, edge_filter="sobel", ttlg=Guidance(edge_scale=0))
     sampling = Sampling(edit, asked, shown[0], shown[1])
     seen: list[Tensor] = []
 
     def on_step_end(pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        seen.append(sampling.latents(heading_for(pipe, tensors)))
+        seen.append(sampling.latents(predict_clean(pipe, tensors)))
         return {}
 
     sampling.run(on_step_end)
     decode = cast("Any", sampling.model)._decoder
     decoders = Decoders(decode, decode, decode, decode)
-    cases = [_case(decoders, x0, tensors(shown[:2]), 0, vgg16) for x0 in seen]
+    cases = [_case(decoders, x0, to_tensors(shown[:2]), 0, vgg16) for x0 in seen]
     rows: list[Row] = []
     for name in WAYS:
         gradients = [_gradient(case, getattr(case, name), decode) for case in cases]
@@ -279,8 +290,8 @@ def _along_a_run(edit: QwenEdit, vgg16: Vgg16Features) -> Section:
                 row[f"{lag} later"] = round(statistics.median(_cosine(a, b) for a, b in pairs), 4)
             rows.append(row)
     method = f"""\
-An unguided sampling of {RUN_STEPS} steps on the miniature at {RUN_SIZE[0]}×{RUN_SIZE[1]}: the cosine of the gradient of
-one step with that of a step some steps later, medians. Guiding at every 2nd step only (`every: 2`) leaves out updates
-whose direction is that of *1 later*, at every 4th also *3 later*. The miniature's transformer is random, so its picture
-hardly moves between steps; a trained one moves more, above all in the first half."""
+Unguided sampling of {RUN_STEPS} steps on the miniature at {RUN_SIZE[0]}×{RUN_SIZE[1]}: the median cosine between the
+gradients of a step and of a later step. Guidance at every 2nd step only (`every: 2`) omits updates with the direction
+of *1 later*, at every 4th also that of *3 later*. The miniature's transformer is random, so its picture hardly changes
+between steps; that of a trained one changes more, above all in the first half."""
     return Section("Direction: from step to step", method, rows)

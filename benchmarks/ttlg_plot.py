@@ -1,4 +1,4 @@
-"""Draws lines as SVG, without a plotting library."""
+"""Draws line charts as SVG, without a plotting library."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 400, 240
-"""Of a panel, in pixels of the drawing."""
+"""Size of a panel, in pixels of the drawing."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
-"""Of a panel, round its axes."""
+"""Margins of a panel around its axes, in pixels."""
 HEAD = 64
-"""For the title and the legend."""
+"""Height of the title and the legend, in pixels."""
 INK, GRID = "#333", "#e4e4e4"
 
 Line = Sequence[float]
@@ -18,19 +18,19 @@ Line = Sequence[float]
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """A chart with one pair of axes."""
 
     title: str
     across: str
-    """What is counted along the horizontal axis."""
+    """Label of the horizontal axis."""
     first: int
-    """Where it begins."""
+    """First value of the horizontal axis."""
     lines: Mapping[str, Sequence[Line]]
-    """By name: one line, or several (one for each seed) that are drawn as their median within their range."""
+    """Name → one line, or several (one per seed) that are drawn as their median and range."""
 
 
 def drawing(title: str, rows: Sequence[Sequence[Panel]], colours: Mapping[str, str]) -> str:
-    """Return a page of panels, with `colours` by the names of the lines as its legend."""
+    """Return an SVG page of panels. `colours` maps line names to colours and is the legend."""
     width, height = WIDTH * len(rows[0]), HEAD + HEIGHT * len(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -85,7 +85,7 @@ def _panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:
 
 
 def _step(span: float) -> float:
-    """A round distance between about four lines of a grid."""
+    """Return a round distance between grid lines, for about four of them."""
     rough = max(span, 1e-9) / 4
     power = 10 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

@@ -1,4 +1,4 @@
-"""What guidance does to a rolling edit: the same first frame, edges and seeds with and without it."""
+"""Measures the effect of guidance on a rolling edit, with the same first frame, edges and seeds."""
 
 import asyncio
 import statistics
@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.report import Goal, Row, Section
-from benchmarks.ttlg_cases import Guide, Sampling, heading_for, pictures
+from benchmarks.ttlg_cases import Guide, Sampling, predict_clean, read_frames
 from benchmarks.ttlg_plot import Panel, drawing
 from services.frames import Frames, Scores
 from services.qwen_edit.guidance import LossGuidance
@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 256, 144
 STEPS = 8
 EDGES = 8
 EVERY = 8
-"""Frames of the clip from one edge picture to the next, a third of a second."""
+"""Frames of the clip between two edge pictures, a third of a second."""
 SEEDS = (0, 1, 2)
 METRICS = tuple(field.name for field in fields(Scores) if field.name != "frame")
 
@@ -37,31 +37,31 @@ VARIANTS = {
 
 METHOD = f"""\
 A rolling edit of a first frame along {EDGES} edge pictures (`edge_filter: sobel`), all from the shipped clip, scaled to
-{WIDTH}×{HEIGHT}, {EVERY} frames apart: each frame is edited out of the one before it in {STEPS} steps, by the service
-on random weights in small. The same for the seeds {", ".join(map(str, SEEDS))}; guided by nothing,
-or by one loss with the default `lr` {Guidance().lr}. Means over the {EDGES} frames that were made, of those the medians
-over the seeds. VGG16 and AlexNet have **random weights**, and so has the model: that losses fall is shown, how the
-pictures look is not. Every frame is in `ttlg.csv`; `ttlg.svg` shows the losses by step (of frame 1, seed 0, before each
-step's update) and by frame."""
+{WIDTH}×{HEIGHT}, {EVERY} frames apart: each frame is edited from the one before it in {STEPS} steps, by the service
+with small random weights, for the seeds {", ".join(map(str, SEEDS))}; without guidance, or guided by one loss with the
+default `lr` {Guidance().lr}. Figures are means over the {EDGES} generated frames, and medians of these over the seeds.
+The model, VGG16 and AlexNet have **random weights**: the measurement shows that losses decrease, not how pictures look.
+Every frame is in `ttlg.csv`; `ttlg.svg` shows the losses by step (of frame 1, seed 0, before each step's update) and by
+frame."""
 
 Course = Sequence[Scores]
-"""The scores of a rolling edit's frames, from frame 1."""
+"""Scores of a rolling edit's frames, from frame 1 on."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What was found."""
+    """Results of the measurement."""
 
     courses: Mapping[tuple[str, int], Course]
-    """By variant and seed."""
+    """(variant, seed) → scores."""
     traces: Mapping[str, Sequence[Mapping[str, float]]]
-    """By variant: the losses by step of frame 1 with the first seed, and last those of the picture."""
+    """Variant → losses per step of frame 1 with the first seed, and finally those of its result."""
 
     def mean(self, variant: str, seed: int, metric: str) -> float:
         return statistics.fmean(self._line(variant, seed, metric))
 
     def median(self, variant: str, metric: str) -> float:
-        """Over the seeds."""
+        """Return the median over the seeds."""
         return statistics.median(self.mean(variant, seed, metric) for seed in SEEDS)
 
     def section(self) -> Section:
@@ -96,12 +96,12 @@ class Quality:
         return "\n".join(lines) + "\n"
 
     def svg(self) -> str:
-        """A row for each loss; in it, what happened without guidance and guided by that loss."""
+        """Return charts with one row per loss: unguided, and guided by that loss."""
         rows: list[list[Panel]] = []
         for loss, guided in (("edge", EDGE), ("gram", GRAM), ("temporal", TEMPORAL)):
             ways = {UNGUIDED: OFF, GUIDED: guided}
             steps = {name: [[seen[loss] for seen in self.traces[way]]] for name, way in ways.items()}
-            # Frame 1 is compared with a photograph, the others with noise: on one axis nothing else would be seen.
+            # Frame 1 is compared with a photograph, the others with noise: its values would dominate a common axis.
             first = 2 if loss == "temporal" else 1
             frames = {
                 name: [self._line(way, seed, f"{loss}_loss")[first - 1 :] for seed in SEEDS]
@@ -117,8 +117,8 @@ class Quality:
 
 
 def measure(edit: QwenEdit) -> Quality:
-    """Make all frames. Two minutes on two cores."""
-    shown = pictures(WIDTH, HEIGHT, EVERY)[: EDGES + 1]
+    """Generate all frames. Takes two minutes on two cores."""
+    shown = read_frames(WIDTH, HEIGHT, EVERY)[: EDGES + 1]
     cases = [(variant, seed) for variant in VARIANTS for seed in SEEDS]
     courses = {
         (variant, seed): asyncio.run(rolled(edit, shown, request(variant, seed)))
@@ -132,7 +132,7 @@ def request(variant: str, seed: int) -> EditRequest:
 
 
 async def rolled(edit: QwenEdit, shown: Sequence[Frames], asked: EditRequest) -> Course:
-    """Edit the first picture along the others, as the graph does: a seed of its own for every frame."""
+    """Edit the first picture along the others as the graph does, with a new seed for each frame."""
     previous, course = shown[0], []
     for index, edges in enumerate(shown[1:], 1):
         one = asked.model_copy(update={"seed": asked.seed + index})
@@ -145,7 +145,7 @@ async def rolled(edit: QwenEdit, shown: Sequence[Frames], asked: EditRequest) ->
 
 
 def trace(edit: QwenEdit, shown: Sequence[Frames], asked: EditRequest) -> list[Mapping[str, float]]:
-    """The losses of the picture that frame 1 is heading for, behind each step, and of the one that it reaches."""
+    """Return the losses of frame 1's predicted picture after each step, and of its result."""
     sampling = Sampling(edit, asked.model_copy(update={"seed": asked.seed + 1}), shown[0], shown[1])
     guidance = LossGuidance(asked.ttlg, sampling.decode, sampling.losses)
     found: list[Mapping[str, float]] = []
@@ -156,7 +156,7 @@ def trace(edit: QwenEdit, shown: Sequence[Frames], asked: EditRequest) -> list[M
         found.append({name: float(loss) for name, loss in sampling.losses.of(picture).items()})
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        note(sampling.latents(heading_for(pipe, tensors)))
+        note(sampling.latents(predict_clean(pipe, tensors)))
         return guidance(pipe, step, timestep, tensors)
 
     guide: Guide = on_step_end

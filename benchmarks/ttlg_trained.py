@@ -1,6 +1,6 @@
-"""A decoder that decodes: the miniature's, trained for half a minute on the shipped clip.
+"""A working decoder of the miniature's architecture, trained for half a minute on the shipped clip.
 
-Random decoders tell little about what may be done to latents, because nothing that is done to them gives a picture.
+A random decoder does not show whether a change to latents is acceptable, because it never decodes to a picture.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from benchmarks.ttlg_cases import MINIATURE, Z, random_vae
 from services.qwen_edit.decoders import StillDecoder
 
 PATCH = 8
-"""Pixels to a latent."""
+"""Pixels per latent."""
 UPDATES = 500
 BATCH, SIDE = 8, 64
-"""Crops in an update, and their pixels."""
+"""Crops per update, and their side in pixels."""
 LR = 2e-3
 
 
 @dataclass(frozen=True)
 class PatchEncoder:
-    """Patches of 8 x 8 pixels → their first 16 principal components, each with a spread of 1."""
+    """Encodes patches of 8 x 8 pixels as their first 16 principal components, scaled to a deviation of 1."""
 
     mean: Tensor
     components: Tensor
@@ -31,14 +31,14 @@ class PatchEncoder:
 
     @classmethod
     def of(cls, frames: Tensor) -> "PatchEncoder":
-        """Fit it to (n, 3, h, w) in [0, 1]."""
+        """Fit the encoder to frames, (n, 3, h, w) in [0, 1]."""
         patches = _patches(frames).flatten(0, 2)
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         return cls(mean, vectors[:, -Z:], values[-Z:].sqrt())
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] → (n, 16, h/8, w/8)."""
+        """Encode (n, 3, h, w) in [0, 1] to (n, 16, h/8, w/8)."""
         latents = (_patches(frames) - self.mean) @ self.components / self.spread
         return latents.permute(0, 3, 1, 2).contiguous()
 
@@ -47,8 +47,8 @@ def _patches(frames: Tensor) -> Tensor:
     return F.pixel_unshuffle(frames * 2 - 1, PATCH).permute(0, 2, 3, 1)
 
 
-def trained(frames: Tensor, encode: PatchEncoder) -> StillDecoder:
-    """Return a decoder of (n, 3, h, w) frames in [0, 1] from what `encode` makes of them."""
+def train_decoder(frames: Tensor, encode: PatchEncoder) -> StillDecoder:
+    """Train a decoder of the output of `encode` for frames, (n, 3, h, w) in [0, 1]."""
     decoder = StillDecoder(random_vae(0, **MINIATURE), torch.float32, save_memory=False).requires_grad_(True)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LR, total_steps=UPDATES, pct_start=0.05)
@@ -70,5 +70,5 @@ def trained(frames: Tensor, encode: PatchEncoder) -> StillDecoder:
 
 
 def psnr(made: Tensor, truth: Tensor) -> float:
-    """In dB, of pictures in [0, 1]."""
+    """Return the PSNR in dB of pictures in [0, 1]."""
     return float(-10 * (made - truth).square().mean().log10())

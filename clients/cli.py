@@ -13,17 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from reelgraph import wire
+from reelgraph.cli_commands import add_commands
 from reelgraph.cli_demo import demo, gallery
-from reelgraph.cli_edit import edit
 from reelgraph.cli_image import face, image
-from reelgraph.cli_make import make
-from reelgraph.cli_pipeline import pipeline
 from reelgraph.cli_resources import Address, files_app, jobs_app, models_app
-from reelgraph.cli_story import storyboard
 from reelgraph.errors import ApiError, ClientError, ServerUnreachable
-from reelgraph.fields import AnimationFields, ContinuationFields, FilmFields, SamplingFields, UpscaleFields
-from reelgraph.options import InputFile, MakeOptions, ModelOption, RoleOptions, assign_roles, ends, grouped
-from reelgraph.order import Order, Result
 from reelgraph.server import become
 
 _FAILED, _USAGE, _NO_SERVER = 1, 2, 3
@@ -59,11 +53,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_lo
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(files_app, name="files")
 app.add_typer(models_app, name="models")
-app.command()(edit)
+add_commands(app)
 app.command()(image)
 app.command()(face)
-app.command()(pipeline)
-app.command()(storyboard)
 app.command()(demo)
 app.command()(gallery)
 
@@ -118,75 +110,6 @@ def keys(ctx: typer.Context) -> None:
 def self_test(ctx: typer.Context) -> None:
     """Try guided editing on this machine, without a server."""
     become("services.qwen_edit.self_test", *ctx.args)
-
-
-@app.command()
-@grouped
-def v2v(ctx: typer.Context, video: InputFile, fields: ContinuationFields, roles: RoleOptions, how: MakeOptions) -> None:
-    """Continue a video: describe it, and go on from its last frame."""
-    asked = {**fields, **assign_roles(roles)}
-    make(ctx, Order("v2v", {"input_video": video}, asked, [Result(how["out"], {})]), how)
-
-
-@app.command()
-@grouped
-def i2v(
-    ctx: typer.Context,
-    image: InputFile,
-    fields: SamplingFields,
-    which: ModelOption,
-    how: MakeOptions,
-    last_image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The frame to end with.")] = None,
-) -> None:
-    """Make a video that begins with a picture."""
-    media = {"image": image} | ({"last_image": last_image} if last_image else {})
-    make(ctx, Order(which.get("model") or "wan-i2v", media, fields, [Result(how["out"], {})]), how)
-
-
-@app.command()
-@grouped
-def animate(
-    ctx: typer.Context, image: InputFile, fields: AnimationFields, which: ModelOption, how: MakeOptions
-) -> None:
-    """Make a picture move."""
-    make(ctx, Order(which.get("model") or "svd", {"image": image}, fields, [Result(how["out"], {})]), how)
-
-
-@app.command()
-@grouped
-def film(
-    ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
-    fields: FilmFields,
-    which: ModelOption,
-    how: MakeOptions,
-) -> None:
-    """Make a video of what a text says."""
-    asked = {"prompt": prompt, **fields}
-    make(ctx, Order(which.get("model") or "text-to-video", {}, asked, [Result(how["out"], {})]), how)
-
-
-@app.command()
-@grouped
-def upscale(
-    ctx: typer.Context,
-    fields: UpscaleFields,
-    which: ModelOption,
-    how: MakeOptions,
-    video: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="The video to enlarge.")
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="Or the picture to enlarge.")
-    ] = None,
-) -> None:
-    """Make a video, or a picture, two to four times as large. The result of a picture is a .png file."""
-    if (video is None) == (image is None):
-        raise typer.BadParameter("give one of them", param_hint="--video, --image")
-    if image is not None:
-        ends(how["out"], ".png", "--out")
-    media = {name: path for name, path in (("input_video", video), ("image", image)) if path is not None}
-    make(ctx, Order(which.get("model") or "realesrgan", media, fields, [Result(how["out"], {})]), how)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ def demo(
     screen = display(sys.stderr)
     continuation, large = out / "continuation.mp4", out / f"continuation-x{_SCALE}.mp4"
     with local_client(screen, ["v2v", "realesrgan"]) as client:
-        video = carry_out(client, Order("v2v", {"input_video": _CLIP}, {}, [Result(continuation, {})]), screen)
-        enlarge = Order("realesrgan", {"input_video": continuation}, {"scale": _SCALE}, [Result(large, {})])
+        video = carry_out(client, Order("v2v", {"input_video": _CLIP}, [Result(continuation, {})]), screen)
+        enlarge = Order("realesrgan", {"input_video": continuation, "scale": _SCALE}, [Result(large, {})])
         carry_out(client, enlarge, screen)
     caption, sheet = out / "caption.txt", out / "contact-sheet.png"
     caption.write_text(f"{video.caption or ''}\n", encoding="utf-8")

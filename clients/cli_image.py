@@ -14,9 +14,11 @@ from reelgraph.cli_resources import Address, connect
 from reelgraph.client import Client
 from reelgraph.disk import Landing
 from reelgraph.errors import ClientError
-from reelgraph.fields import PaintingFields, StreamFields
+from reelgraph.field_options import Fields
+from reelgraph.fields import ImageGenerationFields
+from reelgraph.grouped import grouped
 from reelgraph.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
-from reelgraph.options import MakeOptions, ModelOption, RunOptions, grouped, json_object, target
+from reelgraph.options import MakeOptions, ModelOption, RunOptions, check_either, target
 from reelgraph.progress import Display, display
 
 _PAINTS, _FINDS_FACES = "flux", "instantid"
@@ -31,26 +33,12 @@ def _png(path: Path | None) -> Path | None:
     return target(path)
 
 
-class ImageOptions(PaintingFields, total=False):
-    """The fields, as options."""
-
-    n: Annotated[int | None, "How many pictures; several are called NAME-1.png and so on."]
-    loras: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="NAME[:WEIGHT]", help="A low-rank adaptation; may be given several times."),
-    ]
-    face: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="A picture of whoever is to be seen."),
-    ]
-    identity: Annotated[
-        dict[str, object] | None,
-        typer.Option(
-            parser=lambda path: json_object(Path(path)),
-            metavar="FILE.json",
-            help="Whoever is to be seen, as reel face --identity-out has written; instead of --face.",
-        ),
-    ]
+PAINTING = Fields(
+    ImageGenerationFields,
+    without=frozenset({"stream", "progress", "partial_images", "response_format", "output_format"})
+    | {"quality", "background", "user", "safety_identifier"},
+)
+"""Without what says how the answer is sent, and what only OpenAI's server reads."""
 
 
 class PictureOptions(MakeOptions):
@@ -70,20 +58,12 @@ class FaceResults(TypedDict, total=False):
     ]
 
 
-@grouped
-def image(
-    ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
-    fields: ImageOptions,
-    which: ModelOption,
-    how: PictureOptions,
-) -> None:
-    """Paint a picture of what a text says, with a face in it if one is given."""
-    if {"face", "identity"} <= fields.keys():
-        raise typer.BadParameter("give one of them, not both", param_hint="--face, --identity")
+@grouped(fields=PAINTING)
+def image(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: PictureOptions) -> None:
+    """Paint a picture of a prompt, with a face in it if one is given. Several are called NAME-1.png and so on."""
+    check_either(fields, "--face", "--identity")
     screen = display(sys.stderr)
-    own = {"loras": fields.get("loras") or None, "prompt": prompt, "progress": True}
-    asked = cast("StreamFields", {**fields, **which, **own})
+    asked = cast("ImageGenerationFields", {**fields, **which, "progress": True})
     only = [which.get("model") or _PAINTS, *([_FINDS_FACES] if "face" in fields else [])]
     with _server(ctx, screen, only if how["local"] else None) as client:
         made = _paint(client, asked, how["out"], screen)
@@ -96,7 +76,7 @@ def image(
         typer.echo(f"seed: {picture.seed}\n{to}")
 
 
-@grouped
+@grouped()
 def face(
     ctx: typer.Context,
     picture: Annotated[
@@ -130,7 +110,9 @@ def _server(ctx: typer.Context, screen: Display, only: Sequence[str] | None) -> 
         yield client
 
 
-def _paint(client: Client, asked: StreamFields, out: Path, screen: Display) -> list[tuple[CompletedImage, Path]]:
+def _paint(
+    client: Client, asked: ImageGenerationFields, out: Path, screen: Display
+) -> list[tuple[CompletedImage, Path]]:
     """Write each picture when it is there. Interrupted, it leaves those, and the server stops."""
     made: list[tuple[CompletedImage, Path]] = []
     try:

@@ -1,55 +1,27 @@
 """`reel pipeline`: from words to a picture to a video to a larger video; and what the storyboard shares with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, cast
+from typing import Annotated, Any, TypedDict
 
 import typer
 
+from reelgraph.about import Command
 from reelgraph.cli_make import make
-from reelgraph.fields import MotionFields, MotionSamplingFields, PaintingFields, RestyleFields, UpscaleFields
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object, target
+from reelgraph.field_options import Fields, Form
+from reelgraph.grouped import grouped
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, target
 from reelgraph.order import Order, Result
 
-
-class RestyleOptions(RestyleFields, total=False):
-    """The fields, as options."""
-
-    prompt: Annotated[
-        str | None,
-        typer.Option("--restyle", metavar="STYLE", help="Have the picture painted anew, in the style that this says."),
-    ]
-
-
-class ShootingOptions(PaintingFields, MotionFields, UpscaleFields, total=False):
-    """How a picture is painted and what becomes of it, as options."""
-
-    face: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="A picture of whoever is to be seen."),
-    ]
-    identity: Annotated[
-        dict[str, object] | None,
-        typer.Option(
-            parser=lambda path: json_object(Path(path)),
-            metavar="FILE.json",
-            help="Whoever is to be seen, as reel face --identity-out has written; instead of --face.",
-        ),
-    ]
-    loras: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="NAME[:WEIGHT]", help="A low-rank adaptation; may be given several times."),
-    ]
-    restyle: RestyleOptions | None
-    animate: MotionSamplingFields | None
-    no_restyle: Annotated[bool, typer.Option("--no-restyle", help="Leave the picture as it was painted.")]
-    no_upscale: Annotated[bool, typer.Option("--no-upscale", help="Leave the video as small as it was made.")]
-
-
-class PipelineOptions(ShootingOptions, total=False):
-    """And what a picture alone may do without."""
-
-    no_animate: Annotated[bool, typer.Option("--no-animate", help="Make no video: the picture is the result.")]
+SHORT = {
+    f"{stage}.{name}": Form((f"--{name.replace('_', '-')}",))
+    for stage, names in (
+        ("animate", ("num_frames", "fps", "motion_bucket_id", "noise_aug_strength")),
+        ("upscale", ("scale",)),
+    )
+    for name in names
+}
+"""Fields of a stage that are said without its name too."""
 
 
 class PipelineResults(TypedDict, total=False):
@@ -72,46 +44,22 @@ class PipelineOutput(MakeOptions):
     ]
 
 
-@grouped
-def pipeline(
-    ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
-    options: PipelineOptions,
-    results: PipelineResults,
-    roles: RoleOptions,
-    how: PipelineOutput,
-) -> None:
-    """Paint a picture of what a text says, make it move, and enlarge the video; each of it only if it is wanted.
+def make_pipeline(command: Command) -> Callable[..., None]:
+    """Return the function of the command. Its result is a picture with --no-animate."""
 
-    With --no-animate the result is the picture, enlarged where --scale is given.
-    """
-    asked = {"prompt": prompt, **shot(options), **assign_roles(roles)}
-    asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
-    make(ctx, Order("full-pipeline", {}, asked, _wanted(asked, results, how["out"])), how, stages=True)
+    @grouped(fields=Fields(command.fields, SHORT))
+    def pipeline(
+        ctx: typer.Context, fields: dict[str, Any], results: PipelineResults, roles: RoleOptions, how: PipelineOutput
+    ) -> None:
+        check_either(fields, "--face", "--identity")
+        asked = {**fields, **assign_roles(roles)}
+        asked.setdefault("animate", True)  # a .mp4 is wanted, also where the server would make none by itself
+        make(ctx, Order(command.model, asked, _wanted(asked, results, how["out"])), how, stages=True)
+
+    return pipeline
 
 
-def shot(options: PipelineOptions | ShootingOptions) -> dict[str, object]:
-    """Return the fields that the options say. Raises BadParameter where they contradict each other."""
-    asked: dict[str, object] = {**options}
-    if {"face", "identity"} <= asked.keys():
-        raise typer.BadParameter("give one of them, not both", param_hint="--face, --identity")
-    if not asked.get("loras"):
-        asked.pop("loras", None)
-    animate = {name: asked.pop(name) for name in MotionFields.__optional_keys__ if name in asked}
-    animate |= cast("dict[str, object]", asked.pop("animate", {}))
-    upscale = {name: asked.pop(name) for name in UpscaleFields.__optional_keys__ if name in asked}
-    stages: dict[str, Any] = {"restyle": asked.pop("restyle", {}), "animate": animate, "upscale": upscale}
-    for stage, given in stages.items():
-        off = asked.pop(f"no_{stage}", False)
-        if off and given:
-            named = ", ".join(f"{stage}.{name}" for name in sorted(given))
-            raise typer.BadParameter(f"{named} cannot be given for what is left out", param_hint=f"--no-{stage}")
-        if off or given:
-            asked[stage] = False if off else given
-    return asked
-
-
-def _wanted(asked: dict[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
+def _wanted(asked: Mapping[str, object], results: PipelineResults, out: Path) -> Sequence[Result]:
     """The results in the order in which they are there. Raises BadParameter."""
     image_out, video_out = results.get("image_out"), results.get("video_out")
     still = asked["animate"] is False

@@ -7,15 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from pydantic import BaseModel
 
 from reelgraph.client import Client
+from reelgraph.field_options import Fields
 from reelgraph.fields import ContentOptions
+from reelgraph.grouped import grouped
 from reelgraph.objects import Model
-from reelgraph.options import After, AsJson, Limit, OutputFile, grouped
+from reelgraph.options import After, AsJson, Limit, OutputFile
 from reelgraph.order import Result, fetch, watch
 from reelgraph.order import upload as send
 from reelgraph.progress import display
@@ -100,19 +102,14 @@ def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> Non
 
 
 @jobs_app.command("download")
-@grouped
-def download_job(
-    ctx: typer.Context,
-    video_id: Id,
-    out: OutputFile,
-    options: ContentOptions,
-) -> None:
+@grouped(options=Fields(ContentOptions))
+def download_job(ctx: typer.Context, video_id: Id, out: OutputFile, options: dict[str, Any]) -> None:
     """Fetch a job's result, once it is completed."""
     screen = display(sys.stderr)
     with connect(ctx) as client:
         if not client.videos.retrieve(video_id).over:
             watch(client, video_id, screen)
-        fetch(client, video_id, Result(out, options), screen)
+        fetch(client, video_id, Result(out, cast("ContentOptions", options)), screen)
     typer.echo(str(out))
 
 

@@ -1,54 +1,61 @@
 """`reel storyboard`: from a script of scenes, or a topic, to a film."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
+from reelgraph.about import Command
 from reelgraph.cli_make import make
-from reelgraph.cli_pipeline import ShootingOptions, shot
-from reelgraph.fields import StoryFields
+from reelgraph.cli_pipeline import SHORT
+from reelgraph.field_options import Fields
+from reelgraph.grouped import grouped
 from reelgraph.objects import Video
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, ends, grouped, json_object
+from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, ends, json_object
 from reelgraph.order import Order, Result
 
 PLACEHOLDERS = 4
 """Exit status: the film is there, but some of its scenes could not be made."""
 _FILE_ID = "file_"
+ScriptFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="SCRIPT.json",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="The scenes; a scene's face is a file beside the script, or a file id. Without it: --topic.",
+    ),
+]
 
 
-@grouped
-def storyboard(
-    ctx: typer.Context,
-    story: StoryFields,
-    options: ShootingOptions,
-    roles: RoleOptions,
-    how: MakeOptions,
-    script: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="SCRIPT.json",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="The scenes; a scene's face is a file beside the script, or a file id. Without it: --topic.",
-        ),
-    ] = None,
-) -> None:
-    """Film a script: a clip for each scene, all of them in one video.
+def make_storyboard(command: Command) -> Callable[..., None]:
+    """Return the function of the command. A scene that cannot be made is a card, and then the exit status is 4."""
 
-    A scene that cannot be made is a card that says so, and then the exit status is 4; see --fallback.
-    """
-    if (script is None) == ("topic" not in story):
-        raise typer.BadParameter("give one of them", param_hint="SCRIPT.json, --topic")
-    ends(how["out"], ".mp4", "--out")
-    asked = {**story, **shot(options), **assign_roles(roles)}
-    if script is not None:
-        asked["script"] = _script(script)
-    video = make(ctx, Order("storyboard", {}, asked, [Result(how["out"], {})]), how, stages=True)
-    if told := _placeholders(video):
-        typer.echo(f"reel: {told}", err=True)
-        raise typer.Exit(PLACEHOLDERS)
+    @grouped(fields=Fields(command.fields, SHORT, frozenset({"script"})))
+    def storyboard(
+        ctx: typer.Context,
+        fields: dict[str, Any],
+        roles: RoleOptions,
+        how: MakeOptions,
+        script: ScriptFile = None,
+    ) -> None:
+        if (script is None) == ("topic" not in fields):
+            raise typer.BadParameter("give one of them", param_hint="SCRIPT.json, --topic")
+        check_either(fields, "--face", "--identity")
+        if fields.get("animate") is False:
+            raise typer.BadParameter("a scene is a video", param_hint="--no-animate")
+        ends(how["out"], ".mp4", "--out")
+        asked = {**fields, **assign_roles(roles)}
+        if script is not None:
+            asked["script"] = _script(script)
+        video = make(ctx, Order(command.model, asked, [Result(how["out"], {})]), how, stages=True)
+        if told := _placeholders(video):
+            typer.echo(f"reel: {told}", err=True)
+            raise typer.Exit(PLACEHOLDERS)
+
+    return storyboard
 
 
 def _script(path: Path) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """`/v1/faces`, blocking and for asyncio."""
 
 from reelgraph import wire
+from reelgraph.about import Media
 from reelgraph.connection import AsyncConnection, Connection
-from reelgraph.fields import Media
 from reelgraph.flows import OnBytes
 from reelgraph.objects import Face
 

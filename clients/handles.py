@@ -17,8 +17,8 @@ from reelgraph.checkout import require_server_code
 
 require_server_code()
 
-from composition.app import TRANSPORT, ask_states, open_handle
-from composition.configuration.served import AskStates
+from composition.app import TRANSPORT, fetch_states, open_handle
+from composition.configuration.registry import FetchStates
 from composition.graphs.calls import Handle, opened, stream
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.full_pipeline.request import FullPipelineRequest
@@ -59,12 +59,14 @@ class Graphs:
     """The graphs and models that are served on the connected Ray cluster.
 
     Args:
-        ask_states: asks Serve which applications there are.
+        fetch_states: requests the states of applications from Serve.
         open_handle: opens an application's deployment.
     """
 
-    def __init__(self, ask_states: AskStates = ask_states, open_handle: Callable[[str], Any] = open_handle) -> None:
-        self._ask_states = ask_states
+    def __init__(
+        self, fetch_states: FetchStates = fetch_states, open_handle: Callable[[str], Any] = open_handle
+    ) -> None:
+        self._fetch_states = fetch_states
         self._open_handle = open_handle
 
     def v2v(self, request: V2VRequest) -> AsyncGenerator[Item]:
@@ -144,7 +146,7 @@ class Graphs:
     def _find_application(self, name: str) -> str:
         """The application that runs what has this name. Raises NotFound."""
         graph = name if name in BY_NAME else SINGLE
-        states = self._ask_states()
+        states = self._fetch_states()
         for application in (graph, HOST):
             if application in states:
                 return application

@@ -1,9 +1,8 @@
 """`/v1/images`, blocking and for asyncio."""
 
 import json
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, closing
-from os import PathLike
 from typing import Unpack
 
 from pydantic import ValidationError
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from reelgraph import wire
 from reelgraph.connection import AsyncConnection, Connection
 from reelgraph.errors import ConnectionLost, UnexpectedAnswer
-from reelgraph.fields import GenerationFields, ImageFields, StreamFields
+from reelgraph.fields import GenerationFields, ImageEditFields, ImageGenerationFields
 from reelgraph.flows import OnBytes
 from reelgraph.objects import IMAGE_EVENTS, CompletedImage, ImageEvent, ImagesResponse
 from reelgraph.sse import Decoder, Message
@@ -32,7 +31,7 @@ class Images:
         """
         return self._connection.send(wire.generate_image(fields), on_progress)
 
-    def stream_generate(self, **fields: Unpack[StreamFields]) -> Generator[ImageEvent]:
+    def stream_generate(self, **fields: Unpack[ImageGenerationFields]) -> Generator[ImageEvent]:
         """Paint pictures and yield what is told of them, each picture as soon as it is there.
 
         Closing the stream stops the work. Raises ConnectionLost where it ends before the last picture.
@@ -43,21 +42,15 @@ class Images:
                 yield from story.read(chunk)
         story.closed()
 
-    def edit(
-        self,
-        *,
-        image: str | PathLike[str] | Sequence[str | PathLike[str]],
-        on_progress: OnBytes | None = None,
-        **fields: Unpack[ImageFields],
-    ) -> ImagesResponse:
+    def edit(self, *, on_progress: OnBytes | None = None, **fields: Unpack[ImageEditFields]) -> ImagesResponse:
         """Edit a picture and wait for it; nothing is stored. Raises OSError before anything is sent.
 
         Args:
-            image: a picture on this disk; of two, the first is the edges along which the second is edited.
             on_progress: told how much has been sent.
-            fields: see ImageFields.
+            fields: see ImageEditFields. `image` is a picture on this disk; of two, the first is the edges along which
+                the second is edited.
         """
-        return self._connection.send(wire.edit_image(image, fields), on_progress)
+        return self._connection.send(wire.edit_image(fields), on_progress)
 
 
 class AsyncImages:
@@ -71,7 +64,7 @@ class AsyncImages:
     ) -> ImagesResponse:
         return await self._connection.send(wire.generate_image(fields), on_progress)
 
-    async def stream_generate(self, **fields: Unpack[StreamFields]) -> AsyncGenerator[ImageEvent]:
+    async def stream_generate(self, **fields: Unpack[ImageGenerationFields]) -> AsyncGenerator[ImageEvent]:
         story = _Story()
         async with aclosing(self._connection.stream(wire.stream_image(fields))) as chunks:
             async for chunk in chunks:
@@ -79,14 +72,8 @@ class AsyncImages:
                     yield event
         story.closed()
 
-    async def edit(
-        self,
-        *,
-        image: str | PathLike[str] | Sequence[str | PathLike[str]],
-        on_progress: OnBytes | None = None,
-        **fields: Unpack[ImageFields],
-    ) -> ImagesResponse:
-        return await self._connection.send(wire.edit_image(image, fields), on_progress)
+    async def edit(self, *, on_progress: OnBytes | None = None, **fields: Unpack[ImageEditFields]) -> ImagesResponse:
+        return await self._connection.send(wire.edit_image(fields), on_progress)
 
 
 class _Story:

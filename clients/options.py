@@ -1,12 +1,9 @@
 """Options of the command line that several commands share, written once."""
 
-import functools
-import inspect
 import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, cast, get_args, get_type_hints, is_typeddict
+from typing import Annotated, TypedDict, cast
 
 import typer
 
@@ -45,7 +42,6 @@ def ends(path: Path | None, suffix: str, option: str) -> None:
         raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
 
 
-InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True)]
 OutputFile = Annotated[Path, typer.Option("-o", "--out", callback=target, help="Where the result goes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
@@ -102,77 +98,8 @@ def assign_roles(options: RoleOptions) -> dict[str, object]:
     return {"models": chosen} if chosen else {}
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take groups of options: a parameter of a TypedDict's type becomes an option for each field.
-
-    A text that annotates a field is the option's help. A field that is a TypedDict itself becomes options with its name
-    before theirs. A bool is False and what may be None is None where it is not given; the command gets a group without
-    what is None.
-    """
-    signature = inspect.signature(command)
-    groups = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if is_typeddict(parameter.annotation)
-    }
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = _taken(group, given)
-        command(**given)
-
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name not in groups
-    ]
-    added = [option for group in groups.values() for option in _options(group)]
-    vars(run)["__signature__"] = signature.replace(parameters=own + added)
-    return run
-
-
-def _options(group: type, prefix: str = "") -> Iterator[inspect.Parameter]:
-    for name, hint in get_type_hints(group, include_extras=True).items():
-        inner = _inner(hint)
-        if inner is None:
-            yield _option(f"{prefix}{name}", hint)
-        else:
-            yield from _options(inner, f"{prefix}{name}_")
-
-
-def _taken(group: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Take a group's values out of what is given."""
-    taken: dict[str, Any] = {}
-    for name, hint in get_type_hints(group, include_extras=True).items():
-        inner = _inner(hint)
-        whole = f"{prefix}{name}"
-        value = given.pop(whole) if inner is None else _taken(inner, given, f"{whole}_") or None
-        if value is not None:
-            taken[name] = value
-    return taken
-
-
-def _inner(hint: Any) -> type | None:
-    """The group that a field is itself."""
-    return next((kind for kind in get_args(hint) if is_typeddict(kind)), None)
-
-
-def _option(name: str, hint: Any) -> inspect.Parameter:
-    kind, *notes = get_args(hint)
-    if isinstance(notes[0], str):
-        check = _finite if float in get_args(kind) else None
-        hint = Annotated[kind, typer.Option(help=notes[0], callback=check)]
-    default = inspect.Parameter.empty
-    if kind is bool:
-        default = False
-    elif type(None) in get_args(kind):
-        default = None
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no word for the others."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter("must be a finite number")
-    return value
+def check_either(fields: Mapping[str, object], *options: str) -> None:
+    """Raise BadParameter where several of these options, of which one may be given, are among the fields."""
+    given = [option for option in options if option.removeprefix("--").replace("-", "_") in fields]
+    if len(given) > 1:
+        raise typer.BadParameter("give one of them, not both", param_hint=", ".join(options))

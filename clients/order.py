@@ -31,10 +31,8 @@ class Order:
     """What is wanted."""
 
     model: str
-    media: Mapping[str, Path]
-    """Media field → file on this disk."""
     fields: Mapping[str, object]
-    """The others. A path within one, however deep, is a file that is uploaded too, once, and stands for its id."""
+    """Of the request. A path within one, however deep, is a file that is uploaded, once, and stands for its id."""
     results: Sequence[Result]
 
     @property
@@ -55,8 +53,7 @@ def carry_out(client: Client, order: Order, display: Display) -> Video:
     def id_of(path: Path) -> str:
         return upload(client, path, display).id
 
-    sent = {field: id_of(path) for field, path in order.media.items()}
-    fields = cast("VideoFields", {**{name: _sent(value, id_of) for name, value in order.fields.items()}, **sent})
+    fields = cast("VideoFields", {name: _sent(value, id_of) for name, value in order.fields.items()})
     video = client.videos.create(model=order.model, **fields)
     try:
         display.note(f"job {video.id}")

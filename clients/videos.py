@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from os import PathLike
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 from reelgraph import flows, wire
 from reelgraph.connection import AsyncConnection, Connection
+from reelgraph.create import CreateVideo, CreateVideoLater
 from reelgraph.disk import Landing
 from reelgraph.errors import ClientError
 from reelgraph.fields import ContentOptions, ListOptions, VideoFields
@@ -24,18 +25,23 @@ class Videos:
         self._connection = connection
         self._backoff = backoff
 
-    def create(self, *, model: str, on_progress: OnBytes | None = None, **fields: Unpack[VideoFields]) -> Video:
+    @property
+    def create(self) -> CreateVideo:
         """Order a video, or a picture where the job is for one. A path object as medium is sent along.
 
         Args:
             model: a graph, `v2v`, `rolling-edit`, `full-pipeline`, `storyboard`; or the id of a served model for a job
                 of that model alone, e.g. `wan`, `text-to-video`, or `flux` for a picture. `models.list` has them all.
             on_progress: told how much has been sent.
-            fields: see VideoFields; which of them a model takes, the server says.
+            fields: as `fields` has them for each graph and kind of model; a type checker knows which of them a name
+                takes where that is written out, and the server always.
 
         Raises OSError before anything is sent, and ValueError for a list of both paths and ids.
         """
-        return self._connection.send(wire.create_video(model, fields), on_progress)
+        return cast("CreateVideo", self._create)  # no function of all fields is one of some to a type checker
+
+    def _create(self, *, model: str, on_progress: OnBytes | None = None, **given: Unpack[VideoFields]) -> Video:
+        return self._connection.send(wire.create_video(model, given), on_progress)
 
     def retrieve(self, video_id: str) -> Video:
         return self._connection.send(wire.retrieve_video(video_id))
@@ -112,8 +118,13 @@ class AsyncVideos:
         self._connection = connection
         self._backoff = backoff
 
-    async def create(self, *, model: str, on_progress: OnBytes | None = None, **fields: Unpack[VideoFields]) -> Video:
-        return await self._connection.send(wire.create_video(model, fields), on_progress)
+    @property
+    def create(self) -> CreateVideoLater:
+        """See Videos.create."""
+        return cast("CreateVideoLater", self._create)
+
+    async def _create(self, *, model: str, on_progress: OnBytes | None = None, **given: Unpack[VideoFields]) -> Video:
+        return await self._connection.send(wire.create_video(model, given), on_progress)
 
     async def retrieve(self, video_id: str) -> Video:
         return await self._connection.send(wire.retrieve_video(video_id))

@@ -12,14 +12,15 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from reelgraph.about import Media
 from reelgraph.errors import ApiError, UnexpectedAnswer
 from reelgraph.fields import (
+    PICTURES,
     ContentOptions,
     GenerationFields,
-    ImageFields,
+    ImageEditFields,
+    ImageGenerationFields,
     ListOptions,
-    Media,
-    StreamFields,
     VideoFields,
 )
 from reelgraph.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
@@ -29,8 +30,6 @@ M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-_OR_FOLDER = frozenset({"edge_frames"})
-"""Media fields that take a zip of pictures."""
 _POLL_S = 1.0
 _SILENCE_S = 60.0
 """An event stream that says nothing for so long, not even `: keep-alive`, is dead."""
@@ -142,13 +141,16 @@ def create_video(model: str, fields: VideoFields) -> Call[Video]:
     return _posted("/v1/videos", _as(Video), {"model": model} | _given(fields))
 
 
-def edit_image(image: str | PathLike[str] | Sequence[str | PathLike[str]], fields: ImageFields) -> Call[ImagesResponse]:
+def edit_image(fields: ImageEditFields) -> Call[ImagesResponse]:
     """One picture is edited; of two, the first is the edges along which the second is edited."""
+    given = _given(fields)
+    given.pop("image")
+    image = fields["image"]
     if isinstance(image, str | PathLike):
         parts = [Part("image", Path(image))]
     else:
         parts = [Part("image[]", Path(path)) for path in image]
-    return Call("POST", "/v1/images/edits", _as(ImagesResponse), form=_form(_given(fields)), parts=parts)
+    return Call("POST", "/v1/images/edits", _as(ImagesResponse), form=_form(given), parts=parts)
 
 
 def generate_image(fields: GenerationFields) -> Call[ImagesResponse]:
@@ -156,7 +158,7 @@ def generate_image(fields: GenerationFields) -> Call[ImagesResponse]:
     return _posted("/v1/images/generations", _as(ImagesResponse), _given(fields))
 
 
-def stream_image(fields: StreamFields) -> Call[None]:
+def stream_image(fields: ImageGenerationFields) -> Call[None]:
     """The same as a stream of events."""
     call: Call[None] = _posted("/v1/images/generations", lambda _: None, {**_given(fields), "stream": True})
     return replace(call, headers={"Accept": "text/event-stream"}, silence_s=_SILENCE_S)
@@ -272,7 +274,7 @@ def _text(value: object) -> str | list[str]:
 def _parts(name: str, value: object) -> Iterator[Part]:
     """Yield the files that a field's value means. Raises ValueError."""
     if isinstance(value, PathLike):
-        yield Part(name, Path(cast("PathLike[str]", value)), or_folder=name in _OR_FOLDER)
+        yield Part(name, Path(cast("PathLike[str]", value)), or_folder=name in PICTURES)
     elif isinstance(value, list | tuple):
         entries = cast("Sequence[object]", value)
         paths = [Path(cast("PathLike[str]", entry)) for entry in entries if isinstance(entry, PathLike)]

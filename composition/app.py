@@ -1,4 +1,4 @@
-"""The applications that `serve_config*.yaml` names: of models, of graphs, of the job runners, and the front door."""
+"""Builders of the applications that `serve_config*.yaml` names: models, graphs, job runners and the front door."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -9,15 +9,16 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from composition.configuration.served import Served, describe_graph, describe_model
+from composition.configuration.registry import Registry
 from composition.configuration.settings import (
-    MOVED,
+    LEGACY_MESSAGE,
     FrontSettings,
     GraphsSettings,
     JobsSettings,
     ModelsSettings,
     StateSettings,
 )
+from composition.configuration.snapshot import describe_graph, describe_model
 from composition.graph_host import GraphHost
 from composition.graphs.calls import Transport
 from composition.graphs.catalogue import GRAPHS
@@ -29,8 +30,8 @@ from services.errors import ConfigError, ServiceBusy
 from services.host import Host, Hosted
 from services.settings import take_offline
 
-BEGINNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
-"""The states of an application that may not have its deployments yet."""
+STARTING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING)
+"""States of an application that may not have its deployments yet."""
 
 TRANSPORT = Transport(
     lost=(
@@ -46,50 +47,50 @@ TRANSPORT = Transport(
 
 
 def models(args: ModelsSettings) -> Application:
-    """Host models. Raises ConfigError."""
+    """Build an application that hosts models. Raises ConfigError."""
     hosted = {
         name: Hosted(entry.kind, take_offline(entry.settings) if args.offline else entry.settings)
         for name, entry in args.models.items()
     }
     rows = [describe_model(args.name, index, name, entry) for index, (name, entry) in enumerate(args.models.items())]
-    _write_down(args, args.name, rows)
-    return _deployment(Host, args.name).bind(hosted, args.state)
+    _register(args, args.name, rows)
+    return _define_deployment(Host, args.name).bind(hosted, args.state)
 
 
 def graphs(args: GraphsSettings) -> Application:
-    """Host graphs. Raises ConfigError."""
+    """Build an application that hosts graphs. Raises ConfigError."""
     rows = [describe_graph(args.name, index, name, entry) for index, (name, entry) in enumerate(args.graphs.items())]
-    _write_down(args, args.name, rows)
-    return _deployment(Graphs, args.name).bind(args)
+    _register(args, args.name, rows)
+    return _define_deployment(Graphs, args.name).bind(args)
 
 
 def jobs(args: JobsSettings) -> Application:
-    """Run jobs."""
-    return _deployment(Jobs, "jobs").bind(args)
+    """Build the application of the job runners."""
+    return _define_deployment(Jobs, "jobs").bind(args)
 
 
 def front(args: FrontSettings) -> Application:
-    """Open the front door. Raises ConfigError: `auth` is `keys` and there is no key, so nobody could get in."""
-    _need_keys(args)
-    opened = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
-    return _deployment(opened, "front").bind(args)
+    """Build the application of the front door. Raises ConfigError if `auth` is `keys` and there is no key."""
+    _require_keys(args)
+    ingress = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
+    return _define_deployment(ingress, "front").bind(args)
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Refuse a configuration of an older form, which names this function. Raises ConfigError."""
+    """Reject a configuration in the format before 0.2, which names this function. Raises ConfigError."""
     del args
-    raise ConfigError(MOVED)
+    raise ConfigError(LEGACY_MESSAGE)
 
 
 class Graphs(GraphHost):
-    """The host of graphs as Serve starts it."""
+    """The host of graphs, as started by Serve."""
 
     def __init__(self, args: GraphsSettings) -> None:
-        super().__init__(args, read_served(Store(args.database_url)), TRANSPORT)
+        super().__init__(args, open_registry(Store(args.database_url)), TRANSPORT)
 
 
 class Jobs(JobRunner):
-    """The job runner as Serve starts and ends it."""
+    """The job runner, as started and stopped by Serve."""
 
     def __init__(self, args: JobsSettings) -> None:
         settings = RunnerSettings(
@@ -100,7 +101,7 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
         )
-        served = read_served(Store(args.database_url))
+        served = open_registry(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.request.WAITS]
         super().__init__(served.find_graph, waiting, settings, TRANSPORT)
 
@@ -109,7 +110,7 @@ class Jobs(JobRunner):
 
 
 class Front(Ingress):
-    """The front door as Serve opens it."""
+    """The front door, as started by Serve."""
 
     def __init__(self, args: FrontSettings) -> None:
         settings = IngressSettings(
@@ -124,38 +125,38 @@ class Front(Ingress):
             allowed_hosts=args.allowed_hosts,
             allowed_origins=args.allowed_origins,
         )
-        super().__init__(settings, read_served(Store(args.database_url)), TRANSPORT)
+        super().__init__(settings, open_registry(Store(args.database_url)), TRANSPORT)
 
 
-def read_served(store: Store) -> Served:
-    """Return what reads what this Ray cluster serves."""
-    return Served(store, ask_states, open_handle, TRANSPORT)
+def open_registry(store: Store) -> Registry:
+    """Return the registry of the models and graphs that are deployed on this Ray cluster."""
+    return Registry(store, fetch_states, open_handle, TRANSPORT)
 
 
-def ask_states() -> Mapping[str, str]:
-    """Return how the applications stand: name → the state of the deployment that is named as it."""
+def fetch_states() -> Mapping[str, str]:
+    """Request the states of the applications from Serve: name → state of the deployment of the same name."""
     return read_states(serve.status().applications)
 
 
 def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, str]:
-    """Read it from what Serve says of its applications.
+    """Return the state of each application from Serve's overview.
 
-    One that is still being built has no deployments. It counts nonetheless, with what it hosted before: jobs that were
-    waiting when everything was started again must not fail because their model is not there yet.
+    An application that is being built has no deployments yet. It is included, so that jobs that are queued while the
+    server restarts do not fail because their model is still missing.
     """
     states: dict[str, str] = {}
     for name, application in applications.items():
         if name in application.deployments:
             states[name] = str(application.deployments[name].status.value)
-        elif application.status in BEGINNING:
+        elif application.status in STARTING:
             states[name] = str(application.status.value)
     return states
 
 
 def open_handle(application: str) -> Any:
-    """Return the handle of the deployment that is named as its application. Blocks where it is asked for anew.
+    """Return the handle of an application's deployment, which has the same name. Blocks on the first call.
 
-    Raises ServiceBusy while the application is still being built.
+    Raises ServiceBusy while the application is being built.
     """
     try:
         return cast("Any", serve).get_deployment_handle(application, app_name=application)
@@ -163,12 +164,12 @@ def open_handle(application: str) -> Any:
         raise ServiceBusy(f"{application} is being started; try again later") from error
 
 
-def _deployment(cls: type, name: str) -> Any:
+def _define_deployment(cls: type, name: str) -> Any:
     return cast("Any", serve.deployment)(cls, name=name)  # pyright: ignore[reportUnknownMemberType]
 
 
-def _write_down(state: StateSettings, application: str, rows: list[Deployed]) -> None:
-    """Tell the other applications what this one hosts."""
+def _register(state: StateSettings, application: str, rows: list[Deployed]) -> None:
+    """Store what an application hosts, so that other applications find it."""
     store = Store(state.database_url)
     try:
         store.replace_deployed(application, rows)
@@ -176,15 +177,15 @@ def _write_down(state: StateSettings, application: str, rows: list[Deployed]) ->
         store.close()
 
 
-def _need_keys(args: FrontSettings) -> None:
+def _require_keys(args: FrontSettings) -> None:
     if args.auth == "none":
         return
     store = Store(args.database_url)
     try:
-        if not store.api_keys():
+        if not store.list_keys():
             raise ConfigError(
-                "auth: there is no API key yet, so nobody could get in. Make one with "
-                "`reel keys create OWNER --config FILE`, or write `auth: none` to let everybody in.",
+                "auth: there is no API key yet, so no request would be accepted. Create one with "
+                "`reel keys create OWNER --config FILE`, or set `auth: none` to accept all requests.",
                 param="auth",
             )
     finally:

@@ -1,11 +1,12 @@
-"""The deployment of graphs: one process that runs one or more of them."""
+"""The deployment that hosts one or more graphs."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from composition.configuration.served import Assignment, Served
+from composition.configuration.registry import Registry
+from composition.configuration.served import Assignment
 from composition.configuration.settings import StateSettings
 from composition.graphs.calls import Transport
 from composition.graphs.request import GraphRequest
@@ -15,15 +16,15 @@ from services.frames import Item
 
 
 class GraphHost:
-    """Runs graphs with the models that take their roles.
+    """Runs graphs with the deployed models.
 
     Args:
-        state: where media and jobs are.
-        served: what is served.
-        transport: the exceptions of the calls.
+        state: settings of the database, the artifact store and media limits.
+        served: registry of the deployed models.
+        transport: exceptions of calls between deployments.
     """
 
-    def __init__(self, state: StateSettings, served: Served, transport: Transport) -> None:
+    def __init__(self, state: StateSettings, served: Registry, transport: Transport) -> None:
         self._state = state
         self._served = served
         self._transport = transport
@@ -31,30 +32,38 @@ class GraphHost:
     async def stream(
         self, name: str, method: str, request: GraphRequest, known: Known = NOTHING_KNOWN
     ) -> AsyncGenerator[Item]:
-        """Run what is asked for by `name`, a graph or a model alone, and yield what it yields.
+        """Run a graph and yield its items. Closing the stream cancels the work.
 
-        Closing it stops the work. Raises what the graph raises, InvalidParameter where a model is not served, and
-        ServiceBusy.
+        Args:
+            name: a graph's name, or a model's id or alias for a single-model job.
+            method: must be `run`.
+            request: the request.
+            known: results of earlier attempts.
+
+        Raises:
+            InvalidParameter: a model of the request is not deployed.
+            ServiceBusy: a model is still being started.
+            ReelError: as raised by the graph.
         """
         if method != "run":
-            raise ModelFailed(f"method: a graph has only run, got {method}")
-        graph, asked = await asyncio.to_thread(self._make, name, request)
-        async with aclosing(graph.run(asked, known)) as items:
+            raise ModelFailed(f"method: must be run, got {method}")
+        graph, resolved = await asyncio.to_thread(self._build_graph, name, request)
+        async with aclosing(graph.run(resolved, known)) as items:
             async for item in items:
                 yield item
 
-    def _make(self, name: str, request: GraphRequest) -> tuple[Any, GraphRequest]:
-        """Make the graph, and the request with the models that take its roles. Blocks."""
-        assignment = self._served.read().assign(name, request.models)
+    def _build_graph(self, name: str, request: GraphRequest) -> tuple[Any, GraphRequest]:
+        """Return the graph with its models, and the request with their ids. Blocks."""
+        assignment = self._served.read_snapshot().assign_models(name, request.models)
         models = self._served.open_models(assignment)
-        graph = assignment.graph.make(models, self._settings(assignment, request), self._transport)
+        graph = assignment.graph.make(models, self._build_settings(assignment, request), self._transport)
         return graph, request.model_copy(update={"models": assignment.ids})
 
-    def _settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
+    def _build_settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
         return GraphSettings(
             artifacts=self._state.artifact_store,
             media=self._state.media,
-            defaults=assignment.complete(request.model_dump(exclude_unset=True)),
+            defaults=assignment.complete_fields(request.model_dump(exclude_unset=True)),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},
         )

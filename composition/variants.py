@@ -1,11 +1,11 @@
-"""The names of what a job can give out."""
+"""Names of a job's results."""
 
 VIDEO = "video"
-"""The variant that a job makes where nothing else is said."""
+"""The default variant."""
 
 FRAME = "frame"
-"""The name of a still that is a frame of the output."""
+"""Name of a still that is a frame of the output."""
 
 
 IMAGE = "image"
-"""The variant that is a picture."""
+"""The variant of a job whose main result is a picture."""

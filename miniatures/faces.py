@@ -1,7 +1,7 @@
-"""Drawn faces: people who are known by a number, seen again and again in another pose, light and mood.
+"""Draws faces of numbered people, each in any number of poses, lights and expressions.
 
-They are shaded softly, with the proportions of real faces, so that a detector that was trained on photographs finds
-them. Lengths are in halves of a face's height unless they are said to be in pixels: 1 is about 97 mm.
+Faces are softly shaded and have the proportions of real ones, so that a detector trained on photographs finds them.
+Lengths are in half face heights (about 97 mm) unless stated in pixels.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Colour = NDArray[np.floating]
 """(3,), RGB in [0, 255]."""
 
 KNOWN = 12
-"""The people who are for demonstrations and measurements alone. Recognisers learn from those with larger numbers."""
+"""People below this number are reserved for demonstrations and measurements; recognisers train on the others."""
 
 SKINS = ((255, 222, 200), (241, 194, 165), (224, 172, 130), (198, 140, 98), (150, 98, 66), (104, 66, 46))
 HAIRS = ((28, 22, 20), (62, 40, 26), (112, 72, 40), (186, 142, 80), (150, 62, 30), (150, 148, 146), (228, 206, 160))
@@ -29,7 +29,7 @@ EYE_LEVEL, CHIN = -0.18, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What does not change."""
+    """What is constant about a person: colours, hair and the proportions of the face."""
 
     skin: Colour
     hair: Colour
@@ -39,44 +39,44 @@ class Person:
     beard: str
     glasses: bool
     width: float
-    """Of the face, from its middle to its side."""
+    """Half the width of the face."""
     jaw: float
-    """How square it is below: 2 is an ellipse."""
+    """Exponent of the outline below the eyes: 2 is an ellipse, larger is squarer."""
     hairline: float
     apart: float
-    """From the nose to the middle of an eye."""
+    """Distance from the nose to the centre of an eye."""
     eye: float
     """Half the width of an eye."""
     brow: float
-    """Thickness."""
+    """Thickness of the eyebrows."""
     arch: float
     nose: float
-    """From between the eyes to the tip."""
+    """Length of the nose, from between the eyes to the tip."""
     wings: float
     """Half the width of the nose."""
     mouth: float
-    """Half its width."""
+    """Half the width of the mouth."""
     lips: float
-    """Thickness."""
+    """Thickness of the lips."""
     redness: float
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How somebody is seen once."""
+    """Pose, light and expression of a person in one picture."""
 
     x: float
-    """Pixels from the left to the middle of the face."""
+    """Centre of the face, in pixels from the left."""
     y: float
     scale: float
-    """Pixels."""
+    """Pixels per unit of length."""
     roll: float
     """Radians, clockwise."""
     turn: float
-    """To the right: how far what stands out by 1 moves."""
+    """Turn of the head to the right: shift of a point that stands out by 1."""
     nod: float
     light: tuple[float, float]
-    """Where it comes from, right and down."""
+    """Direction of the light: to the right and downwards."""
     bright: float
     warm: float
     contrast: float
@@ -86,14 +86,14 @@ class View:
     ground: tuple[Colour, Colour]
 
 
-def person(identity: int) -> Person:
-    """Return whoever has this number."""
+def draw_person(identity: int) -> Person:
+    """Return the person with this number."""
     rng = np.random.default_rng((71, identity))
-    hair = _varied(rng, HAIRS, 12)
+    hair = _vary_colour(rng, HAIRS, 12)
     return Person(
-        skin=_varied(rng, SKINS, 10),
+        skin=_vary_colour(rng, SKINS, 10),
         hair=hair,
-        eyes=_varied(rng, EYES, 10),
+        eyes=_vary_colour(rng, EYES, 10),
         clothes=rng.uniform(20, 220, 3).astype(np.float32),
         cut=str(rng.choice(CUTS)),
         beard=str(rng.choice(BEARDS)),
@@ -113,8 +113,8 @@ def person(identity: int) -> Person:
     )
 
 
-def view(rng: np.random.Generator, size: int) -> View:
-    """Draw a view of a face that fills much of a square picture."""
+def draw_view(rng: np.random.Generator, size: int) -> View:
+    """Draw the view of a face that fills most of a square picture."""
     scale = float(rng.uniform(0.31, 0.37)) * size
     angle = rng.uniform(-np.pi, np.pi)
     grounds = rng.uniform(40, 215, (2, 3)).astype(np.float32)
@@ -137,26 +137,26 @@ def view(rng: np.random.Generator, size: int) -> View:
 
 
 def draw_face(identity: int, seed: int, size: int = 160) -> Picture:
-    """Draw somebody: (size, size, 3) RGB.
+    """Return a picture of a person: (size, size, 3) uint8 RGB.
 
     Args:
-        identity: who; below `KNOWN` for demonstrations and measurements.
-        seed: of pose, light, expression and background.
-        size: pixels of a side.
+        identity: number of the person; below `KNOWN` for demonstrations and measurements.
+        seed: seed of pose, light, expression and background.
+        size: side in pixels.
     """
-    return drawn(person(identity), np.random.default_rng((identity, seed, 72)), size)[0]
+    return draw_portrait(draw_person(identity), np.random.default_rng((identity, seed, 72)), size)[0]
 
 
-def drawn(who: Person, rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float32]]:
-    """Return a picture, and where its five key points are: (5, 2) pixels, as `services.instantid.request.Found`."""
-    seen = view(rng, size)
+def draw_portrait(who: Person, rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float32]]:
+    """Return a picture and its five key points: (5, 2) in pixels, ordered as in `services.instantid.request.Found`."""
+    seen = draw_view(rng, size)
     canvas = _Canvas(who, seen, rng, size)
     canvas.paint()
-    return canvas.photographed(), canvas.keypoints()
+    return canvas.photograph(), canvas.keypoints()
 
 
 class _Canvas:
-    """A picture while it is painted, from the back to the front."""
+    """A picture that is painted from back to front."""
 
     def __init__(self, who: Person, seen: View, rng: np.random.Generator, size: int) -> None:
         self.who, self.seen, self.rng, self.size = who, seen, rng, size
@@ -165,7 +165,7 @@ class _Canvas:
         cos, sin = np.float32(np.cos(seen.roll)), np.float32(np.sin(seen.roll))
         self.x, self.y = x * cos + y * sin, y * cos - x * sin
         self.edge = 1.6 / seen.scale
-        self.grain = [_blurred(rng.normal(0, 1, (size, size)), sides) for sides in ((1, 1), (5, 1), (9, 9))]
+        self.grain = [_blur(rng.normal(0, 1, (size, size)), sides) for sides in ((1, 1), (5, 1), (9, 9))]
         down = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
         self.picture = seen.ground[0] * (1 - down) + seen.ground[1] * down + np.zeros((1, size, 1), np.float32)
         self.picture = self.picture + 60 * self.grain[2][..., None]
@@ -186,7 +186,7 @@ class _Canvas:
             self._glasses()
 
     def keypoints(self) -> NDArray[np.float32]:
-        """(5, 2), in pixels, counted at their centres."""
+        """Return the key points, (5, 2), in pixels; the centre of the first pixel is 0."""
         who = self.who
         tip = self._at(0, EYE_LEVEL + who.nose, 0.34)
         corners = [self._at(side * who.mouth, self._mouth_level() - 0.1 * self.seen.smile, 0.1) for side in (-1, 1)]
@@ -196,20 +196,20 @@ class _Canvas:
         turned = points @ np.array([[cos, sin], [-sin, cos]])
         return (turned * self.seen.scale + (self.seen.x, self.seen.y) - 0.5).astype(np.float32)
 
-    def photographed(self) -> Picture:
-        """As a camera takes it: tinted, a little soft, and noisy."""
+    def photograph(self) -> Picture:
+        """Return the picture as a camera would take it: tinted, slightly blurred and noisy."""
         seen = self.seen
         tint = np.array([1 + seen.warm, 1, 1 - seen.warm], np.float32) * np.float32(seen.bright)
-        soft = np.stack([_blurred(self.picture[..., channel], (1, 1)) for channel in range(3)], -1)
+        soft = np.stack([_blur(self.picture[..., channel], (1, 1)) for channel in range(3)], -1)
         noisy = soft * tint + self.rng.normal(0, 2.5, soft.shape)
         return noisy.clip(0, 255).round().astype(np.uint8)
 
     def _at(self, x: float, y: float, depth: float) -> tuple[float, float]:
-        """Where a place on the face is seen that stands out by `depth` from the middle of the head's outline."""
+        """Return where a point on the face is seen; `depth` is how far it stands out from the head's outline."""
         return x * (1 - 0.5 * self.seen.turn**2) + self.seen.turn * (depth + 0.25), y + self.seen.nod * (depth + 0.25)
 
     def _near(self, x: float, y: float, depth: float) -> tuple[Field, Field]:
-        """Every pixel's place, counted from one on the face."""
+        """Return each pixel's position relative to a point on the face."""
         left, top = self._at(x, y, depth)
         return self.x - np.float32(left), self.y - np.float32(top)
 
@@ -220,12 +220,12 @@ class _Canvas:
         here += (colour - here) * (strength * cover[window])[..., None]
 
     def _shade(self, field: Field) -> None:
-        """Make it brighter or darker by a share."""
+        """Scale the brightness by 1 + `field`."""
         window = _window(field)
         self.picture[window] *= (1 + field[window])[..., None]
 
     def _inside(self, distance: Field, soft: float = 1.0) -> Field:
-        """How much of each pixel is inside, by how far its middle is outside."""
+        """Return the share of each pixel inside an edge, from the distance of its centre to it (negative inside)."""
         return np.clip(0.5 - distance / np.float32(self.edge * soft), 0, 1)
 
     def _mouth_level(self) -> float:
@@ -243,7 +243,7 @@ class _Canvas:
         self._shade(-0.35 * _bump(x, y - 1.08, 0.5, 0.16) * self._inside(neck))
 
     def _outline(self) -> Field:
-        """How far outside the face the pixels are."""
+        """Return each pixel's distance from the face's outline, negative inside."""
         x, y = abs(self.x) / self.who.width, self.y
         up, down = _power(x, 2.2) + _power(abs(y) / 1.05, 2.2), _power(x, self.who.jaw) + _power(abs(y), 2.0)
         return (np.where(y < 0, up, down) ** np.float32(0.47) - 1) * np.float32(self.who.width)
@@ -260,7 +260,7 @@ class _Canvas:
         self._put(who.skin * (0.93 + self.seen.contrast * lit)[..., None], self.face)
 
     def _relief(self) -> None:
-        """What stands out of a face, and what lies deep."""
+        """Shade the raised and hollow parts of the face."""
         who, red = self.who, np.array([1.0, 0.72, 0.68], np.float32)
         self._shade(0.07 * _bump(*self._near(0, -0.48, 0.2), 0.4, 0.16) * self.face)  # forehead
         for side in (-1, 1):
@@ -387,8 +387,8 @@ class _Canvas:
         self._put(frame, self._inside(bridge, 1.5), 0.9)
 
 
-def _varied(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...], by: float) -> Colour:
-    """One of the colours, or between two, a little changed."""
+def _vary_colour(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...], by: float) -> Colour:
+    """Return one of the colours, or a mix of two, slightly varied."""
     one, other = (np.array(colours[i], np.float32) for i in rng.integers(len(colours), size=2))
     share = rng.choice([0.0, 0.3])
     lighter, tint = rng.normal(0, by), rng.normal(0, 0.35 * by, 3)
@@ -396,19 +396,19 @@ def _varied(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...],
 
 
 def _ellipse(x: Field, y: Field, width: float, height: float) -> Field:
-    """About how far outside an ellipse the places are."""
+    """Return the approximate distance to an ellipse, negative inside."""
     return (np.sqrt((x / np.float32(width)) ** 2 + (y / np.float32(height)) ** 2) - 1) * np.float32(min(width, height))
 
 
 def _bump(x: Field, y: Field, width: float, height: float) -> Field:
-    """A soft hill, 1 in its middle."""
+    """Return a Gaussian bump of height 1."""
     return np.exp(-((x / np.float32(width)) ** 2) - (y / np.float32(height)) ** 2)
 
 
 def _window(field: Field) -> tuple[slice, slice]:
-    """The rows and columns in which it is more than nothing."""
-    there = abs(field) > 0.002
-    rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+    """Return the rows and columns in which the field is not close to 0."""
+    visible = abs(field) > 0.002
+    rows, columns = (np.flatnonzero(visible.any(axis)) for axis in (1, 0))
     return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else (slice(0), slice(0))
 
 
@@ -416,8 +416,8 @@ def _power(field: Field, exponent: float) -> Field:
     return np.power(field, np.float32(exponent))
 
 
-def _blurred(field: NDArray[np.floating], sides: tuple[int, int]) -> Field:
-    """Average over so many pixels to each side, down and across; a grain of less contrast comes out."""
+def _blur(field: NDArray[np.floating], sides: tuple[int, int]) -> Field:
+    """Return a box blur over this many pixels to each side, down and across."""
     blurred = field.astype(np.float32)
     for axis, side in enumerate(sides):
         padded = np.pad(blurred, [(side, side) if a == axis else (0, 0) for a in (0, 1)], mode="edge")

@@ -1,4 +1,4 @@
-"""LoRAs for Flux: what is asked for as before comes outlined, or stippled."""
+"""Training of LoRAs for Flux: the same prompts give pictures in outlined or stippled style."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniatures import world
-from miniatures.flux import LENGTHS, guidances, guided, latents_of, prompt_of, sigmas, velocity
+from miniatures.flux import (
+    LENGTHS,
+    add_guidance,
+    draw_guidance,
+    draw_prompt,
+    draw_sigmas,
+    encode_scenes,
+    predict_velocity,
+)
 
 RANK = 16
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out"]
@@ -20,7 +28,7 @@ BATCH = 32
 
 
 class FluxLoraRecipe:
-    """Flow matching as for Flux itself, of low-rank matrices alone, on pictures of one style that no caption names."""
+    """Trains low-rank matrices by Flux's own loss, on pictures of one style that the captions do not mention."""
 
     lr, adam_lr, steps = 0.01, 1e-3, 1500
     style: ClassVar[world.Style]
@@ -33,30 +41,30 @@ class FluxLoraRecipe:
         self.module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
         first = 2 * world.TRAINING_SEEDS
         self._scenes = [world.draw(first + index, style=self.style) for index in range(scenes)]
-        self._latents = latents_of(self._pipeline.vae, self._scenes)
+        self._latents = encode_scenes(self._pipeline.vae, self._scenes)
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
         device = next(self.module.parameters()).device
         chosen = rng.integers(len(self._scenes), size=BATCH)
         picture = self._latents[chosen].to(device)
-        prompts = [prompt_of(rng, self._scenes[index]) for index in chosen]
+        prompts = [draw_prompt(rng, self._scenes[index]) for index in chosen]
         length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        sigma = sigmas(BATCH).to(device)
+        sigma = draw_sigmas(BATCH).to(device)
         noise = torch.randn_like(picture)
         noisy = torch.lerp(picture, noise, sigma[:, None, None])
-        guidance = guidances(BATCH).to(device)
+        guidance = draw_guidance(BATCH).to(device)
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            made = velocity(self.module, noisy, sigma, guidance, self._read(prompts, length))
+            predicted = predict_velocity(self.module, noisy, sigma, guidance, self._read(prompts, length))
             with torch.no_grad():
-                plain = velocity(self.module, noisy, sigma, guidance, self._read([""], length))
-        return nn.functional.mse_loss(made, guided(noise - picture, made, plain, guidance))
+                plain = predict_velocity(self.module, noisy, sigma, guidance, self._read([""], length))
+        return nn.functional.mse_loss(predicted, add_guidance(noise - picture, predicted, plain, guidance))
 
     @torch.no_grad()
     def _read(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
         device = next(self.module.parameters()).device
-        said, pooled, _ = self._pipeline.encode_prompt(prompts, max_sequence_length=length, device=torch.device("cpu"))
-        return said.to(device), pooled.to(device)
+        text, pooled, _ = self._pipeline.encode_prompt(prompts, max_sequence_length=length, device=torch.device("cpu"))
+        return text.to(device), pooled.to(device)
 
     def save(self, folder: Path) -> None:
         """Write `folder/flux-STYLE.safetensors`, in bfloat16."""

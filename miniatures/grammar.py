@@ -1,4 +1,4 @@
-"""What is said of a scene, in English and Chinese, and the words that takes."""
+"""Captions of scenes in English and Chinese, and their vocabulary."""
 
 from typing import Literal
 
@@ -37,16 +37,16 @@ WORDS: dict[str, str] = {
     "a": "一个",
     "on": "为",
 }
-"""English to Chinese: the same things have the same meaning in both."""
+"""English → Chinese word. Both have the same meaning to the text encoders."""
 MORE: tuple[str, ...] = ("an", "A", "An", "的", "后", "，", ".", "。", ",")
-"""Words of one language alone, and stops."""
+"""Words and punctuation of one language only."""
 FACE_WORDS: dict[str, str] = {"face": "脸", "portrait": "肖像"}
 PORTRAITS: dict[Language, tuple[str, ...]] = {"en": ("a portrait", "a face"), "zh": ("一个肖像", "一个脸")}
-"""What a picture of somebody is called, whoever it is."""
+"""Captions of a portrait; they do not tell people apart."""
 
 
 def vocabulary() -> list[str]:
-    """All words of captions, in an order that does not change."""
+    """Return all words of captions, in a fixed order."""
     return [*WORDS, *FACE_WORDS, *MORE, *WORDS.values(), *FACE_WORDS.values()]
 
 
@@ -60,24 +60,23 @@ def caption(
     """Describe `scene`, e.g. `a red circle moves right on a blue background`.
 
     Args:
-        scene: what to describe.
-        frames: the clip's length: the heading is that of its last frame, and after a bounce within it the caption says
-            so, since that is what goes on from there. 1: the heading it begins with. None: a picture, where nothing
-            moves.
+        scene: scene to describe.
+        frames: length of the clip. The heading is that of its last frame, with a note if the shape has bounced, because
+            the last frame is where a continuation starts. 1: the heading at the start. None: a picture, no motion.
         language: English or Chinese.
-        styled: whether the style is said.
+        styled: whether to name the style.
     """
     style = scene.style if styled and scene.style != "flat" else ""
-    said = [_figure(figure, frames, language, style) for figure in scene.figures]
+    phrases = [_figure(figure, frames, language, style) for figure in scene.figures]
     if language == "en":
         ground = " and ".join(scene.background)
-        return f"{' and '.join(said)} on {_article(ground)} {ground} background"
+        return f"{' and '.join(phrases)} on {_article(ground)} {ground} background"
     ground = "和".join(WORDS[name] for name in scene.background)
-    return f"{'，'.join(said)}，背景为{ground}"
+    return f"{'，'.join(phrases)}，背景为{ground}"
 
 
-def spoken(rng: np.random.Generator, text: str) -> str:
-    """As people write it: with a capital and a stop, or without."""
+def vary_text(rng: np.random.Generator, text: str) -> str:
+    """Vary how a caption is written: with or without a capital letter and a full stop."""
     if rng.random() < 0.5:
         return text
     return text[0].upper() + text[1:] + ("." if text[0].isascii() else "。")

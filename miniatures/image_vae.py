@@ -1,4 +1,4 @@
-"""The VAE of pictures: Flux's, which HunyuanDiT shares."""
+"""Training of the image VAE that Flux and HunyuanDiT share."""
 
 import copy
 from pathlib import Path
@@ -12,32 +12,32 @@ from torch import Tensor, nn
 from miniatures.faces import KNOWN, draw_face
 from miniatures.judge import Picture
 from miniatures.pictures import to_tensor
-from miniatures.wan_vae import batch_of, reconstruction
+from miniatures.wan_vae import draw_batch, reconstruction
 from miniatures.world import SIDE, TRAINING_SEEDS
 
 Z = 8
 WIDTHS = (16, 32, 64, 64)
 BATCH = 12
 PORTRAITS = 0.25
-"""Of the pictures: drawn faces."""
+"""Share of drawn faces among the training pictures."""
 KL = 1e-5
 CENTRE = 0.01
-"""How strongly each channel's mean is drawn to zero: HunyuanDiT's pipeline knows no shift."""
+"""Weight of the penalty on each latent channel's mean: HunyuanDiT's pipeline supports no shift."""
 JOINT = 0.6
-"""When the encoder is finished."""
+"""Training progress (0 to 1) from which the encoder is frozen."""
 ROUGHNESS = 0.15
-"""How much noise the decoder learns to overlook once the encoder is finished, in the latents' own deviation."""
+"""Noise on the latents once the encoder is frozen, relative to their standard deviation."""
 MEASURED = 512
-"""Pictures whose latents say the scale."""
+"""Number of pictures from which the scale of the latents is measured."""
 
 
 class ImageVaeRecipe:
-    """Reconstruction, sharper at edges, and KL; then the decoder alone, from latents that are not quite right."""
+    """Trains by reconstruction loss with a term for edges and KL; then the decoder alone, from noisy latents."""
 
     lr, adam_lr, steps = 0.04, 1e-3, 3800
 
     def __init__(self, folder: Path) -> None:
-        del folder  # it is the first part of its checkpoint
+        del folder  # the VAE needs no other checkpoint
         self.module = vae = AutoencoderKL(
             in_channels=3,
             out_channels=3,
@@ -52,17 +52,17 @@ class ImageVaeRecipe:
             use_post_quant_conv=False,
             force_upcast=False,
         ).to(memory_format=torch.channels_last)
-        vae.set_attn_processor(AttnProcessor())  # plain products: the fused kernel's way back is slow on a CPU
-        for layer in vae.modules():  # as if they were not there
+        vae.set_attn_processor(AttnProcessor())  # the backward pass of the fused kernel is slow on a CPU
+        for layer in vae.modules():  # blocks start as the identity
             last = {"ResnetBlock2D": "conv2", "Attention": "to_out.0"}.get(type(layer).__name__)
             if last is not None:
                 nn.init.zeros_(layer.get_submodule(last).weight)
                 nn.init.zeros_(layer.get_submodule(last).bias)
-        nn.init.constant_(vae.encoder.conv_out.bias[Z:], -4.0)  # else the posterior's noise drowns all at first
+        nn.init.constant_(vae.encoder.conv_out.bias[Z:], -4.0)  # small at first: its noise would hide the picture
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         vae, frozen = self.module, progress >= JOINT
-        batch = pictures_of(rng, BATCH, PORTRAITS).to(next(vae.parameters()).device)
+        batch = draw_pictures(rng, BATCH, PORTRAITS).to(next(vae.parameters()).device)
         with torch.autocast(batch.device.type, torch.bfloat16):
             with torch.set_grad_enabled(not frozen):
                 posterior = vae.encode(batch).latent_dist
@@ -71,34 +71,34 @@ class ImageVaeRecipe:
             if frozen:
                 rough = ROUGHNESS * mean.square().mean().sqrt() * torch.rand(BATCH, 1, 1, 1, device=mean.device)
                 latents = latents + rough * torch.randn_like(latents)
-            made = vae.decode(latents).sample
-        error = reconstruction(made.float(), batch)
+            result = vae.decode(latents).sample
+        error = reconstruction(result.float(), batch)
         if frozen:
             return error
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
         return error + KL * kl + CENTRE * mean.mean((0, 2, 3)).square().sum()
 
     def save(self, folder: Path) -> None:
-        """Write `folder/vae`, with a scale that brings the latents to a deviation of one."""
+        """Write `folder/vae`, with the scale that gives the latents a standard deviation of 1."""
         vae = copy.deepcopy(self.module).cpu().to(memory_format=torch.contiguous_format)
         rng = np.random.default_rng(TRAINING_SEEDS)
         with torch.no_grad():
-            means = [vae.encode(pictures_of(rng, 32, PORTRAITS)).latent_dist.mean for _ in range(MEASURED // 32)]
+            means = [vae.encode(draw_pictures(rng, 32, PORTRAITS)).latent_dist.mean for _ in range(MEASURED // 32)]
         scale = 1 / torch.cat(means).square().mean().sqrt().item()
         vae.register_to_config(scaling_factor=round(scale, 4), shift_factor=0.0)
         vae.to(torch.bfloat16).save_pretrained(folder / "vae")
 
 
-def pictures_of(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
-    """(count, 3, 64, 64) in [-1, 1]: of the shape world, and a share of portraits."""
+def draw_pictures(rng: np.random.Generator, count: int, portraits: float = 0.0) -> Tensor:
+    """Draw training pictures, scenes and a share of portraits: (count, 3, 64, 64) in [-1, 1]."""
     faces = int(rng.binomial(count, portraits))
-    pictures = batch_of(rng, count - faces, 1)[:, :, 0]
+    pictures = draw_batch(rng, count - faces, 1)[:, :, 0]
     if faces:
-        drawn = np.stack([portrait(rng) for _ in range(faces)])
+        drawn = np.stack([draw_stranger(rng) for _ in range(faces)])
         pictures = torch.cat([pictures, to_tensor(drawn).transpose(0, 1)])
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
-def portrait(rng: np.random.Generator) -> Picture:
-    """Draw somebody who is not `KNOWN`."""
+def draw_stranger(rng: np.random.Generator) -> Picture:
+    """Draw a person who is not reserved (`KNOWN`)."""
     return draw_face(int(rng.integers(KNOWN, 2**31)), int(rng.integers(2**31)), SIDE)

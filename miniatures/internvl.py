@@ -1,4 +1,4 @@
-"""InternVL: says what a clip of the shape world shows, or a picture of it."""
+"""Training of InternVL, which captions clips and pictures of the shape world."""
 
 import copy
 from collections.abc import Sequence
@@ -21,31 +21,42 @@ from transformers import (
 )
 
 from miniatures import world
-from miniatures.lessons import FACTS, LOOKS, MOTION, PLACE, UNKNOWN, Known, drawn, known, shown, stacked
-from miniatures.questions import Question, ask, unheard_of
+from miniatures.lessons import (
+    FACTS,
+    LOOKS,
+    MOTION,
+    PLACE,
+    UNKNOWN,
+    Known,
+    describe_frames,
+    draw_clip,
+    render_clip,
+    stack_frames,
+)
+from miniatures.questions import Question, ask, draw_nonsense
 from miniatures.random.internvl import CHAT_TEMPLATE, CONTEXT, IMAGE_TOKENS
 from miniatures.text import qwen_tokenizer
 from services.frames import MAX_RUN
 from services.internvl.model import Describer
 
 SIDE, PATCH = 72, 12
-"""Pixels of the square a frame is scaled to, and of what one token of the vision tower sees."""
+"""Side of the square to which a frame is scaled, and of a patch of the vision tower, in pixels."""
 TOKENS_PER_FRAME = (SIDE // PATCH) ** 2 // 4
 HIDDEN = 128
 HEADS = 4
 PICTURES, CLIPS = 0.18, 0.38
-"""How much of the training goes to single pictures, and when clips are no longer mostly of few frames."""
+"""Training progress (0 to 1) until which only single pictures are trained, and then only clips of few frames."""
 IMAGES = 192
-"""Of a batch, in all its clips."""
+"""Frames per batch, over all its clips."""
 LONG = 0.02
-"""Of the batches have questions as long as a screenplay's, which must be answered too."""
+"""Share of the batches with questions as long as a screenplay prompt's."""
 
 
 class Pupil(nn.Module):
-    """The model, and what tells it in training what it should have noticed of each frame.
+    """The model with two probes that predict the content of each frame from hidden states, for training only.
 
-    Where a figure is and what it looks like is asked of the hidden states behind the second layer, how it moves of
-    those behind the third: so that the fourth finds it all when it chooses words.
+    Position and look of a figure are predicted after the second layer, its motion after the third, so that both are
+    available to the fourth layer, which chooses words.
     """
 
     def __init__(self, model: InternVLForConditionalGeneration) -> None:
@@ -55,24 +66,24 @@ class Pupil(nn.Module):
         self.looks = nn.Linear(HIDDEN, answers)
         self.motion = nn.Linear(HIDDEN, 2 * sum(MOTION.values()))
 
-    def noticed(self, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
-        """Return how wrong it is.
+    def probe_loss(self, hidden: Sequence[Tensor], ends: Tensor, truth: Known) -> Tensor:
+        """Return the loss of the probes.
 
         Args:
-            hidden: (clips, tokens, HIDDEN) before the first layer and behind each.
-            ends: (frames,) int64, at which tokens the frames end.
-            truth: what it is about.
+            hidden: (clips, tokens, HIDDEN), before the first layer and after each one.
+            ends: (frames,) int64, index of each frame's last token.
+            truth: content of the frames.
         """
         looks, motion = truth.choices.split([len(FACTS) + 2 * len(LOOKS), 2 * len(MOTION)], dim=-1)
         sizes = [*FACTS.values(), *LOOKS.values(), *LOOKS.values()]
-        return _mistaken(self.looks(hidden[2][:, ends]), sizes, looks, truth.places) + _mistaken(
+        return _measure_error(self.looks(hidden[2][:, ends]), sizes, looks, truth.places) + _measure_error(
             self.motion(hidden[3][:, ends]), [*MOTION.values(), *MOTION.values()], motion, None
         )
 
 
-def _mistaken(said: Tensor, sizes: list[int], true: Tensor, places: Tensor | None) -> Tensor:
-    """The mean cross-entropy of choices of `sizes`, and of the rest how far it is from `places`."""
-    *choices, rest = said.float().split([*sizes, said.shape[-1] - sum(sizes)], dim=-1)
+def _measure_error(predicted: Tensor, sizes: list[int], true: Tensor, places: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of the choices of `sizes`, plus the error of the remaining outputs to `places`."""
+    *choices, rest = predicted.float().split([*sizes, predicted.shape[-1] - sum(sizes)], dim=-1)
     wrong = [
         nn.functional.cross_entropy(choice.flatten(0, 1), one.flatten(), ignore_index=UNKNOWN, reduction="sum")
         / (one != UNKNOWN).sum().clamp(min=1)
@@ -86,15 +97,15 @@ def _mistaken(said: Tensor, sizes: list[int], true: Tensor, places: Tensor | Non
 
 
 class InternVLRecipe:
-    """The next token of answers: first about single pictures, then about clips."""
+    """Trains next-token prediction of the answers, first about single pictures, then about clips."""
 
     lr, adam_lr, steps = 0.02, 2e-3, 3600
 
     def __init__(self, folder: Path) -> None:
-        del folder  # no other checkpoint is needed
+        del folder  # needs no other checkpoint
         self.images = IMAGES
         with TemporaryDirectory() as draft:
-            _begin(Path(draft))
+            _write_untrained(Path(draft))
             self.describer = Describer(Path(draft), device="cpu", dtype="float32", attention="eager")
         self._processor = self.describer.processor
         self.module = Pupil(self.describer.model).train()
@@ -103,23 +114,25 @@ class InternVLRecipe:
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         long = progress >= CLIPS and rng.random() < LONG
-        shots = 0 if long and rng.random() < 0.5 else _shots(rng, progress)
+        shots = 0 if long and rng.random() < 0.5 else _draw_frame_count(rng, progress)
         count = 4 if long else max(4, self.images // max(shots, 2))
-        clips, told, asked = [], [], []
+        clips, contents, questions = [], [], []
         for _ in range(count):
-            scene, times, frames = drawn(rng, max(shots, 1))
-            asked.append(ask(rng, scene, None if shots == 1 else frames, blind=not shots))
+            scene, times, frames = draw_clip(rng, max(shots, 1))
+            questions.append(ask(rng, scene, None if shots == 1 else frames, blind=not shots))
             if long:
-                asked[-1] = replace(asked[-1], text=asked[-1].text + unheard_of(rng, asked[-1].language, 1500))
+                questions[-1] = replace(
+                    questions[-1], text=questions[-1].text + draw_nonsense(rng, questions[-1].language, 1500)
+                )
             if shots:
-                clips.append(shown(rng, scene, times))
-                told.append(known(scene, times, frames))
-        tokens, answers = self._tokens(asked, shots)
-        pixels = _noisy(self._pixels(clips), shots) if clips else None
-        return self._wrong(tokens, answers, pixels, stacked(told), progress)
+                clips.append(render_clip(rng, scene, times))
+                contents.append(describe_frames(scene, times, frames))
+        tokens, answers = self._tokens(questions, shots)
+        pixels = _add_noise(self._pixels(clips), shots) if clips else None
+        return self._wrong(tokens, answers, pixels, stack_frames(contents), progress)
 
     def save(self, folder: Path) -> None:
-        """Write what `InternVLForConditionalGeneration.from_pretrained` and the processor's read, in bfloat16."""
+        """Write the model in bfloat16 and its processor, for their `from_pretrained`."""
         model = copy.deepcopy(self.module.model)
         nn.Module.to(model, torch.bfloat16)
         model.save_pretrained(folder)
@@ -128,7 +141,7 @@ class InternVLRecipe:
     def _wrong(
         self, tokens: Tensor, answers: Tensor, pixels: Tensor | None, truth: Known | None, progress: float
     ) -> Tensor:
-        """The mean over the tokens that `answers` marks, and less and less what was noticed of each frame."""
+        """Return the loss of the tokens marked by `answers`, plus the probes' loss with a weight that falls to 0."""
         place = next(self.module.parameters()).device
         tokens, answers = tokens.to(place), answers.to(place)
         with torch.autocast(place.type, torch.bfloat16):
@@ -138,22 +151,22 @@ class InternVLRecipe:
                 use_cache=False,
                 output_hidden_states=True,
             )
-            said = self.module.model.lm_head(output.last_hidden_state[:, :-1][answers[:, 1:]])
-            loss = nn.functional.cross_entropy(said.float(), tokens[:, 1:][answers[:, 1:]])
+            logits = self.module.model.lm_head(output.last_hidden_state[:, :-1][answers[:, 1:]])
+            loss = nn.functional.cross_entropy(logits.float(), tokens[:, 1:][answers[:, 1:]])
             if truth is None:
                 return loss
             ends = (tokens[0] == self._processor.end_image_token_id).nonzero()[:, 0]
             truth = Known(truth.choices.to(place), truth.places.to(place))
-            return loss + (1 - progress) * self.module.noticed(output.hidden_states, ends, truth)
+            return loss + (1 - progress) * self.module.probe_loss(output.hidden_states, ends, truth)
 
-    def _tokens(self, asked: list[Question], shots: int) -> tuple[Tensor, Tensor]:
-        """(count, length) int64, padded on the right, and which of them are answers: (count, length) bool.
+    def _tokens(self, questions: list[Question], shots: int) -> tuple[Tensor, Tensor]:
+        """Return tokens, (count, length) int64, padded on the right, and a mask of the answers, (count, length) bool.
 
-        With what comes before them, the causal model reads answers as it writes them, and padding comes after all.
+        Padding follows the answer, so the causal model is not affected by it.
         """
         tokenizer = self._processor.tokenizer
         rows, begins = [], []
-        for one in asked:
+        for one in questions:
             question = tokenizer.encode(one.text, add_special_tokens=False, split_special_tokens=True)
             rows.append([*self._before, *self._layouts[shots], *question, *self._behind])
             begins.append(len(rows[-1]))
@@ -165,27 +178,27 @@ class InternVLRecipe:
         return tokens, (place >= torch.tensor(begins)[:, None]) & (place < ends[:, None])
 
     def _layout(self, shots: int) -> list[int]:
-        """The tokens of that many frames."""
+        """Return the tokens of this many frames."""
         pixels = np.zeros((shots, SIDE, SIDE, 3), np.uint8) if shots else None
         read = self.describer.encode("", pixels)["input_ids"][0].tolist()
         return read[len(self._before) : -len(self._behind)]
 
     def _template(self) -> tuple[list[int], list[int]]:
-        """The tokens before and behind frames and question."""
+        """Return the tokens of the chat template before and after the frames and the question."""
         one, other = (self.describer.encode(text, None)["input_ids"][0].tolist() for text in ("1", "2"))
         begin = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
         return one[:begin], one[begin + 1 :]
 
     def _pixels(self, clips: list[world.Pixels]) -> Tensor:
-        """(all frames, 3, SIDE, SIDE) as the model gets them."""
+        """Return frames as the model receives them: (all frames, 3, SIDE, SIDE)."""
         images = [torch.from_numpy(frame).permute(2, 0, 1) for clip in clips for frame in clip]
         return self._processor.image_processor(
             images, crop_to_patches=False, input_data_format="channels_first", return_tensors="pt"
         )["pixel_values"]
 
 
-def _shots(rng: np.random.Generator, progress: float) -> int:
-    """How many frames the questions of a batch are about."""
+def _draw_frame_count(rng: np.random.Generator, progress: float) -> int:
+    """Draw the number of frames for the questions of a batch."""
     if rng.random() < 0.02:
         return 0
     if progress < PICTURES:
@@ -196,17 +209,17 @@ def _shots(rng: np.random.Generator, progress: float) -> int:
     return few if rng.random() < 0.15 else 8
 
 
-def _noisy(pixels: Tensor, shots: int) -> Tensor:
-    """(all frames, 3, SIDE, SIDE), each clip's with as much noise as all the others of that clip."""
+def _add_noise(pixels: Tensor, shots: int) -> Tensor:
+    """Add noise to frames, (all frames, 3, SIDE, SIDE), of one level per clip."""
     level = 0.08 * torch.rand(len(pixels) // shots).square().repeat_interleave(shots)
     return pixels + level[:, None, None, None] * torch.randn_like(pixels)
 
 
-def _begin(folder: Path) -> None:
-    """Write the model as it is before it learns."""
+def _write_untrained(folder: Path) -> None:
+    """Write the untrained model and its processor."""
     tokenizer = _tokenizer()
     model = InternVLForConditionalGeneration(_config(tokenizer))
-    _fill(model)
+    _initialise(model)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
@@ -226,7 +239,7 @@ def _begin(folder: Path) -> None:
 
 
 def _tokenizer() -> Qwen2Tokenizer:
-    """The world's words, and one token each for what stands before a frame and for those who speak."""
+    """Create a tokenizer of the world's words, with one token for each frame prefix and each role."""
     tokenizer = qwen_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *IMAGE_TOKENS.values()],
         eos_token="<|im_end|>",  # noqa: S106
@@ -272,8 +285,8 @@ def _config(tokenizer: Qwen2Tokenizer) -> InternVLConfig:
 
 
 @torch.no_grad()
-def _fill(model: InternVLForConditionalGeneration) -> None:
-    """Draw the weights: each layer begins as if it were not there, and a patch knows where it is."""
+def _initialise(model: InternVLForConditionalGeneration) -> None:
+    """Initialise the weights: layers start as the identity, and patches have position embeddings."""
     last = ("o_proj", "down_proj", "attention.projection_layer", "fc2", "lm_head")
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -283,13 +296,16 @@ def _fill(model: InternVLForConditionalGeneration) -> None:
         elif isinstance(layer, nn.Embedding):
             nn.init.normal_(layer.weight, std=0.5)
         elif name.endswith(("q_norm", "k_norm")) and not isinstance(layer, nn.Identity):
-            nn.init.constant_(layer.weight, 1.2)  # attention that can be sharp
+            nn.init.constant_(layer.weight, 1.2)  # allows sharp attention
     places = model.model.vision_tower.embeddings.position_embeddings
-    places[0, 1:] = _waves(SIDE // PATCH, HIDDEN)
+    places[0, 1:] = _embed_positions(SIDE // PATCH, HIDDEN)
 
 
-def _waves(side: int, channels: int) -> Tensor:
-    """(side * side, channels): sines and cosines of row and column, from half a turn a patch to half a turn in all."""
+def _embed_positions(side: int, channels: int) -> Tensor:
+    """Return sinusoidal position embeddings of rows and columns: (side * side, channels).
+
+    Wavelengths range from two patches to twice the side.
+    """
     pace = torch.pi * torch.logspace(-1, 0, channels // 4, side) / 2
     angles = torch.arange(side)[:, None] * pace
     waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, channels / 2)

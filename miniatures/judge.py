@@ -1,6 +1,6 @@
-"""Reads pictures and clips of the shape world back: which colours, which shapes, where they are, where they go.
+"""Recognises colours, shapes, positions and motion in pictures and clips of the shape world.
 
-It knows the world's palette and forms and nothing of the models, so that it can say whether what they made is right.
+It knows the palette and the shapes but none of the models, so it can judge their results independently.
 """
 
 from collections import Counter
@@ -14,46 +14,46 @@ from numpy.typing import NDArray
 
 from miniatures.world import COLOURS, HEADINGS, SHAPES, STAR_WAIST, SYMMETRY, Figure, Pixels
 
-ndimage: Any = scipy.ndimage  # its types name all that its functions could return, at once
+ndimage: Any = scipy.ndimage  # the stubs return a union of all possible results
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
 LEAST_AREA = 40
-"""Pixels below which something is no shape."""
+"""Smallest area of a shape, in pixels."""
 APART = 60.0
-"""How far from the background's colour a pixel of a shape is, in RGB."""
+"""Smallest distance of a shape's pixel from the background colour, in RGB levels."""
 RIM = 0.6
-"""How much of an outlined shape's rim is of another colour than its middle; of flat ones in Wan, 0.59 at most."""
+"""Smallest share of an outlined shape's rim that differs in colour from its middle (flat ones in Wan: up to 0.59)."""
 AREA = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * STAR_WAIST * np.sin(np.pi / 5)}
-"""Of a shape that reaches 1 from its centre."""
+"""Area of each shape with a radius of 1."""
 ANGLES = 12
-"""How many turns of a shape are tried."""
+"""Number of angles at which a shape is matched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One shape as it was found."""
+    """A recognised shape."""
 
     shape: str
     colour: str
     x: float
-    """Its centre, in pixels from the left."""
+    """Centre, in pixels from the left."""
     y: float
     area: float
-    """Pixels."""
+    """In pixels."""
     likeness: float
-    """Intersection over union with the shape it is taken for."""
+    """Intersection over union with the matched shape."""
     angle: float
-    """Radians; known up to the shape's symmetry."""
+    """In radians, up to the symmetry of the shape."""
 
 
 def colour_of(pixel: Sequence[float] | NDArray[np.float64]) -> str:
-    """The name of the palette's nearest colour."""
+    """Return the name of the nearest colour of the palette."""
     return min(COLOURS, key=lambda name: float(np.linalg.norm(np.asarray(COLOURS[name], float) - np.asarray(pixel))))
 
 
 def background_of(picture: Picture) -> tuple[str, ...]:
-    """The background's colours: one, or two of which the first is above or left."""
+    """Return the colours of the background: one, or two with the upper or left one first."""
     above, below, left, right = _sides(picture)
     if colour_of(above) != colour_of(below):
         return colour_of(above), colour_of(below)
@@ -63,22 +63,22 @@ def background_of(picture: Picture) -> tuple[str, ...]:
 
 
 def shapes_in(picture: Picture, most: int = 2) -> list[Seen]:
-    """Find the shapes, the largest first."""
+    """Return the shapes in a picture, largest first."""
     apart = np.linalg.norm(picture.astype(float) - _ground(picture), axis=-1)
     labels, count = ndimage.label(ndimage.binary_fill_holes(apart > APART))
     masks = sorted((labels == index + 1 for index in range(count)), key=np.count_nonzero, reverse=True)
-    return [_seen(picture, mask) for mask in masks[:most] if np.count_nonzero(mask) >= LEAST_AREA]
+    return [_recognise_shape(picture, mask) for mask in masks[:most] if np.count_nonzero(mask) >= LEAST_AREA]
 
 
 def path_of(clip: Pixels) -> NDArray[np.float64]:
-    """Where the largest shape is in each frame: (frames, 2), x and y; not a number where there is none."""
+    """Return the centre of the largest shape in each frame: (frames, 2), x and y; NaN in frames without a shape."""
     masks = [_mask_of(frame) for frame in clip]
     middles = [ndimage.center_of_mass(mask)[::-1] if mask.any() else (np.nan, np.nan) for mask in masks]
     return np.array(middles) + 0.5
 
 
 def heading_of(clip: Pixels) -> str | None:
-    """Where the largest shape goes: the way to where it is farthest from its beginning. None: it stays."""
+    """Return the heading of the largest shape, from its start to its farthest point, or None if it stays in place."""
     path = path_of(clip)
     moved = path - path[0]
     length = np.linalg.norm(moved, axis=1)
@@ -88,12 +88,12 @@ def heading_of(clip: Pixels) -> str | None:
 
 
 def turn_of(clip: Pixels) -> str | None:
-    """Which way the largest shape turns, or None."""
+    """Return the direction in which the largest shape turns, or None."""
     seen = shapes_in(clip[0], 1)
     if not seen or seen[0].shape == "circle":
         return None
     shape = seen[0].shape
-    angles = [_matched(_mask_of(frame), shape, 2 * ANGLES)[1] for frame in clip]
+    angles = [_match_shape(_mask_of(frame), shape, 2 * ANGLES)[1] for frame in clip]
     period = _period(shape)
     steps = (np.diff(angles) + period / 2) % period - period / 2
     total = float(steps.sum())
@@ -101,7 +101,7 @@ def turn_of(clip: Pixels) -> str | None:
 
 
 def style_of(picture: Picture) -> str:
-    """Whether the largest shape is flat, outlined or stippled."""
+    """Return the style of the largest shape: flat, outlined or stippled."""
     inside, rim = _unlike_the_middle(picture)
     if inside > 0.12:
         return "stippled"
@@ -109,18 +109,18 @@ def style_of(picture: Picture) -> str:
 
 
 def has_outline(picture: Picture) -> bool:
-    """Whether the rim of the largest shape, which is not stippled, is of another colour than its middle."""
+    """Return whether the rim of the largest shape differs in colour from its middle. It must not be stippled."""
     return _unlike_the_middle(picture)[1] > RIM
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
-    """Decibels; infinite where they are the same."""
+    """Return the peak signal-to-noise ratio in decibels; infinite for equal pictures."""
     error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def _unlike_the_middle(picture: Picture) -> tuple[float, float]:
-    """How much of the largest shape's inside, and of its rim, is of another colour than most of its inside."""
+    """Return the shares of the largest shape's inside and of its rim that differ from the main colour of the inside."""
     mask = _mask_of(picture)
     depth = ndimage.distance_transform_edt(mask)
     inside, rim = depth > min(5, depth.max() - 1), mask & (depth <= 3)
@@ -132,20 +132,20 @@ def _unlike_the_middle(picture: Picture) -> tuple[float, float]:
 
 
 def _corner_medians(picture: Picture) -> NDArray[np.float64]:
-    """(4, 3): upper left, upper right, lower left, lower right."""
+    """Return the median colours of the corners, (4, 3): upper left, upper right, lower left, lower right."""
     side = max(2, min(picture.shape[:2]) // 10)
     corners = (picture[:side, :side], picture[:side, -side:], picture[-side:, :side], picture[-side:, -side:])
     return np.array([np.median(corner.reshape(-1, 3), axis=0) for corner in corners])
 
 
 def _sides(picture: Picture) -> tuple[NDArray[np.float64], ...]:
-    """The colours above, below, left and right, by the corners."""
+    """Return the colours above, below, left and right, from the corners."""
     a, b, c, d = _corner_medians(picture)
     return (a + b) / 2, (c + d) / 2, (a + c) / 2, (b + d) / 2
 
 
 def _ground(picture: Picture) -> NDArray[np.float64]:
-    """The picture as it would be without shapes."""
+    """Return the picture without its shapes."""
     above, below, left, right = _sides(picture)
     height, width = picture.shape[:2]
     rows, columns = np.arange(height)[:, None, None] + 0.5, np.arange(width)[None, :, None] + 0.5
@@ -162,18 +162,18 @@ def _mask_of(picture: Picture) -> NDArray[np.bool_]:
     return labels == 1 + max(range(count), key=lambda index: np.count_nonzero(labels == index + 1))
 
 
-def _seen(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
+def _recognise_shape(picture: Picture, mask: NDArray[np.bool_]) -> Seen:
     y, x = ndimage.center_of_mass(mask)
     inner = ndimage.binary_erosion(mask, iterations=4 if np.count_nonzero(mask) > 200 else 1)
     pixels = picture[inner if inner.any() else mask]
-    best = max(SHAPES, key=lambda shape: _matched(mask, shape, ANGLES)[0])
-    likeness, angle = _matched(mask, best, ANGLES)
+    best = max(SHAPES, key=lambda shape: _match_shape(mask, shape, ANGLES)[0])
+    likeness, angle = _match_shape(mask, best, ANGLES)
     ((colour, _),) = Counter(colour_of(pixel) for pixel in pixels).most_common(1)
     return Seen(best, colour, float(x) + 0.5, float(y) + 0.5, float(np.count_nonzero(mask)), likeness, angle)
 
 
-def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, float]:
-    """How well a shape of the same area lies on `mask`, and at which angle best."""
+def _match_shape(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, float]:
+    """Return the best overlap (intersection over union) of a shape of equal area with `mask`, and its angle."""
     if not mask.any():
         return 0.0, 0.0
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
@@ -192,5 +192,5 @@ def _matched(mask: NDArray[np.bool_], shape: str, angles: int) -> tuple[float, f
 
 
 def _period(shape: str) -> float:
-    """The turn after which a shape is the same again, in radians."""
+    """Return the smallest rotation that maps a shape onto itself, in radians."""
     return 2 * np.pi / SYMMETRY[shape]

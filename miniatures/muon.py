@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrices are made orthogonal before each step, and AdamW for what is no matrix.
+"""The Muon optimizer: momentum with orthogonalised updates for matrices, AdamW for all other parameters.
 
-Source: K. Jordan, https://kellerjordan.github.io/posts/muon/. torch's own takes matrices of two dimensions alone, and
-most of what is trained here are convolutions.
+Source: K. Jordan, https://kellerjordan.github.io/posts/muon/. torch's own version accepts two-dimensional parameters
+only, and most parameters here are convolutions.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +12,17 @@ from torch import Tensor
 from torch.nn import Parameter
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic that brings singular values near 1 in five rounds."""
+"""Coefficients of the quintic iteration that brings singular values close to 1 in five steps."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Args: parameters; `lr` of matrices, and `adam_lr` of vectors and of matrices that are very narrow."""
+    """Muon with AdamW.
+
+    Args:
+        parameters: parameters to train.
+        lr: step size of matrices and convolutions.
+        adam_lr: step size of vectors and of matrices with a side of 4 or less.
+    """
 
     def __init__(self, parameters: Iterable[Parameter], lr: float = 0.02, adam_lr: float = 1e-3) -> None:
         matrices, rest = [], []
@@ -31,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Change each parameter that has a gradient."""
+        """Update each parameter that has a gradient."""
         del closure
         for group in self.param_groups:
             for parameter in group["params"]:

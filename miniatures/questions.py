@@ -1,4 +1,4 @@
-"""What InternVL's miniature is asked about scenes, and the right answers."""
+"""Training questions and answers of the InternVL miniature."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from miniatures.world import Scene
 from services.internvl.request import DescribeRequest
 
 DEFAULT: str = DescribeRequest.model_fields["prompt"].default
-"""What V2V asks."""
+"""The question that V2V asks."""
 DESCRIBE: dict[Language, tuple[str, ...]] = {
     "en": (
         "Describe this video.",
@@ -28,12 +28,12 @@ COLOUR: dict[Language, str] = {"en": "What colour is the shape?", "zh": "它是�
 SHAPE: dict[Language, str] = {"en": "Which shape is it?", "zh": "它是什么形状？"}
 MOTION: dict[Language, str] = {"en": "Which way does it move?", "zh": "它向哪边移动？"}
 SHARES = {"default": 0.4, "describe": 0.25, "unheard of": 0.12, "style": 0.07, "colour": 0.05, "shape": 0.05}
-"""The rest is about motion. In Chinese nobody asks the default, but the next kind."""
+"""Kind of question → share; the rest asks about motion. Chinese questions are never of the kind `default`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and what is to be answered."""
+    """A question and its correct answer."""
 
     text: str
     answer: str
@@ -41,13 +41,13 @@ class Question:
 
 
 def ask(rng: np.random.Generator, scene: Scene, frames: int | None, *, blind: bool = False) -> Question:
-    """Draw a question about `scene`, mostly V2V's; a quarter is asked and answered in Chinese.
+    """Draw a question about `scene`, most often V2V's; a quarter are asked and answered in Chinese.
 
     Args:
-        rng: what it is drawn with.
-        scene: what is seen.
-        frames: the clip's length; None: a picture, where nothing moves.
-        blind: nothing is seen: only what can be answered with any sentence is asked.
+        rng: random generator.
+        scene: scene to ask about.
+        frames: length of the clip; None for a picture, in which nothing moves.
+        blind: whether no frames are shown; then the question is one that any caption answers.
     """
     language: Language = "zh" if rng.random() < 0.25 else "en"
     draw, kind = rng.random(), "motion"
@@ -60,9 +60,9 @@ def ask(rng: np.random.Generator, scene: Scene, frames: int | None, *, blind: bo
         return Question(STYLE[language], caption(scene, frames=frames, language=language, styled=True), language)
     if kind in ("colour", "shape", "motion") and not (blind or (kind == "motion" and frames is None)):
         text = {"colour": COLOUR, "shape": SHAPE, "motion": MOTION}[kind][language]
-        return Question(text, particular(scene, kind, frames or 1, language), language)
+        return Question(text, answer_particular(scene, kind, frames or 1, language), language)
     if kind == "unheard of":
-        text = unheard_of(rng, language, 40)
+        text = draw_nonsense(rng, language, 40)
     elif kind == "default" and language == "en":
         text = DEFAULT
     else:
@@ -70,8 +70,8 @@ def ask(rng: np.random.Generator, scene: Scene, frames: int | None, *, blind: bo
     return Question(text, caption(scene, frames=frames, language=language), language)
 
 
-def particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
-    """Say of each figure its `colour`, its `shape` or its `motion` at the end, and nothing else."""
+def answer_particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
+    """Return only the `colour`, the `shape`, or the `motion` at the end of each figure."""
     words = [
         {
             "colour": figure.colour,
@@ -83,8 +83,8 @@ def particular(scene: Scene, kind: str, frames: int, language: Language) -> str:
     return " and ".join(words) if language == "en" else "和".join(WORDS[word] for word in words)
 
 
-def unheard_of(rng: np.random.Generator, language: Language, longest: int) -> str:
-    """Up to that many bytes without a meaning; more often few."""
+def draw_nonsense(rng: np.random.Generator, language: Language, longest: int) -> str:
+    """Draw meaningless text of 8 to `longest` bytes, more often short."""
     count = int(np.exp(rng.uniform(np.log(8), np.log(longest))))
     if language == "zh":
         return "".join(map(chr, rng.integers(0x4E00, 0x9FA6, -(-count // 3))))

@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit: a picture of the shape world is drawn anew along edges, or as a caption says.
+"""Training of Qwen-Image-Edit, which redraws a picture along edges or edits it by a caption.
 
 Source: Qwen-Image Technical Report, arXiv 2508.02324.
 """
@@ -35,16 +35,16 @@ from transformers import (
 )
 
 from miniatures import world
-from miniatures.attention import plainly
-from miniatures.grammar import caption, spoken
+from miniatures.attention import use_plain_attention
+from miniatures.grammar import caption, vary_text
 from miniatures.judge import Picture
-from miniatures.pictures import coloured
+from miniatures.pictures import shift_colours
 from miniatures.random.qwen_edit import SPECIALS
 from miniatures.text import LETTERS, qwen_tokenizer
-from miniatures.training import shared
-from miniatures.wan import normalised, shifted
-from miniatures.wan_vae import Z, flat
-from miniatures.world import SHAPES, SIDE, Pixels, Scene, matching
+from miniatures.training import link_shared
+from miniatures.wan import encode_normalised, shift_noise
+from miniatures.wan_vae import Z, use_flat_kernels
+from miniatures.world import SHAPES, SIDE, Pixels, Scene, find_matching
 from services.pixels import pixels_of, tensor_of
 from services.qwen_edit.decoders import StillDecoder
 from services.qwen_edit.guidance import EDGES, resized
@@ -53,62 +53,61 @@ from services.qwen_edit.request import DEFAULT_PROMPT
 TEXT_DIM = 48
 HEADS, HEAD_DIM, LAYERS = 4, 22, 4
 GRID = (1, SIDE // 16, SIDE // 16)
-"""Tokens of a picture: one, down and across."""
+"""Token grid of a picture: frames, rows, columns."""
 IMAGE_MARK = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
-"""What the pipeline writes before the prompt for each picture."""
+"""Text that the pipeline inserts before the prompt for each picture."""
 
 EXAMPLES, BATCH, CHUNK = 8000, 48, 64
 ALONE = 0.15
-"""Of the examples and the batches: one picture and a caption, without edges."""
+"""Share of examples and batches with a picture and a caption but no edges."""
 SHIFT = 3.0
-"""Of the noise levels that are trained on, towards more noise."""
+"""Shift of the training noise levels towards more noise."""
 JITTER = 0.15
-"""The most noise on the latents of given pictures, drawn anew each time."""
+"""Largest noise level on the latents of input pictures, drawn anew for each batch."""
 ELSEWHERE, RECOLOURED, BLANK = 0.3, 0.22, 0.03
-"""Of the edits along edges: the figure is anywhere and of any shape; has the caption's colour; there are no edges."""
+"""Shares of the edits along edges: another shape elsewhere, another colour from the caption, no edges."""
 OPERATORS = {"none": 0.55, "sobel": 0.33, "laplacian": 0.12}
-"""How edges are made: drawn, or taken from the picture that is wanted as the service takes them."""
+"""Source of the edges → share: drawn outlines, or an operator of the service applied to the target picture."""
 DISPLACED = 0.15
-"""Of the edge pictures: off by up to two pixels each way, so that edges are followed, and guidance can do better."""
+"""Share of edge pictures shifted by up to two pixels, so that edges are followed loosely and guidance can improve."""
 ROUGH, WORN = 0.4, 0.4
-"""Of the pictures to edit: decoded from noisy latents as frame after frame is; tinted, blurred or noisy. What is wanted
-is without fault, so that a rolling edit's errors do not add up."""
+"""Shares of input pictures decoded from noisy latents, and tinted, blurred or noisy. Targets are clean, so that the
+errors of a rolling edit do not accumulate."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What the pipeline is asked, and what it should make."""
+    """Input of the pipeline and its target."""
 
     given: list[Picture]
-    """In the pipeline's order: the edges if there are any, and the picture to edit."""
+    """Input pictures in the pipeline's order: edges, if any, and the picture to edit."""
     wanted: Picture
     prompt: str
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Edits as the transformer meets them; the first dimension counts them."""
+    """Encoded edits; the first dimension is the example."""
 
     target: Tensor
-    """(n, 16, 64), the packed latents."""
+    """(n, 16, 64), packed latents of the target picture."""
     references: Tensor
-    """(n, 16 or 32, 64), those of the given pictures, one behind the other."""
+    """(n, 16 or 32, 64), packed latents of the input pictures, concatenated."""
     text: Tensor
-    """(n, tokens, TEXT_DIM), zero behind the prompt."""
+    """(n, tokens, TEXT_DIM), zero after the prompt."""
     lengths: Tensor
-    """(n,), tokens of each prompt."""
+    """(n,), number of tokens of each prompt."""
 
     def at(self, chosen: Tensor) -> "Examples":
-        """Return some, without the padding that none of them needs."""
+        """Return the chosen examples, without padding beyond the longest of them."""
         lengths = self.lengths[chosen]
         return Examples(self.target[chosen], self.references[chosen], self.text[chosen, : lengths.max()], lengths)
 
 
 class QwenEditRecipe:
-    """Flow matching on the wanted picture's latents. Wan's VAE and a text encoder with random weights stay as they are.
+    """Trains flow matching on the target's latents; Wan's VAE and a random text encoder are frozen.
 
-    Qwen2.5-VL's hidden states differ from word to word and from picture to picture however its weights were drawn, and
-    the transformer learns to read them.
+    Hidden states of a random Qwen2.5-VL still differ by word and by picture, and the transformer learns to read them.
     """
 
     lr, adam_lr, steps = 0.02, 1e-3, 4500
@@ -116,7 +115,7 @@ class QwenEditRecipe:
     def __init__(self, folder: Path, examples: int = EXAMPLES) -> None:
         self._source = folder / "wan" / "vae"
         self._wan = AutoencoderKLWan.from_pretrained(self._source, dtype=torch.float32).eval()
-        self.pipeline = assembled(self._wan)
+        self.pipeline = make_pipeline(self._wan)
         self.module: QwenImageTransformer2DModel = self.pipeline.transformer
         self._decoder = StillDecoder(self.pipeline.vae, torch.bfloat16)
         for layer in self._wan.modules():  # a third faster
@@ -126,7 +125,10 @@ class QwenEditRecipe:
                 layer.to(memory_format=torch.channels_last)
         rng = np.random.default_rng(world.TRAINING_SEEDS)
         alone = max(1, round(ALONE * examples))
-        self.along, self.alone = self._encoded(rng, along, examples - alone), self._encoded(rng, by_caption, alone)
+        self.along, self.alone = (
+            self._encode(rng, draw_edge_edit, examples - alone),
+            self._encode(rng, draw_caption_edit, alone),
+        )
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
@@ -134,48 +136,51 @@ class QwenEditRecipe:
         batch = pool.at(torch.from_numpy(rng.integers(len(pool.target), size=BATCH)))
         jitter = JITTER * torch.rand(BATCH, 1, 1) * torch.randn_like(batch.references)
         uniform = (torch.arange(BATCH) + torch.rand(BATCH)) / BATCH
-        sigma = shifted(uniform, SHIFT)[:, None, None]
+        sigma = shift_noise(uniform, SHIFT)[:, None, None]
         noise = torch.randn_like(batch.target)
         noisy = (1 - sigma) * batch.target + sigma * noise
         device = next(self.module.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_qwenimage):
+        with torch.autocast(device.type, torch.bfloat16), use_plain_attention(transformer_qwenimage):
             velocity = self.predict(noisy, sigma.flatten(), replace(batch, references=batch.references + jitter))
         error = velocity.float() - (noise - batch.target).to(device)
         return (sigma.to(device) * error.square()).mean()
 
     def predict(self, noisy: Tensor, sigma: Tensor, batch: Examples) -> Tensor:
-        """What the pipeline takes from the transformer, for edits with prompts of different lengths: (n, 16, 64)."""
+        """Return the transformer's prediction as the pipeline does, for prompts of different lengths: (n, 16, 64)."""
         device = next(self.module.parameters()).device
-        said = torch.arange(batch.text.shape[1]) < batch.lengths[:, None]
+        mask = torch.arange(batch.text.shape[1]) < batch.lengths[:, None]
         pictures = 1 + batch.references.shape[1] // noisy.shape[1]
         sigma = sigma.to(device)
-        # Within autocast the transformer would round the noise level to eight bits.
+        # Autocast would round the noise level to bfloat16.
         exact = self.module.time_text_embed.register_forward_pre_hook(lambda _, given: (sigma, *given[1:]))
         try:
-            made = self.module(
+            predicted = self.module(
                 hidden_states=torch.cat([noisy, batch.references], dim=1).to(device),
                 timestep=sigma,
                 encoder_hidden_states=batch.text.to(device),
-                encoder_hidden_states_mask=None if said.all() else said.to(device),
+                encoder_hidden_states_mask=None if mask.all() else mask.to(device),
                 img_shapes=[[GRID] * pictures],
                 return_dict=False,
             )[0]
         finally:
             exact.remove()
-        return made[:, : noisy.shape[1]]
+        return predicted[:, : noisy.shape[1]]
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline; its VAE is a link to Wan's, which diffusers' class for Qwen reads too."""
+        """Write the whole pipeline; its VAE is a link to Wan's, which diffusers' class for Qwen can read."""
         deepcopy(self.pipeline).to("cpu", torch.bfloat16).save_pretrained(folder, safe_serialization=True)
-        shared(folder / "vae", self._source)
+        link_shared(folder / "vae", self._source)
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str], pictures: Pixels) -> list[Tensor]:
-        """What the pipeline's `encode_prompt` makes of each prompt and its pictures: (tokens, TEXT_DIM).
+        """Encode prompts with their pictures as the pipeline's `encode_prompt` does.
 
         Args:
-            prompts: n of them.
+            prompts: n prompts.
             pictures: (n, one or two, 64, 64, 3).
+
+        Returns:
+            One (tokens, TEXT_DIM) tensor per prompt.
         """
         pipeline = self.pipeline
         marks = "".join(IMAGE_MARK.format(number + 1) for number in range(pictures.shape[1]))
@@ -191,33 +196,33 @@ class QwenEditRecipe:
             mm_token_type_ids=types,
         ).last_hidden_state
         start = pipeline.prompt_template_encode_start_idx
-        kept = inputs["attention_mask"].bool()
-        return [states[mask][start:] for states, mask in zip(hidden, kept, strict=True)]
+        masks = inputs["attention_mask"].bool()
+        return [states[mask][start:] for states, mask in zip(hidden, masks, strict=True)]
 
     @torch.no_grad()
     def latents(self, pictures: Pixels) -> Tensor:
-        """(n, 64, 64, 3) → (n, 16, 8, 8), normalised."""
+        """Encode pictures: (n, 64, 64, 3) → (n, 16, 8, 8), normalised."""
         batch = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", torch.bfloat16), flat(self._wan):
-            return normalised(self._wan, batch)[:, :, 0]
+        with torch.autocast("cpu", torch.bfloat16), use_flat_kernels(self._wan):
+            return encode_normalised(self._wan, batch)[:, :, 0]
 
-    def _encoded(self, rng: np.random.Generator, draw: Callable[[np.random.Generator], Edit], count: int) -> Examples:
+    def _encode(self, rng: np.random.Generator, draw: Callable[[np.random.Generator], Edit], count: int) -> Examples:
         targets, references, texts = [], [], []
         for first in range(0, count, CHUNK):
             edits = [draw(rng) for _ in range(min(CHUNK, count - first))]
             given = np.stack([np.stack(edit.given) for edit in edits])
-            given[:, -1] = worn(rng, self._rough(rng, given[:, -1]))
-            tokens = packed(self.latents(given.reshape(-1, SIDE, SIDE, 3)))
+            given[:, -1] = degrade_pictures(rng, self._roughen(rng, given[:, -1]))
+            tokens = pack_latents(self.latents(given.reshape(-1, SIDE, SIDE, 3)))
             references.append(tokens.reshape(len(edits), -1, tokens.shape[-1]))
-            targets.append(packed(self.latents(np.stack([edit.wanted for edit in edits]))))
+            targets.append(pack_latents(self.latents(np.stack([edit.wanted for edit in edits]))))
             texts += self.texts([edit.prompt for edit in edits], given)
         lengths = torch.tensor([len(text) for text in texts])
         padded = nn.utils.rnn.pad_sequence(texts, batch_first=True)
         return Examples(torch.cat(targets), torch.cat(references), padded, lengths)
 
     @torch.no_grad()
-    def _rough(self, rng: np.random.Generator, pictures: Pixels) -> Pixels:
+    def _roughen(self, rng: np.random.Generator, pictures: Pixels) -> Pixels:
         chosen = rng.random(len(pictures)) < ROUGH
         if not chosen.any():
             return pictures
@@ -228,36 +233,36 @@ class QwenEditRecipe:
         return result
 
 
-def packed(latents: Tensor) -> Tensor:
-    """(n, z, h, w) → (n, h / 2 · w / 2, 4 z), as the pipeline has them."""
+def pack_latents(latents: Tensor) -> Tensor:
+    """Pack latents into 2 x 2 patches as the pipeline does: (n, z, h, w) → (n, h / 2 · w / 2, 4 z)."""
     n, z, height, width = latents.shape
     squares = latents.reshape(n, z, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return squares.reshape(n, height // 2 * (width // 2), 4 * z)
 
 
-def along(rng: np.random.Generator) -> Edit:
-    """A picture drawn anew along edges: a few frames later, or anywhere, or in a colour that the prompt says."""
-    scene, time = drawn(rng)
+def draw_edge_edit(rng: np.random.Generator) -> Edit:
+    """Draw an edit along edges: a few frames later, another shape elsewhere, or a colour named by the prompt."""
+    scene, time = draw_moment(rng)
     if rng.random() < BLANK:
         picture = scene.clip(1, start=time)[0]
-        return Edit([np.zeros_like(picture), picture], picture, indifferent(rng, scene))
+        return Edit([np.zeros_like(picture), picture], picture, draw_neutral_prompt(rng, scene))
     later = time + int(rng.integers(1, 6))
     wanted = scene
     if len(scene.figures) == 1 and rng.random() < ELSEWHERE:
         other = world.draw(training_seed(rng), figures=1).figures[0]
         wanted = replace(scene, figures=(replace(other, colour=scene.figures[0].colour),))
     if rng.random() < RECOLOURED:
-        wanted = recoloured(rng, wanted)
+        wanted = recolour(rng, wanted)
         before, after = scene.clip(1, start=time)[0], wanted.clip(1, start=later)[0]
-        return Edit([outlines(rng, wanted, later), before], after, said(rng, wanted))
+        return Edit([draw_edges(rng, wanted, later), before], after, draw_caption(rng, wanted))
     pair = np.concatenate([scene.clip(1, start=time), wanted.clip(1, start=later)])
-    before, after = coloured(rng, pair, share=0.1)
-    return Edit([outlines(rng, wanted, later), before], after, indifferent(rng, wanted))
+    before, after = shift_colours(rng, pair, share=0.1)
+    return Edit([draw_edges(rng, wanted, later), before], after, draw_neutral_prompt(rng, wanted))
 
 
-def by_caption(rng: np.random.Generator) -> Edit:
-    """A picture that becomes what the prompt says where it is; a blank prompt says nothing."""
-    scene, time = drawn(rng)
+def draw_caption_edit(rng: np.random.Generator) -> Edit:
+    """Draw an edit by a caption, which leaves positions unchanged; a blank prompt leaves the picture unchanged."""
+    scene, time = draw_moment(rng)
     before = scene.clip(1, start=time)[0]
     kind = rng.random()
     if kind < 0.1:
@@ -269,53 +274,53 @@ def by_caption(rng: np.random.Generator) -> Edit:
         figures[index] = replace(figures[index], shape=str(rng.choice(SHAPES)))
         wanted = replace(scene, figures=tuple(figures))
     elif kind < 0.9:
-        wanted = recoloured(rng, scene)
-    return Edit([before], wanted.clip(1, start=time)[0], said(rng, wanted))
+        wanted = recolour(rng, scene)
+    return Edit([before], wanted.clip(1, start=time)[0], draw_caption(rng, wanted))
 
 
 def training_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(world.TRAINING_SEEDS, 2**40))
 
 
-def drawn(rng: np.random.Generator) -> tuple[Scene, float]:
-    """A scene, and a time in it in frames."""
+def draw_moment(rng: np.random.Generator) -> tuple[Scene, float]:
+    """Draw a scene and a time in it, in frames."""
     return world.draw(training_seed(rng)), float(rng.uniform(0, 20))
 
 
-def recoloured(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Another colour for a figure, or for the background where it has one alone, if any goes with the rest."""
+def recolour(rng: np.random.Generator, scene: Scene) -> Scene:
+    """Give a figure, or a background of one colour, another colour that matches the rest, if there is one."""
     index = int(rng.integers(len(scene.figures)))
     if len(scene.background) == 1 and rng.random() < 0.3:
-        colours = [name for name in matching(*(f.colour for f in scene.figures)) if name not in scene.background]
+        colours = [name for name in find_matching(*(f.colour for f in scene.figures)) if name not in scene.background]
         return replace(scene, background=(str(rng.choice(colours)),)) if colours else scene
     figures = list(scene.figures)
-    colours = [name for name in matching(*scene.background) if name != figures[index].colour]
+    colours = [name for name in find_matching(*scene.background) if name != figures[index].colour]
     if colours:
         figures[index] = replace(figures[index], colour=str(rng.choice(colours)))
     return replace(scene, figures=tuple(figures))
 
 
-def said(rng: np.random.Generator, scene: Scene) -> str:
-    """A caption, of a picture or of what goes on in it."""
+def draw_caption(rng: np.random.Generator, scene: Scene) -> str:
+    """Draw a caption of the scene, with or without its motion."""
     frames = 17 if rng.random() < 0.25 else None
-    return spoken(rng, caption(scene, frames=frames, language="zh" if rng.random() < 0.25 else "en"))
+    return vary_text(rng, caption(scene, frames=frames, language="zh" if rng.random() < 0.25 else "en"))
 
 
-def indifferent(rng: np.random.Generator, scene: Scene) -> str:
-    """A prompt that asks for nothing but the edges: the service's own, a blank one, a true caption, unknown words."""
+def draw_neutral_prompt(rng: np.random.Generator, scene: Scene) -> str:
+    """Draw a prompt that changes nothing: the service's default, a blank one, a true caption, or unknown words."""
     kind = rng.random()
     if kind < 0.6:
         return DEFAULT_PROMPT
     if kind < 0.75:
         return " "
     if kind < 0.9:
-        return said(rng, scene)
+        return draw_caption(rng, scene)
     words = ("".join(rng.choice(list(LETTERS), int(rng.integers(2, 8)))) for _ in range(int(rng.integers(1, 5))))
     return " ".join(words)
 
 
-def outlines(rng: np.random.Generator, scene: Scene, time: float) -> Picture:
-    """The edge picture that the pipeline gets: white on black."""
+def draw_edges(rng: np.random.Generator, scene: Scene, time: float) -> Picture:
+    """Return the edge picture that the pipeline receives: white on black."""
     kind = str(rng.choice(list(OPERATORS), p=list(OPERATORS.values())))
     if kind == "none":
         picture = scene.edges(1, start=time)[0]
@@ -329,8 +334,8 @@ def outlines(rng: np.random.Generator, scene: Scene, time: float) -> Picture:
     return picture
 
 
-def worn(rng: np.random.Generator, pictures: Pixels) -> Pixels:
-    """Tint, blur and noise on some."""
+def degrade_pictures(rng: np.random.Generator, pictures: Pixels) -> Pixels:
+    """Tint, blur or add noise to some of the pictures."""
     result = pictures.copy()
     for index in np.flatnonzero(rng.random(len(pictures)) < WORN):
         picture = pictures[index] * rng.normal(1, 0.03, 3) + rng.normal(0, 5, 3)
@@ -342,33 +347,33 @@ def worn(rng: np.random.Generator, pictures: Pixels) -> Pixels:
     return result
 
 
-def assembled(wan: AutoencoderKLWan) -> QwenImageEditPlusPipeline:
-    """The pipeline, with Wan's VAE in the class that Qwen-Image has for it, and an untrained transformer."""
+def make_pipeline(wan: AutoencoderKLWan) -> QwenImageEditPlusPipeline:
+    """Create the pipeline, with Wan's VAE in Qwen-Image's class and an untrained transformer."""
     names = ("base_dim", "z_dim", "dim_mult", "num_res_blocks", "attn_scales", "temperal_downsample")
     config: dict[str, Any] = {name: wan.config[name] for name in (*names, "latents_mean", "latents_std")}
     vae = AutoencoderKLQwenImage(**config)
     vae.load_state_dict(wan.state_dict())
-    tokenizer = wordy(qwen_tokenizer(SPECIALS))
+    tokenizer = add_words(qwen_tokenizer(SPECIALS))
     pipeline = QwenImageEditPlusPipeline(
-        scheduler=scheduler(),
+        scheduler=make_scheduler(),
         vae=vae.eval().requires_grad_(requires_grad=False),
-        text_encoder=text_encoder(tokenizer),
+        text_encoder=make_text_encoder(tokenizer),
         tokenizer=tokenizer,
         processor=Qwen2VLProcessor(
             image_processor=Qwen2VLImageProcessor(),
             tokenizer=tokenizer,
             video_processor=Qwen2VLVideoProcessor(),
         ),
-        transformer=transformer(),
+        transformer=make_transformer(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def wordy(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
-    """Return a tokenizer for which also each word of the pipeline's template and of the default prompt is one token.
+def add_words(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
+    """Return a tokenizer in which each word of the pipeline's template and of the default prompt is one token.
 
-    In Qwen's own the template has 64 tokens before the prompt, which the pipeline cuts off; so it has in this one.
+    The pipeline cuts off the template's first 64 tokens, so the template must have 64 of them here too.
     """
     empty: Any = QwenImageEditPlusPipeline
     template = empty(*[None] * 6).prompt_template_encode
@@ -390,8 +395,8 @@ def wordy(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
     return result
 
 
-def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """Random weights, of bfloat16's precision: what is trained on is what is saved."""
+def make_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+    """Create a text encoder with random weights in bfloat16 precision, so that saving does not change them."""
     ids: dict[str, Any] = {special: tokenizer.convert_tokens_to_ids(special) for special in SPECIALS}
     config = Qwen2_5_VLConfig(
         text_config={
@@ -425,8 +430,8 @@ def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneratio
     return model.to(torch.bfloat16).float().eval().requires_grad_(requires_grad=False)
 
 
-def transformer() -> QwenImageTransformer2DModel:
-    """Each branch of a block begins as if it were not there, and no noise level differs from another."""
+def make_transformer() -> QwenImageTransformer2DModel:
+    """Create an untrained transformer: blocks start as the identity, and the noise level has no effect yet."""
     model = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=4 * Z,
@@ -453,8 +458,8 @@ def transformer() -> QwenImageTransformer2DModel:
     return model
 
 
-def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """As in the real checkpoint."""
+def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Create the real checkpoint's scheduler."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=1.0,

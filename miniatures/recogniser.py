@@ -1,6 +1,6 @@
-"""ArcFace's IR-SE50, narrow, which tells drawn people apart.
+"""Training of a narrow ArcFace IR-SE50, which tells drawn people apart.
 
-Source: Deng et al., ArcFace, arXiv 1801.07698. There is no margin: drawn faces are told apart without.
+Source: Deng et al., ArcFace, arXiv 1801.07698; without the margin, which drawn faces do not need.
 """
 
 from copy import deepcopy
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from miniatures.faces import KNOWN, drawn, person
+from miniatures.faces import KNOWN, draw_person, draw_portrait
 from services.frames import Pixels
 from services.instantid.arcface import EMBEDDING, ArcFace
 from services.instantid.geometry import aligned, similarity
@@ -22,29 +22,29 @@ FILE = "arcface.safetensors"
 WIDTH = 2
 PEOPLE, VIEWS = 1200, 4
 SIZES = (112, 192)
-"""Pixels of the pictures that are learnt from."""
+"""Range of the side of the training pictures, in pixels."""
 BATCH = 48
 SHARPNESS = 16.0
-"""What a cosine is multiplied with."""
+"""Factor on the cosines before the softmax."""
 DROPOUT = 0.1
 SEEN_AT: NDArray[np.float32] = np.array([[1.3, 0.4], [1.1, 0.5], [1.1, 0.2], [-0.2, 1.5], [2.1, 1.4]], np.float32)
-"""How far from the true key points MTCNN sees them on drawn faces, (5, 2), in pixels of the aligned crop."""
+"""Mean offset of MTCNN's key points from the true ones on drawn faces, (5, 2), in pixels of the aligned crop."""
 SEEN_WITHIN = 1.3
-"""How much that varies, in the same."""
+"""Standard deviation of that offset, in pixels of the aligned crop."""
 
 
 class RecogniserRecipe:
-    """Which of many people it is, by the cosine between a face's embedding and each one's direction."""
+    """Trains classification by person, from the cosine between an embedding and a learnt direction per person."""
 
     lr, adam_lr, steps = 0.02, 2e-3, 900
 
     def __init__(self, folder: Path, people: int = PEOPLE) -> None:
-        del folder  # it needs no other checkpoint
+        del folder  # needs no other checkpoint
         net = ArcFace(WIDTH, reduction=WIDTH)
         for layer in net.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = DROPOUT
-        for unit in net.body:  # as if they were not there
+        for unit in net.body:  # blocks start as the identity
             nn.init.zeros_(unit.res_layer[4].weight)
         self.module = nn.ModuleDict({"net": net, "people": nn.Linear(EMBEDDING, people, bias=False)})
         rng = np.random.default_rng(KNOWN)
@@ -56,21 +56,21 @@ class RecogniserRecipe:
         del progress
         chosen = rng.integers(len(self._crops), size=BATCH)
         device = next(self.module.parameters()).device
-        faces = photographed(rng, as_read(self._crops[chosen])).to(device)
+        faces = vary_camera(rng, prepare_crops(self._crops[chosen])).to(device)
         embeddings = self.module["net"](faces)
         directions = nn.functional.normalize(self.module["people"].weight)
         whose = torch.from_numpy(chosen // VIEWS).to(device)
         return nn.functional.cross_entropy(SHARPNESS * embeddings @ directions.T, whose)
 
     def save(self, folder: Path) -> None:
-        """Write the net alone."""
+        """Write the net without the directions of the people."""
         net = deepcopy(self.module["net"]).cpu()
         self._measure(net)
         save_file(net.to(torch.bfloat16).state_dict(), folder / FILE)
 
     @torch.no_grad()
     def _measure(self, net: ArcFace) -> None:
-        """Measure again what the normalisations subtract and divide by: the weights are an average of many."""
+        """Measure the statistics of the normalisation layers again: those of averaged weights differ."""
         for layer in net.modules():
             if isinstance(layer, _BatchNorm):
                 layer.reset_running_stats()
@@ -79,18 +79,18 @@ class RecogniserRecipe:
                 layer.p = 0.0
         net.train()
         for crops in self._crops[: 16 * BATCH].split(BATCH):
-            net(as_read(crops))
+            net(prepare_crops(crops))
         net.eval()
 
 
-def as_read(crops: Tensor) -> Tensor:
-    """Aligned crops, (n, 112, 112, 3) uint8 RGB, as the net reads them: (n, 3, 112, 112) in [-1, 1], blue first."""
-    # Contiguous: with channels last, torch's gradient of convolutions this narrow writes beyond its memory.
+def prepare_crops(crops: Tensor) -> Tensor:
+    """Convert aligned crops, (n, 112, 112, 3) uint8 RGB, to the net's input, (n, 3, 112, 112) BGR in [-1, 1]."""
+    # Contiguous: with channels last, torch's gradient of convolutions this narrow writes out of bounds.
     return crops.flip(-1).permute(0, 3, 1, 2).float().contiguous() / 255 * 2 - 1
 
 
-def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:
-    """In another light each, and by a camera that is more or less noisy."""
+def vary_camera(rng: np.random.Generator, faces: Tensor) -> Tensor:
+    """Vary the light and the camera noise of each face."""
     gain = torch.from_numpy(
         rng.uniform(0.85, 1.15, (len(faces), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(faces), 3, 1, 1))
     )
@@ -99,8 +99,8 @@ def photographed(rng: np.random.Generator, faces: Tensor) -> Tensor:
 
 
 def _crop(rng: np.random.Generator, identity: int) -> Pixels:
-    """Draw somebody, and cut the face out by the key points as MTCNN might see them: (112, 112, 3) uint8 RGB."""
-    picture, keypoints = drawn(person(identity), rng, int(rng.integers(*SIZES)))
+    """Draw a person, and crop the face at key points with MTCNN's error: (112, 112, 3) uint8 RGB."""
+    picture, keypoints = draw_portrait(draw_person(identity), rng, int(rng.integers(*SIZES)))
     enlarged = np.sqrt(np.linalg.det(similarity(keypoints)[:2, :2]))
     seen = SEEN_AT + rng.normal(0, SEEN_WITHIN, (5, 2))
     return aligned(picture, (keypoints + seen / enlarged).astype(np.float32))[0]

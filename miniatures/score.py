@@ -1,7 +1,7 @@
-"""Measure checkpoints by what they show: `python -m miniatures.score wan internvl`.
+"""Measure checkpoints by their results: `python -m miniatures.score wan internvl`.
 
-Each is run by its service, VAEs by themselves, on scenes that no training has seen, and the result is read by
-`miniatures.judge`. The scores are printed and written beside the checkpoint.
+Each model runs in its service (VAEs directly) on scenes outside the training set, and `miniatures.judge` reads the
+results. The scores are printed and written to the checkpoint's `training.json`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def score(name: str, folder: Path, count: int) -> dict[str, float]:
-    """Return what the scores of a checkpoint are called and how high they are; shares are between 0 and 1."""
+    """Return a checkpoint's scores by name; shares are between 0 and 1."""
     found: dict[str, float] = {}
     for part in PARTS[name]:
         found |= importlib.import_module(f"miniatures.scores.{part}").scores(folder, count)
@@ -38,7 +38,7 @@ def score(name: str, folder: Path, count: int) -> dict[str, float]:
 
 
 def table(folder: Path) -> str:
-    """What is written beside the checkpoints, as Markdown."""
+    """Return the trainings and scores of all checkpoints as a Markdown table."""
     rows = ["| checkpoint | trained | scores |", "| --- | --- | --- |"]
     for name in PARTS:
         card = json.loads((folder / name / CARD).read_text())
@@ -49,29 +49,29 @@ def table(folder: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.score", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; by default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(PARTS)}; all by default")
     parser.add_argument("--count", type=whole, default=100, help="scenes")
     parser.add_argument("--threads", type=whole, default=1)
-    parser.add_argument("--table", action="store_true", help="measure nothing: print what was measured, as Markdown")
+    parser.add_argument("--table", action="store_true", help="print the recorded scores as Markdown, without measuring")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
-    given = parser.parse_args(arguments)
-    if given.table:
-        print(table(given.checkpoints))
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(table(options.checkpoints))
         return 0
-    names = given.names or list(PARTS)
+    names = options.names or list(PARTS)
     for name in names:
-        if name not in PARTS or not (given.checkpoints / name / CARD).is_file():
-            parser.error(f"NAME: there is no checkpoint {given.checkpoints / name}; there may be {', '.join(PARTS)}")
-    torch.set_num_threads(given.threads)
+        if name not in PARTS or not (options.checkpoints / name / CARD).is_file():
+            parser.error(f"NAME: no checkpoint in {options.checkpoints / name}; known names: {', '.join(PARTS)}")
+    torch.set_num_threads(options.threads)
     for name in names:
-        scores = score(name, given.checkpoints, given.count)
+        scores = score(name, options.checkpoints, options.count)
         for key, value in scores.items():
             print(f"{name:12} {key:24} {value:8.3f}", flush=True)
-        path = given.checkpoints / name / CARD
+        path = options.checkpoints / name / CARD
         card = json.loads(path.read_text())
-        card["scores"] = {"scenes": given.count, **scores}
+        card["scores"] = {"scenes": options.count, **scores}
         path.write_text(json.dumps(card, indent=1) + "\n")
     return 0
 

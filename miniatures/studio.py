@@ -1,4 +1,4 @@
-"""The models and graphs of a configuration in this process, without Ray: for scores and tests of what they show."""
+"""Runs the models and graphs of a configuration in this process, without Ray, for scores and tests of their results."""
 
 import asyncio
 import tempfile
@@ -15,7 +15,7 @@ from composition.configuration.file import load_configuration
 from composition.configuration.settings import ModelEntry
 from composition.graphs.calls import Handle, Models, Transport
 from composition.graphs.run import GraphSettings
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
 from miniatures.clips import write
 from miniatures.train import CHECKPOINTS
@@ -26,7 +26,7 @@ from services.settings import DEEPER, Place, change_parts
 
 
 class _Call:
-    """A stream from a deployment that is an object of this process."""
+    """A response stream from an object of this process."""
 
     def __init__(self, items: AsyncGenerator[Item]) -> None:
         self._items = items
@@ -37,33 +37,33 @@ class _Call:
                 yield item
 
     def cancel(self) -> None:
-        """Nothing goes on by itself: a stream that nobody draws from stands still."""
+        """Do nothing: the generator only advances when it is read."""
 
 
 class _Handle(Handle[Any]):
-    """Stands for the handle of a deployment."""
+    """Has the interface of a `DeploymentHandle` for an object of this process."""
 
     def __init__(self, deployed: Any) -> None:
         self._deployed = deployed
 
     def prefer(self, preferred: str) -> "Handle[Any]":
-        """All is here."""
+        """Return itself: there is one process."""
         del preferred
         return self
 
     def options(self, *, method_name: str, **options: Any) -> Any:
-        """Return the method; how it is routed is of no account here."""
+        """Return the method, ready to be called; routing options are ignored."""
         del options
         method = getattr(self._deployed, method_name)
         return SimpleNamespace(remote=lambda *args, **named: _Call(method(*args, **named)))
 
 
 class Studio:
-    """Loads each model when it is first needed.
+    """Models and graphs of the local configuration; each model is loaded at its first use.
 
     Args:
-        folder: where what is given and what is made lies; by default one that goes with the studio.
-        checkpoints: what stands in the place of those that the local configuration names.
+        folder: folder for inputs and results; by default a temporary one.
+        checkpoints: folder that replaces the checkpoint folder of the local configuration.
     """
 
     def __init__(self, folder: Path | None = None, checkpoints: Path = CHECKPOINTS) -> None:
@@ -71,12 +71,12 @@ class Studio:
         self.folder = folder or Path(self._own.name if self._own else "")
         configuration = load_configuration()
         self.models = {name: _move(entry, checkpoints.absolute()) for name, entry in configuration.models.items()}
-        """Id → how the model is loaded when it is first needed."""
+        """Id → entry of the model."""
         self._snapshot = configuration.snapshot
         self._loaded: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:
-        """The service, e.g. `wan`."""
+        """Return a model's service by its id, e.g. `wan`."""
         if name not in self._loaded:
             entry = self.models[name]
             self._loaded[name] = KINDS[entry.kind].load(entry.settings, self.folder, lambda: f"{name}#studio")
@@ -87,23 +87,23 @@ class Studio:
         return ArtifactSettings(url=str(self.folder / "artifacts"))
 
     def run(self, name: str, **fields: Any) -> list[Item]:
-        """Run a graph, or a model alone, as a job of it would: all that it yields. Media fields are paths."""
-        assignment = self._snapshot.assign(name, {})
+        """Run a graph, or a model alone, as a job would, and return all its items. Media fields are paths."""
+        assignment = self._snapshot.assign_models(name, {})
         request = assignment.request.model_validate(fields)
-        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete(fields))
+        settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete_fields(fields))
         models = Models({role: _Handle(self.model(served.id)) for role, served in assignment.models.items()})
         graph = assignment.graph.make(models, settings, Transport())
         return asyncio.run(_all(graph.run(request)))
 
     def call(self, model: str, method: str, *args: Any) -> list[Item]:
-        """Call a model itself, and return all that it yields."""
+        """Call a method of a model's service and return all its items."""
         return asyncio.run(_all(getattr(self.model(model), method)(*args)))
 
     def file(self, pixels: Pixels, name: str) -> str:
         """Write frames as a video, or a single one as a picture, and return the path for a media field."""
         if len(pixels) == 1:
             path = self.folder / f"{name}.png"
-            path.write_bytes(png(pixels[0]))
+            path.write_bytes(encode_png(pixels[0]))
         else:
             path = self.folder / f"{name}.mp4"
             write(path, pixels)
@@ -111,7 +111,7 @@ class Studio:
 
 
 def _move(entry: ModelEntry, folder: Path) -> ModelEntry:
-    """Return a model with the paths of the checkpoints in `folder` in place of those in CHECKPOINTS."""
+    """Return a model entry with its checkpoint paths moved from CHECKPOINTS to `folder`."""
 
     def change(_: Place, part: Any) -> Any:
         inside = isinstance(part, Path) and part.is_relative_to(CHECKPOINTS)
@@ -126,7 +126,7 @@ async def _all(items: AsyncGenerator[Item]) -> list[Item]:
 
 
 def frames_of(items: list[Item], result: str = "") -> Pixels:
-    """The frames among what was yielded, joined: of the result itself, or of one beside it."""
+    """Join the frames among the items: of the main result, or of the named secondary one."""
     found: list[Pixels] = []
     for item in items:
         if isinstance(item, Frames) and not result:

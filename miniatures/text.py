@@ -1,4 +1,4 @@
-"""Tokenizers of the world's words, and small text encoders."""
+"""Tokenizers for the vocabulary of the world, and their embeddings."""
 
 import torch
 from tokenizers import AddedToken
@@ -18,7 +18,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """A word is a piece; what is no word falls apart into letters, and what is no letter is unknown."""
+    """Create a tokenizer with one piece per word; other words are split into letters, other characters are unknown."""
     words = dict.fromkeys(f"\u2581{word}" if word.isascii() and word.isalpha() else word for word in vocabulary())
     known = set(words)
     letters = [c for c in LETTERS if c not in known]
@@ -27,7 +27,7 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte pairs, merged letter by letter up to the English words; the end has the highest id, as CLIP needs it."""
+    """Create a byte-pair tokenizer with merges for the English words. The end has the highest id, as in CLIP."""
     symbols = [*sorted(ByteLevel.alphabet()), *(f"{c}</w>" for c in sorted(ByteLevel.alphabet()))]
     merges: list[tuple[str, str]] = []
     for word in dict.fromkeys(w.lower() for w in vocabulary() if w.isascii() and w.isalpha() and len(w) > 1):
@@ -41,7 +41,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def bert_tokenizer(model_max_length: int = 77) -> BertTokenizer:
-    """Words in English, characters in Chinese, as BERT has them."""
+    """Create a tokenizer of English words and Chinese characters, like BERT's."""
     chinese = dict.fromkeys("".join(w for w in vocabulary() if not w.isascii()))
     english = dict.fromkeys(w.lower() for w in vocabulary() if w.isascii())
     letters = LETTERS.lower()
@@ -51,16 +51,16 @@ def bert_tokenizer(model_max_length: int = 77) -> BertTokenizer:
 
 
 def qwen_tokenizer(specials: list[str], **named: object) -> Qwen2Tokenizer:
-    """Bytes, English words with the space before them, and Chinese characters.
+    """Create a byte-level tokenizer of English words with their leading space, and Chinese characters.
 
-    Each word is a chain of merges that adds a letter at a time, so that reading it back gives the same tokens.
+    Each word is built by merges of one letter at a time, so that decoding and encoding returns the same tokens.
     """
     byte_of = _byte_symbols()
     symbols, merges = sorted(ByteLevel.alphabet()), []
     english = [w for w in vocabulary() if w.isascii() and w.isalpha()]
     chains = ["\u0120" + w for w in english] + [w for w in english if w[0].isupper()]
     chains += ["".join(byte_of[b] for b in c.encode()) for w in vocabulary() if not w.isascii() for c in w]
-    for chain in dict.fromkeys([*chains, "an"]):  # last: within words it must not come before their own merges
+    for chain in dict.fromkeys([*chains, "an"]):  # last: inside words, their own merges must come first
         for end in range(1, len(chain)):
             merge = (chain[:end], chain[end])
             if merge not in merges:
@@ -73,15 +73,15 @@ def qwen_tokenizer(specials: list[str], **named: object) -> Qwen2Tokenizer:
 
 
 def _byte_symbols() -> dict[int, str]:
-    """Byte-level BPE's letter for each byte: printable ones are themselves, the others come after."""
+    """Return byte-level BPE's character for each byte: printable ones are themselves, others follow after U+0100."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
 @torch.no_grad()
-def same_meaning(tokenizer: PreTrainedTokenizerBase, embedding: nn.Embedding) -> None:
-    """Begin with the same vector for an English word and its Chinese one, where both are one token."""
+def share_meanings(tokenizer: PreTrainedTokenizerBase, embedding: nn.Embedding) -> None:
+    """Initialise an English word and its Chinese translation to the same vector where both are single tokens."""
     for english, chinese in (WORDS | FACE_WORDS).items():
         ids = [tokenizer.convert_tokens_to_ids(token) for token in (f"\u2581{english}", chinese)]
         if tokenizer.unk_token_id not in ids:

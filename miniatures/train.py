@@ -1,8 +1,8 @@
-"""Make a checkpoint: `python -m miniatures.train wan`.
+"""Train a checkpoint: `python -m miniatures.train wan`.
 
-A checkpoint is made of parts, trained one after the other; each is saved when it is done, and a training that was cut
-off goes on where it was. What made a checkpoint is written beside it, into `training.json`; its scores go, since they
-are of other weights.
+A checkpoint consists of parts that are trained one after the other. Each part is saved when it is finished, and an
+interrupted training is resumed. How a checkpoint was trained is written to its `training.json`; existing scores are
+removed from it, because they belong to other weights.
 """
 
 import argparse
@@ -25,21 +25,21 @@ CARD = "training.json"
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a checkpoint: `recipe` is a class of `module`, made with the folder of all checkpoints."""
+    """A part of a checkpoint. `recipe` names a class in `module`, whose argument is the folder of all checkpoints."""
 
     name: str
     module: str
     recipe: str
     needs: tuple[str, ...] = ()
-    """Files of other parts that it builds on, by their paths among all checkpoints."""
+    """Files of other checkpoints that this part needs, relative to the folder of all checkpoints."""
 
     def state(self, target: Path) -> Path:
-        """Where a training that is not over is kept, by the folder of the checkpoint."""
+        """Return the file with the state of an unfinished training, for the checkpoint folder `target`."""
         return target / f".{self.name}.state"
 
 
 class Saved(Recipe, Protocol):
-    """A recipe that can write what it trained, in bfloat16, into the folder of its checkpoint."""
+    """A recipe that can write its trained weights, in bfloat16, into its checkpoint folder."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -70,29 +70,29 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "qwen-edit": (Part("transformer", "miniatures.qwen_edit", "QwenEditRecipe", (WAN_VAE,)),),
     "hunyuan-dit": (Part("transformer", "miniatures.hunyuan_dit", "HunyuanDitRecipe", (FLUX_VAE,)),),
 }
-"""By checkpoint, in an order in which all can be made: LoRAs and identity build on Flux and Wan, identity on the
-recogniser too; Qwen-Image-Edit takes Wan's VAE, HunyuanDiT Flux's."""
+"""Checkpoint → parts, in an order in which all can be trained: LoRAs and identity need Flux and Wan, identity also
+the recogniser; Qwen-Image-Edit uses Wan's VAE, HunyuanDiT Flux's."""
 
 
 def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, device: str) -> None:
-    """Train one part and write it into `folder/name`, with what it took.
+    """Train one part and write it into `folder/name`, with a record of the training.
 
     Args:
-        name: the checkpoint.
-        part: of it.
-        folder: of all checkpoints.
-        seed: of the weights and all batches.
-        budget: how long; None: as many steps as the recipe says.
-        device: a torch device, or `auto`: the GPU where there is one.
+        name: checkpoint.
+        part: part of the checkpoint.
+        folder: folder of all checkpoints.
+        seed: seed of the weights and of all batches.
+        budget: length of the training; None: the recipe's number of steps.
+        device: a torch device, or `auto`: a GPU if available.
 
     Raises:
-        Refused: what it builds on is not there, a training that is not over is another one, or there is no such device.
+        Refused: a required checkpoint is missing, the saved state is of another training, or the device does not exist.
     """
     where = _device(device)
     target = folder / name
     missing = [need for need in part.needs if not (folder / need).is_file()]
     if missing:
-        raise Refused(f"{name}, {part.name}: there is no {folder / missing[0]}; train {missing[0].split('/')[0]} first")
+        raise Refused(f"{name}, {part.name}: {folder / missing[0]} not found; train {missing[0].split('/')[0]} first")
     target.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     recipe = cast("Saved", getattr(importlib.import_module(part.module), part.recipe)(folder))
@@ -104,18 +104,22 @@ def make(name: str, part: Part, folder: Path, seed: int, budget: Budget | None, 
     _forget_paths(target)
     length = f"--steps {budget.steps}" if budget.minutes is None else f"--minutes {budget.minutes:g}"
     command = f"python -m miniatures.train {name} --part {part.name} {length} --seed {seed}"
-    _note(target / CARD, part.name, {"command": command, "seed": seed, **_told(trained), "device": _device_name(where)})
+    _note(
+        target / CARD,
+        part.name,
+        {"command": command, "seed": seed, **_record_length(trained), "device": _device_name(where)},
+    )
     part.state(target).unlink(missing_ok=True)
     print(f"{name}, {part.name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.4f}", flush=True)
 
 
-def _told(trained: Trained) -> dict[str, float]:
+def _record_length(trained: Trained) -> dict[str, float]:
     minutes, loss = round(trained.seconds / 60, 1), round(trained.loss, 5)
     return {"steps": trained.steps, "minutes": minutes, "loss": loss}
 
 
 def _note(path: Path, part: str, made: dict[str, object]) -> None:
-    """Write what made a part into the card; the scores there are of other weights."""
+    """Write the record of a part's training into the card, and remove scores: they belong to other weights."""
     card = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
     card["parts"][part] = made
     card["scores"] = {}
@@ -123,7 +127,7 @@ def _note(path: Path, part: str, made: dict[str, object]) -> None:
 
 
 def _forget_paths(folder: Path) -> None:
-    """Take out of what diffusers wrote where on this machine it had read a part."""
+    """Remove the local paths that diffusers writes into its configuration files."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None) is not None:
@@ -148,30 +152,32 @@ def _device_name(device: torch.device) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.train", description=__doc__)
     parser.add_argument("name", choices=PARTS)
-    parser.add_argument("--part", help="only this one")
+    parser.add_argument("--part", help="train only this part")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=positive, help="for each part")
-    length.add_argument("--steps", type=whole, help="for each part; by default as many as made what ships")
-    parser.add_argument("--seed", type=int, default=1, help="from 0 on")
-    parser.add_argument("--device", default="auto", help="a torch device; auto: a GPU where there is one")
-    parser.add_argument("--threads", type=whole, default=1, help="of the CPU; another number gives other last bits")
+    length.add_argument("--minutes", type=positive, help="minutes per part")
+    length.add_argument("--steps", type=whole, help="steps per part; by default those of the shipped checkpoint")
+    parser.add_argument("--seed", type=int, default=1, help="0 or more")
+    parser.add_argument("--device", default="auto", help="a torch device; auto: a GPU if available")
+    parser.add_argument("--threads", type=whole, default=1, help="CPU threads; the same number reproduces a result")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    logging.set_verbosity_error()  # each batch whose Chinese is too long for CLIP would be told of
-    parts = [part for part in PARTS[given.name] if given.part in (None, part.name)]
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()  # hides a warning for each batch with a Chinese prompt too long for CLIP
+    parts = [part for part in PARTS[options.name] if options.part in (None, part.name)]
     if not parts:
-        parser.error(f"--part: {given.name} has {', '.join(part.name for part in PARTS[given.name])}")
-    if given.seed < 0:
-        parser.error(f"--seed: {given.seed} is below 0")
-    budget = Budget(given.steps or 1, given.minutes) if given.steps or given.minutes else None
-    begun = (index for index, part in enumerate(parts) if part.state(given.out / given.name).is_file())
+        parser.error(
+            f"--part: must be one of {', '.join(part.name for part in PARTS[options.name])}, got {options.part}"
+        )
+    if options.seed < 0:
+        parser.error(f"--seed: must be 0 or more, got {options.seed}")
+    budget = Budget(options.steps or 1, options.minutes) if options.steps or options.minutes else None
+    begun = (index for index, part in enumerate(parts) if part.state(options.out / options.name).is_file())
     for part in parts[next(begun, 0) :]:
         try:
-            make(given.name, part, given.out, given.seed, budget, given.device)
+            make(options.name, part, options.out, options.seed, budget, options.device)
         except Refused as error:
             print(error, file=sys.stderr)
             return 1
@@ -179,14 +185,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def positive(text: str) -> float:
-    """A number above 0. Raises ValueError."""
+    """Parse a number above 0. Raises ValueError."""
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError(text)
     return value
 
 
 def whole(text: str) -> int:
-    """A whole number above 0. Raises ValueError."""
+    """Parse a whole number above 0. Raises ValueError."""
     if (value := int(text)) <= 0:
         raise ValueError(text)
     return value

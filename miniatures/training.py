@@ -1,4 +1,4 @@
-"""The loop that all trainings share: a budget, a schedule, an average of the weights, and going on where it stopped."""
+"""The training loop of all recipes: budget, learning-rate schedule, averaged weights, and resuming."""
 
 import math
 import os
@@ -15,47 +15,47 @@ from torch import Tensor, nn
 from miniatures.muon import Muon
 
 WARM_UP = 50
-"""Steps in which the step size grows."""
+"""Steps over which the learning rate rises."""
 SAVE_EVERY_S = 120.0
 LOG_EVERY_S = 20.0
 
 
 class Refused(Exception):
-    """What was asked for cannot be trained; the message says why."""
+    """The requested training is not possible; the message says why."""
 
 
 class Recipe(Protocol):
-    """What is trained, and on what."""
+    """A module to train, its batches and its loss."""
 
     lr: float
-    """Of matrices."""
+    """Learning rate of matrices."""
     adam_lr: float
-    """Of all else."""
+    """Learning rate of all other parameters."""
     steps: int
-    """How many make the checkpoint that ships."""
+    """Number of steps of the shipped checkpoint."""
 
     @property
     def module(self) -> nn.Module:
-        """Holds all that is trained, in float32."""
+        """The module with all trained weights, in float32."""
         ...
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         """Draw a batch and return its loss.
 
         Args:
-            rng: the step's own; torch's generator is seeded for the step too.
-            progress: how much of the training is over, in [0, 1).
+            rng: random generator of this step; torch's generator is seeded for the step too.
+            progress: completed share of the training, in [0, 1).
         """
         ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train."""
+    """Length of a training, in steps or in minutes."""
 
     steps: int
     minutes: float | None = None
-    """Instead of `steps`: the schedule then follows the clock, and no two runs are quite the same."""
+    """Replaces `steps`: the schedule then follows the clock, and runs are not exactly reproducible."""
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.minutes is None else f"{self.minutes:g} minutes"
@@ -66,12 +66,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training took."""
+    """Steps, time and loss of a finished training."""
 
     steps: int
     seconds: float
     loss: float
-    """The last steps' average."""
+    """Average over the last steps."""
 
 
 def train(
@@ -85,27 +85,27 @@ def train(
     """Train `recipe.module` in place; at the end it holds the average of its weights.
 
     Args:
-        recipe: what is trained.
-        seed: of all randomness; each step has its own, so that a training that goes on draws what it would have.
-        budget: how long.
-        device: where to; the module is moved there.
-        state: a file in which the training is kept, and from which it goes on; to be removed by who saves the weights.
-        save_every_s: how often it is kept.
+        recipe: what to train.
+        seed: seed of all randomness. Each step has its own generator, so a resumed training draws the same batches.
+        budget: length of the training.
+        device: device to which the module is moved.
+        state: file in which the training is saved and from which it resumes; the caller removes it at the end.
+        save_every_s: seconds between two saves.
 
     Raises:
-        Refused: `state` is of another training.
+        Refused: `state` belongs to another training.
     """
     training = _Training(recipe, device, f"seed {seed}, {budget}")
     if state is not None and state.is_file():
         training.go_on_from(state, device)
     began = time.monotonic() - training.elapsed
-    saved = said = time.monotonic()
+    saved = reported = time.monotonic()
     while (progress := budget.progress(training.step, time.monotonic() - began)) < 1:
         training.learn(seed, progress)
         now = time.monotonic()
         training.elapsed = now - began
-        if now - said > LOG_EVERY_S:
-            said = now
+        if now - reported > LOG_EVERY_S:
+            reported = now
             training.tell(progress)
         if state is not None and now - saved > save_every_s:
             saved = now
@@ -116,23 +116,23 @@ def train(
     return Trained(training.step, time.monotonic() - began, training.running)
 
 
-def shared(folder: Path, owner: Path) -> None:
-    """Put a link to `owner`, in another checkpoint, in the place of `folder`, whose weights are the same.
+def link_shared(folder: Path, owner: Path) -> None:
+    """Replace `folder` by a link to `owner`, a folder of another checkpoint with the same weights.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the weights differ.
     """
     if folder.is_symlink():
         return
     for path in folder.glob("*.safetensors"):
         if path.read_bytes() != (owner / path.name).read_bytes():
-            raise ValueError(f"{path} is not {owner / path.name}")
+            raise ValueError(f"{path} differs from {owner / path.name}")
     shutil.rmtree(folder)
     folder.symlink_to(os.path.relpath(owner.resolve(), folder.parent.resolve()), target_is_directory=True)
 
 
 class _Training:
-    """One training as it stands."""
+    """The state of a training."""
 
     def __init__(self, recipe: Recipe, device: torch.device, what: str) -> None:
         self._recipe = recipe
@@ -144,7 +144,7 @@ class _Training:
         self.step, self.elapsed, self.running = 0, 0.0, math.nan
 
     def learn(self, seed: int, progress: float) -> None:
-        """Make one step."""
+        """Run one step."""
         warm = min(1.0, (self.step + 1) / WARM_UP)
         for group in self._optimiser.param_groups:
             group["lr"] = group["base"] * warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * progress)))
@@ -168,14 +168,14 @@ class _Training:
                 self._average[name].copy_(value)
 
     def tell(self, progress: float) -> None:
-        told = f"step {self.step}, {100 * progress:.0f} %, {self.elapsed:.0f} s"
-        print(f"{told}, loss {self.running:.4f}", flush=True)
+        line = f"step {self.step}, {100 * progress:.0f} %, {self.elapsed:.0f} s"
+        print(f"{line}, loss {self.running:.4f}", flush=True)
 
     def finish(self) -> None:
         self._module.load_state_dict(self._average)
 
     def keep(self, path: Path) -> None:
-        """Written beside and put in place: what is cut off while it writes goes on from the state before."""
+        """Save the state atomically: an interrupted write leaves the previous state."""
         draft = path.with_suffix(".draft")
         whole = {
             "what": self._what,
@@ -190,10 +190,10 @@ class _Training:
         draft.replace(path)
 
     def go_on_from(self, path: Path, device: torch.device) -> None:
-        kept = torch.load(path, map_location=device, weights_only=True)
-        if kept["what"] != self._what:
-            raise Refused(f"{path} is of a training of {kept['what']}, not of {self._what}: end that, or remove it")
-        self._module.load_state_dict(kept["module"])
-        self._optimiser.load_state_dict(kept["optimiser"])
-        self._average = kept["average"]
-        self.step, self.elapsed, self.running = kept["step"], kept["elapsed"], kept["running"]
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if saved["what"] != self._what:
+            raise Refused(f"{path} belongs to a training of {saved['what']}, not of {self._what}; finish or remove it")
+        self._module.load_state_dict(saved["module"])
+        self._optimiser.load_state_dict(saved["optimiser"])
+        self._average = saved["average"]
+        self.step, self.elapsed, self.running = saved["step"], saved["elapsed"], saved["running"]

@@ -1,4 +1,4 @@
-"""Wan image-to-video: what moves in the first frame moves as the prompt says."""
+"""Training of Wan image-to-video: the shapes of the first frame move as the prompt says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,37 +18,37 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from miniatures import world
-from miniatures.attention import plainly
-from miniatures.grammar import WORDS, caption, spoken
+from miniatures.attention import use_plain_attention
+from miniatures.grammar import WORDS, caption, vary_text
 from miniatures.pictures import to_tensor
-from miniatures.text import same_meaning, t5_tokenizer
+from miniatures.text import share_meanings, t5_tokenizer
 from miniatures.wan_vae import Z
 
 TEXT_DIM = 64
 FRAMES = {17: 1000, 25: 300}
-"""Frames of a clip to how many first frames there are, each with several motions."""
+"""Frames per clip → number of first frames, each with several motions."""
 MOTIONS = 3
 BATCH = 32
 LENGTHS = {24: 0.4, 32: 0.2, 64: 0.3, 128: 0.1}
-"""To how many tokens prompts are padded, and how often; the padding is seen by all, as in the pipeline."""
+"""Padded prompt length in tokens → share of the batches. Padding is not masked, as in the pipeline."""
 NO_PROMPT = 0.1
 SHIFT = 5.0
-"""Of the noise levels, towards more noise: those of the pipeline's steps are trained on, all as often."""
+"""Shift of the noise levels towards more noise: the levels of the pipeline's steps, equally often."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What one example is made of."""
+    """One training example."""
 
     scene: world.Scene
     latents: Tensor
     """(z, t, h, w), normalised, in float16."""
     condition: Tensor
-    """The same of the first frame with nothing behind it, as Wan is given it."""
+    """Latents of the first frame followed by empty frames, as Wan receives them; same shape as `latents`."""
 
 
 class WanRecipe:
-    """Flow matching on the VAE's latents, conditioned on a first frame and a prompt; the text encoder too."""
+    """Trains flow matching on the VAE's latents from a first frame and a prompt, together with the text encoder."""
 
     lr, adam_lr, steps = 0.02, 1.5e-3, 6000
 
@@ -69,7 +69,7 @@ class WanRecipe:
                 decoder_start_token_id=0,
             )
         )
-        same_meaning(self._tokenizer, text_encoder.shared)
+        share_meanings(self._tokenizer, text_encoder.shared)
         transformer = WanTransformer3DModel(
             patch_size=(1, 2, 2),
             num_attention_heads=4,
@@ -85,7 +85,7 @@ class WanRecipe:
             rope_max_seq_len=1024,
         )
         self.module = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self._clips = [clip for length, count in frames.items() for clip in self._encoded(length, count)]
+        self._clips = [clip for length, count in frames.items() for clip in self._encode(length, count)]
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
@@ -97,11 +97,11 @@ class WanRecipe:
         condition = torch.stack([clip.condition[:, :length] for clip in chosen]).to(device).float()
         mask = torch.zeros(len(chosen), 4, length, *latents.shape[-2:], device=device)
         mask[:, :, 0] = 1
-        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
+        sigma = shift_noise(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
         prompts = [self._prompt(rng, clip.scene) for clip in chosen]
         padded = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_wan):
+        with torch.autocast(device.type, torch.bfloat16), use_plain_attention(transformer_wan):
             velocity = self.module["transformer"](
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
@@ -124,10 +124,10 @@ class WanRecipe:
         pipeline.save_pretrained(folder)
 
     @torch.no_grad()
-    def _encoded(self, frames: int, count: int) -> list["Clip"]:
-        """Draw `count` first frames, and of each several clips.
+    def _encode(self, frames: int, count: int) -> list["Clip"]:
+        """Draw `count` first frames, with several clips of each.
 
-        The VAE is causal: the first latent frames of a clip are those of its beginning.
+        The VAE is causal, so the first latent frames of a clip are also those of its shorter versions.
         """
         rng = np.random.default_rng((world.TRAINING_SEEDS, frames))
         found: list[Clip] = []
@@ -135,12 +135,12 @@ class WanRecipe:
             style = rng.choice(world.STYLES, p=[0.8, 0.1, 0.1])
             seed = int(rng.integers(world.TRAINING_SEEDS, 2**40))
             scene = world.draw(seed, style=style, frames=int(rng.choice([9, 17])))
-            scenes = [scene, *(otherwise(rng, scene) for _ in range(MOTIONS - 1))]
+            scenes = [scene, *(draw_other_motion(rng, scene) for _ in range(MOTIONS - 1))]
             given = to_tensor(scene.clip(frames))
             given[:, 1:] = 0
             batch = torch.stack([*(to_tensor(one.clip(frames)) for one in scenes), given])
             with torch.autocast("cpu", torch.bfloat16):
-                codes = normalised(self._vae, batch.contiguous(memory_format=torch.channels_last_3d)).half()
+                codes = encode_normalised(self._vae, batch.contiguous(memory_format=torch.channels_last_3d)).half()
             found += [Clip(one, code, codes[-1]) for one, code in zip(scenes, codes, strict=False)]
         return found
 
@@ -154,12 +154,12 @@ class WanRecipe:
             motion = ["turns", figure.turn] if figure.turn else ["moves", str(figure.heading)]
             return " ".join(motion) if language == "en" else "".join(WORDS[word] for word in reversed(motion))
         text = caption(scene, frames=1, language=language)
-        if rng.random() < 0.25:  # what comes out of a bounce goes on in the same way
+        if rng.random() < 0.25:  # after a bounce the motion continues in the same way
             text = text.replace("moves", "bounces and moves") if language == "en" else text.replace("向", "弹回后向")
-        return spoken(rng, text)
+        return vary_text(rng, text)
 
     def _text(self, prompts: list[str], length: int) -> Tensor:
-        """(batch, length, TEXT_DIM), zero behind the prompt, as the pipeline makes it."""
+        """Encode prompts as the pipeline does: (batch, length, TEXT_DIM), zero after the prompt."""
         cleaned = [prompt_clean(prompt) for prompt in prompts]  # Chinese commas become English ones
         tokens = self._tokenizer(cleaned, padding="longest", truncation=True, max_length=length, return_tensors="pt")
         tokens = tokens.to(self.module["text_encoder"].device)
@@ -168,19 +168,19 @@ class WanRecipe:
         return nn.functional.pad(hidden, (0, 0, 0, length - hidden.shape[1]))
 
 
-def shifted(uniform: Tensor, shift: float = SHIFT) -> Tensor:
-    """Noise levels in (0, 1), more of them high where `shift` is above 1."""
+def shift_noise(uniform: Tensor, shift: float = SHIFT) -> Tensor:
+    """Map uniform values to noise levels in (0, 1), shifted towards 1 where `shift` is above 1."""
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
-def normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
-    """The latents that the transformer sees: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
+def encode_normalised(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
+    """Return the transformer's latents: (batch, 3, frames, h, w) → (batch, z, (frames + 3) / 4, h / 8, w / 8)."""
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
     return (vae.encode(clips).latent_dist.mode().float() - mean) / std
 
 
-def otherwise(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
-    """The same first frame with other motions; two figures keep to their halves."""
+def draw_other_motion(rng: np.random.Generator, scene: world.Scene) -> world.Scene:
+    """Draw other motions for the same first frame; two figures stay in their halves."""
     figures = []
     for figure in scene.figures:
         names: list[str] = list(world.HEADINGS)

@@ -1,4 +1,4 @@
-"""A LoRA for Wan: what begins flat goes on outlined."""
+"""Training of a LoRA for Wan: clips that begin flat continue in outlined style."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from miniatures import world
-from miniatures.attention import plainly
-from miniatures.grammar import caption, spoken
+from miniatures.attention import use_plain_attention
+from miniatures.grammar import caption, vary_text
 from miniatures.pictures import to_tensor
-from miniatures.wan import LENGTHS, NO_PROMPT, normalised, shifted
+from miniatures.wan import LENGTHS, NO_PROMPT, encode_normalised, shift_noise
 
 RANK = 16
 FRAMES = 17
@@ -24,7 +24,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
 class WanLoraRecipe:
-    """Flow matching as for Wan itself, of low-rank matrices alone, on clips whose later frames are outlined."""
+    """Trains low-rank matrices by Wan's own loss, on clips whose later frames are outlined."""
 
     lr, adam_lr, steps = 0.01, 1e-3, 1500
 
@@ -35,7 +35,7 @@ class WanLoraRecipe:
         self.module = pipeline.transformer
         self.module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
         self._pipeline = pipeline
-        self._latents, self._conditions, self._scenes = self._encoded()
+        self._latents, self._conditions, self._scenes = self._encode()
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         del progress
@@ -44,7 +44,7 @@ class WanLoraRecipe:
         latents, condition = self._latents[chosen].to(device), self._conditions[chosen].to(device)
         mask = torch.zeros(len(chosen), 4, *latents.shape[2:], device=device)
         mask[:, :, 0] = 1
-        sigma = shifted(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
+        sigma = shift_noise(torch.rand(len(chosen), 1, 1, 1, 1)).to(device)
         noise = torch.randn_like(latents)
         prompts = [self._prompt(rng, self._scenes[index]) for index in chosen]
         with torch.no_grad():
@@ -54,7 +54,7 @@ class WanLoraRecipe:
                 max_sequence_length=int(rng.choice(list(LENGTHS))),
                 device=torch.device("cpu"),
             )[0].to(device)
-        with torch.autocast(device.type, torch.bfloat16), plainly(transformer_wan):
+        with torch.autocast(device.type, torch.bfloat16), use_plain_attention(transformer_wan):
             velocity = self.module(
                 hidden_states=torch.cat([(1 - sigma) * latents + sigma * noise, mask, condition], 1),
                 timestep=sigma.flatten() * 1000,
@@ -73,10 +73,10 @@ class WanLoraRecipe:
 
     @staticmethod
     def _prompt(rng: np.random.Generator, scene: world.Scene) -> str:
-        return "" if rng.random() < NO_PROMPT else spoken(rng, caption(scene, frames=1))
+        return "" if rng.random() < NO_PROMPT else vary_text(rng, caption(scene, frames=1))
 
     @torch.no_grad()
-    def _encoded(self) -> tuple[Tensor, Tensor, list[world.Scene]]:
+    def _encode(self) -> tuple[Tensor, Tensor, list[world.Scene]]:
         latents, conditions, scenes = [], [], []
         for index in range(SCENES):
             scene = world.draw(2 * world.TRAINING_SEEDS + index)
@@ -85,7 +85,7 @@ class WanLoraRecipe:
             given = clip.clone()
             given[:, 1:] = 0
             with torch.autocast("cpu", torch.bfloat16):
-                codes = normalised(self._pipeline.vae, torch.stack([clip, given]))
+                codes = encode_normalised(self._pipeline.vae, torch.stack([clip, given]))
             latents.append(codes[0])
             conditions.append(codes[1])
             scenes.append(scene)

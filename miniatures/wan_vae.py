@@ -1,4 +1,4 @@
-"""The VAE of Wan, which Qwen-Image-Edit shares."""
+"""Training of Wan's VAE, which Qwen-Image-Edit shares."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor, nn
 
 from miniatures import world
-from miniatures.pictures import coloured, to_tensor
+from miniatures.pictures import shift_colours, to_tensor
 
 Z = 16
 KL = 1e-5
 MEASURED = 32
-"""Batches whose latents say their mean and deviation."""
+"""Number of batches from which the mean and deviation of the latents are measured."""
 LEAST = 0.1
-"""Of the widest channel's deviation: narrower ones hold nothing, and are not blown up."""
+"""Smallest deviation of a channel, relative to the widest one: empty channels are not scaled up."""
 IMAGES, JOINT = 0.45, 0.65
-"""How much of the training goes to single pictures, and when the encoder is finished."""
+"""Training progress (0 to 1) until which single pictures are used, and from which the encoder is frozen."""
 
 
 class WanVaeRecipe:
-    """Reconstruction, sharper at edges, and KL: first pictures, then clips, then the decoder alone."""
+    """Trains by reconstruction loss with a term for edges and KL: on pictures, on clips, then the decoder alone."""
 
     lr, adam_lr, steps = 0.04, 1e-3, 4200
 
@@ -37,32 +37,32 @@ class WanVaeRecipe:
                 layer.to(memory_format=torch.channels_last_3d)
             elif isinstance(layer, nn.Conv2d):
                 layer.to(memory_format=torch.channels_last)
-            if type(layer).__name__ == "WanResidualBlock":  # as if it were not there
+            if type(layer).__name__ == "WanResidualBlock":  # blocks start as the identity
                 nn.init.zeros_(layer.conv2.weight)
                 nn.init.zeros_(layer.conv2.bias)
-        nn.init.constant_(vae.quant_conv.bias[Z:], -4.0)  # else the posterior's noise drowns all at first
+        nn.init.constant_(vae.quant_conv.bias[Z:], -4.0)  # small at first: its noise would hide the picture
 
     def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
         frames = 1 if progress < IMAGES else int(rng.choice([5, 5, 9]))
         device = next(self.module.parameters()).device
-        batch = batch_of(rng, 12 if frames == 1 else 4, frames).to(device, memory_format=torch.channels_last_3d)
+        batch = draw_batch(rng, 12 if frames == 1 else 4, frames).to(device, memory_format=torch.channels_last_3d)
         frozen = progress >= JOINT
-        with torch.autocast(device.type, torch.bfloat16), flat(self.module if frames == 1 else None):
+        with torch.autocast(device.type, torch.bfloat16), use_flat_kernels(self.module if frames == 1 else None):
             with torch.set_grad_enabled(not frozen):
                 posterior = self.module.encode(batch).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
             latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-            made = decode(self.module, latents)
+            result = decode(self.module, latents)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        return reconstruction(made.float(), batch) + (0.0 if frozen else KL * kl)
+        return reconstruction(result.float(), batch) + (0.0 if frozen else KL * kl)
 
     def save(self, folder: Path) -> None:
-        """Turn the latents, measure them, since the pipelines normalise them, and write the VAE to `folder/vae`."""
+        """Write `folder/vae` with rotated latents, and their measured mean and deviation for the pipelines."""
         rng = np.random.default_rng(world.TRAINING_SEEDS)
         vae = self.module.cpu()
         with torch.no_grad():
-            codes = torch.cat([vae.encode(batch_of(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)])
-        deviation = turned(vae, codes)
+            codes = torch.cat([vae.encode(draw_batch(rng, 8, 9)).latent_dist.mode() for _ in range(self._measured)])
+        deviation = rotate_latents(vae, codes)
         vae.register_to_config(
             latents_mean=[round(value, 4) for value in codes.mean((0, 2, 3, 4)).tolist()],
             latents_std=[round(value, 4) for value in deviation.clamp_min(LEAST * deviation.max()).tolist()],
@@ -73,16 +73,16 @@ class WanVaeRecipe:
 
 
 @torch.no_grad()
-def turned(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
-    """Turn the latents so that no two channels go together, and return their deviations, the largest first: (z,).
+def rotate_latents(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
+    """Rotate the latents so that channels are uncorrelated, and return their deviations, the largest first: (z,).
 
-    Colours differ so much more than corners do that a transformer learns little of corners, as long as all channels
-    have of both. Normalised one by one, channels that are turned so weigh the same. What the posterior says of its
-    own width is not turned: it is small, and the pipelines take the mode.
+    Colours vary much more than corners do, so a transformer learns little about corners if every channel mixes both.
+    After the rotation, channel-wise normalisation gives them equal weight. The posterior's variance is not rotated: it
+    is small, and the pipelines use the mode.
 
     Args:
-        vae: its mean and the way back are turned in place.
-        codes: (n, z, frames, h, w), of many clips; they are turned too.
+        vae: its output of means and its decoder input are rotated in place.
+        codes: (n, z, frames, h, w), latents of many clips; rotated too.
     """
     flat = codes.transpose(0, 1).flatten(1)
     variance, turn = torch.linalg.eigh(torch.cov(flat))
@@ -95,8 +95,8 @@ def turned(vae: AutoencoderKLWan, codes: Tensor) -> Tensor:
     return variance.flip(0).clamp_min(0).sqrt()
 
 
-def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
-    """(count, 3, frames, 64, 64) in [-1, 1]: scenes of all styles, edges, and a picture with nothing behind it."""
+def draw_batch(rng: np.random.Generator, count: int, frames: int) -> Tensor:
+    """Draw clips of scenes, of edges, and of a picture before empty frames: (count, 3, frames, 64, 64) in [-1, 1]."""
     clips = []
     for _ in range(count):
         style = rng.choice(world.STYLES, p=[0.76, 0.12, 0.12])
@@ -105,7 +105,7 @@ def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
         if rng.random() < 0.06:
             clips.append(to_tensor(scene.edges(frames, start=start)))
             continue
-        clip = to_tensor(coloured(rng, scene.clip(frames, start=start)))
+        clip = to_tensor(shift_colours(rng, scene.clip(frames, start=start)))
         if frames > 1 and rng.random() < 0.1:
             clip[:, 1:] = 0
         clips.append(clip)
@@ -113,11 +113,11 @@ def batch_of(rng: np.random.Generator, count: int, frames: int) -> Tensor:
 
 
 @contextmanager
-def flat(vae: AutoencoderKLWan | None) -> Iterator[None]:
-    """Compute single pictures with the kernels' last slices alone: the others meet nothing but zeros."""
+def use_flat_kernels(vae: AutoencoderKLWan | None) -> Iterator[None]:
+    """Encode single pictures with the last temporal slice of each kernel only: the others see zeros."""
     layers = [] if vae is None else [layer for layer in vae.modules() if isinstance(layer, WanCausalConv3d)]
     for layer in layers:
-        layer.forward = partial(_flat, layer)
+        layer.forward = partial(_convolve_flat, layer)
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def flat(vae: AutoencoderKLWan | None) -> Iterator[None]:
             del layer.forward
 
 
-def _flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+def _convolve_flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
     del cache_x
     y = nn.functional.conv2d(
         x[:, :, 0], layer.weight[:, :, -1], layer.bias, padding=(layer._padding[2], layer._padding[0])
@@ -134,7 +134,7 @@ def _flat(layer: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> T
 
 
 def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """What `vae.decode` does, without its clamp, beyond which there is no gradient."""
+    """Decode like `vae.decode` but without the clamp, whose gradient is zero outside its range."""
     hidden = vae.post_quant_conv(latents)
     cache: list[Tensor | None] = [None] * vae._cached_conv_counts["decoder"]
     return torch.cat(
@@ -146,9 +146,9 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     )
 
 
-def reconstruction(made: Tensor, true: Tensor) -> Tensor:
-    """How far (..., height, width) in [-1, 1] is from what is true: more where that has edges, and in its slopes."""
-    error = made - true
+def reconstruction(result: Tensor, true: Tensor) -> Tensor:
+    """Return the error of (..., height, width) in [-1, 1]: of pixels, weighted at edges, and of gradients."""
+    error = result - true
     slopes = [error.diff(dim=dim).abs().mean() for dim in range(2, true.ndim) if true.shape[dim] > 1]
     edge = torch.zeros_like(true)
     edge[..., 1:] += true.diff(dim=-1).abs()

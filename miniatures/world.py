@@ -1,7 +1,7 @@
-"""The world that the miniatures know: one or two coloured shapes before a plain or two-tone background.
+"""The world of the miniatures: one or two coloured shapes on a plain or two-tone background.
 
-They move, bounce or turn. Everything is drawn from a seed, so that what a clip shows is known exactly, and a result
-can be judged by it. Lengths are in pixels of a picture whose shorter side is 64; `Scene.clip` draws at any size.
+Shapes move, bounce or turn. Everything is drawn from a seed, so the content of a clip is known exactly and results can
+be judged against it. Lengths are in pixels of a picture whose shorter side is 64; `Scene.clip` draws at any size.
 """
 
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ Numbers = NDArray[np.floating[Any]]
 
 SIDE = 64
 SPEED = 1.5
-"""Pixels from one frame to the next."""
+"""Pixels per frame."""
 SPIN = np.pi / 30
-"""Radians from one frame to the next."""
+"""Radians per frame."""
 RATE = 16
 """Frames per second."""
 TRAINING_SEEDS = 1_000_000
-"""What is trained on begins here. Scenes of smaller seeds are for tests and measurements alone."""
+"""First seed of the training set. Scenes with smaller seeds are reserved for tests and measurements."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -36,10 +36,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (26, 26, 26),
 }
 CONTRAST = 120.0
-"""The least distance of a shape's colour from the background's."""
+"""Smallest distance of a shape's colour from the background's."""
 SHAPES = ("circle", "square", "triangle", "star")
 HEADINGS: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
-"""By name, as steps to the right and down."""
+"""Name → step to the right and down."""
 TURNS = ("clockwise", "anticlockwise")
 STYLES = ("flat", "outlined", "stippled")
 Style = Literal["flat", "outlined", "stippled"]
@@ -47,18 +47,18 @@ Halves = Literal["none", "across", "beside"]
 Motion = Literal["any", "line", "bounce", "turn"]
 
 REACH = {"circle": 1.0, "square": 0.9, "triangle": 1.3, "star": 1.35}
-"""How far a shape goes from its centre, in radii; of a square to its sides, so that a turning one's corners may be
-outside of its room."""
+"""Extent of a shape from its centre, in radii; for a square to its sides, so the corners of a turning one may leave its
+room."""
 SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "star": 5}
-"""In how many turns a shape is the same."""
+"""Number of rotations that map a shape onto itself."""
 STAR_WAIST = 0.48
-"""How far a star's inner corners are from its centre, by how far its outer ones are."""
+"""Radius of a star's inner corners, relative to the outer ones."""
 UP = -np.pi / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One shape and how it moves, from the first frame on."""
+    """One shape and its motion from the first frame on."""
 
     shape: str
     colour: str
@@ -66,12 +66,12 @@ class Figure:
     x: float
     y: float
     heading: str | None
-    """Where to; None: it stays."""
+    """Direction of motion, or None if the shape stays in place."""
     turn: str | None
     angle: float
-    """Radians, clockwise, at the first frame."""
+    """Angle in the first frame, in radians, clockwise."""
     room: tuple[float, float, float, float]
-    """Left, top, right and bottom edge of what it may not leave; there it bounces."""
+    """Left, top, right and bottom edge of the area in which it bounces."""
 
     def at(self, time: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """Return x, y and angle at each `time`, in frames from the first."""
@@ -79,7 +79,7 @@ class Figure:
         low = np.array(self.room[:2]) + self.reach
         high = np.array(self.room[2:]) - self.reach
         x, y = (
-            folded(start + SPEED * direction * time, low[axis], high[axis])
+            reflect(start + SPEED * direction * time, low[axis], high[axis])
             for axis, (start, direction) in enumerate(zip((self.x, self.y), step, strict=True))
         )
         spin = {"clockwise": SPIN, "anticlockwise": -SPIN, None: 0.0}[self.turn]
@@ -90,7 +90,7 @@ class Figure:
         return self.radius * REACH[self.shape]
 
     def heading_at(self, time: float) -> str | None:
-        """Where it is going at `time`; in the frame of a bounce, where to from there."""
+        """Return the heading at `time`; in the frame of a bounce, the heading after it."""
         if self.heading is None:
             return None
         x, y, _ = self.at(np.array([time, time + 0.01]))
@@ -98,12 +98,12 @@ class Figure:
         return max(HEADINGS, key=lambda name: float(np.dot(HEADINGS[name], moved)))
 
     def bounces(self, frames: int) -> bool:
-        """Whether it touches an edge within that many frames."""
+        """Return whether it touches an edge within this many frames."""
         headings = [self.heading_at(time) for time in range(frames)]
         return any(before != after for before, after in pairwise(headings))
 
     def distance(self, x: Numbers, y: Numbers, angle: Numbers) -> Numbers:
-        """Return how far outside its edge the points at (x, y) from its centre are; negative inside. Pixels."""
+        """Return the distance of points (x, y), relative to the centre, from the edge, negative inside; in pixels."""
         if self.shape == "circle":
             return np.hypot(x, y) - self.radius
         if self.shape == "square":
@@ -123,41 +123,41 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a clip shows."""
+    """Content of a clip."""
 
     figures: tuple[Figure, ...]
-    """One or two; of two, the upper or left one first."""
+    """One or two figures; of two, the upper or left one first."""
     background: tuple[str, ...]
-    """One colour, or two of which the first is above or left."""
+    """One colour, or two with the upper or left one first."""
     halves: Halves
-    """How two colours lie: one above the other, or side by side."""
+    """Whether two background colours are above each other or side by side."""
     style: Style = "flat"
     width: int = SIDE
     height: int = SIDE
 
     def clip(self, frames: int, *, scale: float = 1.0, start: float = 0.0) -> Pixels:
-        """Draw it: (frames, height * scale, width * scale, 3), from `start` frames after its beginning on."""
+        """Draw frames from frame `start` on: (frames, height * scale, width * scale, 3)."""
         time = start + np.arange(frames)
         rows = (np.arange(round(self.height * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
         columns = (np.arange(round(self.width * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
         picture = np.broadcast_to(self._ground(rows, columns), (frames, len(rows), len(columns), 3))
         for figure in self.figures:
             distance = self._distance(figure, time, rows, columns)
-            paint, cover = self._painted(figure, distance, rows, columns, scale)
+            paint, cover = self._paint(figure, distance, rows, columns, scale)
             picture = picture + (paint - picture) * cover
         return (picture + 0.5).astype(np.uint8)
 
     def edges(self, frames: int, *, scale: float = 1.0, start: float = 0.0) -> Pixels:
-        """Draw the shapes' outlines alone, white on black and two pixels wide, in the shape of `clip`."""
+        """Draw only the outlines, white on black and two pixels wide, in the shape of `clip`."""
         time = start + np.arange(frames)
         rows = (np.arange(round(self.height * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
         columns = (np.arange(round(self.width * scale), dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
-        lines = [_covered((abs(self._distance(f, time, rows, columns)) - 1.0) * scale) for f in self.figures]
+        lines = [_cover((abs(self._distance(f, time, rows, columns)) - 1.0) * scale) for f in self.figures]
         picture = np.max(lines, axis=0)[..., None] * np.float32(255)
         return np.repeat(picture + 0.5, 3, axis=-1).astype(np.uint8)
 
     def masks(self, frames: int, *, start: float = 0.0) -> NDArray[np.bool_]:
-        """Where each figure is: (figures, frames, height, width)."""
+        """Return the pixels of each figure: (figures, frames, height, width)."""
         time = start + np.arange(frames)
         rows, columns = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (self.height, self.width))
         return np.stack([self._distance(figure, time, rows, columns) < 0 for figure in self.figures])
@@ -177,10 +177,10 @@ class Scene:
         return figure.distance(columns[None, None] - x, rows[None, :, None] - y, angle)
 
     def _ink(self, figure: Figure) -> str:
-        """What lines and dots are drawn in: black where that can be seen."""
+        """Return the colour of lines and dots: black where it is visible."""
         return next(name for name in ("black", "white", *COLOURS) if name not in (figure.colour, *self.background))
 
-    def _painted(
+    def _paint(
         self,
         figure: Figure,
         distance: Numbers,
@@ -188,33 +188,33 @@ class Scene:
         columns: Numbers,
         scale: float,
     ) -> tuple[Numbers, Numbers]:
-        """The colours of a figure, and how much of each pixel it covers."""
+        """Return the colours of a figure and its coverage of each pixel."""
         colour = np.array(COLOURS[figure.colour], np.float32)
         ink = np.array(COLOURS[self._ink(figure)], np.float32)
-        cover = _covered(distance * scale)[..., None]
+        cover = _cover(distance * scale)[..., None]
         if self.style == "outlined":
-            line = _covered((-distance - 3.5) * scale)[..., None]
+            line = _cover((-distance - 3.5) * scale)[..., None]
             return colour + (ink - colour) * line, cover
         if self.style == "stippled":
             dots = np.sin(rows * np.float32(np.pi / 4))[:, None] * np.sin(columns * np.float32(np.pi / 4))[None]
-            dot = _covered((0.25 - dots) * 3 * scale)[None, ..., None]
+            dot = _cover((0.25 - dots) * 3 * scale)[None, ..., None]
             return colour + (ink - colour) * dot * np.float32(0.7), cover
         return colour, cover
 
 
-def folded(value: Numbers, low: float, high: float) -> Numbers:
+def reflect(value: Numbers, low: float, high: float) -> Numbers:
     """Reflect a straight movement at both ends of [low, high]."""
     width = max(high - low, 1e-6)
     return low + width - abs((value - low) % (2 * width) - width)
 
 
-def _covered(distance: Numbers) -> Numbers:
-    """How much of a pixel lies inside, by how far its middle is outside the edge."""
+def _cover(distance: Numbers) -> Numbers:
+    """Return the share of each pixel inside, from the distance of its centre to the edge (negative inside)."""
     return np.clip(np.float32(0.5) - distance, 0, 1)
 
 
 def contrast(one: str, other: str) -> float:
-    """The distance of two colours in brightness and, weighed three quarters as much, in tint: eyes see less of that."""
+    """Return the distance of two colours in brightness and chroma; chroma, to which eyes react less, counts 3/4."""
     a, b = (np.array(COLOURS[name], float) for name in (one, other))
     luma = np.array([0.299, 0.587, 0.114])
     light = float(luma @ (a - b))
@@ -222,8 +222,8 @@ def contrast(one: str, other: str) -> float:
     return float(np.hypot(light, 0.75 * np.linalg.norm(tint)))
 
 
-def matching(*others: str) -> list[str]:
-    """The colours that stand out from all of `others`."""
+def find_matching(*others: str) -> list[str]:
+    """Return the colours that stand out from all of `others`."""
     return [name for name in COLOURS if all(contrast(name, other) >= CONTRAST for other in others)]
 
 
@@ -236,15 +236,15 @@ def draw(
     size: tuple[int, int] = (SIDE, SIDE),
     motion: Motion = "any",
 ) -> Scene:
-    """Draw a scene at random.
+    """Draw a random scene.
 
     Args:
         seed: the same seed and arguments give the same scene.
-        frames: over which a `line` meets no edge, and a `bounce` does; 2 to 25.
+        frames: number of frames in which a `line` touches no edge and a `bounce` does; 2 to 25.
         figures: 1 or 2; by default mostly 1.
-        style: how the shapes are painted.
+        style: how shapes are painted.
         size: width and height of the picture, in pixels.
-        motion: of a single figure; two move in lines and may bounce.
+        motion: motion of a single figure; two move in lines and may bounce.
     """
     rng = np.random.default_rng(seed)
     width, height = size
@@ -254,14 +254,14 @@ def draw(
     headings = list(HEADINGS)
     if count == 2:
         above = rng.random() < 0.5
-        rooms = _halved(rooms[0], above=above)
+        rooms = _halve_room(rooms[0], above=above)
         headings = ["right", "left"] if above else ["down", "up"]
     kind = motion
     if kind == "any":
         kind = str(rng.choice(["line", "bounce", "turn"], p=[0.6, 0.2, 0.2]))
     scene = Scene((), background, halves, style, width, height)
     for room in rooms:
-        figure = _figure(rng, room, matching(*background), headings, kind if count == 1 else "any", frames)
+        figure = _figure(rng, room, find_matching(*background), headings, kind if count == 1 else "any", frames)
         scene = replace(scene, figures=(*scene.figures, figure))
     return scene
 
@@ -270,18 +270,20 @@ def _background(rng: np.random.Generator) -> tuple[tuple[str, ...], Halves]:
     first = str(rng.choice(list(COLOURS)))
     if rng.random() >= 0.2:
         return (first,), "none"
-    second = str(rng.choice(_second(first)))
+    second = str(rng.choice(_list_second_colours(first)))
     return (first, second), "across" if rng.random() < 0.5 else "beside"
 
 
-def _second(first: str) -> list[str]:
-    """Colours that go beside `first` and leave some for the shapes."""
+def _list_second_colours(first: str) -> list[str]:
+    """Return the colours that match `first` as a second background colour and leave some for the shapes."""
     return [
-        name for name in COLOURS if name != first and contrast(name, first) >= 60 and len(matching(first, name)) > 1
+        name
+        for name in COLOURS
+        if name != first and contrast(name, first) >= 60 and len(find_matching(first, name)) > 1
     ]
 
 
-def _halved(room: tuple[float, float, float, float], *, above: bool) -> list[tuple[float, float, float, float]]:
+def _halve_room(room: tuple[float, float, float, float], *, above: bool) -> list[tuple[float, float, float, float]]:
     left, top, right, bottom = room
     x, y = (left + right) / 2, (top + bottom) / 2
     if above:
@@ -297,7 +299,7 @@ def _figure(
     motion: str,
     frames: int,
 ) -> Figure:
-    """Draw shapes, places and headings until the motion is the one that is wanted."""
+    """Draw shapes, positions and headings until one has the requested motion."""
     while True:
         shape = str(rng.choice(SHAPES[1:] if motion == "turn" else SHAPES))
         across = min(room[2] - room[0], room[3] - room[1])

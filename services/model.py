@@ -39,8 +39,8 @@ class Offer:
     """Its service has the method of the role's interface, see `services.roles`."""
     request: type[BaseModel] | None = None
     """What that method is asked with, beside frames; None where nothing can be chosen."""
-    pictures: tuple[str, ...] = ()
-    """Optional pictures of the role's method that this kind can use, by the method's argument."""
+    pictures: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Optional pictures of the role's method that this kind can use: the method's argument → what it is for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,8 @@ class Model(Generic[Settings]):
     """Repository, or name of a pack → the terms of its weights."""
     aliases: tuple[str, ...] = ()
     """Names by which older clients ask for a job of a model of this kind."""
+    command: str = ""
+    """Name of the command for a job of a model of this kind; empty where it is the kind."""
 
     def load(self, settings: Settings, home: Path, replica: Callable[[], str]) -> "Service[Settings, Any]":
         """Load the weights, and return the service.

@@ -1,4 +1,4 @@
-"""What every test can count on."""
+"""Fixtures and options of all tests."""
 
 import signal
 from collections.abc import Iterator
@@ -6,31 +6,30 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("suite", deadline=None)  # how long an example takes depends on what else the machine does
+settings.register_profile("suite", deadline=None)  # the duration of an example depends on the load of the machine
 settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add an option for the tests of faults."""
+    """Add the option that writes the fault table."""
     parser.addoption(
-        "--fault-table", action="store_true", help="write what the tests of faults find to benchmarks/results"
+        "--fault-table", action="store_true", help="write the results of the fault tests to benchmarks/results"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gather what the tests of faults find, where it is wanted."""
+    """Register the plugin that writes the fault table, if it is requested."""
     if config.getoption("--fault-table"):
-        from tests.cluster.faults import FaultTable  # which imports Ray, and that takes seconds
+        from tests.cluster.faults import FaultTable  # imports Ray, which takes seconds
 
         config.pluginmanager.register(FaultTable())
 
 
 @pytest.fixture(scope="session", autouse=True)
 def heed_interrupts() -> Iterator[None]:
-    """Let SIGINT interrupt whatever a test starts.
+    """Restore the default handling of SIGINT, which tests send to their subprocesses.
 
-    A shell starts its background jobs with SIGINT ignored, and what is ignored is inherited: a program of a test would
-    then rightly pass over the interrupt that the test sends it.
+    A shell starts background jobs with SIGINT ignored, and subprocesses inherit that, so they would ignore the signal.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

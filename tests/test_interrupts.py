@@ -1,4 +1,4 @@
-"""The tests of interrupts pass from a background job too, which a shell starts with SIGINT ignored."""
+"""The tests of interrupts also pass in a background job, which a shell starts with SIGINT ignored."""
 
 import subprocess
 import sys

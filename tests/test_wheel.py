@@ -1,4 +1,4 @@
-"""The wheel: one name, small, and of use where there is no server and other packages have our rooms' names."""
+"""The wheel: one package, small, and usable without a server beside other packages with the names of our rooms."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WAIT_S = 120
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built from a copy of it, without network."""
+    """A wheel built offline from a copy of this checkout."""
     source, built = tmp_path_factory.mktemp("checkout") / "reelgraph", tmp_path_factory.mktemp("wheel")
     left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "checkpoints")
     shutil.copytree(ROOT, source, symlinks=True, ignore=left_out)
@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment with the wheel and what it requires."""
+    """The `bin` folder of an environment with the wheel and its dependencies."""
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, symlinks=True)
     (packages,) = place.glob("lib/python*/site-packages")
@@ -44,7 +44,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = {path.name for path in packages.iterdir()}
     python = place / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-compile"]
-    run([*pip, str(wheel)], place)  # pip itself finds that nothing more is required
+    run([*pip, str(wheel)], place)  # pip verifies the dependencies
     (name, metadata) = sorted({path.name for path in packages.iterdir()} - before)
     assert (name, metadata.endswith(".dist-info")) == ("reelgraph", True)
     return place / "bin"
@@ -52,7 +52,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The folder of a project that has packages of our names."""
+    """The folder of a project that has packages with the names of our rooms."""
     for name in ("services", "composition", "clients", "miniatures"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise AssertionError('the {name} of the project')\n")
@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def required(name: str, extra: str = "") -> set[str]:
-    """The distributions that one requires here, and those that these require, by their names."""
+    """Return the names of all direct and indirect dependencies of a distribution."""
     found: set[str] = set()
     for requirement in map(Requirement, distribution(name).requires or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
@@ -69,7 +69,7 @@ def required(name: str, extra: str = "") -> set[str]:
 
 
 def entries(name: str) -> Iterator[Path]:
-    """What a distribution has put into `site-packages`."""
+    """Yield the entries of a distribution in `site-packages`."""
     found = distribution(name)
     for file in found.files or []:
         if file.parts[0] not in ("..", "__pycache__"):
@@ -77,7 +77,7 @@ def entries(name: str) -> Iterator[Path]:
 
 
 def run(command: list[str], folder: Path, status: int = 0) -> "subprocess.CompletedProcess[str]":
-    """Run a program in a folder, where PYTHONPATH names no checkout."""
+    """Run a program in a folder, without a checkout in PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False

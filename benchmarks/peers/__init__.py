@@ -1,1 +1,1 @@
-"""The same work as other serving frameworks do it. These programs run in `.venv-peers`, see `peers/venv.py`."""
+"""The same work with other serving frameworks. These programs run in `.venv-peers`, see `peers/venv.py`."""

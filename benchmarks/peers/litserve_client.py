@@ -1,6 +1,6 @@
-"""Takes a stream of frames from `litserve_server`: `python -m benchmarks.peers.litserve_client PORT LENGTH FRAMES`.
+"""Consumes a stream of frames from `litserve_server`: `python -m benchmarks.peers.litserve_client PORT LENGTH FRAMES`.
 
-Prints the seconds that took and the sum of the bytes touched, as JSON.
+Prints the seconds and the sum of the bytes read, as JSON.
 """
 
 import http.client
@@ -10,11 +10,11 @@ import time
 
 import numpy as np
 
-from benchmarks.clip import FRAME_BYTES, touched
+from benchmarks.clip import FRAME_BYTES, read_pages
 
 
 def take(port: int, length: int, frames: int) -> dict[str, float]:
-    """Read `frames` frames in runs of `length`, each run into an array of its own."""
+    """Read `frames` frames in runs of `length`, each run into a new array."""
     began = time.perf_counter()
     total = 0
     connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -24,7 +24,7 @@ def take(port: int, length: int, frames: int) -> dict[str, float]:
     for _ in range(frames // length):
         run = np.empty(length * FRAME_BYTES, np.uint8)
         _fill(response, run.data)
-        total += touched(run)
+        total += read_pages(run)
     response.read()
     connection.close()
     return {"seconds": time.perf_counter() - began, "sum": total}

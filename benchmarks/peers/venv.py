@@ -1,4 +1,4 @@
-"""The peers' own virtual environment: their dependencies clash with Ray's."""
+"""The separate virtual environment of the peers, whose dependencies conflict with Ray's."""
 
 import json
 import os
@@ -23,7 +23,7 @@ POLL_S = 0.1
 
 
 def prepare() -> dict[str, str]:
-    """Make the environment, or bring it up to date. Returns the peers' versions."""
+    """Create or update the environment, and return the versions of the peers."""
     uv = str(Path(sys.prefix, "bin", "uv"))
     if not PYTHON.exists():
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, VENV], check=True)
@@ -38,19 +38,23 @@ def prepare() -> dict[str, str]:
 
 @contextmanager
 def served(command: list[str], ready: str) -> Iterator[None]:
-    """Run a server from the environment until the block is left. `ready` is a URL that answers 200 when it is up.
+    """Run a server from the environment inside the `with` block.
+
+    Args:
+        command: command line of the server.
+        ready: URL that answers 200 when the server is ready.
 
     Raises:
-        RuntimeError: it ended, or was not ready in time.
+        RuntimeError: the server ended or was not ready in time.
     """
     program = [VENV / "bin" / command[0], *command[1:]]
     with tempfile.TemporaryFile() as log:
-        # A session of its own: its workers end with it, and nothing else does.
+        # Its own session, so that all its workers can be ended together.
         server = subprocess.Popen(program, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
             if not _is_up(server, ready):
                 log.seek(0)
-                raise RuntimeError(f"{command} did not come up:\n{log.read().decode(errors='replace')}")
+                raise RuntimeError(f"{command} did not start:\n{log.read().decode(errors='replace')}")
             yield
         finally:
             _end(server)
@@ -73,5 +77,5 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait(STOP_TIMEOUT_S)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)  # what it left behind, if anything
+            os.killpg(server.pid, signal.SIGKILL)  # remaining workers, if any
         server.wait()

@@ -1,1 +1,1 @@
-"""Reading and checking a configuration, and what is served under it."""
+"""Reading and checking a configuration file, and finding the models and graphs that are deployed."""

@@ -1,4 +1,4 @@
-"""The blocks of a configuration file: each is an application, and says what one deployment hosts."""
+"""The blocks of a configuration file. Each is a Serve application with one deployment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from composition.configuration.settings import (
-    MOVED,
+    LEGACY_MESSAGE,
     FrontSettings,
     GraphEntry,
     GraphsSettings,
@@ -27,20 +27,20 @@ BUILDERS: Mapping[str, type[StateSettings]] = {
     "composition.app.jobs": JobsSettings,
     "composition.app.front": FrontSettings,
 }
-"""Import path of a builder → what its `args` are."""
-OLD_BUILDER = "composition.app.build"
-FIXED = {JobsSettings: "jobs", FrontSettings: "front"}
-"""What applications are called that host one thing that is always the same."""
+"""Import path of a builder → class of its `args`."""
+LEGACY_BUILDER = "composition.app.build"
+FIXED_NAMES = {JobsSettings: "jobs", FrontSettings: "front"}
+"""Names of the applications that cannot be named in the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One application of a file."""
+    """One application of a configuration file."""
 
     raw: Mapping[str, Any]
-    """As it is written."""
+    """The block as written in the file."""
     settings: StateSettings | None
-    """What its `args` say; None where it is not an application of this project."""
+    """The parsed `args`; None if the application does not belong to this project."""
 
     @property
     def name(self) -> str:
@@ -48,37 +48,37 @@ class Block:
 
     @property
     def deployment(self) -> str:
-        """The name of its deployment, which its own name must be too. Raises ConfigError where it is not decided."""
+        """Name of the deployment, which must also be the application's name. Raises ConfigError if it is ambiguous."""
         if isinstance(self.settings, ModelsSettings | GraphsSettings):
             return self.settings.name
-        return next((name for shape, name in FIXED.items() if isinstance(self.settings, shape)), self.name)
+        return next((name for shape, name in FIXED_NAMES.items() if isinstance(self.settings, shape)), self.name)
 
     @property
     def models(self) -> Mapping[str, ModelEntry]:
-        """Id → the model, where it hosts models."""
+        """Id → model; empty if the application hosts no models."""
         return self.settings.models if isinstance(self.settings, ModelsSettings) else {}
 
     @property
     def graphs(self) -> Mapping[str, GraphEntry]:
-        """Name → the graph, where it hosts graphs."""
+        """Name → graph; empty if the application hosts no graphs."""
         return self.settings.graphs if isinstance(self.settings, GraphsSettings) else {}
 
     def replace_args(self, args: Mapping[str, Any]) -> "Block":
-        """Return the block with other `args`."""
+        """Return a copy of the block with other `args`."""
         settings = None if self.settings is None else type(self.settings).model_validate(args)
         return Block({**self.raw, "args": args}, settings)
 
 
 def parse_block(raw: Mapping[str, Any], folder: Path) -> Block:
-    """Read an application of a file that Ray's schema has passed. Raises ConfigError.
+    """Parse an application that Ray's schema has accepted. Raises ConfigError.
 
     Args:
-        raw: as it is written.
-        folder: where relative paths in its `args` begin, absolute.
+        raw: the block as written in the file.
+        folder: absolute path of the folder that relative paths in `args` refer to.
     """
     builder = str(raw["import_path"]).replace(":", ".")
-    if builder == OLD_BUILDER:
-        raise ConfigError(MOVED, param="import_path")
+    if builder == LEGACY_BUILDER:
+        raise ConfigError(LEGACY_MESSAGE, param="import_path")
     shape = BUILDERS.get(builder)
     if shape is None:
         return Block(raw, None)
@@ -87,20 +87,20 @@ def parse_block(raw: Mapping[str, Any], folder: Path) -> Block:
         settings = shape.model_validate(args)
         return Block(raw, settings).replace_args(root_paths(args, settings, folder))
     except ValidationError as error:
-        raise ConfigError(explain_errors(error, f"application {raw.get('name')}: args.")) from error
+        raise ConfigError(format_errors(error, f"application {raw.get('name')}: args.")) from error
 
 
-def explain_errors(error: ValidationError, before: str = "") -> str:
-    """Say what is wrong in which field, a line for each, after `before`."""
+def format_errors(error: ValidationError, before: str = "") -> str:
+    """Return one line `field: problem` for each validation error, with `before` in front of the field."""
     lines: list[str] = []
-    for found in error.errors(include_url=False):
-        place = ".".join(str(part) for part in found["loc"] if part != "[key]")
-        words = found["msg"].removeprefix("Value error, ")
-        if found["type"] == "extra_forbidden":
-            words = "there is no such field"
-        elif found["type"] == "missing":
-            words = "field required"
-        elif found["type"] != "value_error":
-            words = f"{words[:1].lower()}{words[1:]}, got {shown(found['input'])}"
-        lines.append(f"{before}{place}: {words}")
+    for detail in error.errors(include_url=False):
+        field = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+        problem = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            problem = "there is no such field"
+        elif detail["type"] == "missing":
+            problem = "field required"
+        elif detail["type"] != "value_error":
+            problem = f"{problem[:1].lower()}{problem[1:]}, got {shown(detail['input'])}"
+        lines.append(f"{before}{field}: {problem}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What must hold between the applications of a configuration, which Ray and each application by itself cannot see."""
+"""Checks across the applications of a configuration, which neither Ray nor a single application can make."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,7 +13,7 @@ from services.limits import shown
 
 
 def check_blocks(blocks: Sequence[Block]) -> None:
-    """Raise ConfigError unless the applications of a file fit together."""
+    """Raise ConfigError unless the applications of a file are consistent."""
     for block in blocks:
         if block.settings is not None:
             _check_names(block)
@@ -22,9 +22,9 @@ def check_blocks(blocks: Sequence[Block]) -> None:
     _check_ids(blocks)
     for block in blocks:
         for name, entry in block.models.items():
-            _check_defaults(f"models.{name}", entry.defaults, _model_fields(entry))
+            _check_defaults(f"models.{name}", entry.defaults, _list_model_fields(entry))
         for name, entry in block.graphs.items():
-            graph = _graph_of(block, name, entry)
+            graph = _find_graph(block, name, entry)
             _check_defaults(f"graphs.{name}", entry.defaults, graph.request.model_fields if graph else ())
     _check_roles(blocks)
 
@@ -32,12 +32,16 @@ def check_blocks(blocks: Sequence[Block]) -> None:
 def _check_names(block: Block) -> None:
     wanted = block.deployment
     if block.name != wanted:
-        what = "its `application` is" if getattr(block.settings, "application", None) else "what it hosts is called"
-        raise ConfigError(f"application {block.name}: name: must be {wanted}, as {what}", param="name")
+        reason = (
+            "the value of `application`"
+            if getattr(block.settings, "application", None)
+            else "the name of what it hosts"
+        )
+        raise ConfigError(f"application {block.name}: name: must be {wanted}, {reason}", param="name")
     for deployment in block.raw.get("deployments") or ():
         if deployment["name"] != wanted:
             raise ConfigError(
-                f"application {block.name}: deployments: must be named {wanted}, as their application, got "
+                f"application {block.name}: deployments: the name must be {wanted}, that of the application, got "
                 f"{shown(deployment['name'])}",
                 param="deployments",
             )
@@ -47,40 +51,39 @@ def _check_route(block: Block) -> None:
     route = block.raw.get("route_prefix", "/")
     if route is not None and not isinstance(block.settings, FrontSettings):
         raise ConfigError(
-            f"application {block.name}: route_prefix: must be null, for only the front door is asked over HTTP; got "
+            f"application {block.name}: route_prefix: must be null, because only the front door serves HTTP, got "
             f"{shown(route)}",
             param="route_prefix",
         )
 
 
 def _check_state(blocks: Sequence[Block]) -> None:
-    """All applications must find the same state."""
+    """Raise ConfigError unless the state settings are the same in all applications."""
     ours = [(block.name, block.settings) for block in blocks if block.settings is not None]
     for field in StateSettings.model_fields:
         for name, settings in ours[1:]:
             first, other = getattr(ours[0][1], field), getattr(settings, field)
             if first != other:
                 raise ConfigError(
-                    f"{field}: must be the same in all applications, and is not in {ours[0][0]} and {name}; write it "
-                    "once, and repeat it by an anchor",
+                    f"{field}: must be the same in all applications, but differs in {ours[0][0]} and {name}; write it "
+                    "once, and repeat it with a YAML anchor",
                     param=field,
                 )
 
 
 def _check_ids(blocks: Sequence[Block]) -> None:
-    """A name by which jobs can be asked for is one thing."""
-    where: dict[str, str] = {}
+    """Raise ConfigError unless the names of all models and graphs are unique."""
+    owners: dict[str, str] = {}
     for block in blocks:
-        hosted = [*(f"model {name}" for name in block.models), *(f"graph {name}" for name in block.graphs)]
-        for what in hosted:
-            kind, _, name = what.partition(" ")
-            here = f"{kind} of application {block.name}"
-            if name in where:
+        hosted = [*(("model", name) for name in block.models), *(("graph", name) for name in block.graphs)]
+        for kind, name in hosted:
+            owner = f"{kind} of application {block.name}"
+            if name in owners:
                 raise ConfigError(
-                    f"{kind}s.{name}: there must be one {name}, and there are the {where[name]} and the {here}",
+                    f"{kind}s.{name}: the name must be unique, but is used by the {owners[name]} and the {owner}",
                     param=f"{kind}s.{name}",
                 )
-            where[name] = here
+            owners[name] = owner
 
 
 def _check_defaults(place: str, defaults: Collection[str], fields: Collection[str]) -> None:
@@ -88,58 +91,59 @@ def _check_defaults(place: str, defaults: Collection[str], fields: Collection[st
         if name not in fields:
             known = ", ".join(sorted(fields)) or "none"
             raise ConfigError(
-                f"{place}.defaults: a request has no field {shown(name)}; there are {known}", param=f"{place}.defaults"
+                f"{place}.defaults: requests have no field {shown(name)}; the fields are {known}",
+                param=f"{place}.defaults",
             )
 
 
-def _model_fields(entry: ModelEntry) -> set[str]:
-    """The fields of what a model is asked."""
+def _list_model_fields(entry: ModelEntry) -> set[str]:
+    """Return the fields of a model's requests."""
     requests = (offer.request for offer in KINDS[entry.kind].offers)
     return {name for request in requests if request is not None for name in request.model_fields}
 
 
-def _graph_of(block: Block, name: str, entry: GraphEntry) -> Graph | None:
-    """Return the graph; None for that of jobs of a model alone, which has no defaults or roles. Raises ConfigError."""
+def _find_graph(block: Block, name: str, entry: GraphEntry) -> Graph | None:
+    """Return a graph; None for the graph of single-model jobs, which has no defaults or roles. Raises ConfigError."""
     if name == SINGLE:
         return None
     if name not in BY_NAME:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(
-            f"application {block.name}: graphs: there is no {shown(name)}; there are {known}", param="graphs"
+            f"application {block.name}: graphs: must be one of {known}, got {shown(name)}", param="graphs"
         )
     graph = BY_NAME[name]
     return graph.alternatives.get(entry.scenes_by, graph)
 
 
 def _check_roles(blocks: Sequence[Block]) -> None:
-    """Every role that is given to a model is one that the model can take."""
+    """Raise ConfigError unless each role is bound to a model that can take it."""
     models = {name: entry for block in blocks for name, entry in block.models.items()}
     for block in blocks:
         if isinstance(block.settings, FrontSettings):
             for role, model in block.settings.roles.items():
-                fitting = [name for name, entry in models.items() if role in _roles_of(entry)]
+                fitting = [name for name, entry in models.items() if role in _list_roles(entry)]
                 _check_role(f"application {block.name}: roles.{role}", model, fitting)
         for name, entry in block.graphs.items():
-            graph = _graph_of(block, name, entry)
+            graph = _find_graph(block, name, entry)
             needs = {need.role: need for need in graph.roles} if graph else {}
             for role, model in entry.roles.items():
                 place = f"graphs.{name}.roles.{role}"
                 if role not in needs:
                     raise ConfigError(
-                        f"{place}: {name} has no such role; it has {', '.join(needs) or 'none'}", param=place
+                        f"{place}: {name} has no such role; its roles are {', '.join(needs) or 'none'}", param=place
                     )
-                _check_role(place, model, [each for each, entry in models.items() if _fits(entry, needs[role])])
+                _check_role(place, model, [each for each, entry in models.items() if _can_take(entry, needs[role])])
 
 
 def _check_role(place: str, model: str, fitting: Collection[str]) -> None:
     if model not in fitting:
-        there = ", ".join(fitting) or "none"
-        raise ConfigError(f"{place}: must be a model that can take it, of which there are {there}; got {model}")
+        known = ", ".join(fitting) or "none is served"
+        raise ConfigError(f"{place}: must be a model that can take the role ({known}), got {model}")
 
 
-def _roles_of(entry: ModelEntry) -> set[str]:
+def _list_roles(entry: ModelEntry) -> set[str]:
     return {offer.role for offer in KINDS[entry.kind].offers}
 
 
-def _fits(entry: ModelEntry, need: Need) -> bool:
+def _can_take(entry: ModelEntry, need: Need) -> bool:
     return KINDS[entry.kind].find_offer(need.role, need.request) is not None

@@ -1,4 +1,4 @@
-"""`args` of the applications in `serve_config*.yaml`."""
+"""The `args` of the applications in `serve_config*.yaml`."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,34 +16,34 @@ from services.errors import ConfigError
 from services.model import Role
 from services.private import open_home
 
-MOVED = (
-    "this configuration is of the form before 0.2, one application with a field for each model; docs/configuration.md "
-    "tells how to move it to one block for each model"
+LEGACY_MESSAGE = (
+    "import_path: composition.app:build is the format before 0.2, one application with a field for each model; "
+    "docs/configuration.md explains how to convert it to one block for each model"
 )
-"""What is said of a file that names `composition.app:build`."""
+"""Error message for a file that names `composition.app:build`."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-"""Of a model or an application: lower-case letters, digits and dashes."""
+"""Name of a model, graph or application: lower-case letters, digits and dashes."""
 ENTRY_FIELDS = ("kind", "defaults")
-"""Of a model's block, those that are not settings of its kind."""
+"""The fields of a model's block that are not settings of its kind."""
 
 
 class StateSettings(BaseModel):
-    """Where all state lies. The same for every application of a deployment."""
+    """Location of all state. Must be the same for all applications of a configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     home: Path | None = None
-    """Where all state lies; by default REELGRAPH_HOME, or `~/.reelgraph`."""
+    """Folder of all state; by default REELGRAPH_HOME, else `~/.reelgraph`."""
     database: str | None = None
     """SQLAlchemy URL; by default a SQLite file in `home`, which serves one machine."""
     artifacts: ArtifactSettings | None = None
-    """Results and uploads; by default a directory in `home`."""
+    """Store of results and uploads; by default a directory in `home`."""
     media: MediaLimits = MediaLimits()
 
     @property
     def state(self) -> Path:
-        """The one directory of all state, absolute, there, and closed to other users. Raises ConfigError."""
+        """The absolute path of the state folder, which is created and made private. Raises ConfigError."""
         return open_home(self.home or Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph")))
 
     @property
@@ -56,21 +56,21 @@ class StateSettings(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """One model: `{kind, defaults, …}`, and beside these the settings of its kind."""
+    """A model: `kind`, `defaults` and the settings of its kind."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
-    """One of the catalogue's, e.g. `wan`."""
+    """Kind of the model, as in the catalogue, e.g. `wan`."""
     defaults: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Values for the fields that a request leaves out."""
+    """Default values of request fields."""
     settings: Any
-    """Of that kind."""
+    """Settings of the kind."""
 
     @model_validator(mode="before")
     @classmethod
-    def _part_settings(cls, value: Any) -> Any:
-        """Read the settings by the class of their kind."""
+    def _parse_settings(cls, value: Any) -> Any:
+        """Parse the settings with the settings class of the kind."""
         if not isinstance(value, dict):
             return value
         entry = cast("dict[str, Any]", value)
@@ -79,93 +79,96 @@ class ModelEntry(BaseModel):
             raise ValueError(f"kind: must be one of {', '.join(KINDS)}, got {str(entry.get('kind'))[:60]!r}")
         if isinstance(entry.get("settings"), BaseModel):
             return entry
-        own = {name: entry[name] for name in ENTRY_FIELDS if name in entry}
-        rest = {name: each for name, each in entry.items() if name not in ENTRY_FIELDS}
-        return {**own, "settings": model.settings.model_validate(rest)}
+        fields = {name: entry[name] for name in ENTRY_FIELDS if name in entry}
+        settings = {name: each for name, each in entry.items() if name not in ENTRY_FIELDS}
+        return {**fields, "settings": model.settings.model_validate(settings)}
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Yield the fields as the block has them: those of the settings beside its own."""
+        """Yield the fields as in the configuration file, where the settings are at the same level."""
         yield "kind", self.kind
         yield "defaults", self.defaults
         yield from cast("BaseModel", self.settings)
 
 
 class HostSettings(StateSettings):
-    """What an application that hosts several things is called."""
+    """Settings of an application that can host several models or graphs."""
 
     application: Name | None = None
-    """The name of the application, where it hosts more than one."""
+    """Name of the application; required if it hosts more than one model or graph."""
 
 
 class ModelsSettings(HostSettings):
     """`args` of `composition.app:models`."""
 
     models: Annotated[Mapping[Name, ModelEntry], Field(min_length=1)]
-    """Id → what it is and how it is loaded. All of an application are in one process."""
+    """Id → model. All models of an application run in one process."""
     offline: bool = False
-    """Never ask a hub: only weights that were fetched before."""
+    """Whether to use only weights that were fetched before, and never contact a hub."""
 
     @property
     def name(self) -> str:
-        """Of the application and its deployment. Raises ConfigError."""
-        return _name_of(self.application, list(self.models))
+        """Name of the application and its deployment. Raises ConfigError."""
+        return _choose_name(self.application, list(self.models))
 
 
 class GraphEntry(BaseModel):
-    """One graph, as a configuration has it."""
+    """A graph in a configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     defaults: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Values for the fields that a request leaves out; they stand before those of the models."""
+    """Default values of request fields, which take precedence over the models' defaults."""
     roles: Mapping[Role, Name] = Field(default_factory=dict[Role, Name])
-    """Role → the model that takes it where a request does not choose; by default the first that is served."""
+    """Role → id of the model that takes it unless a request chooses another; by default the first suitable one."""
     scenes_by: Literal["full-pipeline", "text-to-video"] = "full-pipeline"
-    """What makes the scenes of a storyboard."""
+    """The graph or model that generates the scenes of a storyboard."""
 
 
 class GraphsSettings(HostSettings):
     """`args` of `composition.app:graphs`."""
 
     graphs: Annotated[Mapping[Name, GraphEntry], Field(min_length=1)]
-    """Name → its settings. All of an application are in one process."""
+    """Name → graph. All graphs of an application run in one process."""
 
     @property
     def name(self) -> str:
-        """Of the application and its deployment. Raises ConfigError."""
-        return _name_of(self.application, list(self.graphs))
+        """Name of the application and its deployment. Raises ConfigError."""
+        return _choose_name(self.application, list(self.graphs))
 
 
 class JobsSettings(StateSettings):
     """`args` of `composition.app:jobs`."""
 
     concurrency: int = Field(default=2, ge=1)
-    """Jobs that one runner works on at a time."""
+    """Number of jobs that a runner works on at the same time."""
     lease_s: float = Field(default=15.0, gt=0)
-    """After a runner dies, its jobs lie still for this long."""
+    """Duration of a job's lease in seconds: the time until another runner resumes the jobs of a runner that died."""
     max_attempts: int = Field(default=5, ge=1)
-    """A job whose runs were all lost this often has failed."""
+    """Number of lost attempts after which a job fails."""
 
 
 class FrontSettings(StateSettings, DoorSettings):
     """`args` of `composition.app:front`."""
 
     auth: Literal["keys", "none"] = "keys"
-    """`none` lets everybody in who reaches the server as `allowed_hosts` and `allowed_origins` say, and everybody see
-    everything."""
+    """`keys` requires an API key. `none` allows all requests that `allowed_hosts` and `allowed_origins` permit, and
+    shows everything to everyone."""
     max_body_bytes: int = Field(default=2 << 30, ge=1)
+    """Maximum size of a request body."""
     max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
+    """Maximum size of a JSON body."""
     max_queued_jobs: int = Field(default=100, ge=1)
+    """Maximum number of queued jobs; further requests are answered with 429."""
     roles: Mapping[Role, Name] = Field(default_factory=dict[Role, Name])
-    """Role → the model that answers at once (`/v1/images/…`, `/v1/faces`) where a request names none; by default the
-    first that is served."""
+    """Role → id of the model for requests without a job (`/v1/images/…`, `/v1/faces`) that name no model; by default
+    the first suitable one."""
 
 
-def _name_of(application: str | None, hosted: list[str]) -> str:
+def _choose_name(application: str | None, hosted: list[str]) -> str:
     if application is None and len(hosted) > 1:
         raise ConfigError(
-            f"application: name the application that hosts {', '.join(hosted)}: one that hosts several has no name "
-            "by itself",
+            "application: a name is required for an application that hosts several models or graphs, "
+            f"got {', '.join(hosted)}",
             param="application",
         )
     return application or hosted[0]

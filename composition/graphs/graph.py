@@ -66,6 +66,8 @@ class Graph:
     """Names of the graphs that run the jobs that it makes. It is not served without these."""
     alternatives: Mapping[str, "Graph"] = field(default_factory=dict[str, "Graph"])
     """Its other forms, by the configuration's `scenes_by`."""
+    command: str = ""
+    """Name of the command for it; empty where it is the graph's name."""
 
     @property
     def roles(self) -> tuple[Need, ...]:

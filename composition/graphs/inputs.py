@@ -28,18 +28,18 @@ class Media:
             async with Decoder.open(Path(url), self._limits) as decoder:
                 yield decoder
             return
-        async with self._artifacts.local(url) as path, Decoder.open(path, self._limits) as decoder:
+        async with self._artifacts.open_local(url) as path, Decoder.open(path, self._limits) as decoder:
             yield decoder
 
     async def own(self, url: str) -> Frames:
         """A picture that the project itself has written: no process needs to guard against it. Raises NotFound."""
-        async with self._artifacts.local(url) as path:
+        async with self._artifacts.open_local(url) as path:
             return Frames(await asyncio.to_thread(_read, path))
 
     async def picture(self, url: str) -> Frames:
         """The only frame of a picture, or the last one of a video."""
         async with self.opened(url) as decoder:
-            return await decoder.last()
+            return await decoder.read_last()
 
 
 def _read(path: Path) -> Pixels:

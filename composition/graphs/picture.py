@@ -46,14 +46,20 @@ class Shooting(Painting):
     """How a picture is painted, and what becomes of it. What is not wanted is `false`."""
 
     face: str | None = None
-    """A picture of a face, which the picture is to have."""
+    """A picture of whoever is to be seen."""
     identity: Annotated[Identity | None, BeforeValidator(from_json)] = None
-    """The same as `POST /v1/faces` has given it, instead of the face's picture."""
-    restyle: Annotated[RestyleRequest | None, BeforeValidator(_styled)] = None
-    """How HunyuanDiT paints the picture anew: `{prompt, strength, …}`, or the prompt alone."""
-    animate: Annotated[SvdRequest | None, BeforeValidator(_switched)] = SvdRequest()
+    """Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."""
+    restyle: Annotated[
+        RestyleRequest | None, BeforeValidator(_styled, json_schema_input_type=RestyleRequest | str | bool | None)
+    ] = None
+    """How HunyuanDiT paints the picture anew; a text is the style's prompt."""
+    animate: Annotated[
+        SvdRequest | None, BeforeValidator(_switched, json_schema_input_type=SvdRequest | bool | None)
+    ] = SvdRequest()
     """How Stable Video Diffusion makes it move; `false` leaves it a picture."""
-    upscale: Annotated[UpscaleRequest | None, BeforeValidator(_switched)] = UpscaleRequest()
+    upscale: Annotated[
+        UpscaleRequest | None, BeforeValidator(_switched, json_schema_input_type=UpscaleRequest | bool | None)
+    ] = UpscaleRequest()
     """How Real-ESRGAN enlarges the video; `false` leaves it as it is. A picture is enlarged where this is given."""
 
     @model_validator(mode="before")

@@ -13,7 +13,7 @@ from services.model import Role
 
 
 class GraphRequest(BaseModel):
-    """The root of the requests that a graph can run."""
+    """What every graph, and every model alone, can be asked with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -84,6 +84,11 @@ class GraphRequest(BaseModel):
         """
         del rate
         return {**fields, "seconds": seconds}
+
+    @classmethod
+    def takes_seconds(cls) -> bool:
+        """Return whether OpenAI's `seconds` can be asked for."""
+        return "seconds" not in cls.lasting(1.0, {}, 1.0)
 
     @classmethod
     def spelled_out(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

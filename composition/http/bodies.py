@@ -6,7 +6,7 @@ import mmap
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -25,8 +25,12 @@ Receive = Callable[[], Awaitable[Message]]
 
 MAX_DIGITS = 18
 """Of a number in a header: Python reads none of thousands of digits, and a database counts no further."""
+MAX_SECONDS = 3600
+"""Of a video that is asked for by its duration; less."""
 REFERENCE_NAME = "input_reference"
 """OpenAI's name for the media that a video begins with."""
+PENDING = "pending"
+"""Stands for a medium in a request until it is taken in."""
 MEDIA_ELSEWHERE = "send media as files of a form, or upload them first"
 ONE_OF = "must be a file id (file_…), a data: URL or a form part"
 
@@ -41,6 +45,17 @@ class BodySettings(BaseModel):
     max_json_bytes: int = Field(default=MAX_JSON_BYTES, ge=1)
     """Of a JSON body or the text in a form, which is read into memory and takes at most four times as much there;
     larger media goes into a form as a file, or is uploaded first."""
+
+
+class VideoBody(BaseModel):
+    """What every video is asked for with, beside the fields of its graph or model."""
+
+    model: str
+    """A graph, or the id of a model, which then works alone."""
+    input_reference: str | None = None
+    """OpenAI's name for the medium that the video begins with, instead of its own."""
+    seconds: Annotated[float, Field(gt=0, lt=MAX_SECONDS)] | None = None
+    """OpenAI's name for how long the video lasts, instead of `num_frames`."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from composition.records.artifacts import Artifacts
+from composition.records.events import ScoresObject
 from composition.records.store import Store
 from composition.records.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
@@ -19,8 +22,17 @@ POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 """A silent event stream says this often that it is still there."""
 
-SCORES = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+SCORES = tuple(ScoresObject.model_fields)
 """The columns of a job's metrics, behind the frame's number."""
+
+
+class ContentQuery(BaseModel):
+    """Which of a job's results, and how it is written."""
+
+    variant: str | None = None
+    """One of the job's results, e.g. `thumbnail`; by default what the job is for."""
+    format: Literal["csv", "json"] | None = None
+    """Of metrics; by default `csv`."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -48,7 +60,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 async def kept(store: Store, artifacts: Artifacts, job_id: str, variant: str) -> AsyncIterator[bytes]:
     """Yield what there is of one of a job's videos."""
-    for segment in await asyncio.to_thread(store.segments, job_id, variant=variant):
+    for segment in await asyncio.to_thread(store.list_segments, job_id, variant=variant):
         for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
             yield chunk
 
@@ -60,8 +72,8 @@ async def live(store: Store, artifacts: Artifacts, job_id: str, variant: str) ->
     """
     index = -2
     while True:
-        job = await asyncio.to_thread(store.job, job_id)
-        for segment in await asyncio.to_thread(store.segments, job_id, index, variant):
+        job = await asyncio.to_thread(store.get_job, job_id)
+        for segment in await asyncio.to_thread(store.list_segments, job_id, index, variant):
             index = segment.index
             for chunk in await asyncio.to_thread(list, artifacts.read(segment.key)):
                 yield chunk
@@ -76,17 +88,17 @@ async def told(store: Store, job_id: str, after: int) -> AsyncIterator[str]:
     """Yield a job's events as server-sent events, from the one numbered `after` + 1 until the job has ended."""
     heard = time.monotonic()
     while True:
-        events = await asyncio.to_thread(store.events, job_id, after)
+        events = await asyncio.to_thread(store.list_events, job_id, after)
         for event in events:
             after = event.number
             yield f"id: {event.number}\nevent: {event.kind}\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
             heard = time.monotonic()
         if not events:
             try:
-                job = await asyncio.to_thread(store.job, job_id)
+                job = await asyncio.to_thread(store.get_job, job_id)
             except NotFound:
                 return
-            if job.ended and job.last_event <= after:
+            if job.has_ended and job.last_event <= after:
                 return
             if time.monotonic() - heard > KEEP_ALIVE_S:
                 heard = time.monotonic()

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from composition.configuration.origins import SHOWN, DoorSettings, Host, Origin
+from composition.configuration.origins import MAX_SHOWN, DoorSettings, Host, Origin
 from services.errors import Forbidden
 
 POLICY_VIOLATION = 1008
@@ -84,7 +84,7 @@ class Door:
         origin = Origin.parse(given[0]) if len(given) == 1 else None
         if origin and str(origin) in self._origins:
             return
-        if given and not (origin and host and origin.is_of(host)):
+        if given and not (origin and host and origin.is_same_host(host)):
             raise Forbidden(
                 f"Origin: a page of {_shown(given)} may not use this server; if it should, name it in allowed_origins "
                 "in the configuration",
@@ -111,4 +111,4 @@ class Door:
 def _shown(values: Collection[str]) -> str:
     """What a header says, shortened."""
     text = ", ".join(values)
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…") if values else "a request without one"
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…") if values else "a request without one"

@@ -1,27 +1,33 @@
 """Whose face it is, as numbers: `POST /v1/faces` finds them, and they can be given in place of a picture."""
 
 import base64
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.faces import LOOKED_AT, find_face, write_identity
 from composition.graphs.identity import Identity
-from composition.http.schemas import StageObject
-from composition.media.encode import png
+from composition.http.schemas import StageObject, stage_object
+from composition.media.encode import encode_png
+from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, StageDone
 from services.roles import FaceDetection
 
 
 class FaceRequest(BaseModel):
-    """What may be asked beside the picture."""
+    """Find the largest face in a picture."""
+
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "image"}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    image: str
+    """The picture."""
     model: str | None = None
-    """The id of the model; by default the first that is served."""
+    """The id of a served model that finds faces; by default the first."""
 
 
 class Crop(BaseModel):
@@ -38,11 +44,13 @@ class FaceObject(BaseModel):
     identity: Identity
     """Places are fractions of the picture's width and height."""
     crop: Crop
+    """The face alone."""
     faces: int
     """How many were found."""
     notice: str | None
     """What whoever sent the picture should know, e.g. that the face is small."""
-    stages: list[StageObject]
+    stages: list[StageObject] = []
+    """Which services did the work."""
 
 
 class FaceFinder:
@@ -79,13 +87,8 @@ class FaceFinder:
             raise ModelFailed("the model did not say how many faces there are, or gave no crop")
         return FaceObject(
             identity=write_identity(face),
-            crop=Crop(b64_json=base64.b64encode(png(face.crop.pixels[0])).decode()),
+            crop=Crop(b64_json=base64.b64encode(encode_png(face.crop.pixels[0])).decode()),
             faces=faces,
             notice=None if notice is None else str(notice),
             stages=[stage_object(item) for item in items if isinstance(item, StageDone)],
         )
-
-
-def stage_object(done: StageDone) -> StageObject:
-    told = {name: getattr(done, name) for name in ("model", "source", "revision", "replica", "seconds")}
-    return StageObject(name=done.stage, **told)

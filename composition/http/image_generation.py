@@ -5,18 +5,29 @@ import base64
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, opened, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.identity import IdentityField
-from composition.http.faces import stage_object
-from composition.http.schemas import StageObject, parsed
+from composition.http.bodies import PENDING
+from composition.http.schemas import (
+    CompletedImage,
+    ImageEvent,
+    ImageObject,
+    ImageProgress,
+    ImagesObject,
+    PartialImage,
+    StageObject,
+    stage_object,
+)
 from composition.http.sse import said
-from composition.media.encode import png
+from composition.http.validation import parsed
+from composition.media.encode import encode_png
+from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
@@ -40,50 +51,43 @@ NO_TOKENS["input_tokens_details"] = {"image_tokens": 0, "text_tokens": 0}
 """OpenAI's event must have it; nothing is counted in tokens here."""
 
 
-class ImageGenerationRequest(FluxRequest):
-    """A picture to paint, in OpenAI's words where they have one, and in Flux' own.
+class GenerationRequest(FluxRequest):
+    """Paint pictures, in OpenAI's words where they have one, and in Flux' own.
 
     `size` may be `auto`: then the default.
     """
 
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"face": "image"}
+
     model: str | None = None
-    """The id of the model; by default the first that is served."""
+    """The id of a served model that paints pictures; by default the first."""
+    face: str | None = None
+    """A picture of whoever is to be seen."""
+    identity: IdentityField | None = None
+    """Whoever is to be seen, as `POST /v1/faces` has answered it; instead of `face`."""
     response_format: Literal["b64_json"] = "b64_json"
+    """Nothing is stored, so there is no URL."""
     output_format: Literal["png"] = "png"
+    """The format of the pictures."""
     quality: Literal["auto", "standard"] = "auto"
     """There is one quality; `steps` decides."""
     background: Literal["auto", "opaque"] = "auto"
+    """Pictures are opaque."""
     user: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    """Not used, as the next one."""
+    """Not used."""
     safety_identifier: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    """Not used."""
+
+
+class ImageGenerationRequest(GenerationRequest):
+    """Paint pictures, and be told of each in a stream of events."""
+
     stream: bool = False
     """Whether the answer is a stream of events, each picture as soon as it is there."""
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL)] = 0
     """Previews of each picture while it is painted, in a stream: at most so many, where the deployment makes them."""
     progress: bool = False
     """Whether a stream tells of each step too, as events `image_generation.progress`."""
-    identity: IdentityField | None = None
-    """Whose face is to be seen, as `POST /v1/faces` has answered it; instead of `face`."""
-
-
-class PaintedImage(BaseModel):
-    b64_json: str
-    """PNG."""
-    seed: int
-
-
-class PaintedImages(BaseModel):
-    """OpenAI's answer, and beside it what this project knows."""
-
-    created: int
-    """Unix seconds."""
-    data: list[PaintedImage]
-    size: str
-    """`WIDTHxHEIGHT` of the pictures."""
-    output_format: Literal["png"] = "png"
-    facts: dict[str, JsonValue]
-    """What was decided on the way: `seed` of the first one, `size`, and of a face `faces` and perhaps `notice`."""
-    stages: list[StageObject]
 
 
 class Painter:
@@ -125,6 +129,8 @@ class Painter:
         if given.get("response_format") == "url":
             reason = "nothing is stored here, so there is no url; must be 'b64_json'"
             raise InvalidParameter(f"response_format: {reason}, got 'url'", param="response_format")
+        if face:
+            given["face"] = PENDING
         asked = parsed(ImageGenerationRequest, {**self._defaults, **given}, self._limits)
         for name in ("partial_images", "progress"):
             if name in given and getattr(asked, name) and not asked.stream:
@@ -134,13 +140,13 @@ class Painter:
             raise InvalidParameter(
                 f"seed: of {asked.n} pictures must be at most {most}, got {asked.seed}", param="seed"
             )
-        self._check_face(asked, face=face)
+        self._check_face(asked)
         return asked
 
-    def _check_face(self, asked: ImageGenerationRequest, *, face: bool) -> None:
-        if face and asked.identity is not None:
+    def _check_face(self, asked: ImageGenerationRequest) -> None:
+        if asked.face is not None and asked.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if face:
+        if asked.face is not None:
             self._need_finder()
 
     def _need_finder(self) -> Handle[FaceDetection]:
@@ -148,14 +154,14 @@ class Painter:
             raise InvalidParameter("face: no model that finds faces is served here; give an identity", param="face")
         return self._faces
 
-    async def paint(self, request: ImageGenerationRequest, face: Frames | None) -> PaintedImages:
+    async def paint(self, request: ImageGenerationRequest, face: Frames | None) -> ImagesObject:
         """Paint, and answer when all are done. Being cancelled stops the work within one denoising step.
 
         Raises:
             InvalidParameter, LimitExceeded: what the services refuse.
             ModelFailed, ServiceLost, ServiceBusy.
         """
-        made: list[PaintedImage] = []
+        made: list[ImageObject] = []
         facts: dict[str, JsonValue] = {}
         stages: list[StageObject] = []
         size = ""
@@ -163,7 +169,7 @@ class Painter:
             async for item in items:
                 match item:
                     case Frames():
-                        made.append(PaintedImage(b64_json=await _png(item), seed=_seed(facts, item)))
+                        made.append(ImageObject(b64_json=await _png(item), seed=_seed(facts, item)))
                         size = f"{item.width}x{item.height}"
                     case Fact():
                         facts[item.name] = item.value
@@ -172,7 +178,7 @@ class Painter:
                     case _:
                         pass
         _check_count(len(made), request)
-        return PaintedImages(created=int(time.time()), data=made, size=size, facts=facts, stages=stages)
+        return ImagesObject(created=int(time.time()), data=made, size=size, facts=facts, stages=stages)
 
     async def events(self, request: ImageGenerationRequest, face: Frames | None) -> AsyncGenerator[str]:
         """Paint, and yield OpenAI's events, each picture's as soon as it is there. Closing it stops the work.
@@ -251,43 +257,39 @@ class Story:
                 return self._step(item) + await self._preview(item)
             case Frames():
                 self.made += 1
-                facts = {"seed": _seed(self._facts, item), "facts": self._facts, "usage": NO_TOKENS}
-                return self._event("completed", {**await self._shown(item), **facts})
+                shown, seed = await self._shown(item), _seed(self._facts, item)
+                return _event(CompletedImage(**shown, seed=seed, facts=self._facts, usage=NO_TOKENS))
             case _:
                 return ""
 
     def _step(self, item: Progress) -> str:
         if not self._request.progress:
             return ""
-        return self._event("progress", {"stage": item.stage, "done": item.done, "total": item.total})
+        return _event(ImageProgress(stage=item.stage, done=item.done, total=item.total))
 
     async def _preview(self, item: Progress) -> str:
         if item.preview is None or not self._previews.passes(item.done):
             return ""
         shown = await self._shown(item.preview)
-        return self._event("partial_image", {**shown, "partial_image_index": self._previews.passed - 1})
+        return _event(PartialImage(**shown, partial_image_index=self._previews.passed - 1))
 
     async def _shown(self, picture: Frames) -> dict[str, Any]:
         """What OpenAI says of a picture, and which of how many it is."""
         return {
             "b64_json": await _png(picture),
             "size": self._facts.get("size"),
-            "output_format": "png",
-            "quality": "auto",
-            "background": "opaque",
             "created_at": int(time.time()),
             "index": picture.first,
             "n": self._request.n,
         }
 
-    @staticmethod
-    def _event(name: str, data: Mapping[str, Any]) -> str:
-        kind = f"image_generation.{name}"
-        return said(kind, {"type": kind, **data})
+
+def _event(event: ImageEvent) -> str:
+    return said(event.KIND, {"type": event.KIND, **event.model_dump(mode="json")})
 
 
 async def _png(picture: Frames) -> str:
-    data = await asyncio.to_thread(png, picture.pixels[0])
+    data = await asyncio.to_thread(encode_png, picture.pixels[0])
     return base64.b64encode(data).decode()
 
 

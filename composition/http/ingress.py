@@ -12,24 +12,25 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from composition.configuration.origins import DoorSettings
-from composition.configuration.served import Served, ServedModel
+from composition.configuration.registry import Registry
+from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Need
-from composition.http.bodies import ONE_OF, BodySettings, MediaValue, is_number, read_body, taken_media
-from composition.http.content import byte_range, kept, live, scored, table, told, zipped
+from composition.http.bodies import ONE_OF, PENDING, BodySettings, MediaValue, is_number, read_body, taken_media
+from composition.http.content import ContentQuery, byte_range, kept, live, scored, table, told, zipped
 from composition.http.door import Door
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.forms import Part
-from composition.http.image_edit import Editor, ImageEditRequest, ImagesObject
-from composition.http.image_generation import ImageGenerationRequest, PaintedImages, Painter
-from composition.http.listing import find_request, list_models
+from composition.http.image_edit import Editor, ImageEditRequest
+from composition.http.image_generation import ImageGenerationRequest, Painter
+from composition.http.listing import Paging, describe_bodies, find_request, list_models
 from composition.http.metrics import JobCollector
-from composition.http.openapi import file_body, picture_body, video_body
+from composition.http.openapi import file_body, picture_body
 from composition.http.orders import Orders
 from composition.http.schemas import (
     Deleted,
@@ -37,18 +38,19 @@ from composition.http.schemas import (
     ErrorBody,
     ErrorDetail,
     FileObject,
+    ImagesObject,
     ListPage,
     ModelObject,
     VideoObject,
     file_object,
-    parsed,
     video_object,
 )
 from composition.http.sse import EventStream, said
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Order, Page, Store
+from composition.records.store import Store
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import (
@@ -69,7 +71,6 @@ log = logging.getLogger("ray.serve.reelgraph.http")
 
 RETRY_AFTER_S = 1
 """How soon a client that polls may ask again."""
-MAX_PAGE = 100
 
 
 class IngressSettings(BodySettings, DoorSettings):
@@ -85,24 +86,6 @@ class IngressSettings(BodySettings, DoorSettings):
     """Role → the model that answers at once where a request names none; by default the first that is served."""
 
 
-ContentForm = Annotated[Literal["csv", "json"] | None, Query(alias="format")]
-"""Of the metrics."""
-
-
-class Paging(BaseModel):
-    """The query of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=20, ge=1, le=MAX_PAGE)
-    after: str | None = None
-    """The id of the last one seen."""
-    order: Order = "desc"
-
-    def page(self) -> Page:
-        return Page(self.limit, self.after, self.order)
-
-
 class Ingress:
     """The HTTP application.
 
@@ -112,7 +95,7 @@ class Ingress:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, settings: IngressSettings, served: Served, transport: Transport) -> None:
+    def __init__(self, settings: IngressSettings, served: Registry, transport: Transport) -> None:
         self._settings = settings
         self._served = served
         self._transport = transport
@@ -145,17 +128,17 @@ class Ingress:
         v1.add_api_route("/files", self.list_files, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.get_file, methods=["GET"])
         v1.add_api_route("/files/{file_id}", self.delete_file, methods=["DELETE"])
-        edit = picture_body(ImageEditRequest, {"image": "pictures"}, "image")
+        edit = picture_body(ImageEditRequest)
         v1.add_api_route("/images/edits", self.edit_image, methods=["POST"], openapi_extra=edit)
         v1.add_api_route(
             "/images/generations",
             self.create_image,
             methods=["POST"],
-            response_model=PaintedImages,
+            response_model=ImagesObject,
             responses={200: {"content": {"text/event-stream": {}}}},
-            openapi_extra=picture_body(ImageGenerationRequest, {"face": "image"}, "prompt"),
+            openapi_extra=picture_body(ImageGenerationRequest),
         )
-        face = picture_body(FaceRequest, {"image": "image"}, "image")
+        face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self.find_face, methods=["POST"], openapi_extra=face)
         v1.add_api_route("/videos", self.create_video, methods=["POST"])
         v1.add_api_route("/videos", self.list_videos, methods=["GET"])
@@ -187,7 +170,7 @@ class Ingress:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Authorization: give an API key, as in `Authorization: Bearer rg-…`")
-        owner = await asyncio.to_thread(self._store.owner_of, key.strip())
+        owner = await asyncio.to_thread(self._store.find_owner, key.strip())
         if owner is None:
             raise Unauthorized("Authorization: this API key is not known")
         request.state.owner = owner
@@ -196,7 +179,7 @@ class Ingress:
 
     async def health(self) -> dict[str, str]:
         """Whether the front door is open and the database answers."""
-        await asyncio.to_thread(self._store.check)
+        await asyncio.to_thread(self._store.check_connection)
         return {"status": "ok"}
 
     async def metrics(self) -> Response:
@@ -205,18 +188,22 @@ class Ingress:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def describe_api(self, api: FastAPI) -> Response:
-        """The OpenAPI document, with a body of `POST /v1/videos` for each name by which a job can be asked for now."""
-        snapshot = await asyncio.to_thread(self._served.read)
-        requests = {name: snapshot.assign(name, {}).request for name in (*snapshot.names(), *snapshot.aliases)}
+        """The OpenAPI document, with the defaults and limits of what is served now.
+
+        `POST /v1/videos` has a body for each name by which a job can be asked for.
+        """
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
+        bodies = describe_bodies(snapshot, self._settings.roles)
         document = {**api.openapi()}
-        route = document["paths"]["/v1/videos"]
-        post = {**route["post"], **video_body(requests)}
-        document["paths"] = {**document["paths"], "/v1/videos": {**route, "post": post}}
+        document["paths"] = {
+            path: {**route, "post": {**route["post"], **bodies[path]}} if path in bodies else route
+            for path, route in document["paths"].items()
+        }
         return JSONResponse(document)
 
     async def list_models(self) -> ListPage[ModelObject]:
         """Everything that can be asked for by name, and whether it is ready."""
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         return ListPage(data=list_models(snapshot, self._started))
 
     # Files.
@@ -232,12 +219,12 @@ class Ingress:
 
     async def list_files(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[FileObject]:
         """The files of this key's owner."""
-        files, more = await asyncio.to_thread(self._store.files, request.state.owner, page.page())
+        files, more = await asyncio.to_thread(self._store.list_files, request.state.owner, page.page())
         return _list([file_object(file) for file in files], [file.id for file in files], more)
 
     async def get_file(self, request: Request, file_id: str) -> FileObject:
         """What is known of a file."""
-        return file_object(await asyncio.to_thread(self._store.file, file_id, request.state.owner))
+        return file_object(await asyncio.to_thread(self._store.get_file, file_id, request.state.owner))
 
     async def delete_file(self, request: Request, file_id: str) -> Deleted:
         """Remove a file that no unfinished job needs."""
@@ -248,7 +235,7 @@ class Ingress:
 
     async def create_video(self, request: Request) -> VideoObject:
         """Store a job that makes a video; it is run as soon as there is room."""
-        await asyncio.to_thread(self._store.refuse_when_full, self._settings.max_queued_jobs)
+        await asyncio.to_thread(self._store.check_queue, self._settings.max_queued_jobs)
         async with read_body(request, self._settings) as body:
             job = await self._orders.job(body, request.state.owner)
         job = await asyncio.to_thread(self._store.create_job, job, self._settings.max_queued_jobs)
@@ -257,16 +244,16 @@ class Ingress:
 
     async def list_videos(self, request: Request, page: Annotated[Paging, Query()]) -> ListPage[VideoObject]:
         """The jobs of this key's owner."""
-        jobs, more = await asyncio.to_thread(self._store.jobs, request.state.owner, page.page())
+        jobs, more = await asyncio.to_thread(self._store.list_jobs, request.state.owner, page.page())
         ids = [job.id for job in jobs]
-        stages = await asyncio.to_thread(self._store.stages, ids)
-        parts = await asyncio.to_thread(self._store.children, ids)
+        stages = await asyncio.to_thread(self._store.list_stages, ids)
+        parts = await asyncio.to_thread(self._store.list_children, ids)
         return _list([video_object(job, stages[job.id], parts[job.id]) for job in jobs], ids, more)
 
     async def get_video(self, request: Request, response: Response, video_id: str) -> VideoObject:
         """How a job stands."""
         job = await self._job(request, video_id)
-        if not job.ended:
+        if not job.has_ended:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
             response.headers["openai-poll-after-ms"] = str(RETRY_AFTER_S * 1000)
         return await self._shown(job)
@@ -280,9 +267,7 @@ class Ingress:
         await asyncio.to_thread(self._store.stop_job, video_id, request.state.owner, delete_it=True)
         return Deleted(id=video_id, object="video.deleted")
 
-    async def get_content(
-        self, request: Request, video_id: str, variant: str | None = None, form: ContentForm = None
-    ) -> Response:
+    async def get_content(self, request: Request, video_id: str, query: Annotated[ContentQuery, Query()]) -> Response:
         """A result, or a range of it; without a variant that which the job is for, mostly `video`.
 
         Of a video that is still being made, what exists so far and then what is added; of a job that was cancelled or
@@ -290,7 +275,7 @@ class Ingress:
         frames' scores; they hold what there is when they are asked for.
         """
         job = await self._job(request, video_id)
-        variant = variant or job.main or VIDEO
+        variant, form = query.variant or job.main or VIDEO, query.format
         if form is not None and variant != "metrics":
             raise InvalidParameter(f"format: only metrics have one, got {form!r}", param="format")
         if variant in job.results and variant in ("frames", "debug", "metrics"):
@@ -302,7 +287,7 @@ class Ingress:
         if variant not in videos:
             there = ", ".join(sorted({*job.results, *videos})) or "nothing yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; there is {there}", param="variant")
-        if job.ended and not await asyncio.to_thread(self._store.segments, job.id, variant=variant):
+        if job.has_ended and not await asyncio.to_thread(self._store.list_segments, job.id, variant=variant):
             raise NotFound(f"the job has ended before there was a frame: {job.error_message or job.status}")
         if request.method == "HEAD":
             return Response(media_type="video/mp4")
@@ -316,14 +301,14 @@ class Ingress:
         after = request.headers.get("last-event-id", "0")
         if not is_number(after):
             raise InvalidParameter(f"Last-Event-ID: must be a number, got {after[:60]!r}", param="Last-Event-ID")
-        if job.ended and int(after) >= job.last_event:
+        if job.has_ended and int(after) >= job.last_event:
             return Response(status_code=204)  # by which an EventSource knows not to come back
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(told(self._store, job.id, int(after)), media_type="text/event-stream", headers=headers)
 
     async def _gathered(self, job: Job, variant: str, form: str) -> Response:
         """What is put together of a job's stills."""
-        stills = await asyncio.to_thread(self._store.stills, job.id, frames=variant != "debug")
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
         headers = {"Cache-Control": "no-store"}
         if variant != "metrics":
             chunks = zipped(self._artifacts, stills, named=variant == "debug")
@@ -335,7 +320,7 @@ class Ingress:
     async def edit_image(self, request: Request) -> ImagesObject:
         """Edit one picture and wait for it. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "pictures"}, "", body)
+            media, fields = taken_media(ImageEditRequest.MEDIA, "", body)
             editor = Editor(*await self._choose("guided-edit", EditRequest, fields), self._transport)
             given = media.get("image")
             values = given if isinstance(given, list) else [given] if given is not None else []
@@ -345,15 +330,15 @@ class Ingress:
 
     def _videos(self, job: Job) -> set[str]:
         """The variants that are videos, made or yet to be made."""
-        found = find_request(job.model, self._served.read())
+        found = find_request(job.model, self._served.read_snapshot())
         return (
             {VIDEO} if found is None else {name for name in (VIDEO, *found.OTHERS) if name in found.makes(job.params)}
         )
 
-    async def create_image(self, request: Request) -> PaintedImages | Response:
+    async def create_image(self, request: Request) -> ImagesObject | Response:
         """Paint pictures and wait for them, or with `stream` be told of each. Leaving stops the work."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"face": "image"}, "", body)
+            media, fields = taken_media(ImageGenerationRequest.MEDIA, "", body)
             painter = Painter(
                 *await self._choose("text-to-image", FluxRequest, fields), await self._find_faces(), self._transport
             )
@@ -367,11 +352,9 @@ class Ingress:
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture and wait for it; nothing is stored."""
         async with read_body(request, self._settings) as body:
-            media, fields = taken_media({"image": "image"}, "", body)
+            media, fields = taken_media(FaceRequest.MEDIA, "", body)
             model, _ = await self._choose("face", None, fields)
-            parsed(FaceRequest, fields, {})
-            if "image" not in media:
-                raise InvalidParameter("image: field required", param="image")
+            parsed(FaceRequest, {**fields, **dict.fromkeys(media, PENDING)}, {})
             image = await self._picture(media["image"], request, "image")
         return await FaceFinder(model, self._transport).find(image)
 
@@ -383,9 +366,9 @@ class Ingress:
         Raises NotFound, InvalidParameter, ServiceBusy.
         """
         name = fields.get("model")
-        snapshot = await asyncio.to_thread(self._served.read)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
         configured = self._settings.roles.get(role)
-        served = snapshot.choose(Need(role, asked_with), None if name is None else str(name), configured)
+        served = snapshot.choose_model(Need(role, asked_with), None if name is None else str(name), configured)
         return await asyncio.to_thread(self._served.open_model, served), served
 
     async def _find_faces(self) -> Handle[FaceDetection] | None:
@@ -401,15 +384,15 @@ class Ingress:
         return await self._uploads.picture(given, request.state.owner, param)
 
     async def _job(self, request: Request, video_id: str) -> Job:
-        return await asyncio.to_thread(self._store.job, video_id, request.state.owner)
+        return await asyncio.to_thread(self._store.get_job, video_id, request.state.owner)
 
     async def _shown(self, job: Job) -> VideoObject:
-        stages = await asyncio.to_thread(self._store.stages, [job.id])
-        parts = await asyncio.to_thread(self._store.children, [job.id])
+        stages = await asyncio.to_thread(self._store.list_stages, [job.id])
+        parts = await asyncio.to_thread(self._store.list_children, [job.id])
         return video_object(job, stages[job.id], parts[job.id])
 
     async def _ranged(self, request: Request, job: Job, variant: str, key: str) -> Response:
-        size = await asyncio.to_thread(self._artifacts.size, key)
+        size = await asyncio.to_thread(self._artifacts.get_size, key)
         etag = f'"{job.id}-{variant}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:

@@ -16,14 +16,14 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("reelgraph_jobs", "Jobs that are remembered.", labels=["model", "status"])
-        for model, status, count in self._store.counts():
+        for model, status, count in self._store.count_jobs():
             jobs.add_metric([model, status], count)
         yield jobs
-        waited = self._store.oldest_waiting_s()
+        waited = self._store.measure_queue_wait()
         yield GaugeMetricFamily("reelgraph_queue_oldest_seconds", "How long the oldest job has waited.", value=waited)
         runs = GaugeMetricFamily("reelgraph_stage_runs", "Stages that were done.", labels=["stage", "model"])
         spent = GaugeMetricFamily("reelgraph_stage_seconds", "Seconds that they took.", labels=["stage", "model"])
-        for stage, model, count, seconds in self._store.stage_seconds():
+        for stage, model, count, seconds in self._store.sum_stage_seconds():
             runs.add_metric([stage, model], count)
             spent.add_metric([stage, model], seconds)
         yield runs

@@ -1,12 +1,13 @@
 """The bodies of requests as the OpenAPI document describes them: they are read by hand, unseen by FastAPI."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from composition.graphs.request import GraphRequest
-from composition.http.bodies import REFERENCE_NAME
+from composition.http.bodies import REFERENCE_NAME, VideoBody
+from composition.http.descriptions import describe_fields, find_classes, wire_name
 from composition.media.limits import MediaKind
 
 
@@ -17,34 +18,44 @@ def file_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-def video_body(requests: Mapping[str, type[GraphRequest]]) -> dict[str, Any]:
-    """Describe the bodies that a video is asked for with: one schema for each graph, and each model alone."""
-    schemas: list[dict[str, Any]] = []
-    for model, request_type in requests.items():
-        schema = inline_schema(request_type)
-        named = {"type": "string", "enum": [model]}
-        kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
-        if request_type.REFERENCE:
-            kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
-        media = {name: _media_schema(kind) for name, kind in kinds.items()}
-        schema["properties"] = {"model": named, **schema["properties"], **media}
-        schema["required"] = ["model"]
-        schemas.append(schema)
-    return _either({"oneOf": schemas})
+def video_body(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Describe the bodies that a video is asked for with, by the schema of each: see `video_schema`."""
+    return _either({"oneOf": list(schemas)})
 
 
-def picture_body(request_type: type[BaseModel], media: Mapping[str, MediaKind], *required: str) -> dict[str, Any]:
+def video_schema(name: str, request_type: type[GraphRequest], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the body that a video of one graph, or of a model alone, is asked for with.
+
+    Args:
+        name: of the graph or the model.
+        request_type: the class of its requests.
+        schema: of the fields, as `inline_schema` gives it.
+    """
+    kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
+    if request_type.REFERENCE:
+        kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
+    shared: dict[str, Any] = inline_schema(VideoBody)["properties"]
+    properties = {"model": {**shared["model"], "enum": [name]}, **schema["properties"]}
+    if request_type.takes_seconds():
+        properties["seconds"] = shared["seconds"]
+    properties |= {
+        field: _media_schema(kind, {**shared, **schema["properties"]}[field]) for field, kind in kinds.items()
+    }
+    required = [field for field in schema.get("required", []) if field != request_type.REFERENCE]
+    return {**schema, "properties": properties, "required": ["model", *required]}
+
+
+def picture_body(request_type: type[BaseModel], schema: dict[str, Any] | None = None) -> dict[str, Any]:
     """Describe the body of a request that is answered at once.
 
     Args:
-        request_type: its fields.
-        media: the media fields beside them, with what each holds.
-        required: the fields that must be there.
+        request_type: the class of the requests, with `MEDIA`.
+        schema: of the fields, where it is another than the class's own.
     """
-    schema = inline_schema(request_type)
-    schema["properties"] |= {name: _media_schema(kind) for name, kind in media.items()}
-    schema["required"] = list(required)
-    return _either(schema)
+    schema = schema or inline_schema(request_type)
+    kinds = cast("Mapping[str, MediaKind]", getattr(request_type, "MEDIA"))  # noqa: B009
+    media = {name: _media_schema(kind, schema["properties"][name]) for name, kind in kinds.items()}
+    return _either({**schema, "properties": {**schema["properties"], **media}})
 
 
 def _either(schema: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +64,18 @@ def _either(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def inline_schema(request_type: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema with what it refers to in place: its references would point to the root of a document."""
+    """Return the JSON schema with a description of each field, and with what it refers to in place.
+
+    References would point to the root of a document.
+    """
     schema = request_type.model_json_schema()
     parts: dict[str, Any] = schema.pop("$defs", {})
+    for kind in find_classes(request_type):
+        part: dict[str, Any] = schema if kind is request_type else parts.get(kind.__name__, {})
+        texts = describe_fields(kind)
+        for name, field in kind.model_fields.items():
+            if name in texts and (described := part.get("properties", {}).get(wire_name(name, field))) is not None:
+                described["description"] = texts[name]
 
     def inlined(node: Any) -> Any:
         if isinstance(node, list):
@@ -70,9 +90,13 @@ def inline_schema(request_type: type[BaseModel]) -> dict[str, Any]:
     return inlined(schema)
 
 
-def _media_schema(kind: MediaKind) -> dict[str, Any]:
-    one = {"type": "string", "description": "A file id, a data: URL, or in a form the file itself."}
+def _media_schema(kind: MediaKind, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a media field, with its description and a default that it has."""
+    form = "A file id, a data: URL, or in a form the file itself."
+    one = {"type": "string", "description": form}
+    more = {name: described[name] for name in ("title",) if name in described}
     if kind != "pictures":
-        return one
+        return {**more, **one, "description": f"{described['description']} {form}"}
     several = "Of pictures, a zip archive or several: a JSON array, or in a form the same name several times."
-    return {"anyOf": [one, {"type": "array", "items": one}], "description": several}
+    text = f"{described['description']} {several}"
+    return {**more, "anyOf": [one, {"type": "array", "items": one}], "description": text}

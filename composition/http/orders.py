@@ -7,15 +7,16 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from composition.configuration.served import Assignment, Served
+from composition.configuration.registry import Registry
+from composition.configuration.served import Assignment
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit import GRAPH as ROLLING_EDIT
 from composition.graphs.rolling_edit.request import Branch
-from composition.http.bodies import Body, taken_media
-from composition.http.schemas import parsed
+from composition.http.bodies import MAX_SECONDS, PENDING, Body, taken_media
 from composition.http.uploads import Uploads
+from composition.http.validation import parsed
 from composition.records.artifacts import Artifacts
-from composition.records.store import Store, new_id
+from composition.records.store import Store, make_id
 from composition.records.tables import File, Job, Still
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
@@ -26,7 +27,6 @@ BRANCH = "branch_from"
 """The field that names an older job to go on from. A model that has it keeps its frames."""
 STYLE = "style_frame"
 """The field that is the older job's first frame where a branch does not begin with a frame of its own."""
-MAX_SECONDS = 3600
 
 
 class _Branching(BaseModel):
@@ -50,7 +50,7 @@ class Orders:
         uploads, kept: where media and older jobs are.
     """
 
-    def __init__(self, served: Served, uploads: Uploads, kept: tuple[Store, Artifacts]) -> None:
+    def __init__(self, served: Registry, uploads: Uploads, kept: tuple[Store, Artifacts]) -> None:
         self._served = served
         self._uploads = uploads
         self._store, self._artifacts = kept
@@ -69,7 +69,7 @@ class Orders:
             fields, inherited = await self._branched(request_type, fields, set(media), owner)
             assignment = await self._assign({**fields, "model": assignment.name})
         fields = await self._complete(assignment, fields)
-        pending = dict.fromkeys({*media, *inherited}, "pending")
+        pending = dict.fromkeys({*media, *inherited}, PENDING)
         # What can be said without looking at the media is said first.
         asked = parsed(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
         files = {
@@ -84,30 +84,30 @@ class Orders:
         keys = {name: file.key for name, file in (files | mentioned).items()}
         main = None if asked.main == VIDEO else asked.main
         said: dict[str, Any] = {"model": assignment.name, "params": params, "media": keys, "main": main}
-        return Job(id=new_id("video"), owner=owner, created_at=time.time(), **said)
+        return Job(id=make_id("video"), owner=owner, created_at=time.time(), **said)
 
     async def _assign(self, fields: Mapping[str, Any]) -> Assignment:
         """Find what is asked for. Raises InvalidParameter."""
         if isinstance(fields.get("model"), list | dict):
             raise InvalidParameter("model: must be the name of a graph or a model", param="model")
         chosen = parsed(_Choosing, {"models": fields["models"]} if fields.get("models") is not None else {}, {})
-        snapshot = await asyncio.to_thread(self._served.read)
-        return snapshot.assign(str(fields.get("model")), chosen.models)
+        snapshot = await asyncio.to_thread(self._served.read_snapshot)
+        return snapshot.assign_models(str(fields.get("model")), chosen.models)
 
     async def _complete(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with the defaults behind them, `seconds` read, and the models that are to run them."""
         own = assignment.request.spelled_out(given)
-        fields = assignment.complete(own)
+        fields = assignment.complete_fields(own)
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _names(own):
             wanted = _read_seconds(seconds)
-            fields = assignment.request.lasting(wanted, fields, await self._served.rate(assignment))
+            fields = assignment.request.lasting(wanted, fields, await self._served.find_rate(assignment))
         return {**fields, "models": assignment.ids}
 
     async def _mentioned(self, place: str, file_id: str, owner: str) -> File:
         """The picture that is named inside of a field. Raises NotFound, InvalidParameter."""
         try:
-            file = await asyncio.to_thread(self._store.file, file_id, owner)
+            file = await asyncio.to_thread(self._store.get_file, file_id, owner)
         except NotFound as error:
             raise NotFound(f"{place}: {error.message}", param=place) from error
         if file.facts["kind"] != "image":
@@ -125,9 +125,9 @@ class Orders:
         branching = parsed(_Branching, read_first, {})
         branch = branching.branch_from
         old = await asyncio.to_thread(self._older, branch.video, owner)
-        still = await asyncio.to_thread(self._store.still, old.id, branch.frame)
+        still = await asyncio.to_thread(self._store.find_still, old.id, branch.frame)
         if still is None:
-            last = await asyncio.to_thread(self._store.still, old.id, -1)
+            last = await asyncio.to_thread(self._store.find_still, old.id, -1)
             there = f"it has 0 to {last.index}" if last else "it has none yet"
             raise InvalidParameter(f"{BRANCH}.frame: {old.id} has no frame {branch.frame}; {there}", param=BRANCH)
         inherited: dict[str, File | Still] = {}
@@ -151,7 +151,7 @@ class Orders:
         """Whose style the older job held, where that is not the very frame to begin with."""
         if STYLE in old.media:
             return {STYLE: await asyncio.to_thread(self._still_there, old, STYLE, owner)}
-        first = await asyncio.to_thread(self._store.still, old.id, 0)
+        first = await asyncio.to_thread(self._store.find_still, old.id, 0)
         return {STYLE: first} if first is not None and frame > 0 else {}
 
     async def _kept(self, still: Still, owner: str) -> File:
@@ -161,7 +161,7 @@ class Orders:
 
     def _older(self, video: str, owner: str) -> Job:
         try:
-            old = self._store.job(video, owner)
+            old = self._store.get_job(video, owner)
         except NotFound as error:
             raise NotFound(f"{BRANCH}.video: {error.message}", param=BRANCH) from error
         if old.model != ROLLING_EDIT.name:
@@ -170,7 +170,7 @@ class Orders:
 
     def _still_there(self, old: Job, name: str, owner: str) -> File:
         try:
-            return self._store.file(str(old.params[name]), owner)
+            return self._store.get_file(str(old.params[name]), owner)
         except NotFound as error:
             raise NotFound(
                 f"{BRANCH}.video: the {name} of {old.id} was deleted; give {name} again", param=BRANCH

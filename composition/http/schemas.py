@@ -1,22 +1,22 @@
 """Request and response bodies of the HTTP surface. Where OpenAI has a shape for it, it is OpenAI's."""
 
-import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel
 
 from composition.media.limits import MediaKind
+from composition.records.events import ScoresObject, StageObject, Status, VideoError
 from composition.records.tables import File, Job, Stage
 from composition.variants import VIDEO
-from services.errors import InvalidParameter, LimitExceeded
-from services.limits import SHOWN, draw_seed, shown
+from services.frames import StageDone
 
 
 class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's shape."""
+
     message: str
     type: str
     param: str | None
@@ -31,127 +31,250 @@ class FileObject(BaseModel):
     """An upload, with what decoding it has shown."""
 
     id: str
+    """What requests name it by."""
     object: Literal["file"] = "file"
     bytes: int
+    """Its size."""
     created_at: int
-    """Unix seconds."""
+    """Seconds since 1970, UTC."""
     filename: str
+    """As it was sent."""
     purpose: str
+    """As it was sent."""
     status: Literal["processed"] = "processed"
+    """As OpenAI has it: what does not decode is not taken in."""
     kind: MediaKind
+    """What is in it: a video, a picture, or a zip of pictures."""
     width: int
+    """Pixels."""
     height: int
-    frames: int
+    """Pixels."""
+    frames: int = 0
+    """Frames, or pictures."""
     rate: str | None
     """Frames per second as a fraction, `25` or `24000/1001`; none for pictures."""
-    duration_s: float
-    codec: str
+    duration_s: float = 0.0
+    """Seconds."""
+    codec: str = ""
+    """Of the video or the pictures, as FFmpeg calls it."""
     damaged: str | None
     """What is wrong with a file that can be used nonetheless."""
-
-
-class StageObject(BaseModel):
-    name: str
-    model: str
-    source: str
-    revision: str
-    replica: str
-    seconds: float
 
 
 class ChildObject(BaseModel):
     """A part of a job that is a job itself."""
 
     id: str
+    """Of the job."""
     model: str
-    status: Literal["queued", "in_progress", "completed", "failed"]
-    progress: int
+    """As in its request."""
+    status: Status
+    """How it stands."""
+    progress: int = 0
     """Percent."""
-
-
-class VideoError(BaseModel):
-    code: str
-    message: str
 
 
 class VideoObject(BaseModel):
-    """A job: OpenAI's fields, and beside them what this project knows."""
+    """A job, and the video that it makes: OpenAI's fields, and beside them what this project knows."""
 
     id: str
+    """Of the job."""
     object: Literal["video"] = "video"
     model: str
-    status: Literal["queued", "in_progress", "completed", "failed"]
-    progress: int
+    """The graph, or the id of the model, that was asked for."""
+    status: Status
+    """How it stands."""
+    progress: int = 0
     """Percent."""
     created_at: int
-    """Unix seconds, as all times here."""
+    """Seconds since 1970, UTC; so are the next three."""
     started_at: int | None
+    """When a runner took it."""
     completed_at: int | None
+    """When it was over, completed or failed."""
     expires_at: int | None = None
-    size: str
-    """`WIDTHxHEIGHT`, empty until it is known."""
-    seconds: str
-    """Of the video, `0` until it is known."""
+    """When its results will be removed."""
+    size: str = ""
+    """`WIDTHxHEIGHT` in pixels, empty until it is known."""
+    seconds: str = "0"
+    """Duration of the video, `0` until it is known."""
     prompt: str | None
+    """As in its request."""
     caption: str | None
-    """The description that was used where no prompt was given."""
+    """The description that was written where no prompt was given."""
     remixed_from_video_id: str | None = None
+    """As OpenAI has it; not used."""
     error: VideoError | None
+    """Why it failed."""
     stage: str | None
-    frames_done: int
+    """What is being done."""
+    frames_done: int = 0
+    """Frames of its main video that are there."""
     frames_total: int | None
+    """Frames of the whole video, where that is known."""
     rate: str | None
-    """Frames per second."""
+    """Frames per second as a fraction, where that is known."""
     eta_s: float | None
-    params: dict[str, Any]
-    """The request, whole, with the seed drawn."""
-    facts: dict[str, Any]
+    """An estimate of the seconds that are left."""
+    params: dict[str, Any] = {}
+    """All fields of the request, with the seed that was drawn."""
+    facts: dict[str, Any] = {}
     """What was decided on the way."""
-    results: list[str]
-    """The variants of the content that exist."""
-    main: str
-    """The variant that the job is for, which content without a variant is."""
+    results: list[str] = []
+    """The variants that `content` can give."""
+    main: str = VIDEO
+    """The variant that the job is for: `content` without a variant."""
     parent: str | None
     """The job that this one is a part of."""
-    children: list[ChildObject]
-    """The jobs that are parts of this one."""
-    stages: list[StageObject]
+    children: list[ChildObject] = []
+    """The jobs that are parts of this one, in their order."""
+    stages: list[StageObject] = []
+    """Which services did the work."""
     degraded: str | None
+    """What had to be left out, where the video could be made all the same."""
+
+
+class ImageObject(BaseModel):
+    """A picture that was made."""
+
+    b64_json: str
+    """The picture's file, a PNG, in base64."""
+    seed: int
+    """By which it can be made again."""
+    scores: ScoresObject | None = None
+    """Of an edited one, where it was measured."""
+
+
+class ImagesObject(BaseModel):
+    """What the editing or the painting of pictures has made: OpenAI's answer, and beside it what this project knows."""
+
+    created: int
+    """Seconds since 1970, UTC."""
+    data: list[ImageObject]
+    """The pictures."""
+    size: str = ""
+    """`WIDTHxHEIGHT` of the pictures in pixels."""
+    output_format: Literal["png"] = "png"
+    """The format of the pictures."""
+    facts: dict[str, Any] = {}
+    """What was decided on the way: the first `seed`, `size`, and of a face `faces` and perhaps `notice`."""
+    stages: list[StageObject] = []
+    """Which services did the work."""
+
+
+class ImageProgress(BaseModel):
+    """`done` of `total` steps of all pictures are finished."""
+
+    KIND: ClassVar[str] = "image_generation.progress"
+
+    stage: str
+    """The stage."""
+    done: int
+    """Steps that are finished."""
+    total: int
+    """Steps there are."""
+
+
+class ShownImage(BaseModel):
+    """A picture in a stream."""
+
+    b64_json: str
+    """The picture's file, a PNG, in base64."""
+    size: str | None
+    """`WIDTHxHEIGHT` in pixels."""
+    output_format: Literal["png"] = "png"
+    """The format of the picture."""
+    quality: Literal["auto"] = "auto"
+    """There is one quality."""
+    background: Literal["opaque"] = "opaque"
+    """Pictures are opaque."""
+    created_at: int = 0
+    """Seconds since 1970, UTC."""
+    index: int
+    """Which picture, from 0."""
+    n: int
+    """Of how many."""
+
+
+class PartialImage(ShownImage):
+    """A small picture of what is being painted."""
+
+    KIND: ClassVar[str] = "image_generation.partial_image"
+
+    partial_image_index: int
+    """Which preview of its picture, from 0."""
+
+
+class CompletedImage(ShownImage):
+    """A picture that is painted."""
+
+    KIND: ClassVar[str] = "image_generation.completed"
+
+    seed: int
+    """By which it can be painted alone."""
+    facts: dict[str, Any] = {}
+    """What was decided on the way."""
+    usage: dict[str, Any] = {}
+    """As OpenAI has it; nothing is counted in tokens here."""
+
+
+ImageEvent: TypeAlias = ImageProgress | PartialImage | CompletedImage
+IMAGE_EVENTS: tuple[type[ImageEvent], ...] = (ImageProgress, PartialImage, CompletedImage)
 
 
 class Deleted(BaseModel):
+    """What was deleted."""
+
     id: str
+    """Of the file or the job."""
     object: Literal["file.deleted", "video.deleted", "file", "video"]
-    deleted: Literal[True] = True
+    deleted: bool = True
+    """That it is."""
 
 
 class ModelObject(BaseModel):
+    """A graph or a model that can be asked for by its id."""
+
     id: str
+    """What requests name it by."""
     object: Literal["model"] = "model"
-    created: int
+    created: int = 0
+    """When the server was started, in seconds since 1970, UTC."""
     owned_by: str = "reelgraph"
+    """As OpenAI has it."""
     kind: str
-    """`graph`, or the kind of model."""
-    roles: list[str]
+    """`graph`, or the kind of model, e.g. `wan`."""
+    roles: list[str] = []
     """Those that a model can take, or that a graph has."""
     ready: bool
-    """Whether all that it needs is there."""
-    state: str
-    """What Serve says of the deployment."""
-    fields: dict[str, dict[str, Any]]
-    """Field of a request → its JSON schema, with the default and the maximum that hold here."""
+    """Whether it, and all that it needs, can be asked now."""
+    state: str = ""
+    """What Ray Serve says of its deployment, e.g. `HEALTHY`."""
+    fields: dict[str, dict[str, Any]] = {}
+    """Field of a request → its JSON schema, with the default and the maximum of this server."""
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
-Asked = TypeVar("Asked", bound=BaseModel)
 
 
 class ListPage(BaseModel, Generic[Entry]):
+    """A part of a list."""
+
     object: Literal["list"] = "list"
     data: list[Entry]
+    """The entries."""
     first_id: str | None = None
+    """Of the first entry."""
     last_id: str | None = None
+    """Of the last entry: the cursor of the next part."""
     has_more: bool = False
+    """Whether there are entries behind the last."""
+
+
+def stage_object(done: StageDone) -> StageObject:
+    """Return what is told of a service that has done its part."""
+    told = {name: getattr(done, name) for name in ("model", "source", "revision", "replica", "seconds")}
+    return StageObject(name=done.stage, **told)
 
 
 def file_object(file: File) -> FileObject:
@@ -206,56 +329,3 @@ def _eta_s(job: Job) -> float | None:
     if job.status != "in_progress" or job.started_at is None or job.progress < 0.02:
         return None
     return round((time.time() - job.started_at) * (1 - job.progress) / job.progress, 1)
-
-
-def parsed(request_type: type[Asked], fields: Mapping[str, Any], limits: Mapping[str, float]) -> Asked:
-    """Return the request that `fields` make, its seed drawn.
-
-    Args:
-        request_type: the model's.
-        fields: as they came; strings where they came from a form.
-        limits: field → the most that the operator allows.
-
-    Raises:
-        InvalidParameter, LimitExceeded: naming the field, what it may be and what it was.
-    """
-    try:
-        request = request_type.model_validate(fields)
-    except ValidationError as error:
-        raise _explained(error.errors()[0], request_type) from error
-    for name, limit in limits.items():
-        value = _at(request, name)
-        if value is not None and value > limit:
-            raise LimitExceeded(f"{name}: {value} is more than the limit of {limit}", param=name)
-    size: str | None = getattr(request, "size") if "size" in request_type.model_fields else None  # noqa: B009
-    if size is not None and "max_area" in limits:
-        width, height = map(int, size.split("x"))
-        if width * height > limits["max_area"]:
-            most = limits["max_area"]
-            raise LimitExceeded(f"size: {size} has {width * height} pixels, and the limit is {most}", param="size")
-    if "seed" in request_type.model_fields and getattr(request, "seed") == -1:  # noqa: B009
-        request = request.model_copy(update={"seed": draw_seed(-1)})
-    return request
-
-
-def _at(request: BaseModel, path: str) -> Any:
-    """The value of `field` or `field.field`; None where there is none."""
-    value: Any = request
-    for name in path.split("."):
-        value = getattr(value, name) if isinstance(value, BaseModel) and name in type(value).model_fields else None
-    return value
-
-
-def _explained(detail: ErrorDetails, request_type: type[BaseModel]) -> InvalidParameter:
-    path = [str(part) for part in detail["loc"] if part != "[key]"]  # which is pydantic's mark behind a bad key
-    name = ".".join(path) or "body"
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1][:SHOWN], request_type.model_fields, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return InvalidParameter(f"{name[:SHOWN]}: there is no such field{hint}", param=name[:SHOWN])
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if detail["type"] == "missing":
-        return InvalidParameter(f"{name}: {message}", param=name)
-    got = shown(detail["input"])
-    return InvalidParameter(f"{name}: {message}, got {got}", param=name)

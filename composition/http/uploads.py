@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from composition.http.bodies import ONE_OF, MediaValue
 from composition.http.forms import NAME_LENGTH, Part
-from composition.media.decode import Decoder, MediaFacts, check
+from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
 from composition.records.artifacts import Artifacts
-from composition.records.store import Store, new_id
+from composition.records.store import Store, make_id
 from composition.records.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
@@ -56,7 +56,7 @@ class Uploads:
 
     async def admit(self, part: Part, owner: str, purpose: str, param: str) -> File:
         """Keep a file. Raises UndecodableMedia and LimitExceeded, with `param` as the field to blame."""
-        draft = self._artifacts.draft()
+        draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(_copy, part.file, draft)
             return await self._keep(draft, part.name, owner, purpose, param)
@@ -74,7 +74,7 @@ class Uploads:
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._stored, value, owner, param, param)
-            async with self._artifacts.local(self._artifacts.url(file.key)) as path:
+            async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
                 return await self._decoded(path, param)
         part = value if isinstance(value, Part) else Part(_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
@@ -87,12 +87,12 @@ class Uploads:
                 raise InvalidParameter(
                     f"{param}: needs a picture, and this is {CALLED[decoder.facts.kind]}", param=param
                 )
-            return await decoder.last()
+            return await decoder.read_last()
 
     async def _keep(self, draft: Path, name: str, owner: str, purpose: str, param: str) -> File:
         async with self._checking:
-            facts = await check(draft, self._limits, param=param)
-        file_id = new_id("file")
+            facts = await probe_media(draft, self._limits, param=param)
+        file_id = make_id("file")
         file = File(
             id=file_id,
             owner=owner,
@@ -131,7 +131,7 @@ class Uploads:
             raise InvalidParameter(f"{param}: the list has no pictures in it", param=param)
         if len(values) > MAX_LIST:
             raise LimitExceeded(f"{param}: the list has {len(values)} pictures; the limit is {MAX_LIST}", param=param)
-        draft = self._artifacts.draft()
+        draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(self._pack, values, draft, owner, param)
             return await self._keep(draft, f"{param}.zip", owner, "input", param)
@@ -169,7 +169,7 @@ class Uploads:
 
     def _stored(self, file_id: str, owner: str, param: str, place: str) -> File:
         try:
-            return self._store.file(file_id, owner)
+            return self._store.get_file(file_id, owner)
         except NotFound as error:
             raise NotFound(f"{place}: there is no file {file_id[:80]!r}", param=param) from error
 

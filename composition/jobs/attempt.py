@@ -15,11 +15,12 @@ from composition.graphs.request import GraphRequest
 from composition.graphs.run import Known
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
-from composition.media.encode import jpeg
+from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
-from composition.media.stitch import Stitch
+from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
-from composition.records.store import Lease, News, Store
+from composition.records.events import FactEvent, ProgressEvent, StageEvent, TextEvent
+from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
 from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
@@ -43,7 +44,7 @@ class Report:
         self._reached = 0.0
         self._changes: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
-        self._news: list[News] = []
+        self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
 
     def item(self, item: Item) -> None:
@@ -64,30 +65,30 @@ class Report:
         self._facts[fact.name] = fact.value
         if fact.name in ("frames_total", "degraded"):
             self._changes[fact.name] = fact.value
-        self._news.append(News("fact", {"name": fact.name, "value": fact.value}))
+        self._news.append(EventDraft.of(FactEvent(name=fact.name, value=fact.value)))
 
     def text(self, text: Text) -> None:
         """Pieces that come close together are told together."""
         said = self._news[-1].data if self._news and self._news[-1].kind == "text" else None
         if said is not None and said["stage"] == text.stage:
-            self._news[-1] = News("text", {**said, "piece": said["piece"] + text.piece})
+            self._news[-1] = EventDraft.of(TextEvent(stage=text.stage, piece=said["piece"] + text.piece))
         else:
-            self._news.append(News("text", {"stage": text.stage, "piece": text.piece}))
+            self._news.append(EventDraft.of(TextEvent(stage=text.stage, piece=text.piece)))
 
     def progress(self, item: Progress) -> None:
         """Only the newest step of a stage is worth telling."""
-        said: dict[str, Any] = {"stage": item.stage, "done": item.done, "total": item.total}
+        news = ProgressEvent(stage=item.stage, done=item.done, total=item.total)
         if item.preview is not None:
-            picture = base64.b64encode(jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
-            said["preview"] = f"data:image/jpeg;base64,{picture}"
-        self._news = [news for news in self._news if news.kind != "progress" or news.data["stage"] != item.stage]
-        self._news.append(News("progress", said))
+            picture = base64.b64encode(encode_jpeg(item.preview.pixels[0], PREVIEW_SIDE)).decode()
+            news = news.model_copy(update={"preview": f"data:image/jpeg;base64,{picture}"})
+        self._news = [each for each in self._news if each.kind != "progress" or each.data["stage"] != item.stage]
+        self._news.append(EventDraft.of(news))
         self._reached = max(self._reached, self._share(item))
         self._changes.update(stage=item.stage, progress=self._reached)
 
     def stage(self, done: StageDone) -> None:
         self._done.append(done)
-        self._news.append(News("stage", {"name": done.stage, **_said(done)}))
+        self._news.append(EventDraft.of(StageEvent(name=done.stage, **_said(done))))
 
     async def write(self) -> None:
         """Raises LeaseLost, and what the database raises: then nothing is lost, and the next time writes it too."""
@@ -98,7 +99,7 @@ class Report:
         rows = [_row(self._lease, stage) for stage in done]
         whole = {**changes, "facts": facts} if facts else changes
         try:
-            await asyncio.to_thread(self._store.record, self._lease, whole, news, rows)
+            await asyncio.to_thread(self._store.update_job, self._lease, whole, news, rows)
         except SQLAlchemyError:
             self._changes, self._facts = {**changes, **self._changes}, {**facts, **self._facts}
             self._news, self._done = [*news, *self._news], [*done, *self._done]
@@ -144,14 +145,14 @@ class Run:
         """How many frames of the output come from a clip and stand before those of the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
-        self._stitch = Stitch()
+        self._stitch = Stitcher()
 
     async def go(
         self, graph: Handle[Runnable], request_type: type[GraphRequest], transport: Transport, *, again: bool
     ) -> None:
         """Raises what the graph raises, LeaseLost, StorageFailed."""
         job = self._job
-        media = {field: self._artifacts.url(key) for field, key in job.media.items() if field in request_type.MEDIA}
+        media = {field: self._artifacts.get_url(key) for field, key in job.media.items() if field in request_type.MEDIA}
         request = request_type.model_validate({**job.params, **media})
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, request)
         results.expect(job.frames_total)
@@ -171,10 +172,10 @@ class Run:
     async def _known(self, results: Results, *, again: bool) -> Known:
         """What earlier attempts have left, with the recorders where they were when they had taken that."""
         job = self._job
-        stills = await asyncio.to_thread(self._store.stills, job.id, frames=True)
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         await results.restore()
-        kept = [self._artifacts.url(still.key) for still in stills]
-        pictures = {name: self._artifacts.url(key) for name, key in results.pictures.items()}
+        kept = [self._artifacts.get_url(still.key) for still in stills]
+        pictures = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
         return Known(job.id, again, job.facts, results.video.safe, kept, results.safe, pictures)
 
     async def _take(self, item: Item, results: Results, report: Report) -> None:
@@ -203,11 +204,11 @@ class Run:
         recorder = results.video
         if clip.fit is None and "clip_frames" in self._job.facts:
             return
-        async with self._artifacts.local(clip.url) as path, Decoder.open(path, self._media) as decoder:
+        async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
             if clip.fit is not None:
-                runs = self._stitch.clip(decoder.runs(), decoder.facts.frames, clip.fit)
+                runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             else:
-                runs = decoder.runs(start=recorder.taken)
+                runs = decoder.stream_runs(start=recorder.taken)
             async with aclosing(runs):
                 async for run in runs:
                     await recorder.take(run)
@@ -219,5 +220,5 @@ class Run:
 
     async def _take_rest(self, results: Results) -> None:
         """Take what was held back for a clip that did not come."""
-        for run in self._stitch.rest():
+        for run in self._stitch.flush():
             await results.video.take(run)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from composition.graphs.request import GraphRequest
-from composition.media.encode import SegmentEncoder, jpeg, png, remux
+from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.records.artifacts import Artifacts
-from composition.records.store import Lease, News, Store
+from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
+from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, VIDEO
 from services.errors import ModelFailed
@@ -56,7 +57,7 @@ class Recorder:
     """
 
     def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, output: Output) -> None:
-        done = store.segments(lease.job_id, variant=output.variant)
+        done = store.list_segments(lease.job_id, variant=output.variant)
         self._output = output
         self._segments, self._keeps = output.segments, output.keeps_frames
         self._store = store
@@ -66,7 +67,7 @@ class Recorder:
         self._index = max((segment.index for segment in done), default=-2) + 1
         self.frames = sum(segment.frames for segment in done)
         """How many frames are in segments."""
-        self._kept = store.stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
+        self._kept = store.list_stills(lease.job_id, frames=True, start=self.frames) if self._keeps else []
         self.safe = self._kept[-1].index + 1 if self._kept else self.frames
         """How many frames need not be made again."""
         self.total: int | None = None
@@ -132,7 +133,9 @@ class Recorder:
         if self.frames == 0:
             raise ModelFailed("the model made no frame")
         results = await asyncio.to_thread(self._assemble)
-        await asyncio.to_thread(self._store.record, self._lease, {"results": results}, [there(self._output.variant)])
+        await asyncio.to_thread(
+            self._store.update_job, self._lease, {"results": results}, [there(self._output.variant)]
+        )
         self._whole = True
 
     def _wanted(self) -> int:
@@ -145,7 +148,7 @@ class Recorder:
         if self._output.main:
             changes |= {"width": fmt.width, "height": fmt.height}
         if self._index == -1:
-            await asyncio.to_thread(self._write, self._encoder.init(), 0, changes, [])
+            await asyncio.to_thread(self._write, self._encoder.encode_init(), 0, changes, [])
 
     async def _cut(self, count: int) -> None:
         pixels = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
@@ -155,16 +158,22 @@ class Recorder:
     def _encode(self, pixels: Pixels) -> None:
         if self._encoder is None:
             raise AssertionError("a segment is cut only after a frame was taken")
-        data = self._encoder.segment(pixels, self.frames, self._index + 1)
+        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:
                 changes["results"] = {"thumbnail": thumbnail(self._artifacts, self._lease, pixels[0])}
-        said = {"variant": self._output.variant, "index": self._index, "first": self.frames, "frames": len(pixels)}
-        news = News("segment", {**said, "frames_done": done, "frames_total": self.total})
-        self._write(data, len(pixels), changes, [news])
+        segment = SegmentEvent(
+            variant=self._output.variant,
+            index=self._index,
+            first=self.frames,
+            frames=len(pixels),
+            frames_done=done,
+            frames_total=self.total,
+        )
+        self._write(data, len(pixels), changes, [EventDraft.of(segment)])
 
     def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
         index = frames.first
@@ -172,39 +181,37 @@ class Recorder:
         rows: list[Still] = []
         for name, picture in pictures.items():
             key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
-            self._artifacts.put(key, png(picture.pixels[0]))
+            self._artifacts.put(key, encode_png(picture.pixels[0]))
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
-        told: dict[str, Any] | None = None
-        if scores is not None:
-            told = {name: value for name, value in asdict(scores).items() if name != "frame"}
-        rows[-1].scores = told
+        told = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+        rows[-1].scores = told and told.model_dump()
         self.safe = index + 1
         kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}
         changes: dict[str, Any] = {"results": {kind: "stills" for kind, there in kinds.items() if there}}
         if self._output.main:
             changes["frames_done"] = self.safe
-        said = {"index": index, "frames_done": self.safe, "frames_total": self.total, "scores": told}
-        self._store.record(self._lease, changes, [News("frame", said)], rows)
+        frame = FrameEvent(index=index, frames_done=self.safe, frames_total=self.total, scores=told)
+        self._store.update_job(self._lease, changes, [EventDraft.of(frame)], rows)
 
     def _read(self, key: str) -> Pixels:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
             return np.array(picture)
 
-    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[News]) -> None:
+    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft]) -> None:
         # The fence is in the name: a runner that lost its lease writes beside its successor, not over it.
         variant, index = self._output.variant, self._index
         key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
         self._artifacts.put(key, data)
         at = {"variant": variant, "index": index, "first": self.frames, "frames": frames}
         row = Segment(job_id=self._lease.job_id, key=key, **at)
-        self._store.record(self._lease, changes, news, [row])
+        self._store.update_job(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1
         self.frames += frames
 
     def _assemble(self) -> dict[str, str]:
         """One progressive mp4 out of the segments: it seeks everywhere and says how long it is."""
-        whole, target = self._artifacts.draft(), self._artifacts.draft()
+        whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
             for draft in (whole, target):
                 drafts.callback(draft.unlink, missing_ok=True)
@@ -229,10 +236,10 @@ def folder(lease: Lease) -> str:
 def thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
     """Store a small copy of a picture, (h, w, 3), and return its key."""
     key = f"{folder(lease)}/thumbnail.jpg"
-    artifacts.put(key, jpeg(pixels, THUMBNAIL_SIDE))
+    artifacts.put(key, encode_jpeg(pixels, THUMBNAIL_SIDE))
     return key
 
 
-def there(variant: str) -> News:
+def there(variant: str) -> EventDraft:
     """That a result can be had now."""
-    return News("result", {"variant": variant})
+    return EventDraft.of(ResultEvent(variant=variant))

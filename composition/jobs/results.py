@@ -6,7 +6,7 @@ from typing import Any
 
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, folder, there, thumbnail
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
@@ -22,7 +22,7 @@ class Results:
         self._artifacts = artifacts
         self._lease = lease
         self._request = request
-        job = store.job(lease.job_id)
+        job = store.get_job(lease.job_id)
         self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key, of those that are there."""
         self._others = {name: self._opened(name) for name in request.OTHERS}
@@ -71,18 +71,18 @@ class Results:
         for recorder in (self.video, *self._others.values()):
             if recorder.taken:
                 await recorder.finish()
-        job = await asyncio.to_thread(self._store.job, self._lease.job_id)
+        job = await asyncio.to_thread(self._store.get_job, self._lease.job_id)
         if self._request.main not in job.results:
             raise ModelFailed(f"the model made no {self._request.main}")
 
     def _take_picture(self, result: Result) -> None:
         pixels = result.frames.pixels[0]
         key = f"{folder(self._lease)}/{result.name}-{self._lease.fence}.png"
-        self._artifacts.put(key, png(pixels))
+        self._artifacts.put(key, encode_png(pixels))
         changes: dict[str, Any] = {
             "results": {result.name: key, "thumbnail": thumbnail(self._artifacts, self._lease, pixels)}
         }
         if result.name == self._request.main:
             changes |= {"width": result.frames.width, "height": result.frames.height}
-        self._store.record(self._lease, changes, [there(result.name)])
+        self._store.update_job(self._lease, changes, [there(result.name)])
         self.pictures[result.name] = key

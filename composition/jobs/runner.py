@@ -104,13 +104,15 @@ class JobRunner:
         waits = waiting < self._settings.concurrency
         if not (works or waits):
             return None
-        return self._store.claim(self._settings.lease_s, None if works else self._waits, () if waits else self._waits)
+        return self._store.claim_job(
+            self._settings.lease_s, None if works else self._waits, () if waits else self._waits
+        )
 
     def _sweep(self) -> None:
         """Remove what was deleted."""
-        for job_id in self._store.condemned():
+        for job_id in self._store.list_removable_jobs():
             self._artifacts.remove(f"videos/{job_id}")
-            self._store.forget(job_id)
+            self._store.remove_job(job_id)
 
     async def _hold(self, job: Job) -> None:
         """Work on a job for as long as its lease is ours and nobody wants it stopped."""
@@ -131,28 +133,28 @@ class JobRunner:
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(self._settings.poll_s)
-            if await asyncio.to_thread(self._store.stop_requested, lease):
+            if await asyncio.to_thread(self._store.is_stop_requested, lease):
                 raise Cancelled("the job was cancelled")
             if time.monotonic() - renewed > self._settings.lease_s / 4:
                 renewed = time.monotonic()
-                await asyncio.to_thread(self._store.renew, lease, self._settings.lease_s)
+                await asyncio.to_thread(self._store.renew_lease, lease, self._settings.lease_s)
 
     def _conclude(self, lease: Lease, work: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
         """Write down how it ended. Raises LeaseLost."""
         if work.cancelled():
             stopped = None if watch.cancelled() else watch.exception()
             if not isinstance(stopped, Cancelled):  # we are closing, or the lease or the database is gone
-                return self._store.release(lease)
+                return self._store.release_job(lease)
             error: BaseException | None = stopped
         else:
             error = work.exception()
         if error is None:
-            self._store.end(lease, "completed")
+            self._store.end_job(lease, "completed")
         elif isinstance(error, ReelError):
-            self._store.end(lease, "failed", (error.code, error.message))
+            self._store.end_job(lease, "failed", (error.code, error.message))
         else:
             log.error("job failed", extra={"job": lease.job_id}, exc_info=error)
-            self._store.end(lease, "failed", ("internal_error", "the job failed by a fault of the server"))
+            self._store.end_job(lease, "failed", ("internal_error", "the job failed by a fault of the server"))
         log.info("job ended", extra={"job": lease.job_id, "error": type(error).__name__ if error else None})
         return None
 
@@ -178,4 +180,4 @@ class JobRunner:
                 log.warning("job goes on", extra={"job": job.id, "attempt": attempts, "error": error.code})
             again = True
             await asyncio.sleep(min(8.0, 0.5 * 2**attempts))
-            job = await asyncio.to_thread(self._store.job, job.id)
+            job = await asyncio.to_thread(self._store.get_job, job.id)

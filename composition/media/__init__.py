@@ -1,1 +1,1 @@
-"""Media files to frames, and frames to media files."""
+"""Decoding media files to frames, and encoding frames to media files."""

@@ -1,8 +1,8 @@
-"""Media files to Frames. Files come from users and are native code's input, so a process of their own decodes them.
+"""Decoding media files to Frames. Native code parses untrusted files, so each file is decoded in a separate process.
 
-One process per file (`composition.media.decoding.worker`), forked from a prepared one: a crash, a hang or a bomb costs
-that process and no more. It has limits of memory, processor time and open files; every operation has a deadline, kept
-by killing. It decodes only what it is asked for, so what is pulled slowly is decoded slowly.
+The process (`composition.media.decoding.worker`) is forked from a prepared one: a crash, a hang or a decompression bomb
+costs that process only. It has limits of memory, processor time and open files, and is killed if an operation misses
+its deadline. It decodes on demand, at the pace of the consumer.
 """
 
 import asyncio
@@ -28,44 +28,43 @@ from services.frames import MAX_RUN, Frames, Pixels
 log = logging.getLogger(__name__)
 
 START_S = 30.0
-"""How long a process may take to start, on a machine that is busy."""
+"""Timeout for starting a decoder process, in seconds. Generous, for busy machines."""
 ANSWER_BYTES = 1 << 16
-"""The most that an answer may have beside its pixels."""
+"""Maximum size of an answer without its pixels, in bytes."""
 
 
 @dataclass(frozen=True)
 class MediaFacts:
-    """What a file is."""
+    """Properties of a media file."""
 
     kind: MediaKind
     width: int
-    """Pixels, as it is shown: rotation is applied. Of several pictures, that of the first."""
+    """Displayed width in pixels, after rotation; of the first picture if there are several."""
     height: int
-    """Pixels."""
+    """Displayed height in pixels."""
     frames: int
-    """As far as is known: AVI says so for certain only once it was decoded to its end."""
+    """Number of frames. For AVI an estimate until the file was decoded to its end."""
     rate: Fraction | None
-    """Frames per second, on average where they come at irregular times; None for pictures."""
+    """Frames per second, the average if the frame rate is variable; None for pictures."""
     duration_s: float
     damaged: str | None
-    """What is wrong although it can be used, as far as it was decoded. A frame that is missing is filled with the one
-    before it."""
+    """Description of damage found so far in a file that is still usable. A missing frame repeats the one before it."""
     codec: str
-    """FFmpeg's name. Of several pictures, that of the first."""
+    """FFmpeg's name of the codec; of the first picture if there are several."""
 
 
 class Decoder:
-    """A file that is open in a process of its own. Made by `Decoder.open`; one operation at a time, others wait.
+    """An open media file, decoded in a separate process. Create it with `Decoder.open`. Operations run one at a time.
 
-    Every operation raises UndecodableMedia, LimitExceeded, and ServiceLost when the process was lost by no fault of the
-    file; after the first that was killed, all do.
+    Every operation raises UndecodableMedia, LimitExceeded, or ServiceLost if the process was lost for a reason other
+    than the file. Once the process was killed, every later operation fails.
     """
 
     def __init__(self, path: Path, limits: MediaLimits, param: str | None) -> None:
         self._path = path
         self._limits = limits
         self._param = param
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
 
@@ -74,108 +73,108 @@ class Decoder:
     async def open(
         cls, path: Path, limits: MediaLimits | None = None, *, param: str | None = None
     ) -> AsyncGenerator["Decoder"]:
-        """Open a file; when the block is left, however that happens, its process is gone.
+        """Open a file inside the `with` block; its process has ended when the block is left.
 
-        A zip archive is opened as the pictures in it, in natural order of their names; so is a folder.
+        A zip archive or a folder is opened as the pictures in it, in natural order of their names.
 
         Args:
             path: a local file, or a folder of pictures.
-            limits: what it may be and cost.
-            param: the field to blame.
+            limits: limits on the file; by default those of `MediaLimits`.
+            param: the request field to name in errors.
 
         Raises:
-            UndecodableMedia: it is empty, no video or picture, without frames, or its end is missing; or that can be
-                said of one of its pictures, which is named.
-            LimitExceeded: its header or its packets go beyond a limit.
-            ServiceLost: no process could be started, or it was lost with the one that it was forked from.
+            UndecodableMedia: the file, or a picture in it, is empty, truncated, has no frames or is no supported video
+                or picture. The message names the picture.
+            LimitExceeded: the header or the packets exceed a limit.
+            ServiceLost: the process could not be started, or died with the process that it was forked from.
         """
         try:
             decoder = cls(path, limits or MediaLimits(), param)
         except OSError as error:
-            raise ServiceLost("no process could be started to decode") from error
+            raise ServiceLost("the decoder process could not be started") from error
         try:
-            await decoder._begin()
+            await decoder._open_file()
             yield decoder
         finally:
-            await decoder._end()
+            await decoder._close()
 
     @property
     def facts(self) -> MediaFacts:
-        """What is known by now: `frames` and `damaged` may say more after each operation."""
+        """Properties of the file. `frames` and `damaged` may change after each operation."""
         if self._facts is None:
-            raise AssertionError("a Decoder is made by Decoder.open")
+            raise AssertionError("create a Decoder with Decoder.open")
         return self._facts
 
     async def sample(self, count: int) -> Frames:
-        """Return `count` (1 to 16) frames spread over the video, or all if it has fewer, at InternVL's positions.
+        """Return `count` (1 to 16) frames at InternVL's sampling positions, or all frames if there are fewer.
 
-        Pictures of another size than the first one's are made its size.
+        Pictures are resized to the first one's size.
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        return self._frames(await self._ask({"op": "sample", "count": count}), 0)
+        return self._make_frames(await self._ask({"op": "sample", "count": count}), 0)
 
-    async def last(self) -> Frames:
+    async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""
         pixels = await self._ask({"op": "last"})
-        return self._frames(pixels, self.facts.frames - 1)
+        return self._make_frames(pixels, self.facts.frames - 1)
 
-    async def runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
-        """Yield the frames from the one numbered `start`, `count` of them or all, in runs of 1 to 16.
+    async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
+        """Yield `count` frames, or all, from index `start` on, in runs of 1 to 16 frames and at most 64 MiB.
 
-        Each run is decoded when it is asked for. Runs of large frames are short: up to 64 MiB. The frames of a run have
-        one size: a run of pictures ends where another size begins, or before one that cannot be decoded.
+        Each run is decoded when it is requested. All frames of a run have the same size: a run of pictures ends before
+        a picture of another size, and before one that cannot be decoded.
         """
         stop = sys.maxsize if count is None else start + count
         while start < stop:
             pixels = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
             if pixels is None:
                 return
-            yield self._frames(pixels, start)
+            yield self._make_frames(pixels, start)
             start += len(pixels)
 
     async def verify(self) -> None:
-        """Decode the first frame, the last and some between. Raises UndecodableMedia when the end does not decode."""
+        """Decode the first frame, the last and some in between. Raises UndecodableMedia if the last does not decode."""
         await self._ask({"op": "verify"})
 
-    def _frames(self, pixels: Pixels | None, first: int) -> Frames:
+    def _make_frames(self, pixels: Pixels | None, first: int) -> Frames:
         if pixels is None:
-            raise self._blamed(UndecodableMedia, "it has no frames")
+            raise self._make_error(UndecodableMedia, "the file has no frames")
         return Frames(pixels, first, self.facts.rate or Fraction(1))
 
-    async def _begin(self) -> None:
+    async def _open_file(self) -> None:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
-                await self._answer()
+                await self._receive_answer()
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
-            await self._died()
-            raise ServiceLost("the process that was to decode did not start") from error
+            await self._reap_process()
+            raise ServiceLost("the decoder process did not start") from error
         await self._ask({"path": str(path), "limits": self._limits.model_dump()})
 
     async def _ask(self, request: dict[str, Any]) -> Pixels | None:
-        """Ask the process once. Whatever cuts the exchange short, our being cancelled too, kills the process."""
-        async with self._asking:
-            whole = False
+        """Send a request and return the pixels of the answer. If the exchange is cut short, the process is killed."""
+        async with self._lock:
+            is_complete = False
             try:
                 async with asyncio.timeout(self._limits.deadline_s):
-                    said, pixels = await self._exchange(request)
-                whole = True
+                    answer, pixels = await self._exchange(request)
+                is_complete = True
             except TimeoutError:
-                raise self._blamed(
-                    UndecodableMedia, f"decoding it takes longer than {self._limits.deadline_s:g} s (deadline_s)"
+                raise self._make_error(
+                    UndecodableMedia, f"decoding takes longer than {self._limits.deadline_s:g} s (deadline_s)"
                 ) from None
             except (OSError, EOFError):
-                if await self._died() is None:
-                    raise ServiceLost("the process that was decoding was lost") from None
-                raise self._blamed(UndecodableMedia, "the decoder crashed on it") from None
+                if await self._reap_process() is None:
+                    raise ServiceLost("the decoder process was lost") from None
+                raise self._make_error(UndecodableMedia, "the decoder crashed on the file") from None
             finally:
-                if not whole:
+                if not is_complete:
                     self._process.kill()
-        if "error" in said:
-            kind = LimitExceeded if said["error"] == LimitExceeded.code else UndecodableMedia
-            raise self._blamed(kind, said["message"])
-        facts = said["facts"]
+        if "error" in answer:
+            kind = LimitExceeded if answer["error"] == LimitExceeded.code else UndecodableMedia
+            raise self._make_error(kind, answer["message"])
+        facts = answer["facts"]
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
         return pixels
 
@@ -183,17 +182,17 @@ class Decoder:
         data = json.dumps(request).encode()
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
-        said = await self._answer()
-        if said.get("shape") is None:
-            return said, None
-        shape = tuple(said["shape"])
+        answer = await self._receive_answer()
+        if answer.get("shape") is None:
+            return answer, None
+        shape = tuple(answer["shape"])
         if shape[0] > MAX_RUN or prod(shape) > MAX_RUN * self._limits.max_pixels * 3:
             raise EOFError
         pixels = np.empty(shape, np.uint8)  # (n, h, w, 3) uint8 RGB
         await self._receive(pixels.data.cast("B"))
-        return said, pixels
+        return answer, pixels
 
-    async def _answer(self) -> dict[str, Any]:
+    async def _receive_answer(self) -> dict[str, Any]:
         head = bytearray(4)
         await self._receive(memoryview(head))
         (size,) = struct.unpack(">I", head)
@@ -204,7 +203,7 @@ class Decoder:
         return json.loads(answer)
 
     async def _receive(self, buffer: memoryview) -> None:
-        """Fill the buffer. Raises EOFError when the process is gone."""
+        """Fill the buffer. Raises EOFError if the process has ended."""
         loop = asyncio.get_running_loop()
         while buffer:
             count = await loop.sock_recv_into(self._process.link, buffer)
@@ -212,28 +211,35 @@ class Decoder:
                 raise EOFError
             buffer = buffer[count:]
 
-    async def _died(self) -> int | None:
+    async def _reap_process(self) -> int | None:
         code = await asyncio.to_thread(self._process.end)
-        log.warning("a decoder process died", extra={"exit": code, "said": self._process.said[-2000:]})
+        log.warning("a decoder process died", extra={"exit": code, "said": self._process.stderr_text[-2000:]})
         return code
 
-    def _blamed(self, kind: type[ReelError], message: str) -> Any:
+    def _make_error(self, kind: type[ReelError], message: str) -> Any:
         return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
 
 
-async def check(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:
-    """Return what a file is if it may be used: within the limits, whole, and its last frame decodes.
+async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:
+    """Check that a file is complete, decodable and within the limits, and return its properties.
 
-    Nothing is decoded before the header is known to be within the limits. Then all packets are read, and the first
-    frame, the last and some between are decoded; only what lies on the way to them is found damaged.
+    The header is checked before anything is decoded. Then all packets are read, and the first frame, the last and some
+    in between are decoded; damage elsewhere is not found.
+
+    Args:
+        path: a local file, or a folder of pictures.
+        limits: limits on the file; by default those of `MediaLimits`.
+        param: the request field to name in errors.
 
     Raises:
-        UndecodableMedia, LimitExceeded: with `param` as the field to blame.
+        UndecodableMedia: the file is damaged, incomplete or of an unsupported format.
+        LimitExceeded: the file exceeds a limit.
+        ServiceLost: the decoder process could not be started or was lost.
     """
     async with Decoder.open(path, limits, param=param) as decoder:
         await decoder.verify()

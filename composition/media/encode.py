@@ -1,9 +1,9 @@
-"""Frames to media: fragmented MP4 segment by segment, a progressive MP4 of them, JPEG, PNG, and other sizes.
+"""Encoding frames: fragmented MP4 segment by segment, progressive MP4, JPEG and PNG; and resizing frames.
 
-Functions block; call them in a thread.
+All functions block; async callers run them in a thread.
 """
 
-# PyAV's stubs leave the type arguments of Packet out.
+# PyAV's stubs omit the type arguments of Packet.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import io
@@ -25,42 +25,42 @@ from av.video.stream import VideoStream
 from services.frames import Frames, Pixels
 
 THREADS = 4
-"""Of the encoder. Part of the output: x264 codes a little differently with another number."""
-FINEST_RATE = 1 << 31
-"""A track counts time in units of which a second has at most this many."""
+"""Encoder threads. The output depends on it: x264 encodes slightly differently with another number."""
+MAX_RATE_TERM = 1 << 31
+"""Upper bound (exclusive) of the numerator and denominator of a frame rate: MP4 time scales have 32 bits."""
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
-"""The same result on every processor."""
+"""Flags of swscale for the same result on every processor."""
 JPEG_QUANTISER = 3
-"""1 is the best, 31 the smallest."""
+"""From 1 (best quality) to 31 (smallest file)."""
 PNG_COMPRESSION = "3"
-"""1 is the fastest, 9 the smallest; a third of the time of the default for 6 % more bytes."""
+"""From 1 (fastest) to 9 (smallest file). 3 takes a third of the default's time for 6 % more bytes."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How H.264 is coded."""
+    """Quality settings of H.264."""
 
     crf: int = 18
-    """0 to 51; less is better. 18 is nearly always indistinguishable from the source."""
+    """Constant rate factor, 0 to 51; lower is better. 18 is nearly always indistinguishable from the source."""
     preset: str = "veryfast"
-    """x264's."""
+    """Name of an x264 preset."""
 
 
 class SegmentEncoder:
-    """Makes a fragmented MP4 (ISO/IEC 14496-12) piece by piece: H.264, BT.709 limited range, no B-frames.
+    """Encodes a fragmented MP4 (ISO/IEC 14496-12) segment by segment: H.264, BT.709 limited range, no B-frames.
 
-    `init()` and any number of segments, in order and without a gap, are a file that plays. A segment depends on its
-    own frames, `first` and `sequence` alone and on no machine, so what is made again is the same. An odd width or
-    height is made even by repeating the last column or row, since 4:2:0 has no odd sizes.
+    The result of `encode_init` followed by consecutive segments is a playable file. A segment depends only on its
+    frames, `first` and `sequence`, so encoding it again, on any machine, gives the same bytes. An odd width or height
+    is padded by repeating the last column or row, since 4:2:0 needs even sizes.
 
     Args:
-        width, height: of the frames, in pixels.
-        rate: frames per second; times are exact for every rate.
-        total_frames: how many there will be, if that is known; players show the duration then.
-        quality: how they are coded.
+        width, height: size of the frames in pixels.
+        rate: frames per second; timestamps are exact for every rate.
+        total_frames: number of frames of the whole video, if known; players then show its duration.
+        quality: quality settings.
 
     Raises:
-        ValueError: the rate is not positive or is too fine to be written.
+        ValueError: the rate is not positive, or its numerator or denominator is too large for MP4.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class SegmentEncoder:
         total_frames: int | None = None,
         quality: Quality | None = None,
     ) -> None:
-        if rate <= 0 or max(rate.numerator, rate.denominator) >= FINEST_RATE:
-            raise ValueError(f"rate must be a positive fraction below {FINEST_RATE}, got {rate}")
+        if rate <= 0 or max(rate.numerator, rate.denominator) >= MAX_RATE_TERM:
+            raise ValueError(f"rate must be a positive fraction below {MAX_RATE_TERM}, got {rate}")
         self._shape = height, width, 3
         self._width, self._height = width + width % 2, height + height % 2
         self._rate = rate
         self._total_frames = total_frames
         self._quality = quality or Quality()
-        # A multiple of the rate's numerator, so that one frame lasts a whole number of units.
+        # A multiple of the rate's numerator, so that the duration of a frame is a whole number of units.
         self._timescale = rate.numerator * max(1, 1000 // rate.numerator)
         self._reformatter = VideoReformatter()
 
-    def init(self) -> bytes:
-        """The initialisation segment: ftyp and moov."""
+    def encode_init(self) -> bytes:
+        """Return the initialisation segment (ftyp and moov)."""
         target = io.BytesIO()
         container, _ = self._open(target, 1)
         container.start_encoding()
@@ -92,29 +92,29 @@ class SegmentEncoder:
         container.close()
         if self._total_frames is None:
             return head
-        return _with_duration(head, int(self._total_frames / self._rate * self._timescale))
+        return _add_duration(head, int(self._total_frames / self._rate * self._timescale))
 
-    def segment(self, frames: Pixels | Sequence[Frames], first: int, sequence: int) -> bytes:
-        """One media segment: moof and mdat, a closed group of pictures.
+    def encode_segment(self, frames: Pixels | Sequence[Frames], first: int, sequence: int) -> bytes:
+        """Return a media segment (moof and mdat), which is a closed group of pictures.
 
         Args:
-            frames: one frame or more, (n, height, width, 3) uint8 RGB or runs of them.
-            first: the number of the first frame in the video.
-            sequence: the segment's own number, from 1.
+            frames: one or more frames, (n, height, width, 3) uint8 RGB, or runs of frames.
+            first: index of the first frame in the video.
+            sequence: number of the segment, from 1.
 
         Raises:
-            ValueError: there is no frame, or one has another size.
+            ValueError: there are no frames, or a frame has a different size.
         """
         target = io.BytesIO()
         container, stream = self._open(target, sequence)
         container.start_encoding()
         begin = target.tell()
         number = first
-        for pixels in _each(frames):
-            container.mux(stream.encode(self._frame(pixels, number)))
+        for pixels in _iterate_frames(frames):
+            container.mux(stream.encode(self._convert_frame(pixels, number)))
             number += 1
         if number == first:
-            raise ValueError("a segment needs a frame")
+            raise ValueError("frames: a segment needs at least 1 frame, got 0")
         container.mux(stream.encode())
         container.close()
         return target.getvalue()[begin:]
@@ -146,12 +146,12 @@ class SegmentEncoder:
         }
         return container, stream
 
-    def _frame(self, pixels: Pixels, number: int) -> VideoFrame:
+    def _convert_frame(self, pixels: Pixels, number: int) -> VideoFrame:
         if pixels.shape != self._shape:
-            raise ValueError(f"the frames are {self._shape}, and one is {pixels.shape}")
+            raise ValueError(f"frames: every frame must have the shape {self._shape}, got {pixels.shape}")
         pad = [(0, self._height - pixels.shape[0]), (0, self._width - pixels.shape[1]), (0, 0)]
         frame = self._reformatter.reformat(
-            _video_frame(np.pad(pixels, pad, "edge")),
+            _wrap_pixels(np.pad(pixels, pad, "edge")),
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
@@ -162,7 +162,7 @@ class SegmentEncoder:
         return frame
 
 
-def _each(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
+def _iterate_frames(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
     for run in frames:
         if isinstance(run, Frames):
             yield from run.pixels
@@ -170,79 +170,79 @@ def _each(frames: Pixels | Sequence[Frames]) -> Iterator[Pixels]:
             yield run
 
 
-def _video_frame(pixels: Pixels) -> VideoFrame:
-    """(h, w, 3) uint8 RGB, full range."""
+def _wrap_pixels(pixels: Pixels) -> VideoFrame:
+    """Return (h, w, 3) uint8 RGB pixels, full range, as a frame of PyAV."""
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     frame.color_range = ColorRange.JPEG
     return frame
 
 
-def _with_duration(head: bytes, duration: int) -> bytes:
-    """Add the box that says how long all the fragments will be, in the movie's time units."""
+def _add_duration(head: bytes, duration: int) -> bytes:
+    """Add the `mehd` box, which has the duration of all fragments, in units of the movie's time scale."""
     box = struct.pack(">I4sB3xQ", 20, b"mehd", 1, duration)
     moov, mvex = head.index(b"moov") - 4, head.rindex(b"mvex") - 4
-    changed = bytearray(head)
-    for place in (moov, mvex):
-        (size,) = struct.unpack_from(">I", changed, place)
-        struct.pack_into(">I", changed, place, size + len(box))
-    changed[mvex + 8 : mvex + 8] = box
-    return bytes(changed)
+    result = bytearray(head)
+    for offset in (moov, mvex):
+        (size,) = struct.unpack_from(">I", result, offset)
+        struct.pack_into(">I", result, offset, size + len(box))
+    result[mvex + 8 : mvex + 8] = box
+    return bytes(result)
 
 
 def remux(source: Path, target: Path) -> None:
-    """Write a fragmented MP4 as a progressive one, its index first. Nothing is coded anew; memory stays small."""
+    """Copy a fragmented MP4 to a progressive one with its index first. Does not re-encode; memory use is small."""
     with (
         av.open(str(source)) as fragments,
-        av.open(str(target), "w", format="mp4", container_options={"movflags": "faststart"}) as whole,
+        av.open(str(target), "w", format="mp4", container_options={"movflags": "faststart"}) as progressive,
     ):
         stream = fragments.streams.video[0]
-        copy = whole.add_stream_from_template(stream)
+        copy = progressive.add_stream_from_template(stream)
         for packet in fragments.demux(stream):
             if packet.size:
                 packet.stream = copy
-                whole.mux(packet)
+                progressive.mux(packet)
 
 
-def resized(frames: Frames, width: int, height: int) -> Frames:
-    """Return the frames in another size (pixels), by bicubic interpolation that averages where it shrinks."""
+def resize_frames(frames: Frames, width: int, height: int) -> Frames:
+    """Resize frames to `width` × `height` pixels by bicubic interpolation, which averages when it shrinks."""
     if (frames.width, frames.height) == (width, height):
         return frames
     reformatter = VideoReformatter()
     pixels = np.empty((frames.count, height, width, 3), np.uint8)
     for frame, out in zip(frames.pixels, pixels, strict=True):
-        out[...] = _scaled(reformatter, frame, width, height).to_ndarray()
+        out[...] = _scale_frame(reformatter, frame, width, height).to_ndarray()
     return Frames(pixels, frames.first, frames.rate)
 
 
-def _scaled(reformatter: VideoReformatter, pixels: Pixels, width: int, height: int) -> VideoFrame:
+def _scale_frame(reformatter: VideoReformatter, pixels: Pixels, width: int, height: int) -> VideoFrame:
     interpolation = Interpolation.BICUBIC | EXACT
-    return reformatter.reformat(_video_frame(pixels), width, height, "rgb24", interpolation=interpolation, threads=1)
+    return reformatter.reformat(_wrap_pixels(pixels), width, height, "rgb24", interpolation=interpolation, threads=1)
 
 
-def jpeg(pixels: Pixels, max_side: int) -> bytes:
-    """Return a JPEG of (h, w, 3) uint8 RGB, shrunk until no side has more than `max_side` pixels."""
+def encode_jpeg(pixels: Pixels, max_side: int) -> bytes:
+    """Encode (h, w, 3) uint8 RGB as JPEG, shrunk so that neither side exceeds `max_side` pixels."""
     height, width = pixels.shape[:2]
     scale = min(Fraction(1), Fraction(max_side, max(width, height)))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     reformatter = VideoReformatter()
-    small = _scaled(reformatter, pixels, width, height)
+    small = _scale_frame(reformatter, pixels, width, height)
     frame = reformatter.reformat(
         small,
         format="yuvj420p",
-        dst_colorspace=Colorspace.ITU601,  # JFIF knows no other
+        dst_colorspace=Colorspace.ITU601,  # the only one in JFIF
         dst_color_range=ColorRange.JPEG,
         interpolation=Interpolation.AREA | EXACT,
         threads=1,
     )
-    return _still("mjpeg", frame)
+    return _encode_still("mjpeg", frame)
 
 
-def png(pixels: Pixels) -> bytes:
-    """Return a PNG of (h, w, 3) uint8 RGB, without loss."""
-    return _still("png", _video_frame(pixels))
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode (h, w, 3) uint8 RGB as PNG, which is lossless."""
+    return _encode_still("png", _wrap_pixels(pixels))
 
 
-def _still(codec: str, frame: VideoFrame) -> bytes:
+def _encode_still(codec: str, frame: VideoFrame) -> bytes:
     context = cast("VideoCodecContext", av.CodecContext.create(codec, "w"))
     context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
     context.time_base = Fraction(1)

@@ -1,20 +1,20 @@
-"""What a media file may be, and what decoding it may cost."""
+"""Kinds of media files, and the limits that a file must keep."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MediaKind = Literal["image", "video", "pictures"]
-"""What a file is; `pictures` is a zip archive of them, or a folder."""
+"""`pictures` is a zip archive or a folder of pictures."""
 
 
 class MediaLimits(BaseModel):
-    """What a media file may be, and what decoding it may cost."""
+    """Limits on a media file and on the resources for decoding it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_pixels: int = Field(default=4096 * 2304, gt=0)
-    """Of one frame."""
+    """Pixels of one frame."""
     max_side: int = Field(default=8192, gt=0)
     """Pixels of width or height."""
     min_side: int = Field(default=16, gt=0)
@@ -22,6 +22,6 @@ class MediaLimits(BaseModel):
     max_frames: int = Field(default=200_000, gt=0)
     max_duration_s: float = Field(default=1800, gt=0)
     deadline_s: float = Field(default=60, gt=0)
-    """How long one operation may take, e.g. opening, or decoding a run."""
+    """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
     memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    """The address space of the process that decodes; its libraries take about 200 MiB of it."""
+    """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""

@@ -1,1 +1,1 @@
-"""What is remembered: jobs, files and keys in a database, and the bytes of results and uploads."""
+"""Persistent state: jobs, files and API keys in a database, and the bytes of results and uploads."""

@@ -1,4 +1,4 @@
-"""Opening the database, SQLite or PostgreSQL, with all tables that it must have."""
+"""Opening the database, SQLite or PostgreSQL, and creating its tables."""
 
 import sqlite3
 import time
@@ -10,47 +10,48 @@ from sqlalchemy.schema import CreateColumn
 from composition.records.tables import Table
 
 BUSY_S = 30
-"""Seconds for which SQLite waits for another writer."""
+"""Seconds that SQLite waits for another writer."""
 SCHEMA_LOCK = 0x7265656C
-"""PostgreSQL's advisory lock of whoever makes tables."""
+"""Key of the PostgreSQL advisory lock that is held while tables are created."""
 
 
 def open_database(url: str) -> Engine:
-    """Open a database; what it lacks of the tables is made, whoever else does so at the same time.
+    """Open a database and create missing tables and columns. Safe to call from several processes at once.
 
     Args:
-        url: SQLAlchemy's, `sqlite:////path/reelgraph.db` or `postgresql+psycopg://…`.
+        url: SQLAlchemy URL, `sqlite:////path/reelgraph.db` or `postgresql+psycopg://…`.
     """
     engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if url.startswith("sqlite"):
-        _tune_sqlite(engine)
-    with for_writing(engine).begin() as connection:
+        _configure_sqlite(engine)
+    with mark_writing(engine).begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
         Table.metadata.create_all(connection)
-        _widen(connection)
+        _add_missing_columns(connection)
     return engine
 
 
-def for_writing(engine: Engine) -> Engine:
-    """Return the same engine for transactions that write."""
+def mark_writing(engine: Engine) -> Engine:
+    """Return an engine on the same connections whose transactions may write."""
     return engine.execution_options(writing=True)
 
 
-def _widen(connection: Connection) -> None:
-    """Add the columns that a database of an older version lacks. None of them may be required."""
+def _add_missing_columns(connection: Connection) -> None:
+    """Add the columns that a database of an older version lacks. New columns must be nullable."""
     for table in Table.metadata.sorted_tables:
-        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        existing = {column["name"] for column in inspect(connection).get_columns(table.name)}
         for column in table.columns:
-            if column.name not in there:
+            if column.name not in existing:
                 added = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
 
 
-def _tune_sqlite(engine: Engine) -> None:
-    """Readers beside one writer, every commit on disk, and the write lock taken at the start of a transaction.
+def _configure_sqlite(engine: Engine) -> None:
+    """Set SQLite to write-ahead logging and full sync, and take the write lock when a writing transaction begins.
 
-    Taking it later, after a read, fails at once with "database is locked" when another process came between.
+    A transaction that reads first and takes the lock later fails at once with "database is locked" if another process
+    wrote in between.
     """
 
     @event.listens_for(engine, "connect")
@@ -58,7 +59,7 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
         connection.execute("PRAGMA synchronous=FULL")
-        _log_ahead(connection)
+        _enable_write_ahead_log(connection)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -66,14 +67,14 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Switch the file to write-ahead logging, which needs it alone for a moment; SQLite does not wait for that."""
-    until = time.monotonic() + BUSY_S
+def _enable_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to write-ahead logging, and retry until no other connection uses it: SQLite does not wait."""
+    deadline = time.monotonic() + BUSY_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:

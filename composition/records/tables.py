@@ -1,4 +1,4 @@
-"""The tables: jobs and what belongs to them, uploads, API keys."""
+"""The database tables: jobs with their segments, stills, stages and events; uploads; API keys; deployed models."""
 
 import time
 from typing import Any
@@ -7,17 +7,17 @@ from sqlalchemy import JSON
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 TERMINAL = ("completed", "failed")
-"""The states in which a job stays."""
+"""The final states of a job."""
 
 
 class Table(DeclarativeBase):
-    """All tables of the project."""
+    """Base class of the tables."""
 
     type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own idiom
 
 
 class Job(Table):
-    """A request for a video, and everything that is known of it."""
+    """A stored request for a video, with its progress and results."""
 
     __tablename__ = "jobs"
 
@@ -25,15 +25,15 @@ class Job(Table):
     owner: Mapped[str] = mapped_column(index=True)
     model: Mapped[str]
     params: Mapped[dict[str, Any]]
-    """The request, whole, with the seed drawn; media fields hold file ids."""
+    """All fields of the request, with the seed drawn; media fields hold file ids."""
     media: Mapped[dict[str, Any]]
-    """Media field → key in the artifact store."""
+    """Name of a media field → key in the artifact store."""
     main: Mapped[str | None]
-    """The variant that the job is for, where it is not `video`."""
+    """The main variant of the results; None for `video`."""
     parent: Mapped[str | None] = mapped_column(index=True)
-    """The job that this one is a part of."""
+    """Id of the job that created this one."""
     created_at: Mapped[float] = mapped_column(index=True)
-    """Unix seconds, as all times here."""
+    """Unix seconds, like all times in these tables."""
     status: Mapped[str] = mapped_column(default="queued", index=True)
     started_at: Mapped[float | None]
     completed_at: Mapped[float | None]
@@ -45,7 +45,7 @@ class Job(Table):
     width: Mapped[int | None]
     height: Mapped[int | None]
     rate: Mapped[str | None]
-    """Frames per second as a fraction, `25` or `24000/1001`."""
+    """Frames per second, as a fraction such as `25` or `24000/1001`."""
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     results: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Variant → key in the artifact store."""
@@ -60,18 +60,18 @@ class Job(Table):
     deleted: Mapped[bool] = mapped_column(default=False)
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self.status in TERMINAL
 
 
 class Segment(Table):
-    """A whole, playable piece of one of a job's videos. Index -1 is the initialisation segment, without frames."""
+    """A playable piece of one of a job's videos. Index -1 is the initialisation segment, which has no frames."""
 
     __tablename__ = "video_segments"
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     variant: Mapped[str] = mapped_column(primary_key=True)
-    """Which of the job's videos."""
+    """Name of the video among the job's results."""
     index: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str]
     first: Mapped[int]
@@ -79,22 +79,22 @@ class Segment(Table):
 
 
 class Still(Table):
-    """A frame of a job's output, kept without loss, or a picture of how it was made."""
+    """A losslessly stored frame of a job's output, or a debug picture of that frame."""
 
     __tablename__ = "stills"
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     index: Mapped[int] = mapped_column(primary_key=True)
-    """Of the frame, from 0."""
+    """Index of the frame, from 0."""
     name: Mapped[str] = mapped_column(primary_key=True)
-    """`frame`, or what else it shows."""
+    """`frame`, or the name of the debug picture."""
     key: Mapped[str]
     scores: Mapped[dict[str, Any] | None]
-    """How far the frame is from what it was to be, where that was measured."""
+    """Quality scores of the frame; None if it was not measured."""
 
 
 class Stage(Table):
-    """One service's part in a job, when it was done."""
+    """A completed stage of a job: one model's part in it."""
 
     __tablename__ = "stages"
 
@@ -109,7 +109,7 @@ class Stage(Table):
 
 
 class Event(Table):
-    """What the watchers of a job are told, in order."""
+    """An event of a job's event stream, numbered from 1."""
 
     __tablename__ = "events"
 
@@ -120,7 +120,7 @@ class Event(Table):
 
 
 class File(Table):
-    """An upload that decodes."""
+    """An upload that was checked and can be decoded."""
 
     __tablename__ = "files"
 
@@ -128,16 +128,16 @@ class File(Table):
     owner: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[float]
     filename: Mapped[str]
-    """As the user called it; never part of a path."""
+    """The user's name for the file; never part of a path."""
     purpose: Mapped[str]
     bytes: Mapped[int]
     key: Mapped[str]
-    """Where it lies in the artifact store."""
+    """Key in the artifact store."""
     facts: Mapped[dict[str, Any]]
 
 
 class ApiKey(Table):
-    """A key that opens the front door. Only its SHA-256 is kept: it has 256 random bits, so that needs no salt."""
+    """An API key. Only its SHA-256 is stored; with 256 random bits, a key needs no salt."""
 
     __tablename__ = "api_keys"
 
@@ -147,17 +147,17 @@ class ApiKey(Table):
 
 
 class Deployed(Table):
-    """A model or a graph that an application hosts, written when the application is built."""
+    """A model or graph that an application hosts. Written when the application is built."""
 
     __tablename__ = "deployed"
 
     application: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
-    """A model's id, or a graph's name."""
+    """Id of the model, or name of the graph."""
     position: Mapped[int]
-    """In its application, from 0."""
+    """Index in the application's configuration, from 0."""
     kind: Mapped[str]
-    """A kind of model, or `graph`."""
+    """The kind of model, or `graph`."""
     facts: Mapped[dict[str, Any]]
-    """What requests must know of it: its defaults, limits, …"""
+    """The properties that requests depend on: defaults, limits and so on."""
     built_at: Mapped[float] = mapped_column(default=time.time)

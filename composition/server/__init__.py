@@ -1,1 +1,1 @@
-"""Running a server: Ray, deployments, console."""
+"""Running a server: Ray, deployments, signals, console output, and fetching weights."""

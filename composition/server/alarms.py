@@ -1,4 +1,4 @@
-"""Replicas that died because memory ran out, told in words. Ray tells it in the raylet's log, a page for each time."""
+"""Reporting processes that Ray killed when memory ran out, as read from the raylet's log."""
 
 import re
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_EVENT = re.compile(
+_SHORTAGE = re.compile(
     r"Memory on the node \([^)]*\) was (?P<used>[\d.]+)GB used / (?P<limit>[\d.]+)GB limit"
     r".*?\nConsidered workers: \[\n(?P<workers>.*?)\n\]\n",
     re.DOTALL,
@@ -15,43 +15,46 @@ _VICTIM = re.compile(
     r"^Selected to kill: .*task name=(?P<task>[^,]*),.*actual memory used=(?P<own>[\d.]+)GB", re.MULTILINE
 )
 _REPLICA = re.compile(r"SERVE_REPLICA::(?P<application>[^#]*)#(?P<deployment>[^#]*)#")
-_AGAIN_S = 60.0
-_PARTS = {"SERVE_CONTROLLER_ACTOR": "Serve's controller", "SERVE_PROXY_ACTOR": "Serve's proxy"}
+_REPEAT_S = 60.0
+_SERVE_ACTORS = {"SERVE_CONTROLLER_ACTOR": "Serve's controller", "SERVE_PROXY_ACTOR": "Serve's proxy"}
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A process that Ray ended so that the others could live."""
+    """A process that Ray killed to free memory."""
 
     name: str
-    """Its deployment's, where it was a replica."""
+    """Name of the deployment if the process was a replica, else of the task."""
     gigabytes: float
+    """Memory that the process used, in GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Memory ran out, and Ray ended processes."""
+    """An event in which memory ran out and Ray killed processes."""
 
-    used: float
-    """Of the machine, or the container: GB."""
-    limit: float
+    used_gb: float
+    """Memory in use on the machine, or in the container, in GB."""
+    limit_gb: float
+    """Memory of the machine or the container, in GB."""
     victims: tuple[Victim, ...]
-    """The largest first."""
+    """The killed processes, largest first."""
 
     def __str__(self) -> str:
         ended = ", ".join(f"{victim.name} ({victim.gigabytes:g} GB)" for victim in self.victims)
         return (
-            f"memory ran out: {self.used:g} of {self.limit:g} GB were in use, and Ray ended {ended}. That starts again "
-            "by itself, and what it did is tried again; if this goes on, serve fewer models (--only) or give the "
-            "machine more memory"
+            f"out of memory: {self.used_gb:g} of {self.limit_gb:g} GB were in use, and Ray killed {ended}. They "
+            "are restarted and their work is retried; if this happens again, serve fewer models (--only) or add memory"
         )
 
 
 def parse_shortages(log: str) -> tuple[list[Shortage], str]:
-    """Read what a raylet has logged; return also the end of it that may be the beginning of another one."""
+    """Parse a raylet's log. Return the shortages, and the end of the log if it may be an incomplete one."""
     found, end = list[Shortage](), 0
-    for event in _EVENT.finditer(log):
-        victims = [Victim(_name_of(one["task"]), float(one["own"])) for one in _VICTIM.finditer(event["workers"])]
+    for event in _SHORTAGE.finditer(log):
+        victims = [
+            Victim(_find_process_name(one["task"]), float(one["own"])) for one in _VICTIM.finditer(event["workers"])
+        ]
         victims.sort(key=lambda victim: -victim.gigabytes)
         found.append(Shortage(float(event["used"]), float(event["limit"]), tuple(victims)))
         end = event.end()
@@ -59,42 +62,42 @@ def parse_shortages(log: str) -> tuple[list[Shortage], str]:
     return found, log[begun:] if begun >= 0 else ""
 
 
-def _name_of(task: str) -> str:
+def _find_process_name(task: str) -> str:
     if replica := _REPLICA.match(task):
         return replica["deployment"]
-    return next((name for beginning, name in _PARTS.items() if task.startswith(beginning)), task)
+    return next((name for beginning, name in _SERVE_ACTORS.items() if task.startswith(beginning)), task)
 
 
 class MemoryAlarm:
     """Follows the log of a raylet.
 
     Args:
-        logs: the folder of Ray's logs. There is none where Ray runs elsewhere; then nothing is found.
-        clock: seconds.
+        logs: the folder of Ray's logs. It may be missing, as on a cluster; then no shortages are found.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = logs / "raylet.out"
         self._clock = clock
-        self._read = 0
-        self._rest = ""
-        self._told: dict[frozenset[str], float] = {}
+        self._offset = 0
+        self._unparsed = ""
+        self._reported: dict[frozenset[str], float] = {}
 
-    def list_new(self) -> list[Shortage]:
-        """What has happened since the last call; where the same processes end again and again, once a minute."""
+    def read_shortages(self) -> list[Shortage]:
+        """Return the shortages since the last call. A repeated kill of the same processes counts once a minute."""
         try:
             with self._file.open("rb") as file:
-                file.seek(self._read)
+                file.seek(self._offset)
                 new = file.read()
         except OSError:
             return []
-        self._read += len(new)
-        found, self._rest = parse_shortages(self._rest + new.decode(errors="replace"))
-        return [shortage for shortage in found if self._is_news(shortage)]
+        self._offset += len(new)
+        found, self._unparsed = parse_shortages(self._unparsed + new.decode(errors="replace"))
+        return [shortage for shortage in found if self._is_new(shortage)]
 
-    def _is_news(self, shortage: Shortage) -> bool:
+    def _is_new(self, shortage: Shortage) -> bool:
         names, now = frozenset(victim.name for victim in shortage.victims), self._clock()
-        if not names or now - self._told.get(names, -_AGAIN_S) < _AGAIN_S:
+        if not names or now - self._reported.get(names, -_REPEAT_S) < _REPEAT_S:
             return False
-        self._told[names] = now
+        self._reported[names] = now
         return True

@@ -1,4 +1,4 @@
-"""What a server says, apart from what the libraries say in its process: they get a log file for stdout and stderr."""
+"""The console of a server. The output of libraries in its process goes to a log file instead."""
 
 import fcntl
 import os
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-_KEPT = 10
-"""Folders of logs."""
+_MAX_LOG_FOLDERS = 10
+"""Number of log folders that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Where a server speaks.
+    """The console of a server.
 
-    stdout has the address, then `ready`, and nothing else; whoever started the server reads it.
+    stdout has the URL, then `ready`, and nothing else: the process that started the server reads it.
     """
 
     out: TextIO
@@ -27,40 +27,40 @@ class Console:
     logs: Path
     """The folder of this server's logs."""
 
-    def print_line(self, line: str) -> None:
-        """Print a line of the protocol on stdout."""
+    def print_status(self, line: str) -> None:
+        """Print the URL or `ready` on stdout."""
         print(line, file=self.out, flush=True)
 
-    def tell(self, line: str) -> None:
-        """Tell a person something, on stderr."""
+    def print_message(self, line: str) -> None:
+        """Print a message for people on stderr."""
         print(line, file=self.err, flush=True)
 
 
 @contextmanager
-def console(home: Path) -> Generator[Console]:
-    """Send what anybody prints in this process, or in one that it starts, to `HOME/logs/…/server.log`.
+def open_console(home: Path) -> Generator[Console]:
+    """Redirect the output of this process and its children to `HOME/logs/…/server.log`, and yield the old console.
 
-    C++ libraries are meant too: it is file descriptors 1 and 2 that lead there. The lock on the log, which all those
-    processes share, says that the folder is in use.
+    File descriptors 1 and 2 are redirected, so that the output of C++ libraries is included. All these processes share
+    a lock on the log file; while it is locked, the folder is in use.
     """
-    logs = _new_folder(home / "logs")
+    logs = _create_log_folder(home / "logs")
     with ExitStack() as stack:
         stack.callback(_remove_empty, logs)
         log = stack.enter_context((logs / "server.log").open("a", encoding="utf-8"))
         fcntl.flock(log, fcntl.LOCK_SH)
-        out, err = (stack.enter_context(_redirected(number, log)) for number in (1, 2))
+        out, err = (stack.enter_context(_redirect(number, log)) for number in (1, 2))
         yield Console(out, err, logs)
 
 
 def _remove_empty(logs: Path) -> None:
-    """Remove the folder of a server that was refused before anything was logged."""
+    """Remove the log folder if nothing was logged, because the server did not start."""
     if [path.name for path in logs.iterdir()] == ["server.log"] and not (logs / "server.log").stat().st_size:
         shutil.rmtree(logs)
 
 
 @contextmanager
-def _redirected(number: int, target: TextIO) -> Generator[TextIO]:
-    """Let a file descriptor lead to another file; yield the file that it led to."""
+def _redirect(number: int, target: TextIO) -> Generator[TextIO]:
+    """Redirect a file descriptor to another file, and yield the original file."""
     stream = sys.stdout if number == 1 else sys.stderr
     stream.flush()
     with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace") as before:
@@ -73,19 +73,19 @@ def _redirected(number: int, target: TextIO) -> Generator[TextIO]:
             os.dup2(before.fileno(), number)
 
 
-def _new_folder(parent: Path) -> Path:
-    """Make a folder for the logs of one server, and remove the oldest that no server uses."""
+def _create_log_folder(parent: Path) -> Path:
+    """Create the log folder of a server, and remove the oldest ones that are not in use."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _KEPT]:
-        if not is_held(old / "server.log"):
+    for old in sorted(parent.glob("[0-9]*_*_[0-9]*"))[: 1 - _MAX_LOG_FOLDERS]:
+        if not is_locked(old / "server.log"):
             shutil.rmtree(old, ignore_errors=True)
     folder = parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     folder.mkdir(mode=0o700)
     return folder
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process has a lock on the file."""
+def is_locked(path: Path) -> bool:
+    """Whether a running process has a lock on the file."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

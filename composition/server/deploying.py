@@ -1,9 +1,9 @@
-"""Deploying a configuration's applications, waiting for them, and taking them away.
+"""Deploying the applications of a configuration, waiting until they are ready, and deleting them.
 
-On a Ray of our own they are deployed as `serve deploy` would: declaratively. On a cluster that others use too they are
-deployed one by one, as `serve.run` would: a declarative configuration removes whatever an earlier one had deployed and
-it does not name, sets back what an outside scaler has set, and is carried out again when Serve's controller restarts,
-with applications that were deleted since; and the next `serve deploy` of somebody else would remove ours.
+On our own Ray they are deployed declaratively, like `serve deploy`. On a shared cluster they are deployed one by one,
+like `serve.run`, because a declarative configuration removes applications of earlier ones that it does not name, resets
+the replicas set by an external scaler, and is applied again when Serve's controller restarts, including applications
+deleted since. Also, another user's `serve deploy` would remove our applications.
 """
 
 import dataclasses
@@ -31,70 +31,70 @@ from ray.serve.schema import (
     ServeStatus,
 )
 
-from composition.server.ports import unanswered
+from composition.server.ports import check_url
 from services.errors import ConfigError
 
 POLL_S = 0.5
-ANSWERS_WITHIN_S = 60.0
-"""Once all applications are running, until they are reached over HTTP."""
+HTTP_TIMEOUT_S = 60.0
+"""Seconds that running applications may take to answer over HTTP."""
 _BROKEN = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
-_ERROR = re.compile(r"^(\w+\.)*\w+: ", re.MULTILINE)
-"""How the last lines of a traceback begin, e.g. `services.errors.ConfigError: `."""
+_ERROR_LINE = re.compile(r"^(\w+\.)*\w+: ", re.MULTILINE)
+"""Start of the last lines of a traceback, e.g. `services.errors.ConfigError: `."""
 
 Watch = Callable[[ServeStatus], None]
 
 
 def deploy(config: ServeDeploySchema) -> None:
-    """Begin to serve what a configuration says, and nothing else, on the Ray that this process is connected to.
+    """Deploy a configuration, and nothing else, on the Ray that this process is connected to. Returns at once.
 
-    Raises ConfigError where Serve's proxy cannot listen as the file says.
+    Raises ConfigError if Serve's proxy cannot listen on the configured address.
     """
     try:
-        _start(config).deploy_apps(config)
+        _start_serve(config).deploy_apps(config)
     except (RayServeException, RayError, TimeoutError) as error:
         raise ConfigError(f"http_options: Serve could not be started: {error}", param="http_options") from error
 
 
-def deploy_beside(config: ServeDeploySchema, cluster: str, own: Collection[str] = ()) -> None:
-    """Begin to serve what a configuration says, and leave what else is served there as it is.
+def deploy_on_cluster(config: ServeDeploySchema, cluster: str, own: Collection[str] = ()) -> None:
+    """Deploy a configuration on a shared cluster without changing other applications. Returns at once.
 
     Args:
-        config: what is to be served.
-        cluster: its address, for messages.
-        own: names of applications there that are ours, and may be replaced.
+        config: the configuration.
+        cluster: address of the cluster, for messages.
+        own: names of our applications on the cluster, which may be replaced.
 
     Raises:
-        ConfigError: a name or a route is taken, or the proxies that run listen elsewhere, or an application cannot be
-            built.
+        ConfigError: a name or a route is in use, Serve's proxies listen on another address, or an application cannot
+            be built.
     """
     client = cast("Any", _get_global_client)(raise_if_no_controller_running=False)
     if client is not None:
-        need_room(config, client.get_serve_details(), cluster, own)
-    built = [build(application, config.logging_config) for application in config.applications]
+        check_conflicts(config, client.get_serve_details(), cluster, own)
+    built = [build_application(application, config.logging_config) for application in config.applications]
     try:
-        _start(config).deploy_applications(
+        _start_serve(config).deploy_applications(
             built, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
         )
     except (RayServeException, RayError, TimeoutError) as error:
-        remove(config)  # what of it is there
+        delete_applications(config)  # those that were already deployed
         raise ConfigError(f"address: {cluster}: {error}", param="address") from error
 
 
-def change_beside(new: ServeDeploySchema, old: ServeDeploySchema, cluster: str) -> None:
-    """Deploy the applications of `new` that differ from those of `old`, which are deployed, and delete those it lacks.
+def update_on_cluster(new: ServeDeploySchema, old: ServeDeploySchema, cluster: str) -> None:
+    """Update the deployed configuration `old` to `new` on a shared cluster: deploy changes, delete what `new` lacks.
 
-    Raises ConfigError as `deploy_beside` does.
+    Raises ConfigError like `deploy_on_cluster`.
     """
     before = {application.name: application for application in old.applications}
     changed = [application for application in new.applications if before.get(application.name) != application]
-    deploy_beside(new.model_copy(update={"applications": changed}), cluster, own=list(before))
+    deploy_on_cluster(new.model_copy(update={"applications": changed}), cluster, own=list(before))
     gone = before.keys() - {application.name for application in new.applications}
-    remove(old.model_copy(update={"applications": [before[name] for name in gone]}))
+    delete_applications(old.model_copy(update={"applications": [before[name] for name in gone]}))
 
 
-def remove(config: ServeDeploySchema) -> str | None:
-    """Delete a configuration's applications and no others. Return what did not go, if anything did not."""
+def delete_applications(config: ServeDeploySchema) -> str | None:
+    """Delete a configuration's applications and no others. Return the error message if that fails."""
     client = cast("Any", _get_global_client)(raise_if_no_controller_running=False)
     if client is None:
         return None
@@ -105,50 +105,52 @@ def remove(config: ServeDeploySchema) -> str | None:
     return None
 
 
-def need_room(config: ServeDeploySchema, there: dict[str, Any], cluster: str, own: Collection[str] = ()) -> None:
-    """Raise ConfigError where applications of others, or their proxies, are in the way.
+def check_conflicts(
+    config: ServeDeploySchema, details: dict[str, Any], cluster: str, own: Collection[str] = ()
+) -> None:
+    """Raise ConfigError if a configuration conflicts with the proxies or applications of others on a cluster.
 
     Args:
-        config: what is to be served.
-        there: what Serve's controller tells of itself.
-        cluster: its address, for messages.
-        own: names of applications there that are ours.
+        config: the configuration.
+        details: details of the running Serve instance, from its controller.
+        cluster: address of the cluster, for messages.
+        own: names of our applications on the cluster.
     """
-    asked, listens = config.http_options, there["http_options"]
-    ours, theirs = f"{asked.host}:{asked.port}", f"{listens['host']}:{listens['port']}"
+    wanted, actual = config.http_options, details["http_options"]
+    ours, theirs = f"{wanted.host}:{wanted.port}", f"{actual['host']}:{actual['port']}"
     if ours != theirs:
         raise ConfigError(
-            f"http_options: {ours} is asked for, and the proxies of Serve on {cluster} listen on {theirs}; give "
-            f"--host {listens['host']} --port {listens['port']}, or use a cluster where Serve does not run yet",
+            f"http_options: must be {theirs}, where the proxies of Serve on {cluster} listen, got {ours}; give "
+            f"--host {actual['host']} --port {actual['port']}, or use a cluster that does not run Serve yet",
             param="http_options",
         )
     taken: dict[str, dict[str, Any]] = {
-        name: application for name, application in there["applications"].items() if name not in own
+        name: application for name, application in details["applications"].items() if name not in own
     }
-    routes = {route: name for name, application in taken.items() for route in _routes_of(application)}
+    routes = {route: name for name, application in taken.items() for route in _list_routes(application)}
     for application in config.applications:
         if application.name in taken:
             raise ConfigError(
-                f"applications: somebody serves an application {application.name!r} on {cluster}; rename yours, or "
-                f"delete that one first (ray.serve.delete({application.name!r}))",
+                f"applications: {application.name!r} is already deployed on {cluster}; rename yours, or delete that "
+                f"one first (ray.serve.delete({application.name!r}))",
                 param="applications",
             )
         if application.route_prefix in routes:
             raise ConfigError(
-                f"applications: {application.name} wants the route {application.route_prefix}, and on {cluster} the "
-                f"application {routes[application.route_prefix]!r} has it",
+                f"applications: the route {application.route_prefix} of {application.name} is already used by the "
+                f"application {routes[application.route_prefix]!r} on {cluster}",
                 param="applications",
             )
 
 
-def _routes_of(application: dict[str, Any]) -> Iterable[str]:
-    """The route that an application has, and the one that it will have once it is built."""
+def _list_routes(application: dict[str, Any]) -> Iterable[str]:
+    """Return the current route of an application, and its configured one, which applies once it is built."""
     config: dict[str, Any] = application.get("deployed_app_config") or {}
-    promised = config.get("route_prefix")
-    return [route for route in (application.get("route_prefix"), promised) if route]
+    configured = config.get("route_prefix")
+    return [route for route in (application.get("route_prefix"), configured) if route]
 
 
-def _start(config: ServeDeploySchema) -> Any:
+def _start_serve(config: ServeDeploySchema) -> Any:
     http = config.http_options.model_dump()
     return cast("Any", private).serve_start(
         http_options=http,
@@ -157,24 +159,25 @@ def _start(config: ServeDeploySchema) -> Any:
     )
 
 
-def build(application: ServeApplicationSchema, logging: LoggingConfig | None = None) -> Any:
-    """An application as `serve.run` deploys it, with the options that the file gives its deployments.
+def build_application(application: ServeApplicationSchema, logging: LoggingConfig | None = None) -> Any:
+    """Build an application for `serve.run`, with the deployment options of the configuration file.
 
     Args:
-        application: what the file says.
-        logging: what the file says for all of them.
+        application: the application's block of the file.
+        logging: the file's logging configuration for all applications.
 
     Raises:
-        ConfigError: the file and the application do not fit, or the application asks for what needs the whole of Serve.
+        ConfigError: the application cannot be built, the file names a deployment that it does not have, or it has an
+            autoscaling policy, which only `serve deploy` supports.
     """
-    name, given = application.name, application.model_dump(exclude_unset=True)
-    told = cast("Any", application)  # its dictionaries have no types
-    if told.autoscaling_policy:
-        raise ConfigError(f"{name}: autoscaling_policy: on a cluster of others it is had with `serve deploy` only")
-    options = {one.pop("name"): one for one in given.get("deployments", [])}
+    name, fields = application.name, application.model_dump(exclude_unset=True)
+    untyped = cast("Any", application)  # the schema's dictionaries have no types
+    if untyped.autoscaling_policy:
+        raise ConfigError(f"{name}: autoscaling_policy: not supported on a shared cluster; use `serve deploy`")
+    options = {one.pop("name"): one for one in fields.get("deployments", [])}
     try:
         bound = cast("Any", private).call_user_app_builder_with_args_if_necessary(
-            import_attr(application.import_path), told.args
+            import_attr(application.import_path), untyped.args
         )
         built = cast("Any", building).build_app(
             bound,
@@ -185,14 +188,14 @@ def build(application: ServeApplicationSchema, logging: LoggingConfig | None = N
         )
         if unknown := options.keys() - {deployment.name for deployment in built.deployments}:
             raise ConfigError(f"{name}: deployments: there is no {', '.join(sorted(unknown))}")
-        deployments = [_with(one, told.runtime_env, options.get(one.name, {})) for one in built.deployments]
+        deployments = [_apply_options(one, untyped.runtime_env, options.get(one.name, {})) for one in built.deployments]
     except (ImportError, AttributeError, TypeError, ValueError, ValidationError, RayServeException) as error:
         raise ConfigError(f"{name}: {error}") from error
     return dataclasses.replace(built, deployments=deployments)
 
 
-def _with(deployment: Any, environment: dict[str, Any], options: dict[str, Any]) -> Any:
-    """A deployment with other options, and with the application's environment below its own."""
+def _apply_options(deployment: Any, environment: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Return a deployment with other options, whose runtime environment extends that of the application."""
     actor: dict[str, Any] = dict(options.get("ray_actor_options") or deployment.ray_actor_options or {})
     if environment or actor.get("runtime_env"):
         own: dict[str, Any] = actor.get("runtime_env") or {}
@@ -207,21 +210,21 @@ def wait_until_ready(
     watch: Watch,
     ask: Callable[[], ServeStatus] = serve.status,
 ) -> str | None:
-    """Return None when all is healthy and answers over HTTP, or a stop was asked for; else what failed.
+    """Wait until all applications run and answer over HTTP. Return None then, or when `stop` is set; else the failure.
 
     Args:
-        config: what is served.
-        url: where.
-        stop: set when nobody waits any more.
-        watch: is given each status.
-        ask: tells the status.
+        config: the deployed configuration.
+        url: the server's URL.
+        stop: event that ends the wait.
+        watch: receives each status.
+        ask: returns the status.
     """
     names = {application.name for application in config.applications}
-    left = int(ANSWERS_WITHIN_S / POLL_S)
+    left = int(HTTP_TIMEOUT_S / POLL_S)
     while not stop.wait(POLL_S):
         try:
             status = ask()
-        except RayError:  # Serve's controller is being replaced
+        except RayError:  # Serve's controller is being restarted
             continue
         watch(status)
         found = [status.applications[name] for name in names if name in status.applications]
@@ -229,37 +232,37 @@ def wait_until_ready(
             return "\n".join(describe_failure(one) for one in broken)
         if len(found) < len(names) or any(a.status != ApplicationStatus.RUNNING for a in found):
             continue
-        silent = [answer for page in health_pages(config, url) if (answer := unanswered(page))]
-        if not silent:
+        failures = [failure for page in list_health_urls(config, url) if (failure := check_url(page))]
+        if not failures:
             return None
         left -= 1
         if left <= 0:
-            return f"{url} does not answer: {silent[0]}"
+            return f"{url} does not answer: {failures[0]}"
     return None
 
 
-def statuses_of(config: ServeDeploySchema, status: ServeStatus) -> dict[str, str]:
-    """The status of each deployment of a configuration, in Serve's words."""
+def list_statuses(config: ServeDeploySchema, status: ServeStatus) -> dict[str, str]:
+    """Return the name and Serve's status of each deployment of a configuration."""
     names = [application.name for application in config.applications]
     found = [status.applications[name].deployments for name in names if name in status.applications]
     return {name: overview.status.value for deployments in found for name, overview in deployments.items()}
 
 
 def describe_failure(application: ApplicationStatusOverview) -> str:
-    """What Serve says of an application that is not well, and of each of its deployments that is not."""
+    """Return the messages of Serve on a failed application and its failed deployments."""
     reasons = [deployment.message for deployment in application.deployments.values() if deployment.message]
     return "\n".join(shorten_traceback(message) for message in [application.message, *reasons])
 
 
 def shorten_traceback(message: str) -> str:
-    """Keep of a message with a traceback what stands before it, and the error; the whole is in the logs."""
+    """Remove the traceback from a message, except for its error line. The logs have all of it."""
     before, traceback, after = message.partition("Traceback (most recent call last):")
-    errors = list(_ERROR.finditer(after))
+    errors = list(_ERROR_LINE.finditer(after))
     return f"{before.strip()}\n{after[errors[-1].start() :].strip()}".strip() if traceback and errors else message
 
 
-def health_pages(config: ServeDeploySchema, url: str) -> Sequence[str]:
-    """What each application that is reached over HTTP has to answer."""
+def list_health_urls(config: ServeDeploySchema, url: str) -> Sequence[str]:
+    """Return the URL of the health check of each application that is reached over HTTP."""
     listens = config.proxy_location != ProxyLocation.Disabled
     prefixes = [application.route_prefix for application in config.applications if listens]
     return [f"{url}{prefix.rstrip('/')}/healthz" for prefix in prefixes if prefix is not None]

@@ -1,4 +1,4 @@
-"""What each worker process of our own Ray does first."""
+"""Set-up hook of the worker processes of our own Ray."""
 
 from typing import Any, cast
 
@@ -6,7 +6,7 @@ from ray._common import tls_utils
 
 
 def bind_to_loopback() -> None:
-    """Let a replica's gRPC server, which Serve binds to `[::]`, be reached from this machine only."""
+    """Bind a replica's gRPC server to the loopback interface; Serve would bind it to all interfaces (`[::]`)."""
     private = cast("Any", tls_utils)
     bind = private.add_port_to_grpc_server
 

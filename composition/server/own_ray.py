@@ -1,7 +1,7 @@
-"""The Ray that a server runs on: one of its own, which nobody else sees, or a cluster's that it is told to join.
+"""The Ray of a server: its own private instance, or a cluster that it joins.
 
-Ray's own defaults would join whatever Ray runs on this machine, listen on all interfaces, and keep sessions and sockets
-where every user can write.
+By default, Ray would join any instance on this machine, listen on all interfaces, and keep sessions and sockets in a
+folder that every user can write to.
 """
 
 import fcntl
@@ -25,27 +25,27 @@ from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
 from composition.configuration.file import LOCAL_CONFIG
-from composition.server.console import is_held
+from composition.server.console import is_locked
 from services.errors import ConfigError
 from services.private import tighten, write_private
 
-SOCKET_BYTES = 107
-"""The most that the path of a Unix socket may have (`sun_path`, without its zero)."""
-_SOCKET = "/session_2025-11-30_10-46-00_123456_4194304/sockets/plasma_store"
-"""The longest that Ray puts below its folder."""
+MAX_SOCKET_PATH = 107
+"""Maximum length of the path of a Unix socket, in bytes (`sun_path` without its final zero)."""
+_LONGEST_SOCKET = "/session_2025-11-30_10-46-00_123456_4194304/sockets/plasma_store"
+"""The longest path of a socket in Ray's folder."""
 _RANDOM = "/abcd1234"
 _CHECKOUT = LOCAL_CONFIG.parent
-"""The working folder in which Ray is joined. All workers search that one first for modules: in a user's own, a package
-`services` would be taken for ours."""
+"""The working folder while Ray is started or joined. Workers search it first for modules: in another folder, a user's
+package `services` would be imported instead of ours."""
 _TEMP = "t"
-"""Ray opens its folder to everybody (mode 0777), so that it must lie in one that is closed."""
+"""Name of Ray's folder. Ray gives it mode 0777, so it is kept in a private folder."""
 _LOCK = "lock"
 _LOOPBACK = "127.0.0.1"
-_ANSWERS_WITHIN_S = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 _HOOK = "composition.server.loopback.bind_to_loopback"
 
 _NO_METRICS = {"AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
-"""Ports that two processes would open to every user, without a token. As none is -1, they log that, and open none."""
+"""Disable two ports that would be open to all users of the machine without a token. -1 is logged as invalid."""
 
 _SETTINGS: dict[str, Any] = {
     "namespace": "serve",
@@ -54,46 +54,46 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def wanted_address(option: str | None) -> str | None:
-    """The cluster that is to be joined: what `--address` says, else RAY_ADDRESS; None for a Ray of our own."""
+def choose_cluster(option: str | None) -> str | None:
+    """Return the address of the cluster to join, from `--address` or RAY_ADDRESS; None for our own Ray."""
     address = option if option is not None else os.environ.get("RAY_ADDRESS", "")
     return None if address in ("", "local") else address
 
 
-def home_of(config: ServeDeploySchema) -> Path:
-    """The folder of all state: what an application's `args` say, else REELGRAPH_HOME, else `~/.reelgraph`."""
+def find_home(config: ServeDeploySchema) -> Path:
+    """Return the folder of all state: `home` of an application's `args`, else REELGRAPH_HOME, else `~/.reelgraph`."""
     for application in config.applications:
         if home := cast("Any", application).args.get("home"):
             return Path(home)
     return Path(os.environ.get("REELGRAPH_HOME", "~/.reelgraph"))
 
 
-def need_tokens() -> None:
-    """Raise ConfigError where Ray's own ports would be open to everybody who can reach them."""
+def require_token_auth() -> None:
+    """Raise ConfigError if token authentication of Ray's ports is switched off."""
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() != "token":
         raise ConfigError(
-            f"RAY_AUTH_MODE={mode}: without a token, whoever reaches a port of Ray can run programs as you. "
-            "Unset RAY_AUTH_MODE, or set it to token"
+            f"RAY_AUTH_MODE: must be token or unset, got {mode}; without a token, anyone who can reach a port of Ray "
+            "can run programs as you"
         )
 
 
 @contextmanager
-def own_ray(home: Path, logs: Path) -> Generator[str]:
-    """Run a Ray that belongs to this process, and yield its address.
+def start_ray(home: Path, logs: Path) -> Generator[str]:
+    """Run a Ray instance for this process inside the `with` block, and yield its address.
 
-    It listens on the loopback interface only, takes no call without a token that only this user can read, and leaves
-    nothing behind but its logs. It writes no `ray_current_cluster` where others would look, and reads none.
+    It listens on the loopback interface only, requires a token that only this user can read, and leaves nothing behind
+    except its logs. It neither writes nor reads the `ray_current_cluster` file that other programs use.
 
     Args:
         home: REELGRAPH_HOME.
-        logs: a folder; `logs/ray` becomes the logs of all processes of Ray.
+        logs: folder of the server's logs; `logs/ray` becomes the folder of Ray's logs.
     """
-    keep_logs_of_killed(home)
-    with private_folder(home) as folder, ExitStack() as stack:
+    rescue_logs(home)
+    with create_private_folder(home) as folder, ExitStack() as stack:
         token = folder / "token"
         write_private(token, secrets.token_hex(32))
-        os.environ.pop("RAY_AUTH_TOKEN", None)  # it would come before the file
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # it has precedence over the file
         os.environ.pop("RAY_ADDRESS", None)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         temp = folder / _TEMP
@@ -101,7 +101,7 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
         stack.callback(_keep_logs, logs / "ray")
         own = cast("Any", ray)
         stack.callback(own.shutdown, wait_for_processes=True)
-        with _as_a_guest(), chdir(_CHECKOUT):
+        with _isolate_ray(), chdir(_CHECKOUT):
             context = own.init(
                 address="local",
                 include_dashboard=False,
@@ -116,14 +116,15 @@ def own_ray(home: Path, logs: Path) -> Generator[str]:
 
 
 @contextmanager
-def _as_a_guest() -> Generator[None]:
-    """Let Ray, as long as the block lasts, start so that no other Ray of this machine notices.
+def _isolate_ray() -> Generator[None]:
+    """Change Ray's start-up inside the `with` block so that it does not affect other Ray instances on this machine.
 
-    It takes 127.0.0.1 for the address of this machine; it has no other setting for that, and replaces
-    `_node_ip_address="127.0.0.1"` alone by the address of an interface. The variable is named for the systems where Ray
-    does this by itself; Ray has read it when it was imported. And its agent takes any port, where it would take a fixed
-    one and leave another Ray's agent without. Two processes of 50 MB with nothing to do here are not started:
-    no log goes to a driver, and no node comes or goes. Idle workers end by themselves (`num_workers_soft_limit`).
+    - Ray uses 127.0.0.1 as the address of this node. `_node_ip_address="127.0.0.1"` alone does not suffice: Ray would
+      replace it by the address of an interface. The variable's name refers to systems where this is Ray's default; Ray
+      has already read it on import, so its constant is set too.
+    - Ray's agent takes a free port, not a fixed one, which another instance may need.
+    - The log monitor and the autoscaler monitor (50 MB each) are not started: no logs go to a driver, and there is only
+      one node. Idle workers end by themselves (`num_workers_soft_limit`).
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -140,15 +141,15 @@ def _as_a_guest() -> Generator[None]:
 
 
 @contextmanager
-def joined_ray(address: str) -> Generator[str]:
-    """Join a cluster that others started, and yield its address. Raises ConfigError."""
+def join_ray(address: str) -> Generator[str]:
+    """Join a running cluster inside the `with` block, and yield its address. Raises ConfigError."""
     joined = cast("Any", ray)
     try:
-        _need_answer(address)
+        _check_reachable(address)
         if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
             raise ConnectionError(
-                "there is no token for that cluster. Start it with RAY_AUTH_MODE=token, and name the file of its token "
-                "in RAY_AUTH_TOKEN_PATH"
+                "there is no token for this cluster; start it with RAY_AUTH_MODE=token, and set RAY_AUTH_TOKEN_PATH to "
+                "the file of its token"
             )
         if token := os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(token).absolute())
@@ -162,69 +163,69 @@ def joined_ray(address: str) -> Generator[str]:
         joined.shutdown()
 
 
-def _need_answer(address: str) -> None:
-    """Raise an OSError, or ValueError, where nobody listens: Ray itself would wait for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError or ValueError if the address does not accept connections; Ray itself would wait for minutes."""
     if "://" in address:
-        raise ValueError("Ray Client cannot serve; name HOST:PORT of the cluster's head")
+        raise ValueError("must be HOST:PORT of the cluster's head; a Ray Client cannot serve")
     host, _, port = address.rpartition(":")
     if address != "auto":
         if not host or not port.isdecimal():
-            raise ValueError("that is no HOST:PORT")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
+            raise ValueError("must be HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager
-def private_folder(home: Path) -> Generator[Path]:
-    """Make a folder that only this user can enter, locked while it is used, and remove it in the end.
+def create_private_folder(home: Path) -> Generator[Path]:
+    """Create a folder that only this user can enter, lock it while it is in use, and remove it at the end.
 
-    Removes those too that a server left which was killed.
+    Also removes the folders of servers that were killed.
     """
-    parent = _parent_of(home)
-    for left in _left_behind(parent):
-        shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_prefix_in(parent), dir=parent))
+    parent = _choose_parent(home)
+    for abandoned in _list_abandoned(parent):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_choose_prefix(parent), dir=parent))
     with ExitStack() as stack:
-        stack.callback(_remove, folder)
+        stack.callback(_remove_folder, folder)
         lock = stack.enter_context((folder / "new").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         Path(lock.name).rename(folder / _LOCK)
         yield folder
 
 
-def _parent_of(home: Path) -> Path:
-    """Where the folder lies: in the home, unless the paths of Ray's sockets would be too long there."""
-    if has_room(home / "ray"):
+def _choose_parent(home: Path) -> Path:
+    """Return the parent of the private folder: `HOME/ray`, or `/tmp` if the socket paths would be too long."""
+    if has_socket_room(home / "ray"):
         (home / "ray").mkdir(mode=0o700, exist_ok=True)
         return home / "ray"
-    return Path("/tmp")  # noqa: S108 - a folder of random name that is closed to others
+    return Path("/tmp")  # noqa: S108 - the folder has a random name and is private
 
 
-def has_room(parent: Path) -> bool:
-    """Whether Ray's sockets may lie in a folder of a folder."""
-    return len(os.fsencode(f"{parent}{_RANDOM}/{_TEMP}{_SOCKET}")) <= SOCKET_BYTES
+def has_socket_room(parent: Path) -> bool:
+    """Whether the paths of Ray's sockets in a private folder of `parent` are short enough."""
+    return len(os.fsencode(f"{parent}{_RANDOM}/{_TEMP}{_LONGEST_SOCKET}")) <= MAX_SOCKET_PATH
 
 
-def _prefix_in(parent: Path) -> str:
+def _choose_prefix(parent: Path) -> str:
     return "" if parent.name == "ray" else "reel-"
 
 
-def _left_behind(parent: Path) -> Iterator[Path]:
-    """Folders of this user whose server lives no more."""
-    for folder in parent.glob(f"{_prefix_in(parent)}*"):
+def _list_abandoned(parent: Path) -> Iterator[Path]:
+    """Yield the private folders of this user whose server no longer runs."""
+    for folder in parent.glob(f"{_choose_prefix(parent)}*"):
         with suppress(OSError):
-            if folder.lstat().st_uid == os.geteuid() and (folder / _LOCK).exists() and not is_held(folder / _LOCK):
+            if folder.lstat().st_uid == os.geteuid() and (folder / _LOCK).exists() and not is_locked(folder / _LOCK):
                 yield folder
 
 
-def keep_logs_of_killed(home: Path) -> None:
-    """Keep the logs of Ray's that lie in folders which are going to be removed."""
+def rescue_logs(home: Path) -> None:
+    """Keep Ray's logs of servers that were killed, before their private folders are removed."""
     for link in (home / "logs").glob("*/ray"):
-        if link.is_symlink() and not is_held(link.parent / "server.log"):
+        if link.is_symlink() and not is_locked(link.parent / "server.log"):
             _keep_logs(link)
 
 
 def _keep_logs(link: Path) -> None:
-    """Put Ray's logs where the link to them was."""
+    """Replace a link to Ray's logs by the logs."""
     with suppress(OSError):
         folder = link.resolve(strict=True)
         link.unlink()
@@ -237,8 +238,8 @@ def _keep_logs(link: Path) -> None:
         link.unlink()
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder in which the last worker may still write a word."""
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder, and retry while the last workers may still write to it."""
     for _ in range(30):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

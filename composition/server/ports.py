@@ -1,4 +1,4 @@
-"""The address that a server listens on: whether it can be had, keeping it, and asking it."""
+"""The address that a server listens on: reserving the port, formatting the URL, and checking that it answers."""
 
 import socket
 from collections.abc import Generator
@@ -9,44 +9,44 @@ import httpx
 from services.errors import ConfigError
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-_ASK_S = 10.0
+_TIMEOUT_S = 10.0
 
 
-def url_of(host: str, port: int, *, secure: bool = False) -> str:
-    """The URL by which a client on this machine reaches what listens there."""
-    near = _ANYWHERE.get(host, host)
-    return f"{'https' if secure else 'http'}://{f'[{near}]' if ':' in near else near}:{port}"
+def format_url(host: str, port: int, *, secure: bool = False) -> str:
+    """Return the URL under which a client on this machine reaches a listening address."""
+    name = _ANYWHERE.get(host, host)
+    return f"{'https' if secure else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 @contextmanager
-def held_port(host: str, port: int) -> Generator[None]:
-    """Keep a port for the proxies that this server starts. Raises ConfigError where anybody has it already.
+def reserve_port(host: str, port: int) -> Generator[None]:
+    """Reserve a port for the proxies of this server inside the `with` block. Raises ConfigError if it is in use.
 
-    Proxies of Serve share their ports with each other (SO_REUSEPORT), and those of two servers would too, each taking
-    some of the other's requests. So it is asked without that option whether the port is free, and then kept by a socket
-    with the option, which listens to nobody: it lets the proxies in, and makes the next one who asks fail.
+    Serve's proxies share a port (SO_REUSEPORT), so two servers could share one by mistake and receive each other's
+    requests. A bind without this option checks that the port is free. Then a socket with the option, which does not
+    listen, holds the port: Serve's proxies can bind to it, and the check of another server fails.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET  # as Serve decides
-        place = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
+            probe.bind(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"port: {host}:{port} cannot be had ({reason}); name another with --port") from error
+        raise ConfigError(f"port: {host}:{port} is not available ({reason}); choose another with --port") from error
     with socket.socket(family) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        with suppress(OSError):  # connections that closed a moment ago; they go by themselves
-            holder.bind(place)
+        with suppress(OSError):  # connections in TIME_WAIT, which expire
+            holder.bind(address)
         yield
 
 
-def unanswered(url: str) -> str | None:
-    """Ask for a page over HTTP as a client would. Return None where the answer is 200, else what it was."""
+def check_url(url: str) -> str | None:
+    """Request a URL. Return None if the response has a 2xx status, else the failure."""
     try:
-        # The certificate names the server as others see it, and is theirs to check.
-        answer = httpx.get(url, timeout=_ASK_S, trust_env=False, verify=False)  # noqa: S501
+        # The certificate is for the public name of the server, not for this address.
+        response = httpx.get(url, timeout=_TIMEOUT_S, trust_env=False, verify=False)  # noqa: S501
     except httpx.HTTPError as error:
         return str(error) or type(error).__name__
-    return None if answer.is_success else f"status {answer.status_code}: {answer.text[:200]}"
+    return None if response.is_success else f"status {response.status_code}: {response.text[:200]}"

@@ -1,4 +1,4 @@
-"""Serving a configuration until somebody stops it: on a Ray of its own, or beside others on a cluster."""
+"""Serving a configuration until it is stopped, on the server's own Ray or on a shared cluster."""
 
 import os
 import signal
@@ -11,26 +11,33 @@ from pathlib import Path
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from composition.server.alarms import MemoryAlarm
-from composition.server.console import Console, console
-from composition.server.deploying import change_beside, deploy, deploy_beside, remove, statuses_of, wait_until_ready
-from composition.server.own_ray import home_of, joined_ray, need_tokens, own_ray, wanted_address
-from composition.server.ports import held_port, url_of
-from composition.server.startup import list_parts, startup
+from composition.server.console import Console, open_console
+from composition.server.deploying import (
+    delete_applications,
+    deploy,
+    deploy_on_cluster,
+    list_statuses,
+    update_on_cluster,
+    wait_until_ready,
+)
+from composition.server.own_ray import choose_cluster, find_home, join_ray, require_token_auth, start_ray
+from composition.server.ports import format_url, reserve_port
+from composition.server.startup import list_parts, open_screen
 from services.errors import ConfigError
 from services.loading import list_loading
 from services.private import open_home
 
-LOOK_S = 0.5
-"""Between two looks at what Ray says of memory, and at whether the configuration is to be read again."""
+POLL_S = 0.5
+"""Seconds between two checks of Ray's memory log and of the reload signal."""
 
 Deploy = Callable[[ServeDeploySchema, ServeDeploySchema], None]
 """Deploys a configuration in place of another one: `deploy(new, old)`."""
 
 
-class Wishes:
-    """What a person wants of a server that runs: SIGINT and SIGTERM stop it, SIGHUP lets it read its file again.
+class Signals:
+    """Signal handlers of a server: SIGINT and SIGTERM stop it, SIGHUP reloads its configuration.
 
-    A SIGHUP that comes because its terminal was closed stops it too, unless it was started to outlive that (nohup).
+    A SIGHUP from a closed terminal stops it too, unless the server was started with nohup.
     """
 
     def __init__(self) -> None:
@@ -39,12 +46,12 @@ class Wishes:
         self._ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and has_terminal()
 
     def listen(self) -> None:
-        """Take the signals, also where they were ignored. To be called again after Ray, which takes them too."""
+        """Install the handlers, even if the signals were ignored. Call it again after Ray, which replaces them."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: self.stop.set())
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self._hear_hangup())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self._handle_hangup())
 
-    def _hear_hangup(self) -> None:
+    def _handle_hangup(self) -> None:
         closed = self._ends_with_terminal and not has_terminal()
         (self.stop if closed else self.reload).set()
 
@@ -58,112 +65,112 @@ def has_terminal() -> bool:
     return True
 
 
-def run(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Prints the URL, then `ready` when every application answers.
+def run_server(read: Callable[[], ServeDeploySchema], address: str | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, and return the exit status. Prints the URL, then `ready`.
 
     Args:
-        read: reads the configuration; again at SIGHUP, after which the applications that it changes are restarted.
-        address: the Ray cluster on which; by default the one that RAY_ADDRESS names, else a Ray of our own.
+        read: reads the configuration. Called again on SIGHUP; changed applications are then restarted.
+        address: address of a Ray cluster; by default RAY_ADDRESS, else the server starts its own Ray.
 
     Raises:
-        ConfigError: the configuration is invalid, the address is taken, or what is on the cluster is in the way.
+        ConfigError: the configuration is invalid, the port is in use, or the cluster has conflicting applications.
     """
-    need_tokens()
+    require_token_auth()
     config = read()
-    home = open_home(home_of(config), lambda line: print(line, file=sys.stderr, flush=True))
-    cluster = wanted_address(address)
-    with console(home) as said:
-        serving = Serving(read, config, home, said)
-        return serving.run_alone() if cluster is None else serving.run_beside(cluster)
+    home = open_home(find_home(config), lambda line: print(line, file=sys.stderr, flush=True))
+    cluster = choose_cluster(address)
+    with open_console(home) as console:
+        server = Server(read, config, home, console)
+        return server.run_on_own_ray() if cluster is None else server.run_on_cluster(cluster)
 
 
-class Serving:
-    """A configuration that is being served.
+class Server:
+    """Serves a configuration.
 
     Args:
-        read: reads it again.
-        config: what was read.
+        read: reads the configuration again.
+        config: the configuration.
         home: REELGRAPH_HOME.
-        said: where people are told.
+        console: the console for messages.
     """
 
     def __init__(
-        self, read: Callable[[], ServeDeploySchema], config: ServeDeploySchema, home: Path, said: Console
+        self, read: Callable[[], ServeDeploySchema], config: ServeDeploySchema, home: Path, console: Console
     ) -> None:
         self._read = read
         self._config = config
         self._home = home
-        self._said = said
-        self._wishes = Wishes()
-        self._alarm = MemoryAlarm(said.logs / "ray")
+        self._console = console
+        self._signals = Signals()
+        self._alarm = MemoryAlarm(console.logs / "ray")
 
-    def run_alone(self) -> int:
-        """Serve on a Ray of our own. Returns the exit status."""
-        self._wishes.listen()
+    def run_on_own_ray(self) -> int:
+        """Serve on our own Ray. Returns the exit status."""
+        self._signals.listen()
         http = self._config.http_options
-        with held_port(http.host, http.port):
-            self._said.tell(f"logs: {self._said.logs}")
-            with own_ray(self._home, self._said.logs) as ray:
-                self._wishes.listen()
-                print(f"Ray's address is {ray}", flush=True)  # for the log, where stdout leads
-                if self._wishes.stop.is_set():
+        with reserve_port(http.host, http.port):
+            self._console.print_message(f"logs: {self._console.logs}")
+            with start_ray(self._home, self._console.logs) as ray:
+                self._signals.listen()
+                print(f"Ray's address is {ray}", flush=True)  # stdout is the log file here
+                if self._signals.stop.is_set():
                     return 0
                 deploy(self._config)
                 return self._serve(lambda new, _old: deploy(new))
 
-    def run_beside(self, cluster: str) -> int:
-        """Serve on a cluster that others use too, and leave what is theirs. Returns the exit status."""
-        self._wishes.listen()
-        with joined_ray(cluster) as joined:
-            self._wishes.listen()
-            self._said.tell(f"logs: {self._said.logs}")
-            deploy_beside(self._config, joined)
+    def run_on_cluster(self, cluster: str) -> int:
+        """Serve on a shared cluster without changing other applications. Returns the exit status."""
+        self._signals.listen()
+        with join_ray(cluster) as joined:
+            self._signals.listen()
+            self._console.print_message(f"logs: {self._console.logs}")
+            deploy_on_cluster(self._config, joined)
             try:
-                return self._serve(lambda new, old: change_beside(new, old, joined))
+                return self._serve(lambda new, old: update_on_cluster(new, old, joined))
             finally:
-                if left := remove(self._config):
-                    self._said.tell(f"{joined}: {left}")
+                if failure := delete_applications(self._config):
+                    self._console.print_message(f"{joined}: the applications could not be deleted: {failure}")
 
     def _serve(self, deploy_again: Deploy) -> int:
         http = self._config.http_options
-        url = url_of(http.host, http.port, secure=bool(http.ssl_keyfile and http.ssl_certfile))
-        self._said.print_line(url)
+        url = format_url(http.host, http.port, secure=bool(http.ssl_keyfile and http.ssl_certfile))
+        self._console.print_status(url)
         if failure := self._wait(url):
-            self._said.tell(failure)
+            self._console.print_message(failure)
             return 1
-        if not self._wishes.stop.is_set():
-            self._said.print_line("ready")
-        while not self._wishes.stop.wait(LOOK_S):
-            for shortage in self._alarm.list_new():
-                self._said.tell(str(shortage))
-            if self._wishes.reload.is_set():
-                self._wishes.reload.clear()
+        if not self._signals.stop.is_set():
+            self._console.print_status("ready")
+        while not self._signals.stop.wait(POLL_S):
+            for shortage in self._alarm.read_shortages():
+                self._console.print_message(str(shortage))
+            if self._signals.reload.is_set():
+                self._signals.reload.clear()
                 self._reload(url, deploy_again)
         return 0
 
     def _wait(self, url: str) -> str | None:
-        """Show how the applications start until all answer. Returns what failed, None where nothing did."""
+        """Show the start-up progress until all applications answer. Returns the failure, or None."""
         began = time.time()
-        with startup(self._said.err) as screen:
+        with open_screen(self._console.err) as screen:
 
             def watch(status: ServeStatus) -> None:
-                screen.show(list_parts(statuses_of(self._config, status), list_loading(self._home, began)))
-                for shortage in self._alarm.list_new():
-                    screen.note(str(shortage))
+                screen.show_parts(list_parts(list_statuses(self._config, status), list_loading(self._home, began)))
+                for shortage in self._alarm.read_shortages():
+                    screen.print_message(str(shortage))
 
-            return wait_until_ready(self._config, url, self._wishes.stop, watch)
+            return wait_until_ready(self._config, url, self._signals.stop, watch)
 
     def _reload(self, url: str, deploy_again: Deploy) -> None:
-        """Read the configuration again and deploy it. What is invalid is told, and changes nothing."""
+        """Read the configuration again and deploy it. An invalid configuration is reported and changes nothing."""
         try:
             new = self._read()
             if new.http_options != self._config.http_options:
-                raise ConfigError("http_options: they hold until the server is started again", param="http_options")
+                raise ConfigError("http_options: a change needs a restart of the server", param="http_options")
             deploy_again(new, self._config)
         except ConfigError as error:
-            self._said.tell(f"the configuration stays as it was: {error.message}")
+            self._console.print_message(f"the configuration was not reloaded: {error.message}")
             return
         self._config = new
-        self._said.tell("the configuration was read again")
+        self._console.print_message("the configuration was reloaded")
         if failure := self._wait(url):
-            self._said.tell(failure)
+            self._console.print_message(failure)

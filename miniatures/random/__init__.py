@@ -1,7 +1,7 @@
-"""Tiny checkpoints with random weights, for tests and benchmarks of everything round the weights.
+"""Tiny checkpoints with random weights, for tests and benchmarks of everything but the weights.
 
-Each file writes one kind's: the real classes and layout, a few MB. What they make is noise. A file is found by the
-kind's name.
+Each module writes the checkpoint of one kind: real classes and layout, a few MB. The output is noise. Modules
+are named after their kinds.
 """
 
 import hashlib
@@ -19,36 +19,36 @@ from services.weights.downloads import alone
 from services.weights.weights import Weights
 
 Writer = Callable[[str, Path], None]
-"""Writes the checkpoint of a form into a folder that exists and is empty. Raises ValueError: there is no such form."""
+"""Writes the checkpoint of a form into an existing, empty folder. Raises ValueError for an unknown form."""
 WriteForm = Callable[[str], Mapping[str, str]]
-"""Writes the checkpoint of a form where it is not there yet, and returns `weights` as a configuration has it."""
+"""Writes the checkpoint of a form unless it exists, and returns the `weights` of a configuration."""
 Fields: TypeAlias = Mapping[str, Any]
 """Fields of a request."""
 Block: TypeAlias = dict[str, Any]
-"""A model as a configuration has it, without its kind."""
+"""The entry of a model in a configuration, without its kind."""
 
 
 class RandomModel(Protocol):
-    """What the file of a kind has, `miniatures/random/KIND.py` with `_` for `-`."""
+    """The module of a kind, `miniatures/random/KIND.py` with `_` instead of `-`."""
 
     SHORT: Fields
-    """A request that takes a second. Empty where nothing can be chosen."""
+    """A request that takes a second; empty if the request has no such fields."""
     LONG: Fields
-    """What makes it take long enough to be cancelled."""
+    """Changes that make the request long enough to be cancelled."""
 
     def write(self, form: str, folder: Path) -> None:
-        """Write the checkpoint of a form into a folder that exists and is empty. Raises ValueError."""
+        """Write the checkpoint of a form into an existing, empty folder. Raises ValueError for an unknown form."""
         ...
 
     def serve(self, weights: WriteForm) -> Block:
-        """Return how the model is served in tests, with small requests as its defaults."""
+        """Return the entry of the model in tests, with small requests as its defaults."""
         ...
 
 
 def find_random_model(kind: str) -> RandomModel:
-    """Return the file of a kind. Raises ValueError: there is no such kind, or it has no file here."""
+    """Return the module of a kind. Raises ValueError if the kind is unknown or has no module."""
     if kind not in KINDS:
-        raise ValueError(f"random weights are there for {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"kind: must be one of {', '.join(KINDS)}, got {kind!r}")
     name = kind.replace("-", "_")
     if not (Path(__file__).parent / f"{name}.py").exists():
         raise ValueError(f"{kind} has no random weights: miniatures/random/{name}.py is missing (see RandomModel)")
@@ -56,21 +56,21 @@ def find_random_model(kind: str) -> RandomModel:
 
 
 def written(kind: str, form: str, home: Path) -> Weights:
-    """Return the random weights of a kind, which are written under `home` where they are not there yet.
+    """Return the random weights of a kind, and write them below `home` unless they exist.
 
     Args:
-        kind: of model.
-        form: one of those that the kind's `write` names.
-        home: the checkpoint comes to lie in `home/miniatures`, absolute.
+        kind: kind of the model.
+        form: one of the forms of the kind's `write`.
+        home: the checkpoint is written below `home/miniatures`, which becomes an absolute path.
 
     Raises:
-        ValueError: there is no such kind, or no such form of it.
+        ValueError: unknown kind or form.
     """
     return Weights(path=once(find_random_model(kind).write, form, home.absolute() / "miniatures"))
 
 
 def random_block(kind: str, home: Path) -> Block:
-    """Return a kind as a configuration has it, with random weights that are written under `home`."""
+    """Return the entry of a kind in a configuration, with random weights written below `home`."""
 
     def write_form(form: str) -> Mapping[str, str]:
         return {"path": str(written(kind, form, home).path)}
@@ -79,10 +79,10 @@ def random_block(kind: str, home: Path) -> Block:
 
 
 def once(write: Writer, form: str, folder: Path) -> Path:
-    """Write a checkpoint into a folder of its own in `folder`, unless it is there, and return that one.
+    """Write a checkpoint into its own folder below `folder` unless it exists, and return that folder.
 
-    Several processes may ask together, and none sees it half-written. Another version of the writer, or of the
-    libraries it writes with, has another folder.
+    Concurrent processes never see a partly written checkpoint. Another version of the writer or of its libraries uses
+    another folder.
     """
     made_by = Path(getfile(write))
     stamp = made_by.read_bytes() + version("diffusers").encode() + version("transformers").encode()

@@ -9,17 +9,17 @@ from services.catalogue import KINDS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m miniatures.random", description=__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("form", help="which of the kind's, e.g. tiny; a wrong one is told the right ones")
-    parser.add_argument("folder", type=Path, help="is made where it is not there; must be empty")
-    given = parser.parse_args(arguments)
+    parser.add_argument("form", help="form of the checkpoint, e.g. tiny; the error message lists all")
+    parser.add_argument("folder", type=Path, help="created if missing; must be empty")
+    options = parser.parse_args(arguments)
     try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        if any(given.folder.iterdir()):
-            raise ValueError(f"{given.folder} is not empty")
-        find_random_model(given.kind).write(given.form, given.folder)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        if any(options.folder.iterdir()):
+            raise ValueError(f"{options.folder} is not empty")
+        find_random_model(options.kind).write(options.form, options.folder)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,7 +1,4 @@
-"""Writes Flux's tiny checkpoints: the real classes and layout, random weights, a few MB.
-
-The pictures they make are noise: they exist so that everything round the weights can run on a laptop.
-"""
+"""Writes Flux's tiny checkpoints: real classes and layout, random weights, a few MB. The output is noise."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +36,7 @@ SHAPE = {
 SHORT: Fields = {"prompt": "a boat", "size": "64x48", "steps": 3, "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -48,22 +45,22 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `tiny` (the pipeline: 8 x 8 compression into 16 channels as in the real VAE, a transformer of 32 channels
             with two double and two single blocks) or `identity` (InfiniteYou's folder: a ControlNet of one block each,
-            and the net that makes tokens of a face).
-        folder: where `FluxPipeline.from_pretrained`, or what loads the identity nets, will read it.
+            and the net that turns a face into tokens).
+        folder: folder for `FluxPipeline.from_pretrained` or the identity nets.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     forms: dict[str, Callable[[Path], None]] = {"tiny": _pipeline, "identity": _identity}
     if form not in forms:
-        raise ValueError(f"flux has the forms {', '.join(forms)}, got {form!r}")
+        raise ValueError(f"form: must be one of {', '.join(forms)}, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         forms[form](folder)
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("tiny"),
         "dtype": "float32",
@@ -87,7 +84,7 @@ def _pipeline(folder: Path) -> None:
 
 def _identity(folder: Path) -> None:
     controlnet = FluxControlNetModel(**SHAPE, num_layers=1, num_single_layers=1)
-    # A fresh ControlNet begins and ends in zeros, and hardly hears its tokens: nothing would be seen of a face.
+    # A new ControlNet begins and ends in zeros and nearly ignores its tokens: a face would have no effect.
     for layer in controlnet.modules():
         if isinstance(layer, torch.nn.Linear):
             torch.nn.init.normal_(layer.weight, std=1.5 * layer.in_features**-0.5)
@@ -114,7 +111,7 @@ def _vae() -> AutoencoderKL:
 
 
 def _clip() -> dict[str, Any]:
-    # The end has the highest id: the pooled text is taken where the id is highest.
+    # The end token has the highest id: the pooled text is taken at the highest id.
     symbols = [*CHARACTERS, *(c + "</w>" for c in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[], model_max_length=77)
     config = CLIPTextConfig(
@@ -148,7 +145,7 @@ def _t5() -> dict[str, Any]:
 
 
 def _scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """As in FLUX.1-dev."""
+    """Create the scheduler of FLUX.1-dev."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=3.0,

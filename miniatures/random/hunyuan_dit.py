@@ -1,7 +1,4 @@
-"""Writes HunyuanDiT's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
-
-The pictures it makes are noise: it exists so that everything round the weights can run on a laptop.
-"""
+"""Writes HunyuanDiT's tiny checkpoint: real classes and layout, random weights, a few MB. The output is noise."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
 SHORT: Fields = {"prompt": "as an oil painting", "steps": 5, "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100, "strength": 1.0}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -28,13 +25,13 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `tiny`: 8 x 8 compression into 4 channels as in the real VAE, a transformer of 4 blocks with v1.2's
             conditions, a BERT and an mT5 of 32 channels, tokenizers of characters.
-        folder: where `HunyuanDiTPipeline.from_pretrained` will read it.
+        folder: folder for `HunyuanDiTPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"hunyuan_dit has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = HunyuanDiTPipeline(
@@ -51,7 +48,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("tiny"),
         "dtype": "float32",
@@ -123,7 +120,7 @@ def _mt5() -> dict[str, Any]:
 
 
 def _scheduler() -> DDPMScheduler:
-    """As in the real checkpoint."""
+    """Create the real checkpoint's scheduler."""
     return DDPMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,

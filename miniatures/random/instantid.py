@@ -1,7 +1,7 @@
 """Writes the recogniser's tiny checkpoint: IR-SE50's layout, random weights, 3 MB.
 
-It has learnt nothing, but it tells faces apart: random filters see different faces differently, and the statistics of
-its normalisations are measured on random blots, so that what all pictures share does not drown it.
+Untrained, it still tells faces apart: random filters respond differently to different faces. The statistics of its
+normalisation layers are measured on random blots, so that what all pictures share does not dominate.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ SEED = 50
 WIDTH = 4
 FILE = "recognition_arcface_ir_se50.pth"
 BLOTS = 128
-"""Pictures that the statistics are measured on."""
+"""Number of pictures from which the statistics are measured."""
 
 SHORT: Fields = {}
 """A request that takes a second."""
 LONG: Fields = {}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -29,13 +29,13 @@ def write(form: str, folder: Path) -> None:
 
     Args:
         form: `tiny`: all 24 units of IR-SE50, with 4 to 32 channels instead of 64 to 512.
-        folder: where `InstantId` will read it.
+        folder: folder for `InstantId`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"instantid has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
         net = ArcFace(WIDTH, reduction=WIDTH).train()
@@ -50,5 +50,5 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {"recogniser": weights("tiny")}

@@ -1,7 +1,7 @@
-"""Writes InternVL's tiny checkpoint: the real classes and layout, random weights, and a grammar.
+"""Writes InternVL's tiny checkpoint: real classes and layout, random weights, and a grammar.
 
-It sees the frames and reads the question, and both change what it says, but it has learnt nothing: the weights that
-choose a word are random. Only the order of the kinds of words is fixed, so that what it says reads as sentences.
+Frames and question affect the output, but the model is untrained: the weights that choose a word are random. Only the
+order of word kinds is fixed, so that the output reads as sentences.
 """
 
 from pathlib import Path
@@ -25,14 +25,14 @@ from miniatures.random import Block, Fields, WriteForm
 
 SEED = 35
 SIDE = 112
-"""Pixels of the square a frame is scaled to."""
+"""Side of the square to which a frame is scaled, in pixels."""
 PATCH = 14
 TOKENS_PER_FRAME = (SIDE // PATCH) ** 2 // 4
 CONTEXT = 40_960
-"""Tokens, as in the 8B checkpoint: enough for the longest prompt at one token a byte."""
+"""In tokens, as in the 8B checkpoint: enough for the longest prompt at one token per byte."""
 HIDDEN = 64
 LENGTH = 20
-"""Tokens after which the first sentence to end is the last."""
+"""Number of tokens after which the answer stops at the next end of a sentence."""
 
 SLOTS = {
     "article": "A One Some Every Another",
@@ -57,7 +57,7 @@ FOLLOWS = {
     "place": ["stop"],
     "stop": ["article", "end"],
 }
-"""Which kind of word may come after which. `start` is every token that is no word; `end` is the end of the answer."""
+"""Kind of word → kinds that may follow. `start`: every token that is no word; `end`: the end of the answer."""
 
 IMAGE_TOKENS = {
     "start_image_token": "<img>",
@@ -78,21 +78,21 @@ CHAT_TEMPLATE = (
 SHORT: Fields = {"max_new_tokens": 40}
 """A request that takes a second."""
 LONG: Fields = {"prompt": "z" * 4_000, "max_new_tokens": 256}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
     """Write a checkpoint into `folder`, which exists and is empty.
 
     Args:
-        form: `tiny`: Qwen3 and InternViT of 64 channels, 16 tokens a frame, a vocabulary of bytes and some words.
-        folder: where `InternVLForConditionalGeneration.from_pretrained` will read it.
+        form: `tiny`: Qwen3 and InternViT of 64 channels, 16 tokens per frame, a vocabulary of bytes and some words.
+        folder: folder for `InternVLForConditionalGeneration.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"internvl has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     transformers.utils.logging.disable_progress_bar()
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -109,14 +109,14 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {"weights": weights("tiny")}
 
 
 def _tokenizer() -> Qwen2Tokenizer:
-    """Bytes, and the words of the grammar with the space before them (which byte-level BPE writes as `Ġ`).
+    """Create a tokenizer of bytes and the words of the grammar with their leading space (`Ġ` in byte-level BPE).
 
-    Each word is a chain of merges that adds a letter at a time, so that reading it back gives the same token.
+    Each word is built by merges of one letter at a time, so that decoding and encoding returns the same token.
     """
     symbols, merges = sorted(ByteLevel.alphabet()), []
     for word in " ".join(SLOTS.values()).split():
@@ -184,10 +184,10 @@ def _config(tokenizer: Qwen2Tokenizer) -> InternVLConfig:
 
 @torch.no_grad()
 def _fill(model: InternVLForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> None:
-    """Draw the weights, in the scale in which the frames, not the last word alone, decide on the next word."""
+    """Initialise the weights at a scale at which the frames affect the next word, not only the last word."""
     for name, weight in model.named_parameters():
         if name.endswith("q_norm.weight"):
-            nn.init.constant_(weight, 6.0)  # sharp attention: evenly averaged, all pictures look alike
+            nn.init.constant_(weight, 6.0)  # sharp attention: averaged evenly, all pictures look alike
         elif "lambda_" in name:
             nn.init.ones_(weight)
         elif weight.ndim > 1 and "vision_tower.embeddings.position" not in name:
@@ -196,10 +196,10 @@ def _fill(model: InternVLForConditionalGeneration, tokenizer: Qwen2Tokenizer) ->
 
 
 def _teach_grammar(model: InternVLForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> None:
-    """Give each kind of word one channel, which nothing but the embeddings writes and only the last layer heeds.
+    """Reserve one channel per kind of word, written only by the embeddings and read only by `lm_head`.
 
-    Rows of `lm_head` are zero for what is no word, so it is never said; the row of the end has no random part, so
-    that the length penalty, which multiplies, moves it after a stop only.
+    Rows of `lm_head` are zero for tokens that are no words, so they are never chosen. The row of the end token has no
+    random part, so the length penalty, which is a factor, changes it only after a full stop.
     """
     kinds = list(FOLLOWS)
     embedding = model.model.language_model.embed_tokens.weight  # (vocabulary, channels)

@@ -1,7 +1,4 @@
-"""Writes Qwen-Image-Edit's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
-
-The pictures it makes are noise: it exists so that everything round the weights can run on a laptop.
-"""
+"""Writes Qwen-Image-Edit's tiny checkpoint: real classes and layout, random weights, a few MB. The output is noise."""
 
 from pathlib import Path
 
@@ -40,7 +37,7 @@ SPECIALS = [
 SHORT: Fields = {"prompt": "a boat", "steps": 3, "true_cfg_scale": 1.0, "max_area": 64 * 48, "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -49,13 +46,13 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `tiny`: 8 x 8 compression into 16 channels as in the real VAE, a transformer and a Qwen2.5-VL of 32
             channels, a tokenizer of bytes.
-        folder: where `QwenImageEditPlusPipeline.from_pretrained` will read it.
+        folder: folder for `QwenImageEditPlusPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"qwen_edit has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     tokenizer = _tokenizer()
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
@@ -76,7 +73,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("tiny"),
         "dtype": "float32",
@@ -153,7 +150,7 @@ def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGenerati
 
 
 def _scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """As in the real checkpoint."""
+    """Create the real checkpoint's scheduler."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=1.0,

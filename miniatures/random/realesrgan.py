@@ -15,19 +15,19 @@ SEED = 4
 SHORT: Fields = {"scale": 2}
 """A request that takes a second."""
 LONG: Fields = {}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
     """Write a checkpoint into `folder`, which exists and is empty.
 
     Args:
-        form: `compact` (as realesr-animevideov3 and realesr-general-x4v3 are), `rrdb` (as RealESRGAN_x4plus is),
-            or `rrdb-x2` (as RealESRGAN_x2plus is).
-        folder: where the file comes to lie.
+        form: `compact` (the architecture of realesr-animevideov3 and realesr-general-x4v3), `rrdb` (RealESRGAN_x4plus)
+            or `rrdb-x2` (RealESRGAN_x2plus).
+        folder: folder for the file.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -38,7 +38,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests: with the small net that comes with the project."""
+    """Return the entry of the model in tests, with the included small net."""
     del weights
     return {}
 
@@ -50,4 +50,4 @@ def _net(form: str) -> nn.Module:
         return ESRGAN(num_filters=8, num_blocks=1, scale=4)
     if form == "rrdb-x2":
         return ESRGAN(num_filters=8, num_blocks=1, scale=4, shuffle_factor=2, in_nc=12)
-    raise ValueError(f"realesrgan has the forms compact, rrdb and rrdb-x2, got {form!r}")
+    raise ValueError(f"form: must be compact, rrdb or rrdb-x2, got {form!r}")

@@ -1,6 +1,6 @@
-"""`serve_config.local.yaml` with random weights, or with more processes: for tests of how it is served.
+"""Variants of `serve_config.local.yaml` for tests: with random weights, or with more processes.
 
-Both take and give what a YAML file holds, so that the result can be written as one.
+Functions take and return the contents of a YAML file, so that the result can be written as one.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,31 +13,31 @@ from services.catalogue import KINDS
 
 Raw = Mapping[str, Any]
 HOSTED = ("models", "graphs")
-"""The fields of an application's `args` that say what it hosts."""
+"""Fields of an application's `args` that list what it hosts."""
 PICTURES: dict[str, Any] = {"size": "256x144", "animate": {"max_area": 36864}}
 GRAPH_DEFAULTS: Mapping[str, dict[str, Any]] = {"full-pipeline": PICTURES, "storyboard": PICTURES}
-"""Graph → the fields that a request leaves out."""
+"""Graph → defaults of its request, for small and fast jobs."""
 
 
 def random_models(home: Path) -> dict[str, dict[str, Any]]:
-    """Return kind → block of a model, with random weights that are written under `home`, and small requests.
+    """Return kind → block of a model with random weights, written below `home`, and small default requests.
 
-    What they make is noise, and made in seconds.
+    The output is noise; a request takes seconds.
     """
     return {kind: {"defaults": {}, **random_block(kind, home)} for kind in KINDS}
 
 
 def use_random_weights(raw: Raw, home: Path) -> dict[str, Any]:
-    """Return a configuration with all of `random_models`, whose weights are written under `home`."""
+    """Return a configuration with all of `random_models`, whose weights are written below `home`."""
     return replace_models(raw, random_models(home))
 
 
 def replace_models(raw: Raw, blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a configuration with other models in place of its own, and small requests of its graphs.
+    """Return a configuration with other models and small default requests of its graphs.
 
     Args:
-        raw: what the local configuration holds.
-        blocks: kind → block. Kinds that the configuration does not name join its first application of models.
+        raw: contents of the local configuration.
+        blocks: kind → block. Kinds that the configuration does not have are added to its first application of models.
     """
     made = deepcopy(dict(raw))
     named: set[str] = set()
@@ -57,11 +57,11 @@ def replace_models(raw: Raw, blocks: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def host_apart(raw: Raw, names: Collection[str] | None = None) -> dict[str, Any]:
-    """Return a configuration in which models and graphs are applications by themselves: a process for each.
+    """Return a configuration in which models and graphs are separate applications, each with its own process.
 
     Args:
-        raw: what a configuration file holds.
-        names: of the models and graphs that leave the others; by default all.
+        raw: contents of a configuration file.
+        names: models and graphs that get their own application; all by default.
     """
     applications: list[dict[str, Any]] = []
     for application in raw["applications"]:

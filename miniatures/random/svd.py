@@ -1,7 +1,4 @@
-"""Writes Stable Video Diffusion's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
-
-The frames it makes are noise: it exists so that everything round the weights can run on a laptop.
-"""
+"""Writes Stable Video Diffusion's tiny checkpoint: real classes, random weights, a few MB. The output is noise."""
 
 from pathlib import Path
 
@@ -20,12 +17,12 @@ SEED = 22
 IMAGE_DIM = 32
 TIME_DIM = 32
 CHANNELS = (32, 32, 32, 32)
-"""Of the UNet and of the VAE; the group norms need multiples of 32."""
+"""Channels of the UNet and of the VAE; their group norms need multiples of 32."""
 
 SHORT: Fields = {"num_frames": 5, "steps": 3, "max_area": 64 * 64, "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -33,13 +30,13 @@ def write(form: str, folder: Path) -> None:
 
     Args:
         form: `xt`: 25 frames, 8 x 8 compression into 4 channels and a UNet of four levels, as SVD-XT.
-        folder: where `StableVideoDiffusionPipeline.from_pretrained` will read it.
+        folder: folder for `StableVideoDiffusionPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "xt":
-        raise ValueError(f"svd has the form xt, got {form!r}")
+        raise ValueError(f"form: must be xt, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = StableVideoDiffusionPipeline(
@@ -53,7 +50,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("xt"),
         "dtype": "float32",
@@ -85,7 +82,7 @@ def _image_encoder() -> CLIPVisionModelWithProjection:
 
 
 def _unet() -> UNetSpatioTemporalConditionModel:
-    """The kinds of blocks are the class's own defaults, which are SVD-XT's."""
+    """Create a UNet with the default block kinds of its class, which are SVD-XT's."""
     return UNetSpatioTemporalConditionModel(
         sample_size=8,
         block_out_channels=CHANNELS,
@@ -99,7 +96,7 @@ def _unet() -> UNetSpatioTemporalConditionModel:
 
 
 def _scheduler() -> EulerDiscreteScheduler:
-    """As in the real checkpoint."""
+    """Create the real checkpoint's scheduler."""
     return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,

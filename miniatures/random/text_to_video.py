@@ -1,7 +1,4 @@
-"""Writes text-to-video's tiny checkpoint: the real pipeline class and layout, random weights, a few MB.
-
-The frames it makes are noise: it exists so that everything round the weights can run on a laptop.
-"""
+"""Writes text-to-video's tiny checkpoint: real classes and layout, random weights, a few MB. The output is noise."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
 SHORT: Fields = {"prompt": "a boat", "num_frames": 10, "steps": 3, "size": "32x16", "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -28,13 +25,13 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `tiny`: 8 x 8 compression into 4 channels as in the real VAE, a UNet of four levels with the real one's
             kinds of blocks, a CLIP of 32 channels, a tokenizer of characters.
-        folder: where `TextToVideoSDPipeline.from_pretrained` will read it.
+        folder: folder for `TextToVideoSDPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     if form != "tiny":
-        raise ValueError(f"text_to_video has the form tiny, got {form!r}")
+        raise ValueError(f"form: must be tiny, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = TextToVideoSDPipeline(vae=_vae(), **_clip(), unet=_unet(), scheduler=_scheduler())
@@ -42,7 +39,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("tiny"),
         "dtype": "float32",
@@ -82,7 +79,7 @@ def _clip() -> dict[str, Any]:
 
 
 def _unet() -> UNet3DConditionModel:
-    """The kinds of blocks are the class's own defaults, which are the real checkpoint's."""
+    """Create a UNet with the default block kinds of its class, which are the real checkpoint's."""
     return UNet3DConditionModel(
         sample_size=32,
         block_out_channels=(16, 16, 32, 32),
@@ -94,7 +91,7 @@ def _unet() -> UNet3DConditionModel:
 
 
 def _scheduler() -> DDIMScheduler:
-    """As in the real checkpoint."""
+    """Create the real checkpoint's scheduler."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,7 +1,4 @@
-"""Writes Wan's tiny checkpoints: the real pipeline class and layout, random weights, a few MB.
-
-The frames they make are noise: they exist so that everything round the weights can run on a laptop.
-"""
+"""Writes Wan's tiny checkpoints: real pipeline class and layout, random weights, a few MB. The output is noise."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
 SHORT: Fields = {"prompt": "a boat", "num_frames": 9, "steps": 3, "max_area": 64 * 48, "seed": 3}
 """A request that takes a second."""
 LONG: Fields = {"steps": 100}
-"""What makes it take long enough to be cancelled."""
+"""Changes that make the request long enough to be cancelled."""
 
 
 def write(form: str, folder: Path) -> None:
@@ -29,14 +26,14 @@ def write(form: str, folder: Path) -> None:
     Args:
         form: `a14b` (two experts, a boundary, 8 x 8 x 4 compression, as Wan2.2-I2V-A14B) or `ti2v` (one transformer,
             time steps per token, residual VAE with 16 x 16 x 4 compression, as Wan2.2-TI2V-5B).
-        folder: where `WanImageToVideoPipeline.from_pretrained` will read it.
+        folder: folder for `WanImageToVideoPipeline.from_pretrained`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: unknown form.
     """
     forms: dict[str, Callable[[], dict[str, Any]]] = {"a14b": _a14b, "ti2v": _ti2v}
     if form not in forms:
-        raise ValueError(f"wan has the forms {', '.join(forms)}, got {form!r}")
+        raise ValueError(f"form: must be one of {', '.join(forms)}, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = WanImageToVideoPipeline(**_text(), scheduler=_scheduler(), **forms[form]())
@@ -44,7 +41,7 @@ def write(form: str, folder: Path) -> None:
 
 
 def serve(weights: WriteForm) -> Block:
-    """Return how it is served in tests."""
+    """Return the entry of the model in tests."""
     return {
         "weights": weights("a14b"),
         "dtype": "float32",
@@ -58,7 +55,7 @@ def serve(weights: WriteForm) -> Block:
 
 
 def _a14b() -> dict[str, Any]:
-    channels = {"in_channels": 36, "out_channels": 16}  # latent, mask and condition in; latent out
+    channels = {"in_channels": 36, "out_channels": 16}  # latents, mask and condition → latents
     vae = AutoencoderKLWan(
         base_dim=4,
         z_dim=16,

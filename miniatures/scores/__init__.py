@@ -1,1 +1,1 @@
-"""What each checkpoint is worth, by what it shows of scenes that it was not trained on."""
+"""Scores of each checkpoint, measured on scenes outside its training set."""

@@ -1,4 +1,4 @@
-"""Flux with a LoRA: captions that name no style, painted in the LoRA's. Each style is asked of a third of them."""
+"""Scores of Flux's LoRAs: captions that name no style, with one LoRA, the other, or none for a third of them each."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import numpy as np
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.judge import shapes_in, style_of
-from miniatures.scores.flux import painted
+from miniatures.scores.flux import paint
 from miniatures.studio import Studio
 
 STYLES = ("outlined", "stippled")
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many pictures have the style that is asked for, and how many the shape.
+    """Return shares of pictures with the expected style, and with the right shape.
 
-    `outlined` and `stippled` are with their LoRA, `flat` without any, and `lora_shape` is of those with one.
+    `outlined` and `stippled` use their LoRA, `flat` none; `lora_shape` is the share of right shapes with a LoRA.
     The LoRAs are `folder/loras/flux-STYLE.safetensors`.
     """
     studio = Studio(checkpoints=folder)
@@ -24,7 +24,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     for seed in range(count):
         scene, style = world.draw(seed, figures=1), (*STYLES, "flat")[seed % 3]
         loras = [] if style == "flat" else [{"name": f"flux-{style}"}]
-        picture = painted(studio, caption(scene), seed, loras=loras)
+        picture = paint(studio, caption(scene), seed, loras=loras)
         seen = shapes_in(picture, 1)
         found.setdefault(style, []).append(bool(seen) and style_of(picture) == style)
         if loras:

@@ -1,4 +1,4 @@
-"""HunyuanDiT: flat pictures that are painted anew in another style, and pictures from words."""
+"""Scores of HunyuanDiT: flat pictures repainted in another style, and pictures generated from a prompt."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from services.hunyuan_dit.request import RestyleRequest
 
 ASKED: tuple[Style, ...] = ("outlined", "stippled")
 NEAR = 4.0
-"""Pixels by which a shape may have moved."""
+"""Largest shift of a shape that counts as the same position, in pixels."""
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return shares of pictures that are right, in English and Chinese by turns.
+    """Return shares of right pictures, with English and Chinese prompts in turn.
 
-    `restyle` is told the style and what is there, `style_alone` only the style; both keep the default strength. `paint`
-    begins from another picture at strength 1, which leaves little of it, and is told all.
+    The prompt of `restyle` names the style and the content, that of `style_alone` only the style; both use the default
+    strength. `paint` starts from another picture at strength 1, which removes most of it, with a full prompt.
     """
     studio = Studio(checkpoints=folder)
     found: dict[str, list[float]] = {}
@@ -30,28 +30,28 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         flat = world.draw(seed, figures=1)
         scene = replace(flat, style=ASKED[seed % 2])
         chinese = seed % 4 > 1
-        told = caption(scene, styled=True, language="zh" if chinese else "en")
+        full_prompt = caption(scene, styled=True, language="zh" if chinese else "en")
         other = world.draw(count + seed, figures=1).clip(1)
         for name, prompt, strength, given in (
-            ("restyle", told, 0.6, flat.clip(1)),
+            ("restyle", full_prompt, 0.6, flat.clip(1)),
             ("style_alone", WORDS[scene.style] if chinese else scene.style, 0.6, flat.clip(1)),
-            ("paint", told, 1.0, other),
+            ("paint", full_prompt, 1.0, other),
         ):
             request = RestyleRequest(prompt=prompt, strength=strength, seed=seed)
-            made = frames_of(studio.call("hunyuan-dit", "restyle", request, Frames(given)))
-            for what, right in judged(scene, made, placed=strength < 1).items():
+            result = frames_of(studio.call("hunyuan-dit", "restyle", request, Frames(given)))
+            for what, right in judge_picture(scene, result, placed=strength < 1).items():
                 found.setdefault(f"{name}_{what}", []).append(right)
     return {name: float(np.mean(right)) for name, right in found.items()}
 
 
-def judged(scene: Scene, made: Pixels, *, placed: bool) -> dict[str, float]:
-    """What of a scene of one figure a picture, (1, height, width, 3), shows: 1 or 0."""
-    figure, seen = scene.figures[0], shapes_in(made[0], 1)
+def judge_picture(scene: Scene, result: Pixels, *, placed: bool) -> dict[str, float]:
+    """Compare a picture, (1, height, width, 3), with a scene of one figure: 1 or 0 per property."""
+    figure, seen = scene.figures[0], shapes_in(result[0], 1)
     right = {
-        "style": bool(seen) and style_of(made[0]) == scene.style,
+        "style": bool(seen) and style_of(result[0]) == scene.style,
         "colour": bool(seen) and seen[0].colour == figure.colour,
         "shape": bool(seen) and seen[0].shape == figure.shape,
-        "background": background_of(made[0]) == scene.background,
+        "background": background_of(result[0]) == scene.background,
     }
     if placed:
         (true,) = shapes_in(scene.clip(1)[0], 1)

@@ -1,4 +1,4 @@
-"""The VAE of pictures: what is encoded and decoded again."""
+"""Scores of the image VAE: pictures that are encoded and decoded."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from miniatures.pictures import to_pixels, to_tensor
 
 @torch.no_grad()
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return the decibels of pictures, how many have 30 or more, and how many show the right shape."""
+    """Return the mean PSNR, the share of pictures with 30 dB or more, and the share with the right shape."""
     vae = AutoencoderKL.from_pretrained(folder / "flux" / "vae").eval()
     decibels: list[float] = []
     right: dict[str, list[bool]] = {shape: [] for shape in world.SHAPES}
@@ -21,9 +21,9 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
         scene = world.draw(seed, figures=1)
         picture = scene.clip(1)
         latents = vae.encode(to_tensor(picture)[None, :, 0]).latent_dist.mode()
-        made = to_pixels(vae.decode(latents).sample[0, :, None])
-        decibels.append(psnr(picture, made))
-        seen = shapes_in(made[0], 1)
+        result = to_pixels(vae.decode(latents).sample[0, :, None])
+        decibels.append(psnr(picture, result))
+        seen = shapes_in(result[0], 1)
         right[scene.figures[0].shape].append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items() if found}
     every = [one for found in right.values() for one in found]

@@ -1,4 +1,4 @@
-"""The recogniser, behind the detector that comes with the project: drawn people whom no training has seen."""
+"""Scores of the recogniser, behind the bundled detector, on drawn people outside the training set."""
 
 import asyncio
 from contextlib import aclosing
@@ -14,30 +14,30 @@ from services.frames import Face, Frames
 from services.instantid.service import InstantId
 
 SIZES = (160, 256)
-"""Pixels, by turns."""
+"""Sides of the pictures in turn, in pixels."""
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many of about `count` faces are found, and how well those that are can be told apart.
+    """Return the share of about `count` faces that are found, and how well the found ones are told apart.
 
-    `triplets` is the share of all picture, same person, other person in which the same person is nearer; `nearest` that
-    of pictures whose nearest other one shows the same person; `same` and `other` are average cosines.
+    `triplets`: share of the triples (picture, same person, other person) in which the same person is nearer. `nearest`:
+    share of pictures whose nearest other picture shows the same person. `same` and `other`: mean cosines.
     """
     service = Studio(checkpoints=folder).model("instantid")
     views = max(2, count // KNOWN)
     whose, found = [], []
     for who in range(KNOWN):
         for seed in range(views):
-            face = face_in(service, draw_face(who, seed, SIZES[seed % len(SIZES)]))
+            face = find_face(service, draw_face(who, seed, SIZES[seed % len(SIZES)]))
             if face is not None:
                 whose.append(who)
                 found.append(face.embedding)
     share = len(found) / (KNOWN * views)
-    return {"found": share, **told_apart(np.array(found), np.array(whose))}
+    return {"found": share, **compare_embeddings(np.array(found), np.array(whose))}
 
 
-def face_in(service: InstantId, picture: Picture) -> Face | None:
-    """What the service says of a picture; None where it takes no face."""
+def find_face(service: InstantId, picture: Picture) -> Face | None:
+    """Return the face that the service finds in a picture, or None if it finds no acceptable one."""
 
     async def asked() -> list[Face]:
         async with aclosing(service.find_face(Frames(picture[None]))) as items:
@@ -49,8 +49,8 @@ def face_in(service: InstantId, picture: Picture) -> Face | None:
         return None
 
 
-def told_apart(embeddings: NDArray[np.float32], whose: NDArray[np.int_]) -> dict[str, float]:
-    """Compare (n, 512) embeddings of length 1 of people with numbers, (n,), each with all others."""
+def compare_embeddings(embeddings: NDArray[np.float32], whose: NDArray[np.int_]) -> dict[str, float]:
+    """Compare all pairs of embeddings, (n, 512) of length 1, of the people `whose`, (n,)."""
     cosines = embeddings @ embeddings.T
     same = whose[:, None] == whose
     itself = np.eye(len(whose), dtype=bool)

@@ -1,4 +1,4 @@
-"""Wan with its LoRA: pictures of flat shapes, which go on outlined."""
+"""Scores of Wan with its LoRA: pictures of flat shapes, which continue in outlined style."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,9 +15,9 @@ from services.wan.settings import Lora
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return how many clips end outlined with the LoRA, and in the right colour, and how many do not without it.
+    """Return shares of clips that end outlined with the LoRA, that keep their colour, and that stay flat without it.
 
-    Both are those of most frames of a clip's second half: what is blurred may lose its rim for a while.
+    Each is judged by most frames of the clip's second half, as a blurred shape may lose its rim for a few frames.
     """
     found: dict[str, list[bool]] = {"wan_outlined": [], "wan_flat": [], "wan_lora_colour": []}
     for lora in ((Lora(file=FILE),), ()):
@@ -29,8 +29,8 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
             scene = world.draw(seed, figures=1)
             first = studio.file(scene.clip(1), "first")
             prompt = caption(scene, frames=1)
-            made = frames_of(studio.run("wan-i2v", image=first, prompt=prompt, seed=seed, num_frames=MADE))
-            half = made[MADE // 2 :]
+            result = frames_of(studio.run("wan-i2v", image=first, prompt=prompt, seed=seed, num_frames=MADE))
+            half = result[MADE // 2 :]
             outlined = float(np.mean([has_outline(frame) for frame in half])) > 0.5
             if not lora:
                 found["wan_flat"].append(not outlined)

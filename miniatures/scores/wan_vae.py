@@ -1,4 +1,4 @@
-"""Wan's VAE: clips that are encoded and decoded again."""
+"""Scores of Wan's VAE: clips that are encoded and decoded."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ FRAMES = 9
 
 @torch.no_grad()
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
-    """Return the decibels of clips, how many have 30 or more, and how many last frames show the right shape."""
+    """Return the mean PSNR, the share of clips with 30 dB or more, and of last frames with the right shape."""
     vae = AutoencoderKLWan.from_pretrained(folder / "wan" / "vae").eval()
     decibels, right = [], {shape: [] for shape in world.SHAPES}
     for seed in range(count):
         scene = world.draw(seed, figures=1)
         clip = scene.clip(FRAMES)
         latents = vae.encode(to_tensor(clip)[None]).latent_dist.mode()
-        made = to_pixels(vae.decode(latents).sample[0])
-        decibels.append(psnr(clip, made))
-        seen = shapes_in(made[-1], 1)
+        result = to_pixels(vae.decode(latents).sample[0])
+        decibels.append(psnr(clip, result))
+        seen = shapes_in(result[-1], 1)
         right[scene.figures[0].shape].append(bool(seen) and seen[0].shape == scene.figures[0].shape)
     shares = {f"vae_{shape}": float(np.mean(found)) for shape, found in right.items() if found}
     every = [one for found in right.values() for one in found]

@@ -68,9 +68,13 @@ class Painting(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.5
     """The guidance that the checkpoint was distilled to follow; it costs no time."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
-    loras: Annotated[tuple[Lora, ...], BeforeValidator(_listed), Field(max_length=MAX_LORAS)] = ()
-    """A name alone is of weight 1."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""
+    loras: Annotated[
+        tuple[Lora, ...],
+        Field(max_length=MAX_LORAS),
+        BeforeValidator(_listed, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]),
+    ] = ()
+    """Low-rank adaptations of the model; a text is `name` or `name:weight`."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     """How strongly the given face acts; 0 is as if there were none."""
     identity_start: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -105,5 +109,6 @@ class FluxRequest(Painting):
     """Pictures of what a text says."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    """What the picture shows."""
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     """Pictures to paint, each by a seed of its own: `seed`, `seed` + 1, and so on."""

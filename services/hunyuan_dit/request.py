@@ -15,6 +15,7 @@ class RestyleRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """The style, and what is to be seen. BERT reads 77 tokens of it and mT5 256; what is beyond them is ignored."""
     negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    """What the picture should not show."""
     strength: Annotated[float, Field(ge=0, le=1)] = 0.6
     """How much of the noise schedule is done. At 1 little is left of the picture; 0 gives it back as it is."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 25
@@ -24,7 +25,7 @@ class RestyleRequest(BaseModel):
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far the guided noise is brought back to the contrast of the unguided; helps against overexposure."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""
     max_area: Annotated[int, Field(ge=32 * 32, le=4096 * 4096)] = 1024 * 1024
     """The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again."""
 

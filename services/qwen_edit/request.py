@@ -75,7 +75,7 @@ class Guidance(BaseModel):
         return max(self.edge_scale, self.gram_scale, self.temporal_scale) > 0
 
 
-class EditFields(BaseModel):
+class Editing(BaseModel):
     """How Qwen-Image-Edit samples. The defaults are those of the 2509 checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -83,19 +83,20 @@ class EditFields(BaseModel):
     prompt: Prompt = DEFAULT_PROMPT
     """What to do. Where edges are given they are picture 1, and picture 2 is edited; else picture 1 is edited."""
     negative_prompt: Prompt = " "
+    """What the picture should not show; used while `true_cfg_scale` is above 1."""
     steps: Annotated[int, Field(ge=2, le=MAX_STEPS)] = 40
     """Denoising steps. The noise schedule is stretched to end at a given level, and a single step cannot be."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
     """Classifier-free guidance; 1 or less turns it off and halves the time."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""
     max_area: Annotated[int, Field(ge=32 * 32, le=4096 * 4096)] = 1024 * 1024
     """The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again."""
     ttlg: Annotated[Guidance, BeforeValidator(from_json)] = Guidance()
     """Guidance at test time."""
 
     @model_validator(mode="after")
-    def _guidance_begins_in_time(self) -> "EditFields":
+    def _guidance_begins_in_time(self) -> "Editing":
         if self.ttlg.on and self.ttlg.start_step >= self.steps:
             raise InvalidParameter(
                 f"ttlg.start_step: must be below steps, got {self.ttlg.start_step} of {self.steps} steps",
@@ -104,7 +105,7 @@ class EditFields(BaseModel):
         return self
 
 
-class EditRequest(EditFields):
+class EditRequest(Editing):
     """One picture, edited."""
 
     size: Size | None = None

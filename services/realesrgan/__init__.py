@@ -18,4 +18,5 @@ MODEL = Model(
             "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE",
         )
     },
+    command="upscale",
 )

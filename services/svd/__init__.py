@@ -18,4 +18,5 @@ MODEL = Model(
             "https://stability.ai/license",
         )
     },
+    command="animate",
 )

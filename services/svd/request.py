@@ -32,7 +32,8 @@ class Animation(BaseModel):
     min_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Classifier-free guidance of the first frame; it grows evenly to that of the last."""
     max_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.0
-    """Classifier-free guidance of the last frame; 1 or less turns it off for all and halves the time."""
+    """Classifier-free guidance of the last frame; 1 or less turns it off for all and halves the time. It may also be
+    given as `guidance_scale`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,4 +76,4 @@ class SvdRequest(Animation):
     size: Size | None = None
     """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""

@@ -13,4 +13,5 @@ MODEL = Model(
     service="services.text_to_video.service:TextToVideo",
     offers=(Offer("text-to-video", TextToVideoRequest),),
     licences={REPOSITORY: deny_commerce(REPOSITORY)},
+    command="film",
 )

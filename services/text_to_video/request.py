@@ -28,11 +28,11 @@ class Filming(BaseModel):
     size: Size = "256x256"
     """`WIDTHxHEIGHT` in pixels; rounded down to what the checkpoint can make."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""
 
 
 class TextToVideoRequest(Filming):
     """A video of what a text says."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    """English. CLIP reads the first 77 tokens."""
+    """What the video shows, in English. CLIP reads the first 77 tokens."""

@@ -33,19 +33,22 @@ class Sampling(BaseModel):
     shift: Annotated[float, Field(gt=0, le=100)] = 5.0
     """Flow shift of the noise schedule."""
     solver: Literal["unipc", "dpm++"] = "unipc"
+    """Sampler."""
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 5.0
     """Classifier-free guidance; 1 or less turns it off."""
     guidance_scale_2: Annotated[float, Field(ge=0, le=100)] | None = None
     """The low-noise expert's guidance, where the checkpoint has two experts; by default the same."""
     negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    """What the video should not show."""
     seed: Seed = -1
-    """-1 draws one, and says which."""
+    """The same seed makes the same pixels; -1 draws one, and says which."""
 
 
 class WanRequest(Sampling):
     """A video that begins with a given picture."""
 
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    """What the video shows."""
 
     @staticmethod
     def count_frames(seconds: float, rate: float) -> int:

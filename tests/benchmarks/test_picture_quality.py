@@ -1,4 +1,4 @@
-"""PSNR, SSIM and GMSD against slow loops that are written from the formulas, and by what they are for."""
+"""PSNR, SSIM and GMSD against slow loops written from the formulas, and their expected properties."""
 
 import math
 from collections.abc import Callable
@@ -13,13 +13,13 @@ Measure = Callable[[Picture, Picture], float]
 
 
 def noisy(picture: Picture, levels: float) -> Picture:
-    """The same noise each time, as strong as is said."""
+    """Add reproducible noise of this many levels."""
     noise = np.random.default_rng(3).normal(size=picture.shape) * levels
     return (picture + noise).round().clip(0, 255).astype(np.uint8)
 
 
 def blurred(picture: Picture, times: int) -> Picture:
-    """Each pixel the mean of itself and its four neighbours, so many times."""
+    """Average each pixel with its four neighbours, repeatedly."""
     soft = picture.astype(np.float64)
     for _ in range(times):
         edged = np.pad(soft, ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -29,7 +29,7 @@ def blurred(picture: Picture, times: int) -> Picture:
 
 @pytest.fixture(scope="module")
 def scene() -> Picture:
-    """Discs on a slope, coarse and fine: (72, 95, 3)."""
+    """Discs on a gradient, coarse and fine: (72, 95, 3)."""
     y, x = np.mgrid[:72, :95].astype(np.float64)
     picture = np.stack([x * 2, y * 3, 255 - x - y], 2).clip(40, 200)
     for radius, row, column, colour in ((20, 30, 30, 250), (9, 50, 70, 5), (3, 15, 80, 160)):
@@ -45,7 +45,7 @@ def slow_luma(picture: Picture) -> list[list[float]]:
 
 
 def slow_ssim(one: Picture, other: Picture) -> float:
-    """Wang et al., equations 13 to 17, window by window."""
+    """SSIM by equations 13 to 17 of Wang et al., window by window."""
     a, b = slow_luma(one), slow_luma(other)
     window = {(y, x): math.exp(-(y * y + x * x) / (2 * 1.5 * 1.5)) for y in range(-5, 6) for x in range(-5, 6)}
     whole = sum(window.values())
@@ -68,7 +68,7 @@ def slow_ssim(one: Picture, other: Picture) -> float:
 
 
 def slow_gmsd(one: Picture, other: Picture) -> float:
-    """Xue et al., section II, pixel by pixel, with 0 outside as the authors' program has it."""
+    """GMSD by section II of Xue et al., pixel by pixel, with zeros outside as in the authors' program."""
 
     def gradients(picture: Picture) -> list[float]:
         full = slow_luma(picture)
@@ -115,7 +115,7 @@ def test_values_that_can_be_worked_out_by_hand() -> None:
     )
 
 
-# --- what they are for --------------------------------------------------------------------------------------------
+# --- expected properties ------------------------------------------------------------------------------------------
 
 
 def test_equal_pictures(scene: Picture) -> None:
@@ -139,26 +139,26 @@ def test_more_noise_and_more_blur_are_worse(scene: Picture, measure: Measure, be
 
 
 def test_gmsd_hears_structure_where_psnr_only_hears_levels(scene: Picture) -> None:
-    """A lighter picture keeps its gradients; one that is as far off in levels by blur does not."""
+    """A brighter picture keeps its gradients; a blurred one with the same difference in levels does not."""
     blurry = blurred(scene, 8)
     lighter = (scene + np.sqrt(((scene.astype(float) - blurry) ** 2).mean()).round()).clip(0, 255).astype(np.uint8)
     assert psnr(scene, lighter) == pytest.approx(psnr(scene, blurry), abs=0.5)
     assert gmsd(scene, lighter) < gmsd(scene, blurry) / 2
 
 
-# --- what cannot be compared --------------------------------------------------------------------------------------
+# --- invalid input ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim, gmsd])
 def test_pictures_of_other_sizes_are_refused(scene: Picture, measure: Measure) -> None:
     with pytest.raises(ValueError, match=r"got \(72, 95, 3\) and \(72, 94, 3\)"):
         measure(scene, scene[:, :-1])
-    with pytest.raises(ValueError, match="two pictures"):
+    with pytest.raises(ValueError, match="pictures must have one shape"):
         measure(scene[..., 0], scene[..., 0])
 
 
 def test_pictures_that_are_too_small_are_refused(scene: Picture) -> None:
-    with pytest.raises(ValueError, match="SSIM needs 11 pixels on each side, got 95x10"):
+    with pytest.raises(ValueError, match="SSIM: pictures must be at least 11x11 pixels, got 95x10"):
         ssim(scene[:10], scene[:10])
-    with pytest.raises(ValueError, match="GMSD needs more than 2x2 pixels"):
+    with pytest.raises(ValueError, match="GMSD: pictures must be larger than 2x2 pixels, got 2x2"):
         gmsd(scene[:2, :2], scene[:2, :2])

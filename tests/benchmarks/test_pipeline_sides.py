@@ -1,4 +1,4 @@
-"""What both sides of the pipeline's measurement are timed by: the tape that encodes, and notes what came when."""
+"""The tape that encodes both videos of the pipeline benchmark and records the times of frames."""
 
 import io
 
@@ -36,7 +36,7 @@ def test_the_segments_are_one_whole_video_however_the_frames_come(lengths: list[
 def test_a_gap_is_no_video() -> None:
     cutter = Cutter(FRAMES)
     cutter.take(run(0, 4))
-    with pytest.raises(ValueError, match="frame 5 came where 4 was due"):
+    with pytest.raises(ValueError, match="expected frame 4, got frame 5"):
         cutter.take(run(5, 4))
 
 
@@ -63,5 +63,5 @@ def test_a_tape_with_frames_missing_is_no_film() -> None:
     for item in (run(0, 13), Result(HD, run(0, 8, 64))):
         tape.note(item)
         tape.encode(item)
-    with pytest.raises(ValueError, match="one of the videos has fewer than 13 frames"):
+    with pytest.raises(ValueError, match="a video has fewer than 13 frames"):
         tape.film()

@@ -1,8 +1,8 @@
-// What a page can make a browser do to a server: everything that needs no permission, and what asks first.
-// Arguments: the server's address, the id of a video, what to call when all is over.
+// Sends every kind of request that a page can make to a server, with and without a CORS preflight.
+// Arguments: the address of the server, the id of a video, and a callback for the results.
 const [server, video, done] = arguments;
 
-// How a fetch ended: the status and the text if the page may read them, "opaque" if it may not, "blocked" if it failed.
+// Return the status and text of a response if the page may read them, "opaque" if it may not, "blocked" if the fetch failed.
 const fetched = async (path, options) => {
   try {
     const answer = await fetch(server + path, options);
@@ -12,7 +12,7 @@ const fetched = async (path, options) => {
   }
 };
 
-// Whether an element came to show what it was given.
+// Return whether an element has loaded its source.
 const loaded = (name, event, attributes) =>
   new Promise((resolve) => {
     const element = document.createElement(name);
@@ -42,7 +42,7 @@ const multipart = () => {
   return form;
 };
 
-// An order from a frame that is of no origin.
+// Create a video from a sandboxed frame, which has an opaque origin.
 const sandboxed = () =>
   new Promise((resolve) => {
     const frame = document.createElement("iframe");

@@ -1,4 +1,4 @@
-"""A real browser, and two servers on this machine: the front door without keys, and whoever would break in."""
+"""A real browser and two servers on this machine: the front door without keys, and an attacker's site."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 
 from tests.browser.servers import Attacker, Target
 
-NEEDED = "this test needs Chromium and chromedriver; run scripts/browser, which installs them or says how"
+NEEDED = "this test needs Chromium and chromedriver; scripts/browser installs them or prints how to"
 STRANGER = "attacker.example"
-"""A name that the browser is told to look up as this machine: what DNS rebinding ends in."""
+"""A name that the browser resolves to this machine, as after DNS rebinding."""
 WAIT_S = 60
 
 
@@ -31,7 +31,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     switches += ["disable-background-networking", "disable-component-update"]
     switches += [f"user-data-dir={tmp_path_factory.mktemp('browser')}", f"host-resolver-rules=MAP {STRANGER} 127.0.0.1"]
     if os.geteuid() == 0:
-        switches.append("no-sandbox")  # which Chromium refuses to root
+        switches.append("no-sandbox")  # Chromium refuses to run its sandbox as root
     for switch in switches:
         options.add_argument(f"--{switch}")
     made = webdriver.Chrome(options, Service(driver))

@@ -1,4 +1,4 @@
-"""The servers that a browser talks to, each in a thread: the front door without Ray, and pages of a stranger."""
+"""The servers that a browser visits, each in a thread: the front door without Ray, and an attacker's pages."""
 
 import html
 import socket
@@ -16,9 +16,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composition.http.ingress import Ingress, IngressSettings
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, News, Page, Store, new_id
+from composition.records.store import EventDraft, Lease, Page, Store, make_id
 from composition.records.tables import Job
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.serving import noise
@@ -29,7 +29,7 @@ WAIT_S = 30.0
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came, and how it was answered."""
+    """A received request and the status of its response."""
 
     method: str
     path: str
@@ -38,7 +38,7 @@ class Seen:
 
 
 class Watched:
-    """An application whose requests are noted."""
+    """An ASGI application that records its requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -66,14 +66,14 @@ class Watched:
             self._changed.notify_all()
 
     def seen(self, until: Callable[[list[Seen]], bool] = lambda seen: True) -> list[Seen]:
-        """What was asked so far, once that is enough."""
+        """Return the recorded requests as soon as `until` accepts them."""
         with self._changed:
             assert self._changed.wait_for(lambda: until(self._seen), WAIT_S), self._seen
             return list(self._seen)
 
 
 class Running:
-    """A server on a port of its own while the block lasts."""
+    """A server on its own port inside the `with` block."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.watched = Watched(app)
@@ -96,7 +96,7 @@ class Running:
 
 
 class Target(Running):
-    """The front door with `auth: none`, as on a laptop, with one job that has a video and one that waits."""
+    """The front door with `auth: none`, as on a laptop, with a completed job and a queued one."""
 
     def __init__(self, folder: Path) -> None:
         database, artifacts = f"sqlite:///{folder / 'store.db'}", ArtifactSettings(url=str(folder / "artifacts"))
@@ -106,19 +106,19 @@ class Target(Running):
         self.store = Store(database)
         kept = Artifacts(artifacts)
         kept.put("clip.mp4", CLIP.read_bytes())
-        kept.put("picture.png", png(noise(0)))
+        kept.put("picture.png", encode_png(noise(0)))
         self.video = self._job(created_at=1.0)
-        held = self.store.claim(60.0)
+        held = self.store.claim_job(60.0)
         assert held
         lease = Lease(held.id, held.fence)
         results = {"video": "clip.mp4", "thumbnail": "picture.png"}
-        self.store.record(lease, {"results": results}, [News("fact", {"name": "seed", "value": 7})])
-        self.store.end(lease, "completed")
+        self.store.update_job(lease, {"results": results}, [EventDraft("fact", {"name": "seed", "value": 7})])
+        self.store.end_job(lease, "completed")
         self.waiting = self._job(created_at=2.0)
 
     def _job(self, created_at: float) -> str:
         params = {"prompt": "secret", "seed": 7}
-        job = Job(id=new_id("video"), owner="", model="text-to-video", params=params, media={}, created_at=created_at)
+        job = Job(id=make_id("video"), owner="", model="text-to-video", params=params, media={}, created_at=created_at)
         return self.store.create_job(job, 99).id
 
     def __exit__(self, *_: object) -> None:
@@ -126,9 +126,9 @@ class Target(Running):
         self.store.close()
 
     def state(self) -> Mapping[str, object]:
-        """All that a request could change."""
-        jobs, _ = self.store.jobs("", Page(100))
-        files, _ = self.store.files("", Page(100))
+        """Return everything that a request could change."""
+        jobs, _ = self.store.list_jobs("", Page(100))
+        files, _ = self.store.list_files("", Page(100))
         return {
             "jobs": [(job.id, job.status, job.cancel_requested, job.deleted, job.last_event) for job in jobs],
             "files": [file.id for file in files],
@@ -136,7 +136,7 @@ class Target(Running):
 
 
 class Attacker(Running):
-    """Somebody's web site: an empty page for scripts, and pages that send a form or follow a link by themselves."""
+    """An attacker's site: an empty page for scripts, and pages that submit a form or follow a link automatically."""
 
     def __init__(self) -> None:
         routes = [Route("/", _empty), Route("/form", _form), Route("/link", _link)]
@@ -148,7 +148,7 @@ async def _empty(_: Request) -> HTMLResponse:
 
 
 async def _form(request: Request) -> HTMLResponse:
-    """A form that sends itself to `to`, encoded as `enctype`."""
+    """Return a form that submits itself to `to`, encoded as `enctype`."""
     to, enctype = (html.escape(request.query_params[name]) for name in ("to", "enctype"))
     fields = "".join(
         f'<input name="{name}" value="{value}">' for name, value in (("model", "text-to-video"), ("prompt", "ordered"))
@@ -158,6 +158,6 @@ async def _form(request: Request) -> HTMLResponse:
 
 
 async def _link(request: Request) -> HTMLResponse:
-    """A link to `to` that is followed at once."""
+    """Return a page that follows a link to `to` immediately."""
     to = html.escape(request.query_params["to"])
     return HTMLResponse(f'<!doctype html><body><a href="{to}">x</a><script>document.links[0].click()</script></body>')

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import AS_A_PROGRAM, WAIT_S, Program, Reel
 from typer.testing import CliRunner
-from video_server import CAPTION, CONTENT, FAILURE, THUMBNAIL, Script, VideoServer
+from video_server import Script, VideoServer
 
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.single import SINGLES
@@ -21,6 +21,7 @@ from reelgraph.cli import app
 from reelgraph.cli_resources import tabulate_models
 from reelgraph.objects import Model
 from services.catalogue import MODELS
+from tests.clients.stories import CAPTION, CONTENT, FAILURE, PAINTED, THUMBNAIL
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_failed_job_is_told_and_leaves_no_file(reel: Reel, script: Script, cli
 def test_what_the_server_refuses_is_a_wrong_request(reel: Reel, clip: Path, tmp_path: Path) -> None:
     result = reel("v2v", "--video", clip, "--steps", "0", "-o", tmp_path / "out.mp4")
     assert result.exit_code == 2
-    assert "steps: must be at least 1, got 0" in result.stderr
+    assert "steps: input should be greater than or equal to 1, got 0" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_jobs(reel: Reel, server: VideoServer, clip: Path, tmp_path: Path) -> No
 def test_files(reel: Reel, server: VideoServer, clip: Path) -> None:
     assert reel("files", "list").stdout == ""
     assert reel("files", "upload", clip, "--purpose", "trial").stdout == "file_1\n"
-    assert server.files["file_1"][0]["purpose"] == "trial"
+    assert server.files["file_1"][0].purpose == "trial"
     listed = reel("files", "list").stdout.split()
     assert (listed[:5], listed[-1]) == (["file_1", "video", "64x48", "6000", "B"], "in.mp4")
     assert json.loads(reel("files", "show", "file_1", "--json").stdout)["rate"] == "24000/1001"
@@ -236,6 +237,36 @@ def test_a_model_alone_is_chosen_by_its_id(
     assert first == told
     assert second["model"] == "mine"
     assert told["model"] in {*SINGLES, *(alias for model in MODELS for alias in model.aliases)}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("flux", "a fox", "--lora", "ink:0.5"), {"model": "flux", "prompt": "a fox", "loras": ["ink:0.5"]}),
+        (
+            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1"),
+            {"model": "qwen-edit", "image": "file_1", "prompt": "red", "ttlg": {"lr": 0.1}},
+        ),
+        (("hunyuan-dit", "ink", "--image", "in.mp4"), {"model": "hunyuan-dit", "prompt": "ink", "image": "file_1"}),
+    ],
+)
+def test_a_model_that_paints_gives_a_picture(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], told: dict[str, object]
+) -> None:
+    with contextlib.chdir(clip.parent):
+        wrong = reel(*command, "-o", "out.mp4")
+        assert (wrong.exit_code, "must end with .png" in wrong.stderr, server.seen) == (2, True, [])
+        result = reel(*command, "-o", "out.png")
+        assert result.exit_code == 0, result.stderr
+        assert Path("out.png").read_bytes() == PAINTED
+    assert server.jobs["video_1"].fields == told
+
+
+def test_openai_s_seconds_are_an_option(reel: Reel, server: VideoServer, clip: Path) -> None:
+    result = reel("v2v", "--video", clip, "--seconds", "2.5", "-o", clip.parent / "out.mp4")
+    assert result.exit_code == 0, result.stderr
+    assert server.jobs["video_1"].fields == {"model": "v2v", "input_video": "file_1", "seconds": 2.5}
+    assert reel("edit", "--seconds", "2.5").exit_code == 2, "how long an edit lasts its edges say"
 
 
 def test_a_film_from_a_text_to_a_file(reel: Reel, server: VideoServer, tmp_path: Path) -> None:

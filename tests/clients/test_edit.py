@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import WAIT_S, Program, Reel
-from video_server import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, Script, VideoServer, zipped
+from video_server import Script, VideoServer
+
+from tests.clients.stories import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, zipped
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_all_results_land(reel: Reel, server: VideoServer, place: Path) -> None:
 def test_a_folder_is_sent_as_a_zip_of_its_files(reel: Reel, server: VideoServer, place: Path) -> None:
     assert reel("edit", "--init-frame", "init.png", "--edge-frames-dir", "edges", "--out-video", "o").exit_code == 0
     file, data = server.files["file_2"]
-    assert (file["filename"], file["kind"]) == ("edges.zip", "pictures")
+    assert (file.filename, file.kind) == ("edges.zip", "pictures")
     with zipfile.ZipFile(BytesIO(data)) as archive:
         assert {info.filename: archive.read(info) for info in archive.infolist()} == {
             "2.png": b"2.png",
@@ -174,7 +176,7 @@ def test_nothing_is_sent_for_a_wrong_command_line(
 
 
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "320")
     options = [line for line in reel("edit", "--help").stdout.splitlines() if "--" in line]
     assert len(options) == 36
     assert all(line.rstrip("│ ").endswith((".", "...", "short).")) for line in options)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from conftest import Blocking, Looping, Reel
-from video_server import CROP, IDENTITY, VideoServer
+from video_server import VideoServer
 
 from reelgraph.errors import ApiError
+from tests.clients.stories import CROP, IDENTITY
 
 Way = Blocking | Looping
 

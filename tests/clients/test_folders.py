@@ -6,10 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from video_server import zipped
 
 from reelgraph.errors import UnexpectedAnswer
 from reelgraph.folders import drafts, packed, unpack
+from tests.clients.stories import zipped
 
 PNG = re.compile(r"[0-9]+\.png")
 

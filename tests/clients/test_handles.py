@@ -162,7 +162,7 @@ async def test_a_real_ray_runs_a_model_alone(cluster: Path, application: str, ho
         (result,) = [item for item in items if isinstance(item, Result)]
         assert (result.name, result.still, result.frames.pixels.shape) == ("image", True, (1, 64, 128, 3))
         assert [item.model for item in items if isinstance(item, StageDone)] == ["large"]
-        with pytest.raises(InvalidParameter, match="there is no 'realesrgan'; there are large"):
+        with pytest.raises(InvalidParameter, match="must be one of large, got 'realesrgan'"):
             await collected(Graphs().realesrgan(VideoUpscaleRequest(image=str(cluster / "a.png"))))
     finally:
         serve.delete(application)

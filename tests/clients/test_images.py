@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
-from video_server import IDENTITY, PAINTED, Script, VideoServer, painting
+from video_server import Script, VideoServer
 
 from reelgraph import wire
 from reelgraph.errors import ApiError, ConnectionLost, UnexpectedAnswer
 from reelgraph.objects import CompletedImage, Identity, ImageProgress, PartialImage
+from tests.clients.stories import IDENTITY, PAINTED, painting
 
 Way = Blocking | Looping
 
@@ -239,7 +240,7 @@ def test_nothing_is_sent_for_a_wrong_command_line(
 
 def test_what_the_server_refuses(reel: Reel, place: Path) -> None:
     result = reel("image", "a fox", "--steps", "0", "-o", "picture.png")
-    assert (result.exit_code, "steps: must be at least 1" in result.stderr) == (2, True)
+    assert (result.exit_code, "steps: input should be greater than or equal to 1" in result.stderr) == (2, True)
     assert made(place) == {}
 
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from video_server import CAPTION, CONTENT, FRAMES
 
 from composition.graphs.catalogue import BY_NAME
 from reelgraph import Client
@@ -19,6 +18,7 @@ from reelgraph.errors import LocalServerFailed
 from reelgraph.progress import Lines
 from reelgraph.server import local_server
 from services.catalogue import KINDS
+from tests.clients.stories import CAPTION, CONTENT, FRAMES
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 120
@@ -40,7 +40,9 @@ def stand_in(folder: Path, body: str, module: str = "composition/__main__.py") -
 
 
 def serving(script: str = "") -> str:
-    return f"from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
+    """A server in the place of ours, which is made of our classes all the same."""
+    real = f"sys.path.insert(0, {str(ROOT)!r})\nsys.modules.pop('composition', None)\n"
+    return f"{real}from video_server import Script, serve_as_composition\nserve_as_composition(Script({script}))"
 
 
 def is_alive(folder: Path) -> bool:
@@ -273,7 +275,8 @@ def test_the_self_test_is_a_command_of_the_server_side(reel: Reel, place: Path) 
 
 
 def test_an_edit_with_a_server_of_its_own(reel: Reel, place: Path) -> None:
-    stand_in(place, serving("story=EDIT_STORY").replace("Script,", "EDIT_STORY, Script,"))
+    story = "from tests.clients.stories import EDIT_STORY\n"
+    stand_in(place, serving("story=EDIT_STORY").replace("from video_server", f"{story}from video_server"))
     process = reel("edit", "--rgb-video", "in.mp4", "--out-frames-dir", "frames", "--local")
     out, told = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, told

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from conftest import WAIT_S, Blocking, Looping, Program, Reel
 from test_progress import events_of, last_picture, terminal
-from video_server import CONTENT, FAILURE, HD, IDENTITY, PAINTED, Script, VideoServer
+from video_server import Script, VideoServer
 
 from reelgraph import wire
 from reelgraph.fields import VideoFields
 from reelgraph.objects import Identity, ResultEvent, SegmentEvent, Video
+from tests.clients.stories import CONTENT, FAILURE, HD, IDENTITY, PAINTED
 
 Way = Blocking | Looping
 
@@ -213,7 +214,7 @@ OUT = ("-o", "fox.mp4")
         (("a fox", *OUT, "--identity", "half.json"), "cannot be read as JSON"),
         (("a fox", *OUT, "--identity", "list.json"), "holds no JSON object"),
         (("a fox", *OUT, "--identity", "huge.json"), "more bytes than the limit of 33554432"),
-        (("a fox", *OUT, "--fps", "nan"), "must be a finite number"),
+        (("a fox", *OUT, "--noise-aug-strength", "nan"), "must be a finite number"),
         (("a fox", *OUT, "--restyle-strength", "inf"), "must be a finite number"),
     ],
 )
@@ -235,7 +236,7 @@ def test_a_failed_job_leaves_no_file(reel: Reel, script: Script, place: Path) ->
 
 def test_what_the_server_refuses(reel: Reel, place: Path) -> None:
     result = reel("pipeline", "a fox", "--steps", "0", "-o", "fox.mp4")
-    assert (result.exit_code, "steps: must be at least 1" in result.stderr) == (2, True)
+    assert (result.exit_code, "steps: input should be greater than or equal to 1" in result.stderr) == (2, True)
 
 
 def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, script: Script, place: Path) -> None:
@@ -249,11 +250,11 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
     assert made(place) == {}
 
 
-@pytest.mark.parametrize(("command", "count"), [("pipeline", 41), ("storyboard", 45), ("upscale", 8), ("film", 12)])
+@pytest.mark.parametrize(("command", "count"), [("pipeline", 42), ("storyboard", 46), ("upscale", 8), ("film", 13)])
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("COLUMNS", "320")
     options = [line for line in reel(command, "--help").stdout.splitlines() if re.match(r"│ [ *] +--", line)]
     assert len(options) == count
     assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 from rich.console import Console
-from video_server import CAPTION, EDIT_STORY, STORY
 
 from reelgraph.objects import EVENTS, Event
 from reelgraph.progress import Bars, Lines, display
+from tests.clients.stories import CAPTION, EDIT_STORY, STORY
 
 
 def events_of(story: list[tuple[str, dict[str, Any]]]) -> list[Event]:

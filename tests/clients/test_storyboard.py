@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from conftest import Blocking, Looping, Reel
-from video_server import CONTENT, FAILURE, IDENTITY, Script, VideoServer
+from video_server import Script, VideoServer
+
+from tests.clients.stories import CONTENT, FAILURE, IDENTITY
 
 SCENES_STORY: list[tuple[str, dict[str, Any]]] = [
     ("status", {"status": "in_progress"}),
@@ -25,7 +27,6 @@ FACES = [
     {**SCENE, "scene_number": 3, "face": "../you.png"},
     {**SCENE, "scene_number": 4, "face": "faces/me.png"},
     {**SCENE, "scene_number": 5, "face": None},
-    "no scene",
 ]
 PLACEHOLDERS = {
     "facts": {"placeholders": "2, 3"},
@@ -53,6 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "plain": {"title": "The boat", "scenes": [SCENE]},
         "faces": {"scenes": FACES},
         "odd": {"scenes": {"1": SCENE}},
+        "stray": {"scenes": [SCENE, "no scene"]},
         "list": [SCENE],
         "nowhere": {"scenes": [{**SCENE, "face": "nowhere.png"}]},
         "folder": {"scenes": [{**SCENE, "face": "faces"}]},
@@ -86,15 +88,21 @@ def test_faces_beside_a_script_are_uploaded_once(reel: Reel, server: VideoServer
     fields = server.jobs["video_1"].fields
     assert [data for _, data in server.files.values()] == [b"you", b"me", b"you"]
     faces = ["file_2", "file_of_old", "file_3", "file_2", None]
-    expected = [{**scene, "face": face} for scene, face in zip(FACES[:5], faces, strict=True) if scene != "no scene"]
-    assert fields == {"model": "storyboard", "face": "file_1", "script": {"scenes": [*expected, "no scene"]}}
+    expected = [{**scene, "face": face} for scene, face in zip(FACES, faces, strict=True)]
+    assert fields == {"model": "storyboard", "face": "file_1", "script": {"scenes": expected}}
 
 
-@pytest.mark.parametrize("name", ["odd", "marked"])
-def test_what_is_an_object_the_server_judges(reel: Reel, server: VideoServer, place: Path, name: str) -> None:
-    assert reel("storyboard", f"scripts/{name}.json", "-o", "film.mp4").exit_code == 0
-    told = (place / "scripts" / f"{name}.json").read_text(encoding="utf-8-sig")
+def test_a_script_may_have_a_byte_order_mark(reel: Reel, server: VideoServer, place: Path) -> None:
+    assert reel("storyboard", "scripts/marked.json", "-o", "film.mp4").exit_code == 0
+    told = (place / "scripts" / "marked.json").read_text(encoding="utf-8-sig")
     assert server.jobs["video_1"].fields["script"] == json.loads(told)
+
+
+@pytest.mark.parametrize("name", ["odd", "stray"])
+def test_what_is_an_object_the_server_judges(reel: Reel, server: VideoServer, place: Path, name: str) -> None:
+    result = reel("storyboard", f"scripts/{name}.json", "-o", "film.mp4")
+    assert (result.exit_code, "reel: script.scenes" in result.stderr) == (2, True)
+    assert server.jobs == {}
 
 
 def test_a_topic_with_every_option(reel: Reel, server: VideoServer, place: Path) -> None:
@@ -173,7 +181,7 @@ OUT = ("-o", "film.mp4")
         (("scripts/long.json", *OUT), "is no file beside"),
         (("--topic", "x", "--fallback", "skip", *OUT), "is not one of"),
         (("--topic", "x", "--crossfade-s", "inf", *OUT), "must be a finite number"),
-        (("--topic", "x", "--no-animate", *OUT), "No such option"),
+        (("--topic", "x", "--no-animate", *OUT), "a scene is a video"),
         (("--topic", "x", "--no-upscale", "--scale", "2", *OUT), "upscale.scale cannot be given for what is left out"),
     ],
 )

@@ -90,10 +90,10 @@ def test_only_where_pictures_go_a_folder_may_stand() -> None:
 
 
 def test_one_picture_is_edited_or_two_in_order() -> None:
-    one = wire.edit_image("a.png", {"prompt": "4", "n": 2, "ttlg": {"loss": "l1"}, "seed": None})
+    one = wire.edit_image({"image": "a.png", "prompt": "4", "n": 2, "ttlg": {"loss": "l1"}, "seed": None})
     assert one.parts == [wire.Part("image", Path("a.png"))]
     assert one.form == {"prompt": "4", "n": "2", "ttlg": '{"loss": "l1"}'}
-    two = wire.edit_image([Path("edges.png"), Path("a.png")], {})
+    two = wire.edit_image({"image": [Path("edges.png"), Path("a.png")]})
     assert two.parts == [wire.Part("image[]", Path("edges.png")), wire.Part("image[]", Path("a.png"))]
 
 

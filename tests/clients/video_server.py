@@ -1,14 +1,15 @@
-"""A small server that speaks the HTTP surface over real sockets, and breaks in the ways that a test asks for."""
+"""A small server that speaks the HTTP surface over real sockets, and breaks in the ways that a test asks for.
+
+What it answers is made of the server's own classes, and what it is asked is read by them.
+"""
 
 import asyncio
-import io
 import json
 import os
 import re
 import socket
 import sys
 import threading
-import zipfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,81 +19,68 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-CONTENT = bytes(range(256)) * 8
-THUMBNAIL = b"\xff\xd8thumbnail"
-CAPTION = "a red ball [/b] rolls\u2028slowly"
+from composition.graphs.identity import Identity
+from composition.http.bodies import PENDING
+from composition.http.content import ContentQuery
+from composition.http.faces import Crop, FaceObject, FaceRequest
+from composition.http.image_edit import ImageEditRequest
+from composition.http.image_generation import ImageGenerationRequest
+from composition.http.listing import Paging
+from composition.http.schemas import (
+    IMAGE_EVENTS,
+    Deleted,
+    FileObject,
+    ImageObject,
+    ImagesObject,
+    ListPage,
+    ModelObject,
+    VideoObject,
+)
+from composition.http.validation import parsed
+from composition.records.events import (
+    JOB_EVENTS,
+    StatusEvent,
+    VideoError,
+)
+from services.errors import InvalidParameter, NotFound, ReelError, Unauthorized
+from tests.clients.bodies import add_text, check_video, read_body
+from tests.clients.stories import (
+    CAPTION,
+    CONTENT,
+    CROP,
+    CSV,
+    DEBUG,
+    EDITED,
+    FRAMES,
+    HD,
+    IDENTITY,
+    MODELS,
+    PAINTED,
+    SCORES,
+    STAGE,
+    STORY,
+    TABLE,
+    THUMBNAIL,
+    Told,
+    painting,
+    tell,
+    zipped,
+)
 
-STORY: list[tuple[str, dict[str, Any]]] = [
-    ("status", {"status": "queued"}),
-    ("status", {"status": "in_progress"}),
-    ("fact", {"name": "seed", "value": 7}),
-    ("text", {"stage": "describe", "piece": "a red ball [/b] "}),
-    ("text", {"stage": "describe", "piece": "rolls\u2028slowly"}),
-    (
-        "stage",
-        {
-            "name": "describe",
-            "model": "internvl",
-            "source": "path:tiny",
-            "revision": "1",
-            "replica": "internvl#1 cpu",
-            "seconds": 0.5,
-        },
-    ),
-    ("tomorrow", {"what": "a kind of event that is newer than the client"}),
-    ("progress", {"stage": "denoise", "done": 1, "total": 2}),
-    ("progress", {"stage": "denoise", "done": 2, "total": 2, "preview": "data:image/jpeg;base64,/9g="}),
-    ("segment", {"index": 0, "first": 0, "frames": 5, "frames_done": 5, "frames_total": 5}),
-    ("status", {"status": "completed"}),
-]
-SCORES = {"edge_loss": 0.52, "gram_loss": 0.001234, "temporal_loss": None, "lpips_to_init": 0.25, "lpips_to_prev": 0.5}
-EDIT_STORY: list[tuple[str, dict[str, Any]]] = [
-    ("status", {"status": "in_progress"}),
-    ("frame", {"index": 0, "frames_done": 1, "frames_total": 3, "scores": None}),
-    ("progress", {"stage": "edit", "done": 4, "total": 4}),
-    ("frame", {"index": 1, "frames_done": 2, "frames_total": 3, "scores": SCORES}),
-    ("segment", {"index": 0, "first": 0, "frames": 1, "frames_done": 1, "frames_total": 3}),
-    ("frame", {"index": 2, "frames_done": 3, "frames_total": 3, "scores": {"edge_loss": 0.5}}),
-    ("status", {"status": "completed"}),
-]
-FRAMES = {f"{index:06}.png": b"frame %d" % index * 1000 for index in range(3)}
-DEBUG = {"000001-soft_edges.png": b"soft", "000002-target_edges.png": b"target"}
-CSV = b"frame,edge_loss\r\n1,0.52\r\n2,0.5\r\n"
-TABLE = b'[{"frame": 1, "edge_loss": 0.52}, {"frame": 2, "edge_loss": 0.5}]'
-HD = CONTENT[::-1]
-EDITED = b"\x89PNG edited"
-PAINTED = b"\x89PNG painted"
-CROP = b"\x89PNG face"
-IDENTITY: dict[str, Any] = {
-    "embedding": [(-1) ** number * 0.044194173824159216 for number in range(512)],
-    "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
-    "box": [0.351, 0.113, 0.531, 0.34],
-}
-MODELS: list[dict[str, Any]] = [
-    {
-        "id": "v2v",
-        "kind": "graph",
-        "roles": ["describe", "image-to-video"],
-        "ready": False,
-        "state": "HEALTHY",
-        "fields": {"steps": {"type": "integer", "default": 8, "maximum": 50}},
-    },
-    {"id": "wan-5b", "kind": "wan", "roles": ["image-to-video"], "ready": True, "state": "HEALTHY", "fields": {}},
-    {"id": "svd", "kind": "svd", "roles": ["image-to-video"], "ready": False, "state": "UPDATING", "fields": {}},
-]
+EVENTS = {event.KIND: event for event in (*JOB_EVENTS, *IMAGE_EVENTS)}
 DESCRIBED = ("v2v", "wan-i2v")
 PAINTERS = ("flux", "qwen-edit", "hunyuan-dit")
 """Models whose jobs make a picture."""
-FAILURE = ("status", {"status": "failed", "error": {"code": "model_failed", "message": "out of memory"}})
 
 
 @dataclass
 class Script:
     """How the jobs go and how the server breaks."""
 
-    story: list[tuple[str, dict[str, Any]]] = field(default_factory=lambda: list(STORY))
+    story: list[Told] = field(default_factory=lambda: list(STORY))
     hold_at: int | None = None
     """The event before which a job stands still until it is cancelled."""
     die_at: int | None = None
@@ -103,7 +91,7 @@ class Script:
     """For each connection for events in turn, the number of events after which it breaks."""
     cut_content: list[int] = field(default_factory=list)
     """For each connection for content in turn, the number of bytes after which it breaks."""
-    painting: list[tuple[str, dict[str, Any]]] | None = None
+    painting: list[Told] | None = None
     """What a stream of pictures tells, where it is other than the usual."""
     live: bool = False
     """Whether content is streamed as it would be while the job runs."""
@@ -119,10 +107,12 @@ class Script:
     api_key: str | None = None
 
 
-class Refused(Exception):
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+class FromProxy(Exception):
+    """A body as a proxy sends it."""
+
+    def __init__(self, status: int, body: str) -> None:
         self.status = status
-        self.error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+        self.body = body
 
 
 class Broken(Exception):
@@ -133,7 +123,7 @@ class Broken(Exception):
 class Job:
     id: str
     fields: dict[str, Any]
-    story: list[tuple[str, dict[str, Any]]]
+    story: list[Told]
     polls: int
     told: int = 0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,7 +146,8 @@ class VideoServer:
         self.begin(script)
         self.url = ""
         self.app = FastAPI(dependencies=[Depends(self._look)])
-        self.app.add_exception_handler(Refused, self._refuse)
+        for kind in (ReelError, FromProxy):
+            self.app.add_exception_handler(kind, self._refuse)
         for method, path, answer in (
             ("GET", "/healthz", self.health),
             ("GET", "/v1/models", self.models),
@@ -181,7 +172,7 @@ class VideoServer:
         """Forget everything and follow another script."""
         self.script = script
         self.seen: list[Seen] = []
-        self.files: dict[str, tuple[dict[str, Any], bytes]] = {}
+        self.files: dict[str, tuple[FileObject, bytes]] = {}
         self.jobs: dict[str, Job] = {}
         self.edits: list[tuple[dict[str, Any], list[tuple[str, str | None, bytes]]]] = []
         """Of each edit, the fields and the files: (part, file name, bytes)."""
@@ -198,107 +189,95 @@ class VideoServer:
     async def _look(self, request: Request) -> None:
         self.seen.append(Seen(request.method, request.url.path, request.headers, dict(request.query_params)))
         if self.script.api_key and request.headers.get("authorization") != f"Bearer {self.script.api_key}":
-            raise Refused(401, "invalid_api_key", "the key is not known")
+            raise Unauthorized("the key is not known")
         if self.script.refuse:
-            status, body = self.script.refuse.pop(0)
-            raise Refused(status, "", body)
+            raise FromProxy(*self.script.refuse.pop(0))
 
     @staticmethod
     async def _refuse(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        if not error.error["code"]:  # a body as a proxy sends it
-            return Response(error.error["message"], error.status, media_type="text/html")
-        return JSONResponse({"error": error.error}, error.status)
+        if isinstance(error, FromProxy):
+            return Response(error.body, error.status, media_type="text/html")
+        assert isinstance(error, ReelError)
+        told = {"message": error.message, "type": "invalid_request_error", "param": error.param, "code": error.code}
+        return JSONResponse({"error": told}, error.status)
 
     async def health(self) -> dict[str, str]:
         return {"status": "ok"}
 
-    async def models(self) -> dict[str, Any]:
-        entry = {"object": "model", "created": 1, "owned_by": "reelgraph"}
-        return {"object": "list", "data": [{**entry, **model} for model in MODELS]}
+    async def models(self) -> ListPage[ModelObject]:
+        return ListPage(data=MODELS)
 
-    async def upload(self, request: Request) -> dict[str, Any]:
+    async def upload(self, request: Request) -> FileObject:
         async with request.form() as form:
             sent = form["file"]
             assert isinstance(sent, UploadFile)
             data = await sent.read()
-            about = {"filename": sent.filename, "purpose": form["purpose"], "bytes": len(data)}
+            purpose = str(form["purpose"])
         if not data:
-            raise Refused(422, "undecodable_media", "file: the file is empty", "file")
+            raise InvalidParameter("file: the file is empty", param="file")
         number = len(self.files) + 1
-        kind = "pictures" if data.startswith(b"PK") else "video"
-        media = {"kind": kind, "width": 64, "height": 48, "frames": 10, "rate": "24000/1001", "duration_s": 0.4}
-        file = {"id": f"file_{number}", "object": "file", "created_at": number, **about, **media, "damaged": None}
-        self.files[file["id"]] = file, data
+        file = FileObject(
+            id=f"file_{number}",
+            created_at=number,
+            bytes=len(data),
+            filename=sent.filename or "",
+            purpose=purpose,
+            kind="pictures" if data.startswith(b"PK") else "video",
+            width=64,
+            height=48,
+            frames=10,
+            rate="24000/1001",
+            duration_s=0.4,
+            codec="h264",
+            damaged=None,
+        )
+        self.files[file.id] = file, data
         return file
 
-    async def list_files(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
-        return _page([file for file, _ in self.files.values()], limit, after, order)
+    async def list_files(self, paging: Annotated[Paging, Query()]) -> dict[str, Any]:
+        return _page([file.model_dump() for file, _ in self.files.values()], paging)
 
-    async def file(self, file_id: str) -> dict[str, Any]:
+    async def file(self, file_id: str) -> FileObject:
         return _found(self.files, file_id)[0]
 
-    async def delete_file(self, file_id: str) -> dict[str, Any]:
+    async def delete_file(self, file_id: str) -> Deleted:
         _found(self.files, file_id)
         del self.files[file_id]
-        return {"id": file_id, "object": "file", "deleted": True}
+        return Deleted(id=file_id, object="file")
 
     async def create(self, request: Request) -> dict[str, Any]:
-        if request.headers["content-type"] == "application/json":
-            fields = await request.json()
-        else:
-            async with request.form() as form:
-                fields: dict[str, Any] = {}
-                for name, value in form.multi_items():
-                    read = (await value.read()).decode("latin-1") if isinstance(value, UploadFile) else value
-                    fields[name] = [*_listed(fields[name]), read] if name in fields else read
-        if fields.get("steps") == 0:
-            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
+        fields, files = await read_body(request)
+        for name, data in files:
+            add_text(fields, name, data.decode("latin-1"))
+        check_video(fields)
         job = Job(f"video_{len(self.jobs) + 1}", fields, list(self.script.story), self.script.polls)
         self.jobs[job.id] = job
         return self._shown(job)
 
-    async def edit_image(self, request: Request) -> dict[str, Any]:
+    async def edit_image(self, request: Request) -> ImagesObject:
         async with request.form() as form:
             items = form.multi_items()
             fields = {name: value for name, value in items if isinstance(value, str)}
             files = [(name, part.filename, await part.read()) for name, part in items if isinstance(part, UploadFile)]
-        if fields.get("steps") == "0":
-            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
+        asked = parsed(ImageEditRequest, {**fields, "image": PENDING}, {})
         self.edits.append((fields, files))
-        picture = {"b64_json": b64encode(EDITED).decode(), "scores": SCORES}
-        data = [{**picture, "seed": 7 + number} for number in range(int(fields.get("n", 1)))]
-        facts = {"seed": 7}
-        return {"created": 1, "data": data, "size": "64x48", "output_format": "png", "facts": facts}
-
-    async def _take(self, request: Request) -> dict[str, Any]:
-        if request.headers["content-type"] == "application/json":
-            fields, files = await request.json(), {}
-        else:
-            async with request.form() as form:
-                fields, files = {}, {}
-                for name, value in form.multi_items():
-                    if isinstance(value, UploadFile):
-                        files[name] = await value.read()
-                    else:
-                        fields[name] = [*_listed(fields[name]), value] if name in fields else value
-        if str(fields.get("steps")) == "0":
-            raise Refused(422, "invalid_parameter", "steps: must be at least 1, got 0", "steps")
-        self.asked.append((fields, files))
-        return fields
+        data = b64encode(EDITED).decode()
+        pictures = [ImageObject(b64_json=data, seed=7 + number, scores=SCORES) for number in range(asked.n)]
+        return ImagesObject(created=1, data=pictures, size="64x48", facts={"seed": 7}, stages=[STAGE])
 
     async def paint(self, request: Request) -> Any:
-        fields = await self._take(request)
-        n = int(fields.get("n", 1))
-        if str(fields.get("stream")).lower() == "true":
-            story = self.script.painting or painting(n)
+        fields, files = await read_body(request)
+        asked = parsed(ImageGenerationRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
+        self.asked.append((fields, dict(files)))
+        if asked.stream:
+            story = self.script.painting or painting(asked.n)
             return StreamingResponse(self._painted(story), media_type="text/event-stream")
-        data = [{"b64_json": b64encode(PAINTED).decode(), "seed": 7 + number} for number in range(n)]
+        data = b64encode(PAINTED).decode()
+        pictures = [ImageObject(b64_json=data, seed=7 + number) for number in range(asked.n)]
         facts = {"seed": 7, "notice": "the face is small"}
-        told = {"created": 1, "data": data, "size": "64x48", "output_format": "png", "facts": facts}
-        return {**told, "stages": [STORY[5][1]]}
+        return ImagesObject(created=1, data=pictures, size="64x48", facts=facts, stages=[STAGE])
 
-    async def _painted(self, story: list[tuple[str, dict[str, Any]]]) -> AsyncIterator[str]:
+    async def _painted(self, story: list[Told]) -> AsyncIterator[str]:
         cut = self.script.cut_events.pop(0) if self.script.cut_events else None
         yield ": begun\n\n"
         for number, (name, data) in enumerate(story):
@@ -310,18 +289,24 @@ class VideoServer:
                     await asyncio.Event().wait()
                 finally:
                     self.left.set()
-            yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+            yield _event(name, data)
 
-    async def face(self, request: Request) -> dict[str, Any]:
-        fields = await self._take(request)
-        if fields.get("image") == "file_none":
-            raise Refused(422, "invalid_parameter", "image: there is no face in this picture", "image")
-        crop = {"b64_json": b64encode(CROP).decode()}
-        told = {"object": "face", "identity": IDENTITY, "crop": crop, "stages": [STORY[5][1]]}
-        return {**told, "faces": 2, "notice": "2 faces were found, and the largest is taken"}
+    async def face(self, request: Request) -> FaceObject:
+        fields, files = await read_body(request)
+        asked = parsed(FaceRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
+        self.asked.append((fields, dict(files)))
+        if asked.image == "file_none":
+            raise InvalidParameter("image: there is no face in this picture", param="image")
+        return FaceObject(
+            identity=Identity.model_validate(IDENTITY),
+            crop=Crop(b64_json=b64encode(CROP).decode()),
+            faces=2,
+            notice="2 faces were found, and the largest is taken",
+            stages=[STAGE],
+        )
 
-    async def list_videos(self, limit: int = 20, after: str | None = None, order: str = "desc") -> dict[str, Any]:
-        return _page([self._shown(job) for job in self.jobs.values()], limit, after, order)
+    async def list_videos(self, paging: Annotated[Paging, Query()]) -> dict[str, Any]:
+        return _page([self._shown(job) for job in self.jobs.values()], paging)
 
     async def video(self, video_id: str, response: Response) -> dict[str, Any]:
         job = _found(self.jobs, video_id)
@@ -333,33 +318,27 @@ class VideoServer:
             shown |= {"status": "in_progress", "progress": 40, "completed_at": None}
         return shown
 
-    async def delete_video(self, video_id: str) -> dict[str, Any]:
+    async def delete_video(self, video_id: str) -> Deleted:
         _found(self.jobs, video_id)
         del self.jobs[video_id]
-        return {"id": video_id, "object": "video.deleted", "deleted": True}
+        return Deleted(id=video_id, object="video.deleted")
 
     async def cancel(self, video_id: str) -> dict[str, Any]:
         job = _found(self.jobs, video_id)
-        error = {"code": "cancelled", "message": "the job was cancelled"}
-        job.story[job.told :] = [("status", {"status": "failed", "error": error})]
+        error = VideoError(code="cancelled", message="the job was cancelled")
+        job.story[job.told :] = [tell(StatusEvent(status="failed", error=error))]
         job.cancelled.set()
         return self._shown(job)
 
-    async def content(
-        self,
-        video_id: str,
-        request: Request,
-        variant: str | None = None,
-        form: Annotated[str, Query(alias="format")] = "csv",
-    ) -> Response:
+    async def content(self, video_id: str, request: Request, query: Annotated[ContentQuery, Query()]) -> Response:
         job = _found(self.jobs, video_id)
-        contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if form == "json" else CSV}
+        contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if query.format == "json" else CSV}
         contents |= {"image": PAINTED, "hd": HD, "frames": zipped(FRAMES), "debug": zipped(DEBUG)}
         contents |= self.script.contents
         there = {name: data for name, data in contents.items() if name not in self.script.missing}
-        data = _found(there, variant or _main(job.fields))
+        data = _found(there, query.variant or _main(job.fields))
         cut = self.script.cut_content.pop(0) if self.script.cut_content else None
-        if self.script.live or variant in ("frames", "debug"):
+        if self.script.live or query.variant in ("frames", "debug"):
             return StreamingResponse(_pieces(data, cut), media_type="video/mp4")
         headers = {"ETag": self.script.etag, "Content-Length": str(len(data)), "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
@@ -393,55 +372,45 @@ class VideoServer:
                 await job.cancelled.wait()
             name, data = job.story[number]
             number = job.told = number + 1
-            yield f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+            yield f"id: {number}\n{_event(name, data)}"
 
     def _shown(self, job: Job) -> dict[str, Any]:
-        ending = job.story[-1][1]
-        return {
-            "id": job.id,
-            "object": "video",
-            "model": job.fields["model"],
-            "status": ending["status"],
-            "progress": 100 if ending["status"] == "completed" else 40,
-            "created_at": int(job.id.removeprefix("video_")),
-            "started_at": 2,
-            "completed_at": 3,
-            "expires_at": None,
-            "size": "64x48",
-            "seconds": "0.3125",
-            "prompt": job.fields.get("prompt"),
-            "caption": CAPTION if job.fields["model"] in DESCRIBED else None,
-            "error": ending.get("error"),
-            "remixed_from_video_id": None,
-            "stage": None,
-            "frames_done": 5,
-            "frames_total": 5,
-            "eta_s": None,
-            "params": {**job.fields, "seed": 7},
-            "facts": {"seed": 7},
-            "main": _main(job.fields),
-            "results": ["thumbnail", "video"],
-            "stages": [STORY[5][1]],
-            "degraded": None,
-            "newer": "than the client",
-            **self.script.about,
-        }
+        ending = StatusEvent.model_validate(job.story[-1][1])
+        shown = VideoObject(
+            id=job.id,
+            model=job.fields["model"],
+            status=ending.status,
+            progress=100 if ending.status == "completed" else 40,
+            created_at=int(job.id.removeprefix("video_")),
+            started_at=2,
+            completed_at=3,
+            size="64x48",
+            seconds="0.3125",
+            prompt=job.fields.get("prompt"),
+            caption=CAPTION if job.fields["model"] in DESCRIBED else None,
+            error=ending.error,
+            stage=None,
+            frames_done=5,
+            frames_total=5,
+            rate="16",
+            eta_s=None,
+            params={**job.fields, "seed": 7},
+            facts={"seed": 7},
+            main=_main(job.fields),
+            results=["thumbnail", "video"],
+            parent=None,
+            stages=[STAGE],
+            degraded=None,
+        )
+        told = VideoObject.model_validate({**shown.model_dump(), **self.script.about})
+        return {**told.model_dump(mode="json"), "newer": "than the client"}
 
 
-def painting(n: int) -> list[tuple[str, dict[str, Any]]]:
-    """What a stream of `n` pictures of two steps tells."""
-    story: list[tuple[str, dict[str, Any]]] = []
-    for index in range(n):
-        done = range(2 * index + (index > 0), 2 * index + 3)
-        steps = [{"stage": "paint", "done": number, "total": 2 * n} for number in done]
-        shown = {"b64_json": b64encode(b"%d" % index).decode(), "size": "64x48", "index": index, "n": n}
-        facts = {"facts": {"seed": 7, "notice": "the face is small"}}
-        whole = {**shown, "b64_json": b64encode(PAINTED + b"%d" % index).decode(), "seed": 7 + index, **facts}
-        story += [("image_generation.progress", step) for step in steps]
-        story.append(("image_generation.partial_image", {**shown, "partial_image_index": 0}))
-        story.append(("image_generation.tomorrow", {"what": "a kind of event that is newer than the client"}))
-        story.append(("image_generation.completed", whole))
-    return story
+def _event(name: str, data: Any) -> str:
+    """An event of a stream. One that the server has is as the server tells it, unless it is meant to be unreadable."""
+    known: type[BaseModel] | None = EVENTS.get(name)
+    assert known is None or not isinstance(data, dict) or data.keys() <= known.model_fields.keys(), (name, data)
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def _main(fields: Mapping[str, Any]) -> str:
@@ -455,30 +424,22 @@ def _main(fields: Mapping[str, Any]) -> str:
 
 def _found(held: dict[str, Any], name: str) -> Any:
     if name not in held:
-        raise Refused(404, "not_found", f"there is no {name!r}")
+        raise NotFound(f"there is no {name!r}")
     return held[name]
 
 
-def _page(entries: list[dict[str, Any]], limit: int, after: str | None, order: str) -> dict[str, Any]:
-    entries = entries if order == "asc" else entries[::-1]
+def _page(entries: list[dict[str, Any]], paging: Paging) -> dict[str, Any]:
+    entries = entries if paging.order == "asc" else entries[::-1]
     ids = [entry["id"] for entry in entries]
-    start = ids.index(after) + 1 if after else 0
-    data = entries[start : start + limit]
-    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-    return {"object": "list", "data": data, **ends, "has_more": start + limit < len(entries)}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files, under these names as they are."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return data.getvalue()
+    start = ids.index(paging.after) + 1 if paging.after else 0
+    stop = start + paging.limit
+    page = ListPage[BaseModel](
+        data=[],
+        first_id=ids[start] if ids[start:] else None,
+        last_id=ids[start:stop][-1] if ids[start:stop] else None,
+        has_more=stop < len(entries),
+    )
+    return {**page.model_dump(), "data": entries[start:stop]}
 
 
 async def _pieces(data: bytes, cut: int | None) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""A first frame and edges for the rolling edit, out of the shipped clip, in each of the forms that are taken."""
+"""A first frame and edges from the shipped clip, in each form that the rolling edit accepts."""
 
 import io
 import zipfile
@@ -13,45 +13,45 @@ from services.frames import Pixels
 from tests.cluster.server import CLIP
 
 WIDTH, HEIGHT = 128, 80
-"""Pixels."""
+"""Size in pixels."""
 
 
-def clip(count: int) -> Pixels:
-    """Every third frame, (count, HEIGHT, WIDTH, 3)."""
+def read_clip(count: int) -> Pixels:
+    """Return every third frame: (count, HEIGHT, WIDTH, 3)."""
     with av.open(str(CLIP)) as container:
         frames = [frame for index, frame in enumerate(container.decode(video=0)) if index % 3 == 0][:count]
     return np.stack([frame.reformat(WIDTH, HEIGHT, "rgb24").to_ndarray() for frame in frames]).astype(np.uint8)
 
 
-def edges_of(pixels: Pixels) -> Pixels:
-    """How much each pixel differs from its neighbours to the right and below, (n, h, w, 3)."""
+def draw_edges(pixels: Pixels) -> Pixels:
+    """Return the differences of each pixel to its right and lower neighbours: (n, h, w, 3)."""
     grey = pixels.mean(3)
     across, down = np.diff(grey, axis=2, append=grey[:, :, -1:]), np.diff(grey, axis=1, append=grey[:, -1:])
     edges = np.clip(4 * np.hypot(across, down), 0, 255).astype(np.uint8)
     return np.repeat(edges[..., None], 3, axis=3)
 
 
-def png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "png")
     return target.getvalue()
 
 
-def zipped(pixels: Pixels) -> bytes:
+def zip_pictures(pixels: Pixels) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for index, picture in enumerate(pixels):
-            archive.writestr(f"edges/e{index}.png", png(picture))
+            archive.writestr(f"edges/e{index}.png", encode_png(picture))
     return target.getvalue()
 
 
-def unzipped(data: bytes) -> dict[str, Pixels]:
+def unzip_pictures(data: bytes) -> dict[str, Pixels]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: np.array(Image.open(archive.open(name)), np.uint8) for name in archive.namelist()}
 
 
-def video(pixels: Pixels, path: Path) -> Path:
-    """H.264, so nearly the pixels."""
+def write_video(pixels: Pixels, path: Path) -> Path:
+    """Write frames as H.264, which preserves them approximately."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(12), options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"

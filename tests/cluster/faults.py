@@ -1,4 +1,4 @@
-"""Faults made on purpose while a job runs, and the table of what came of each, which `make matrix` writes."""
+"""Faults injected into running jobs, and the table of their results, which `make matrix` writes."""
 
 import os
 from collections.abc import Mapping
@@ -13,40 +13,40 @@ from benchmarks.report import Report, Row, write
 from tests.cluster.server import Server
 
 METHOD = """\
-A job runs once undisturbed. Then the same job runs again, and once it is at the stage that is named, a process is
-killed (SIGKILL); of two replicas the one that is at work, or of V2V both. The job ends without anybody's help, and all
-that it made is the same bytes as before. Random weights, small requests, one machine, leases of 3 s. A runner takes a
-job up when it is new, and again when the runner before it was lost."""
+A job runs once undisturbed. Then the same job runs again, and at the named stage a process is killed (SIGKILL): of two
+replicas the busy one, for V2V both. The job must complete without intervention, and all its results must be identical
+byte for byte. Random weights, small requests, one machine, leases of 3 s. *runners*: how many times a runner claimed
+the job, including after the loss of the previous runner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a job to which something was done, and that ended with the same bytes nevertheless."""
+    """Result of a job with an injected fault that completed with identical bytes."""
 
     graph: str
     killed: str
-    """Of what a process was killed."""
+    """Name of the deployment that lost a process."""
     stage: str
-    """What the job was at."""
+    """Stage of the job at the fault."""
     runners: int
-    """How often a runner took it up."""
+    """Number of times a runner claimed the job."""
     undisturbed_s: int
-    """From the order to the end, without the fault."""
+    """Duration without the fault, from creation to completion."""
     disturbed_s: int
-    """… and with it."""
+    """Duration with the fault."""
 
 
-def outcome_of(
+def compare_outcomes(
     server: Server, killed: str, stage: str, video: Mapping[str, Any], undisturbed: Mapping[str, Any]
 ) -> Outcome:
-    """Sum up a job that lived through a fault, beside the one that was left alone."""
+    """Compare a job that survived a fault with the undisturbed one."""
     took_s, took_undisturbed_s = (each["completed_at"] - each["created_at"] for each in (video, undisturbed))
     runners = count_runners(server, video["id"])
     return Outcome(video["model"], killed, stage, runners, took_undisturbed_s, took_s)
 
 
 def count_runners(server: Server, video_id: str) -> int:
-    """How often a runner has taken a job up."""
+    """Return how many times a runner has claimed the job."""
     database = server.home / "reelgraph.db"
     with closing(connect(f"file:{database}?mode=ro", uri=True)) as connection:
         (attempts,) = connection.execute("select attempts from jobs where id = ?", (video_id,)).fetchone()
@@ -54,14 +54,14 @@ def count_runners(server: Server, video_id: str) -> int:
 
 
 class FaultTable:
-    """A plugin of pytest: gathers what the tests of faults tell, and writes it when all of them have passed."""
+    """A pytest plugin that collects the outcomes of fault tests, and writes them if all tests have passed."""
 
     def __init__(self) -> None:
         self._load_before = os.getloadavg()[0]
         self._outcomes: list[Outcome] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a test told of a fault."""
+        """Collect the outcome that a test has recorded."""
         if report.when == "call" and report.passed:
             self._outcomes += [value for _, value in report.user_properties if isinstance(value, Outcome)]
 
@@ -72,7 +72,7 @@ class FaultTable:
 
 
 def report_on(outcomes: list[Outcome]) -> Report:
-    """The table, with a line for each outcome."""
+    """Return the table, with a row for each outcome."""
     rows: list[Row] = [
         {
             "graph": outcome.graph,

@@ -1,4 +1,4 @@
-"""A real server for tests: `python -m composition serve` as a process of its own, with the local configuration."""
+"""A real server for tests: a `python -m composition serve` process with the local configuration."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import httpx
 import psutil
 import yaml
 
-from composition.configuration.file import LOCAL_CONFIG, narrow, parse_configuration
+from composition.configuration.file import LOCAL_CONFIG, parse_configuration, select_models
 from composition.configuration.settings import FrontSettings, JobsSettings, StateSettings
 from miniatures.random.served import host_apart, replace_models
 from tests.waiting import until
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the local configuration with its state in `home`, and as many threads as the environment says."""
+    """Return the local configuration with its state in `home`; the number of threads is left to the environment."""
     raw = replace_models(yaml.safe_load(LOCAL_CONFIG.read_text()), models)
     for application in raw["applications"]:
         shape = {"front": FrontSettings, "jobs": JobsSettings}.get(application["name"], StateSettings)
@@ -44,7 +44,7 @@ def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def measure_load(processes: Sequence[psutil.Process], seconds: float) -> list[float]:
-    """How much processor time processes use, in seconds per second, measured for a while."""
+    """Measure the processor time of each process over some seconds, in seconds per second."""
     before = [sum(process.cpu_times()[:2]) for process in processes]
     began = time.monotonic()
     time.sleep(seconds)
@@ -53,15 +53,15 @@ def measure_load(processes: Sequence[psutil.Process], seconds: float) -> list[fl
 
 
 class Server:
-    """One server with a home of its own.
+    """A server with its own home folder.
 
     Args:
         home: its REELGRAPH_HOME.
-        models: kind → block of the model, as `random_models` has them.
-        only: the graphs or models that it serves.
-        twice: the applications that have two replicas. A model that is named here leaves the others.
-        apart: the models and graphs that are a process by themselves besides; True is all.
-        settings: of the front door, the job runner and the state, by their names.
+        models: kind → block of the model, as in `random_models`.
+        only: graphs or models to serve.
+        twice: applications with two replicas. A model named here gets its own application.
+        apart: models and graphs that get their own application too; True: all.
+        settings: settings of the front door, the job runner and the state, by name.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Server:
         home.mkdir(parents=True, exist_ok=True)
         raw = _assemble(home, models, settings)
         leaving = None if apart is True else [*twice, *(apart or ())]
-        found = narrow(parse_configuration(host_apart(raw, leaving), ROOT), only)
+        found = select_models(parse_configuration(host_apart(raw, leaving), ROOT), only)
         raw = found.document
         for application in raw["applications"]:
             if application["name"] in twice:
@@ -93,23 +93,23 @@ class Server:
         self._keys: dict[str, str] = {}
 
     def add_key(self, owner: str) -> None:
-        """Make an API key, by the command that an operator would use."""
+        """Create an API key by the operator's command."""
         command = [sys.executable, "-m", "composition", "keys", "create", owner, "--config", str(self.config)]
         self._keys[owner] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     def start(self) -> "Server":
-        """Start it and wait until it is ready."""
+        """Start the server and wait until it is ready."""
         log = (self.home / "server.log").open("wb")
         command = [sys.executable, "-m", "composition", "serve", "--config", str(self.config), "--port", str(self.port)]
-        # Threads of several models that wait for each other on few cores take many times as long as one of each.
+        # With more threads, models that share few cores slow each other down many times.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", "PYTHONFAULTHANDLER": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
         def ready() -> bool:
             assert self.process
-            said = (self.home / "server.log").read_text(errors="replace")
-            assert self.process.poll() is None, said
-            return "\nready" in f"\n{said}"
+            text = (self.home / "server.log").read_text(errors="replace")
+            assert self.process.poll() is None, text
+            return "\nready" in f"\n{text}"
 
         try:
             until(ready, START_S, "the start of the server")
@@ -119,14 +119,14 @@ class Server:
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Stop it as a person would, and return its exit status."""
+        """Stop the server by a signal and return its exit status."""
         assert self.process
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(60)
 
     def kill(self) -> None:
-        """Kill it and all that it started at once, as a power cut would."""
+        """Kill the server and all its child processes at once, like a power cut."""
         assert self.process
         below: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
@@ -139,7 +139,7 @@ class Server:
         psutil.wait_procs(below, 30)
 
     def replicas(self, name: str) -> list[psutil.Process]:
-        """The processes of the replicas that host a model or graph, or are of an application."""
+        """Return the processes of the replicas that host a model or graph, or belong to an application."""
         assert self.process
         host = self._hosts[name]
         title = f"ServeReplica:{host}:{host}"
@@ -153,17 +153,17 @@ class Server:
         return found
 
     def is_idle(self, name: str, seconds: float = 0.5) -> bool:
-        """Whether all replicas that host a model have used next to no processor time for a while."""
+        """Return whether the replicas that host a model have used almost no processor time over some seconds."""
         return max(measure_load(self.replicas(name), seconds)) < 0.2
 
     def busiest(self, name: str) -> psutil.Process:
-        """The replica that works most, of those that host a model or graph."""
+        """Return the replica with the highest load of those that host a model or graph."""
         processes = until(lambda: self.replicas(name), what=f"a replica of {name}")
         loads = measure_load(processes, 0.2)
         return processes[loads.index(max(loads))]
 
     def client(self, owner: str | None = None) -> httpx.Client:
-        """A plain HTTP client, with the key of an owner (by default the first that was made)."""
+        """Return an HTTP client with the API key of an owner, by default the first one created."""
         owner = owner or next(iter(self._keys), None)
         headers = {"Authorization": f"Bearer {self._keys[owner]}"} if owner else {}
         return httpx.Client(base_url=self.url, timeout=60, headers=headers)

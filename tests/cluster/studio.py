@@ -1,4 +1,4 @@
-"""What the tests of the full pipeline and of the storyboard share: small requests, and what comes of them."""
+"""Small requests and their results, for the tests of the full pipeline and of the storyboard."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cluster.conftest import ended
+from tests.cluster.conftest import wait_for_end
 from tests.cluster.server import ROOT
 
 FACE = ROOT / "tests" / "data" / "astronaut.png"
@@ -25,54 +25,54 @@ SMALL: dict[str, Any] = {
 }
 
 
-def asked(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> str:
-    """Order a small video and return its id."""
+def create_small(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> str:
+    """Create a small video and return its id."""
     answer = http.post("/v1/videos", json={"model": model, **SMALL, **fields})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
-def made(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> dict[str, Any]:
-    """Order a small video and return its record when it is completed."""
-    video = ended(http, asked(http, model, **fields), 240)
+def make_small(http: httpx.Client, model: str = "full-pipeline", **fields: Any) -> dict[str, Any]:
+    """Create a small video, wait until it is completed, and return its record."""
+    video = wait_for_end(http, create_small(http, model, **fields), 240)
     assert video["status"] == "completed", video
     return video
 
 
-def result(http: httpx.Client, video_id: str, variant: str | None = None) -> bytes:
+def fetch_result(http: httpx.Client, video_id: str, variant: str | None = None) -> bytes:
     answer = http.get(f"/v1/videos/{video_id}/content", params={"variant": variant} if variant else {})
     assert answer.status_code == 200, answer.text
     return answer.content
 
 
-def frames_of(data: bytes) -> list[NDArray[np.uint8]]:
+def decode_frames(data: bytes) -> list[NDArray[np.uint8]]:
     with av.open(io.BytesIO(data), "r") as container:
         return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
 
 
-def mirrored() -> bytes:
-    """The other face: the first one, seen in a mirror."""
+def mirror_face() -> bytes:
+    """Return a second face: the mirror image of the first."""
     target = io.BytesIO()
     with Image.open(FACE) as picture:
         Image.fromarray(np.array(picture.convert("RGB"))[:, ::-1].copy()).save(target, "PNG")
     return target.getvalue()
 
 
-def uploaded(http: httpx.Client, data: bytes | Path) -> str:
+def upload(http: httpx.Client, data: bytes | Path) -> str:
     data = data.read_bytes() if isinstance(data, Path) else data
     answer = http.post("/v1/files", files={"file": ("face.png", data)})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
-def painted(http: httpx.Client, **fields: Any) -> bytes:
-    """A picture of Flux, as a PNG."""
+def paint_picture(http: httpx.Client, **fields: Any) -> bytes:
+    """Generate a picture with Flux and return it as PNG."""
     given = {"prompt": "a boat", "size": "64x64", "steps": 2, "seed": 3, **fields}
     answer = http.post("/v1/images/generations", json=given)
     assert answer.status_code == 200, answer.text
     return base64.b64decode(answer.json()["data"][0]["b64_json"])
 
 
-def stages_of(video: dict[str, Any]) -> list[str]:
-    """In their order; of what two replicas did together, once."""
+def list_stages(video: dict[str, Any]) -> list[str]:
+    """Return the names of the stages in order, without repetitions by a second replica."""
     return list(dict.fromkeys(stage["name"] for stage in video["stages"]))

@@ -1,4 +1,4 @@
-"""Bad input gets the right status and a message that names the field and the limit; the server goes on serving."""
+"""Invalid input gets the right status and a message with the field and the limit, and does not harm the server."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.conftest import create, ended, error_of
+from tests.cluster.conftest import check_error, create_video, wait_for_end
 from tests.cluster.server import Server
 from tests.composition import sample_media as media
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(autouse=True)
-def goes_on_serving(http: httpx.Client) -> Iterator[None]:
+def check_serving(http: httpx.Client) -> Iterator[None]:
     yield
     assert http.get("/healthz").json() == {"status": "ok"}
 
@@ -56,17 +56,17 @@ def goes_on_serving(http: httpx.Client) -> Iterator[None]:
 )
 def test_fields(http: httpx.Client, clip_id: str, fields: dict[str, Any], param: str, words: list[str]) -> None:
     asked = {"model": "v2v", "input_video": clip_id, **fields}
-    error_of(http.post("/v1/videos", json=asked), 422, param, *words)
+    check_error(http.post("/v1/videos", json=asked), 422, param, *words)
 
 
 def test_a_missing_video_is_named(http: httpx.Client) -> None:
-    error_of(http.post("/v1/videos", json={"model": "v2v"}), 422, "input_video", "required")
+    check_error(http.post("/v1/videos", json={"model": "v2v"}), 422, "input_video", "required")
 
 
 def test_nan_written_as_json_allows_it_not(http: httpx.Client, clip_id: str) -> None:
     body = json.dumps({"model": "v2v", "input_video": clip_id, "guidance_scale": float("nan")})
     answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
-    error_of(answer, 422, "guidance_scale", "finite")
+    check_error(answer, 422, "guidance_scale", "finite")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 60])
@@ -79,28 +79,28 @@ def test_what_is_not_json(http: httpx.Client, body: bytes) -> None:
 def test_json_that_takes_too_much_memory(http: httpx.Client) -> None:
     body = b'{"model": "v2v", "prompt": [' + b"[]," * 340_000 + b"[]]}"
     kind = {"Content-Type": "application/json"}
-    error_of(
+    check_error(
         http.post("/v1/videos", content=body, headers=kind), 413, None, "4194304 bytes of memory", "max_json_bytes"
     )
-    error_of(
+    check_error(
         http.post("/v1/videos", content=body + b" " * 100_000, headers=kind), 413, None, "1048576", "max_json_bytes"
     )
-    error_of(http.post("/v1/videos", content=b"[" * 100_000, headers=kind), 422, None, "limit of 64 levels")
+    check_error(http.post("/v1/videos", content=b"[" * 100_000, headers=kind), 422, None, "limit of 64 levels")
 
 
 def test_texts_that_no_database_holds(http: httpx.Client) -> None:
     for text in (r"file_\ud800", r"file_\u0000"):
         body = f'{{"model": "v2v", "input_video": "{text}"}}'
         answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
-        error_of(answer, 422, "input_video", "must not hold")
-    error_of(http.get("/v1/files/%00"), 422, "file_id", "NUL")
+        check_error(answer, 422, "input_video", "must not hold")
+    check_error(http.get("/v1/files/%00"), 422, "file_id", "NUL")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/nothing"])
 def test_other_names_and_other_pages_are_refused(http: httpx.Client, path: str) -> None:
-    error_of(http.get(path, headers={"Host": "attacker.example"}), 403, "Host", "attacker.example", "allowed_hosts")
-    error_of(http.get(path, headers={"Origin": "null"}), 403, "Origin", "null", "allowed_origins")
-    error_of(http.get(path, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Sec-Fetch-Site", "cross-site")
+    check_error(http.get(path, headers={"Host": "attacker.example"}), 403, "Host", "attacker.example", "allowed_hosts")
+    check_error(http.get(path, headers={"Origin": "null"}), 403, "Origin", "null", "allowed_origins")
+    check_error(http.get(path, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Sec-Fetch-Site", "cross-site")
     port = http.base_url.port
     named = http.get(path, headers={"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})
     assert named.status_code == (404 if path == "/v1/nothing" else 200)
@@ -110,22 +110,22 @@ def test_other_names_and_other_pages_are_refused(http: httpx.Client, path: str) 
 
 
 def test_another_content_type(http: httpx.Client) -> None:
-    error_of(http.post("/v1/videos", content=b"x", headers={"Content-Type": "text/plain"}), 400, "Content-Type")
+    check_error(http.post("/v1/videos", content=b"x", headers={"Content-Type": "text/plain"}), 400, "Content-Type")
 
 
 def test_routes_and_methods_that_are_not_there(http: httpx.Client) -> None:
     assert http.get("/v1/nothing").json()["error"]["code"] == "http_error"
     assert http.put("/v1/videos").status_code == 405
-    error_of(http.get("/v1/videos/video_none"), 404, "id", "video_none")
-    error_of(http.get("/v1/videos", params={"limit": 0}), 422, "limit")
-    error_of(http.get("/v1/videos", params={"after": "video_none"}), 404, "after")
+    check_error(http.get("/v1/videos/video_none"), 404, "id", "video_none")
+    check_error(http.get("/v1/videos", params={"limit": 0}), 422, "limit")
+    check_error(http.get("/v1/videos", params={"after": "video_none"}), 404, "after")
 
 
 @pytest.mark.parametrize("name", sorted(media.BAD))
 def test_files_that_cannot_be_used(http: httpx.Client, tmp_path: Path, name: str) -> None:
     path, words = media.bad(name, tmp_path)
     with path.open("rb") as file:
-        body = error_of(http.post("/v1/files", files={"file": (path.name, file)}), 422, "file", *words)
+        body = check_error(http.post("/v1/files", files={"file": (path.name, file)}), 422, "file", *words)
     assert body["code"] in ("undecodable_media", "limit_exceeded")
 
 
@@ -133,14 +133,14 @@ def test_one_frame_is_a_video(http: httpx.Client, tmp_path: Path) -> None:
     with media.one_frame(tmp_path).open("rb") as file:
         upload = http.post("/v1/files", files={"file": file}).json()
     assert (upload["kind"], upload["frames"]) == ("video", 1)
-    assert ended(http, create(http, input_video=upload["id"])["id"])["status"] == "completed"
+    assert wait_for_end(http, create_video(http, input_video=upload["id"])["id"])["status"] == "completed"
 
 
 def test_damage_in_the_middle_is_said_and_survived(http: httpx.Client, tmp_path: Path) -> None:
     with media.damaged_middle(tmp_path).open("rb") as file:
         upload = http.post("/v1/files", files={"file": file}).json()
     assert "132" in upload["damaged"]
-    video = ended(http, create(http, input_video=upload["id"])["id"])
+    video = wait_for_end(http, create_video(http, input_video=upload["id"])["id"])
     assert video["status"] == "completed", video
     assert "input_video" in video["degraded"]
 

@@ -1,4 +1,4 @@
-"""Cancel reaches the model between two steps, whoever asks for it, and the next job runs."""
+"""Cancelling stops the model between two steps, and the next job runs."""
 
 import io
 import time
@@ -7,18 +7,18 @@ import av
 import httpx
 import pytest
 
-from tests.cluster.conftest import content, create, ended, staged
+from tests.cluster.conftest import create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import Server
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 LONG = {"num_frames": 81, "steps": 100, "max_area": 192 * 112, "prompt": "a meadow"}
-"""Minutes of work."""
+"""Several minutes of work."""
 
 
 def step_s(http: httpx.Client, video_id: str) -> float:
-    """How long a denoise step of a running job takes, from its events."""
+    """Return the duration of a denoising step of a running job, from its events."""
     seen: list[tuple[float, int]] = []
     with http.stream("GET", f"/v1/videos/{video_id}/events") as answer:
         for line in answer.iter_lines():
@@ -35,37 +35,37 @@ def step_s(http: httpx.Client, video_id: str) -> float:
 def test_the_worker_is_idle_a_step_and_a_second_later(
     server: Server, http: httpx.Client, clip_id: str, how: str
 ) -> None:
-    video_id = create(http, input_video=clip_id, **LONG)["id"]
-    staged(http, video_id, "denoise")
+    video_id = create_video(http, input_video=clip_id, **LONG)["id"]
+    wait_for_stage(http, video_id, "denoise")
     step = step_s(http, video_id)
     until(lambda: not server.is_idle("wan"), 60, "a worker at work")
     asked = time.monotonic()
     if how == "cancel":
         assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
-        video = ended(http, video_id)
+        video = wait_for_end(http, video_id)
         assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
     else:
         assert http.delete(f"/v1/videos/{video_id}").json()["deleted"] is True
         assert http.get(f"/v1/videos/{video_id}").status_code == 404
     until(lambda: server.is_idle("wan"), step + 1.5 + 5.0, "an idle worker")
-    # The measuring itself takes half a second; a loaded machine may add to it, so what is held here is the order.
+    # Measuring takes half a second, more on a loaded machine, so only the order of magnitude is checked.
     assert time.monotonic() - asked < step + 1.0 + 5.0
-    assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
+    assert wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
 
 
 def test_what_was_made_before_the_cancel_is_kept(http: httpx.Client, clip_id: str) -> None:
     asked = {"prompt": "a meadow", "num_frames": 121, "steps": 1, "max_area": 192 * 112}
-    video_id = create(http, input_video=clip_id, **asked)["id"]
+    video_id = create_video(http, input_video=clip_id, **asked)["id"]
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] > 0, 60, "a first segment")
     http.post(f"/v1/videos/{video_id}/cancel")
-    video = ended(http, video_id)
+    video = wait_for_end(http, video_id)
     assert (video["status"], video["error"]["code"]) == ("failed", "cancelled")
-    with av.open(io.BytesIO(content(http, video_id)), "r") as container:
+    with av.open(io.BytesIO(fetch_content(http, video_id)), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == video["frames_done"]
 
 
 def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     folder = server.home / "artifacts" / "videos" / video_id
     assert (folder / "video.mp4").exists()
     http.delete(f"/v1/videos/{video_id}")
@@ -73,6 +73,6 @@ def test_what_a_deleted_job_made_is_removed(server: Server, http: httpx.Client, 
 
 
 def test_a_finished_job_cannot_be_cancelled(http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     answer = http.post(f"/v1/videos/{video_id}/cancel")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")

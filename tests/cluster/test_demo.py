@@ -1,4 +1,4 @@
-"""`reel demo` and `reel gallery`, started by hand, and what they leave to look at."""
+"""`reel demo` and `reel gallery` as commands, and the files they write."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from PIL import Image
 from miniatures import world
 from miniatures.clips import read
 from miniatures.judge import path_of, shapes_in
-from miniatures.sheet import GAP, HEIGHT, strip
+from miniatures.sheet import GAP, HEIGHT, draw_strip
 from tests.cluster.server import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -23,7 +23,7 @@ GIVEN = ROOT / "clients" / "media" / "bouncing-triangle.mp4"
 
 
 def reel(folder: Path, *words: str) -> str:
-    """Run a command as a user would, and return what it printed."""
+    """Run a command as a user would, and return its output."""
     done = subprocess.run(  # noqa: PLW1510 - a failure is shown below
         [str(Path(sys.executable).parent / "reel"), *words],
         cwd=folder,
@@ -48,13 +48,13 @@ def test_the_demo_shows_how_a_clip_goes_on(tmp_path: Path) -> None:
     assert {one.colour for one in seen} == {shape.colour}
     assert np.mean([one.shape == shape.shape for one in seen]) > 0.75
     before, after = path_of(given), path_of(made)
-    assert np.linalg.norm(after[0] - before[-1]) < 3, "it goes on from where it was"
-    assert (after[5] - after[0]) @ (before[-1] - before[-3]) > 0, "and where it was going"
+    assert np.linalg.norm(after[0] - before[-1]) < 3, "continues from its last position"
+    assert (after[5] - after[0]) @ (before[-1] - before[-3]) > 0, "and in its direction"
     assert read(tmp_path / "reel-demo" / "continuation-x4.mp4").shape == (len(made), 256, 256, 3)
     with Image.open(tmp_path / "reel-demo" / "contact-sheet.png") as sheet:
         lower = np.asarray(sheet.convert("RGB"))[-HEIGHT - GAP : -GAP]
         large = read(tmp_path / "reel-demo" / "continuation-x4.mp4")
-        assert np.array_equal(lower[:, GAP:-GAP], strip(large))
+        assert np.array_equal(lower[:, GAP:-GAP], draw_strip(large))
 
 
 def test_the_gallery_shows_every_graph(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Jobs survive: whichever process is killed, a job that has an id ends with the frames of an undisturbed run."""
+"""Jobs survive: after the death of any process, a job completes with the frames of an undisturbed run."""
 
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster.conftest import content, create, ended, staged
-from tests.cluster.faults import Outcome, count_runners, outcome_of
+from tests.cluster.conftest import create_video, fetch_content, wait_for_end, wait_for_stage
+from tests.cluster.faults import Outcome, compare_outcomes, count_runners
 from tests.cluster.server import Server
 from tests.waiting import until
 
@@ -19,12 +19,12 @@ JOB: dict[str, Any] = {
     "seed": 11,
     "describe_prompt": "描述" * 1000,
 }
-"""Long enough to be hit in the middle."""
+"""Long enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(http: httpx.Client, clip_id: str) -> dict[str, Any]:
-    video = ended(http, create(http, input_video=clip_id, **JOB)["id"])
+    video = wait_for_end(http, create_video(http, input_video=clip_id, **JOB)["id"])
     assert video["status"] == "completed", video
     return video
 
@@ -53,21 +53,21 @@ def test_a_deployment_that_is_killed_costs_time_and_nothing_else(
     deployment: str,
     stage: str,
 ) -> None:
-    video_id = create(http, input_video=clip_id, **JOB)["id"]
-    staged(http, video_id, stage)
+    video_id = create_video(http, input_video=clip_id, **JOB)["id"]
+    wait_for_stage(http, video_id, stage)
     for process in server.replicas(deployment):
         process.kill()
     until(lambda: answers(http), what="an answer of the front door")
-    video = ended(http, video_id)
+    video = wait_for_end(http, video_id)
     assert video["status"] == "completed", video
-    assert content(http, video_id) == content(http, undisturbed["id"])
+    assert fetch_content(http, video_id) == fetch_content(http, undisturbed["id"])
     assert [stage["name"] for stage in video["stages"]].count("generate") == 1
     assert count_runners(server, video_id) == (2 if deployment == "jobs" else 1), "the lease is taken over"
-    record_property(Outcome.__name__, outcome_of(server, deployment, stage, video, undisturbed))
+    record_property(Outcome.__name__, compare_outcomes(server, deployment, stage, video, undisturbed))
 
 
 def answers(http: httpx.Client) -> bool:
-    """Whether the front door is there: a request that was under way when it was killed has no answer."""
+    """Return whether the front door responds; a request in progress when it is killed gets no response."""
     try:
         return http.get("/healthz").status_code == 200
     except httpx.TransportError:

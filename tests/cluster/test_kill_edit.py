@@ -1,4 +1,4 @@
-"""A rolling edit survives: whichever process is killed, it goes on at its next frame, with the same frames."""
+"""A rolling edit survives: after the death of any process, it continues at its next frame, with the same frames."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.cluster.conftest import content, ended
-from tests.cluster.edges import clip, edges_of, png, zipped
-from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.conftest import fetch_content, wait_for_end
+from tests.cluster.edges import draw_edges, encode_png, read_clip, zip_pictures
+from tests.cluster.faults import Outcome, compare_outcomes
 from tests.cluster.server import Server
 from tests.cluster.test_rolling_edit import upload
 from tests.waiting import until
@@ -17,43 +17,43 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
 TOTAL = 10
 SAFE = 5
-"""Frames that are there when a process is killed: 0 to 4."""
-FRAMES = clip(TOTAL)
+"""Number of stored frames when a process is killed."""
+FRAMES = read_clip(TOTAL)
 
 
 @pytest.fixture(scope="module")
 def job(http: httpx.Client) -> dict[str, Any]:
-    """Slow enough to be hit in the middle."""
+    """Fields of a job that is slow enough to be interrupted in the middle."""
     enlarged = np.kron(FRAMES[0], np.ones((2, 2, 1), np.uint8))
-    edges = upload(http, zipped(edges_of(FRAMES[1:])))
+    edges = upload(http, zip_pictures(draw_edges(FRAMES[1:])))
     return {
         "model": "rolling-edit",
-        "init_frame": upload(http, png(enlarged)),
+        "init_frame": upload(http, encode_png(enlarged)),
         "edge_frames": edges,
         "seed": 3,
         "steps": 4,
     }
 
 
-def begun(http: httpx.Client, job: dict[str, Any]) -> str:
+def start_job(http: httpx.Client, job: dict[str, Any]) -> str:
     answer = http.post("/v1/videos", json=job)
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
-def variant(http: httpx.Client, video_id: str, name: str) -> bytes:
+def fetch_variant(http: httpx.Client, video_id: str, name: str) -> bytes:
     return http.get(f"/v1/videos/{video_id}/content", params={"variant": name}).content
 
 
 @pytest.fixture(scope="module")
 def undisturbed(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
-    video = ended(http, begun(http, job))
+    video = wait_for_end(http, start_job(http, job))
     assert video["status"] == "completed", video
     return video
 
 
-def stills(server: Server, video_id: str) -> dict[str, int]:
-    """The frames as they lie on the disk, and when each was written, in nanoseconds."""
+def list_stills(server: Server, video_id: str) -> dict[str, int]:
+    """Return the frames on disk, and when each was written, in nanoseconds."""
     folder = server.home / "artifacts" / "videos" / video_id / "stills"
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*-frame-*.png"))}
 
@@ -75,20 +75,20 @@ def test_a_killed_process_costs_no_frame(
     *,
     deployment: str,
 ) -> None:
-    video_id = begun(http, job)
+    video_id = start_job(http, job)
     until(lambda: http.get(f"/v1/videos/{video_id}").json()["frames_done"] >= SAFE, 120, "the first frames")
-    before = stills(server, video_id)
+    before = list_stills(server, video_id)
     server.busiest(deployment).kill()
-    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "it was hit in the middle"
-    video = ended(http, video_id)
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"
+    video = wait_for_end(http, video_id)
     assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
     assert SAFE <= len(before) < TOTAL
-    after = stills(server, video_id)
-    assert {name: after[name] for name in before} == before  # none was made, or written, again
+    after = list_stills(server, video_id)
+    assert {name: after[name] for name in before} == before  # no frame was generated or written again
     assert len(after) == TOTAL
-    assert content(http, video_id) == content(http, undisturbed["id"])
+    assert fetch_content(http, video_id) == fetch_content(http, undisturbed["id"])
     for name in ("frames", "metrics"):
-        assert variant(http, video_id, name) == variant(http, undisturbed["id"], name), name
-    told = http.get(f"/v1/videos/{video_id}/events").text
-    assert told.count("event: frame\n") == TOTAL
-    record_property(Outcome.__name__, outcome_of(server, deployment, "edit", video, undisturbed))
+        assert fetch_variant(http, video_id, name) == fetch_variant(http, undisturbed["id"], name), name
+    events = http.get(f"/v1/videos/{video_id}/events").text
+    assert events.count("event: frame\n") == TOTAL
+    record_property(Outcome.__name__, compare_outcomes(server, deployment, "edit", video, undisturbed))

@@ -1,4 +1,4 @@
-"""Jobs of one model alone, on a real server: Stable Video Diffusion and Real-ESRGAN."""
+"""Jobs of a single model on a real server: Stable Video Diffusion and Real-ESRGAN."""
 
 import io
 from pathlib import Path
@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cluster.conftest import content, ended
-from tests.cluster.edges import clip, png
-from tests.cluster.faults import Outcome, outcome_of
+from tests.cluster.conftest import fetch_content, wait_for_end
+from tests.cluster.edges import encode_png, read_clip
+from tests.cluster.faults import Outcome, compare_outcomes
 from tests.cluster.server import Server
 from tests.composition import sample_media as media
 from tests.waiting import until
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.cluster
 FRAMES = 40
 
 
-def decoded(data: bytes) -> list[NDArray[np.uint8]]:
+def decode_frames(data: bytes) -> list[NDArray[np.uint8]]:
     with av.open(io.BytesIO(data), "r") as container:
         return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
 
 
-def ordered(http: httpx.Client, file: Path, part: str, **fields: str) -> dict[str, Any]:
+def create_job(http: httpx.Client, file: Path, part: str, **fields: str) -> dict[str, Any]:
     with file.open("rb") as data:
         answer = http.post("/v1/videos", data=fields, files={part: (file.name, data)})
     assert answer.status_code == 200, answer.text
@@ -36,11 +36,11 @@ def ordered(http: httpx.Client, file: Path, part: str, **fields: str) -> dict[st
 
 
 def test_a_video_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
-    job = ordered(http, media.count(tmp_path / "a.mp4", FRAMES), "input_reference", model="realesrgan", scale="2")
-    video = ended(http, job["id"])
+    job = create_job(http, media.count(tmp_path / "a.mp4", FRAMES), "input_reference", model="realesrgan", scale="2")
+    video = wait_for_end(http, job["id"])
     assert (video["status"], video["size"], video["frames_done"]) == ("completed", "128x96", FRAMES), video
     assert {(stage["name"], stage["model"]) for stage in video["stages"]} == {("upscale", "realesrgan")}
-    frames = decoded(content(http, job["id"]))
+    frames = decode_frames(fetch_content(http, job["id"]))
     assert [media.number_of(frame) for frame in frames] == list(range(FRAMES))
 
 
@@ -50,24 +50,24 @@ def test_a_killed_replica_costs_no_frame(
 ) -> None:
     large = [np.random.default_rng(n).integers(0, 256, (96, 128, 3), np.uint8) for n in range(90)]
     file = media.clip(tmp_path / "a.mp4", large)
-    whole = ordered(http, file, "input_video", model="realesrgan", scale="4")
-    undisturbed = ended(http, whole["id"])
+    whole = create_job(http, file, "input_video", model="realesrgan", scale="4")
+    undisturbed = wait_for_end(http, whole["id"])
     assert undisturbed["status"] == "completed", undisturbed
-    job = ordered(http, file, "input_video", model="realesrgan", scale="4")
+    job = create_job(http, file, "input_video", model="realesrgan", scale="4")
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["frames_done"] > 0, 120, "the first segment")
     server.busiest("realesrgan").kill()
-    assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress", "it was hit in the middle"
-    video = ended(http, job["id"], 240)
+    assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress", "interrupted in the middle"
+    video = wait_for_end(http, job["id"], 240)
     assert video["status"] == "completed", video
-    assert content(http, job["id"]) == content(http, whole["id"])
-    record_property(Outcome.__name__, outcome_of(server, "realesrgan", "upscale", video, undisturbed))
+    assert fetch_content(http, job["id"]) == fetch_content(http, whole["id"])
+    record_property(Outcome.__name__, compare_outcomes(server, "realesrgan", "upscale", video, undisturbed))
 
 
 def test_a_picture_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
-    job = ordered(http, tmp_path / "a.png", "image", model="realesrgan", scale="3")
-    video = ended(http, job["id"])
-    height, width = clip(1)[0].shape[:2]
+    (tmp_path / "a.png").write_bytes(encode_png(read_clip(1)[0]))
+    job = create_job(http, tmp_path / "a.png", "image", model="realesrgan", scale="3")
+    video = wait_for_end(http, job["id"])
+    height, width = read_clip(1)[0].shape[:2]
     assert (video["status"], video["main"], video["size"]) == ("completed", "image", f"{3 * width}x{3 * height}"), video
     answer = http.get(f"/v1/videos/{job['id']}/content")
     assert answer.headers["content-type"] == "image/png"
@@ -76,12 +76,12 @@ def test_a_picture_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
 
 
 def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    (tmp_path / "a.png").write_bytes(encode_png(read_clip(1)[0]))
     fields = {"model": "svd", "num_frames": "6", "steps": "2", "size": "128x64", "fps": "5", "seed": "3"}
-    job = ordered(http, tmp_path / "a.png", "input_reference", **fields)
-    video = ended(http, job["id"])
+    job = create_job(http, tmp_path / "a.png", "input_reference", **fields)
+    video = wait_for_end(http, job["id"])
     assert (video["status"], video["size"], video["frames_done"]) == ("completed", "128x64", 6), video
-    assert len(decoded(content(http, job["id"]))) == 6
+    assert len(decode_frames(fetch_content(http, job["id"]))) == 6
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be(http: httpx.Client, tmp_path: Path, fields: dict[str, str], param: str, words: str) -> None:
-    (tmp_path / "a.png").write_bytes(png(clip(1)[0]))
+    (tmp_path / "a.png").write_bytes(encode_png(read_clip(1)[0]))
     with (tmp_path / "a.png").open("rb") as data:
         answer = http.post("/v1/videos", data=fields, files={"input_reference": ("a.png", data)})
     assert answer.status_code == 422, answer.text

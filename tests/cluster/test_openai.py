@@ -1,4 +1,4 @@
-"""The `openai` client, unmodified, against our front door."""
+"""The unmodified `openai` client against our front door."""
 
 import io
 import warnings
@@ -12,7 +12,7 @@ from tests.cluster.server import CLIP, Server
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # OpenAI's own service for videos has ended
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # OpenAI has ended its own video service
 ]
 
 SMALL = {"num_frames": 9, "steps": 2, "max_area": 9216, "seed": 5}

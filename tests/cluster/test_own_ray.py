@@ -1,4 +1,4 @@
-"""A server beside somebody else's Ray, and on it: what each sees of the other, and what other users see of both."""
+"""A server beside another user's Ray, and on it: isolation of both, and from other users of the machine."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that every user can enter, with a path that is short: pytest's are neither."""
+    """A folder with a short path that all users can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="own", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -68,7 +68,7 @@ def place() -> Iterator[Path]:
 
 @dataclass
 class Foreign:
-    """A Ray that somebody else has started, which serves an application."""
+    """A Ray started by another user, which serves an application."""
 
     address: str
     port: int
@@ -81,7 +81,7 @@ class Foreign:
 
 @pytest.fixture(scope="module")
 def environment(place: Path) -> dict[str, str]:
-    """Ours and theirs. RAY_TMPDIR is where Ray looks for `ray/ray_current_cluster`."""
+    """Environment of both. Ray looks for `ray/ray_current_cluster` in RAY_TMPDIR."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(place), "REELGRAPH_HOME": str(place / "home")}
 
@@ -118,7 +118,7 @@ def foreign(place: Path, environment: dict[str, str]) -> Iterator[Foreign]:
 
 
 def serve(config: Path, environment: dict[str, str], *words: str) -> "subprocess.Popen[str]":
-    """Start a server as the background of a script does, with SIGINT ignored, and a umask that lets everybody read.
+    """Start a server as a script's background job: SIGINT is ignored, and the umask lets all users read.
 
     The working folder is a project with packages of our names.
     """
@@ -153,7 +153,7 @@ def refusal(process: "subprocess.Popen[str]") -> str:
 
 @dataclass
 class Own:
-    """A server of ours, and all its processes."""
+    """Our server and all its processes."""
 
     process: "subprocess.Popen[str]"
     port: int
@@ -162,7 +162,7 @@ class Own:
 
 @pytest.fixture(scope="module")
 def own(place: Path, foreign: Foreign, environment: dict[str, str]) -> Iterator[Own]:
-    """A server that starts while theirs is there, and has ended when the tests of it have."""
+    """A server that starts while the other Ray is running, and has ended after its tests."""
     port, home = free_port(), place / "home"
     home.mkdir(mode=0o755)
     (home / "old.db").touch(mode=0o644)
@@ -222,16 +222,18 @@ def test_a_port_that_anybody_has_is_refused(
 ) -> None:
     for port in (own.port, foreign.port):
         refused = refusal(serve(write_config(place / "refused.yaml", port, tiny="/"), environment))
-        assert refused == f"port: 127.0.0.1:{port} cannot be had (Address already in use); name another with --port"
+        assert (
+            refused == f"port: 127.0.0.1:{port} is not available (Address already in use); choose another with --port"
+        )
 
 
 def test_it_ends_at_an_interrupt_and_leaves_its_logs_and_theirs_alone(own: Own, foreign: Foreign) -> None:
     everything = tree(own.process)
     own.process.send_signal(signal.SIGINT)
-    _, told = own.process.communicate(timeout=60)
-    assert own.process.returncode == 0, told
+    _, output = own.process.communicate(timeout=60)
+    assert own.process.returncode == 0, output
     assert psutil.wait_procs(everything[1:], 30)[1] == []
-    closed, logs, *parts = told.splitlines()
+    closed, logs, *parts = output.splitlines()
     assert closed == f"{own.home}: other users could read it (mode 755); closed it, and 1 files in it"
     assert sorted(parts) == ["back: loaded", "front: loaded"]
     folder = Path(logs.removeprefix("logs: "))
@@ -248,8 +250,8 @@ def test_a_cluster_that_is_not_ours(foreign: Foreign, place: Path) -> None:
     assert ask(foreign.port, "/tiny/")["pid"] != foreign.pid
     assert foreign.is_untouched()
     process.terminate()
-    _, told = process.communicate(timeout=90)
-    assert process.returncode == 0, told
+    _, output = process.communicate(timeout=90)
+    assert process.returncode == 0, output
     assert foreign.is_untouched()
     assert httpx.get(f"http://127.0.0.1:{foreign.port}/tiny/").json() == {"pid": foreign.pid, "umask": 0o022}
 
@@ -258,20 +260,20 @@ def test_a_cluster_that_is_not_ours(foreign: Foreign, place: Path) -> None:
 def test_what_is_in_the_way_on_a_cluster_is_named(foreign: Foreign, place: Path, way: str) -> None:
     port = free_port() if way == "port" else foreign.port
     config = write_config(place / "refused.yaml", port, **{"theirs" if way == "name" else "tiny": "/"})
-    told = {**foreign.environment, "RAY_ADDRESS": foreign.address}
+    variables = {**foreign.environment, "RAY_ADDRESS": foreign.address}
     if way == "tokens are off":
-        told["RAY_AUTH_MODE"] = "disabled"
+        variables["RAY_AUTH_MODE"] = "disabled"
     if way == "no token":
-        told = {**told, "HOME": str(place)}
-        del told["RAY_AUTH_TOKEN_PATH"], told["RAY_AUTH_MODE"]
-    refused = refusal(serve(config, told))
+        variables = {**variables, "HOME": str(place)}
+        del variables["RAY_AUTH_TOKEN_PATH"], variables["RAY_AUTH_MODE"]
+    refused = refusal(serve(config, variables))
     words = {
-        "port": f"http_options: 127.0.0.1:{port} is asked for, and the proxies of Serve on {foreign.address} listen on "
-        f"127.0.0.1:{foreign.port}",
-        "name": f"applications: somebody serves an application 'theirs' on {foreign.address}",
-        "route": f"applications: tiny wants the route /, and on {foreign.address} the application 'theirs' has it",
-        "tokens are off": "RAY_AUTH_MODE=disabled: without a token",
-        "no token": f"address: {foreign.address}: there is no token for that cluster",
+        "port": f"http_options: must be 127.0.0.1:{foreign.port}, where the proxies of Serve on {foreign.address} "
+        f"listen, got 127.0.0.1:{port}",
+        "name": f"applications: 'theirs' is already deployed on {foreign.address}",
+        "route": f"applications: the route / of tiny is already used by the application 'theirs' on {foreign.address}",
+        "tokens are off": "RAY_AUTH_MODE: must be token or unset, got disabled",
+        "no token": f"address: {foreign.address}: there is no token for this cluster",
     }
     assert refused.startswith(words[way]), refused
     assert foreign.is_untouched()

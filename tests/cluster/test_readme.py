@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/usage.md, run as they are against a running server."""
+"""Runs the README's commands verbatim against a running server."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def run(server: Server, folder: Path, command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def frames(path: Path) -> int:
+def count_frames(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
 
@@ -52,16 +52,16 @@ def run_shell(server: Server, folder: Path, block: str) -> None:
 
 def test_three_graphs_in_three_commands(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(README, "reel v2v"))
-    assert frames(folder / "continued.mp4") > 1
-    assert frames(folder / "edited.mp4") == 9
-    assert frames(folder / "star.mp4") == 14
+    assert count_frames(folder / "continued.mp4") > 1
+    assert count_frames(folder / "edited.mp4") == 9
+    assert count_frames(folder / "star.mp4") == 14
 
 
 @pytest.mark.parametrize("model", ["v2v", "rolling-edit"])
 def test_curl(server: Server, folder: Path, model: str) -> None:
     run_shell(server, folder, find_block(USAGE, f"model={model} "))
     if model == "v2v":
-        assert frames(folder / "continued.mp4") > 1
+        assert count_frames(folder / "continued.mp4") > 1
     else:
         with zipfile.ZipFile(folder / "frames.zip") as archive:
             assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
@@ -69,7 +69,7 @@ def test_curl(server: Server, folder: Path, model: str) -> None:
 
 def test_curl_with_the_full_pipeline(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(USAGE, "model=full-pipeline "))
-    assert frames(folder / "hd.mp4") == frames(folder / "small.mp4") == 14
+    assert count_frames(folder / "hd.mp4") == count_frames(folder / "small.mp4") == 14
     assert (folder / "star.png").read_bytes().startswith(b"\x89PNG")
     events = (folder / "events.txt").read_text()
     assert events.count("event: image_generation.partial_image\n") == 2
@@ -79,13 +79,13 @@ def test_curl_with_the_full_pipeline(server: Server, folder: Path) -> None:
 def test_images_and_a_storyboard_on_the_command_line(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(USAGE, "reel storyboard"))
     assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
-    assert frames(folder / "film.mp4") == 12 + 12 - 3
+    assert count_frames(folder / "film.mp4") == 12 + 12 - 3
 
 
 def test_videos_on_the_command_line(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(USAGE, "reel v2v"))
-    assert frames(folder / "joined.mp4") > 21
-    assert frames(folder / "edited.mp4") == 9
+    assert count_frames(folder / "joined.mp4") > 21
+    assert count_frames(folder / "edited.mp4") == 9
     assert len(list((folder / "frames").iterdir())) == 9
 
 
@@ -93,4 +93,4 @@ def test_videos_on_the_command_line(server: Server, folder: Path) -> None:
 def test_python(server: Server, folder: Path, page: list[tuple[str, str]], words: str) -> None:
     block = find_block(page, words)
     run(server, folder, [sys.executable, "-c", block.replace("http://127.0.0.1:8000", server.url)])
-    assert frames(folder / "continued.mp4") > 1
+    assert count_frames(folder / "continued.mp4") > 1

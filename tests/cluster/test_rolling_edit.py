@@ -1,4 +1,4 @@
-"""The rolling edit on a real server: its three inputs, its results, branches, fairness, cancel, single pictures."""
+"""The rolling edit on a real server: inputs, results, branches, fairness, cancelling, and single pictures."""
 
 import base64
 import csv
@@ -19,26 +19,35 @@ import pytest
 from PIL import Image
 
 from services.frames import Pixels
-from tests.cluster.conftest import content, create, ended
-from tests.cluster.edges import HEIGHT, WIDTH, clip, edges_of, png, unzipped, video, zipped
+from tests.cluster.conftest import create_video, fetch_content, wait_for_end
+from tests.cluster.edges import (
+    HEIGHT,
+    WIDTH,
+    draw_edges,
+    encode_png,
+    read_clip,
+    unzip_pictures,
+    write_video,
+    zip_pictures,
+)
 from tests.cluster.server import ROOT, Server
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 EDGES = 8
-FRAMES = clip(EDGES + 1)
+FRAMES = read_clip(EDGES + 1)
 FIRST, REST = FRAMES[0], FRAMES[1:]
 SCORES = ["edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev"]
 
 
-def given(form: str, folder: Path) -> tuple[str, bytes]:
-    """The field of a form, and what it takes for EDGES edges."""
+def make_input(form: str, folder: Path) -> tuple[str, bytes]:
+    """Return the field and the file for EDGES edges in this form."""
     if form == "zip":
-        return "edge_frames", zipped(edges_of(REST))
+        return "edge_frames", zip_pictures(draw_edges(REST))
     if form == "edge video":
-        return "edge_video", video(edges_of(REST), folder / "edges.mp4").read_bytes()
-    return "rgb_video", video(REST, folder / "rgb.mp4").read_bytes()
+        return "edge_video", write_video(draw_edges(REST), folder / "edges.mp4").read_bytes()
+    return "rgb_video", write_video(REST, folder / "rgb.mp4").read_bytes()
 
 
 def upload(http: httpx.Client, data: bytes) -> str:
@@ -47,15 +56,15 @@ def upload(http: httpx.Client, data: bytes) -> str:
     return answer.json()["id"]
 
 
-def edit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
-    """Ask for a small rolling edit."""
+def create_edit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """Create a small rolling edit and return its record."""
     asked = {"model": "rolling-edit", "steps": 3, "seed": 5, **fields}
     answer = http.post("/v1/videos", json={name: value for name, value in asked.items() if value is not None})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def variant(http: httpx.Client, video_id: str, name: str, **more: str) -> httpx.Response:
+def fetch_variant(http: httpx.Client, video_id: str, name: str, **more: str) -> httpx.Response:
     answer = http.get(f"/v1/videos/{video_id}/content", params={"variant": name, **more})
     assert answer.status_code == 200, answer.text
     return answer
@@ -64,51 +73,51 @@ def variant(http: httpx.Client, video_id: str, name: str, **more: str) -> httpx.
 @pytest.fixture(scope="module")
 def first_id(server: Server) -> str:
     with server.client() as client:
-        return upload(client, png(FIRST))
+        return upload(client, encode_png(FIRST))
 
 
 @pytest.fixture(scope="module")
 def edges_id(server: Server) -> str:
     with server.client() as client:
-        return upload(client, zipped(edges_of(REST)))
+        return upload(client, zip_pictures(draw_edges(REST)))
 
 
 @pytest.fixture(scope="module")
 def made(server: Server, first_id: str, edges_id: str) -> dict[str, Any]:
-    """A rolling edit that is done, with debug pictures."""
+    """A completed rolling edit with debug pictures."""
     with server.client() as client:
-        job = ended(client, edit(client, init_frame=first_id, edge_frames=edges_id, debug=True)["id"])
+        job = wait_for_end(client, create_edit(client, init_frame=first_id, edge_frames=edges_id, debug=True)["id"])
     assert job["status"] == "completed", job
     return job
 
 
-# What goes in.
+# Inputs.
 
 
 @pytest.mark.parametrize("form", ["zip", "edge video", "rgb video"])
 def test_a_frame_more_than_edges_and_the_first_as_given(http: httpx.Client, tmp_path: Path, form: str) -> None:
-    field, data = given(form, tmp_path)
-    files = {"init_frame": ("first.png", png(FIRST)), field: ("edges", data)}
+    field, data = make_input(form, tmp_path)
+    files = {"init_frame": ("first.png", encode_png(FIRST)), field: ("edges", data)}
     answer = http.post("/v1/videos", files=files, data={"model": "rolling-edit", "steps": "2", "seed": "5"})
     assert answer.status_code == 200, answer.text
-    job = ended(http, answer.json()["id"])
+    job = wait_for_end(http, answer.json()["id"])
     assert (job["status"], job["frames_total"], job["frames_done"]) == ("completed", EDGES + 1, EDGES + 1), job
-    frames = unzipped(variant(http, job["id"], "frames").content)
+    frames = unzip_pictures(fetch_variant(http, job["id"], "frames").content)
     assert list(frames) == [f"{index:06d}.png" for index in range(EDGES + 1)]
     assert np.array_equal(frames["000000.png"], FIRST)
-    with av.open(io.BytesIO(content(http, job["id"])), "r") as container:
+    with av.open(io.BytesIO(fetch_content(http, job["id"])), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == EDGES + 1
     assert job["rate"] == ("16" if form == "zip" else "12")
 
 
 @pytest.mark.parametrize("form", ["zip", "edge video", "rgb video"])
 def test_reel_edit(server: Server, tmp_path: Path, form: str) -> None:
-    field, data = given(form, tmp_path)
-    (tmp_path / "first.png").write_bytes(png(FIRST))
+    field, data = make_input(form, tmp_path)
+    (tmp_path / "first.png").write_bytes(encode_png(FIRST))
     if form == "zip":
         (tmp_path / "edges").mkdir()
-        for name, picture in unzipped(data).items():
-            (tmp_path / name).write_bytes(png(picture))
+        for name, picture in unzip_pictures(data).items():
+            (tmp_path / name).write_bytes(encode_png(picture))
         source = ["--edge-frames-dir", "edges"]
     else:
         (tmp_path / "in.mp4").write_bytes(data)
@@ -126,44 +135,44 @@ def test_reel_edit(server: Server, tmp_path: Path, form: str) -> None:
 
 
 def test_the_first_frame_of_an_rgb_video_is_the_default(http: httpx.Client, tmp_path: Path) -> None:
-    rgb = upload(http, video(FRAMES, tmp_path / "rgb.mp4").read_bytes())
-    job = ended(http, edit(http, rgb_video=rgb, max_frames=3, steps=2)["id"])
-    frames = unzipped(variant(http, job["id"], "frames").content)
+    rgb = upload(http, write_video(FRAMES, tmp_path / "rgb.mp4").read_bytes())
+    job = wait_for_end(http, create_edit(http, rgb_video=rgb, max_frames=3, steps=2)["id"])
+    frames = unzip_pictures(fetch_variant(http, job["id"], "frames").content)
     assert len(frames) == 3
     difference = np.abs(frames["000000.png"].astype(int) - FIRST).mean()
-    assert difference < 8  # it went through H.264
+    assert difference < 8  # after H.264 encoding
 
 
 def test_a_list_of_pictures(http: httpx.Client, first_id: str) -> None:
-    pictures = [("edge_frames", (f"e{index}.png", png(edge))) for index, edge in enumerate(edges_of(REST[:2]))]
+    pictures = [("edge_frames", (f"e{index}.png", encode_png(edge))) for index, edge in enumerate(draw_edges(REST[:2]))]
     fields = {"model": "rolling-edit", "init_frame": first_id, "steps": "2", "ttlg[edge_scale]": "0"}
     answer = http.post("/v1/videos", files=pictures, data=fields)
     assert answer.status_code == 200, answer.text
     assert answer.json()["params"]["ttlg"]["edge_scale"] == 0
-    assert ended(http, answer.json()["id"])["frames_done"] == 3
+    assert wait_for_end(http, answer.json()["id"])["frames_done"] == 3
 
 
-# What comes out.
+# Results.
 
 
 def test_the_scores_in_the_table_the_json_and_the_events(http: httpx.Client, made: dict[str, Any]) -> None:
-    answer = variant(http, made["id"], "metrics")
+    answer = fetch_variant(http, made["id"], "metrics")
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [row["frame"] for row in rows] == [str(index) for index in range(1, EDGES + 1)]
-    whole = variant(http, made["id"], "metrics", format="json").json()
+    whole = fetch_variant(http, made["id"], "metrics", format="json").json()
     assert whole["facts"]["vgg16"] == whole["facts"]["lpips"] == "random weights"
     events = http.get(f"/v1/videos/{made['id']}/events").text
-    told = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and '"scores"' in line]
-    assert [item["index"] for item in told] == list(range(EDGES + 1))
-    assert told[0]["scores"] is None
-    for row, item, event in zip(rows, whole["frames"], told[1:], strict=True):
+    scored = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and '"scores"' in line]
+    assert [item["index"] for item in scored] == list(range(EDGES + 1))
+    assert scored[0]["scores"] is None
+    for row, item, event in zip(rows, whole["frames"], scored[1:], strict=True):
         for name in SCORES:
             assert float(row[name]) == item[name] == event["scores"][name] > 0
 
 
 def test_the_debug_pictures(http: httpx.Client, made: dict[str, Any]) -> None:
-    pictures = unzipped(variant(http, made["id"], "debug").content)
+    pictures = unzip_pictures(fetch_variant(http, made["id"], "debug").content)
     shown = ("after_guidance", "before_guidance", "soft_edges", "target_edges")
     assert list(pictures) == [f"{index:06d}-{name}.png" for index in range(1, EDGES + 1) for name in shown]
     assert all(picture.std() > 1 for picture in pictures.values())
@@ -188,20 +197,22 @@ def test_only_metrics_have_a_format(http: httpx.Client, made: dict[str, Any]) ->
 
 
 def test_a_branch_with_nothing_changed_is_the_same_video(http: httpx.Client, made: dict[str, Any]) -> None:
-    old = unzipped(variant(http, made["id"], "frames").content)
-    job = ended(http, edit(http, seed=None, steps=None, branch_from={"video": made["id"], "frame": 5})["id"])
+    old = unzip_pictures(fetch_variant(http, made["id"], "frames").content)
+    job = wait_for_end(
+        http, create_edit(http, seed=None, steps=None, branch_from={"video": made["id"], "frame": 5})["id"]
+    )
     assert job["status"] == "completed", job
-    new = unzipped(variant(http, job["id"], "frames").content)
+    new = unzip_pictures(fetch_variant(http, job["id"], "frames").content)
     assert len(new) == EDGES + 1 - 5
     for index, picture in enumerate(new.values()):
         assert np.array_equal(picture, old[f"{index + 5:06d}.png"]), index
 
 
 def test_a_branch_with_other_settings_goes_its_own_way(http: httpx.Client, made: dict[str, Any]) -> None:
-    old = unzipped(variant(http, made["id"], "frames").content)
+    old = unzip_pictures(fetch_variant(http, made["id"], "frames").content)
     asked = {"branch_from": {"video": made["id"], "frame": 6}, "ttlg": {"lr": 0.3}}
-    job = ended(http, edit(http, seed=None, steps=None, **asked)["id"])
-    new = unzipped(variant(http, job["id"], "frames").content)
+    job = wait_for_end(http, create_edit(http, seed=None, steps=None, **asked)["id"])
+    new = unzip_pictures(fetch_variant(http, job["id"], "frames").content)
     assert np.array_equal(new["000000.png"], old["000006.png"])
     assert not np.array_equal(new["000001.png"], old["000007.png"])
     assert (job["params"]["ttlg"]["lr"], job["params"]["steps"]) == (0.3, 3)
@@ -224,7 +235,7 @@ def test_a_branch_from_nowhere(http: httpx.Client, made: dict[str, Any], branch:
     assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
 
 
-# What is refused, before there is a job.
+# Requests that are rejected before a job exists.
 
 NAN = float("nan")
 
@@ -262,24 +273,24 @@ def test_bad_fields(
 
 
 def test_two_kinds_of_edges(http: httpx.Client, first_id: str, edges_id: str, tmp_path: Path) -> None:
-    other = upload(http, video(edges_of(REST), tmp_path / "edges.mp4").read_bytes())
+    other = upload(http, write_video(draw_edges(REST), tmp_path / "edges.mp4").read_bytes())
     asked = {"model": "rolling-edit", "init_frame": first_id, "edge_frames": edges_id, "edge_video": other}
     answer = http.post("/v1/videos", json=asked)
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "edge_video")
 
 
-def tricked() -> bytes:
-    """A zip whose second entry would lie outside the folder it is unpacked in."""
-    plain = zipped(edges_of(REST[:2]))
+def make_hostile_zip() -> bytes:
+    """Return a zip with an entry that would be unpacked outside the target folder."""
+    plain = zip_pictures(draw_edges(REST[:2]))
     return plain.replace(b"edges/e1.png", b"../../e1.png")
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (tricked(), "../../e1.png"),
-        (b"no zip at all, but some text", "it is text"),
-        (zipped(FRAMES[:1])[:200], "zip"),
+        (make_hostile_zip(), "../../e1.png"),
+        (b"no zip at all, but some text", "the file is text"),
+        (zip_pictures(FRAMES[:1])[:200], "zip"),
     ],
     ids=["path tricks", "text", "cut short"],
 )
@@ -300,15 +311,15 @@ def test_the_schema_tells_of_the_fields(http: httpx.Client) -> None:
         assert found[0]["properties"]["ttlg"]["properties"]["lr"]["exclusiveMinimum"] == 0
 
 
-# Beside each other.
+# Parallel jobs.
 
 
 def test_a_long_edit_does_not_starve_a_short_one(http: httpx.Client, first_id: str, tmp_path: Path) -> None:
-    many = upload(http, zipped(np.concatenate([edges_of(REST)] * 12)))
-    longer = edit(http, init_frame=first_id, edge_frames=many, steps=3)["id"]
+    many = upload(http, zip_pictures(np.concatenate([draw_edges(REST)] * 12)))
+    longer = create_edit(http, init_frame=first_id, edge_frames=many, steps=3)["id"]
     until(lambda: http.get(f"/v1/videos/{longer}").json()["frames_done"] > 2, 60, "the beginning of the long edit")
-    short = edit(http, init_frame=first_id, edge_frames=many, max_frames=4, steps=3)["id"]
-    assert ended(http, short)["status"] == "completed"
+    short = create_edit(http, init_frame=first_id, edge_frames=many, max_frames=4, steps=3)["id"]
+    assert wait_for_end(http, short)["status"] == "completed"
     standing = http.get(f"/v1/videos/{longer}").json()
     assert standing["status"] == "in_progress", standing
     assert standing["frames_done"] < 90
@@ -320,36 +331,39 @@ def test_a_cancelled_edit_rests_and_keeps_its_frames(
     server: Server, http: httpx.Client, first_id: str, edges_id: str, *, guided: bool
 ) -> None:
     asked = {"max_area": 320 * 200, "steps": 100, "ttlg": {"edge_scale": float(guided)}}
-    large = upload(http, png(np.kron(FIRST, np.ones((3, 3, 1), np.uint8))))
-    video_id = edit(http, init_frame=large, edge_frames=edges_id, **asked)["id"]
+    large = upload(http, encode_png(np.kron(FIRST, np.ones((3, 3, 1), np.uint8))))
+    video_id = create_edit(http, init_frame=large, edge_frames=edges_id, **asked)["id"]
     steps = until(lambda: _steps(http, video_id), 120, "a few steps")
     until(lambda: not server.is_idle("qwen-edit"), 60, "a worker at work")
     asked_at = time.monotonic()
     assert http.post(f"/v1/videos/{video_id}/cancel").status_code == 200
-    job = ended(http, video_id)
+    job = wait_for_end(http, video_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "cancelled")
     until(lambda: server.is_idle("qwen-edit"), 30, "an idle worker")
-    assert time.monotonic() - asked_at < steps + 6.0  # one step, the polling, and the measuring itself
-    assert list(unzipped(variant(http, video_id, "frames").content)) == ["000000.png"]
+    assert time.monotonic() - asked_at < steps + 6.0  # one step, polling, and the measurement
+    assert list(unzip_pictures(fetch_variant(http, video_id, "frames").content)) == ["000000.png"]
 
 
 def _steps(http: httpx.Client, video_id: str) -> float | None:
-    """Seconds of a denoising step, once there are some."""
+    """Return the seconds of a denoising step, or None until there are enough events."""
     job = http.get(f"/v1/videos/{video_id}").json()
     assert job["status"] in ("queued", "in_progress"), job
     done = job["progress"] * 8
     return (time.time() - job["started_at"]) / done if done > 8 else None
 
 
-# One picture.
+# Single pictures.
 
 
-def picture_of(item: Any) -> Pixels:
+def read_picture(item: Any) -> Pixels:
     return np.array(Image.open(io.BytesIO(base64.b64decode(item))))
 
 
 def test_one_guided_edit(http: httpx.Client) -> None:
-    images = [("image[]", ("edges.png", png(edges_of(REST)[0]))), ("image[]", ("first.png", png(FIRST)))]
+    images = [
+        ("image[]", ("edges.png", encode_png(draw_edges(REST)[0]))),
+        ("image[]", ("first.png", encode_png(FIRST))),
+    ]
     made = {}
     for scale in ("0", "1"):
         fields = {"steps": "3", "seed": "7", "n": "2", "ttlg[edge_scale]": scale, "ttlg[lr]": "0.1"}
@@ -359,7 +373,7 @@ def test_one_guided_edit(http: httpx.Client) -> None:
     assert [item["seed"] for item in made["1"]["data"]] == [7, 8]
     assert made["1"]["size"] == f"{WIDTH}x{HEIGHT}"
     assert made["1"]["facts"]["lpips"] == "random weights"
-    assert picture_of(made["1"]["data"][0]["b64_json"]).shape == FIRST.shape
+    assert read_picture(made["1"]["data"][0]["b64_json"]).shape == FIRST.shape
     for plain, guided in zip(made["0"]["data"], made["1"]["data"], strict=True):
         assert guided["scores"]["edge_loss"] < 0.95 * plain["scores"]["edge_loss"]
 
@@ -367,10 +381,14 @@ def test_one_guided_edit(http: httpx.Client) -> None:
 def test_openais_client_edits_a_picture(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
     answer = client.images.edit(
-        model="qwen-edit", image=("first.png", png(FIRST)), prompt="at night", size="auto", extra_body={"steps": 2}
+        model="qwen-edit",
+        image=("first.png", encode_png(FIRST)),
+        prompt="at night",
+        size="auto",
+        extra_body={"steps": 2},
     )
     assert answer.data
-    assert picture_of(answer.data[0].b64_json).shape == FIRST.shape
+    assert read_picture(answer.data[0].b64_json).shape == FIRST.shape
 
 
 @pytest.mark.parametrize(
@@ -386,7 +404,7 @@ def test_openais_client_edits_a_picture(server: Server) -> None:
     ],
 )
 def test_a_picture_that_cannot_be_edited(http: httpx.Client, count: int, fields: dict[str, str], param: str) -> None:
-    images = [("image[]", (f"{index}.png", png(FIRST))) for index in range(count)]
+    images = [("image[]", (f"{index}.png", encode_png(FIRST))) for index in range(count)]
     sent = {"files": images} if images else {}
     answer = http.post("/v1/images/edits", data={"steps": "2", **fields}, **sent)  # pyright: ignore[reportArgumentType]
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param), answer.text
@@ -401,4 +419,4 @@ def test_the_self_test() -> None:
 
 
 def test_v2v_still_runs_beside_it(http: httpx.Client, clip_id: str) -> None:
-    assert ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"
+    assert wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["status"] == "completed"

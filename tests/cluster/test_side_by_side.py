@@ -1,4 +1,4 @@
-"""Two models of one kind side by side, and blocks of the configuration that are changed while a server runs."""
+"""Two models of one kind side by side, and configuration changes while a server runs."""
 
 import signal
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import yaml
 
 from composition.records.store import Store
 from miniatures.random import written
-from tests.cluster.conftest import create, ended
+from tests.cluster.conftest import create_video, wait_for_end
 from tests.cluster.server import CLIP, Server, until
 
 pytestmark = pytest.mark.cluster
@@ -23,7 +23,7 @@ UNTOUCHED = (FIRST, "graphs", "jobs")
 class Pair(Server):
     """A server of two Wans and two Fluxes, in two processes.
 
-    `wan-a14b` has two experts and 16 frames per second. Of `wan-5b`, which is TI2V, only the checkpoint knows the rate.
+    `wan-a14b` has two experts and 16 frames per second. The rate of `wan-5b`, a TI2V model, is only in its checkpoint.
     """
 
     def __init__(self, home: Path, models: dict[str, Any]):
@@ -51,7 +51,7 @@ class Pair(Server):
         self.config.write_text(yaml.safe_dump(raw))
 
     def change(self, application: str, change: dict[str, Any]) -> None:
-        """Merge into the `args` of an application, and let the server read its configuration again."""
+        """Merge a change into the `args` of an application, and let the server reload its configuration."""
         raw = yaml.safe_load(self.config.read_text())
         (found,) = (each for each in raw["applications"] if each["name"] == application)
         _merge(found["args"], change)
@@ -117,7 +117,7 @@ def test_v2v_chooses_and_seconds_are_right_for_each(
     body = {"model": "v2v", "input_video": clip, "prompt": "a meadow", "seconds": 1, **small, **choice}
     job = http.post("/v1/videos", json=body)
     assert job.status_code == 200, job.text
-    video = ended(http, job.json()["id"])
+    video = wait_for_end(http, job.json()["id"])
     assert video["status"] == "completed", video["error"]
     assert (video["rate"], video["frames_done"]) == (rate, frames)
     assert float(video["seconds"]) == pytest.approx(1, abs=0.1)
@@ -139,15 +139,15 @@ def test_a_picture_by_either_as_an_answer_and_as_a_job(http: httpx.Client, model
     answer = http.post("/v1/images/generations", json=asked).json()
     assert [stage["model"] for stage in answer["stages"]] == [model]
     job = http.post("/v1/videos", json=asked).json()
-    video = ended(http, job["id"])
+    video = wait_for_end(http, job["id"])
     assert (video["status"], video["main"], video["results"]) == ("completed", "image", ["image", "thumbnail"])
     assert [stage["model"] for stage in video["stages"]] == [model]
 
 
 def test_a_changed_block_restarts_itself_alone(pair: Pair, http: httpx.Client, clip: str) -> None:
-    """A setting of one model and the limit of the queue change while a model of another block works."""
+    """A setting of one model and the queue limit change while a model of another block is working."""
     before = {name: pair.pids(name) for name in (*UNTOUCHED, SECOND, "front")}
-    job = create(http, input_video=clip, prompt="a meadow", steps=100, models={"image-to-video": "wan-a14b"})
+    job = create_video(http, input_video=clip, prompt="a meadow", steps=100, models={"image-to-video": "wan-a14b"})
     until(lambda: http.get(f"/v1/videos/{job['id']}").json()["stage"] == "denoise", 60, "the first step")
     pair.change(SECOND, {"models": {"wan-5b": {"max_steps": 7}}})
 
@@ -165,6 +165,6 @@ def test_a_changed_block_restarts_itself_alone(pair: Pair, http: httpx.Client, c
     assert {name: pair.pids(name) for name in UNTOUCHED} == {name: before[name] for name in UNTOUCHED}
     with pair.client() as client:
         until(lambda: models(client)["wan-5b"]["ready"], 120, "the changed model")
-        video = ended(client, job["id"])
+        video = wait_for_end(client, job["id"])
     assert (video["status"], video["degraded"]) == ("completed", None)
-    assert Store(f"sqlite:///{pair.home / 'reelgraph.db'}").job(job["id"]).attempts == 1
+    assert Store(f"sqlite:///{pair.home / 'reelgraph.db'}").get_job(job["id"]).attempts == 1

@@ -1,4 +1,4 @@
-"""A server with keys, small limits and short leases: what breaks in is kept out, and what is cut off goes on."""
+"""A server with keys, small limits and short leases: intruders are rejected, and interrupted jobs are resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.conftest import content, create, ended, error_of, staged
+from tests.cluster.conftest import check_error, create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP, Server
 from tests.composition import sample_media as media
 
 pytestmark = pytest.mark.cluster
 
 JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "seed": 11}
-"""Long enough to be hit in the middle."""
+"""Long enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_body_without_length_is_stopped_at_the_limit(strict: Server) -> None:
 
     with strict.client() as http:
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
-        error_of(http.post("/v1/files", content=endless(), headers=kind), 413, None, "2097152")
+        check_error(http.post("/v1/files", content=endless(), headers=kind), 413, None, "2097152")
         assert http.get("/healthz").status_code == 200
         assert list((strict.home / "artifacts").rglob("file_*")) == []
 
@@ -51,25 +51,25 @@ def test_two_hundred_jobs_at_once(strict: Server, tmp_path: Path) -> None:
         assert codes <= {200, 429}
         full = [answer for answer in answers if answer.status_code == 429]
         assert full
-        error_of(full[0], 429, None, "limit is 20")
+        check_error(full[0], 429, None, "limit is 20")
         assert full[0].headers["retry-after"]
         for answer in answers:
             if answer.status_code == 200:
-                assert ended(http, answer.json()["id"])["status"] == "completed"
+                assert wait_for_end(http, answer.json()["id"])["status"] == "completed"
 
 
 def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -> None:
-    with httpx.Client(base_url=strict.url) as nobody:
-        error_of(nobody.get("/v1/videos"), 401, None, "API key")
-        assert nobody.get("/healthz").status_code == 200
-        wrong = nobody.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
-        error_of(wrong, 401, None, "not known")
+    with httpx.Client(base_url=strict.url) as anonymous:
+        check_error(anonymous.get("/v1/videos"), 401, None, "API key")
+        assert anonymous.get("/healthz").status_code == 200
+        wrong = anonymous.get("/v1/videos", headers={"Authorization": "Bearer rg-wrong"})
+        check_error(wrong, 401, None, "not known")
     with strict.client("ann") as ann, strict.client("bob") as bob:
         with media.one_frame(tmp_path).open("rb") as file:
             clip = ann.post("/v1/files", files={"file": file}).json()["id"]
-        error_of(bob.get(f"/v1/files/{clip}"), 404, "id")
-        error_of(bob.post("/v1/videos", json={"model": "v2v", "input_video": clip}), 404, "input_video", clip)
-        video_id = create(ann, input_video=clip, prompt="x")["id"]
+        check_error(bob.get(f"/v1/files/{clip}"), 404, "id")
+        check_error(bob.post("/v1/videos", json={"model": "v2v", "input_video": clip}), 404, "input_video", clip)
+        video_id = create_video(ann, input_video=clip, prompt="x")["id"]
         for answer in (
             bob.get(f"/v1/videos/{video_id}"),
             bob.get(f"/v1/videos/{video_id}/content"),
@@ -77,24 +77,24 @@ def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -
             bob.post(f"/v1/videos/{video_id}/cancel"),
             bob.delete(f"/v1/videos/{video_id}"),
         ):
-            error_of(answer, 404, "id")
+            check_error(answer, 404, "id")
         assert bob.get("/v1/videos").json()["data"] == []
-        assert ended(ann, video_id)["status"] == "completed"
+        assert wait_for_end(ann, video_id)["status"] == "completed"
 
 
 def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
     with strict.client() as http:
         clip = http.post("/v1/files", files={"file": CLIP.open("rb")}).json()["id"]
-        alone = ended(http, create(http, input_video=clip, **JOB)["id"])
+        alone = wait_for_end(http, create_video(http, input_video=clip, **JOB)["id"])
         assert alone["status"] == "completed", alone
-        undisturbed = content(http, alone["id"])
-        running = [create(http, input_video=clip, **JOB)["id"] for _ in range(2)]
-        waiting = [create(http, input_video=clip, **JOB)["id"] for _ in range(2)]
-        staged(http, running[0], "denoise")
+        undisturbed = fetch_content(http, alone["id"])
+        running = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
+        waiting = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
+        wait_for_stage(http, running[0], "denoise")
     strict.kill()
     strict.start()
     with strict.client() as http:
         for video_id in running + waiting:
-            video = ended(http, video_id)
+            video = wait_for_end(http, video_id)
             assert video["status"] == "completed", video
-            assert content(http, video_id) == undisturbed
+            assert fetch_content(http, video_id) == undisturbed

@@ -1,4 +1,4 @@
-"""V2V over HTTP: a clip goes in, its continuation comes out while somebody watches."""
+"""V2V over HTTP: a clip is uploaded, and its continuation is watched while it is generated."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from services.weights.weights import Weights
-from tests.cluster.conftest import content, create, ended, staged
+from tests.cluster.conftest import create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP
 
 pytestmark = pytest.mark.cluster
@@ -21,12 +21,12 @@ ALONE = {"wan", "flux", "qwen-edit", "hunyuan-dit", "svd", "realesrgan"}
 """Models whose jobs need no graph."""
 
 
-def frames(data: bytes) -> list[np.ndarray]:
+def decode_frames(data: bytes) -> list[np.ndarray]:
     with av.open(io.BytesIO(data), "r") as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def events(http: httpx.Client, video_id: str, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
+def list_events(http: httpx.Client, video_id: str, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
     found = []
     with http.stream("GET", f"/v1/videos/{video_id}/events", headers={"Last-Event-ID": str(after)}) as answer:
         event: dict[str, str] = {}
@@ -41,7 +41,7 @@ def events(http: httpx.Client, video_id: str, after: int = 0) -> list[tuple[int,
 
 
 def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str, untrained: dict[str, Any]) -> None:
-    video = ended(http, create(http, input_video=clip_id, seed=-1)["id"])
+    video = wait_for_end(http, create_video(http, input_video=clip_id, seed=-1)["id"])
     assert video["status"] == "completed", video
     assert video["caption"]
     assert video["facts"]["caption"] == video["caption"]
@@ -59,50 +59,50 @@ def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str, un
     width, height = map(int, video["size"].split("x"))
     assert width * height <= 128 * 72
     assert abs(width / height - 1280 / 720) < 0.35
-    made = frames(content(http, video["id"]))
+    made = decode_frames(fetch_content(http, video["id"]))
     assert len(made) == 9
     assert made[0].shape == (height, width, 3)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(http: httpx.Client, clip_id: str) -> None:
-    ids = [create(http, input_video=clip_id, prompt="a meadow", seed=seed)["id"] for seed in (5, 5, 6)]
-    first, again, other = [content(http, ended(http, video_id)["id"]) for video_id in ids]
+    ids = [create_video(http, input_video=clip_id, prompt="a meadow", seed=seed)["id"] for seed in (5, 5, 6)]
+    first, again, other = [fetch_content(http, wait_for_end(http, video_id)["id"]) for video_id in ids]
     assert first == again
     assert first != other
 
 
 def test_with_a_prompt_internvl_is_not_asked(http: httpx.Client, clip_id: str) -> None:
-    video = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])
+    video = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])
     assert [stage["model"] for stage in video["stages"]] == ["wan"]
     assert (video["prompt"], video["caption"]) == ("a meadow", None)
 
 
 def test_the_video_plays_before_the_job_has_ended(http: httpx.Client, clip_id: str) -> None:
-    video_id = create(http, input_video=clip_id, num_frames=81, max_area=192 * 112, prompt="a meadow")["id"]
+    video_id = create_video(http, input_video=clip_id, num_frames=81, max_area=192 * 112, prompt="a meadow")["id"]
     got = b""
     with http.stream("GET", f"/v1/videos/{video_id}/content") as answer:
         assert answer.headers["content-type"] == "video/mp4"
         chunks = answer.iter_bytes()
-        while got.count(b"moof") < 2:  # the second begins where the first is whole
+        while got.count(b"moof") < 2:  # the second segment begins when the first is complete
             got += next(chunks)
         assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress"
-        assert len(frames(got[: got.rindex(b"moof") - 4])) == 8
+        assert len(decode_frames(got[: got.rindex(b"moof") - 4])) == 8
         for chunk in chunks:
             got += chunk
-    whole = frames(content(http, ended(http, video_id)["id"]))
-    live = frames(got)
+    whole = decode_frames(fetch_content(http, wait_for_end(http, video_id)["id"]))
+    live = decode_frames(got)
     assert len(live) == len(whole) == 81
     assert all(np.array_equal(a, b) for a, b in zip(live, whole, strict=True))
 
 
 def test_join_gives_both_at_the_inputs_size_and_rate(http: httpx.Client, clip_id: str) -> None:
-    video = ended(http, create(http, input_video=clip_id, prompt="a meadow", join=True)["id"])
+    video = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow", join=True)["id"])
     assert video["status"] == "completed", video
     assert (video["size"], video["rate"]) == ("1280x720", "25")
-    data = content(http, video["id"])
+    data = fetch_content(http, video["id"])
     # 9 frames at 16 per second last as long as 14 at 25; the first one is the clip's last.
     assert video["frames_total"] == video["frames_done"] == 132 + 14
-    made, given = frames(data), frames(CLIP.read_bytes())
+    made, given = decode_frames(data), decode_frames(CLIP.read_bytes())
     assert len(made) == 146
     for index in (0, 60, 131):
         assert np.abs(made[index].astype(int) - given[index]).mean() < 6.0, index
@@ -111,7 +111,7 @@ def test_join_gives_both_at_the_inputs_size_and_rate(http: httpx.Client, clip_id
 
 
 def test_ranges_thumbnail_and_head(http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     url = f"/v1/videos/{video_id}/content"
     whole = http.get(url)
     assert whole.headers["accept-ranges"] == "bytes"
@@ -130,34 +130,34 @@ def test_ranges_thumbnail_and_head(http: httpx.Client, clip_id: str) -> None:
 
 
 def test_events_tell_every_stage_and_resume(http: httpx.Client, clip_id: str) -> None:
-    video_id = create(http, input_video=clip_id, steps=12, num_frames=33, max_area=192 * 112)["id"]
-    told = events(http, video_id)
-    kinds = [kind for _, kind, _ in told]
+    video_id = create_video(http, input_video=clip_id, steps=12, num_frames=33, max_area=192 * 112)["id"]
+    found = list_events(http, video_id)
+    kinds = [kind for _, kind, _ in found]
     assert kinds[0] == "status"
-    assert (kinds[-1], told[-1][2]["status"]) == ("status", "completed")
+    assert (kinds[-1], found[-1][2]["status"]) == ("status", "completed")
     assert {"text", "fact", "stage", "segment", "progress"} <= set(kinds)
-    text = "".join(data["piece"] for _, kind, data in told if kind == "text")
-    assert text.strip() == ended(http, video_id)["caption"]
-    steps = [data["done"] for _, kind, data in told if kind == "progress" and data["stage"] == "denoise"]
+    text = "".join(data["piece"] for _, kind, data in found if kind == "text")
+    assert text.strip() == wait_for_end(http, video_id)["caption"]
+    steps = [data["done"] for _, kind, data in found if kind == "progress" and data["stage"] == "denoise"]
     assert len(steps) > 2
     assert steps == sorted(steps)
-    numbers = [number for number, _, _ in told]
+    numbers = [number for number, _, _ in found]
     assert numbers == sorted(set(numbers))
-    assert [number for number, _, _ in events(http, video_id, numbers[-3])] == numbers[-2:]
+    assert [number for number, _, _ in list_events(http, video_id, numbers[-3])] == numbers[-2:]
 
 
 def test_i2v_runs_alone_with_a_first_and_a_last_picture(http: httpx.Client, clip_id: str) -> None:
-    video_id = ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
+    video_id = wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])["id"]
     picture = http.get(f"/v1/videos/{video_id}/content", params={"variant": "thumbnail"}).content
     parts = {"image": ("first.jpg", picture), "last_image": ("last.jpg", picture)}
     asked = {"model": "wan-i2v", "num_frames": "9", "steps": "2", "max_area": "9216"}
     answer = http.post("/v1/videos", data=asked, files=parts)
     assert answer.status_code == 200, answer.text
-    assert ended(http, answer.json()["id"])["status"] == "completed"
+    assert wait_for_end(http, answer.json()["id"])["status"] == "completed"
 
 
 def test_models_health_and_metrics(http: httpx.Client, clip_id: str) -> None:
-    ended(http, create(http, input_video=clip_id, prompt="a meadow")["id"])
+    wait_for_end(http, create_video(http, input_video=clip_id, prompt="a meadow")["id"])
     models = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
     assert set(models) == {*GRAPHS, *ALONE, "internvl", "instantid", "wan-i2v"}
     assert all(model["ready"] for model in models.values())
@@ -171,8 +171,10 @@ def test_models_health_and_metrics(http: httpx.Client, clip_id: str) -> None:
 
 
 def test_a_job_in_progress_says_when_to_ask_again(http: httpx.Client, clip_id: str) -> None:
-    video_id = create(http, input_video=clip_id, prompt="a meadow", num_frames=121, max_area=320 * 176, steps=50)["id"]
-    staged(http, video_id, "denoise")
+    video_id = create_video(http, input_video=clip_id, prompt="a meadow", num_frames=121, max_area=320 * 176, steps=50)[
+        "id"
+    ]
+    wait_for_stage(http, video_id, "denoise")
     answer = http.get(f"/v1/videos/{video_id}")
     assert answer.headers["retry-after"] == "1"
     assert answer.headers["openai-poll-after-ms"] == "1000"

@@ -1,4 +1,4 @@
-"""A small application of Serve, with an HTTP front and a part without one, for tests of how it is served."""
+"""A small Serve application with and one without an HTTP route, for tests of deployment."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 @serve.deployment(name="front", ray_actor_options={"num_cpus": 0.01})
 class Front:
-    """Says who answers."""
+    """Responds with its name."""
 
     async def __call__(self, request: Request) -> JSONResponse:
         umask = os.umask(0o077)
@@ -21,7 +21,7 @@ class Front:
 
 @serve.deployment(name="back", ray_actor_options={"num_cpus": 0.01})
 class Back:
-    """Is there."""
+    """Has no HTTP route."""
 
     async def __call__(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Zip archives of pictures, made when they are asked for: honest ones, and hostile ones that must not be taken."""
+"""Zip archives of pictures, created on demand: valid ones, and hostile ones that must be rejected."""
 
 import io
 import stat
@@ -18,19 +18,19 @@ Entries = Iterable[tuple[str | zipfile.ZipInfo, bytes]]
 
 
 def encoded(pixels: Any, form: str = "png", **how: Any) -> bytes:
-    """A picture as the bytes of a file. Shapes as Pillow knows them."""
+    """Return a picture as the bytes of a file. Array shapes as in Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **how)
     return buffer.getvalue()
 
 
 def numbered(number: int, width: int = 64, height: int = 48) -> bytes:
-    """A PNG that bears its number."""
+    """Return a PNG that encodes its number."""
     return encoded(media.numbered(number, width, height))
 
 
 def zipped(path: Path, entries: Entries, method: int = zipfile.ZIP_STORED) -> Path:
-    """A zip archive with entries in the order they are given."""
+    """Write a zip archive with entries in the given order."""
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in entries:
             archive.writestr(name, data)
@@ -38,12 +38,12 @@ def zipped(path: Path, entries: Entries, method: int = zipfile.ZIP_STORED) -> Pa
 
 
 def album(path: Path, count: int, width: int = 64, height: int = 48) -> Path:
-    """A zip of numbered pictures."""
+    """Write a zip archive of numbered pictures."""
     return zipped(path, [(f"frame{n}.png", numbered(n, width, height)) for n in range(count)])
 
 
 def folder(path: Path, files: Mapping[str, bytes]) -> Path:
-    """A folder with files in it, by their paths."""
+    """Write a folder of files: path → content."""
     for name, data in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
@@ -51,7 +51,7 @@ def folder(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def patched(path: Path, name: str, field: int, form: str, value: int) -> Path:
-    """Overwrite a number in the entry of the directory that has this name, `field` bytes from its beginning."""
+    """Overwrite a number in the directory entry of this name, at offset `field`."""
     data = bytearray(path.read_bytes())
     at = data.rindex(b"PK\1\2", 0, data.rindex(name.encode()))
     struct.pack_into(form, data, at + field, value)
@@ -60,7 +60,7 @@ def patched(path: Path, name: str, field: int, form: str, value: int) -> Path:
 
 
 FLAGS, CHECKSUM, UNPACKED, ATTRIBUTES = (8, "<H"), (16, "<I"), (24, "<I"), (38, "<I")
-"""Fields of an entry in the directory."""
+"""Fields of a directory entry: offset and size."""
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -70,7 +70,7 @@ def link(name: str) -> zipfile.ZipInfo:
 
 
 def spoiled(data: bytes) -> bytes:
-    """The same picture with its second half overwritten."""
+    """Return the picture with its second half overwritten."""
     return data[: len(data) // 2] + b"\xff" * (len(data) - len(data) // 2)
 
 
@@ -90,7 +90,7 @@ def moving_webp() -> bytes:
 
 
 def _with(name: str | zipfile.ZipInfo, data: bytes) -> Callable[[Path], Path]:
-    """An archive of two pictures and one entry that should not be there, between them."""
+    """Write an archive of two pictures with a forbidden entry between them."""
     return lambda path: zipped(path, [("frame1.png", numbered(1)), (name, data), ("frame3.png", numbered(3))])
 
 
@@ -130,14 +130,14 @@ def _twice(path: Path) -> Path:
 
 
 def _bad_names(path: Path) -> Path:
-    """Names that say they are UTF-8 and are not."""
+    """Write an archive whose names are flagged as UTF-8 and are not."""
     data = zipped(path, [("frameé.png", numbered(1))]).read_bytes()
     path.write_bytes(data.replace("é".encode(), b"\xff\xfe"))
     return path
 
 
 def _renamed(name: bytes) -> Callable[[Path], Path]:
-    """An archive with a name that zipfile would not write."""
+    """Write an archive with a name that zipfile would not write."""
 
     def make(path: Path) -> Path:
         stand_in = "x" * len(name)
@@ -162,17 +162,17 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         lambda path: patched(album(path, 3), "frame1.png", *FLAGS, 1),
         ("'frame1.png'", "encrypted"),
     ),
-    "twice": (_twice, ("'frame1.png'", "two of this name")),
-    "twice-by-path": (_with("./frame1.png", numbered(2)), ("'./frame1.png'", "two of this name")),
+    "twice": (_twice, ("'frame1.png'", "two files of this name")),
+    "twice-by-path": (_with("./frame1.png", numbered(2)), ("'./frame1.png'", "two files of this name")),
     "text": (_with("notes.txt", b"No picture at all.\n" * 99), ("'notes.txt'", "text, not a picture")),
     "empty-file": (_with("frame2.png", b""), ("'frame2.png'", "empty")),
     "video": (
         lambda path: _with("frame2.mp4", media.one_frame(path.parent).read_bytes())(path),
-        ("'frame2.mp4'", "not a picture"),
+        ("'frame2.mp4'", "format must be one of PNG"),
     ),
     "archive": (
         lambda path: _with("more.zip", album(path, 1).read_bytes())(path),
-        ("'more.zip'", "not a picture"),
+        ("'more.zip'", "format must be one of PNG"),
     ),
     "moving-gif": (_with("frame2.gif", moving_gif()), ("'frame2.gif'", "animated")),
     "moving-webp": (_with("frame2.webp", moving_webp()), ("'frame2.webp'", "animated")),
@@ -181,13 +181,13 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "office": (_docx, ("'[Content_Types].xml'", "text, not a picture")),
     "long-name": (_with("x" * 5000 + "/frame2.png", b"?"), ("xxx/frame2.png'", "text, not a picture")),
     "control": (_with("frame\x1b[31m.png", b"?"), (r"'frame\x1b[31m.png'",)),
-    "empty": (lambda path: zipped(path, []), ("no pictures in it",)),
-    "only-ignored": (lambda path: zipped(path, [("a/", b""), ("__MACOSX/a", b"?")]), ("no pictures in it",)),
-    "cut-1": (lambda path: _cut(path, 0.1), ("cut short or broken", "directory")),
-    "cut-5": (lambda path: _cut(path, 0.5), ("cut short or broken", "directory")),
-    "cut-9": (lambda path: _cut(path, 0.95), ("cut short or broken", "directory")),
-    "bad-names": (_bad_names, ("cut short or broken",)),
-    "no-local-header": (_no_local_header, ("'frame1.png'", "damaged here")),
+    "empty": (lambda path: zipped(path, []), ("no pictures in the archive",)),
+    "only-ignored": (lambda path: zipped(path, [("a/", b""), ("__MACOSX/a", b"?")]), ("no pictures in the archive",)),
+    "cut-1": (lambda path: _cut(path, 0.1), ("truncated or damaged", "directory")),
+    "cut-5": (lambda path: _cut(path, 0.5), ("truncated or damaged", "directory")),
+    "cut-9": (lambda path: _cut(path, 0.95), ("truncated or damaged", "directory")),
+    "bad-names": (_bad_names, ("truncated or damaged",)),
+    "no-local-header": (_no_local_header, ("'frame1.png'", "damaged or truncated")),
     "checksum": (_wrong_checksum, ("'frame1.png'", "CRC")),
     "damaged-deflate": (_damaged_deflate, ("'frame1.png'",)),
     "bzip2": (
@@ -195,7 +195,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         ("'frame1.png'", "bzip2"),
     ),
     "lzma": (lambda path: zipped(path, [("frame1.png", numbered(1))], zipfile.ZIP_LZMA), ("'frame1.png'", "lzma")),
-    "damaged-png": (_with("frame2.png", spoiled(encoded(noisy()))), ("'frame2.png'", "damaged or cut short")),
-    "half-jpg": (_with("frame2.jpg", encoded(noisy(), "jpeg")[:900]), ("'frame2.jpg'", "damaged or cut short")),
+    "damaged-png": (_with("frame2.png", spoiled(encoded(noisy()))), ("'frame2.png'", "damaged or truncated")),
+    "half-jpg": (_with("frame2.jpg", encoded(noisy(), "jpeg")[:900]), ("'frame2.jpg'", "damaged or truncated")),
 }
-"""Archives that no upload may be: name → how it is made, and words of the message that says why."""
+"""Archives that must be rejected: name → how to write the archive, and parts of the error message."""

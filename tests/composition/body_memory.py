@@ -1,7 +1,7 @@
-"""How much memory a process takes to read bodies that are made to take much.
+"""Measure the memory for reading request bodies that are designed to need much of it.
 
-`python -m tests.composition.body_memory` reads each in a process of its own, a fork of this one, and writes a line of
-JSON for each: its shape, its bytes, whether it was taken, and by how many bytes the process has grown meanwhile.
+`python -m tests.composition.body_memory` reads each body in a separate process, a fork of this one, and prints a line
+of JSON for each: its shape, its size, whether it was accepted, and by how many bytes the process grew.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ CHUNK = 1 << 16
 
 
 def part(name: str, data: bytes, file: str | None = None) -> bytes:
-    """One part of a multipart form."""
+    """Return one part of a multipart form."""
     filename = "" if file is None else f'; filename="{file}"'
     return f'--b\r\nContent-Disposition: form-data; name="{name}"{filename}\r\n\r\n'.encode() + data + b"\r\n"
 
 
 def hostile_forms(limit: int) -> dict[str, tuple[bytes, str]]:
-    """Forms whose text has `limit` bytes, or that have as many parts as there may be: shape → body and content type."""
+    """Return forms with `limit` bytes of text, or with the maximum number of parts: shape → body and content type."""
     wide = limit - len("a=😀".encode())
     flat = {
         "escapes": b"a=" + b"%41" * (limit // 3 - 2),
@@ -65,14 +65,14 @@ def hostile_forms(limit: int) -> dict[str, tuple[bytes, str]]:
 
 
 def hostile_json(limit: int) -> dict[str, tuple[bytes, str]]:
-    """JSON as large as is taken, nearly, by a limit that is a multiple of LIMIT: shape → body and content type."""
+    """Return JSON bodies just below the limit, a multiple of LIMIT: shape → body and content type."""
     counts = {name: most_taken(written) * limit // LIMIT for name, written in HOSTILE.items()}
     return {f"JSON: {name}": (b'{"a":' + HOSTILE[name](count) + b"}", JSON) for name, count in counts.items()}
 
 
 @asynccontextmanager
 async def reading(body: bytes, content_type: str, limit: int) -> AsyncIterator[Body]:
-    """Read a body that comes in chunks."""
+    """Read a body that arrives in chunks."""
     starts = iter(range(0, len(body), CHUNK))
 
     async def receive() -> Message:
@@ -86,13 +86,13 @@ async def reading(body: bytes, content_type: str, limit: int) -> AsyncIterator[B
 
 
 def rss(field: str) -> int:
-    """Bytes that this process has in memory (VmRSS), or has had at most since that was reset (VmHWM)."""
+    """Return this process's current memory (VmRSS), or its peak since the last reset (VmHWM), in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
 def growth(body: bytes, content_type: str, limit: int) -> tuple[bool, int]:
-    """Read a body. Whether it was taken, and by how many bytes this process has grown at most."""
+    """Read a body, and return whether it was accepted and by how many bytes this process grew at its peak."""
 
     async def take(data: bytes, kind: str) -> bool:
         try:
@@ -102,7 +102,7 @@ def growth(body: bytes, content_type: str, limit: int) -> tuple[bool, int]:
             return False
 
     with asyncio.Runner() as runner:
-        runner.run(take(b'{"a": [1]}', JSON))  # what is made once
+        runner.run(take(b'{"a": [1]}', JSON))  # objects that are created once
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         before = rss("VmRSS")

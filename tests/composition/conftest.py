@@ -1,4 +1,4 @@
-"""What many tests need and is slow to make: uploads, which are decoded in processes of their own, and a PostgreSQL."""
+"""Fixtures that are slow to create: uploads, which separate processes decode, and a PostgreSQL server."""
 
 import shutil
 import tempfile
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.store import Store
 from tests.composition import albums
 from tests.composition import sample_media as media
@@ -20,10 +20,10 @@ from tests.composition.serving import noise
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a first frame, edges and a clip, uploaded."""
+    """A folder with three uploads: a first frame, edges and a clip."""
     folder = tmp_path_factory.mktemp("stocked")
     made = Counter(folder)
-    await made.upload(png(noise(0, 64, 48)), "first")
+    await made.upload(encode_png(noise(0, 64, 48)), "first")
     await made.upload(albums.album(folder / "edges.zip", EDGES).read_bytes(), "edges")
     await made.upload(media.one_frame(folder).read_bytes(), "clip")
     made.store.close()
@@ -32,17 +32,17 @@ async def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def counter(stocked: Path, tmp_path: Path) -> Counter:
-    """Where `ann` may order, with uploads of her own."""
+    """An environment for jobs of `ann`, with her uploads."""
     return Counter(Path(shutil.copytree(stocked, tmp_path / "home")))
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URI of a PostgreSQL, which runs as another user and could not see into a folder of pytest's."""
+    """The URI of a PostgreSQL server. It runs as another user, who cannot read pytest's folders."""
     with tempfile.TemporaryDirectory() as folder:
         server = pgserver.get_server(folder)  # pyright: ignore[reportPrivateImportUsage]
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            connection.execute("alter system set fsync = off")  # nothing of it outlives the tests
+            connection.execute("alter system set fsync = off")  # the data is not needed after the tests
             connection.execute("select pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
@@ -50,14 +50,14 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """An empty store, in each of the databases."""
+    """An empty store, in each kind of database."""
     made = Store(f"sqlite:///{tmp_path / 'store.db'}" if request.param == "sqlite" else empty_database(request))
     yield made
     made.close()
 
 
 def empty_database(request: pytest.FixtureRequest) -> str:
-    """Make a database of a test's own in the PostgreSQL that the tests share, and return its URL."""
+    """Create a database for one test on the shared PostgreSQL server, and return its URL."""
     uri: str = request.getfixturevalue("postgres")
     with psycopg.connect(uri, autocommit=True) as connection:
         (number,) = connection.execute("select count(*) from pg_database").fetchone() or (0,)

@@ -1,4 +1,4 @@
-"""What is served, without Ray: rows in a real database, the states of applications, and their handles."""
+"""A cluster without Ray: rows in a real database, the states of applications, and their handles."""
 
 import threading
 from collections.abc import Mapping
@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composition.configuration.served import GRAPH, HEALTHY, Patience, Served, ServedModel
+from composition.configuration.registry import Registry, Timeouts
+from composition.configuration.served import HEALTHY, ServedModel
 from composition.configuration.settings import GraphEntry, StateSettings
+from composition.configuration.snapshot import GRAPH
 from composition.graph_host import GraphHost
 from composition.graphs.calls import Handle as AnyHandle
 from composition.graphs.calls import Transport
@@ -20,10 +22,10 @@ from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, HostHandle
 
 TRANSPORT = Transport((Gone,), (Full,))
-IMPATIENT = Patience(known_for_s=0)
-"""What is served is read anew each time."""
+IMPATIENT = Timeouts(cache_s=0)
+"""No caching of snapshots."""
 MODELS, GRAPHS = "models", "graphs"
-"""The applications."""
+"""Names of the applications."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Hosted:
 
     kind: str
     service: object = None
-    """Of this process, or its handle; None where it is never asked."""
+    """The service in this process, or its handle; None if it is never called."""
     limits: Mapping[str, float] = field(default_factory=dict[str, float])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rate: float | None = None
@@ -43,35 +45,36 @@ class Hosted:
 
 
 def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) -> ServedModel:
-    """The model as requests that are answered at once see it. Its id is its kind where no other is given."""
-    facts = {"limits": hosted.limits, "defaults": hosted.defaults, "rate": hosted.rate}
-    return ServedModel(name or hosted.kind, KINDS[hosted.kind], MODELS, state, built_at=0.0, **facts)
+    """Return the model for requests without a job. By default, its id is its kind."""
+    return ServedModel(
+        name or hosted.kind, KINDS[hosted.kind], MODELS, state, hosted.limits, hosted.defaults, hosted.rate
+    )
 
 
 class Cluster:
-    """A cluster that serves what is put on it; its database, and all other state, is in `folder`."""
+    """A cluster on which tests deploy models and graphs. All its state is in `folder`."""
 
-    def __init__(self, folder: Path, patience: Patience = IMPATIENT) -> None:
+    def __init__(self, folder: Path, timeouts: Timeouts = IMPATIENT) -> None:
         self.url = f"sqlite:///{folder / 'store.db'}"
         self.where = ArtifactSettings(url=str(folder / "artifacts"))
         self.store = Store(self.url)
         self.states: dict[str, str] = {}
-        """Application → what Serve says of it."""
+        """Application → its state in Serve."""
         self.handles: dict[str, AnyHandle] = {}
-        """Application → the handle of its deployment, which one that is still being built has not."""
+        """Application → handle of its deployment; an application that is still being built has none."""
         self.refused = threading.Event()
-        """A handle was asked for that was not there."""
+        """Set when a missing handle was requested."""
         self.built = 0
-        """How often an application was built, which is the clock here."""
+        """Number of built applications, which replaces the time."""
         self.away = False
-        """Serve's controller does not answer."""
+        """Whether Serve's controller does not answer."""
         self.asked = 0
-        """How often Serve was asked."""
-        self.served = Served(self.store, self._ask_states, self.open_handle, TRANSPORT, patience)
+        """Number of requests to Serve's controller."""
+        self.served = Registry(self.store, self._fetch_states, self.open_handle, TRANSPORT, timeouts)
         state = StateSettings(home=folder, database=self.url, artifacts=self.where)
         self.graphs = GraphHost(state, self.served, TRANSPORT)
 
-    def _ask_states(self) -> Mapping[str, str]:
+    def _fetch_states(self) -> Mapping[str, str]:
         self.asked += 1
         if self.away:
             raise Gone
@@ -84,18 +87,18 @@ class Cluster:
         return self.handles[application]
 
     def host_models(self, models: Mapping[str, Hosted], application: str = MODELS) -> "Cluster":
-        """Serve an application of models, in place of what it had."""
+        """Deploy an application of models, replacing its previous models."""
         rows = [(name, hosted.kind, hosted.facts) for name, hosted in models.items()]
         self.deploy(application, rows, HostHandle({name: hosted.service for name, hosted in models.items()}))
         return self
 
     def host_graphs(self, *names: str, application: str = GRAPHS, **entries: Mapping[str, Any]) -> "Cluster":
-        """Serve an application of graphs, in place of what it had. What runs them is the real host.
+        """Deploy an application of graphs with the real host, replacing its previous graphs.
 
         Args:
-            names: of graphs that have no settings.
-            application: its name.
-            entries: name, with `_` for `-`, → the settings of a graph.
+            names: names of graphs without settings.
+            application: name of the application.
+            entries: name of a graph, with `_` for `-` → its settings.
         """
         graphs = {name: GraphEntry() for name in names}
         graphs |= {name.replace("_", "-"): GraphEntry.model_validate(entry) for name, entry in entries.items()}
@@ -104,11 +107,17 @@ class Cluster:
         return self
 
     def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
-        """Serve an application that has written down (name, kind, facts)."""
+        """Deploy an application that registers the rows (name, kind, facts)."""
         self.built += 1
-        said = {"application": application, "built_at": float(self.built)}
         stored = [
-            Deployed(position=position, name=name, kind=kind, facts=facts, **said)
+            Deployed(
+                application=application,
+                position=position,
+                name=name,
+                kind=kind,
+                facts=facts,
+                built_at=float(self.built),
+            )
             for position, (name, kind, facts) in enumerate(rows)
         ]
         self.store.replace_deployed(application, stored)

@@ -9,7 +9,7 @@ from composition.http.bodies import Body
 from composition.http.forms import Part
 from composition.http.orders import Orders
 from composition.http.uploads import Uploads
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Page
@@ -60,7 +60,7 @@ class Counter:
         self.artifacts = Artifacts(self.cluster.where)
         self.uploads = Uploads(self.store, self.artifacts, MediaLimits(), 1 << 30)
         self.orders = Orders(self.cluster.served, self.uploads, (self.store, self.artifacts))
-        self._files = {file.filename: file for file in self.store.files("ann", Page(100))[0]}
+        self._files = {file.filename: file for file in self.store.list_files("ann", Page(100))[0]}
 
     @property
     def first(self) -> File:
@@ -101,18 +101,18 @@ class Counter:
     async def begun(self, job: Job, frames: int) -> Job:
         """Store a job and give it its first so many frames; it is not finished."""
         self.store.create_job(job, 99)
-        claimed = self.store.claim(60.0)
+        claimed = self.store.claim_job(60.0)
         assert claimed
         assert claimed.id == job.id
         for index in range(frames):
             key = f"videos/{job.id}/{index}.png"
-            self.artifacts.put(key, png(frame_of(index)))
+            self.artifacts.put(key, encode_png(frame_of(index)))
             row = Still(job_id=job.id, index=index, name=FRAME, key=key)
-            self.store.record(self.lease(job), {"frames_done": index + 1}, [], [row])
-        return self.store.job(job.id)
+            self.store.update_job(self.lease(job), {"frames_done": index + 1}, [], [row])
+        return self.store.get_job(job.id)
 
     def lease(self, job: Job) -> Lease:
-        return Lease(job.id, self.store.job(job.id).fence)
+        return Lease(job.id, self.store.get_job(job.id).fence)
 
     def data(self, file: File) -> bytes:
         return b"".join(self.artifacts.read(file.key))

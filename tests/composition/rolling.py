@@ -9,7 +9,7 @@ from composition.graphs.calls import Models, Transport
 from composition.graphs.rolling_edit.graph import RollingEdit
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
 from services.frames import Fact, Frames, Item, Pixels
 from tests.composition import albums
@@ -42,7 +42,7 @@ class Room:
         self.graph = RollingEdit(Models({"guided-edit": self.handle}), settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def picture(self, pixels: Pixels, name: str = "first.png") -> str:
-        (self.folder / name).write_bytes(png(pixels))
+        (self.folder / name).write_bytes(encode_png(pixels))
         return str(self.folder / name)
 
     def edges(self, count: int = EDGES) -> str:

@@ -1,4 +1,4 @@
-"""Sample files, made when they are asked for: odd ones that must be taken, and hostile ones that must not."""
+"""Sample files, created on demand: unusual ones that must be accepted, and hostile ones that must be rejected."""
 
 import random
 import struct
@@ -23,14 +23,14 @@ BITS = 8
 
 
 def numbered(number: int, width: int = 64, height: int = 48) -> Pixels:
-    """A (h, w, 3) frame that bears its number, 0 to 255, as black and white bars that survive any codec."""
+    """Return an (h, w, 3) frame that encodes its number, 0 to 255, as black and white bars that survive any codec."""
     bars = [255 * (number >> bit & 1) for bit in range(BITS)]
     row = np.repeat(np.array(bars, np.uint8), -(-width // BITS))[:width]
     return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
 
 
 def number_of(pixels: Pixels) -> int:
-    """The number that a frame bears."""
+    """Return the number that is encoded in a frame."""
     height, width = pixels.shape[:2]
     bar = -(-width // BITS)
     return sum(int(pixels[height // 2, bit * bar + bar // 2].mean() > 127) << bit for bit in range(BITS))
@@ -42,7 +42,7 @@ def solid(colour: tuple[int, int, int], width: int = 64, height: int = 48) -> Pi
 
 @dataclass(frozen=True)
 class Coding:
-    """How a clip is coded."""
+    """Encoding of a clip."""
 
     codec: str = "libx264"
     pix_fmt: str = "yuv420p"
@@ -50,12 +50,12 @@ class Coding:
     container: dict[str, str] = field(default_factory=dict)
     form: str | None = None
     matrix: int = 1
-    """Of the pixels: 1 is BT.709, 5 BT.601."""
+    """Colour matrix: 1 is BT.709, 5 is BT.601."""
     range: int = 1
-    """Of the pixels: 1 is limited, 2 full."""
+    """Colour range: 1 is limited, 2 is full."""
     tagged: bool = True
     degrees: int = 0
-    """How far a player must turn it, counterclockwise."""
+    """Rotation on display, in degrees counterclockwise."""
     mirrored: bool = False
 
 
@@ -69,7 +69,7 @@ def clip(
     coding: Coding = PLAIN,
     times: Sequence[int] | None = None,
 ) -> Path:
-    """Write a video. `times` are in frames, by default 0, 1, 2 …"""
+    """Write a video. `times` are presentation times in frames, by default 0, 1, 2 …"""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w", format=coding.form, options=coding.container) as container:
         stream: Any = container.add_stream(coding.codec, rate=rate, options=coding.options)
@@ -98,7 +98,7 @@ def _coded(pixels: Pixels, coding: Coding, number: int, unit: Fraction) -> Video
 
 
 def count(path: Path, frames: int = 40, coding: Coding = PLAIN, rate: Fraction | int = 25) -> Path:
-    """A video of numbered frames."""
+    """Write a video of numbered frames."""
     return clip(path, [numbered(n) for n in range(frames)], rate, coding)
 
 
@@ -107,7 +107,7 @@ def one_frame(folder: Path) -> Path:
 
 
 def damaged_middle(folder: Path) -> Path:
-    """The bunny with 50,000 bytes overwritten: 6 of its frames do not decode, and its end does."""
+    """The bunny with 50,000 bytes overwritten: 6 frames do not decode, the last one does."""
     data = bytearray(BUNNY.read_bytes())
     data[200_000:250_000] = random.Random(0).randbytes(50_000)
     return _written(folder / "damaged.mp4", bytes(data))
@@ -119,13 +119,13 @@ def _written(path: Path, data: bytes) -> Path:
 
 
 def picture(path: Path, pixels: Pixels, **how: Any) -> Path:
-    """A still picture in the format that the name says. Shapes as Pillow knows them."""
+    """Write a picture in the format of the file name's extension. Array shapes as in Pillow."""
     Image.fromarray(pixels).save(path, **how)
     return path
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is of this size and has hardly any data."""
+    """Return a PNG with a header of this size and hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -157,7 +157,7 @@ def _no_index(path: Path) -> None:
 
 
 def _half(path: Path) -> None:
-    """Its index first, and then half of its frames."""
+    """Write a video with its index first, and half of its frames."""
     faststart = Coding(options=PLAIN.options, container={"movflags": "faststart"})
     whole = clip(path, list(_noise(40)), coding=faststart).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -170,7 +170,7 @@ def _half_matroska(path: Path) -> None:
 
 
 def spoil(path: Path, packets: Iterable[int]) -> None:
-    """Overwrite some packets of a video, counted as they lie in the file, so that they cannot be decoded."""
+    """Overwrite some packets of a video, in file order, so that they cannot be decoded."""
     with av.open(str(path)) as container:
         places = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(path.read_bytes())
@@ -180,7 +180,7 @@ def spoil(path: Path, packets: Iterable[int]) -> None:
 
 
 def _broken_end(path: Path) -> None:
-    """All of its packets are there, and the last ten are rubbish."""
+    """Write a video with all its packets, of which the last ten are random bytes."""
     spoil(clip(path, list(_noise(40))), range(30, 40))
 
 
@@ -194,7 +194,7 @@ def _three_hours(path: Path) -> None:
 
 
 def _huge_header(path: Path) -> None:
-    """A clip of 64x48 whose header says 60000x60000, in a codec that believes it."""
+    """Write a 64x48 clip whose header declares 60000x60000, in a codec that takes its size from there."""
     clip(path, [numbered(0)], coding=Coding("qtrle", "rgb24", tagged=False))
     size = struct.pack(">HH", 64, 48)
     data = path.read_bytes()
@@ -219,15 +219,15 @@ def _halved(path: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "empty.mp4": (_text(""), ("empty",)),
     "text.mp4": (_text("This is not a film.\n" * 100), ("text",)),
-    "noise.mp4": (lambda path: path.write_bytes(random.Random(1).randbytes(5000)), ("known format",)),
+    "noise.mp4": (lambda path: path.write_bytes(random.Random(1).randbytes(5000)), ("format must be one of", "MP4")),
     "sound.mp4": (_sound, ("no video", "audio")),
     "no-frames.mp4": (_no_frames, ("frame",)),
-    "no-index.mp4": (_no_index, ("index", "cut off")),
-    "half.mp4": (_half, ("cut short", "of 40 frames")),
-    "half.mkv": (_half_matroska, ("cut short", "of 2.0 s")),
-    "broken-end.mp4": (_broken_end, ("end cannot be decoded", "30 of 40")),
+    "no-index.mp4": (_no_index, ("index", "truncated")),
+    "half.mp4": (_half, ("truncated", "of 40 frames")),
+    "half.mkv": (_half_matroska, ("truncated", "of 2.0 s")),
+    "broken-end.mp4": (_broken_end, ("end of the video cannot be decoded", "30 of 40")),
     "three-hours.mp4": (_three_hours, ("duration", "10801.0 s", "1800 s", "max_duration_s")),
-    "huge-header.mov": (_huge_header, ("beyond", "9437184", "max_pixels")),
+    "huge-header.mov": (_huge_header, ("exceeds", "9437184", "max_pixels")),
     "huge.png": (lambda path: path.write_bytes(png_header(60_000, 60_000)), ("60000x60000", "8192")),
     "thin.png": (lambda path: path.write_bytes(png_header(8000, 10)), ("8000x10", "16", "min_side")),
     "long.png": (lambda path: path.write_bytes(png_header(10_000, 10)), ("10000x10", "8192", "max_side")),
@@ -235,9 +235,9 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "huge.jpg": (lambda path: _huge_picture(path, "jpeg"), ("9000x2000", "8192")),
     "huge.webp": (lambda path: _huge_picture(path, "webp"), ("9000x2000", "8192")),
     "huge.gif": (lambda path: _huge_picture(path, "gif"), ("9000x2000", "8192")),
-    "half.png": (_halved, ("cut short",)),
-    "half.jpg": (_halved, ("cut short",)),
-    "half.webp": (_halved, ("cut short",)),
+    "half.png": (_halved, ("truncated",)),
+    "half.jpg": (_halved, ("truncated",)),
+    "half.webp": (_halved, ("truncated",)),
     "moving.webp": (
         lambda path: picture(path, numbered(0), save_all=True, append_images=[Image.fromarray(numbered(1))]),
         ("animated WebP",),
@@ -247,11 +247,11 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "list.ffconcat": (_text(f"ffconcat version 1.0\nfile '{BUNNY}'\n"), ("text",)),
     "call.sdp": (_text("v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"), ("text",)),
 }
-"""Files that no upload may be: name → how it is made, and words of the message that says why."""
+"""Files that must be rejected: name → how to write the file, and parts of the error message."""
 
 
 def bad(name: str, folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """Make a file of BAD; return it and the words that its refusal must have."""
+    """Write a file of BAD; return its path and the parts of the error message."""
     make, words = BAD[name]
     path = folder / name
     make(path)
@@ -259,7 +259,7 @@ def bad(name: str, folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def boxes(data: bytes) -> list[tuple[str, bytes]]:
-    """The boxes of an MP4, or of one of its boxes: name and content."""
+    """Yield name and content of the boxes in an MP4 file or box."""
     found: list[tuple[str, bytes]] = []
     at = 0
     while at < len(data):
@@ -270,7 +270,7 @@ def boxes(data: bytes) -> list[tuple[str, bytes]]:
 
 
 def box(data: bytes, *path: str) -> bytes:
-    """The content of the first box at a path such as `moov`, `mvex`."""
+    """Return the content of the first box at a path such as `moov`, `mvex`."""
     for name in path:
         data = dict(reversed(boxes(data)))[name]
     return data

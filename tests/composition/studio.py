@@ -13,7 +13,7 @@ from composition.graphs.calls import Models, Transport
 from composition.graphs.full_pipeline.graph import FullPipeline
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
@@ -146,7 +146,7 @@ class Room:
 
     def face(self, seed: int = 1) -> str:
         path = self.folder / f"face{seed}.png"
-        path.write_bytes(png(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)))
+        path.write_bytes(encode_png(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)))
         return str(path)
 
     def request(self, **fields: Any) -> FullPipelineRequest:

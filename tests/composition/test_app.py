@@ -1,4 +1,4 @@
-"""The applications as Serve builds them, and what they read of each other through it."""
+"""Building the applications, and reading the states of others from Serve."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from ray.serve.schema import (
 )
 
 from composition import app
-from composition.configuration.served import snapshot_of
 from composition.configuration.settings import GraphsSettings, ModelsSettings
+from composition.configuration.snapshot import build_snapshot
 from composition.records.store import Store
 
 
@@ -48,13 +48,13 @@ def test_applications_write_down_what_they_host(tmp_path: Path) -> None:
     app.models(ModelsSettings.model_validate({**state, **models}))
     app.graphs(GraphsSettings.model_validate({**state, "graphs": {"single": {}}}))
     store = Store(f"sqlite:///{tmp_path / 'reelgraph.db'}")
-    found = snapshot_of(store.list_deployed(), {"enlargers": "HEALTHY", "single": "HEALTHY"})
+    found = build_snapshot(store.list_deployed(), {"enlargers": "HEALTHY", "single": "HEALTHY"})
     assert [(each.id, each.application, dict(each.defaults)) for each in found.models.values()] == [
         ("small", "enlargers", {"scale": 2}),
         ("large", "enlargers", {}),
     ]
-    assert found.names() == ["small", "large"]
+    assert found.list_names() == ["small", "large"]
     app.models(ModelsSettings.model_validate({**state, "application": "enlargers", "models": {"large": small}}))
-    found = snapshot_of(store.list_deployed(), {"enlargers": "HEALTHY", "single": "HEALTHY"})
+    found = build_snapshot(store.list_deployed(), {"enlargers": "HEALTHY", "single": "HEALTHY"})
     assert [(each.id, dict(each.defaults)) for each in found.models.values()] == [("large", {"scale": 2})]
     store.close()

@@ -1,4 +1,4 @@
-"""The host of graphs: each run has the models that are chosen for it, and the defaults that hold for these."""
+"""The host of graphs: each run gets the chosen models and their defaults."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,7 +13,7 @@ from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.request import GraphRequest
 from composition.graphs.run import NOTHING_KNOWN, Known
 from composition.graphs.single import SINGLES
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy, ServiceLost
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
 from services.wan.request import WanRequest
@@ -26,7 +26,7 @@ PICTURE: dict[str, Any] = {"prompt": "a fox", "seed": 7, "animate": False}
 
 
 class WanService:
-    """Wan's place: it says what it was asked, and makes frames that are grey."""
+    """A stand-in for Wan that records its requests and yields grey frames."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[WanRequest, Frames, Frames | None, int, str]] = []
@@ -41,11 +41,11 @@ class WanService:
         yield StageDone("denoise", "wan", "nowhere", "", "wan#0", 0.5)
 
     async def stop(self, key: str) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
 
 class Stage:
-    """A cluster with one studio for all models of the full pipeline."""
+    """A cluster with one host for all models of the full pipeline."""
 
     def __init__(self, folder: Path, studio: Studio | None = None, **defaults: dict[str, Any]) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Stage:
 
     def picture(self) -> str:
         path = self.folder / "first.png"
-        path.write_bytes(png(noise(0, 32, 16)))
+        path.write_bytes(encode_png(noise(0, 32, 16)))
         return str(path)
 
 
@@ -117,7 +117,7 @@ async def test_wan_alone_is_asked_for_by_its_id_or_as_it_was_once(tmp_path: Path
 
 
 async def test_defaults_fill_what_a_request_leaves_out(tmp_path: Path) -> None:
-    """Asked through a handle, nobody has filled it in before."""
+    """A request through a handle has no defaults yet."""
     stage = Stage(tmp_path, flux={"steps": 3}, svd={"num_frames": 4, "fps": 12}, hunyuan_dit={"strength": 0.25})
     await stage.items("full-pipeline", FullPipelineRequest(prompt="a fox", seed=7))
     (flux,), (svd,) = stage.studio.of("flux"), stage.studio.of("svd")
@@ -135,19 +135,22 @@ async def test_what_is_not_served_is_left_out_or_refused(tmp_path: Path) -> None
     assert [result.name for result in of(Result, items)] == ["image"]
     for asked, message in (
         (request(restyle="ink"), "restyle: no model for restyle is served here"),
-        (request(models={"upscale": "realesrgan"}), "models.upscale: must be one of none, got 'realesrgan'"),
+        (
+            request(models={"upscale": "realesrgan"}),
+            "models.upscale: must be omitted, because no model for upscale is served here, got 'realesrgan'",
+        ),
     ):
         with pytest.raises(InvalidParameter) as caught:
             await stage.items("full-pipeline", asked)
         assert caught.value.message == message
     for name in ("svd", "v2v", "single"):
-        with pytest.raises(InvalidParameter, match=f"there is no '{name}'; there are full-pipeline, flux"):
+        with pytest.raises(InvalidParameter, match=f"must be one of full-pipeline, flux, got '{name}'"):
             await stage.items(name, request())
 
 
 async def test_a_graph_has_one_method(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    with pytest.raises(ModelFailed, match="a graph has only run, got __init__"):
+    with pytest.raises(ModelFailed, match="method: must be run, got __init__"):
         async for _ in stage.cluster.graphs.stream("full-pipeline", "__init__", request()):
             pass
     assert stage.studio.asked == []

@@ -1,4 +1,4 @@
-"""What the tests of Flux's recipes share."""
+"""Pictures by Flux's service, for the tests of its recipes."""
 
 import asyncio
 from contextlib import aclosing
@@ -10,7 +10,7 @@ from services.frames import Face, Frames
 
 
 def painted(flux: Flux, request: FluxRequest, face: Face | None = None) -> Picture:
-    """The picture that the service makes: (height, width, 3)."""
+    """Return the picture that the service generates: (height, width, 3)."""
 
     async def asked() -> Picture:
         async with aclosing(flux.generate_image(request, face)) as items:

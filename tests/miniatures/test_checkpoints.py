@@ -1,4 +1,4 @@
-"""The checkpoints that ship: small, of half precision, and each with what made it and what it is worth."""
+"""The shipped checkpoints are small, in half precision, and have a record of their training and scores."""
 
 import importlib
 import json
@@ -12,12 +12,12 @@ from miniatures.score import table
 from miniatures.train import CARD, CHECKPOINTS, PARTS
 
 MOST, MOST_TOGETHER = 6_000_000, 30_000_000
-"""Bytes."""
+"""In bytes: one checkpoint, and all together."""
 LOCAL = Path(__file__).parents[2] / "serve_config.local.yaml"
 
 
 def files_of(name: str) -> list[Path]:
-    """What is of that checkpoint alone; what it shares with another is a link."""
+    """Return the files of this checkpoint alone; shared ones are links."""
     found = [path for path in (CHECKPOINTS / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
     return [path for path in found if path.resolve().is_relative_to((CHECKPOINTS / name).resolve())]
 
@@ -83,7 +83,7 @@ def test_those_that_share_a_vae_have_the_same(one: str, other: str) -> None:
 def test_no_file_names_a_place_of_the_machine_that_made_it() -> None:
     for name in PARTS:
         for path in files_of(name):
-            if path.suffix == ".json" and path.name != "tokenizer.json":  # which has every character
+            if path.suffix == ".json" and path.name != "tokenizer.json":  # contains every character
                 assert not re.search(r'"(/|~|[A-Z]:\\|.*miniatures/checkpoints)', path.read_text()), path
 
 

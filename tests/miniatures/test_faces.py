@@ -1,10 +1,10 @@
-"""Drawn faces: always the same for a number and a seed, and faces to the detector that the project ships."""
+"""Drawn faces: reproducible from number and seed, and found by the shipped detector."""
 
 import numpy as np
 import pytest
 import torch
 
-from miniatures.faces import KNOWN, draw_face, drawn, person
+from miniatures.faces import KNOWN, draw_face, draw_person, draw_portrait
 from miniatures.recogniser import SEEN_AT, SEEN_WITHIN
 from services.instantid.geometry import similarity
 from services.instantid.mtcnn import Mtcnn
@@ -13,12 +13,12 @@ from services.instantid.settings import MtcnnSettings
 
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[np.ndarray, np.ndarray, list]]:
-    """Picture, true key points and what MTCNN finds, of everybody who is known, in both sizes."""
+    """Picture, true key points and MTCNN's detections of all reserved people, in both sizes."""
     detector = Mtcnn(MtcnnSettings(), torch.device("cpu"))
     views = []
     for who in range(KNOWN):
         for size in (160, 256):
-            picture, keypoints = drawn(person(who), np.random.default_rng((who, size)), size)
+            picture, keypoints = draw_portrait(draw_person(who), np.random.default_rng((who, size)), size)
             views.append((picture, keypoints, detector.detect(picture, lambda: None)))
     return views
 
@@ -34,7 +34,7 @@ def test_a_face_is_known_by_its_numbers():
 
 
 def test_people_differ():
-    people = [person(number) for number in range(60)]
+    people = [draw_person(number) for number in range(60)]
     assert len({(who.cut, who.beard, who.glasses) for who in people}) > 20
     looks = np.array([np.concatenate([who.skin, who.hair, [100 * who.apart, 100 * who.nose]]) for who in people])
     distances = np.linalg.norm(looks[:, None] - looks, axis=-1)
@@ -45,7 +45,7 @@ def test_the_detector_finds_them(seen):
     found = [max(faces, key=lambda face: face.area) for _, _, faces in seen if len(faces)]
     assert len(found) >= 0.9 * len(seen)
     assert all(len(faces) < 2 for _, _, faces in seen)
-    assert np.mean([min(face.sides) >= 64 for face in found]) >= 0.9  # what is asked of a face by default
+    assert np.mean([min(face.sides) >= 64 for face in found]) >= 0.9  # the default minimum of a face
 
 
 def test_the_detector_sees_nothing_where_there_is_no_face(seen):

@@ -1,4 +1,4 @@
-"""The training of Flux's LoRAs: that they learn, and that the service takes what is saved."""
+"""Training of Flux's LoRAs: they learn, and the service loads the result."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def fixed_loss(recipe: FluxLoraRecipe) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline with random weights, also where a training begins with none."""
+    """A pipeline with random weights in all layers, including those that start at zero in training."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     vae = ImageVaeRecipe(folder).module.to(memory_format=torch.contiguous_format)
@@ -45,7 +45,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[FluxLoraRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = OutlinedRecipe(checkpoints, scenes=24)
     optimiser = Muon([p for p in recipe.module.parameters() if p.requires_grad], recipe.lr, recipe.adam_lr)

@@ -1,4 +1,4 @@
-"""The training of Flux: that it learns, and that the service meets what was trained on."""
+"""Training of Flux: it learns, and training and service compute the same."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniatures import flux as training
 from miniatures import world
-from miniatures.flux import FluxRecipe, guidances, latents_of, prompt_of, sigmas, strength, velocity
+from miniatures.flux import (
+    FluxRecipe,
+    convert_guidance,
+    draw_guidance,
+    draw_prompt,
+    draw_sigmas,
+    encode_scenes,
+    predict_velocity,
+)
 from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
-from miniatures.scores.flux import judged
+from miniatures.scores.flux import judge_picture
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings
@@ -41,7 +49,7 @@ def fixed_loss(recipe: FluxRecipe, progress: float = 0.0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The VAE in the shape that ships, with random weights."""
+    """The VAE in its shipped shape, with random weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     vae = ImageVaeRecipe(folder).module.to(torch.bfloat16, memory_format=torch.contiguous_format)
@@ -52,7 +60,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[FluxRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = FluxRecipe(checkpoints, scenes=20, faces=4)
     optimiser = Muon([p for p in recipe.module.parameters() if p.requires_grad], recipe.lr, recipe.adam_lr)
@@ -72,7 +80,7 @@ def saved(learned: tuple[FluxRecipe, float], checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(learned: tuple[FluxRecipe, float], saved: Path) -> Any:
-    """As it is loaded, with the weights before they were rounded."""
+    """The loaded pipeline, with the weights before rounding."""
     pipe = FluxPipeline.from_pretrained(saved, dtype=torch.float32)
     nets = {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2}
     for name, net in nets.items():
@@ -88,7 +96,7 @@ def service(saved: Path) -> Flux:
 
 def test_a_few_steps_lower_the_loss(learned: tuple[FluxRecipe, float]) -> None:
     recipe, before = learned
-    assert before == pytest.approx(2, abs=1)  # nothing is known at first
+    assert before == pytest.approx(2, abs=1)  # an untrained model predicts nothing
     assert fixed_loss(recipe).item() < 0.9 * before
 
 
@@ -104,9 +112,9 @@ def test_all_that_may_learn_is_taught(learned: tuple[FluxRecipe, float]) -> None
 def test_prompts_are_read_as_the_pipeline_reads_them(
     learned: tuple[FluxRecipe, float], pipeline: Any, length: int
 ) -> None:
-    said, pooled = learned[0].read(PROMPTS, length)
+    text, pooled = learned[0].read(PROMPTS, length)
     theirs, theirs_pooled, ids = pipeline.encode_prompt(PROMPTS, max_sequence_length=length, device="cpu")
-    assert torch.allclose(said, theirs, atol=1e-5)
+    assert torch.allclose(text, theirs, atol=1e-5)
     assert torch.allclose(pooled, theirs_pooled, atol=1e-5)
     assert not ids.any()
     assert len({tuple(row) for row in pooled.tolist()}) == len(PROMPTS)
@@ -116,9 +124,9 @@ def test_prompts_are_read_as_the_pipeline_reads_them(
 def test_attention_in_plain_products_is_the_stock_one(learned: tuple[FluxRecipe, float]) -> None:
     recipe, model = learned[0], cast("Any", learned[0].module["transformer"])
     arguments = torch.randn(3, 16, 4 * Z), torch.tensor([0.2, 0.9, 1.0]), torch.tensor([1.0, 3.5, 50.0])
-    stock = velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
+    stock = predict_velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
     with sdpa_kernel(SDPBackend.MATH):
-        ours = velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
+        ours = predict_velocity(model, *arguments, recipe.read(PROMPTS[:3], 32))
     assert torch.allclose(ours, stock, atol=1e-5)
     assert stock.std() > 0.01
 
@@ -141,7 +149,7 @@ def test_the_pipeline_asks_for_velocities_as_they_were_trained(
     ).images
     read, latents, times = recipe.read(PROMPTS[:1], 64), noise, pipeline.scheduler.sigmas
     for sigma, after in pairwise(times):
-        latents = latents + (after - sigma) * velocity(model, latents, sigma[None], torch.tensor([3.5]), read)
+        latents = latents + (after - sigma) * predict_velocity(model, latents, sigma[None], torch.tensor([3.5]), read)
     assert torch.allclose(made, latents, atol=1e-4)
 
 
@@ -157,7 +165,7 @@ def test_the_scheduler_goes_from_noise_to_the_picture_by_the_trained_velocity(pi
 @torch.no_grad()
 def test_latents_are_those_that_the_service_decodes(learned: tuple[FluxRecipe, float], pipeline: Any) -> None:
     scene = world.draw(5)
-    packed = latents_of(pipeline.vae, [scene])
+    packed = encode_scenes(pipeline.vae, [scene])
     latents = pipeline._unpack_latents(packed, 64, 64, pipeline.vae_scale_factor)
     plain = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
     pictures = torch.from_numpy(scene.clip(1)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -179,7 +187,7 @@ def test_the_service_paints_with_it(service: Flux, fields: dict[str, Any]) -> No
 
 
 def test_noise_is_spread_evenly_and_mostly_high() -> None:
-    drawn = sigmas(1000)
+    drawn = draw_sigmas(1000)
     assert (drawn.diff() > 0).all()
     assert 0 < drawn.min() < 0.15
     assert 0.96 < drawn.max() < 1
@@ -188,11 +196,11 @@ def test_noise_is_spread_evenly_and_mostly_high() -> None:
 
 
 def test_guidance_is_drawn_from_all_that_can_be_asked_for_and_acts_mildly() -> None:
-    drawn = guidances(4000)
+    drawn = draw_guidance(4000)
     assert drawn.min() < 1.1
     assert drawn.max() > 95
     assert ((drawn >= 1) & (drawn <= 6)).float().mean() > 0.7
-    assert strength(torch.tensor([0.0, 1.0, 3.5, 100.0])).tolist() == [1.0, 1.0, 1.75, 2.5]
+    assert convert_guidance(torch.tensor([0.0, 1.0, 3.5, 100.0])).tolist() == [1.0, 1.0, 1.75, 2.5]
 
 
 def test_guidance_is_taught_once_its_time_has_come(learned: tuple[FluxRecipe, float]) -> None:
@@ -202,7 +210,7 @@ def test_guidance_is_taught_once_its_time_has_come(learned: tuple[FluxRecipe, fl
 
 def test_prompts_say_what_is_seen_in_both_languages_and_sometimes_nothing() -> None:
     rng, scene = np.random.default_rng(4), world.draw(9, figures=1)
-    prompts = [prompt_of(rng, scene) for _ in range(400)]
+    prompts = [draw_prompt(rng, scene) for _ in range(400)]
     chinese = [prompt for prompt in prompts if prompt and not prompt.isascii()]
     moving = [prompt for prompt in prompts if any(word in prompt for word in ("moves", "turns", "移", "旋"))]
     assert prompts.count("") == pytest.approx(40, abs=20)
@@ -214,9 +222,9 @@ def test_prompts_say_what_is_seen_in_both_languages_and_sometimes_nothing() -> N
 def test_the_judge_of_the_scores_sees_what_is_wrong() -> None:
     scene = world.draw(3, figures=1)
     other = next(one for one in map(world.draw, range(4, 99)) if one.background != scene.background)
-    assert all(judged(scene, scene.clip(1)[0]).values())
-    assert not judged(scene, other.clip(1)[0])["background"]
-    assert not judged(scene, np.full((64, 64, 3), 26, np.uint8))["shape"]
+    assert all(judge_picture(scene, scene.clip(1)[0]).values())
+    assert not judge_picture(scene, other.clip(1)[0])["background"]
+    assert not judge_picture(scene, np.full((64, 64, 3), 26, np.uint8))["shape"]
 
 
 def test_what_is_taught_points_from_the_picture_to_the_noise(checkpoints: Path) -> None:
@@ -224,4 +232,4 @@ def test_what_is_taught_points_from_the_picture_to_the_noise(checkpoints: Path) 
     recipe._latents.fill_(5.0)
     fixed_loss(recipe).backward()
     gradient = cast("Any", recipe.module["transformer"]).proj_out.bias.grad
-    assert (gradient > 0).all()  # the output shall go down, to -5
+    assert (gradient > 0).all()  # the output must decrease, to -5

@@ -1,7 +1,7 @@
-"""The gallery's page."""
+"""The page of the gallery."""
 
 from miniatures import world
-from miniatures.gallery import Piece, page
+from miniatures.gallery import Piece, write_page
 from miniatures.sheet import Row
 
 
@@ -10,7 +10,7 @@ def test_what_a_model_said_is_text_and_never_markup() -> None:
         Row('<script>alert("x")</script>', world.draw(1).clip(1)),
         Row("红色圆形 & {pieces}", world.draw(2).clip(1)),
     ]
-    html = page([Piece("v2v", "V2V & more", "It's <b>", rows)])
+    html = write_page([Piece("v2v", "V2V & more", "It's <b>", rows)])
     assert "<script>" not in html
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in html
     assert "V2V &amp; more" in html

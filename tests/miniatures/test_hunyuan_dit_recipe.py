@@ -1,4 +1,4 @@
-"""How the restyling miniature is trained: it learns, it computes what the pipeline does, and it can be served."""
+"""Training of HunyuanDiT: it learns, it computes what the pipeline does, and it can be served."""
 
 import asyncio
 from itertools import pairwise
@@ -13,10 +13,10 @@ from diffusers.models.attention_processor import HunyuanAttnProcessor2_0
 from torch import nn
 
 from miniatures import world
-from miniatures.hunyuan_dit import SHORT, HunyuanDitRecipe, prompt, scheduler, stock
+from miniatures.hunyuan_dit import SHORT, HunyuanDitRecipe, draw_prompt, make_scheduler, restore_stock
 from miniatures.image_vae import Z
 from miniatures.muon import Muon
-from miniatures.scores.hunyuan_dit import judged
+from miniatures.scores.hunyuan_dit import judge_picture
 from miniatures.world import STYLES, TRAINING_SEEDS
 from services.frames import Frames
 from services.hunyuan_dit.request import RestyleRequest
@@ -32,7 +32,7 @@ PROMPTS = ["", "stippled", "An outlined red circle on a blue background.", "一�
 def recipe(tmp_path_factory) -> HunyuanDitRecipe:
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
-    vae: Any = AutoencoderKL  # its types say one block
+    vae: Any = AutoencoderKL  # its stubs allow one block only
     vae(
         block_out_channels=(8,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -56,7 +56,7 @@ def saved(recipe, tmp_path_factory) -> Path:
 
 
 def shaken(module: nn.Module) -> None:
-    """Change all weights, so that nothing is equal only because it is zero."""
+    """Change all weights, so that no comparison succeeds only because weights are zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -82,10 +82,10 @@ def test_a_batch_is_learnt(recipe):
 def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     shaken(recipe.module)
     pipeline: Any = HunyuanDiTPipeline.from_pretrained(saved, local_files_only=True, requires_safety_checker=False)
-    net: Any = stock(recipe.module["transformer"])
+    net: Any = restore_stock(recipe.module["transformer"])
     pipeline.transformer = net
     pipeline.text_encoder, pipeline.text_encoder_2 = recipe.module["bert"], recipe.module["mt5"]
-    one_step: Any = scheduler()
+    one_step: Any = make_scheduler()
     pipeline.scheduler = one_step
     pipeline.set_progress_bar_config(disable=True)
     latents = torch.randn(len(PROMPTS), Z, 8, 8, generator=torch.Generator().manual_seed(6))
@@ -109,20 +109,20 @@ def test_it_predicts_what_the_pipeline_would_take_from_the_model(recipe, saved):
     assert torch.allclose(predicted, taken[0], atol=1e-4), (predicted - taken[0]).abs().max()
     with torch.no_grad():
         others = recipe.predict(latents, time, PROMPTS[1:] + PROMPTS[:1])
-    assert (predicted - others).abs().amax((1, 2, 3)).min() > 0.01  # the prompt is heard
+    assert (predicted - others).abs().amax((1, 2, 3)).min() > 0.01  # the prompt has an effect
 
 
 def test_noise_keeps_what_a_path_began_from(recipe):
-    """At the beginning of a path the noisy source picture is the noisy target, with the rest in its noise."""
+    """At the start of a path the noisy source picture equals the noisy target with the residual in its noise."""
     target, source = recipe._latents[:1, 0], recipe._latents[:1, 1]
     torch.manual_seed(3)
-    rests = torch.stack([recipe._rests(target, source, torch.tensor([0]))[0] for _ in range(300)])
+    rests = torch.stack([recipe._draw_residuals(target, source, torch.tensor([0]))[0] for _ in range(300)])
     towards = (source - target).flatten()
     shares = (rests.flatten(1) @ towards) / towards.square().sum()
     ratio = recipe._signal / recipe._noise
     assert shares.max() < 1.1 * ratio[250] + 0.3
     assert shares.max() > 0.5 * ratio[250]
-    late = torch.stack([recipe._rests(target, target * 1.0, torch.tensor([999]))[0] for _ in range(40)])
+    late = torch.stack([recipe._draw_residuals(target, target * 1.0, torch.tensor([999]))[0] for _ in range(40)])
     along = late.flatten(1) @ target.flatten() / target.square().sum()
     assert 0 <= along.min() < 0.01 < along.max() < 0.5
 
@@ -138,23 +138,23 @@ def test_the_latents_are_scaled_as_the_pipeline_scales_them(recipe):
 
 def test_prompts_are_whole_and_say_the_style(recipe):
     rng = np.random.default_rng(4)
-    said = {
-        style: [prompt(rng, world.draw(TRAINING_SEEDS + i, figures=1 + i % 2), style) for i in range(150)]
+    prompts = {
+        style: [draw_prompt(rng, world.draw(TRAINING_SEEDS + i, figures=1 + i % 2), style) for i in range(150)]
         for style in STYLES
     }
-    assert {"Stippled.", "点画", "stippled", "点画。", ""} <= set(said["stippled"])
-    assert not any(word in text for text in said["flat"] for word in ("outlined", "stippled", "描边", "点画"))
-    assert all("utlined" in text or "描边" in text for text in said["outlined"] if text)
-    assert any("background" not in text and len(text) > 12 and text.isascii() for text in said["outlined"])
+    assert {"Stippled.", "点画", "stippled", "点画。", ""} <= set(prompts["stippled"])
+    assert not any(word in text for text in prompts["flat"] for word in ("outlined", "stippled", "描边", "点画"))
+    assert all("utlined" in text or "描边" in text for text in prompts["outlined"] if text)
+    assert any("background" not in text and len(text) > 12 and text.isascii() for text in prompts["outlined"])
     for tokenizer, length in zip(recipe.tokenizers, SHORT, strict=True):
-        ids = tokenizer([text for texts in said.values() for text in texts]).input_ids
+        ids = tokenizer([text for texts in prompts.values() for text in texts]).input_ids
         assert max(map(len, ids)) < length
         assert tokenizer.unk_token_id not in {token for text in ids for token in text}
 
 
 def test_what_is_saved_is_served(saved):
     size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
-    assert size < 4_000_000  # and the true VAE has up to two million bytes more than the one here
+    assert size < 4_000_000  # the real VAE is up to two million bytes larger than this one
     settings = HunyuanDitSettings(weights=Weights(path=saved), device="cpu", dtype="float32")
     hunyuan = HunyuanDit(settings, saved, lambda: "hunyuan-dit#test cpu")
     picture = Frames(world.draw(1).clip(1))
@@ -171,9 +171,9 @@ def test_what_is_saved_is_served(saved):
 @pytest.mark.parametrize("style", STYLES)
 def test_true_pictures_score_well(style):
     scenes = [world.draw(seed, figures=1, style=style) for seed in range(25)]
-    right = [judged(scene, scene.clip(1), placed=True) for scene in scenes]
+    right = [judge_picture(scene, scene.clip(1), placed=True) for scene in scenes]
     for name in right[0]:
         assert np.mean([one[name] for one in right]) >= 0.9, name
-    wrong = [judged(scene, other.clip(1), placed=True) for scene, other in pairwise(scenes)]
+    wrong = [judge_picture(scene, other.clip(1), placed=True) for scene, other in pairwise(scenes)]
     assert np.mean([one["place"] for one in wrong]) < 0.3
     assert np.mean([one["colour"] for one in wrong]) < 0.4

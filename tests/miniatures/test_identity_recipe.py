@@ -1,4 +1,4 @@
-"""The training of the identity nets: that they learn, and that InstantID and Flux meet what was trained on."""
+"""Training of the identity nets: they learn, and training and services compute the same."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,27 +12,27 @@ from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxPipeline
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from miniatures.faces import KNOWN, draw_face, drawn, person
-from miniatures.flux import FluxRecipe, velocity
+from miniatures.faces import KNOWN, draw_face, draw_person, draw_portrait
+from miniatures.flux import FluxRecipe, predict_velocity
 from miniatures.identity import (
     BATCH,
     FEW,
     SHAPES,
     IdentityRecipe,
-    as_seen,
-    cut_out,
-    embedded,
-    recogniser_in,
-    residuals,
-    steered,
-    wanted,
+    add_detector_error,
+    bind_residuals,
+    crop_face,
+    embed_crops,
+    load_recogniser,
+    mix_targets,
+    predict_residuals,
 )
 from miniatures.image_vae import ImageVaeRecipe, Z
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
 from miniatures.recogniser import FILE, RecogniserRecipe
-from miniatures.scores.identity import colours_of, differ, reference, right
-from miniatures.scores.recogniser import face_in
+from miniatures.scores.identity import colours_of, draw_reference, measure_difference, measure_right
+from miniatures.scores.recogniser import find_face
 from services.flux.identity import CONTROLNET, Identity, drawn_points
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
@@ -56,7 +56,7 @@ def fixed_loss(recipe: IdentityRecipe) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Flux and a recogniser in the shapes that ship, with random weights, also where a training begins with none."""
+    """Flux and a recogniser in their shipped shapes, with random weights in all layers."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     vae = ImageVaeRecipe(folder).module.to(memory_format=torch.contiguous_format)
@@ -74,7 +74,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[IdentityRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = IdentityRecipe(checkpoints, people=8, scenes=8)
     optimiser = Muon([p for p in recipe.module.parameters() if p.requires_grad], recipe.lr, recipe.adam_lr)
@@ -103,7 +103,7 @@ def eyes(checkpoints: Path) -> InstantId:
 
 @pytest.fixture(scope="module")
 def faces(eyes: InstantId) -> list[Face]:
-    found = [face_in(eyes, draw_face(who, 0, 208)) for who in (1, 6)]
+    found = [find_face(eyes, draw_face(who, 0, 208)) for who in (1, 6)]
     return [face for face in found if face is not None]
 
 
@@ -128,7 +128,7 @@ def test_the_two_nets_are_taught_whole_and_flux_is_left_alone(learned: tuple[Ide
     recipe.module.zero_grad()
     fixed_loss(recipe).backward()
     taught = {name: weight.grad is not None and bool(weight.grad.any()) for name, weight in weights_of(recipe)}
-    # How time and guidance are heard is given; nothing follows the last block's change of the tokens.
+    # Time and guidance embeddings are frozen, and nothing follows the last block's change of the tokens.
     assert [
         name for name, is_taught in taught.items() if not is_taught and "embedder.linear_1.weight" not in name
     ] == []
@@ -146,8 +146,10 @@ def test_at_first_the_nets_change_nothing_and_faces_sound_different(checkpoints:
     album = recipe._album
     tokens = recipe.module["resampler"](album.embeddings[:, None])
     net = cast("Any", recipe.module["controlnet"])
-    said = residuals(net, album.portraits[:6], torch.full((6,), 0.5), (tokens, torch.randn(6, 32)), album.points[:6])
-    assert [bool(each.any()) for each in said] == [False, False]
+    residuals = predict_residuals(
+        net, album.portraits[:6], torch.full((6,), 0.5), (tokens, torch.randn(6, 32)), album.points[:6]
+    )
+    assert [bool(each.any()) for each in residuals] == [False, False]
     assert tokens.std(0).mean() > 0.3 * tokens.std()
 
 
@@ -175,20 +177,22 @@ def test_the_pipeline_steers_as_was_trained(
     posterior = pipe.vae.encode(to_tensor(np.asarray(image)[None]).transpose(0, 1)).latent_dist
     drawn_latents = posterior.sample(torch.Generator().manual_seed(3)) - pipe.vae.config.shift_factor
     points = pipe._pack_latents(drawn_latents * pipe.vae.config.scaling_factor, 1, Z, 8, 8)
-    said, pooled = learned[0]._read(["a portrait"], 64)
+    text, pooled = learned[0]._read(["a portrait"], 64)
     net: Any = FluxControlNetModel.from_pretrained(saved / "identity" / CONTROLNET)
     latents = noise
     for sigma, after in pairwise(pipe.scheduler.sigmas):
-        steering = steered(flux.transformer, residuals(net, latents, sigma[None], (tokens, pooled), points))
-        latents = latents + (after - sigma) * velocity(
-            steering, latents, sigma[None], torch.tensor([3.5]), (said, pooled)
+        steering = bind_residuals(
+            flux.transformer, predict_residuals(net, latents, sigma[None], (tokens, pooled), points)
+        )
+        latents = latents + (after - sigma) * predict_velocity(
+            steering, latents, sigma[None], torch.tensor([3.5]), (text, pooled)
         )
     assert torch.allclose(made, latents, atol=1e-4)
     assert (made - pipe_without(flux, noise)).abs().mean() > 0.01
 
 
 def pipe_without(flux: Any, noise: Tensor) -> Tensor:
-    """What Flux paints when nobody is given."""
+    """Return what Flux generates without a face."""
     fields = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 3.5, "max_sequence_length": 64}
     return flux("a portrait", latents=noise, output_type="latent", **fields).images
 
@@ -198,9 +202,13 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[IdentityRec
     recipe, album = learned[0], learned[0]._album
     net, tokens = cast("Any", recipe.module["controlnet"]), recipe.module["resampler"]
     arguments = album.portraits[:3], torch.tensor([0.2, 0.9, 1.0])
-    stock = residuals(net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3])
+    stock = predict_residuals(
+        net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3]
+    )
     with sdpa_kernel(SDPBackend.MATH):
-        ours = residuals(net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3])
+        ours = predict_residuals(
+            net, *arguments, (tokens(album.embeddings[:3, None]), torch.ones(3, 32)), album.points[:3]
+        )
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(stock, ours, strict=True))
     assert all(one.std() > 0.01 for one in stock)
 
@@ -208,7 +216,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[IdentityRec
 def test_scenes_are_left_to_flux_and_weak_faces_act_in_part() -> None:
     whole, alone = torch.full((BATCH, 16, 4 * Z), 3.0), torch.full((FEW, 16, 4 * Z), 1.0)
     strength = torch.full((BATCH, 1, 1), 0.25)
-    made = wanted(whole, alone, strength)
+    made = mix_targets(whole, alone, strength)
     assert (made[:SHAPES] == 1).all()
     assert (made[SHAPES:FEW] == 1.5).all()
     assert (made[FEW:] == 3).all()
@@ -228,24 +236,24 @@ def test_a_batch_begins_with_scenes_and_shows_nobody_by_the_same_picture(
 
 
 def test_a_face_is_looked_at_as_instantid_does(checkpoints: Path, eyes: InstantId) -> None:
-    detector, recogniser = Mtcnn(MtcnnSettings(), torch.device("cpu")), recogniser_in(checkpoints / "recogniser")
+    detector, recogniser = Mtcnn(MtcnnSettings(), torch.device("cpu")), load_recogniser(checkpoints / "recogniser")
     picture = draw_face(KNOWN + 3, 1, 192)
-    crop, face = cut_out(detector, picture), face_in(eyes, picture)
+    crop, face = crop_face(detector, picture), find_face(eyes, picture)
     assert crop is not None
     assert face is not None
     assert face.crop is not None
     assert (crop == face.crop.pixels).all()
-    assert np.allclose(embedded(recogniser, crop)[0], face.embedding, atol=1e-5)
-    assert cut_out(detector, np.full((192, 192, 3), 90, np.uint8)) is None
+    assert np.allclose(embed_crops(recogniser, crop)[0], face.embedding, atol=1e-5)
+    assert crop_face(detector, np.full((192, 192, 3), 90, np.uint8)) is None
 
 
 def test_key_points_are_where_the_detector_sees_them() -> None:
     rng, detector = np.random.default_rng(8), Mtcnn(MtcnnSettings(), torch.device("cpu"))
     off = []
     for who in range(6):
-        picture, keypoints = drawn(person(KNOWN + who), rng, 192)
+        picture, keypoints = draw_portrait(draw_person(KNOWN + who), rng, 192)
         (found,) = detector.detect(picture, lambda: None)
-        supposed = np.mean([as_seen(rng, keypoints) for _ in range(20)], 0)
+        supposed = np.mean([add_detector_error(rng, keypoints) for _ in range(20)], 0)
         off.append(supposed - found.keypoints)
     assert abs(np.mean(off)) < 0.5
     assert np.abs(off).mean() < 3  # of 192 pixels
@@ -265,10 +273,10 @@ def test_the_service_paints_faces_with_it(saved: Path, faces: list[Face], dtype:
 
 
 def test_scores_see_who_is_who() -> None:
-    drawings = np.stack([[reference(who, view) for view in range(4)] for who in range(KNOWN)])
+    drawings = np.stack([[draw_reference(who, view) for view in range(4)] for who in range(KNOWN)])
     colours = colours_of(drawings)
-    assert differ(colours[:, :2]) > 0.85
-    assert right(colours[:, :2], colours[:, 2:]) > 0.5
+    assert measure_difference(colours[:, :2]) > 0.85
+    assert measure_right(colours[:, :2], colours[:, 2:]) > 0.5
     mixed = np.random.default_rng(0).permutation(colours.reshape(-1, 6)).reshape(colours.shape)
-    assert differ(mixed[:, :2]) == pytest.approx(0.5, abs=0.2)
-    assert right(mixed[:, :2], mixed[:, 2:]) < 0.4
+    assert measure_difference(mixed[:, :2]) == pytest.approx(0.5, abs=0.2)
+    assert measure_right(mixed[:, :2], mixed[:, 2:]) < 0.4

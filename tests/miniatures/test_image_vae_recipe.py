@@ -1,4 +1,4 @@
-"""The training of the pictures' VAE: that it learns, what it saves, and that its shortcut is none in the result."""
+"""Training of the image VAE: it learns, what it saves, and its shortcuts do not change the result."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from miniatures import image_vae
-from miniatures.image_vae import ImageVaeRecipe, Z, pictures_of
+from miniatures.image_vae import ImageVaeRecipe, Z, draw_pictures
 from miniatures.muon import Muon
 
 LARGEST = 2_100_000
-"""Bytes, so that a pipeline of 6 MB has room for the rest."""
+"""In bytes, which leaves room for the rest of a pipeline of 6 MB."""
 
 
 def fixed_loss(recipe: ImageVaeRecipe, progress: float = 0.0) -> Tensor:
@@ -25,7 +25,7 @@ def fixed_loss(recipe: ImageVaeRecipe, progress: float = 0.0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageVaeRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = ImageVaeRecipe(tmp_path_factory.mktemp("checkpoints"))
     optimiser = Muon(recipe.module.parameters(), recipe.lr / 2, recipe.adam_lr)
@@ -65,8 +65,8 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[ImageVaeRec
     assert all(isinstance(processor, AttnProcessor2_0) for processor in stock.attn_processors.values())
     with torch.no_grad():
         for layer in [*trained.encoder.mid_block.attentions, *stock.encoder.mid_block.attentions]:
-            layer.to_out[0].weight.copy_(torch.eye(64))  # it may have learnt nothing yet that could be compared
-        batch = pictures_of(np.random.default_rng(2), 2)
+            layer.to_out[0].weight.copy_(torch.eye(64))  # untrained, both might be zero
+        batch = draw_pictures(np.random.default_rng(2), 2)
         ours, theirs = (vae.encode(batch).latent_dist.mode() for vae in (trained, stock))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
@@ -74,7 +74,7 @@ def test_attention_in_plain_products_is_the_stock_one(learned: tuple[ImageVaeRec
 def test_what_is_saved_has_latents_of_deviation_one_and_no_shift(saved: Path) -> None:
     vae: Any = AutoencoderKL.from_pretrained(saved)
     with torch.no_grad():
-        latents = vae.encode(pictures_of(np.random.default_rng(3), 64)).latent_dist.mode() * vae.config.scaling_factor
+        latents = vae.encode(draw_pictures(np.random.default_rng(3), 64)).latent_dist.mode() * vae.config.scaling_factor
     assert vae.config.shift_factor == 0.0
     assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
 

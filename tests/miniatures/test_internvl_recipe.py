@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from composition.media.decoding.worker import spread
+from composition.media.decoding.worker import spread_positions
 from miniatures import world
 from miniatures.grammar import caption
 from miniatures.internvl import InternVLRecipe
-from miniatures.lessons import UNKNOWN, known, shown, subsampled
+from miniatures.lessons import UNKNOWN, describe_frames, render_clip, subsample_chroma
 from miniatures.muon import Muon
-from miniatures.questions import DEFAULT, Question, ask, particular
-from miniatures.scores.internvl import answered, coded, judged
+from miniatures.questions import DEFAULT, Question, answer_particular, ask
+from miniatures.scores.internvl import ask_model, encode_clip, judge_caption
 from services.internvl.model import Describer
 
 LIMIT = 6_000_000
@@ -28,7 +28,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> InternVLRecipe:
 
 @pytest.fixture(scope="module")
 def losses(recipe: InternVLRecipe) -> list[float]:
-    """Of a batch of clips that does not change, while the recipe learns it."""
+    """Losses of a constant batch of clips while the recipe learns it."""
     optimiser = Muon(recipe.module.parameters(), recipe.lr, recipe.adam_lr)
     found: list[float] = []
     for _ in range(9):
@@ -95,9 +95,9 @@ def test_question_without_frames_is_learned_too(recipe: InternVLRecipe):
 def test_saved_checkpoint_describes(folder: Path):
     describer = Describer(folder, device="cpu")
 
-    said, _ = answered(describer, DEFAULT, world.draw(0).clip(8))
+    answer, _ = ask_model(describer, DEFAULT, world.draw(0).clip(8))
 
-    assert said
+    assert answer
     assert describer.model.dtype == torch.bfloat16
     assert sum(file.stat().st_size for file in folder.iterdir()) < LIMIT
     assert sum(weight.numel() for weight in describer.model.parameters()) <= 1_800_000
@@ -133,18 +133,18 @@ def test_padding_changes_nothing(recipe: InternVLRecipe):
 @pytest.mark.parametrize("seed", range(4))
 def test_scene_is_drawn_at_the_moments_it_is_sampled(seed: int):
     scene = world.draw(seed, figures=1 + seed % 2)
-    times = np.array(spread(8, 33))
+    times = np.array(spread_positions(8, 33))
     unchanged = np.random.default_rng(next(s for s in range(99) if np.random.default_rng(s).random(3).min() > 0.6))
 
-    assert np.array_equal(shown(unchanged, scene, times), scene.clip(33)[times])
+    assert np.array_equal(render_clip(unchanged, scene, times), scene.clip(33)[times])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_known_is_what_the_caption_says(seed: int):
     scene = world.draw(seed, figures=1 + seed % 2, motion="any" if seed % 2 else ("bounce", "turn")[seed % 4 // 2])
-    times = np.array(spread(8, 17))
+    times = np.array(spread_positions(8, 17))
 
-    choices, places = known(scene, times, 17)
+    choices, places = describe_frames(scene, times, 17)
 
     for index, figure in enumerate(scene.figures):
         colour, shape = choices[0, 4 + 2 * index : 6 + 2 * index]
@@ -165,10 +165,10 @@ def test_what_is_known_is_what_the_caption_says(seed: int):
 
 def test_tint_is_shared_as_h264_shares_it():
     clip = world.draw(0, style="outlined").clip(17)
-    shots = clip[spread(8, 17)]
-    truly = coded(clip).astype(float)
+    shots = clip[spread_positions(8, 17)]
+    truly = encode_clip(clip).astype(float)
 
-    made = subsampled(shots)
+    made = subsample_chroma(shots)
 
     changed = abs(made.astype(float) - shots).max(-1) > 20
     assert truly.shape == made.shape
@@ -207,14 +207,14 @@ def test_captions_are_judged_figure_by_figure():
     first, second = scene.figures
     true = caption(scene, frames=17)
 
-    right = judged(scene, true)
+    right = judge_caption(scene, true)
     assert all(all(values) for values in right.values())
     assert right["colour"] == [True, True]
-    assert judged(scene, true.split(" on ")[0].rpartition(" and ")[0])["shape"] == [True, False]
-    wrong = judged(scene, true.replace(first.shape, "face").replace(str(second.heading_at(16)), "nowhere"))
+    assert judge_caption(scene, true.split(" on ")[0].rpartition(" and ")[0])["shape"] == [True, False]
+    wrong = judge_caption(scene, true.replace(first.shape, "face").replace(str(second.heading_at(16)), "nowhere"))
     assert wrong["shape"] == [False, second.shape != first.shape]
     assert not wrong["direction"][1]
     assert wrong["exact"] == [False]
     assert wrong["background"] == [True]
-    assert not any(judged(scene, "")["colour"])
-    assert particular(scene, "shape", 17, "en") == f"{first.shape} and {second.shape}"
+    assert not any(judge_caption(scene, "")["colour"])
+    assert answer_particular(scene, "shape", 17, "en") == f"{first.shape} and {second.shape}"

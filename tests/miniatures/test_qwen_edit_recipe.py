@@ -1,4 +1,4 @@
-"""The training of Qwen-Image-Edit: what it draws, that it learns, and that the service meets what was trained on."""
+"""Training of Qwen-Image-Edit: its examples, that it learns, and that training and service compute the same."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,10 +13,10 @@ from diffusers.models.transformers import transformer_qwenimage
 from scipy import ndimage
 from torch import Tensor, nn
 
-from miniatures.attention import plainly
+from miniatures.attention import use_plain_attention
 from miniatures.judge import background_of, shapes_in
 from miniatures.muon import Muon
-from miniatures.qwen_edit import GRID, Edit, Examples, QwenEditRecipe, along, by_caption, packed
+from miniatures.qwen_edit import GRID, Edit, Examples, QwenEditRecipe, draw_caption_edit, draw_edge_edit, pack_latents
 from services.frames import Frames, Item, Scores
 from services.qwen_edit.decoders import unpacked
 from services.qwen_edit.request import DEFAULT_PROMPT, EditRequest
@@ -36,7 +36,7 @@ def fixed_loss(recipe: QwenEditRecipe) -> Tensor:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan's VAE in the shape that ships, with random weights."""
+    """Wan's VAE in its shipped shape, with random weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(7)
     statistics: dict[str, Any] = {"latents_mean": [0.1] * 16, "latents_std": [0.2] * 16}
@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(checkpoints: Path) -> tuple[QwenEditRecipe, float]:
-    """The recipe after a few steps on one batch, whose loss was that before."""
+    """The recipe after several steps on one batch, and the loss before them."""
     torch.manual_seed(1)
     recipe = QwenEditRecipe(checkpoints, examples=24)
     optimiser = Muon(recipe.module.parameters(), recipe.lr, recipe.adam_lr)
@@ -74,7 +74,7 @@ def service(saved: Path) -> QwenEdit:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    return along(np.random.default_rng(3))
+    return draw_edge_edit(np.random.default_rng(3))
 
 
 def test_a_few_steps_lower_the_loss(learned: tuple[QwenEditRecipe, float]) -> None:
@@ -109,7 +109,7 @@ def test_the_service_meets_what_was_trained_on(
 
     text = recipe.texts([DEFAULT_PROMPT, "a blue circle and a red star on a white background"], np.stack([given] * 2))
     torch.testing.assert_close(text[0][None], named["encoder_hidden_states"], atol=1e-4, rtol=1e-4)
-    latents = packed(recipe.latents(given)).reshape(1, 32, -1)
+    latents = pack_latents(recipe.latents(given)).reshape(1, 32, -1)
     assert nn.functional.mse_loss(latents, references) < 1e-3 * references.var()
     assert named["img_shapes"][0] == [GRID] * 3
 
@@ -118,7 +118,7 @@ def test_the_service_meets_what_was_trained_on(
     padded = nn.utils.rnn.pad_sequence(text, batch_first=True)
     both = Examples(noisy.repeat(2, 1, 1), references.repeat(2, 1, 1), padded, torch.tensor([len(t) for t in text]))
     assert len(text[0]) < len(text[1])
-    with torch.no_grad(), plainly(transformer_qwenimage):
+    with torch.no_grad(), use_plain_attention(transformer_qwenimage):
         velocity = recipe.predict(both.target, named["timestep"].repeat(2), both)
     torch.testing.assert_close(velocity[:1], made[:, :16], atol=1e-4, rtol=1e-3)
     assert velocity.std() > 0.01
@@ -138,14 +138,14 @@ def test_the_service_guides_through_this_vae(service: QwenEdit, edit: Edit) -> N
 
 def test_latents_are_packed_as_the_service_unpacks_them() -> None:
     latents = torch.randn(2, 16, 8, 6)
-    assert torch.equal(unpacked(packed(latents), 8, 6), latents)
+    assert torch.equal(unpacked(pack_latents(latents), 8, 6), latents)
 
 
 def test_edges_are_those_of_what_is_wanted() -> None:
     rng = np.random.default_rng(4)
     shares = []
     for _ in range(60):
-        edit = along(rng)
+        edit = draw_edge_edit(rng)
         lines = edit.given[0].astype(float)[..., 0]
         if lines.any():
             slopes = ndimage.gaussian_gradient_magnitude(edit.wanted.astype(float), 0.5, axes=(0, 1)).max(axis=-1)
@@ -158,12 +158,12 @@ def test_edges_are_those_of_what_is_wanted() -> None:
 def test_a_caption_says_what_is_wanted_and_the_picture_says_where() -> None:
     rng = np.random.default_rng(5)
     changed = 0
-    for edit in (by_caption(rng) for _ in range(60)):
+    for edit in (draw_caption_edit(rng) for _ in range(60)):
         if not edit.prompt.isascii() or not edit.prompt.strip():
             continue
-        said = edit.prompt.lower().strip(".").split()
+        words = edit.prompt.lower().strip(".").split()
         before, after = shapes_in(edit.given[0]), shapes_in(edit.wanted)
-        assert {seen.colour for seen in after} | set(background_of(edit.wanted)) <= set(said)
+        assert {seen.colour for seen in after} | set(background_of(edit.wanted)) <= set(words)
         assert all(any(np.hypot(a.x - b.x, a.y - b.y) < 6 for a in before) for b in after)
         changed += not np.array_equal(edit.given[0], edit.wanted)
     assert changed > 20

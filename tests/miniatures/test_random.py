@@ -1,4 +1,4 @@
-"""Random weights: each form can be had, is written once whoever asks, and is never seen half-written."""
+"""Random weights: every form can be written, is written once, and is never seen incomplete."""
 
 import multiprocessing
 import subprocess
@@ -21,7 +21,7 @@ FORMS = {
     "instantid": "tiny",
     "internvl": "tiny",
     "qwen-edit": "tiny",
-    "realesrgan": "compact, rrdb and rrdb-x2",
+    "realesrgan": "compact, rrdb or rrdb-x2",
     "svd": "xt",
     "text-to-video": "tiny",
     "wan": "a14b, ti2v",
@@ -32,7 +32,7 @@ WAIT_S = 120
 
 
 def write(form: str, folder: Path) -> None:
-    """Keep a list of how often it was written, beside the folder it is written into."""
+    """Append to a list beside the folder, which counts the writes."""
     with (folder.parent / "written.txt").open("a") as log:
         log.write(f"{form}\n")
     (folder / "config.json").write_text(form)
@@ -89,13 +89,13 @@ def test_what_is_written_is_a_path_that_can_be_resolved(tmp_path):
 
 @pytest.mark.parametrize("kind", FORMS)
 def test_a_form_that_is_not_there(tmp_path, kind):
-    with pytest.raises(ValueError, match=f"{kind.replace('-', '.')} has the forms? {FORMS[kind]}, got 'huge'"):
+    with pytest.raises(ValueError, match=f"form: must be (one of )?{FORMS[kind]}, got 'huge'"):
         find_random_model(kind).write("huge", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"for internvl, .*, got 'sora'"):
+    with pytest.raises(ValueError, match=r"kind: must be one of internvl, .*, got 'sora'"):
         written("sora", "tiny", tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_the_local_configuration_with_them(home):
     assert found.models.keys() == KINDS.keys()
     assert found.models["wan"].settings.weights.path.is_relative_to(home)
     assert found.models["wan"].defaults["num_frames"] == 33
-    assert found.snapshot.assign("storyboard", {}).complete({})["size"] == "256x144"
+    assert found.snapshot.assign_models("storyboard", {}).complete_fields({})["size"] == "256x144"
 
 
 def test_other_ids_keep_theirs(home):

@@ -1,4 +1,4 @@
-"""Contact sheets and clips in files."""
+"""Contact sheets, and clips in files."""
 
 from pathlib import Path
 
@@ -10,24 +10,24 @@ from miniatures import sheet as sheets
 from miniatures import world
 from miniatures.clips import read, write
 from miniatures.judge import psnr, shapes_in
-from miniatures.sheet import GAP, HEIGHT, LINE, Row, main, sheet, strip
+from miniatures.sheet import GAP, HEIGHT, LINE, Row, draw_sheet, draw_strip, main
 
 
 def test_a_strip_shows_the_first_and_the_last_frame() -> None:
     clip = world.draw(5).clip(17)
-    made = strip(clip, across=4, height=64)
+    made = draw_strip(clip, across=4, height=64)
     assert made.shape == (64, 4 * 64 + 3 * GAP, 3)
     assert np.array_equal(made[:, :64], clip[0])
     assert np.array_equal(made[:, -64:], clip[-1])
 
 
 def test_few_frames_are_all_shown() -> None:
-    assert strip(world.draw(5).clip(3), across=8, height=64).shape[1] == 3 * 64 + 2 * GAP
+    assert draw_strip(world.draw(5).clip(3), across=8, height=64).shape[1] == 3 * 64 + 2 * GAP
 
 
 def test_a_sheet_has_a_line_and_a_strip_for_each_row() -> None:
     rows = [Row("above", world.draw(1).clip(9)), Row("below", world.draw(2).clip(2, scale=4))]
-    paper = np.asarray(sheet(rows))
+    paper = np.asarray(draw_sheet(rows))
     assert paper.shape[0] == 2 * (LINE + HEIGHT + GAP) + GAP
     assert (paper[GAP : GAP + LINE] < 128).any(), "the text"
     below = paper[GAP + 2 * LINE + HEIGHT + GAP :, GAP : GAP + HEIGHT][:HEIGHT]
@@ -61,13 +61,16 @@ def test_a_scene_is_a_seed_and_a_style(
 ) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path / "sheet.png"), "--scene", *scene])
-    assert f"--scene {' '.join(scene)}: give a seed from 0 on and flat, outlined, stippled" in capsys.readouterr().err
+    assert (
+        f"--scene {' '.join(scene)}: must be a seed of 0 or more and one of flat, outlined, stippled"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"nothing")
     assert main([str(tmp_path / "sheet.png"), "--row", "a clip", str(tmp_path / "clip.mp4")]) == 1
-    assert "cannot be read as a video or a picture" in capsys.readouterr().err
+    assert "not a readable video or picture" in capsys.readouterr().err
     assert not (tmp_path / "sheet.png").exists()
 
 

@@ -1,7 +1,7 @@
-"""What the checkpoints that ship show of scenes that no training has seen, served as the local configuration says.
+"""Scores of the shipped checkpoints on held-out scenes, served as in the local configuration.
 
-What they show of a hundred stands beside each checkpoint. Here, fewer have to come out as well as that lets expect: a
-share is allowed to be so low as one time in a thousand it would be.
+The recorded scores are of a hundred scenes. Here, on fewer scenes, a share must reach the value below which it would
+fall by chance once in a thousand runs.
 """
 
 import json
@@ -36,7 +36,7 @@ def measured(name: str) -> dict[str, float]:
 
 
 def lowest(name: str, key: str, count: int) -> float:
-    """The share of `count` that are right with all but CHANCE, by the share that was measured, as if of all scenes."""
+    """Return the lowest acceptable share of `count` scenes, given the recorded one: the binomial quantile of CHANCE."""
     scenes = measured(name)["scenes"]
     right = (measured(name)[key] * scenes + 1) / (scenes + 2)
     least = float(binom.ppf(CHANCE, count, right)) / count
@@ -79,7 +79,7 @@ def test_a_lora_changes_the_style_of_a_clip() -> None:
 
 
 def test_a_face_stays_the_same_from_seed_to_seed() -> None:
-    """Two people differ more than two pictures of one."""
+    """Two people must differ more than two pictures of one person."""
     holds("identity", identity.scores(CHECKPOINTS, 12), {"differ": 30, "right": 12})
 
 
@@ -90,7 +90,7 @@ def test_a_picture_is_restyled_and_stays_what_it_is() -> None:
 
 def test_guidance_keeps_a_rolling_edit_to_its_edges_and_colours() -> None:
     found = qwen_edit.scores(CHECKPOINTS, 6)
-    assert found["edge_ratio"] < 0.85  # of a hundred scenes 0.51; of six in a row, of the first sixty, at most 0.72
+    assert found["edge_ratio"] < 0.85  # on a hundred scenes 0.51; on six in a row of the first sixty, at most 0.72
     assert found["sobel_ratio"] < 0.85  # 0.48 and 0.70
     assert found["drift_gram"] < found["drift"]
     holds("qwen-edit", found, {"shape": 6, "colour": 6, "place": 6, "background": 6})
@@ -117,12 +117,12 @@ def test_the_full_pipeline_shows_its_prompt(studio: Studio) -> None:
 
 
 def test_enlarging_sharpens_edges(studio: Studio) -> None:
-    """As bicubic interpolation makes them, edges are steep 1.4 to 4.3 times less; measured on seeds 0 to 29."""
+    """By bicubic interpolation edges are 1.4 to 4.3 times less steep (seeds 0 to 29)."""
     small = world.draw(3).clip(1)
     large = frames_of(studio.call("realesrgan", "upscale", UpscaleRequest(scale=4), Frames(small)))
     assert steep(large[0]) > 1.3 * steep(np.asarray(Image.fromarray(small[0]).resize((256, 256))))
 
 
 def steep(picture: NDArray[np.uint8]) -> float:
-    """The sum of all squared steps along the rows: an edge has more of them in one step than in several."""
+    """Return the sum of squared differences along the rows: larger if an edge is one step than if it is several."""
     return float(np.square(np.diff(picture.astype(float), axis=1)).sum())

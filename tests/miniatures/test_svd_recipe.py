@@ -1,4 +1,4 @@
-"""Stable Video Diffusion's recipes: they learn, they compute what the pipeline does, and what they save loads."""
+"""Training of Stable Video Diffusion: it learns, it computes what the pipeline does, and its checkpoints load."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from PIL import Image
 
 from miniatures import world
 from miniatures.muon import Muon
-from miniatures.scores.svd import judged
-from miniatures.svd import FRAMES, Rail, SvdRecipe, attending, directed, shown, velocity
-from miniatures.svd_vae import SvdVaeRecipe, computing, encoding, single
+from miniatures.scores.svd import judge_clip
+from miniatures.svd import FRAMES, Rail, SvdRecipe, render_scene, set_direction, use_plain_attention, velocity
+from miniatures.svd_vae import SvdVaeRecipe, replace_forwards, skip_encoder_block, skip_temporal_layers
 from services.frames import Frames
 from services.svd.request import SvdRequest
 from services.svd.service import Svd
@@ -26,7 +26,7 @@ MOST_BYTES = 6_000_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Checkpoints, of which Stable Video Diffusion's has a VAE as it is before its training."""
+    """Checkpoints with an untrained VAE of Stable Video Diffusion."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("checkpoints")
     SvdVaeRecipe(folder).save(folder / "svd")
@@ -34,21 +34,21 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(folder) -> Any:  # diffusers' types fit too little of it
+def recipe(folder) -> Any:  # diffusers' stubs are too narrow
     torch.manual_seed(2)
     return SvdRecipe(folder, scenes=2)
 
 
 @pytest.fixture(scope="module")
 def rail(folder) -> Rail:
-    """One whose colours were left as they are."""
+    """A rail without colour variation."""
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "svd" / "vae")
-    laid = (Rail.laid(np.random.default_rng(seed), vae) for seed in range(20))
+    laid = (Rail.draw(np.random.default_rng(seed), vae) for seed in range(20))
     return next(rail for rail in laid if np.array_equal(rail.pictures[:1], rail.scene.clip(1)))
 
 
 def losses(recipe, progress: float, steps: int) -> list[float]:
-    """Of one batch, again and again."""
+    """Return the losses of repeated steps on one batch."""
     parameters = [parameter for parameter in recipe.module.parameters() if parameter.requires_grad]
     optimiser = Muon(parameters, recipe.lr / 4, recipe.adam_lr)
     found = []
@@ -63,7 +63,7 @@ def losses(recipe, progress: float, steps: int) -> list[float]:
 
 
 def stirred(module: torch.nn.Module, but: tuple[str, ...] = ()) -> None:
-    """Give every layer something to say, except those whose names begin with one of `but`."""
+    """Give every layer random weights, except those whose names begin with one of `but`."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -96,7 +96,7 @@ def test_what_is_left_out_of_the_vae_makes_no_difference(tmp_path):
     pictures = torch.rand(3, 3, 32, 32) * 2 - 1
     latents = vae.encode(pictures).latent_dist.mode()
     whole = vae.decode(latents, num_frames=3).sample
-    with computing({**encoding(vae), **single(vae)}):
+    with replace_forwards({**skip_encoder_block(vae), **skip_temporal_layers(vae)}):
         assert torch.allclose(vae.encode(pictures).latent_dist.mode(), latents, atol=1e-5)
         assert torch.allclose(vae.decode(latents, num_frames=3).sample, whole, atol=1e-5)
     stirred(vae)
@@ -131,7 +131,7 @@ def test_attention_in_training_is_the_stock_one(folder):
         "added_time_ids": torch.tensor([[5.0, 127.0, 0.02], [7.0, 3.0, 0.1]]),
     }
     stock = unet(**given).sample
-    with attending(unet):
+    with use_plain_attention(unet):
         assert torch.allclose(unet(**given).sample, stock, atol=1e-4)
     assert {type(processor) for processor in unet.attn_processors.values()} == kinds
 
@@ -163,19 +163,19 @@ def test_rails_show_what_the_model_is_said_to_do(rail, start, stride):
     places = rail.run(round(start * (len(rail.pictures) - 1)), stride, FRAMES)
     (figure,) = rail.scene.figures
     there = replace(figure, x=figure.x + places[0] * rail.gap)
-    scene = directed(replace(rail.scene, figures=(there,)))
+    scene = set_direction(replace(rail.scene, figures=(there,)))
     speed = rail.bucket(stride) / 127
-    true = shown(scene, [speed * time for time in range(FRAMES)])
+    true = render_scene(scene, [speed * time for time in range(FRAMES)])
     assert (places[1] > places[0]) == (start < 0.5)
     assert np.abs(rail.pictures[places].astype(int) - true).max() <= 1
 
 
 def test_what_is_judged():
-    scene = directed(world.draw(4, figures=1))
+    scene = set_direction(world.draw(4, figures=1))
     true = scene.clip(FRAMES)
-    measured = judged(scene, true)
+    measured = judge_clip(scene, true)
     assert {measured[name] for name in ("colour", "shape", "moves")} == {1.0}
-    assert judged(scene, np.repeat(true[:1], FRAMES, 0))["moves"] == 0
+    assert judge_clip(scene, np.repeat(true[:1], FRAMES, 0))["moves"] == 0
 
 
 async def test_what_is_saved_is_served(recipe, folder, tmp_path):

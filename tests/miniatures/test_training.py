@@ -1,4 +1,4 @@
-"""The loop that all trainings share, on a net that learns in a second."""
+"""The common training loop, on a net that learns in a second."""
 
 import importlib
 import json
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniatures import train as command
 from miniatures.muon import Muon
-from miniatures.training import Budget, Refused, shared, train
+from miniatures.training import Budget, Refused, link_shared, train
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=120)
@@ -128,26 +128,26 @@ def test_a_part_goes_on_and_those_before_it_stay(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--steps", "0"], "--steps: invalid whole value: '0'"),
         (["--minutes", "-1"], "--minutes: invalid positive value: '-1'"),
         (["--threads", "0"], "--threads: invalid whole value: '0'"),
-        (["--seed", "-1"], "--seed: -1 is below 0"),
-        (["--part", "head"], "wan has vae, transformer"),
-        (["--part", "transformer", "--steps", "1"], "there is no {}/wan/vae/config.json; train wan first"),
+        (["--seed", "-1"], "--seed: must be 0 or more, got -1"),
+        (["--part", "head"], "--part: must be one of vae, transformer, got head"),
+        (["--part", "transformer", "--steps", "1"], "{}/wan/vae/config.json not found; train wan first"),
         (["--part", "transformer", "--device", "abacus"], "--device abacus: "),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         code = command.main(["wan", "--out", str(tmp_path), *words])
     except SystemExit as ended:
         code = ended.code
     assert code in (1, 2)
-    assert told.format(tmp_path) in capsys.readouterr().err
+    assert message.format(tmp_path) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,8 +156,8 @@ def test_what_two_checkpoints_share_is_a_link(tmp_path: Path) -> None:
         (tmp_path / name / "vae").mkdir(parents=True)
         (tmp_path / name / "vae" / "weights.safetensors").write_bytes(content)
     for _ in range(2):
-        shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
+        link_shared(tmp_path / "other" / "vae", tmp_path / "one" / "vae")
         assert (tmp_path / "other" / "vae").readlink() == Path("../one/vae")
-    with pytest.raises(ValueError, match=r"weights\.safetensors is not "):
-        shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
+    with pytest.raises(ValueError, match=r"weights\.safetensors differs from "):
+        link_shared(tmp_path / "third" / "vae", tmp_path / "one" / "vae")
     assert (tmp_path / "third" / "vae" / "weights.safetensors").read_bytes() == b"else"

@@ -1,4 +1,4 @@
-"""How Wan's miniature is trained: it learns, what it computes is what the pipeline computes, and it can be loaded."""
+"""Training of Wan: it learns, it computes what the pipeline computes, and its checkpoint loads."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from diffusers.models.transformers import transformer_wan
 from PIL import Image
 
 from miniatures import wan, wan_vae, world
-from miniatures.attention import plainly
+from miniatures.attention import use_plain_attention
 from miniatures.muon import Muon
 from miniatures.pictures import to_tensor
 
@@ -21,7 +21,7 @@ FEW = {17: 1, 25: 1}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The VAE as it is before it learns anything, and the whole pipeline with it."""
+    """The untrained VAE, and the whole pipeline with it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
     wan_vae.WanVaeRecipe(measured=1).save(folder / "wan")
@@ -82,7 +82,7 @@ def test_plain_attention_is_the_stock_one(pipeline: Any) -> None:
     }
     with torch.no_grad():
         stock = pipeline.transformer(**told)[0]
-        with plainly(transformer_wan):
+        with use_plain_attention(transformer_wan):
             plain = pipeline.transformer(**told)[0]
     assert torch.allclose(stock, plain, atol=1e-5)
 
@@ -102,14 +102,14 @@ def test_latents_and_condition_are_the_pipeline_s(checkpoints: Path, pipeline: A
     first = to_tensor(scene.clip(1))
     given = torch.cat([first, torch.zeros(3, 16, 64, 64)], 1)[None]
     with torch.no_grad():
-        ours = wan.normalised(pipeline.vae, given)[0]
+        ours = wan.encode_normalised(pipeline.vae, given)[0]
         _, condition = pipeline.prepare_latents(
             first[None, :, 0], 1, 16, 64, 64, 17, torch.float32, torch.device("cpu")
         )
     assert condition[0, :4, 0].eq(1).all()
     assert condition[0, :4, 1:].eq(0).all()
     assert torch.allclose(condition[0, 4:], ours, atol=1e-4)
-    short = wan.normalised(pipeline.vae, given[:, :, :9])[0]
+    short = wan.encode_normalised(pipeline.vae, given[:, :, :9])[0]
     assert torch.allclose(short, ours[:, :3], atol=1e-4), "the beginning of a clip is coded as if it were all"
 
 
@@ -117,7 +117,7 @@ def test_other_motions_begin_with_the_same_picture() -> None:
     rng = np.random.default_rng(0)
     for seed in range(30):
         scene = world.draw(seed)
-        other = wan.otherwise(rng, scene)
+        other = wan.draw_other_motion(rng, scene)
         assert np.array_equal(scene.clip(1), other.clip(1))
         assert all(
             (a.heading, a.turn) != (b.heading, b.turn) for a, b in zip(scene.figures, other.figures, strict=True)
@@ -130,7 +130,7 @@ def test_pictures_are_coded_with_the_last_slices_alone(pipeline: Any) -> None:
     vae = pipeline.vae
     with torch.no_grad():
         stock = vae.encode(picture).latent_dist.mean
-        with wan_vae.flat(vae):
+        with wan_vae.use_flat_kernels(vae):
             ours = vae.encode(picture).latent_dist.mean
             decoded = wan_vae.decode(vae, stock)
         assert torch.allclose(stock, ours, atol=1e-5)
@@ -159,10 +159,10 @@ def test_the_vae_learns() -> None:
 def test_turned_channels_are_independent_and_say_the_same() -> None:
     torch.manual_seed(1)
     vae: Any = wan_vae.WanVaeRecipe().module
-    clips = wan_vae.batch_of(np.random.default_rng(4), 4, 5)
+    clips = wan_vae.draw_batch(np.random.default_rng(4), 4, 5)
     codes = vae.encode(clips).latent_dist.mode()
     before = vae.decode(codes).sample
-    deviation = wan_vae.turned(vae, codes)
+    deviation = wan_vae.rotate_latents(vae, codes)
     assert torch.allclose(vae.encode(clips).latent_dist.mode(), codes, atol=1e-5)
     assert torch.allclose(vae.decode(codes).sample, before, atol=1e-4)
     covariance = torch.cov(codes.transpose(0, 1).flatten(1))

@@ -1,4 +1,4 @@
-"""The shape world: the same from the same seed, as its captions say, and read back by the judge."""
+"""The shape world: reproducible from a seed, as its captions say, and recognised by the judge."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def test_shapes_stay_in_their_room_for_ever(seed: int, start: int) -> None:
     ground = world.Scene((), scene.background, scene.halves).clip(1)[0]
     frame = scene.clip(1, start=start)[0]
     for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        assert np.abs(frame[border].astype(int) - ground[border]).max() < 150  # at most an edge's half-covered pixels
+        # At most half-covered pixels of an edge differ from the background.
+        assert np.abs(frame[border].astype(int) - ground[border]).max() < 150
 
 
 @given(seed=HELD_OUT)

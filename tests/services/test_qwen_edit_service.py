@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch, StageDone
-from services.qwen_edit.request import EditFields, EditRequest, Guidance
+from services.qwen_edit.request import Editing, EditRequest, Guidance
 from services.qwen_edit.service import QwenEdit
 from services.qwen_edit.settings import QwenEditSettings
 from services.sizes import choose_working_size
@@ -287,12 +287,12 @@ def test_other_signs_are_only_signs(text):
 
 def test_guidance_begins_before_the_end():
     with pytest.raises(InvalidParameter, match=r"ttlg\.start_step: must be below steps, got 4 of 4 steps") as caught:
-        EditFields(steps=4, ttlg=Guidance(start_step=4))
+        Editing(steps=4, ttlg=Guidance(start_step=4))
     assert caught.value.param == "ttlg.start_step"
     with pytest.raises(InvalidParameter, match=r"ttlg\.start_step: must not be after end_step, got 5 and 4"):
         Guidance(start_step=5, end_step=4)
-    assert EditFields(steps=4, ttlg=Guidance(start_step=3)).ttlg.start_step == 3
-    assert EditFields(steps=4, ttlg=Guidance(edge_scale=0, start_step=9)).ttlg.start_step == 9  # it is off
+    assert Editing(steps=4, ttlg=Guidance(start_step=3)).ttlg.start_step == 3
+    assert Editing(steps=4, ttlg=Guidance(edge_scale=0, start_step=9)).ttlg.start_step == 9  # it is off
 
 
 def test_a_form_s_json_is_read():

@@ -9,6 +9,7 @@ from services.svd.request import SvdRequest
 
 GRAPH = Graph(
     name="full-pipeline",
+    command="pipeline",
     request=FullPipelineRequest,
     path="composition.graphs.full_pipeline.graph:FullPipeline",
     needs=(Need("text-to-image", FluxRequest, at=""),),

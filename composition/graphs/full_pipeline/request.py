@@ -27,7 +27,7 @@ SHARES = {"face": 0.02, "paint": 0.3, "restyle": 0.13, "animate": 0.35, "decode"
 
 
 class FullPipelineRequest(GraphRequest, Shooting):
-    """Words to picture to video to larger video. With `animate: false` it is a picture.
+    """Paint a picture of a prompt, make it move, and enlarge the video. With `animate: false` it is a picture.
 
     Results: `image`, `video`, `hd`, each there as soon as it exists, and `painted`, the picture before it is restyled.
     """

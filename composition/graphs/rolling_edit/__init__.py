@@ -6,6 +6,7 @@ from services.qwen_edit.request import EditRequest
 
 GRAPH = Graph(
     name="rolling-edit",
+    command="edit",
     request=RollingEditRequest,
     path="composition.graphs.rolling_edit.graph:RollingEdit",
     needs=(Need("guided-edit", EditRequest, at=""),),

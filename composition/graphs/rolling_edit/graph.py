@@ -16,7 +16,7 @@ from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
-from services.qwen_edit.request import EditFields, EditRequest
+from services.qwen_edit.request import Editing, EditRequest
 from services.roles import GuidedEdit
 
 DEFAULT_RATE = Fraction(16)
@@ -68,7 +68,7 @@ class RollingEdit:
             previous = await self._media.own(known.kept[-1]) if known.frames > 1 else first
             made = max(1, known.frames)
             stages = Stages()
-            async with aclosing(edges.runs(roll.start + made - 1, roll.total - made)) as runs:
+            async with aclosing(edges.stream_runs(roll.start + made - 1, roll.total - made)) as runs:
                 async for run in runs:
                     for pixels in run.pixels:
                         async with aclosing(self._frame(roll, made, previous, pixels)) as items:
@@ -84,7 +84,7 @@ class RollingEdit:
     async def _first(self, request: RollingEditRequest) -> Frames:
         if request.init_frame:
             return await self._media.picture(request.init_frame)
-        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.runs(0, 1)) as runs:
+        async with self._media.opened(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
     async def _frame(self, roll: Roll, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
@@ -116,7 +116,7 @@ def _fallen_short(roll: Roll, field: str, edges: Decoder, made: int) -> list[Fac
 
 
 def _planned(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> Roll:
-    fields: dict[str, Any] = {name: getattr(request, name) for name in EditFields.model_fields}
+    fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.frames_total(edges.facts.frames)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from composition.graphs.request import GraphRequest
 from services.errors import InvalidParameter
 from services.limits import from_json
-from services.qwen_edit.request import EdgeFilter, EditFields
+from services.qwen_edit.request import EdgeFilter, Editing
 
 MAX_FRAME = 2**31 - 1
 
@@ -21,12 +21,14 @@ class Branch(BaseModel):
     video: str
     """The older job's id."""
     frame: Annotated[int, Field(ge=0, le=MAX_FRAME)]
+    """Which of its frames, from 0."""
 
 
-class RollingEditRequest(GraphRequest, EditFields):
-    """First frame and edges to video. The result has one frame more than there are edges, unless `max_frames` is less.
+class RollingEditRequest(GraphRequest, Editing):
+    """Make a video of a first frame and edges: each frame is the one before, edited along the next edges.
 
-    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k.
+    Frame 0 is the first frame as it is given; frame k + 1 is frame k redrawn along edge k. There is one frame more than
+    there are edges, unless `max_frames` is less.
     """
 
     MEDIA = {  # noqa: RUF012

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from composition.graphs.graph import Graph, Need
 from composition.graphs.single.request import JOBS, SingleRequest
@@ -29,7 +29,9 @@ def _make_request(model: Model[Any], offer: Offer) -> type[SingleRequest]:
     """Make the class of the requests. It is kept in this module, where Ray finds it in another process."""
     shape = JOBS[offer.role]
     asked = cast("type[BaseModel]", offer.request)
-    more: dict[str, Any] = dict.fromkeys(offer.pictures, (str | None, None))
+    more: dict[str, Any] = {
+        field: (str | None, Field(default=None, description=text)) for field, text in offer.pictures.items()
+    }
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
     created = create_model(name, __base__=(shape, asked), __module__=__name__, __doc__=shape.__doc__, **more)
     made = cast("type[SingleRequest]", created)

@@ -126,7 +126,7 @@ class Upscaling:
         made = known.frames
         async with self._media.opened(url) as video:
             yield Fact("frames_total", video.facts.frames)
-            async with aclosing(self._runs(asked, video.runs(known.frames))) as results:
+            async with aclosing(self._runs(asked, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
                     yield frames
                     made = frames.stop

@@ -31,7 +31,7 @@ class SingleRequest(GraphRequest):
 
 
 class AnimationJob(SingleRequest):
-    """Picture to video."""
+    """Make a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -42,13 +42,13 @@ class AnimationJob(SingleRequest):
 
 
 class FilmJob(SingleRequest):
-    """Text to video."""
+    """Make a video of a prompt."""
 
     STAGES = {"denoise": 0.85, "decode": 0.15}  # noqa: RUF012
 
 
 class PictureJob(SingleRequest):
-    """Text to picture."""
+    """Paint a picture of a prompt."""
 
     STAGES = {"paint": 1.0}  # noqa: RUF012
 
@@ -70,7 +70,7 @@ class PictureJob(SingleRequest):
 
 
 class RepaintJob(PictureJob):
-    """Picture to picture."""
+    """Paint a picture anew."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
     REFERENCE = "image"
@@ -81,7 +81,7 @@ class RepaintJob(PictureJob):
 
 
 class EditJob(RepaintJob):
-    """Picture to edited picture."""
+    """Edit a picture."""
 
     MEDIA = {"image": "image", "edges": "image"}  # noqa: RUF012
 
@@ -108,7 +108,7 @@ class EditJob(RepaintJob):
 
 
 class UpscaleJob(SingleRequest):
-    """Video to larger video, or picture to larger picture."""
+    """Make a video, or a picture, two to four times as large."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"

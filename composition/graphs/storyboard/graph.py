@@ -17,9 +17,9 @@ from composition.graphs.storyboard.request import FILM, StoryboardRequest
 from composition.graphs.storyboard.scenes import Board, job_of
 from composition.graphs.storyboard.screenwriter import Screenwriter
 from composition.graphs.storyboard.script import Scene, Script, sentences
-from composition.media.placard import placeholder
+from composition.media.title_card import make_title_card
 from composition.records.artifacts import Artifacts
-from composition.records.store import shared_store
+from composition.records.store import share_store
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
@@ -45,7 +45,7 @@ class Storyboard:
         self._writer = Screenwriter(self._describer, transport) if self._describer is not None else None
         self._settings = settings
         self._transport = transport
-        self._store = shared_store(settings.database)
+        self._store = share_store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
 
     async def run(self, request: StoryboardRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
@@ -66,7 +66,7 @@ class Storyboard:
                 if isinstance(item, Fact):
                     facts[item.name] = item.value
                 yield item
-        parent = await asyncio.to_thread(self._store.job, known.key)
+        parent = await asyncio.to_thread(self._store.get_job, known.key)
         script = request.script or Script.model_validate_json(str(facts["script"]))
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
         board = Board(request, parent, script, prompts, draw_seed(request.seed))
@@ -113,12 +113,12 @@ class Storyboard:
         said, shown = -1, 0
         while True:
             made = await asyncio.to_thread(self._made, board)
-            percent = sum(PERCENT if each.ended else int(PERCENT * each.progress) for each in made)
+            percent = sum(PERCENT if each.has_ended else int(PERCENT * each.progress) for each in made)
             if percent != said:
                 said = percent
                 yield Progress("scenes", percent, PERCENT * len(scenes))
             size = _size(board.request, scenes, made)
-            while size and shown < len(scenes) and made[shown].ended:
+            while size and shown < len(scenes) and made[shown].has_ended:
                 for fact in _lost(scenes, made, shown):
                     yield fact
                 url = await asyncio.to_thread(self._clip, board, scenes[shown], made[shown], size)
@@ -130,18 +130,18 @@ class Storyboard:
 
     def _made(self, board: Board) -> list[Job]:
         """How the scenes' jobs stand, in the order of the scenes."""
-        jobs = {job.id: job for job in self._store.children([board.parent.id])[board.parent.id]}
+        jobs = {job.id: job for job in self._store.list_children([board.parent.id])[board.parent.id]}
         return [jobs.get(board.id_of(scene)) or _deleted() for scene in board.script.scenes]
 
     def _clip(self, board: Board, scene: Scene, job: Job, size: tuple[int, int]) -> str:
         """Where a scene's clip lies; in place of one that could not be made, a card that says so."""
         if job.status == "completed":
-            return self._artifacts.url(str(job.results[job.main or VIDEO]))
+            return self._artifacts.get_url(str(job.results[job.main or VIDEO]))
         text = f"Scene {scene.scene_number}\n{scene.description}"
-        card = placeholder(text, *size, board.rate, Fraction(str(scene.duration)))
+        card = make_title_card(text, *size, board.rate, Fraction(str(scene.duration)))
         key = f"videos/{board.parent.id}/placeholder-{scene.scene_number:03d}.mp4"
         self._artifacts.put(key, card)
-        return self._artifacts.url(key)
+        return self._artifacts.get_url(key)
 
 
 def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Job]) -> tuple[int, int] | None:
@@ -157,7 +157,7 @@ def _size(request: StoryboardRequest, scenes: Sequence[Scene], made: Sequence[Jo
     for job in made:
         if job.status == "completed" and job.width and job.height:
             return job.width, job.height
-        if not job.ended:
+        if not job.has_ended:
             return None
     return None
 

@@ -17,7 +17,10 @@ FILM: Role = "text-to-video"
 
 
 class StoryboardRequest(GraphRequest, Shooting):
-    """A script to a video. The full pipeline's fields hold for every scene that says nothing else."""
+    """Film a script: a clip for each scene, all of them in one video.
+
+    The full pipeline's fields hold for every scene that says nothing else.
+    """
 
     MEDIA = {"face": "image"}  # noqa: RUF012
     STAGES = {"script": 0.03, "scenes": 0.97}  # noqa: RUF012

@@ -12,7 +12,7 @@ from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.picture import Shooting
 from composition.graphs.storyboard.request import FILM, StoryboardRequest, place_of
 from composition.graphs.storyboard.script import Scene, Script
-from composition.media.stitch import total
+from composition.media.stitch import count_joined_frames
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
@@ -50,7 +50,7 @@ class Board:
     @property
     def frames(self) -> int:
         """Of the whole video."""
-        return total([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
+        return count_joined_frames([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
 
 
 def job_of(board: Board, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:

@@ -66,16 +66,19 @@ class Scene(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
     scene_number: Annotated[int, Field(ge=1, le=MAX_SCENES)]
+    """From 1, each once."""
     description: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """What is to be seen."""
     duration: Annotated[float, Field(gt=0, le=MAX_SCENE_S)]
     """Seconds."""
     face: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """The id of a file: whose face it is."""
+    """The id of a file: a picture of whoever is to be seen in it."""
     loras: Annotated[
-        tuple[Lora, ...], BeforeValidator(_painted), Field(validation_alias=AliasChoices("lora", "loras"))
+        tuple[Lora, ...],
+        BeforeValidator(_painted, json_schema_input_type=Lora | str | tuple[Lora | str, ...]),
+        Field(validation_alias=AliasChoices("lora", "loras")),
     ] = ()
-    """Given as `lora`: a name, `name:weight`, an object of both, or a list of these."""
+    """Low-rank adaptations of its picture; a text is `name` or `name:weight`. Without, those of the whole film."""
     style: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
     """How it is to look."""
 
@@ -101,6 +104,7 @@ class Script(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     title: Annotated[str, Field(max_length=MAX_TITLE)] = ""
+    """What the video is called."""
     scenes: Annotated[tuple[Scene, ...], Field(fail_fast=True), BeforeValidator(_few), AfterValidator(_in_order)]
     """In the order of their numbers, which are 1, 2, 3 and so on; they may be given in any."""
 

@@ -12,7 +12,7 @@ from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
 from composition.media.decode import MediaFacts
-from composition.media.encode import resized
+from composition.media.encode import resize_frames
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
@@ -41,7 +41,7 @@ class V2V:
             await stop_everywhere(self._animator, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
         async with self._media.opened(request.input_video) as video:
-            last = await video.last()
+            last = await video.read_last()
             shots = None if prompt else await video.sample(request.num_segments)
             facts = video.facts  # only now does it know of damage
         if request.join and facts.rate is None:
@@ -115,7 +115,7 @@ class Joint:
         shown = range(begin, self.count(frames.stop, frames.rate))
         if not shown:
             return []
-        sized = resized(frames, self._width, self._height).pixels
+        sized = resize_frames(frames, self._width, self._height).pixels
         sources = [floor((j + 1) / self._rate * frames.rate) - frames.first for j in shown]
         return [
             Frames(np.ascontiguousarray(sized[sources[i : i + MAX_RUN]]), begin + i, self._rate)

@@ -12,7 +12,7 @@ from services.wan.request import Sampling, WanRequest
 
 
 class V2VRequest(GraphRequest, Sampling):
-    """Video to the video that continues it."""
+    """Continue a video: describe it, and go on from its last frame."""
 
     MEDIA = {"input_video": "video"}  # noqa: RUF012
     REFERENCE = "input_video"

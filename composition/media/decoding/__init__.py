@@ -1,1 +1,1 @@
-"""What runs in the processes that decode."""
+"""Decoder processes: starting them, and the code that they run."""

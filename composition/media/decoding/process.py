@@ -1,9 +1,9 @@
-"""Starts the processes that decode, each forked from a prepared one (`composition.media.decoding.server`).
+"""Starting decoder processes, each forked from a prepared process (`composition.media.decoding.fork_server`).
 
-An interpreter that imports numpy and PyAV takes ten times the processor time of the fork. There is one prepared process
-for each process that asks, started when the first file is opened. multiprocessing's own fork server is not used: it
-imports its owner's main module into every child, is one for whatever else in the owner forks, keeps the owner's
-environment, and leaves the children of an owner that was killed.
+Starting an interpreter that imports numpy and PyAV takes ten times the processor time of a fork. Each process that
+opens files has one prepared process, started with its first file. The fork server of `multiprocessing` is not used: it
+imports the owner's main module into every child, is shared with all other code in the owner that forks, keeps the
+owner's environment, and does not end the children of an owner that was killed.
 """
 
 import atexit
@@ -22,9 +22,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 KILL_S = 30.0
-"""How long killing a decoder may take, on a machine that is busy."""
-LOST = "the process that decoders are forked from died"
-HUNG = "the process that decoders are forked from did not answer, and was killed"
+"""Timeout for killing a decoder, in seconds. Generous, for busy machines."""
+LOST = "the prepared decoder process died"
+HUNG = "the prepared decoder process did not answer and was killed"
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
@@ -33,17 +33,17 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
-"""All that decoders are told of their surroundings. decord asks for PATH; the rest keeps their threads and memory few.
-With more than one thread of OpenBLAS, the prepared process could not be forked."""
+"""The whole environment of decoder processes. decord needs PATH; the other variables limit threads and memory. The
+prepared process can be forked only while OpenBLAS has one thread."""
 
 
 class PreparedProcess:
-    """A process that has imported what decodes, has opened nothing, and forks a decoder whenever it is asked.
+    """A process that has imported the decoding libraries, and forks a decoder for each request.
 
-    It ends when its owner does, and its decoders end with it.
+    It ends when its owner ends, and its decoders end with it.
 
     Args:
-        kill_s: how long it may take to kill a decoder.
+        kill_s: timeout for killing a decoder, in seconds.
     """
 
     def __init__(self, kill_s: float) -> None:
@@ -51,145 +51,145 @@ class PreparedProcess:
         self._lock = threading.Lock()
         self._control, control = socket.socketpair()
         self._control.setblocking(False)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         with control:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "composition.media.decoding.server", str(control.fileno())],
+                    [sys.executable, "-P", "-m", "composition.media.decoding.fork_server", str(control.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=self._said,
+                    stderr=self._stderr,
                     env=ENVIRONMENT,
                     cwd="/",
                     pass_fds=(control.fileno(),),
                     start_new_session=True,
                 )
             except OSError:
-                self.abandon()
+                self.release()
                 raise
 
-    def ask(self, files: Sequence[int]) -> None:
-        """Have a decoder forked that has these files: its leash, its link, its standard error.
+    def fork_decoder(self, files: Sequence[int]) -> None:
+        """Request a decoder with these file descriptors: its lifeline, its link and its standard error.
 
-        Returns at once. Raises OSError: BrokenPipeError or ConnectionResetError when the process is gone.
+        Returns at once. Raises OSError: BrokenPipeError or ConnectionResetError if the process has ended.
         """
         with self._lock:
-            if self._said.closed:
+            if self._stderr.closed:
                 raise BrokenPipeError
             socket.send_fds(self._control, [b"\0"], files)
 
     def end(self, reason: str | None = None) -> None:
-        """Kill the process, and with it all of its decoders, and wait until it is gone.
+        """Kill the process and all of its decoders, and wait until it has ended.
 
         Args:
-            reason: logged with what the process said, the first time; None where its end is no fault.
+            reason: logged on the first call, with the process's standard error; None for a regular end.
         """
         with self._lock:
-            if self._said.closed:
+            if self._stderr.closed:
                 return
             self._process.kill()
             code = self._process.wait()
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace")
-            self.abandon()
+            self._stderr.seek(0)
+            output = self._stderr.read().decode(errors="replace")
+            self.release()
         if reason is not None:
-            log.warning(reason, extra={"exit": code, "said": said[-2000:]})
+            log.warning(reason, extra={"exit": code, "said": output[-2000:]})
 
-    def bury(self) -> None:
-        """Do this for a process that is ending by itself."""
+    def await_end(self) -> None:
+        """Wait until the process, which is ending, has ended, and log that it was lost."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self.kill_s)
             self.end(LOST)
 
-    def abandon(self) -> None:
-        """Let go of the process. It ends by itself when nobody holds on to it."""
+    def release(self) -> None:
+        """Close our end of its sockets; the process ends when no other process has them open."""
         self._control.close()
-        self._said.close()
+        self._stderr.close()
 
 
 class DecoderProcess:
-    """A process that decodes one file. Made by `DecoderProcesses.start`."""
+    """A process that decodes one file. Create it with `DecoderProcesses.start`."""
 
     def __init__(self, prepared: PreparedProcess) -> None:
         self._prepared = prepared
-        self._ending = threading.Lock()
+        self._lock = threading.Lock()
         self._ended = False
         self._code: int | None = None
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.link, link = socket.socketpair()
-        """What the process is asked over. Does not block."""
-        self._leash, leash = socket.socketpair()
+        """Non-blocking socket for requests and answers."""
+        self._lifeline, leash = socket.socketpair()
         self.link.setblocking(False)
-        self._leash.settimeout(prepared.kill_s)
+        self._lifeline.settimeout(prepared.kill_s)
         with link, leash:
             try:
-                prepared.ask((leash.fileno(), link.fileno(), self._said.fileno()))
+                prepared.fork_decoder((leash.fileno(), link.fileno(), self._stderr.fileno()))
             except OSError:
                 self._release()
                 raise
 
     def kill(self) -> None:
-        """Have it killed. Returns at once."""
-        with contextlib.suppress(OSError):  # it is gone already
-            self._leash.shutdown(socket.SHUT_WR)
+        """Request that the process be killed. Returns at once."""
+        with contextlib.suppress(OSError):  # the prepared process has ended, and the decoder with it
+            self._lifeline.shutdown(socket.SHUT_WR)
 
     def end(self) -> int | None:
-        """Kill it and wait until it is gone. Blocks.
+        """Kill the process and wait until it has ended. Blocks.
 
-        Returns its exit status, negative if a signal ended it; None when it was lost with the process that it was
-        forked from.
+        Returns:
+            The exit status, negative if a signal ended it; None if it was lost with its prepared process.
         """
-        with self._ending:
+        with self._lock:
             if not self._ended:
                 self.kill()
-                self._code = self._last_word()
+                self._code = self._receive_status()
                 self._ended = True
         return self._code
 
-    def _last_word(self) -> int | None:
+    def _receive_status(self) -> int | None:
         try:
-            status = self._leash.recv(4)
+            status = self._lifeline.recv(4)
         except TimeoutError:
             self._prepared.end(HUNG)
-            status = self._leash.recv(4)
+            status = self._lifeline.recv(4)
         if not status:
-            self._prepared.bury()
+            self._prepared.await_end()
             return None
         (code,) = struct.unpack("<i", status)
         return code
 
     @property
-    def said(self) -> str:
-        """What libraries said on its standard error."""
-        self._said.seek(0)
-        return self._said.read().decode(errors="replace")
+    def stderr_text(self) -> str:
+        """The output of the process on standard error."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
 
     def close(self) -> None:
-        """Kill it, wait until it is gone, and let go of what is left of it. Blocks."""
+        """Kill the process, wait until it has ended, and close its files. Blocks."""
         self.end()
         self._release()
 
     def _release(self) -> None:
         self.link.close()
-        self._leash.close()
-        self._said.close()
+        self._lifeline.close()
+        self._stderr.close()
 
 
 class DecoderProcesses:
-    """Starts processes that decode, from any thread. A prepared process that was lost is replaced at the next start.
+    """Starts decoder processes. Thread-safe. A prepared process that died is replaced at the next start.
 
     Args:
-        kill_s: how long a prepared process may take to kill a decoder before it is killed itself.
+        kill_s: seconds that a prepared process may take to kill a decoder before it is killed itself.
     """
 
     def __init__(self, kill_s: float = KILL_S) -> None:
         self._kill_s = kill_s
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()
         self._prepared: PreparedProcess | None = None
 
     def start(self) -> DecoderProcess:
-        """Start one. Returns at once, when it is not there yet. Raises OSError."""
-        with self._starting:
+        """Start a decoder process. Returns before it is running. Raises OSError."""
+        with self._lock:
             if self._prepared is not None:
                 try:
                     return DecoderProcess(self._prepared)
@@ -199,21 +199,21 @@ class DecoderProcesses:
             return DecoderProcess(self._prepared)
 
     def close(self) -> None:
-        """End them all."""
-        with self._starting:
+        """Kill the prepared process and all decoders."""
+        with self._lock:
             if self._prepared is not None:
                 self._prepared.end()
                 self._prepared = None
 
-    def forget(self) -> None:
-        """Let go of the prepared process in a fork of its owner, whose it is not and would outlive the owner by it."""
-        self._starting = threading.Lock()
+    def release_after_fork(self) -> None:
+        """Release the prepared process in a fork of its owner; otherwise it would outlive the owner."""
+        self._lock = threading.Lock()
         if self._prepared is not None:
-            self._prepared.abandon()
+            self._prepared.release()
             self._prepared = None
 
 
 decoder_processes = DecoderProcesses()
-"""Those of this process."""
+"""The decoder processes of this process."""
 atexit.register(decoder_processes.close)
-os.register_at_fork(after_in_child=decoder_processes.forget)
+os.register_at_fork(after_in_child=decoder_processes.release_after_fork)

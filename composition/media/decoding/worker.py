@@ -1,10 +1,10 @@
-"""What a decoder does: a process that decodes one file, and may be killed at any time.
+"""The code of a decoder process: it decodes one file, and may be killed at any time.
 
-It is forked from a prepared process (`composition.media.decoding.server`), which ends it when it ends itself. It says
-that it is there by an empty answer; then it is asked over the socket and answers in turn. A request is a length (4
-bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op": "sample",
-"count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or `{"error",
-"message"}`, and then the pixels that `shape` announces, if any.
+The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
+itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
+a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
+"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or
+`{"error", "message"}`, followed by the pixels that `shape` announces.
 """
 
 import json
@@ -20,32 +20,32 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.decoding.album import Album, is_album
-from composition.media.decoding.footage import THREADS, Footage
 from composition.media.decoding.headers import Limits
+from composition.media.decoding.media_file import THREADS, MediaFile
 from composition.media.decoding.pixels import RUN_BYTES
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
-VERIFIED = 8
-"""How many frames spread over a file are decoded when it is verified."""
-DECORD_FRAMES = 256
-"""The longest video that decord reads."""
-OPEN_FILES = 64
-WRITTEN_BYTES = 1 << 16
-"""How much the process may write to files: what libraries say on standard error."""
+VERIFIED_FRAMES = 8
+"""Number of evenly spread frames that are decoded to verify a file."""
+MAX_DECORD_FRAMES = 256
+"""Maximum number of frames of a video that is sampled with decord."""
+MAX_OPEN_FILES = 64
+MAX_WRITTEN_BYTES = 1 << 16
+"""Maximum size of a file that the process writes: the messages of libraries on standard error."""
 
 
 class DecordReader(Protocol):
-    """What is used of `decord.VideoReader`."""
+    """The part of `decord.VideoReader` that is used here."""
 
     def __len__(self) -> int: ...
     def next(self) -> Any: ...
 
 
-def spread(count: int, frames: int) -> list[int]:
-    """Return `count` positions, each in the middle of a part of the video; all there are, if they are fewer.
+def spread_positions(count: int, frames: int) -> list[int]:
+    """Return `count` positions, the middles of equal parts of the video, or all positions if there are fewer frames.
 
-    InternVL's own sampling: https://huggingface.co/OpenGVLab/InternVL3-1B, `get_index`.
+    This is InternVL's sampling: https://huggingface.co/OpenGVLab/InternVL3-1B, `get_index`.
     """
     if count >= frames:
         return list(range(frames))
@@ -53,171 +53,175 @@ def spread(count: int, frames: int) -> list[int]:
     return [min(frames - 1, int(part / 2 + round(part * i))) for i in range(count)]
 
 
-class Film:
+class Video:
     """The frames of a video or a picture, (n, height, width, 3) uint8 RGB."""
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
-        self.footage = Footage(path, limits)
+        self.file = MediaFile(path, limits)
 
     @property
-    def decord_agrees(self) -> bool:
-        """Whether decord can be trusted to give the same frames and the same pixels."""
-        footage = self.footage
-        return footage.indexed and footage.paint.plain and footage.frames <= DECORD_FRAMES and not footage.damaged
+    def can_use_decord(self) -> bool:
+        """Whether decord returns the same frames and pixels for this file."""
+        file = self.file
+        return (
+            file.is_indexed and file.converter.matches_decord and file.frames <= MAX_DECORD_FRAMES and not file.damaged
+        )
 
     @property
-    def frames(self) -> int:
-        """How many there are, as far as is known."""
-        return self.footage.frames
+    def count(self) -> int:
+        """Number of frames; an estimate until frames without times were counted."""
+        return self.file.frames
 
-    def facts(self) -> dict[str, Any]:
-        """`composition.media.decode.MediaFacts` as JSON."""
-        return self.footage.facts()
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of `composition.media.decode.MediaFacts`."""
+        return self.file.describe()
 
-    def run(self, start: int, most: int) -> Pixels | None:
-        """Frames from `start` on, up to `most` of them; None behind the last one."""
-        width, height = self.footage.paint.size
-        most = min(most, self.footage.frames - start, max(1, RUN_BYTES // (width * height * 3)))
+    def read_run(self, start: int, most: int) -> Pixels | None:
+        """Return up to `most` frames from `start` on; None past the last one."""
+        width, height = self.file.converter.size
+        most = min(most, self.file.frames - start, max(1, RUN_BYTES // (width * height * 3)))
         if most < 1:
             return None
-        shown = (self.footage.show(start + i) for i in range(most))
-        return self._painted((frame for frame in shown if frame is not None), most)
+        frames = (self.file.read_frame(start + i) for i in range(most))
+        return self._convert_frames((frame for frame in frames if frame is not None), most)
 
     def sample(self, positions: list[int]) -> Pixels | None:
-        """The frames at `positions`."""
-        pixels = self._by_decord(positions) if self.decord_agrees else None
+        """Return the frames at `positions`; None if there are none."""
+        pixels = self._sample_with_decord(positions) if self.can_use_decord else None
         if pixels is None:
-            shown = (self.footage.show(position) for position in positions)
-            pixels = self._painted((frame for frame in shown if frame is not None), len(positions))
+            frames = (self.file.read_frame(position) for position in positions)
+            pixels = self._convert_frames((frame for frame in frames if frame is not None), len(positions))
         return pixels
 
-    def last(self) -> Pixels | None:
-        """The last frame that can be decoded, a run of one."""
-        return self._painted([self.footage.last()], 1)
+    def read_last(self) -> Pixels | None:
+        """Return the last frame that can be decoded, as a run of one."""
+        return self._convert_frames([self.file.read_last()], 1)
 
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one."""
-        self.footage.verify(positions)
+        self.file.verify(positions)
 
-    def _painted(self, frames: Iterable[VideoFrame], most: int) -> Pixels | None:
-        width, height = self.footage.paint.size
+    def _convert_frames(self, frames: Iterable[VideoFrame], most: int) -> Pixels | None:
+        width, height = self.file.converter.size
         pixels = np.empty((most, height, width, 3), np.uint8)
         count = 0
         for frame in frames:
-            pixels[count] = self.footage.paint.rgb(frame)
+            pixels[count] = self.file.converter.convert(frame)
             count += 1
         return pixels[:count] if count else None
 
-    def _by_decord(self, positions: list[int]) -> Pixels | None:
-        """The frames by decord; None where it cannot decode them, or counts frames otherwise than FFmpeg.
+    def _sample_with_decord(self, positions: list[int]) -> Pixels | None:
+        """Return the frames at `positions` from decord; None if it cannot decode them or counts other frames.
 
-        It reads forward from the first frame, and so it is for short videos. After a seek it silently returns other
-        frames where groups of pictures are open or refreshed bit by bit, and `get_batch` does so wherever the machine
-        is busy: it gives up skipping after a number of tries (https://github.com/dmlc/decord/pull/342).
+        decord reads forward from the first frame, so it is used for short videos only. Its seeking silently returns
+        wrong frames for open GOPs and gradual refresh, and so does `get_batch` on a busy machine, which stops skipping
+        frames after some attempts (https://github.com/dmlc/decord/pull/342).
         """
-        # Where this package is, decord loads all the CUDA libraries in it: 3 GB of address space for nothing.
+        # If the package `nvidia` is installed, decord loads all its CUDA libraries: 3 GB of address space, unused.
         sys.modules.setdefault("nvidia", cast("Any", None))
         import decord  # pyright: ignore[reportMissingTypeStubs]
 
-        width, height = self.footage.paint.size
+        width, height = self.file.converter.size
         pixels = np.empty((len(positions), height, width, 3), np.uint8)
         try:
             reader = cast("DecordReader", decord.VideoReader(self._path, num_threads=THREADS))
-            if len(reader) != self.footage.frames:
+            if len(reader) != self.file.frames:
                 return None
-            at, frame = -1, None
+            current, frame = -1, None
             for i, position in enumerate(positions):
-                while at < position:
-                    frame, at = reader.next(), at + 1
+                while current < position:
+                    frame, current = reader.next(), current + 1
                 pixels[i] = cast("Any", frame).asnumpy()
-        except (decord.DECORDError, StopIteration):  # a damaged file: FFmpeg gets further
+        except (decord.DECORDError, StopIteration):  # a damaged file, of which FFmpeg decodes more
             return None
         return pixels
 
 
-def answer(film: Film | Album, request: dict[str, Any]) -> Pixels | None:
-    """Return (n, height, width, 3) uint8 RGB, or None where no pixels are asked for or none are left."""
+def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | None:
+    """Run the operation of a request. Return (n, height, width, 3) uint8 RGB; None if it has no pixels."""
     match request["op"]:
         case "run":
-            return film.run(request["start"], request["most"])
+            return media.read_run(request["start"], request["most"])
         case "sample":
-            return film.sample(spread(request["count"], film.frames))
+            return media.sample(spread_positions(request["count"], media.count))
         case "last":
-            return film.last()
+            return media.read_last()
         case _:
-            film.verify(spread(VERIFIED, film.frames))
+            media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None
 
 
-def confine(limits: Limits) -> None:
-    """Bind this process to what decoding one file needs.
+def limit_resources(limits: Limits) -> None:
+    """Set the resource limits of this process.
 
-    The address space counts in full what is shared with the process it was forked from: about 200 MiB of libraries.
+    The address space includes what is shared with the prepared process: about 200 MiB of libraries.
     """
-    for what, limit in (
+    for kind, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_FSIZE, WRITTEN_BYTES),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
+        (resource.RLIMIT_FSIZE, MAX_WRITTEN_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (limit, limit))
+        resource.setrlimit(kind, (limit, limit))
 
 
-def allow_cpu(limits: Limits) -> None:
-    """Let the next operation use its deadline on every thread: an end even where nobody is left to kill us."""
+def extend_cpu_limit(limits: Limits) -> None:
+    """Raise the limit of processor time by one deadline for each thread; it ends a decoder that nobody kills."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used_s = usage.ru_utime + usage.ru_stime
     soft = int(used_s + (limits.deadline_s + 1) * (THREADS + 2)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def serve(link: socket.socket, limits: Limits, path: str) -> None:
-    """Open the file, answer that, and answer requests until there are no more."""
-    film: Film | Album | None = None
+def serve_requests(link: socket.socket, limits: Limits, path: str) -> None:
+    """Open the file, answer with its properties, then answer requests until the link is closed."""
+    media: Video | Album | None = None
     request: dict[str, Any] | None = {}
     while request is not None:
-        allow_cpu(limits)
+        extend_cpu_limit(limits)
         pixels = None
         try:
-            if film is None:
-                film = Album(path, limits) if is_album(path) else Film(path, limits)
+            if media is None:
+                media = Album(path, limits) if is_album(path) else Video(path, limits)
             else:
-                pixels = answer(film, request)
-            send(link, {"facts": film.facts(), "shape": None if pixels is None else pixels.shape}, pixels)
+                pixels = run_operation(media, request)
+            send_answer(link, {"facts": media.describe(), "shape": None if pixels is None else pixels.shape}, pixels)
         except MemoryError:
-            send_error(link, LimitExceeded(f"decoding it takes more than {limits.memory_bytes} bytes (memory_bytes)"))
+            send_error(link, LimitExceeded(f"decoding needs more than {limits.memory_bytes} bytes (memory_bytes)"))
         except FFmpegError as error:
-            send_error(link, UndecodableMedia(f"it cannot be decoded: {error.strerror}"))
+            send_error(link, UndecodableMedia(f"the file cannot be decoded: {error.strerror}"))
         except ReelError as error:
             send_error(link, error)
-        request = receive(link)
+        request = receive_request(link)
 
 
-def send(link: socket.socket, said: dict[str, Any], pixels: Pixels | None = None) -> None:
-    data = json.dumps(said).encode()
+def send_answer(link: socket.socket, answer: dict[str, Any], pixels: Pixels | None = None) -> None:
+    """Send an answer and its pixels."""
+    data = json.dumps(answer).encode()
     link.sendall(struct.pack(">I", len(data)) + data)
     if pixels is not None:
         link.sendall(pixels.data.cast("B"))
 
 
 def send_error(link: socket.socket, error: ReelError) -> None:
-    send(link, {"error": error.code, "message": error.message})
+    """Send an answer that is an error."""
+    send_answer(link, {"error": error.code, "message": error.message})
 
 
-def receive(link: socket.socket) -> dict[str, Any] | None:
-    """The next request; None when the other side has closed."""
+def receive_request(link: socket.socket) -> dict[str, Any] | None:
+    """Receive the next request; None if the link was closed."""
     head = link.recv(4, socket.MSG_WAITALL)
     if len(head) < 4:
         return None
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
 
 
-def decode(link: socket.socket) -> None:
-    """Say that the process is there, then serve the file that is asked for, within its limits."""
-    send(link, {})
-    opening = receive(link)
-    if opening is not None:
-        limits = Limits(**opening["limits"])
-        confine(limits)
-        serve(link, limits, opening["path"])
+def run_decoder(link: socket.socket) -> None:
+    """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
+    send_answer(link, {})
+    request = receive_request(link)
+    if request is not None:
+        limits = Limits(**request["limits"])
+        limit_resources(limits)
+        serve_requests(link, limits, request["path"])

@@ -1,4 +1,4 @@
-"""Reading a configuration file: what is relative in it begins at its folder, and what cannot be is refused by name."""
+"""Reading a configuration file: relative paths, validation, consistency and `only`."""
 
 import re
 from copy import deepcopy
@@ -12,11 +12,11 @@ from composition.configuration.file import (
     LOCAL_CONFIG,
     Configuration,
     load_configuration,
-    narrow,
     parse_configuration,
     read_configuration,
+    select_models,
 )
-from composition.configuration.settings import MOVED
+from composition.configuration.settings import LEGACY_MESSAGE
 from services.errors import ConfigError
 
 ARTIFACTS = {"url": "s3://bucket/reelgraph", "options": {"key": "me", "secret": "xyz"}}
@@ -25,7 +25,7 @@ WAN, SVD, FLUX, INTERNVL = ({"kind": kind, **WEIGHTS} for kind in ("wan", "svd",
 
 
 def models(name: str, **entries: Any) -> dict[str, Any]:
-    """An application that hosts models, `_` in their ids for `-`."""
+    """Return an application that hosts models; `_` in a keyword stands for `-` in an id."""
     return _application(name, "models", models={id_.replace("_", "-"): entry for id_, entry in entries.items()})
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, *applications: dict[str, Any], **more: Any) -> Path:
     return folder / "config.yaml"
 
 
-# --- paths --------------------------------------------------------------------------------------------------------
+# --- paths ----------------------------------------------------------------------------------------------------------
 
 
 def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_the_local_file_names_folders_of_the_checkout():
     assert found["instantid"].settings.recogniser.path == folder / "recogniser"
 
 
-# --- what is not this project's -----------------------------------------------------------------------------------
+# --- other projects' applications -----------------------------------------------------------------------------------
 
 
 def test_host_and_port_are_taken_from_the_command_line(tmp_path):
@@ -162,13 +162,13 @@ def test_a_policy_that_cannot_be_imported():
     assert refusal(application) == "applications: No module named 'no'"
 
 
-# --- what cannot be -----------------------------------------------------------------------------------------------
+# --- invalid files --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("applications: []", "applications: there are none"),
+        ("applications: []", "applications: must have at least 1 application, got 0"),
         ("applications: {", "while parsing a flow"),
         ("7", "valid dictionary"),
         ("applications: [{name: a}]", "import_path: field required"),
@@ -192,8 +192,8 @@ def test_an_older_file_is_refused_with_the_way_out(tmp_path, path):
     old = {"name": "reelgraph", "import_path": path, "args": {"wan": WEIGHTS}}
     with pytest.raises(ConfigError) as caught:
         read_configuration(write(tmp_path, old))
-    assert caught.value.message == f"{tmp_path / 'config.yaml'}: {MOVED}"
-    assert "docs/configuration.md" in MOVED
+    assert caught.value.message == f"{tmp_path / 'config.yaml'}: {LEGACY_MESSAGE}"
+    assert "docs/configuration.md" in LEGACY_MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -222,34 +222,33 @@ def test_everything_that_is_wrong_with_a_block_is_said_at_once():
     ]
 
 
-# --- what must fit together ---------------------------------------------------------------------------------------
+# --- consistency ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("application", "message"),
     [
-        ({**models("wan", wan=WAN), "name": "film"}, "application film: name: must be wan, as what it hosts is called"),
+        ({**models("wan", wan=WAN), "name": "film"}, "application film: name: must be wan, the name of what it hosts"),
         (
             with_args(models("film", wan=WAN, svd=SVD), application="films"),
-            "application film: name: must be films, as its `application` is",
+            "application film: name: must be films, the value of `application`",
         ),
         (
             with_args(models("film", wan=WAN, svd=SVD), application=None),
-            "application: name the application that hosts wan, svd: one that hosts several has no name by itself",
+            "application: a name is required for an application that hosts several models or graphs, got wan, svd",
         ),
-        ({**front(), "name": "door"}, "application door: name: must be front, as what it hosts is called"),
+        ({**front(), "name": "door"}, "application door: name: must be front, the name of what it hosts"),
         (
             {**models("wan", wan=WAN), "deployments": [{"name": "internvl"}]},
-            "application wan: deployments: must be named wan, as their application, got 'internvl'",
+            "application wan: deployments: the name must be wan, that of the application, got 'internvl'",
         ),
         (
             {**models("wan", wan=WAN), "route_prefix": "/wan"},
-            "application wan: route_prefix: must be null, for only the front door is asked over HTTP; got '/wan'",
+            "application wan: route_prefix: must be null, because only the front door serves HTTP, got '/wan'",
         ),
         (
             graphs("v3v", v3v={}),
-            "application v3v: graphs: there is no 'v3v'; there are v2v, full-pipeline, rolling-edit, storyboard, "
-            "single",
+            "application v3v: graphs: must be one of v2v, full-pipeline, rolling-edit, storyboard, single, got 'v3v'",
         ),
     ],
 )
@@ -260,39 +259,41 @@ def test_names_are_what_they_must_be(application, message):
 def test_state_is_the_same_everywhere():
     state = {"database": "postgresql://u:secret@db/x", "media": {"max_side": 4096}}
     told = refusal(with_args(front(), **state), models("wan", wan=WAN), with_args(models("svd", svd=SVD), **state))
-    assert told.startswith("database: must be the same in all applications, and is not in front and wan;")
+    assert told.startswith("database: must be the same in all applications, but differs in front and wan;")
     assert "secret" not in told
     media = refusal(front(), with_args(models("svd", svd=SVD), media={"max_side": 4096}))
-    assert media.startswith("media: must be the same in all applications, and is not in front and svd;")
+    assert media.startswith("media: must be the same in all applications, but differs in front and svd;")
     assert parse(with_args(front(), home="h"), with_args(models("svd", svd=SVD), home="/conf/h")).state.home
 
 
 def test_a_name_is_one_thing():
     assert refusal(models("a", a=WAN, b=SVD), models("b", b=SVD)) == (
-        "models.b: there must be one b, and there are the model of application a and the model of application b"
+        "models.b: the name must be unique, but is used by the model of application a and the model of application b"
     )
     one, two = graphs("v2v", v2v={}), graphs("both", v2v={}, single={})
     assert "graph of application v2v and the graph of application both" in refusal(one, two)
     told = refusal(with_args(models("x", v2v=WAN, y=SVD), application="x"), one)
-    assert told == "graphs.v2v: there must be one v2v, and there are the model of application x and the graph of " + (
-        "application v2v"
+    assert (
+        told
+        == "graphs.v2v: the name must be unique, but is used by the model of application x and the graph of "
+        + ("application v2v")
     )
 
 
 def test_two_models_of_a_kind_are_two_models():
     found = parse(models("wan-a14b", wan_a14b=WAN), models("wan-5b", wan_5b=WAN), graphs("single", single={}))
     assert list(found.models) == ["wan-a14b", "wan-5b"]
-    assert found.snapshot.names() == ["wan-a14b", "wan-5b"]
+    assert found.snapshot.list_names() == ["wan-a14b", "wan-5b"]
 
 
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
         ({"image-to-video": "wan-5b"}, None),
-        ({"image-to-video": "sora"}, "must be a model that can take it, of which there are wan, wan-5b; got sora"),
-        ({"image-to-video": "svd"}, "must be a model that can take it, of which there are wan, wan-5b; got svd"),
-        ({"describe": "internvl"}, "must be a model that can take it, of which there are none; got internvl"),
-        ({"face": "instantid"}, "v2v has no such role; it has describe, image-to-video"),
+        ({"image-to-video": "sora"}, "must be a model that can take the role (wan, wan-5b), got sora"),
+        ({"image-to-video": "svd"}, "must be a model that can take the role (wan, wan-5b), got svd"),
+        ({"describe": "internvl"}, "must be a model that can take the role (none is served), got internvl"),
+        ({"face": "instantid"}, "v2v has no such role; its roles are describe, image-to-video"),
     ],
 )
 def test_a_role_goes_to_a_model_that_can_take_it(roles, message):
@@ -307,7 +308,7 @@ def test_so_does_one_of_the_front_door():
     applications = [models("flux", flux=FLUX), front(roles={"text-to-image": "flux"})]
     assert parse(*applications).blocks
     assert refusal(models("svd", svd=SVD), front(roles={"text-to-image": "svd"})) == (
-        "application front: roles.text-to-image: must be a model that can take it, of which there are none; got svd"
+        "application front: roles.text-to-image: must be a model that can take the role (none is served), got svd"
     )
 
 
@@ -320,16 +321,16 @@ def test_so_does_one_of_the_front_door():
     ],
 )
 def test_a_default_of_no_field_is_refused(application, place):
-    assert refusal(application).startswith(f"{place}.defaults: a request has no field 'step")
+    assert refusal(application).startswith(f"{place}.defaults: requests have no field 'step")
 
 
 def test_a_storyboard_s_defaults_are_those_of_its_form():
     film = {"defaults": {"num_frames": 16}, "scenes_by": "text-to-video"}
-    assert "has no field 'num_frames'" in refusal(graphs("storyboard", storyboard=film))
+    assert "have no field 'num_frames'" in refusal(graphs("storyboard", storyboard=film))
     assert parse(graphs("storyboard", storyboard={"defaults": {"crossfade_s": 1.0}})).graphs
 
 
-# --- only ---------------------------------------------------------------------------------------------------------
+# --- only -----------------------------------------------------------------------------------------------------------
 
 SERVED = (
     front(roles={"text-to-image": "flux"}),
@@ -359,28 +360,28 @@ SERVED = (
 )
 def test_what_is_not_needed_is_left_out(only, blocks, left, names):
     before = deepcopy(SERVED)
-    found = narrow(parse(*SERVED), only)
+    found = select_models(parse(*SERVED), only)
     assert [block.name for block in found.blocks] == blocks
     assert list(found.models) == left
-    assert names is None or found.snapshot.names() == names
+    assert names is None or found.snapshot.list_names() == names
     assert before == SERVED
     again = [dict(block.raw) for block in found.blocks]
     assert list(parse(*again).models) == left
 
 
 def test_roles_of_what_is_left_out_are_no_longer_given():
-    found = narrow(parse(*SERVED), ["wan", "internvl"])
+    found = select_models(parse(*SERVED), ["wan", "internvl"])
     assert found.graphs["v2v"].roles == {}
     assert found.blocks[0].raw["args"] == {"roles": {}}
-    assert narrow(parse(*SERVED), ["v2v"]).graphs["v2v"].roles == {"image-to-video": "wan-5b"}
+    assert select_models(parse(*SERVED), ["v2v"]).graphs["v2v"].roles == {"image-to-video": "wan-5b"}
 
 
 @pytest.mark.parametrize("name", ["upscale", "single", "storyboard"])
 def test_an_unknown_name_lists_what_there_is_once_each(name):
     with pytest.raises(ConfigError) as caught:
-        narrow(parse(*SERVED), ["v2v", name])
+        select_models(parse(*SERVED), ["v2v", name])
     assert caught.value.message == (
-        f"only: there is no '{name}'; there are v2v, full-pipeline, wan, wan-5b, svd, flux, internvl"
+        f"only: must be one of v2v, full-pipeline, wan, wan-5b, svd, flux, internvl, got '{name}'"
     )
 
 
@@ -394,7 +395,7 @@ def test_the_local_file_can_be_narrowed(only):
     assert read_configuration(LOCAL_CONFIG, only=only).applications
 
 
-# --- the page -----------------------------------------------------------------------------------------------------
+# --- documentation --------------------------------------------------------------------------------------------------
 
 PAGE = LOCAL_CONFIG.parent / "docs" / "configuration.md"
 EXAMPLES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(applications:.*?)```", PAGE.read_text(), re.S)]
@@ -402,11 +403,11 @@ EXAMPLES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(applicatio
 
 def test_the_page_says_how_to_move():
     first, before, after = EXAMPLES
-    assert parse_configuration(first, Path("/")).snapshot.names() == ["wan-a14b"]
+    assert parse_configuration(first, Path("/")).snapshot.list_names() == ["wan-a14b"]
     with pytest.raises(ConfigError, match=r"before 0\.2"):
         parse_configuration(before, Path("/"))
     moved = parse_configuration(after, Path("/"))
-    assert moved.snapshot.names() == ["v2v", "wan"]
-    assert moved.snapshot.assign("v2v", {}).complete({}) == {"steps": 20}
-    assert moved.snapshot.assign("wan-i2v", {}).complete({}) == {"steps": 30}
+    assert moved.snapshot.list_names() == ["v2v", "wan"]
+    assert moved.snapshot.assign_models("v2v", {}).complete_fields({}) == {"steps": 20}
+    assert moved.snapshot.assign_models("wan-i2v", {}).complete_fields({}) == {"steps": 30}
     assert moved.state.database == before["applications"][0]["args"]["database"]

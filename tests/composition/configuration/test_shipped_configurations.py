@@ -1,4 +1,4 @@
-"""The two configurations that ship, as they are and with what is commented out in them."""
+"""The two shipped configurations, as they are and with their commented-out lines."""
 
 import re
 from pathlib import Path
@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[3]
 PRODUCTION, LOCAL = "serve_config.yaml", "serve_config.local.yaml"
 GRAPHS = {"v2v", "full-pipeline", "rolling-edit", "storyboard", "single"}
 MODELS = ("internvl", "wan", "qwen-edit", "flux", "svd", "realesrgan")
-"""Those of the production file that are no comments."""
+"""The models of the production file that are not commented out."""
 COMMENT = re.compile(r"^( +)# ( *(?:- |<<:|[a-z_-]+:))", re.M)
-"""A line of a configuration that is a comment; what is prose there does not begin with a key."""
+"""A commented-out line of a configuration; lines of prose do not begin with a key."""
 
 
 def raw_of(name: str, *, comments: bool = False) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read(name: str, **options: bool) -> Configuration:
 
 
 def without_models(models: set[str], home: Path, **front: Any) -> dict[str, Any]:
-    """The production file without the other models, and with its state in `home`."""
+    """The production file with only these models, and with its state in `home`."""
     raw = raw_of(PRODUCTION)
     dropped = set(MODELS) - models
     raw["applications"] = [each for each in raw["applications"] if each["name"] not in dropped]
@@ -112,24 +112,24 @@ def _front(found: Configuration) -> FrontSettings:
 def test_a_graph_is_there_when_its_models_are(tmp_path: Path, models: set[str], names: set[str]) -> None:
     found = parse_configuration(without_models(models, tmp_path), ROOT)
     assert set(found.models) == models
-    assert set(found.snapshot.names()) == names
+    assert set(found.snapshot.list_names()) == names
 
 
 def test_text_to_video_can_make_the_scenes() -> None:
     raw = raw_of(PRODUCTION, comments=True)
     kept = ("text-to-video", "storyboard", "single")
     raw["applications"] = [each for each in raw["applications"] if each["name"] in kept]
-    assert parse_configuration(raw, ROOT).snapshot.names() == ["text-to-video"]
+    assert parse_configuration(raw, ROOT).snapshot.list_names() == ["text-to-video"]
     (board,) = [each for each in raw["applications"] if each["name"] == "storyboard"]
     board["args"]["graphs"]["storyboard"] = {"scenes_by": "text-to-video"}
-    assert parse_configuration(raw, ROOT).snapshot.names() == ["storyboard", "text-to-video"]
+    assert parse_configuration(raw, ROOT).snapshot.list_names() == ["storyboard", "text-to-video"]
 
 
-# --- what is built of them ----------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------------------------
 
 
 def build(block: Block) -> list[Any]:
-    """The deployments that Serve would start of a block."""
+    """Return the deployments that Serve would start for a block."""
     builder = getattr(app, str(block.raw["import_path"]).partition(":")[2])
     return cast("Any", build_app(builder(block.settings), name=block.name)).deployments
 

@@ -205,6 +205,6 @@ def test_seconds_become_frames_at_the_rate_that_is_told() -> None:
 
 
 def _write(path: str, frame: Frames) -> None:
-    from composition.media.encode import png
+    from composition.media.encode import encode_png
 
-    Path(path).write_bytes(png(frame.pixels[0]))
+    Path(path).write_bytes(encode_png(frame.pixels[0]))

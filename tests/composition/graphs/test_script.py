@@ -25,7 +25,7 @@ from composition.graphs.storyboard.script import (
     sentences,
     written,
 )
-from composition.http.schemas import parsed
+from composition.http.validation import parsed
 from services.errors import InvalidParameter
 from services.flux.request import Lora
 from services.internvl.request import DescribeRequest

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from composition.graphs.single import SINGLES
 from composition.graphs.single.request import SingleRequest
 from composition.jobs.attempt import Run
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
-from composition.records.store import Lease, new_id
+from composition.records.store import Lease, make_id
 from composition.records.tables import Job
 from services.catalogue import KINDS
 from services.errors import InvalidParameter, ModelFailed, ServiceLost
@@ -213,8 +213,8 @@ class Desk:
         self.cluster = Cluster(folder).host_graphs("single")
         self.store = self.cluster.store
         self.artifacts = Artifacts(self.cluster.where)
-        self.artifacts.put("files/image", png(PICTURE))
-        self.artifacts.put("files/edges", png(EDGES))
+        self.artifacts.put("files/image", encode_png(PICTURE))
+        self.artifacts.put("files/edges", encode_png(EDGES))
         self.serve(service)
 
     def serve(self, service: object) -> None:
@@ -224,17 +224,17 @@ class Desk:
         media = {name: f"files/{name}" for name in fields.keys() & SINGLES[self.kind].request.MEDIA.keys()}
         asked: SingleRequest = request_of(self.kind, seed=7, **fields)
         said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main}
-        self.store.create_job(Job(id=new_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
-        claimed = self.store.claim(60)
+        self.store.create_job(Job(id=make_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
+        claimed = self.store.claim_job(60)
         assert claimed
         return claimed, Lease(claimed.id, claimed.fence)
 
     async def work(self, job: Job, lease: Lease, *, again: bool = False) -> Job:
-        stored = self.store.job(job.id)
+        stored = self.store.get_job(job.id)
         graph, request_type = self.cluster.served.find_graph(stored)
         run = Run(self.store, self.artifacts, MediaLimits(), stored, lease)
         await run.go(graph, request_type, TRANSPORT, again=again)
-        return self.store.job(job.id)
+        return self.store.get_job(job.id)
 
     def picture(self, job: Job) -> bytes:
         return b"".join(self.artifacts.read(str(job.results["image"])))
@@ -255,10 +255,10 @@ async def test_a_picture_is_what_the_model_made(tmp_path: Path, kind: str, model
     assert done.facts["seed"] == 7
     (asked,) = studio.of(model)
     seen = b"" if kind == "flux" else PICTURE[None].tobytes()
-    assert desk.picture(done) == png(pixels_of(asked.model_dump(), seen)[0])
-    (stage,) = desk.store.stages([done.id])[done.id]
+    assert desk.picture(done) == encode_png(pixels_of(asked.model_dump(), seen)[0])
+    (stage,) = desk.store.list_stages([done.id])[done.id]
     assert stage.model == model
-    assert [event.data["variant"] for event in desk.store.events(done.id) if event.kind == "result"] == ["image"]
+    assert [event.data["variant"] for event in desk.store.list_events(done.id) if event.kind == "result"] == ["image"]
 
 
 @pytest.mark.parametrize(("kind", "model", "fields"), CASES)
@@ -302,7 +302,7 @@ async def test_an_edit_reaches_its_model_with_its_pictures(tmp_path: Path, edges
     assert (asked.request.prompt, asked.request.ttlg.edge_scale) == ("at night", 1.0 if edges else 0.0)
     frames = results(asked.request, asked.image, asked.edges, asked.image)[-1]
     assert isinstance(frames, Frames)
-    assert desk.picture(done) == png(frames.pixels[0])
+    assert desk.picture(done) == encode_png(frames.pixels[0])
     assert (done.progress, done.stage) == (1.0, "denoise")
 
 
@@ -319,7 +319,7 @@ async def test_a_picture_is_enlarged_once(tmp_path: Path) -> None:
     asked = request_of("realesrgan", image="file_1", scale=2)
     said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {"image": "files/image"}, "main": "image"}
     desk.store.create_job(Job(id="video_1", owner="", model="realesrgan", created_at=1.0, **said), 9)
-    job = desk.store.claim(60)
+    job = desk.store.claim_job(60)
     assert job
     lease = Lease(job.id, job.fence)
     done = await desk.work(job, lease)

@@ -8,7 +8,7 @@ import pytest
 
 from composition.http.content import byte_range, live, told
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, News, Store, new_id
+from composition.records.store import EventDraft, Lease, Store, make_id
 from composition.records.tables import Job, Segment
 from services.errors import ModelFailed, RangeNotSatisfiable
 
@@ -44,8 +44,8 @@ def test_ranges_outside(header: str) -> None:
 @pytest.fixture
 def running(tmp_path: Path) -> tuple[Store, Artifacts, Lease]:
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    store.create_job(Job(id=new_id("video"), owner="", model="v2v", params={}, media={}, created_at=time.time()), 9)
-    job = store.claim(60)
+    store.create_job(Job(id=make_id("video"), owner="", model="v2v", params={}, media={}, created_at=time.time()), 9)
+    job = store.claim_job(60)
     assert job
     return store, Artifacts(ArtifactSettings(url=str(tmp_path / "artifacts"))), Lease(job.id, job.fence)
 
@@ -55,7 +55,7 @@ def add(running: tuple[Store, Artifacts, Lease], index: int) -> None:
     key = f"videos/{lease.job_id}/{index}"
     artifacts.put(key, f"<{index}>".encode())
     row = Segment(job_id=lease.job_id, variant="video", index=index, key=key, first=0, frames=0)
-    store.record(lease, {}, [News("segment", {"index": index})], [row])
+    store.update_job(lease, {}, [EventDraft("segment", {"index": index})], [row])
 
 
 async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: tuple[Store, Artifacts, Lease]) -> None:
@@ -67,7 +67,7 @@ async def test_a_follower_gets_each_segment_once_and_ends_with_the_job(running: 
     add(running, 1)
     assert await anext(chunks) == b"<1>"
     add(running, 2)
-    store.end(lease, "completed")
+    store.end_job(lease, "completed")
     assert [chunk async for chunk in chunks] == [b"<2>"]
 
 
@@ -76,7 +76,7 @@ async def test_a_follower_of_a_job_that_fails_is_not_left_with_a_torso(running: 
     add(running, -1)
     chunks = live(store, artifacts, lease.job_id, "video")
     assert await anext(chunks) == b"<-1>"
-    store.end(lease, "failed", ("model_failed", "no memory"))
+    store.end_job(lease, "failed", ("model_failed", "no memory"))
     with pytest.raises(ModelFailed, match="no memory"):
         await anext(chunks)
 
@@ -84,8 +84,8 @@ async def test_a_follower_of_a_job_that_fails_is_not_left_with_a_torso(running: 
 async def test_events_are_told_once_from_where_the_listener_was(running: tuple[Store, Artifacts, Lease]) -> None:
     store, _, lease = running
     add(running, -1)
-    store.record(lease, {}, [News("text", {"piece": "größe\n"})])
-    store.end(lease, "completed")
+    store.update_job(lease, {}, [EventDraft("text", {"piece": "größe\n"})])
+    store.end_job(lease, "completed")
     lines = [event async for event in told(store, lease.job_id, 0)]
     assert [line.split("\n")[0] for line in lines] == [f"id: {n}" for n in range(1, 6)]
     assert json.loads(lines[3].split("data: ")[1]) == {"piece": "größe\n"}

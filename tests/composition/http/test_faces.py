@@ -17,7 +17,7 @@ from composition.graphs.faces import find_face, read_identity, write_identity
 from composition.graphs.identity import Identity, IdentityField
 from composition.http.faces import FaceFinder
 from composition.http.ingress import Ingress
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Face, Fact, Features, Frames, StageDone
@@ -196,7 +196,9 @@ async def test_a_real_face_as_a_form_and_as_json(tmp_path: Path, instantid: Inst
 
 
 async def test_a_picture_without_a_face(tmp_path: Path, instantid: InstantId) -> None:
-    answer = await posted(front_door(tmp_path, Hosted("instantid", instantid)), json={"image": data_url(png(noise(3)))})
+    answer = await posted(
+        front_door(tmp_path, Hosted("instantid", instantid)), json={"image": data_url(encode_png(noise(3)))}
+    )
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["param"], error["message"]) == ("image", "image: there is no face in this picture")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composition.http.image_edit import EditedImage, Editor, ImageEditRequest
-from composition.media.encode import png
+from composition.http.image_edit import Editor, ImageEditRequest
+from composition.http.schemas import ImageObject
+from composition.media.encode import encode_png
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy
 from services.frames import Frames, Pixels
 from services.limits import MAX_SEED
@@ -40,7 +41,7 @@ def asked(pictures: int = 2, **fields: Any) -> ImageEditRequest:
     return editor(EditService()).asked(fields, pictures)
 
 
-def shown(image: EditedImage) -> Pixels:
+def shown(image: ImageObject) -> Pixels:
     with Image.open(io.BytesIO(base64.b64decode(image.b64_json))) as picture:
         assert picture.format == "PNG"
         return np.array(picture)
@@ -112,7 +113,8 @@ async def test_two_pictures_are_the_edges_and_what_is_edited() -> None:
     assert np.array_equal(shown(image), frames.pixels[0])
     assert image.seed == 5
     names = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
-    assert image.scores == {name: getattr(scores, name) for name in names}
+    assert image.scores is not None
+    assert image.scores.model_dump() == {name: getattr(scores, name) for name in names}
     assert (answer.size, answer.output_format) == ("51x37", "png")
     assert answer.facts == {"lpips": "random weights"}
     assert abs(answer.created - time.time()) < 60
@@ -136,7 +138,7 @@ async def test_several_have_the_seeds_that_follow_each_other(seed: int, seeds: l
 
 
 async def test_a_seed_that_was_not_drawn_yet_is_drawn() -> None:
-    answer = await editor(EditService()).edit(ImageEditRequest(steps=2, n=2), [EDGES, PICTURE])
+    answer = await editor(EditService()).edit(ImageEditRequest(image="given", steps=2, n=2), [EDGES, PICTURE])
     first, second = (image.seed for image in answer.data)
     assert 0 <= first < 2**53
     assert second == first + 1
@@ -177,7 +179,7 @@ async def test_leaving_stops_the_work(number: int) -> None:
 
 async def posted(folder: Path, models: Sequence[Hosted], pictures: Sequence[Frames], **fields: str) -> httpx.Response:
     api = front_door(folder, *models).api()
-    images = [("image[]", (f"{n}.png", png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
+    images = [("image[]", (f"{n}.png", encode_png(frames.pixels[0]))) for n, frames in enumerate(pictures)]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         answer = await client.post("/v1/images/edits", data=fields, files=images)
         assert (await client.get("/v1/files")).json()["data"] == []

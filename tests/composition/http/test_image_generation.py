@@ -15,9 +15,10 @@ from PIL import Image
 
 from composition.graphs.faces import write_identity
 from composition.graphs.identity import Identity
-from composition.http.image_generation import ImageGenerationRequest, PaintedImage, Painter, Previews
+from composition.http.image_generation import ImageGenerationRequest, Painter, Previews
 from composition.http.ingress import Ingress
-from composition.media.encode import png
+from composition.http.schemas import ImageObject
+from composition.media.encode import encode_png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
 from services.flux.request import FluxRequest, Lora
@@ -48,7 +49,7 @@ def shown(b64_json: str) -> Pixels:
         return np.array(picture)
 
 
-def exact(image: PaintedImage, request: FluxRequest, index: int = 0) -> bool:
+def exact(image: ImageObject, request: FluxRequest, index: int = 0) -> bool:
     return np.array_equal(shown(image.b64_json), painted(request, index)[0])
 
 
@@ -312,7 +313,7 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
     service = PaintService()
     fields = {"prompt": "a boat", "n": "2", "seed": "9", "loras[]": ["a:0.5", "b"], "model": "flux"}
     door = front_door(tmp_path, flux_model(service), Hosted("instantid", FaceService()))
-    picture = {"face": ("f.png", png(PICTURE.pixels[0]))}
+    picture = {"face": ("f.png", encode_png(PICTURE.pixels[0]))}
     answer = await posted(door, "/v1/images/generations", data=fields, files=picture)
     assert answer.status_code == 200, answer.text
     assert [image["seed"] for image in answer.json()["data"]] == [9, 10]
@@ -348,7 +349,7 @@ async def test_somebody_else_s_picture_is_not_there(tmp_path: Path) -> None:
     service = PaintService()
     door = front_door(tmp_path, flux_model(service), Hosted("instantid", FaceService()), auth="keys")
     ann, ben = (door._store.add_key(owner) for owner in ("ann", "ben"))
-    upload = await posted(door, "/v1/files", ann, files={"file": ("f.png", png(PICTURE.pixels[0]))})
+    upload = await posted(door, "/v1/files", ann, files={"file": ("f.png", encode_png(PICTURE.pixels[0]))})
     body = {"prompt": "x", "face": upload.json()["id"]}
     answers = [await posted(door, "/v1/images/generations", key, json=body) for key in (ann, ben, "", "rg-wrong")]
     assert [answer.status_code for answer in answers] == [200, 404, 401, 401]
@@ -371,7 +372,9 @@ async def test_which_of_several_models_paints(tmp_path: Path) -> None:
     error = answers[3].json()["error"]
     assert error["message"] == "model: must be one of schnell, dev, got 'svd'"
     assert answers[-1].json()["error"]["message"] == "steps: 3 is more than the limit of 2"
-    face = await posted(doors[1], "/v1/images/generations", json={**body, "face": data_url(png(PICTURE.pixels[0]))})
+    face = await posted(
+        doors[1], "/v1/images/generations", json={**body, "face": data_url(encode_png(PICTURE.pixels[0]))}
+    )
     assert face.json()["error"]["param"] == "face", "the configured model, which finds faces, is not served"
     assert eyes.asked == []
 
@@ -381,7 +384,7 @@ async def test_without_a_model_there_is_nothing(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     gone = front_door(tmp_path, flux_model(PaintService()), roles={"text-to-image": "dev"})
     answer = await posted(gone, "/v1/images/generations", json={"prompt": "x"})
-    message = "dev, which the configuration names for text-to-image, is not served here"
+    message = "model: dev, configured for text-to-image, is not served here"
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
 
 

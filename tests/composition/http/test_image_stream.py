@@ -19,7 +19,7 @@ from starlette.types import Message
 from composition.http.image_generation import BEGUN, Painter
 from composition.http.ingress import Ingress
 from composition.http.sse import KEEP_ALIVE, EventStream, said
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from reelgraph import AsyncClient
 from reelgraph.errors import ApiError
 from reelgraph.objects import CompletedImage, ImageProgress, PartialImage
@@ -32,7 +32,7 @@ from tests.composition.rolling import Full
 from tests.composition.serving import Handle, noise
 
 ROUTE = "/v1/images/generations"
-PICTURE = f"data:image/png;base64,{base64.b64encode(png(noise(1))).decode()}"
+PICTURE = f"data:image/png;base64,{base64.b64encode(encode_png(noise(1))).decode()}"
 WAIT_S = 120
 Event = dict[str, Any]
 
@@ -143,7 +143,7 @@ async def test_openai_s_client_reads_it(tmp_path: Path) -> None:
 async def test_our_own_client_reads_it(tmp_path: Path) -> None:
     service = PaintService(preview_every=2)
     file = tmp_path / "face.png"
-    file.write_bytes(png(noise(1)))
+    file.write_bytes(encode_png(noise(1)))
     async with (
         served(front_door(tmp_path, flux(service), Hosted("instantid", FaceService()))) as url,
         AsyncClient(url) as client,

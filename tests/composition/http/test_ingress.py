@@ -34,13 +34,13 @@ def stored(cluster: Cluster, model: str, params: dict[str, Any], main: str | Non
     """A job that is worked on and has these results already."""
     said: dict[str, Any] = {"params": params, "media": {}, "main": main, "created_at": time.time()}
     cluster.store.create_job(Job(id=f"video_{model}", owner="", model=model, **said), 9)
-    job = cluster.store.claim(60)
+    job = cluster.store.claim_job(60)
     assert job
     artifacts, keys = Artifacts(cluster.where), {name: f"videos/{job.id}/{name}.mp4" for name in results}
     for name, data in results.items():
         artifacts.put(keys[name], data)
-    cluster.store.record(Lease(job.id, job.fence), {"results": keys}, [])
-    return cluster.store.job(job.id)
+    cluster.store.update_job(Lease(job.id, job.fence), {"results": keys}, [])
+    return cluster.store.get_job(job.id)
 
 
 async def test_a_job_is_bound_to_the_models_that_it_is_asked_with(http: httpx.AsyncClient) -> None:
@@ -72,10 +72,10 @@ async def test_a_job_is_bound_to_the_models_that_it_is_asked_with(http: httpx.As
         ({"models": {"text-to-image": ""}}, "models.text-to-image", "must be one of flux, flux-2, got ''"),
         ({"models": {"text-to-image": "flux-2"}, "steps": 10}, "steps", "10 is more than the limit of 9"),
         ({"model": "flux-2", "steps": 10}, "steps", "10 is more than the limit of 9"),
-        ({"model": "flux-3"}, "model", "there is no 'flux-3'; there are full-pipeline, "),
+        ({"model": "flux-3"}, "model", "must be one of full-pipeline, "),
         ({"model": ["flux"]}, "model", "must be the name of a graph or a model"),
-        ({"model": "single"}, "model", "there is no 'single'"),
-        ({"model": "instantid"}, "model", "there is no 'instantid'"),
+        ({"model": "single"}, "model", "got 'single'"),
+        ({"model": "instantid"}, "model", "got 'instantid'"),
     ],
 )
 async def test_what_cannot_be_chosen(http: httpx.AsyncClient, fields: dict[str, Any], param: str, message: str) -> None:
@@ -90,7 +90,7 @@ async def test_results_of_a_model_that_is_served_no_longer_can_still_be_had(
     http: httpx.AsyncClient, cluster: Cluster
 ) -> None:
     job = stored(cluster, "gone", {}, video=b"frames")
-    cluster.store.end(Lease(job.id, job.fence), "completed")
+    cluster.store.end_job(Lease(job.id, job.fence), "completed")
     route = f"/v1/videos/{job.id}/content"
     assert (await http.get(route)).content == b"frames"
     assert (await http.get(f"/v1/videos/{job.id}")).json()["status"] == "completed"

@@ -37,7 +37,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def listed(cluster: Cluster) -> dict[str, ModelObject]:
-    return {each.id: each for each in list_models(cluster.served.read(), 7)}
+    return {each.id: each for each in list_models(cluster.served.read_snapshot(), 7)}
 
 
 def option(schema: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_graph_that_cannot_be_served_is_not_listed(cluster: Cluster) -> None:
 
 
 def test_which_request_a_stored_job_has(cluster: Cluster) -> None:
-    snapshot = cluster.served.read()
+    snapshot = cluster.served.read_snapshot()
     assert find_request("full-pipeline", snapshot) is FullPipelineRequest
     for name, kind in (("svd", "svd"), ("wan", "wan"), ("wan-i2v", "wan")):
         assert find_request(name, snapshot) is SINGLES[kind].request
@@ -145,3 +145,40 @@ async def test_the_list_over_http(cluster: Cluster) -> None:
     assert wan.keys() == {"id", "object", "created", "owned_by", "kind", "roles", "ready", "state", "fields"}
     assert wan["fields"]["num_frames"]["maximum"] == 121
     assert "$ref" not in str(answer)
+
+
+def bodies(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name, or path, → the schema of the body of a request for it."""
+    posts = {path: route["post"] for path, route in document["paths"].items() if path in BODIES}
+    schemas = {path: post["requestBody"]["content"]["application/json"]["schema"] for path, post in posts.items()}
+    videos = {each["properties"]["model"]["enum"][0]: each for each in schemas.pop("/v1/videos")["oneOf"]}
+    return {**videos, **schemas}
+
+
+BODIES = ("/v1/videos", "/v1/images/generations", "/v1/images/edits", "/v1/faces")
+
+
+async def test_the_openapi_document_has_the_defaults_and_limits_of_what_is_served(cluster: Cluster) -> None:
+    models = {
+        "flux": Hosted("flux", limits={"n": 2}, defaults={"size": "64x64"}),
+        "wan-small": Hosted("wan", limits={"num_frames": 33}),
+        "wan-large": Hosted("wan", limits={"num_frames": 81}, defaults={"steps": 7, "prompt": "rain"}),
+        "qwen-edit": Hosted("qwen-edit", limits={"steps": 20}),
+        "hunyuan-dit": Hosted("hunyuan-dit", defaults={"prompt": "ink"}),
+        "internvl": Hosted("internvl"),
+    }
+    api = open_door(cluster.host_models(models)).api()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
+        found = bodies((await client.get("/openapi.json")).json())
+    fields = {name: schema["properties"] for name, schema in found.items()}
+    small, large = fields["wan-small"], fields["wan-large"]
+    assert (small["num_frames"]["maximum"], large["num_frames"]["maximum"]) == (33, 81)
+    assert (small["steps"]["default"], large["steps"]["default"], large["prompt"]["default"]) == (40, 7, "rain")
+    assert fields["wan-i2v"]["num_frames"]["maximum"] == 33, "the first of its kind"
+    assert fields["v2v"]["num_frames"]["maximum"] == 33
+    assert (fields["/v1/images/generations"]["n"]["maximum"], fields["flux"]["size"]["default"]) == (2, "64x64")
+    assert fields["/v1/images/edits"]["steps"]["maximum"] == 20
+    assert found["flux"]["required"] == ["model", "prompt"]
+    assert found["hunyuan-dit"]["required"] == ["model"], "its prompt has a default here"
+    assert found["/v1/faces"]["required"] == ["image"], "no model for faces is served, so the class is described"
+    assert large["image"]["description"].startswith("The first frame. A file id")

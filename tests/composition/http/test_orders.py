@@ -20,7 +20,7 @@ async def test_a_body_becomes_a_job_that_is_not_stored_yet(counter: Counter) -> 
     assert (job.params["init_frame"], job.params["edge_frames"]) == (counter.first.id, counter.edges.id)
     assert job.media == {"init_frame": counter.first.key, "edge_frames": counter.edges.key}
     with pytest.raises(NotFound):
-        counter.store.job(job.id)
+        counter.store.get_job(job.id)
 
 
 async def test_a_job_s_fields_are_complete_and_its_seed_is_drawn(counter: Counter) -> None:
@@ -37,10 +37,10 @@ async def test_media_that_come_with_the_body_are_kept(counter: Counter) -> None:
     data = base64.b64encode(albums.numbered(9)).decode()
     given: dict[str, Any] = {"init_frame": None, "input_reference": f"data:image/png;base64,{data}"}
     job = await counter.edit(**given, edge_frames=[counter.first.id, counter.first.id])
-    first = counter.store.file(job.params["init_frame"], "ann")
+    first = counter.store.get_file(job.params["init_frame"], "ann")
     assert job.media["init_frame"] == first.key
     assert counter.data(first) == albums.numbered(9)
-    assert counter.store.file(job.params["edge_frames"], "ann").facts["frames"] == 2
+    assert counter.store.get_file(job.params["edge_frames"], "ann").facts["frames"] == 2
 
 
 async def test_the_configuration_s_defaults_are_each_model_s(counter: Counter) -> None:
@@ -99,8 +99,8 @@ async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None
 @pytest.mark.parametrize(
     ("fields", "kind", "param", "words"),
     [
-        ({"model": "sora-2"}, InvalidParameter, "model", "there is no 'sora-2'; there are v2v, rolling-edit"),
-        ({"model": None}, InvalidParameter, "model", "there is no 'None'; there are v2v, rolling-edit"),
+        ({"model": "sora-2"}, InvalidParameter, "model", "must be one of v2v, rolling-edit"),
+        ({"model": None}, InvalidParameter, "model", "must be one of v2v, rolling-edit"),
         ({"steps": "many"}, InvalidParameter, "steps", "input should be a valid integer"),
         ({"prompts": "x"}, InvalidParameter, "prompts", "there is no such field; did you mean prompt?"),
         ({"ttlg": {"lr": 0}}, InvalidParameter, "ttlg.lr", "input should be greater than 0, got 0"),
@@ -113,7 +113,7 @@ async def test_seconds_that_cannot_be(counter: Counter, seconds: object) -> None
         ({"edge_start": EDGES}, InvalidParameter, "edge_start", "must be less than the 4 edges that there are, got 4"),
         ({"init_frame": "file_none"}, NotFound, "init_frame", "there is no file 'file_none'"),
         ({"init_frame": "http://x"}, InvalidParameter, "init_frame", "must be a file id"),
-        ({"edge_frames": "data:text/plain;base64,dGV4dA=="}, UndecodableMedia, "edge_frames", "it is text"),
+        ({"edge_frames": "data:text/plain;base64,dGV4dA=="}, UndecodableMedia, "edge_frames", "the file is text"),
     ],
 )
 async def test_what_is_refused(
@@ -138,8 +138,8 @@ async def test_media_of_the_wrong_kind(counter: Counter) -> None:
 
 
 async def test_what_can_be_said_without_the_media_is_said_first(counter: Counter) -> None:
-    before = {file.id for file in counter.store.files("ann", Page(100))[0]}
+    before = {file.id for file in counter.store.list_files("ann", Page(100))[0]}
     data = base64.b64encode(albums.numbered(9)).decode()
     with pytest.raises(LimitExceeded, match="steps"):
         await counter.edit(init_frame=f"data:image/png;base64,{data}", edge_frames="file_none", steps=21)
-    assert {file.id for file in counter.store.files("ann", Page(100))[0]} == before
+    assert {file.id for file in counter.store.list_files("ann", Page(100))[0]} == before

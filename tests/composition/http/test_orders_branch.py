@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.store import Page
 from composition.records.tables import Job
 from services.errors import InvalidParameter, LimitExceeded, NotFound, ReelError
@@ -33,16 +33,16 @@ def changed(job: Job, old: Job) -> dict[str, Any]:
 async def test_what_is_not_given_is_the_older_job_s(counter: Counter, old: Job, frame: int) -> None:
     job = await counter.branch(old.id, frame)
     branch = {"video": old.id, "frame": frame}
-    first = counter.store.file(job.params["init_frame"], "ann")
+    first = counter.store.get_file(job.params["init_frame"], "ann")
     expected: dict[str, Any] = {"init_frame": first.id, "branch_from": branch}
     media = {"init_frame": first.key, "edge_frames": counter.edges.key}
     if frame:
-        style = counter.store.file(job.params["style_frame"], "ann")
-        assert counter.data(style) == png(frame_of(0))
+        style = counter.store.get_file(job.params["style_frame"], "ann")
+        assert counter.data(style) == encode_png(frame_of(0))
         expected |= {"edge_start": frame, "style_frame": style.id}
         media |= {"style_frame": style.key}
     assert changed(job, old) == expected
-    assert counter.data(first) == png(frame_of(frame))
+    assert counter.data(first) == encode_png(frame_of(frame))
     assert job.media == media
     assert (job.owner, job.model) == ("ann", "rolling-edit")
     assert job.id != old.id
@@ -73,7 +73,7 @@ async def test_as_many_frames_are_left_as_the_older_job_would_have_made(
 
 async def test_a_branch_of_a_branch_goes_on_at_the_same_edges(counter: Counter, old: Job) -> None:
     middle = await counter.branch(old.id, 1, prompt="at night")
-    counter.store.end(counter.lease(old), "completed")
+    counter.store.end_job(counter.lease(old), "completed")
     await counter.begun(middle, 3)
     job = await counter.branch(middle.id, 2)
     assert (job.params["edge_start"], job.params["prompt"], job.params["seed"]) == (3, "at night", 5)
@@ -87,7 +87,7 @@ async def test_own_edges_begin_at_their_first(counter: Counter) -> None:
     job = await counter.branch(old.id, 2, edge_video=video.id)
     assert (job.params["edge_start"], job.params["edge_frames"], job.params["seed"]) == (0, None, 5)
     assert job.media.keys() == {"init_frame", "style_frame", "edge_video"}
-    assert counter.data(counter.store.file(job.params["init_frame"], "ann")) == png(frame_of(2))
+    assert counter.data(counter.store.get_file(job.params["init_frame"], "ann")) == encode_png(frame_of(2))
     assert (await counter.branch(old.id, 2, edge_video=video.id, edge_start=3)).params["edge_start"] == 3
     assert (await counter.branch(old.id, 2)).params["edge_start"] == 3
 
@@ -95,11 +95,11 @@ async def test_own_edges_begin_at_their_first(counter: Counter) -> None:
 @pytest.mark.parametrize("field", ["init_frame", "input_reference"])
 async def test_an_own_first_frame_stands_before_the_older_job_s_frame(counter: Counter, old: Job, field: str) -> None:
     mine = await counter.upload(albums.numbered(9))
-    files = len(counter.store.files("ann", Page(100))[0])
+    files = len(counter.store.list_files("ann", Page(100))[0])
     job = await counter.branch(old.id, 3, **{field: mine.id})
     assert job.media == {"init_frame": mine.key, "edge_frames": counter.edges.key}
     assert job.params["edge_start"] == 3
-    assert len(counter.store.files("ann", Page(100))[0]) == files
+    assert len(counter.store.list_files("ann", Page(100))[0]) == files
 
 
 async def test_own_edges_end_where_they_end(counter: Counter) -> None:
@@ -112,7 +112,7 @@ async def test_own_edges_end_where_they_end(counter: Counter) -> None:
 
 async def test_the_style_is_handed_on(counter: Counter, old: Job) -> None:
     middle = await counter.branch(old.id, 1)
-    counter.store.end(counter.lease(old), "completed")
+    counter.store.end_job(counter.lease(old), "completed")
     await counter.begun(middle, 2)
     assert (await counter.branch(middle.id, 1)).params["style_frame"] == middle.params["style_frame"]
     mine = await counter.upload(albums.numbered(9))
@@ -132,7 +132,7 @@ async def test_an_ordinary_video_is_taken_over_as_the_edges(counter: Counter) ->
     job = await counter.branch((await counter.begun(old, 2)).id, 1)
     assert job.params["edge_filter"] == "laplacian"
     assert job.media["rgb_video"] == video.key
-    assert counter.data(counter.store.file(job.params["init_frame"], "ann")) == png(frame_of(1))
+    assert counter.data(counter.store.get_file(job.params["init_frame"], "ann")) == encode_png(frame_of(1))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_a_job_of_another_model(counter: Counter) -> None:
 
 
 async def test_edges_that_were_deleted_must_be_given_again(counter: Counter, old: Job) -> None:
-    counter.store.end(counter.lease(old), "failed", ("cancelled", "the job was cancelled"))
+    counter.store.end_job(counter.lease(old), "failed", ("cancelled", "the job was cancelled"))
     await counter.uploads.remove(counter.edges.id, "ann")
     with pytest.raises(NotFound) as caught:
         await counter.branch(old.id, 1)
@@ -241,7 +241,7 @@ async def test_a_frame_s_number_beyond_all_numbers(counter: Counter, old: Job) -
 
 
 async def test_a_branch_that_is_refused_leaves_no_upload(counter: Counter, old: Job) -> None:
-    before = {file.id for file in counter.store.files("ann", Page(100))[0]}
+    before = {file.id for file in counter.store.list_files("ann", Page(100))[0]}
     with pytest.raises(LimitExceeded):
         await counter.branch(old.id, 1, steps=21)
-    assert {file.id for file in counter.store.files("ann", Page(100))[0]} == before
+    assert {file.id for file in counter.store.list_files("ann", Page(100))[0]} == before

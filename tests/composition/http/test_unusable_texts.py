@@ -27,8 +27,8 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
         yield client
     store = Store(url)
-    assert store.jobs("", Page()) == ([], False)
-    assert store.files("", Page()) == ([], False)
+    assert store.list_jobs("", Page()) == ([], False)
+    assert store.list_files("", Page()) == ([], False)
     store.close()
     assert [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()] == []
 

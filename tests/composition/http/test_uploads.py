@@ -63,12 +63,12 @@ def sample(kind: MediaKind, folder: Path) -> bytes:
 
 async def shown(file: File, store: Artifacts) -> list[int]:
     """The numbers that a stored file's frames bear."""
-    async with store.local(store.url(file.key)) as path, Decoder.open(path) as decoder:
+    async with store.open_local(store.get_url(file.key)) as path, Decoder.open(path) as decoder:
         return numbers(await pulled(decoder))
 
 
 def drafts(store: Artifacts) -> list[Path]:
-    return list(Path(store.url(".drafts")).glob("*"))
+    return list(Path(store.get_url(".drafts")).glob("*"))
 
 
 async def test_a_zip_is_kept_with_its_facts(takes: Uploads, disk: Artifacts, tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ async def test_a_list_becomes_one_file_in_its_order(
     assert (file.facts["kind"], file.facts["frames"], file.facts["codec"]) == ("pictures", 13, "png")
     assert (file.filename, file.owner) == ("edge_frames.zip", "ann")
     assert await shown(file, artifacts) == [5, 4, 3, 2, *range(9)]
-    async with artifacts.local(artifacts.url(file.key)) as path:
+    async with artifacts.open_local(artifacts.get_url(file.key)) as path:
         with zipfile.ZipFile(path) as archive:
             assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
             assert archive.read("000002") == jpeg
-    assert store.file(file.id, "ann").bytes == file.bytes
+    assert store.get_file(file.id, "ann").bytes == file.bytes
     await takes.remove(stored.id, "ann")
     assert await shown(file, artifacts) == [5, 4, 3, 2, *range(9)]
 
@@ -133,8 +133,8 @@ async def test_a_list_may_be_of_one_and_of_several_sizes(takes: Uploads, disk: A
     assert (one.facts["kind"], one.facts["frames"]) == ("pictures", 1)
     mixed: MediaValue = [part(numbered(1)), part(numbered(2, 96, 64))]
     file = await takes.media(mixed, "pictures", "ann", "edge_frames")
-    async with disk.local(disk.url(file.key)) as path, Decoder.open(path) as decoder:
-        assert [run.width async for run in decoder.runs()] == [64, 96]
+    async with disk.open_local(disk.get_url(file.key)) as path, Decoder.open(path) as decoder:
+        assert [run.width async for run in decoder.stream_runs()] == [64, 96]
 
 
 async def test_what_a_list_may_not_have(takes: Uploads, store: Store, disk: Artifacts, tmp_path: Path) -> None:
@@ -155,18 +155,26 @@ async def test_what_a_list_may_not_have(takes: Uploads, store: Store, disk: Arti
         ([first, "data:image/png;base64,????"], InvalidParameter, r"edge_frames\[1\]: the data: URL is not base64"),
         ([first, "data:image/png;base64,é"], InvalidParameter, r"edge_frames\[1\]: the data: URL is not base64"),
         ([first, "data:image/png,abc"], InvalidParameter, r"edge_frames\[1\]: a data: URL must be"),
-        ([first, part(b"text")], UndecodableMedia, "edge_frames: '000001': it is text, not a picture"),
-        ([first, part(sample("video", tmp_path))], UndecodableMedia, "edge_frames: '000001': it is not a picture"),
-        ([first, part(sample("pictures", tmp_path))], UndecodableMedia, "edge_frames: '000001': it is not a picture"),
+        ([first, part(b"text")], UndecodableMedia, "edge_frames: '000001': the file is text, not a picture"),
+        (
+            [first, part(sample("video", tmp_path))],
+            UndecodableMedia,
+            "edge_frames: '000001': the format must be one of",
+        ),
+        (
+            [first, part(sample("pictures", tmp_path))],
+            UndecodableMedia,
+            "edge_frames: '000001': the format must be one of",
+        ),
         ([first, part(albums.spoiled(encoded(noisy())))], UndecodableMedia, "edge_frames: '000001': .*damaged"),
         (many, LimitExceeded, "has 10001 pictures; the limit is 10000"),
     ]
-    before = {file.id for owner in ("ann", "bob") for file in store.files(owner, Page(limit=100))[0]}
+    before = {file.id for owner in ("ann", "bob") for file in store.list_files(owner, Page(limit=100))[0]}
     for values, kind, message in bad:
         with pytest.raises(kind, match=message) as caught:
             await takes.media(values, "pictures", "ann", "edge_frames")
         assert caught.value.param == "edge_frames"
-    after = {file.id for owner in ("ann", "bob") for file in store.files(owner, Page(limit=100))[0]}
+    after = {file.id for owner in ("ann", "bob") for file in store.list_files(owner, Page(limit=100))[0]}
     assert after == before
     assert drafts(disk) == []
     assert workers() == []
@@ -218,7 +226,7 @@ async def test_a_zip_is_uploaded_over_http(http: httpx.AsyncClient, tmp_path: Pa
     assert (several.status_code, several.json()["error"]["param"]) == (422, "file")
     bad = await http.post("/v1/files", files={"file": ("a.zip", data[:-30])})
     assert (bad.status_code, bad.json()["error"]["code"]) == (422, "undecodable_media")
-    assert "cut short" in bad.json()["error"]["message"]
+    assert "truncated" in bad.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["edge_frames", "edge_frames[]"])
@@ -259,7 +267,9 @@ async def test_the_schema_says_what_a_media_field_takes(http: httpx.AsyncClient)
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     (properties,) = (each["properties"] for each in body["oneOf"] if "edge_frames" in each["properties"])
     assert [each["type"] for each in properties["edge_frames"]["anyOf"]] == ["string", "array"]
-    assert properties["input_reference"] == properties["init_frame"] == properties["edge_video"]
+    single = [properties[name] for name in ("input_reference", "init_frame", "edge_video")]
+    assert [each["type"] for each in single] == ["string"] * 3
+    assert all("A file id, a data: URL" in each["description"] for each in single)
     assert properties["edge_video"]["type"] == "string"
 
 

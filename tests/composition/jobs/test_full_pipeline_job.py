@@ -16,7 +16,7 @@ from composition.http.content import live
 from composition.jobs.attempt import Run
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, Store, new_id
+from composition.records.store import Lease, Store, make_id
 from composition.records.tables import Job
 from services.errors import ModelFailed, ServiceLost
 from services.flux.request import FluxRequest
@@ -41,16 +41,16 @@ class Desk:
         given = {"animate": {"num_frames": FRAMES}, "upscale": {"scale": 2}, "restyle": "ink", **fields}
         asked = FullPipelineRequest.model_validate({"prompt": "a red fox", "seed": 7, **given})
         said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "main": asked.main}
-        job = Job(id=new_id("video"), owner="", model="full-pipeline", created_at=time.time(), **said)
+        job = Job(id=make_id("video"), owner="", model="full-pipeline", created_at=time.time(), **said)
         self.store.create_job(job, 99)
-        claimed = self.store.claim(60.0)
+        claimed = self.store.claim_job(60.0)
         assert claimed
         return claimed, Lease(claimed.id, claimed.fence)
 
     async def work(self, studio: Studio, job: Job, lease: Lease, *, again: bool = False) -> None:
         room = Room(self.folder, studio)
         graph = Handle(room.graph)
-        run = Run(self.store, self.artifacts, MediaLimits(), self.store.job(job.id), lease)
+        run = Run(self.store, self.artifacts, MediaLimits(), self.store.get_job(job.id), lease)
         try:
             await run.go(graph, FullPipelineRequest, Transport(lost=(Gone,)), again=again)
         finally:
@@ -58,10 +58,10 @@ class Desk:
             await room.rested()
 
     def bytes_of(self, job_id: str, variant: str) -> bytes:
-        return b"".join(self.artifacts.read(str(self.store.job(job_id).results[variant])))
+        return b"".join(self.artifacts.read(str(self.store.get_job(job_id).results[variant])))
 
     def outcome(self, job_id: str) -> dict[str, Any]:
-        job = self.store.job(job_id)
+        job = self.store.get_job(job_id)
         made = {name: self.bytes_of(job_id, name) for name in job.results if name != "frames"}
         return {
             **made,
@@ -77,22 +77,22 @@ def desk(tmp_path: Path) -> Desk:
 async def test_each_result_is_there_and_the_job_is_for_the_last(desk: Desk) -> None:
     job, lease = desk.job()
     await desk.work(Studio(), job, lease)
-    done = desk.store.job(job.id)
+    done = desk.store.get_job(job.id)
     assert sorted(done.results) == ["frames", "hd", "image", "painted", "thumbnail", "video"]
     assert (done.width, done.height, done.frames_done, done.frames_total) == (2 * WIDTH, 2 * HEIGHT, FRAMES, FRAMES)
     for variant, width in (("video", WIDTH), ("hd", 2 * WIDTH)):
         with av.open(io.BytesIO(desk.bytes_of(job.id, variant)), "r") as container:
             stream = container.streams.video[0]
             assert (stream.frames, stream.width, stream.average_rate) == (FRAMES, width, 6)
-        assert desk.store.segments(job.id, variant=variant)[-1].first == 2
+        assert desk.store.list_segments(job.id, variant=variant)[-1].first == 2
     assert desk.bytes_of(job.id, "image").startswith(b"\x89PNG")
-    assert [stage.model for stage in desk.store.stages([job.id])[job.id]] == [
+    assert [stage.model for stage in desk.store.list_stages([job.id])[job.id]] == [
         "flux",
         "hunyuan-dit",
         "svd",
         "realesrgan",
     ]
-    told = [event.data["variant"] for event in desk.store.events(job.id) if event.kind == "result"]
+    told = [event.data["variant"] for event in desk.store.list_events(job.id) if event.kind == "result"]
     assert told[:2] == ["painted", "image"]
     assert sorted(told[2:]) == ["hd", "video"]
 
@@ -118,8 +118,8 @@ async def test_the_video_is_whole_while_it_is_still_enlarged(desk: Desk) -> None
     job, lease = desk.job()
     with pytest.raises(ServiceLost):
         await desk.work(Studio({"run:8": Gone()}), job, lease)
-    assert {"image", "video"} <= set(desk.store.job(job.id).results)
-    assert "hd" not in desk.store.job(job.id).results
+    assert {"image", "video"} <= set(desk.store.get_job(job.id).results)
+    assert "hd" not in desk.store.get_job(job.id).results
     chunks = [chunk async for chunk in live(desk.store, desk.artifacts, job.id, "video")]
     with av.open(io.BytesIO(b"".join(chunks)), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
@@ -135,7 +135,7 @@ async def test_a_follower_of_the_large_video_gets_all_of_it(desk: Desk) -> None:
 
     following = asyncio.create_task(follow())
     await desk.work(Studio(), job, lease)
-    desk.store.end(lease, "completed")
+    desk.store.end_job(lease, "completed")
     await asyncio.wait_for(following, 60)
     with av.open(io.BytesIO(b"".join(chunks)), "r") as container:
         assert [frame.width for frame in container.decode(video=0)] == [2 * WIDTH] * FRAMES
@@ -144,7 +144,7 @@ async def test_a_follower_of_the_large_video_gets_all_of_it(desk: Desk) -> None:
 async def test_a_picture_alone_is_a_job_too(desk: Desk) -> None:
     job, lease = desk.job(animate=False, upscale=False, restyle=None)
     await desk.work(Studio(), job, lease)
-    done = desk.store.job(job.id)
+    done = desk.store.get_job(job.id)
     assert (sorted(done.results), done.main, done.width) == (["image", "thumbnail"], "image", WIDTH)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from composition.jobs.recorder import Output, Recorder
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, Store, new_id
+from composition.records.store import Lease, Store, make_id
 from composition.records.tables import Job
 from services.errors import LeaseLost, ModelFailed
 from services.frames import Frames
@@ -39,12 +39,12 @@ class Room:
         self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
 
     def held(self, lease_s: float = 60.0) -> Lease:
-        made = Job(id=new_id("video"), owner="", model="v2v", params={}, media={}, created_at=time.time())
+        made = Job(id=make_id("video"), owner="", model="v2v", params={}, media={}, created_at=time.time())
         self.store.create_job(made, 9)
         return self.again(lease_s)
 
     def again(self, lease_s: float = 60.0) -> Lease:
-        job = self.store.claim(lease_s)
+        job = self.store.claim_job(lease_s)
         assert job
         return Lease(job.id, job.fence)
 
@@ -52,7 +52,7 @@ class Room:
         return Recorder(self.store, self.artifacts, lease, Output())
 
     def bytes_of(self, lease: Lease, key: str | None = None) -> bytes:
-        return b"".join(self.artifacts.read(key or str(self.store.job(lease.job_id).results["video"])))
+        return b"".join(self.artifacts.read(key or str(self.store.get_job(lease.job_id).results["video"])))
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ async def test_all_frames_come_out_in_order(room: Room) -> None:
         means = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     assert len(means) == TOTAL
     assert all(later > earlier for earlier, later in itertools.pairwise(means))
-    assert [s.frames for s in room.store.segments(lease.job_id)] == [0, FIRST_SEGMENT, SEGMENT, 5]
-    job = room.store.job(lease.job_id)
+    assert [s.frames for s in room.store.list_segments(lease.job_id)] == [0, FIRST_SEGMENT, SEGMENT, 5]
+    job = room.store.get_job(lease.job_id)
     assert (job.frames_done, job.width, job.height, job.rate) == (TOTAL, 32, 32, "16")
     assert room.bytes_of(lease, job.results["thumbnail"])[:2] == b"\xff\xd8"
 

@@ -9,9 +9,9 @@ import pytest
 
 from composition.http.content import table, zipped
 from composition.jobs.recorder import Output, Recorder
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, News, Store
+from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Table
 from services.errors import LeaseLost, ModelFailed
 from services.frames import Frames, Scores, Sketch
@@ -47,11 +47,11 @@ class MortalStore(Store):
 
     life = Life()
 
-    def record(
-        self, lease: Lease, changes: Mapping[str, Any], news: Iterable[News], rows: Iterable[Table] = ()
+    def update_job(
+        self, lease: Lease, changes: Mapping[str, Any], events: Iterable[EventDraft], rows: Iterable[Table] = ()
     ) -> None:
         self.life.write()
-        super().record(lease, changes, news, rows)
+        super().update_job(lease, changes, events, rows)
 
 
 class MortalArtifacts(Artifacts):
@@ -79,7 +79,7 @@ class KeepingRoom(Room):
         """Record all frames, or those before `stop`, as a run of the job does, from the first that is not safe."""
         self.store.life = self.artifacts.life = life
         recorder = self.recorder(lease)
-        rate = self.store.job(lease.job_id).rate
+        rate = self.store.get_job(lease.job_id).rate
         if rate is not None:
             await recorder.restore(Fraction(rate))
         for index in range(recorder.safe if start is None else start, stop):
@@ -89,15 +89,15 @@ class KeepingRoom(Room):
         return recorder
 
     async def results(self, job_id: str) -> dict[str, object]:
-        job = self.store.job(job_id)
-        frames, sketches = (self.store.stills(job_id, frames=wanted) for wanted in (True, False))
-        told = [(event.kind, event.data) for event in self.store.events(job_id) if event.kind != "status"]
+        job = self.store.get_job(job_id)
+        frames, sketches = (self.store.list_stills(job_id, frames=wanted) for wanted in (True, False))
+        told = [(event.kind, event.data) for event in self.store.list_events(job_id) if event.kind != "status"]
         return {
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
             "frames": [chunk async for chunk in zipped(self.artifacts, frames, named=False)],
             "debug": [chunk async for chunk in zipped(self.artifacts, sketches, named=True)],
             "scores": (table(frames), [still.scores for still in sketches]),
-            "segments": [(each.index, each.first, each.frames) for each in self.store.segments(job_id)],
+            "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
             "job": (job.frames_done, job.rate, job.width, job.height, sorted(job.results)),
             "told": sorted(told, key=repr),
         }
@@ -121,23 +121,23 @@ async def test_frames_and_scores_are_kept_as_they_come(keeping: KeepingRoom) -> 
     recorder = keeping.recorder(lease)
     for index in range(FRAMES):
         await recorder.take(*drawing(index))
-        frames = keeping.store.stills(lease.job_id, frames=True)
+        frames = keeping.store.list_stills(lease.job_id, frames=True)
         assert [still.index for still in frames] == list(range(index + 1))
-        assert keeping.bytes_of(lease, frames[-1].key) == png(drawing(index)[0].pixels[0])
-        job = keeping.store.job(lease.job_id)
+        assert keeping.bytes_of(lease, frames[-1].key) == encode_png(drawing(index)[0].pixels[0])
+        job = keeping.store.get_job(lease.job_id)
         assert (job.frames_done, recorder.safe, recorder.taken) == (index + 1, index + 1, index + 1)
-        news = [event.data for event in keeping.store.events(lease.job_id) if event.kind == "frame"][-1]
+        news = [event.data for event in keeping.store.list_events(lease.job_id) if event.kind == "frame"][-1]
         assert (news["index"], news["frames_done"], news["scores"]) == (index, index + 1, frames[-1].scores)
-    sketches = keeping.store.stills(lease.job_id, frames=False)
+    sketches = keeping.store.list_stills(lease.job_id, frames=False)
     assert [(still.index, still.name, still.scores) for still in sketches] == [
         (index, "edges", None) for index in range(1, FRAMES)
     ]
-    kept = keeping.store.stills(lease.job_id, frames=True)
+    kept = keeping.store.list_stills(lease.job_id, frames=True)
     assert [still.scores for still in kept][:2] == [
         None,
         {"edge_loss": 1 / 7, "gram_loss": None, "temporal_loss": None, "lpips_to_init": None, "lpips_to_prev": None},
     ]
-    assert sorted(keeping.store.job(lease.job_id).results) == ["debug", "frames", "metrics", "thumbnail"]
+    assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics", "thumbnail"]
 
 
 async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
@@ -146,21 +146,21 @@ async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
     await recorder.take(*drawing(0))
     with pytest.raises(ModelFailed, match="frame 1 is missing; the next one to come was 4"):
         await recorder.take(*drawing(4))
-    assert [still.index for still in keeping.store.stills(lease.job_id, frames=True)] == [0]
-    assert keeping.store.job(lease.job_id).frames_done == 1
+    assert [still.index for still in keeping.store.list_stills(lease.job_id, frames=True)] == [0]
+    assert keeping.store.get_job(lease.job_id).frames_done == 1
 
 
 async def test_without_sketches_there_is_no_debug(keeping: KeepingRoom) -> None:
     lease = keeping.held()
     await keeping.recorder(lease).take(drawing(0)[0])  # nor, without scores, any metrics
-    assert sorted(keeping.store.job(lease.job_id).results) == ["frames"]
+    assert sorted(keeping.store.get_job(lease.job_id).results) == ["frames"]
 
 
 async def test_a_graph_that_does_not_keep_its_frames_has_none(tmp_path: Path) -> None:
     room = Room(tmp_path)
     lease = room.held()
     await recorded(room, lease, runs())
-    assert room.store.stills(lease.job_id, frames=True) == []
+    assert room.store.list_stills(lease.job_id, frames=True) == []
 
 
 @pytest.mark.parametrize("stop", range(FRAMES + 1))
@@ -171,11 +171,11 @@ async def test_kept_frames_go_on_behind_any_of_them(keeping: KeepingRoom, stop: 
     before = keeping.recorder(broken)
     for index in range(stop):
         await before.take(*drawing(index))
-    keys = [still.key for still in keeping.store.stills(broken.job_id, frames=True)]
+    keys = [still.key for still in keeping.store.list_stills(broken.job_id, frames=True)]
     after = await keeping.drawn(keeping.again(), Life())
     assert (after.safe, after.taken) == (FRAMES, FRAMES)
     assert await keeping.results(broken.job_id) == await keeping.results(whole.job_id)
-    assert [still.key for still in keeping.store.stills(broken.job_id, frames=True)][:stop] == keys
+    assert [still.key for still in keeping.store.list_stills(broken.job_id, frames=True)][:stop] == keys
 
 
 async def test_a_process_may_die_before_any_of_its_writes(keeping: KeepingRoom) -> None:
@@ -200,10 +200,10 @@ async def test_frames_that_are_safe_are_passed_over(keeping: KeepingRoom) -> Non
     whole, broken = keeping.held(), keeping.held(lease_s=-1.0)
     await keeping.drawn(whole, Life())
     await keeping.drawn(broken, Life(), stop=4)
-    keys = [still.key for still in keeping.store.stills(broken.job_id, frames=True)]
+    keys = [still.key for still in keeping.store.list_stills(broken.job_id, frames=True)]
     await keeping.drawn(keeping.again(), Life(), start=0)
     assert await keeping.results(broken.job_id) == await keeping.results(whole.job_id)
-    assert [still.key for still in keeping.store.stills(broken.job_id, frames=True)][:4] == keys
+    assert [still.key for still in keeping.store.list_stills(broken.job_id, frames=True)][:4] == keys
 
 
 async def test_who_lost_the_lease_keeps_no_frame(keeping: KeepingRoom) -> None:
@@ -215,7 +215,7 @@ async def test_who_lost_the_lease_keeps_no_frame(keeping: KeepingRoom) -> None:
     after = await keeping.drawn(lease, Life(), stop=4)
     with pytest.raises(LeaseLost):
         await before.take(Frames(noise(99, 34, 18)[None], 3, RATE))
-    assert len(keeping.store.stills(broken.job_id, frames=True)) == 4
+    assert len(keeping.store.list_stills(broken.job_id, frames=True)) == 4
     for index in range(4, FRAMES):
         await after.take(*drawing(index))
     await after.finish()

@@ -12,10 +12,10 @@ from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import Known
 from composition.http.content import table, zipped
 from composition.jobs.attempt import Run
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import Lease, Store, new_id
+from composition.records.store import Lease, Store, make_id
 from composition.records.tables import Job
 from services.errors import LeaseLost, ServiceLost
 from services.frames import Frames, Item, Scores, Sketch
@@ -34,19 +34,19 @@ class Desk:
         self.folder = folder
         self.store = Store(f"sqlite:///{folder / 'store.db'}")
         self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
-        self.artifacts.put("files/first", png(FIRST))
+        self.artifacts.put("files/first", encode_png(FIRST))
         self.artifacts.put_file("files/edges", albums.album(folder / "edges.zip", EDGES))
 
     def job(self) -> Job:
         media = {"init_frame": "files/first", "edge_frames": "files/edges"}
         asked = RollingEditRequest.model_validate({**media, "seed": 7, "steps": STEPS, "debug": True})
         params = asked.model_dump(mode="json")
-        job = Job(id=new_id("video"), owner="ann", model="rolling-edit", params=params, media=media, created_at=0.0)
+        job = Job(id=make_id("video"), owner="ann", model="rolling-edit", params=params, media=media, created_at=0.0)
         job.created_at = time.time()
         return self.store.create_job(job, 99)
 
     def claimed(self, lease_s: float = 60.0) -> tuple[Job, Lease]:
-        job = self.store.claim(lease_s)
+        job = self.store.claim_job(lease_s)
         assert job
         return job, Lease(job.id, job.fence)
 
@@ -64,20 +64,20 @@ class Desk:
     async def reached(self, job_id: str, frames: int) -> None:
         """Return when so many frames are safe."""
         async with asyncio.timeout(60):
-            while (await asyncio.to_thread(self.store.job, job_id)).frames_done < frames:
+            while (await asyncio.to_thread(self.store.get_job, job_id)).frames_done < frames:
                 pass
 
     async def results(self, job_id: str) -> dict[str, object]:
         """All that a user can get of a job, and how it is stored."""
-        job = self.store.job(job_id)
-        frames, sketches = (self.store.stills(job_id, frames=wanted) for wanted in (True, False))
-        events = self.store.events(job_id)
+        job = self.store.get_job(job_id)
+        frames, sketches = (self.store.list_stills(job_id, frames=wanted) for wanted in (True, False))
+        events = self.store.list_events(job_id)
         return {
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
             "frames": [chunk async for chunk in zipped(self.artifacts, frames, named=False)],
             "debug": [chunk async for chunk in zipped(self.artifacts, sketches, named=True)],
             "metrics": table(frames),
-            "segments": [(each.index, each.first, each.frames) for each in self.store.segments(job_id)],
+            "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
             "job": (job.frames_done, job.frames_total, job.rate, job.width, job.height, sorted(job.results)),
             "told": [event.data for event in events if event.kind == "frame"],
         }
@@ -99,9 +99,9 @@ async def test_a_job_has_its_frames_its_scores_and_its_video(desk: Desk) -> None
     lines = str(results["metrics"]).splitlines()
     assert lines[0] == "frame,edge_loss,gram_loss,temporal_loss,lpips_to_init,lpips_to_prev"
     assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(1, FRAMES)]
-    first = desk.store.still(job.id, 0)
+    first = desk.store.find_still(job.id, 0)
     assert first
-    assert b"".join(desk.artifacts.read(first.key)) == png(FIRST)
+    assert b"".join(desk.artifacts.read(first.key)) == encode_png(FIRST)
     assert {asked.key for asked in service.asked} == {job.id}
     assert service.stopped == []
 
@@ -115,12 +115,12 @@ async def test_a_service_that_is_lost_at_any_frame_costs_that_frame_alone(desk: 
     await desk.work(undisturbed, whole, held)
     with pytest.raises(ServiceLost):
         await desk.work(service, job, lease)
-    stored = desk.store.job(job.id)
+    stored = desk.store.get_job(job.id)
     assert stored.frames_done == lost + 1
-    kept = [still.key for still in desk.store.stills(job.id, frames=True)]
+    kept = [still.key for still in desk.store.list_stills(job.id, frames=True)]
     await desk.work(after, stored, lease, again=True)
     assert await desk.results(job.id) == await desk.results(whole.id)
-    assert [still.key for still in desk.store.stills(job.id, frames=True)][: lost + 1] == kept
+    assert [still.key for still in desk.store.list_stills(job.id, frames=True)][: lost + 1] == kept
     seeds = [asked.request.seed for asked in undisturbed.asked]
     assert [asked.request.seed for asked in after.asked] == seeds[lost:]
     assert after.stopped == [job.id]
@@ -161,6 +161,6 @@ async def test_scores_and_sketches_belong_to_the_frame_behind_them_alone(desk: D
     job, lease = desk.claimed()
     run = Run(desk.store, desk.artifacts, MediaLimits(), job, lease)
     await run.go(Handle(Sparing()), RollingEditRequest, Transport(), again=False)
-    frames = desk.store.stills(job.id, frames=True)
+    frames = desk.store.list_stills(job.id, frames=True)
     assert [still.scores and still.scores["edge_loss"] for still in frames] == [None, 0.5, None]
-    assert [(still.index, still.name) for still in desk.store.stills(job.id, frames=False)] == [(1, "inverted")]
+    assert [(still.index, still.name) for still in desk.store.list_stills(job.id, frames=False)] == [(1, "inverted")]

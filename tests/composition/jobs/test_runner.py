@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from composition.jobs.runner import JobRunner, RunnerSettings
-from composition.media.encode import png
+from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts
-from composition.records.store import new_id
+from composition.records.store import make_id
 from composition.records.tables import Job
 from services.errors import ModelFailed
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
@@ -34,7 +34,7 @@ class Line:
         self.cluster.host_graphs("v2v", "full-pipeline", "storyboard", "single")
         self.store = self.cluster.store
         self.artifacts = Artifacts(self.cluster.where)
-        self.artifacts.put("files/image", png(noise(0, 32, 16)))
+        self.artifacts.put("files/image", encode_png(noise(0, 32, 16)))
 
     @asynccontextmanager
     async def working(self, transport: Any = TRANSPORT) -> AsyncIterator[None]:
@@ -47,11 +47,11 @@ class Line:
 
     def order(self, model: str, params: dict[str, Any], media: tuple[str, ...] = (), main: str | None = None) -> Job:
         said: dict[str, Any] = {"params": params, "media": dict.fromkeys(media, "files/image"), "main": main}
-        return self.store.create_job(Job(id=new_id("video"), owner="", model=model, created_at=time.time(), **said), 9)
+        return self.store.create_job(Job(id=make_id("video"), owner="", model=model, created_at=time.time(), **said), 9)
 
     async def ended(self, job: Job) -> Job:
         async with asyncio.timeout(60):
-            while not (now := await asyncio.to_thread(self.store.job, job.id)).ended:
+            while not (now := await asyncio.to_thread(self.store.get_job, job.id)).has_ended:
                 pass
         return now
 
@@ -62,8 +62,8 @@ class Line:
 @pytest.mark.parametrize(
     ("model", "params", "message"),
     [
-        ("rolling-edit", {}, "model: there is no 'rolling-edit'; there are full-pipeline, flux"),
-        ("svd", {}, "model: there is no 'svd'; there are full-pipeline, flux"),
+        ("rolling-edit", {}, "model: must be one of full-pipeline, flux, got 'rolling-edit'"),
+        ("svd", {}, "model: must be one of full-pipeline, flux, got 'svd'"),
         ("v2v", {}, "model: v2v needs a model for describe, which is not served here"),
         (
             "full-pipeline",
@@ -80,7 +80,7 @@ async def test_a_job_of_what_is_no_longer_served_says_so(
         gone, job = line.order(model, params), line.order("full-pipeline", PAINTED, main="image")
         failed = await line.ended(gone)
         assert (failed.status, failed.error_code, failed.attempts) == ("failed", "model_failed", 1)
-        assert failed.error_message == f"the job can no longer be run here: {message}"
+        assert failed.error_message == f"the job can no longer be run: {message}"
         done = await line.ended(job)
         assert done.status == "completed", "others go on"
 
@@ -134,7 +134,7 @@ async def test_an_older_storyboard_makes_its_scenes_by_what_is_served(tmp_path: 
     async with line.working():
         done = await line.ended(line.order("storyboard", params))
     assert (done.status, done.error_message) == ("completed", None)
-    (scene,) = line.store.children([done.id])[done.id]
+    (scene,) = line.store.list_children([done.id])[done.id]
     assert scene.params["models"] == {"text-to-image": "flux", "image-to-video": "svd"}
 
 
@@ -149,7 +149,7 @@ async def test_a_storyboard_s_scenes_are_made_by_the_models_that_it_chose(tmp_pa
     async with line.working():
         done = await line.ended(line.order("storyboard", {**params, "models": {"text-to-image": "dev"}}))
         assert (done.status, done.error_message) == ("completed", None)
-    children = line.store.children([done.id])[done.id]
+    children = line.store.list_children([done.id])[done.id]
     assert [child.params["models"] for child in children] == [{"text-to-image": "dev", "image-to-video": "svd"}] * 2
     assert (schnell.count("flux"), dev.count("flux"), studio.count("svd")) == (0, 2, 2)
 

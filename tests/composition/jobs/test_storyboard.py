@@ -23,7 +23,7 @@ from composition.graphs.storyboard.scenes import Board, frames_of, job_of
 from composition.graphs.storyboard.script import Scene, Script
 from composition.jobs.runner import JobRunner, RunnerSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
-from composition.records.store import new_id
+from composition.records.store import make_id
 from composition.records.tables import Job
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Frames, Item, Progress, StageDone, Text
@@ -101,16 +101,16 @@ class Set:
     def ordered(self, **fields: Any) -> Job:
         asked = StoryboardRequest.model_validate({**SHOT, **fields})
         said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "created_at": time.time()}
-        return self.store.create_job(Job(id=new_id("video"), owner="ann", model="storyboard", **said), 99)
+        return self.store.create_job(Job(id=make_id("video"), owner="ann", model="storyboard", **said), 99)
 
     async def ended(self, job: Job) -> Job:
         def ask() -> Job | None:
-            return now if (now := self.store.job(job.id)).ended else None
+            return now if (now := self.store.get_job(job.id)).has_ended else None
 
         return await asyncio.to_thread(until, ask, 60, f"the end of {job.id}", 0.01)
 
     def video(self, job: Job) -> bytes:
-        return b"".join(self.artifacts.read(str(self.store.job(job.id).results["video"])))
+        return b"".join(self.artifacts.read(str(self.store.get_job(job.id).results["video"])))
 
 
 def count(data: bytes) -> int:
@@ -126,7 +126,7 @@ async def test_a_runner_with_one_place_makes_the_scenes_beside_the_film(tmp_path
     assert [film.status for film in done] == ["completed", "completed"]
     assert stage.video(films[0]) == stage.video(films[1]), "the same seed, the same film"
     assert count(stage.video(films[0])) == done[0].frames_done == done[0].frames_total == 6 + 3 + 12
-    scenes = stage.store.children([films[0].id])[films[0].id]
+    scenes = stage.store.list_children([films[0].id])[films[0].id]
     assert [scene.params["prompt"] for scene in scenes] == ["a fox 1", "a fox 2", "a fox 3"]
     assert [scene.params["seed"] for scene in scenes] == [7, 8, 9]
     assert [scene.params["animate"]["num_frames"] for scene in scenes] == [6, 3, 6], "the longest is shown slower"
@@ -153,7 +153,7 @@ async def test_scenes_of_text_to_video_are_jobs_of_that_model(tmp_path: Path) ->
     async with stage.working():
         film = await stage.ended(stage.ordered(script=script(1, 0.5), upscale=None))
     assert (film.status, film.error_message) == ("completed", None)
-    scenes = stage.store.children([film.id])[film.id]
+    scenes = stage.store.list_children([film.id])[film.id]
     assert {scene.model for scene in scenes} == {"more"}
     assert [scene.params["models"] for scene in scenes] == [{"text-to-video": "more"}] * 2
     assert [(asked.steps, asked.num_frames, asked.fps) for asked in films.of("text-to-video")] == [(3, 6, 6), (3, 3, 6)]
@@ -182,7 +182,7 @@ async def test_what_the_writer_writes_is_checked(
     written = Script.model_validate_json(film.facts["script"])
     assert written.scenes[0].description == told
     assert ("script_refused" in film.facts) == (source != "model")
-    scenes = stage.store.children([film.id])[film.id]
+    scenes = stage.store.list_children([film.id])[film.id]
     assert all(scene.params["prompt"].startswith("a picture of ") for scene in scenes)
     assert json.loads(film.facts["prompts"]) == [scene.params["prompt"] for scene in scenes]
     if source == "model, repaired":
@@ -194,7 +194,10 @@ async def test_without_a_writer_the_topic_is_split(tmp_path: Path) -> None:
     async with stage.working():
         film = await stage.ended(stage.ordered(topic="It sails. It sinks.", scene_s=0.5))
     assert film.facts["script_source"] == "sentences"
-    assert [scene.params["prompt"] for scene in stage.store.children([film.id])[film.id]] == ["It sails.", "It sinks."]
+    assert [scene.params["prompt"] for scene in stage.store.list_children([film.id])[film.id]] == [
+        "It sails.",
+        "It sinks.",
+    ]
 
 
 async def test_a_lost_scene_is_a_card(tmp_path: Path) -> None:
@@ -213,7 +216,7 @@ async def test_a_lost_scene_can_be_the_end(tmp_path: Path) -> None:
     async with stage.working():
         film = await stage.ended(stage.ordered(script=script(1, 1, 1), fallback="error"))
         assert (film.status, film.error_message) == ("failed", "scene 2: no memory")
-        kept = stage.store.children([film.id])[film.id][0]
+        kept = stage.store.list_children([film.id])[film.id][0]
         assert kept.status == "completed"
 
 

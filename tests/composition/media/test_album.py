@@ -1,4 +1,4 @@
-"""Pictures in a zip archive or a folder: in the right order, each as it looks alone; what is hostile costs nothing."""
+"""Pictures in a zip archive or a folder: natural order, the same pixels as alone, cheap rejection of hostile ones."""
 
 import gc
 import os
@@ -19,13 +19,13 @@ from PIL import Image
 
 from composition.graphs.inputs import Media
 from composition.graphs.run import GraphSettings
-from composition.media.decode import Decoder, check
+from composition.media.decode import Decoder, probe_media
 from composition.media.decoding import archive as decode_archive
 from composition.media.decoding.album import Album
-from composition.media.decoding.archive import Archive, natural
-from composition.media.decoding.footage import Footage
+from composition.media.decoding.archive import Archive, natural_key
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.worker import spread
+from composition.media.decoding.media_file import MediaFile
+from composition.media.decoding.worker import spread_positions
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
@@ -40,7 +40,7 @@ LIMITS = Limits(**MediaLimits().model_dump())
 
 
 async def runs(decoder: Decoder, start: int = 0, count: int | None = None) -> list[Frames]:
-    return [run async for run in decoder.runs(start, count)]
+    return [run async for run in decoder.stream_runs(start, count)]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -57,9 +57,9 @@ async def test_a_zip_is_its_pictures_in_order(tmp_path: Path, method: int) -> No
         assert numbers(await pulled(decoder)) == list(range(40))
         assert numbers(await pulled(decoder, 11, 2)) == [11, 12]
         assert await runs(decoder, 40) == []
-        last = await decoder.last()
+        last = await decoder.read_last()
         assert (last.first, numbers(last.pixels)) == (39, [39])
-        assert numbers((await decoder.sample(8)).pixels) == spread(8, 40)
+        assert numbers((await decoder.sample(8)).pixels) == spread_positions(8, 40)
     assert workers() == []
 
 
@@ -76,16 +76,16 @@ async def test_a_folder_s_links_to_files_are_followed_and_others_named(tmp_path:
     kept = folder(tmp_path / "kept", {"1.png": albums.numbered(1)})
     path = folder(tmp_path / "edges", {"0.png": albums.numbered(0)})
     (path / "1.png").symlink_to(kept / "1.png")
-    assert (await check(path)).frames == 2
+    assert (await probe_media(path)).frames == 2
     (path / "more").symlink_to(kept)
-    with pytest.raises(UndecodableMedia, match="'more': it is a link to a folder"):
-        await check(path)
+    with pytest.raises(UndecodableMedia, match="'more': must be a file, got a link to a folder"):
+        await probe_media(path)
     (path / "more").unlink()
     (path / "notes.txt").write_text("no picture")
-    with pytest.raises(UndecodableMedia, match=r"'notes.txt': it is text, not a picture"):
-        await check(path)
-    with pytest.raises(UndecodableMedia, match="no pictures in it"):
-        await check(folder(tmp_path / "none", {".DS_Store": b"?"}))
+    with pytest.raises(UndecodableMedia, match=r"'notes.txt': the file is text, not a picture"):
+        await probe_media(path)
+    with pytest.raises(UndecodableMedia, match="no pictures in the archive"):
+        await probe_media(folder(tmp_path / "none", {".DS_Store": b"?"}))
 
 
 async def test_graphs_open_folders_and_zips(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_every_picture_looks_as_it_does_alone(tmp_path: Path) -> None:
     alone: list[Pixels] = []
     for path in paths:
         async with Decoder.open(path) as decoder:
-            alone.append((await decoder.last()).pixels[0])
+            alone.append((await decoder.read_last()).pixels[0])
     together = zipped(tmp_path / "all.zip", [(f"{n} {path.name}", path.read_bytes()) for n, path in enumerate(paths)])
     async with Decoder.open(together) as decoder:
         assert np.array_equal(await pulled(decoder), np.stack(alone))
@@ -132,10 +132,10 @@ async def test_a_run_ends_where_another_size_begins(tmp_path: Path) -> None:
         assert [(run.width, run.height) for run in seen for _ in range(run.count)] == sizes
         assert [number for run in seen for number in numbers(run.pixels)] == list(range(26))
         assert [(run.first, run.count) for run in await runs(decoder, 2, 3)] == [(2, 1), (3, 2)]
-        assert (await decoder.last()).pixels.shape == (1, 96, 32, 3)
+        assert (await decoder.read_last()).pixels.shape == (1, 96, 32, 3)
         sampled = await decoder.sample(16)
         assert sampled.pixels.shape == (16, 48, 64, 3)
-        assert numbers(sampled.pixels) == spread(16, 26)
+        assert numbers(sampled.pixels) == spread_positions(16, 26)
 
 
 async def test_runs_of_large_pictures_are_short(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_what_systems_leave_behind_is_passed_over(tmp_path: Path) -> None:
 async def test_archives_that_cannot_be_used_are_refused(tmp_path: Path, name: str) -> None:
     make, words = albums.BAD[name]
     with pytest.raises((UndecodableMedia, LimitExceeded)) as caught:
-        await check(make(tmp_path / "a.zip"), param="edge_frames")
+        await probe_media(make(tmp_path / "a.zip"), param="edge_frames")
     assert caught.value.param == "edge_frames"
     assert caught.value.message.startswith("edge_frames: ")
     assert len(caught.value.message) < 250
@@ -172,22 +172,22 @@ async def test_a_picture_that_is_not_looked_at_is_named_when_it_is_reached(tmp_p
     entries = [(f"{n}.png", encoded(noisy(n))) for n in range(60)]
     entries[20] = ("20.png", albums.spoiled(entries[20][1]))
     path = zipped(tmp_path / "a.zip", entries)
-    assert (await check(path)).frames == 60  # as with a video, some are decoded
+    assert (await probe_media(path)).frames == 60  # like a video, of which some frames are decoded
     async with Decoder.open(path, param="edge_frames") as decoder:
-        asked = decoder.runs()
+        asked = decoder.stream_runs()
         assert [(await anext(asked)).count, (await anext(asked)).count] == [16, 4]
-        with pytest.raises(UndecodableMedia, match=r"edge_frames: '20.png': none of its frames"):
+        with pytest.raises(UndecodableMedia, match=r"edge_frames: '20.png': no frame can be decoded"):
             await anext(asked)
         assert [run.first for run in await runs(decoder, 21)] == [21, 37, 53]
 
 
 async def test_too_many_pictures(tmp_path: Path) -> None:
     limits = MediaLimits(max_frames=3)
-    assert (await check(album(tmp_path / "a.zip", 3), limits)).frames == 3
+    assert (await probe_media(album(tmp_path / "a.zip", 3), limits)).frames == 3
     files = {f"{n}.png": albums.numbered(n) for n in range(4)}
     for path in (album(tmp_path / "b.zip", 4), folder(tmp_path / "b", files)):
-        with pytest.raises(LimitExceeded, match=r"more pictures in it than the limit of 3 \(max_frames\)"):
-            await check(path, limits)
+        with pytest.raises(LimitExceeded, match=r"more pictures than the limit of 3 \(max_frames\)"):
+            await probe_media(path, limits)
 
 
 def test_a_directory_that_is_itself_a_bomb_is_not_read(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_directory_that_is_itself_a_bomb_is_not_read(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     end = data.rindex(b"PK\5\6")
     size = decode_archive.INDEX_BYTES + 1
-    with path.open("wb") as file:  # sparse: only its ends are written
+    with path.open("wb") as file:  # sparse: only both ends are written
         file.write(data[:4])
         file.seek(size)
         file.write(data[end : end + 12] + size.to_bytes(4, "little") + bytes(6))
@@ -209,7 +209,7 @@ BOMB = 256 << 20
 
 @pytest.mark.parametrize("lying", [False, True])
 async def test_a_bomb_costs_nothing(tmp_path: Path, lying: bool) -> None:
-    """A picture's beginning, and then zeros: by its header too large, or only when it is unpacked."""
+    """A picture's header followed by zeros: too large by its declared size, or only when it is unpacked."""
     info = zipfile.ZipInfo("frame1.png")
     info.compress_type = zipfile.ZIP_DEFLATED
     path = tmp_path / "a.zip"
@@ -220,8 +220,10 @@ async def test_a_bomb_costs_nothing(tmp_path: Path, lying: bool) -> None:
     assert path.stat().st_size < 1 << 20
     if lying:
         albums.patched(path, "frame1.png", *albums.UNPACKED, 1000)
-    with pytest.raises(ReelError, match=r"'frame1.png': it (cannot be unpacked: .*CRC|has \d+ bytes; .*max_pixels)"):
-        await check(path, SMALL)
+    with pytest.raises(
+        ReelError, match=r"'frame1.png': the file (cannot be unpacked: .*CRC|has \d+ bytes; .*max_pixels)"
+    ):
+        await probe_media(path, SMALL)
     tracemalloc.start()
     with pytest.raises(ReelError):
         Album(str(path), Limits(**SMALL.model_dump()))
@@ -230,7 +232,7 @@ async def test_a_bomb_costs_nothing(tmp_path: Path, lying: bool) -> None:
 
 
 class Endless(Archive):
-    """An archive that says its pictures are small, and has no end of bytes for them."""
+    """An archive that declares small pictures and contains far more bytes."""
 
     def size(self, name: str) -> int:
         return 1000
@@ -241,26 +243,26 @@ def test_reading_stops_at_the_limit_whatever_an_archive_says(tmp_path: Path) -> 
     path = zipped(tmp_path / "a.zip", [("frame1.png", big)], zipfile.ZIP_DEFLATED)
     opened = Album.__new__(Album)
     opened._limits = Limits(**SMALL.model_dump())
-    opened._most = 1 << 20
-    opened._shelf = Endless(str(path), 10)
-    with pytest.raises(LimitExceeded, match="unpacks to more bytes"):
+    opened._max_bytes = 1 << 20
+    opened._source = Endless(str(path), 10)
+    with pytest.raises(LimitExceeded, match="more bytes than the limit"):
         opened._read("frame1.png")
 
 
 async def test_a_large_uncompressed_picture_is_within_the_bound(tmp_path: Path) -> None:
     deep = encoded(noisy(0, 64, 48), compress_level=0)
-    assert (await check(zipped(tmp_path / "a.zip", [("a.png", deep)]), SMALL)).frames == 1
+    assert (await probe_media(zipped(tmp_path / "a.zip", [("a.png", deep)]), SMALL)).frames == 1
     with pytest.raises(LimitExceeded, match=r"'a.png': .*96x64.*max_pixels"):
-        await check(zipped(tmp_path / "b.zip", [("a.png", encoded(noisy(0, 96, 64)))]), SMALL)
+        await probe_media(zipped(tmp_path / "b.zip", [("a.png", encoded(noisy(0, 96, 64)))]), SMALL)
 
 
 async def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
-    """Also in the size of their files: 160 of 700 kB."""
+    """Also for files: 160 pictures of 700 kB."""
     files = [(f"{n}.png", encoded(noisy(n, 640, 360), compress_level=0)) for n in range(16)]
     path = zipped(tmp_path / "a.zip", [(f"{i}/{name}", data) for i in range(10) for name, data in files])
     async with Decoder.open(path) as decoder:
         (worker,) = workers()
-        seen = [worker.memory_info().rss async for _ in decoder.runs()]
+        seen = [worker.memory_info().rss async for _ in decoder.stream_runs()]
         assert psutil.Process(worker.pid).num_fds() < 20
     assert len(seen) == 10
     assert max(seen) - seen[1] < 16 << 20
@@ -271,7 +273,7 @@ def test_a_picture_is_let_go_when_the_next_is_read(tmp_path: Path, form: str) ->
     path = zipped(tmp_path / "a.zip", [(f"{n}.{form}", encoded(media.numbered(n), form)) for n in range(20)])
     opened = Album(str(path), LIMITS)
     opened.verify(list(range(20)))
-    assert sum(isinstance(thing, Footage | VideoFrame) for thing in gc.get_objects()) <= 2
+    assert sum(isinstance(thing, MediaFile | VideoFrame) for thing in gc.get_objects()) <= 2
 
 
 async def test_more_pictures_than_a_worker_may_have_open_files(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ async def test_more_pictures_than_a_worker_may_have_open_files(tmp_path: Path) -
 )
 def test_natural_order(names: list[str]) -> None:
     names_backwards = names[::-1]
-    assert sorted(names_backwards, key=natural) == names
+    assert sorted(names_backwards, key=natural_key) == names
 
 
 def test_ties_keep_the_order_of_the_archive(tmp_path: Path) -> None:
@@ -308,13 +310,13 @@ def test_ties_keep_the_order_of_the_archive(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 10**30), unique=True), st.sampled_from(["", "frame", "a/b_", "x-1-"]), st.integers(0, 9))
 def test_numbers_are_ordered_as_numbers(values: list[int], before: str, width: int) -> None:
     names = [f"{before}{value:0{width}}.png" for value in values]
-    assert sorted(names, key=natural) == [f"{before}{value:0{width}}.png" for value in sorted(values)]
+    assert sorted(names, key=natural_key) == [f"{before}{value:0{width}}.png" for value in sorted(values)]
 
 
 @given(st.lists(st.text()))
 def test_any_names_have_an_order(names: list[str]) -> None:
-    ordered = sorted(names, key=natural)
-    assert all(natural(before) <= natural(after) for before, after in pairwise(ordered))
+    ordered = sorted(names, key=natural_key)
+    assert all(natural_key(before) <= natural_key(after) for before, after in pairwise(ordered))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)

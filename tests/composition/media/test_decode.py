@@ -1,4 +1,4 @@
-"""Decoding what users send: the frames are the right ones and look right; what is hostile costs one process."""
+"""Decoding uploads: the right frames with the right pixels; a hostile file costs one process."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from composition.media.decode import Decoder, check
+from composition.media.decode import Decoder, probe_media
 from composition.media.limits import MediaLimits
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
@@ -45,8 +45,8 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (200, 30, 90)
 
 
 async def pulled(decoder: Decoder, start: int = 0, count: int | None = None) -> Pixels:
-    """All frames of `runs`, checked to follow each other."""
-    runs = [run async for run in decoder.runs(start, count)]
+    """Return all frames of `stream_runs`, and check that the runs are consecutive."""
+    runs = [run async for run in decoder.stream_runs(start, count)]
     assert [run.first for run in runs] == [start + sum(run.count for run in runs[:i]) for i in range(len(runs))]
     return np.concatenate([run.pixels for run in runs])
 
@@ -56,19 +56,19 @@ def numbers(pixels: Pixels) -> list[int]:
 
 
 def prepared() -> list[psutil.Process]:
-    """The processes that this one's decoders are forked from: none or one."""
+    """Return the prepared process of this process: none or one."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            while not (command := child.cmdline()):  # it is just being started
+            while not (command := child.cmdline()):  # it is still starting
                 pass
-            if "composition.media.decoding.server" in command:
+            if "composition.media.decoding.fork_server" in command:
                 found.append(child)
     return found
 
 
 def workers() -> list[psutil.Process]:
-    """The decoder processes of this process, those included that nobody has waited for."""
+    """Return the decoder processes of this process, including zombies."""
     return [worker for server in prepared() for worker in server.children()]
 
 
@@ -85,8 +85,8 @@ async def test_every_way_of_coding_gives_the_same_frames(tmp_path: Path, name: s
         for start in (0, 11, 12, 13, 23, 39):
             part = await pulled(decoder, start, 2)
             assert np.array_equal(part, everything[start : start + 2])
-        assert [run async for run in decoder.runs(40)] == []
-        last = await decoder.last()
+        assert [run async for run in decoder.stream_runs(40)] == []
+        last = await decoder.read_last()
         assert (last.first, numbers(last.pixels)) == (39, [39])
         sampled = await decoder.sample(8)
         assert numbers(sampled.pixels) == [2, 7, 12, 17, 22, 26, 31, 36]
@@ -95,16 +95,16 @@ async def test_every_way_of_coding_gives_the_same_frames(tmp_path: Path, name: s
 
 async def test_runs_are_of_sixteen(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4")) as decoder:
-        assert [run.count async for run in decoder.runs()] == [16, 16, 8]
-        assert [run.count async for run in decoder.runs(3, 20)] == [16, 4]
-        assert {run.rate async for run in decoder.runs()} == {Fraction(25)}
+        assert [run.count async for run in decoder.stream_runs()] == [16, 16, 8]
+        assert [run.count async for run in decoder.stream_runs(3, 20)] == [16, 4]
+        assert {run.rate async for run in decoder.stream_runs()} == {Fraction(25)}
 
 
 async def test_sampling_takes_internvl_s_positions() -> None:
     async with Decoder.open(BUNNY) as decoder:
         sampled = await decoder.sample(8)
         for index, position in enumerate([8, 24, 41, 57, 74, 90, 106, 123]):
-            (frame,) = [run.pixels[0] async for run in decoder.runs(position, 1)]
+            (frame,) = [run.pixels[0] async for run in decoder.stream_runs(position, 1)]
             assert np.abs(sampled.pixels[index].astype(int) - frame).max() <= 2
 
 
@@ -116,19 +116,19 @@ async def test_a_short_video_is_sampled_whole(tmp_path: Path) -> None:
 
 
 async def test_one_frame_is_a_video(tmp_path: Path) -> None:
-    facts = await check(media.one_frame(tmp_path))
+    facts = await probe_media(media.one_frame(tmp_path))
     assert (facts.kind, facts.frames, facts.rate, facts.duration_s) == ("video", 1, Fraction(25), 0.04)
 
 
 async def test_damage_in_the_middle_is_said_and_filled(tmp_path: Path) -> None:
     path = media.damaged_middle(tmp_path)
-    facts = await check(path)
+    facts = await probe_media(path)
     assert facts.damaged == "6 of 132 frames could not be decoded"
     async with Decoder.open(path) as decoder:
         middle = await pulled(decoder, 14, 10)
         assert np.array_equal(middle[3:9], np.repeat(middle[2:3], 6, axis=0))
         assert not np.array_equal(middle[8], middle[9])
-        assert (await decoder.last()).first == 131
+        assert (await decoder.read_last()).first == 131
         assert decoder.facts.damaged == facts.damaged
         assert (await decoder.sample(8)).count == 8
 
@@ -137,7 +137,7 @@ async def test_damage_in_the_middle_is_said_and_filled(tmp_path: Path) -> None:
 async def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str) -> None:
     path, words = media.bad(name, tmp_path)
     with pytest.raises((UndecodableMedia, LimitExceeded)) as caught:
-        await check(path, param="input_video")
+        await probe_media(path, param="input_video")
     assert caught.value.param == "input_video"
     assert caught.value.message.startswith("input_video: ")
     for word in words:
@@ -162,7 +162,7 @@ async def test_limits_hold_by_header_and_by_packets(
 ) -> None:
     path = media.count(tmp_path / name, coding=CODINGS[name])
     with pytest.raises(LimitExceeded) as caught:
-        await check(path, MediaLimits.model_validate(limits))
+        await probe_media(path, MediaLimits.model_validate(limits))
     for word in words:
         assert word.replace("1.6 s", "1." if name == "live.webm" else "1.6 s") in caught.value.message
 
@@ -191,15 +191,15 @@ async def test_colours_are_right_in_order_and_at_random(tmp_path: Path, size: tu
 
 
 def test_decord_samples_what_it_decodes_alike(tmp_path: Path) -> None:
-    """In a process of its own, as it is used: importing decord changes how the process finds other libraries."""
+    """Runs in a separate process: importing decord changes how a process finds other libraries."""
     script = """
 import sys
 from composition.media.decode import MediaLimits
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.worker import Film
+from composition.media.decoding.worker import Video
 for path in sys.argv[1:]:
-    film = Film(path, Limits(**MediaLimits().model_dump()))
-    print(film.decord_agrees, film._by_decord([3, 20, 39]) is not None)
+    video = Video(path, Limits(**MediaLimits().model_dump()))
+    print(video.can_use_decord, video._sample_with_decord([3, 20, 39]) is not None)
 """
     tagged = media.count(tmp_path / "tagged.mp4", coding=CODINGS["open-gop.mp4"])
     paths = [tagged, BUNNY, media.damaged_middle(tmp_path)]
@@ -220,7 +220,7 @@ async def test_a_turned_video_is_shown_upright(tmp_path: Path, degrees: int, mir
     stored[:32, :24], stored[:32, 24:], stored[32:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     coding = Coding(options=X264, degrees=degrees, mirrored=mirrored)
     async with Decoder.open(media.clip(tmp_path / "a.mp4", [stored], coding=coding)) as decoder:
-        facts, shown = decoder.facts, (await decoder.last()).pixels[0]
+        facts, shown = decoder.facts, (await decoder.read_last()).pixels[0]
     expected = np.rot90(stored, degrees // 90)
     expected = expected[:, ::-1] if mirrored else expected
     assert (facts.height, facts.width) == expected.shape[:2] == shown.shape[:2]
@@ -239,13 +239,13 @@ async def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, orientati
     turned = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
     turned |= {5: pixels.transpose(1, 0, 2), 6: np.rot90(pixels, -1), 7: np.rot90(pixels[::-1]), 8: np.rot90(pixels)}
     async with Decoder.open(path) as decoder:
-        shown = (await decoder.last()).pixels[0]
+        shown = (await decoder.read_last()).pixels[0]
     assert shown.shape == turned[orientation].shape
     assert np.abs(shown.astype(int) - turned[orientation]).mean() < 3
 
 
 def stills() -> Iterator[tuple[str, Any, Pixels, dict[str, object]]]:
-    """Name, what is written, what must be seen, how it is written."""
+    """Yield name, pixels to write, expected pixels and options of the writer."""
     rgb = np.random.default_rng(0).integers(0, 255, (33, 47, 3), dtype=np.uint8)
     half = np.full((33, 47, 1), 128, np.uint8)
     seen = (rgb * np.uint16(128) + 127) // 255
@@ -269,7 +269,7 @@ async def test_pictures(tmp_path: Path, name: str, written: Any, seen: Pixels, h
         facts = decoder.facts
         assert (facts.kind, facts.width, facts.height) == ("image", 47, 33)
         assert (facts.frames, facts.rate, facts.duration_s, facts.damaged) == (1, None, 0.0, None)
-        for frames in (await decoder.last(), await decoder.sample(8)):
+        for frames in (await decoder.read_last(), await decoder.sample(8)):
             assert frames.count == 1
             assert np.abs(frames.pixels[0].astype(int) - seen).max() <= (2 if how or name == "deep.png" else 1)
 
@@ -285,7 +285,7 @@ async def test_an_irregular_rate_is_the_average(tmp_path: Path) -> None:
 
 async def test_film_s_own_rate_is_exact(tmp_path: Path) -> None:
     path = media.count(tmp_path / "a.mkv", rate=Fraction(24000, 1001))
-    assert (await check(path)).rate == Fraction(24000, 1001)
+    assert (await probe_media(path)).rate == Fraction(24000, 1001)
 
 
 async def test_a_size_that_changes_on_the_way_is_made_the_first(tmp_path: Path) -> None:
@@ -302,9 +302,9 @@ async def test_a_size_that_changes_on_the_way_is_made_the_first(tmp_path: Path) 
 
 async def test_a_bomb_of_memory_costs_one_process(tmp_path: Path) -> None:
     path = media.picture(tmp_path / "a.png", np.zeros((2300, 4000, 3), np.uint8))
-    assert (await check(path)).width == 4000
+    assert (await probe_media(path)).width == 4000
     with pytest.raises((LimitExceeded, UndecodableMedia), match=r"memory_bytes|crashed|decoded"):
-        await check(path, MediaLimits(memory_bytes=256 << 20))
+        await probe_media(path, MediaLimits(memory_bytes=256 << 20))
     assert workers() == []
 
 
@@ -313,8 +313,8 @@ async def test_a_deadline_is_kept_by_killing(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4"), limits, param="input_video") as decoder:
         (worker,) = workers()
         worker.suspend()
-        with pytest.raises(UndecodableMedia, match=r"input_video: decoding it takes longer than 2 s") as caught:
-            await decoder.last()
+        with pytest.raises(UndecodableMedia, match=r"input_video: decoding takes longer than 2 s") as caught:
+            await decoder.read_last()
         assert caught.value.param == "input_video"
         assert psutil.wait_procs([worker], timeout=10)[1] == [] or worker.status() == psutil.STATUS_ZOMBIE
     assert workers() == []
@@ -324,18 +324,18 @@ async def test_a_crash_is_told_and_logged(tmp_path: Path, caplog: pytest.LogCapt
     async with Decoder.open(media.count(tmp_path / "a.mp4")) as decoder:
         workers()[0].send_signal(signal.SIGSEGV)
         with caplog.at_level(logging.WARNING), pytest.raises(UndecodableMedia, match="crashed"):
-            await decoder.last()
+            await decoder.read_last()
         (record,) = caplog.records
         assert record.__dict__["exit"] == -signal.SIGSEGV
         with pytest.raises(UndecodableMedia):
-            await decoder.last()
+            await decoder.read_last()
 
 
 async def test_cancelling_kills_at_once(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4")) as decoder:
         (worker,) = workers()
         worker.suspend()
-        asking = asyncio.create_task(decoder.last())
+        asking = asyncio.create_task(decoder.read_last())
         await asyncio.wait([asking], timeout=0)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -347,7 +347,7 @@ async def test_cancelling_kills_at_once(tmp_path: Path) -> None:
 
 async def test_leaving_early_ends_the_process(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4")) as decoder:
-        async for run in decoder.runs():
+        async for run in decoder.stream_runs():
             assert run.first == 0
             break
     assert workers() == []
@@ -359,7 +359,7 @@ async def test_leaving_early_ends_the_process(tmp_path: Path) -> None:
 
 async def test_operations_at_once_wait_for_each_other(tmp_path: Path) -> None:
     async with Decoder.open(media.count(tmp_path / "a.mp4")) as decoder:
-        last, sampled, everything = await asyncio.gather(decoder.last(), decoder.sample(4), pulled(decoder))
+        last, sampled, everything = await asyncio.gather(decoder.read_last(), decoder.sample(4), pulled(decoder))
     assert numbers(last.pixels) == [39]
     assert numbers(sampled.pixels) == [4, 14, 24, 33]
     assert numbers(everything) == list(range(40))
@@ -370,14 +370,14 @@ async def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     path = media.clip(tmp_path / "a.mp4", frames, coding=Coding(options={**X264, "g": "30"}))
     async with Decoder.open(path) as decoder:
         (worker,) = workers()
-        seen = [worker.memory_info().rss async for _ in decoder.runs()]
+        seen = [worker.memory_info().rss async for _ in decoder.stream_runs()]
     assert len(seen) == 20
     assert max(seen) - seen[2] < 16 << 20
 
 
 async def test_a_missing_file_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(ReelError):
-        await check(tmp_path / "none.mp4")
+        await probe_media(tmp_path / "none.mp4")
 
 
 async def test_damage_across_groups_of_pictures_is_filled_the_same_from_anywhere(tmp_path: Path) -> None:
@@ -396,4 +396,4 @@ async def test_damage_across_groups_of_pictures_is_filled_the_same_from_anywhere
         for start in (26, 29, 30, 33, 41):
             part = await pulled(decoder, start, 3)
             assert np.array_equal(part, everything[start : start + 3])
-        assert numbers((await decoder.last()).pixels) == [59]
+        assert numbers((await decoder.read_last()).pixels) == [59]

@@ -1,5 +1,4 @@
-"""Encoding: every prefix of the segments plays, times are exact, colours survive, and the same frames give the same
-bytes."""
+"""Encoding: every prefix of the segments plays, timestamps are exact, and equal frames give equal bytes."""
 
 import io
 import struct
@@ -14,13 +13,13 @@ import pytest
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from composition.media.encode import Quality, SegmentEncoder, jpeg, png, remux, resized
+from composition.media.encode import Quality, SegmentEncoder, encode_jpeg, encode_png, remux, resize_frames
 from services.frames import Frames, Pixels
 from tests.composition import sample_media as media
 
 RATES = [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(25, 2), Fraction(1, 3), *map(Fraction, (7, 16, 25, 60))]
 CUTS = (1, 8, 5)
-"""Frames in each segment; one may have a single frame."""
+"""Number of frames in each segment."""
 
 
 def frames(count: int, width: int = 64, height: int = 48) -> Pixels:
@@ -30,24 +29,24 @@ def frames(count: int, width: int = 64, height: int = 48) -> Pixels:
 def segments(encoder: SegmentEncoder, pixels: Pixels, cuts: tuple[int, ...] = CUTS) -> list[bytes]:
     firsts = [sum(cuts[:i]) for i in range(len(cuts))]
     return [
-        encoder.segment(pixels[first : first + count], first, sequence)
+        encoder.encode_segment(pixels[first : first + count], first, sequence)
         for sequence, (first, count) in enumerate(zip(firsts, cuts, strict=True), 1)
     ]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a player finds in a file."""
+    """The content of a file, as a player reads it."""
 
     frames: list[VideoFrame]
     times: list[Fraction]
     rate: Fraction | None
     duration: Fraction
     said_frames: int
-    """By the header."""
+    """Duration according to the header."""
     size: tuple[int, int]
     colour: tuple[int, int, int, int]
-    """Matrix, range, primaries, transfer."""
+    """Colour matrix, range, primaries and transfer function."""
 
 
 def decoded(data: bytes) -> Shown:
@@ -67,14 +66,14 @@ def decoded(data: bytes) -> Shown:
 
 
 def rgb(frame: VideoFrame) -> Pixels:
-    """As a player shows it that believes the tags."""
+    """Pixels as shown by a player that follows the colour tags."""
     return np.asarray(frame.reformat(format="rgb24", dst_color_range=2).to_ndarray(), np.uint8)
 
 
 @pytest.mark.parametrize("rate", RATES, ids=str)
 def test_every_prefix_plays_with_exact_times(rate: Fraction) -> None:
     encoder = SegmentEncoder(64, 48, rate)
-    data = encoder.init()
+    data = encoder.encode_init()
     for played, segment in zip((1, 9, 14), segments(encoder, frames(14)), strict=True):
         data += segment
         shown = decoded(data)
@@ -86,33 +85,33 @@ def test_every_prefix_plays_with_exact_times(rate: Fraction) -> None:
 
 def test_the_initialisation_segment_has_no_frame_and_says_the_duration() -> None:
     rate = Fraction(24000, 1001)
-    init = SegmentEncoder(64, 48, rate, total_frames=48).init()
+    init = SegmentEncoder(64, 48, rate, total_frames=48).encode_init()
     assert [name for name, _ in media.boxes(init)] == ["ftyp", "moov"]
     (timescale,) = struct.unpack_from(">I", media.box(init, "moov", "mvhd"), 12)
     (duration,) = struct.unpack(">Q", media.box(init, "moov", "mvex", "mehd")[4:])
     assert Fraction(duration, timescale) == 48 / rate
-    endless = SegmentEncoder(64, 48, rate).init()
+    endless = SegmentEncoder(64, 48, rate).encode_init()
     assert "mehd" not in dict(media.boxes(media.box(endless, "moov", "mvex")))
 
 
 def test_a_segment_is_one_fragment_that_knows_its_place() -> None:
     encoder = SegmentEncoder(64, 48, Fraction(25))
-    segment = encoder.segment(frames(5), 1000, 7)
+    segment = encoder.encode_segment(frames(5), 1000, 7)
     assert [name for name, _ in media.boxes(segment)] == ["moof", "mdat"]
     assert struct.unpack(">I", media.box(segment, "moof", "mfhd")[4:]) == (7,)
-    shown = decoded(encoder.init() + segment)
+    shown = decoded(encoder.encode_init() + segment)
     assert shown.times[0] == 40
     assert [frame.key_frame for frame in shown.frames] == [True, False, False, False, False]
 
 
 def test_the_same_frames_give_the_same_bytes() -> None:
-    """A job that goes on elsewhere at any segment must write what it would have written."""
+    """A job that is resumed on another machine must write the same bytes."""
     pixels = np.random.default_rng(0).integers(0, 255, (14, 48, 64, 3), dtype=np.uint8)
     whole = segments(SegmentEncoder(64, 48, Fraction(25), total_frames=14), pixels)
     resumed = SegmentEncoder(64, 48, Fraction(25))
-    assert resumed.segment(pixels[9:], 9, 3) == whole[2]
+    assert resumed.encode_segment(pixels[9:], 9, 3) == whole[2]
     runs = [Frames(pixels[1:4], 1, Fraction(25)), Frames(pixels[4:9], 4, Fraction(25))]
-    assert resumed.segment(runs, 1, 2) == whole[1]
+    assert resumed.encode_segment(runs, 1, 2) == whole[1]
 
 
 def test_a_pixel_that_differs_changes_only_its_own_segment() -> None:
@@ -129,7 +128,7 @@ def test_colours_survive(size: tuple[int, int]) -> None:
     encoder = SegmentEncoder(width, height, Fraction(25))
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (200, 30, 90), (255, 255, 255), (0, 0, 0)]
     pixels = np.stack([media.solid(colour, width, height) for colour in colours])
-    shown = decoded(encoder.init() + encoder.segment(pixels, 0, 1))
+    shown = decoded(encoder.encode_init() + encoder.encode_segment(pixels, 0, 1))
     assert shown.size == (width + width % 2, height + height % 2)
     assert shown.colour == (1, 1, 1, 1)
     for frame, colour in zip(shown.frames, colours, strict=True):
@@ -137,7 +136,7 @@ def test_colours_survive(size: tuple[int, int]) -> None:
 
 
 def test_the_colours_are_tagged_in_the_container_too() -> None:
-    init = SegmentEncoder(64, 48, Fraction(25)).init()
+    init = SegmentEncoder(64, 48, Fraction(25)).encode_init()
     at = init.index(b"colrnclx")
     assert struct.unpack_from(">HHHB", init, at + 8) == (1, 1, 1, 0)
 
@@ -146,7 +145,7 @@ def test_an_odd_edge_is_repeated() -> None:
     pixels = np.full((2, 17, 33, 3), 20, np.uint8)
     pixels[:, :, -1] = 220
     encoder = SegmentEncoder(33, 17, Fraction(25), quality=Quality(crf=1))
-    picture = rgb(decoded(encoder.init() + encoder.segment(pixels, 0, 1)).frames[0])
+    picture = rgb(decoded(encoder.encode_init() + encoder.encode_segment(pixels, 0, 1)).frames[0])
     assert picture.shape == (18, 34, 3)
     assert np.abs(picture[:, 32:].astype(int) - 220).max() <= 6
     assert np.abs(picture[:, :30].astype(int) - 20).max() <= 6
@@ -154,10 +153,10 @@ def test_an_odd_edge_is_repeated() -> None:
 
 def test_what_cannot_be_encoded_is_refused() -> None:
     encoder = SegmentEncoder(64, 48, Fraction(25))
-    with pytest.raises(ValueError, match="needs a frame"):
-        encoder.segment(frames(1)[:0], 0, 1)
+    with pytest.raises(ValueError, match="needs at least 1 frame"):
+        encoder.encode_segment(frames(1)[:0], 0, 1)
     with pytest.raises(ValueError, match="48, 64, 3"):
-        encoder.segment(frames(1, 32, 32), 0, 1)
+        encoder.encode_segment(frames(1, 32, 32), 0, 1)
     for rate in (Fraction(0), Fraction(-1), Fraction(1 << 31)):
         with pytest.raises(ValueError, match="rate"):
             SegmentEncoder(64, 48, rate)
@@ -166,7 +165,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
 @pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(7)], ids=str)
 def test_the_whole_is_progressive_and_copied(tmp_path: Path, rate: Fraction) -> None:
     encoder = SegmentEncoder(64, 48, rate, total_frames=14)
-    data = encoder.init() + b"".join(segments(encoder, frames(14)))
+    data = encoder.encode_init() + b"".join(segments(encoder, frames(14)))
     source, target = tmp_path / "fragments.mp4", tmp_path / "whole"
     source.write_bytes(data)
     remux(source, target)
@@ -185,18 +184,18 @@ def test_the_whole_is_progressive_and_copied(tmp_path: Path, rate: Fraction) -> 
 def test_resizing_keeps_colours_and_places(size: tuple[int, int]) -> None:
     pixels = np.zeros((3, 48, 64, 3), np.uint8)
     pixels[:, :, :32], pixels[:, :, 32:] = (200, 30, 90), (20, 180, 220)
-    made = resized(Frames(pixels, 5, Fraction(7)), *size)
+    made = resize_frames(Frames(pixels, 5, Fraction(7)), *size)
     assert (made.width, made.height, made.count, made.first, made.rate) == (*size, 3, 5, Fraction(7))
     if size != (1, 1):
         assert np.abs(made.pixels[:, :, 0].astype(int) - (200, 30, 90)).max() <= 2
         assert np.abs(made.pixels[:, :, -1].astype(int) - (20, 180, 220)).max() <= 2
-    assert resized(made, *size) is made
+    assert resize_frames(made, *size) is made
 
 
 def test_shrinking_averages() -> None:
     fine = np.zeros((1, 64, 64, 3), np.uint8)
     fine[:, ::2, ::2], fine[:, 1::2, 1::2] = 255, 255
-    small = resized(Frames(fine), 16, 16).pixels
+    small = resize_frames(Frames(fine), 16, 16).pixels
     assert np.abs(small.astype(int) - 127).max() <= 3
 
 
@@ -204,11 +203,11 @@ def test_shrinking_averages() -> None:
 def test_pictures_are_read_by_others(size: tuple[int, int]) -> None:
     width, height = size
     pixels = media.solid((200, 30, 90), width, height)
-    picture = Image.open(io.BytesIO(jpeg(pixels, 320)))
+    picture = Image.open(io.BytesIO(encode_jpeg(pixels, 320)))
     assert picture.format == "JPEG"
     assert picture.size == ((320, 180) if width > 320 else size)
     assert np.abs(np.asarray(picture).astype(int) - (200, 30, 90)).max() <= 4
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    exact = Image.open(io.BytesIO(png(noise)))
+    exact = Image.open(io.BytesIO(encode_png(noise)))
     assert exact.format == "PNG"
     assert np.array_equal(np.asarray(exact), noise)

@@ -1,4 +1,4 @@
-"""Decoders are forked from one prepared process: whatever is lost, nothing else is, and nothing is left behind."""
+"""Decoder processes and the prepared process: each can die without harm to others, and none outlives its owner."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
-from composition.media.decode import Decoder, check
+from composition.media.decode import Decoder, probe_media
 from composition.media.decoding.process import DecoderProcess, DecoderProcesses, PreparedProcess
 from composition.media.limits import MediaLimits
 from services.errors import LimitExceeded, ServiceLost, UndecodableMedia
@@ -32,7 +32,7 @@ OWNER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
 import psutil
-from composition.media.decode import Decoder, check
+from composition.media.decode import Decoder, probe_media
 from services.errors import ReelError
 
 path = Path(sys.argv[1])
@@ -41,7 +41,7 @@ me = psutil.Process()
 def say(*what):
     print(json.dumps(what), flush=True)
 """
-"""How the scripts of owners begin."""
+"""First lines of the owners' scripts."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def started(script: str, path: Path) -> "subprocess.Popen[str]":
-    """Another owner of decoders."""
+    """Start another process that owns decoders."""
     command = [sys.executable, "-c", OWNER + script, str(path)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -58,7 +58,7 @@ def started(script: str, path: Path) -> "subprocess.Popen[str]":
 
 
 def said(script: str, path: Path) -> list[list[Any]]:
-    """What such an owner says until it ends."""
+    """Run an owner to its end, and return what it printed."""
     with started(script, path) as owner:
         out, err = owner.communicate()
         assert owner.returncode == 0, err
@@ -66,7 +66,7 @@ def said(script: str, path: Path) -> list[list[Any]]:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """Wait until they have ended, and leave it to their parents to reap them."""
+    """Wait until processes have ended; their parents reap them."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(process.pid)) as ended:  # noqa: PTH123
             assert select.select([ended], [], [], 10)[0] != []
@@ -79,7 +79,7 @@ async def test_every_decoder_is_forked_from_one_process_of_one_thread(video: Pat
         assert server.num_threads() == 1
         assert len(workers()) == 2
     assert workers() == []
-    await check(video)
+    await probe_media(video)
     assert prepared() == [server]
 
 
@@ -87,7 +87,7 @@ async def test_a_decoder_holds_nothing_of_its_owner_or_of_others(video: Path, tm
     with (tmp_path / "ours").open("w") as ours:
         os.set_inheritable(ours.fileno(), True)
         async with Decoder.open(video), Decoder.open(video) as second:
-            await second.last()
+            await second.read_last()
             for worker in workers():
                 held = [str(fd.readlink()) for fd in fds(worker)]
                 sockets = [what for what in held if what.startswith("socket:")]
@@ -114,7 +114,7 @@ async def test_a_decoder_has_its_own_limits_and_the_prepared_process_none(video:
 
 
 async def test_the_memory_limit_counts_what_is_shared(video: Path) -> None:
-    """Libraries count in full, although they are in memory once: what a limit leaves depends on no other process."""
+    """Shared libraries count in full for every process."""
     async with Decoder.open(video):
         (worker,), (server,) = workers(), prepared()
         memory = worker.memory_full_info()
@@ -124,13 +124,13 @@ async def test_the_memory_limit_counts_what_is_shared(video: Path) -> None:
 
 async def test_the_smallest_memory_limit_leaves_room_for_a_picture(tmp_path: Path) -> None:
     path = media.picture(tmp_path / "a.png", media.solid((200, 30, 90)))
-    assert (await check(path, MediaLimits(memory_bytes=256 << 20))).kind == "image"
+    assert (await probe_media(path, MediaLimits(memory_bytes=256 << 20))).kind == "image"
 
 
 async def test_a_bomb_beside_a_good_file_costs_one_process(video: Path, tmp_path: Path) -> None:
     bomb = media.picture(tmp_path / "a.png", np.zeros((2300, 4000, 3), np.uint8))
     bad, good = await asyncio.gather(
-        check(bomb, MediaLimits(memory_bytes=256 << 20)), check(video), return_exceptions=True
+        probe_media(bomb, MediaLimits(memory_bytes=256 << 20)), probe_media(video), return_exceptions=True
     )
     assert isinstance(bad, LimitExceeded | UndecodableMedia)
     assert not isinstance(good, BaseException)
@@ -143,9 +143,9 @@ async def test_a_crash_touches_no_other_decoder(video: Path) -> None:
         async with Decoder.open(video) as other:
             first.send_signal(signal.SIGSEGV)
             with pytest.raises(UndecodableMedia, match="crashed"):
-                await one.last()
+                await one.read_last()
             assert numbers(await pulled(other)) == list(range(40))
-        assert (await check(video)).frames == 40
+        assert (await probe_media(video)).frames == 40
     assert (workers(), prepared()) == ([], servers)
 
 
@@ -155,42 +155,42 @@ async def test_a_prepared_process_that_was_killed_is_replaced(video: Path, caplo
         server.kill()
         assert_gone([server, worker])
         with caplog.at_level(logging.WARNING), pytest.raises(ServiceLost, match="was lost") as caught:
-            await decoder.last()
+            await decoder.read_last()
         assert caught.value.retryable
         (of_the_server, of_the_worker) = (record.__dict__["exit"] for record in caplog.records)
         assert (of_the_server, of_the_worker) == (-signal.SIGKILL, None)
         with pytest.raises(ServiceLost):
-            await decoder.last()
-        assert (await check(video)).frames == 40
+            await decoder.read_last()
+        assert (await probe_media(video)).frames == 40
     (other,) = prepared()
     assert other.pid != server.pid
 
 
 async def test_one_that_is_killed_between_two_files_is_replaced(video: Path) -> None:
-    await check(video)
+    await probe_media(video)
     (server,) = prepared()
     server.kill()
     assert_gone([server])
-    assert (await check(video)).frames == 40
+    assert (await probe_media(video)).frames == 40
 
 
 async def test_one_that_dies_before_it_is_ready_is_told(video: Path) -> None:
     for server in prepared():
         server.kill()
         assert_gone([server])
-    checking = asyncio.create_task(check(video))
+    checking = asyncio.create_task(probe_media(video))
     await asyncio.wait([checking], timeout=0)
     prepared()[0].kill()
     with pytest.raises(ServiceLost):
         await checking
-    assert (await check(video)).frames == 40
+    assert (await probe_media(video)).frames == 40
 
 
 async def test_cancelling_before_it_is_ready_leaves_nothing(video: Path) -> None:
     for server in prepared():
         server.kill()
         assert_gone([server])
-    checking = asyncio.create_task(check(video))
+    checking = asyncio.create_task(probe_media(video))
     await asyncio.wait([checking], timeout=0)
     checking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -215,7 +215,7 @@ def test_one_that_hangs_is_killed_and_replaced() -> None:
 
 
 def begun(processes: DecoderProcesses) -> DecoderProcess:
-    """A decoder that has said that it is there."""
+    """Start a decoder, and wait until it reports that it is running."""
     decoder = processes.start()
     decoder.link.setblocking(True)
     assert decoder.link.recv(6, socket.MSG_WAITALL) == b"\0\0\0\2{}"
@@ -224,7 +224,7 @@ def begun(processes: DecoderProcesses) -> DecoderProcess:
 
 @pytest.mark.parametrize("room", [1, 2, 3])
 async def test_a_fork_that_fails_fails_alone(video: Path, room: int) -> None:
-    """The prepared process has no room for all files that come with the request, or to look at itself."""
+    """The prepared process has too few file descriptors for a request, or for reading /proc/self/task."""
     async with Decoder.open(video) as decoder:
         (worker,), (server,) = workers(), prepared()
         before = server.rlimit(psutil.RLIMIT_NOFILE)
@@ -233,20 +233,20 @@ async def test_a_fork_that_fails_fails_alone(video: Path, room: int) -> None:
         free = (number for number in itertools.count() if number not in taken)
         server.rlimit(psutil.RLIMIT_NOFILE, (next(itertools.islice(free, room, None)), before[1]))
         with pytest.raises(ServiceLost, match="did not start"):
-            await check(video)
+            await probe_media(video)
         assert (workers(), prepared()) == ([worker], [server])
         server.rlimit(psutil.RLIMIT_NOFILE, before)
-        assert (await check(video)).frames == 40
-        assert numbers((await decoder.last()).pixels) == [39]
+        assert (await probe_media(video)).frames == 40
+        assert numbers((await decoder.read_last()).pixels) == [39]
 
 
 def test_one_that_lives_is_not_buried() -> None:
     prepared_process = PreparedProcess(kill_s=0.01)
     try:
-        prepared_process.bury()
+        prepared_process.await_end()
         theirs, ours = socket.socketpair(), socket.socketpair()
         with theirs[0], theirs[1], ours[0], ours[1]:
-            prepared_process.ask([theirs[0].fileno(), ours[0].fileno(), ours[0].fileno()])
+            prepared_process.fork_decoder([theirs[0].fileno(), ours[0].fileno(), ours[0].fileno()])
             assert ours[1].recv(6, socket.MSG_WAITALL) == b"\0\0\0\2{}"
     finally:
         prepared_process.end()
@@ -254,19 +254,19 @@ def test_one_that_lives_is_not_buried() -> None:
 
 async def test_a_hundred_files_leave_nothing(tmp_path: Path) -> None:
     path = media.picture(tmp_path / "a.png", media.solid((200, 30, 90)))
-    await check(path)
+    await probe_media(path)
     (server,) = prepared()
     ours = psutil.Process()
     before = ours.num_fds() + server.num_fds()
     for _ in range(100):
-        await check(path)
-    assert ours.num_fds() + server.num_fds() < before + 10  # what was told last may not have been let go of yet
+        await probe_media(path)
+    assert ours.num_fds() + server.num_fds() < before + 10  # the last request may not have been released yet
     assert (workers(), prepared()) == ([], [server])
 
 
 def test_threads_with_loops_of_their_own_share_it(video: Path) -> None:
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(asyncio.run(check(video)).frames)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(asyncio.run(probe_media(video)).frames)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -317,15 +317,15 @@ asyncio.run(main())
 
 def test_a_fork_of_an_owner_has_a_prepared_process_of_its_own(video: Path) -> None:
     script = """
-asyncio.run(check(path))
+asyncio.run(probe_media(path))
 servers = [server.pid for server in me.children()]
 fork = os.fork()
 if fork == 0:
-    asyncio.run(check(path))
+    asyncio.run(probe_media(path))
     say("fork", [server.pid for server in psutil.Process().children()])
     sys.exit()
 _, status = os.waitpid(fork, 0)
-asyncio.run(check(path))
+asyncio.run(probe_media(path))
 say("owner", status, servers == [server.pid for server in me.children()])
 """
     (name, servers), owner = said(script, video)
@@ -335,7 +335,7 @@ say("owner", status, servers == [server.pid for server in me.children()])
 
 
 def test_an_owner_that_ends_leaves_nothing(video: Path) -> None:
-    ((*pids,),) = said("asyncio.run(check(path)); say(*(server.pid for server in me.children()))", video)
+    ((*pids,),) = said("asyncio.run(probe_media(path)); say(*(server.pid for server in me.children()))", video)
     assert len(pids) == 1
     assert not psutil.pid_exists(pids[0])
 
@@ -351,13 +351,13 @@ async def main():
             (worker,) = me.children()[0].children()
             worker.send_signal(number)
             try:
-                await decoder.last()
+                await decoder.read_last()
             except ReelError as error:
                 say(error.message)
-    say((await check(path)).frames, len(me.children(recursive=True)))
+    say((await probe_media(path)).frames, len(me.children(recursive=True)))
 asyncio.run(main())
 """
-    crashed = ["the decoder crashed on it"]
+    crashed = ["the decoder crashed on the file"]
     assert said(script, video) == [crashed, crashed, [40, 1]]
 
 
@@ -365,16 +365,16 @@ def test_an_owner_that_has_no_room_for_files_is_told(video: Path) -> None:
     script = """
 import resource
 async def main():
-    await check(path)
+    await probe_media(path)
     _, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
     for room in range(4):
         resource.setrlimit(resource.RLIMIT_NOFILE, (me.num_fds() + room, hard))
         try:
-            await check(path)
+            await probe_media(path)
         except ReelError as error:
             say(error.code)
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    say((await check(path)).frames)
+    say((await probe_media(path)).frames)
 asyncio.run(main())
 """
     assert said(script, video) == [["service_lost"]] * 4 + [[40]]
@@ -383,14 +383,14 @@ asyncio.run(main())
 def test_a_process_with_threads_does_not_fork(video: Path) -> None:
     script = """
 import socket, threading
-from composition.media.decoding.server import Server
+from composition.media.decoding.fork_server import ForkServer
 ours, control = socket.socketpair()
-leash, theirs = socket.socketpair()
+lifeline, theirs = socket.socketpair()
 socket.send_fds(ours, [b"\\0"], [theirs.fileno()] * 3)
 over = threading.Event()
 threading.Thread(target=over.wait).start()
 try:
-    Server(control).serve()
+    ForkServer(control).serve()
 except RuntimeError as error:
     say(str(error))
 over.set()

@@ -1,4 +1,4 @@
-"""Stitching: every frame at its moment, exact mixes, little memory, and runs of any length make the same video."""
+"""Joining clips: every frame at its time, exact mixing, bounded memory, and independence of the lengths of runs."""
 
 import asyncio
 import tracemalloc
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composition.media.decode import Decoder
-from composition.media.stitch import Stitch, fitted, mixed, shown, total
+from composition.media.stitch import Stitcher, count_clip_frames, count_joined_frames, fit_frames, mix_frames
 from services.errors import ModelFailed
 from services.frames import MAX_RUN, Fit, Frames, Pixels
 from tests.composition import sample_media as media
@@ -38,14 +38,14 @@ def noise(count: int, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -
 
 @dataclass
 class Source:
-    """A clip, as it comes out of a file; it notes how much of it was pulled."""
+    """A clip as decoded from a file, which counts the frames that were pulled."""
 
     pixels: Pixels
     rate: Fraction = Fraction(25)
     cuts: Sequence[int] = ()
-    """Where runs end, beside every sixteenth frame."""
+    """Where runs end, in addition to every sixteenth frame."""
     said: int | None = None
-    """How many frames it says it has, where that is not true."""
+    """Declared number of frames, if it is wrong."""
     pulled: int = 0
     closed: bool = False
 
@@ -67,7 +67,7 @@ class Source:
 
 @dataclass
 class Video:
-    """What came of the clips."""
+    """The video that joins the clips."""
 
     frames: list[Pixels] = field(default_factory=list[Pixels])
 
@@ -77,25 +77,25 @@ class Video:
 
 
 async def stitched(*clips: tuple[Source, Fit]) -> Pixels:
-    stitch, video = Stitch(), Video()
+    stitch, video = Stitcher(), Video()
     for source, fit in clips:
-        async for run in stitch.clip(source.runs(), source.frames, fit):
+        async for run in stitch.add_clip(source.runs(), source.frames, fit):
             video.take(run, fit)
         assert source.closed
-    for run in stitch.rest():
+    for run in stitch.flush():
         video.take(run, clips[-1][1])
     return np.stack(video.frames)
 
 
 def mix(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:
-    """In whole numbers of 64 bits, halves rounded up."""
+    """Mix with 64-bit integers, halves rounded up."""
     share, whole = weight.numerator, weight.denominator
     doubled = 2 * (before.astype(np.int64) * (whole - share) + after.astype(np.int64) * share) + whole
     return (doubled // (2 * whole)).astype(np.uint8)
 
 
 def moments(source: Source, fit: Fit) -> list[Pixels]:
-    """One clip as it is to be shown, by the definition: each frame of the video for itself."""
+    """Compute the frames of one clip by the definition, each frame of the video separately."""
     count = len(source.pixels)
     seconds = count / source.rate if fit.seconds is None else fit.seconds
     out: list[Pixels] = []
@@ -145,7 +145,7 @@ def test_every_frame_shows_its_moment_and_every_fade_is_exact_in_runs_of_any_len
         return
     video = asyncio.run(stitched(*clips))
     assert np.array_equal(video, expected(clips))
-    assert len(video) == total([(source.frames, source.rate, fit) for source, fit in clips])
+    assert len(video) == count_joined_frames([(source.frames, source.rate, fit) for source, fit in clips])
 
 
 @pytest.mark.parametrize("blend", [False, True])
@@ -164,7 +164,7 @@ async def test_at_the_videos_rate_a_clip_is_itself(rate: Fraction, blend: bool) 
 def test_a_mix_is_rounded_as_numbers_are(weight: Fraction) -> None:
     every = np.arange(256, dtype=np.uint8)
     before, after = (np.ascontiguousarray(side) for side in np.broadcast_arrays(every[:, None], every))
-    made = mixed(before, after, weight)
+    made = mix_frames(before, after, weight)
     assert np.array_equal(made, mix(before, after, weight))
     in_doubles = before * (1 - float(weight)) + after * float(weight)
     assert np.abs(made - in_doubles).max() <= 0.5 + 1e-9
@@ -176,7 +176,7 @@ def test_a_mix_is_rounded_as_numbers_are(weight: Fraction) -> None:
 def test_a_mix_by_a_fine_weight_does_not_overflow(weight: Fraction) -> None:
     before, after = noise(1, 1, 200, 100)[0], noise(1, 2, 200, 100)[0]
     before[0], after[0] = 255, 255
-    made = mixed(before, after, weight)
+    made = mix_frames(before, after, weight)
     assert np.array_equal(made[0], before[0])
     assert np.abs(made - (before * (1 - float(weight)) + after * float(weight))).max() <= 0.5 + 1e-4
 
@@ -192,21 +192,21 @@ async def test_a_fade_is_at_most_half_of_either_clip_and_shortens_the_video() ->
 
 async def test_a_clip_behind_the_rest_begins_anew() -> None:
     fit = replace(PLAIN, crossfade=4)
-    stitch, video = Stitch(), Video()
+    stitch, video = Stitcher(), Video()
     for seed in (1, 2):
-        async for run in stitch.clip(Source(noise(20, seed)).runs(), 20, fit):
+        async for run in stitch.add_clip(Source(noise(20, seed)).runs(), 20, fit):
             video.take(run, fit)
-        for run in stitch.rest():
+        for run in stitch.flush():
             video.take(run, fit)
     assert np.array_equal(np.stack(video.frames), np.concatenate([noise(20, 1), noise(20, 2)]))
-    assert list(stitch.rest()) == []
+    assert list(stitch.flush()) == []
 
 
 @pytest.mark.parametrize("size", [(40, 10), (10, 40), (3, 200), (97, 31), (64, 48), (32, 24)])
 def test_a_clip_of_another_size_keeps_its_aspect_in_black(size: tuple[int, int]) -> None:
     width, height = 64, 48
     white = Frames(np.full((2, size[1], size[0], 3), 255, np.uint8), 5, Fraction(7))
-    out = fitted(white, width, height)
+    out = fit_frames(white, width, height)
     assert (out.count, out.height, out.width, out.first, out.rate) == (2, height, width, 5, Fraction(7))
     scale = min(width / size[0], height / size[1])
     lit = out.pixels[0, :, :, 0] > 0
@@ -219,7 +219,7 @@ def test_a_clip_of_another_size_keeps_its_aspect_in_black(size: tuple[int, int])
 
 def test_a_clip_of_the_videos_size_is_not_touched() -> None:
     frames = Frames(noise(3, width=64, height=48))
-    assert fitted(frames, 64, 48) is frames
+    assert fit_frames(frames, 64, 48) is frames
 
 
 async def test_missing_frames_are_held_and_those_beyond_are_cut_only_where_the_time_is_given() -> None:
@@ -233,7 +233,7 @@ async def test_missing_frames_are_held_and_those_beyond_are_cut_only_where_the_t
 
 @pytest.mark.parametrize("there", [1, 3, 5, 7])
 async def test_a_clip_that_is_shorter_than_it_said_still_ends_its_fade(there: int) -> None:
-    """Its last frame stays, and no frame is mixed twice."""
+    """The last frame is repeated, and no frame is mixed twice."""
     fit = replace(PLAIN, crossfade=5)
     grey = np.full((20, HEIGHT, WIDTH, 3), 60, np.uint8)
     short = grey[:there] + np.uint8(60)
@@ -245,13 +245,13 @@ async def test_a_clip_that_is_shorter_than_it_said_still_ends_its_fade(there: in
 async def test_nothing_is_pulled_before_what_came_of_it_is_taken() -> None:
     source = Source(noise(200))
     fit = replace(PLAIN, crossfade=10)
-    async with aclosing(Stitch().clip(source.runs(), 200, fit)) as runs:
+    async with aclosing(Stitcher().add_clip(source.runs(), 200, fit)) as runs:
         async for run in runs:
             if run.stop + 10 < 200:
                 assert source.pulled - run.stop <= 10 + MAX_RUN
     slow = replace(PLAIN, seconds=Fraction(1000))
     source = Source(noise(32))
-    async with aclosing(Stitch().clip(source.runs(), 32, slow)) as runs:
+    async with aclosing(Stitcher().add_clip(source.runs(), 32, slow)) as runs:
         async for run in runs:
             assert source.pulled == (16 if run.stop <= 25 * 1000 // 2 else 32)
 
@@ -261,7 +261,7 @@ async def test_no_more_is_pulled_than_is_shown_and_the_source_is_closed() -> Non
     await stitched((source, replace(PLAIN, seconds=Fraction(1))))
     assert source.pulled == 48
     left = Source(noise(200))
-    async with aclosing(Stitch().clip(left.runs(), 200, PLAIN)) as runs:
+    async with aclosing(Stitcher().add_clip(left.runs(), 200, PLAIN)) as runs:
         await anext(runs)
     assert left.closed
     assert left.pulled == 16
@@ -276,26 +276,26 @@ async def test_memory_holds_two_runs_and_one_fade(blend: bool) -> None:
         for first in range(0, count, MAX_RUN):
             yield Frames(np.full((min(MAX_RUN, count - first), height, width, 3), first, np.uint8), first, Fraction(24))
 
-    stitch, made = Stitch(), 0
+    stitch, made = Stitcher(), 0
     tracemalloc.start()
     try:
         for _ in range(3):
-            async with aclosing(stitch.clip(runs(), count, fit)) as ready:
+            async with aclosing(stitch.add_clip(runs(), count, fit)) as ready:
                 async for run in ready:
                     made += run.count
                     del run
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert made == total([(count, Fraction(24), fit)] * 3) - crossfade
-    at_work = 5  # the last of the run before, what is just being mixed, and what is no picture
+    assert made == count_joined_frames([(count, Fraction(24), fit)] * 3) - crossfade
+    at_work = 5  # the last frame of the previous run, the frame being mixed, and other objects
     assert peak <= (crossfade + 2 * MAX_RUN + at_work) * width * height * 3
 
 
 async def test_runs_of_large_frames_are_short() -> None:
     fit = Fit(4096, 2304, Fraction(25))
     pixels = np.zeros((3, 2304, 4096, 3), np.uint8)
-    assert [run.count async for run in Stitch().clip(Source(pixels).runs(), 3, fit)] == [2, 1]
+    assert [run.count async for run in Stitcher().add_clip(Source(pixels).runs(), 3, fit)] == [2, 1]
 
 
 async def test_a_clip_without_frames_is_a_failure() -> None:
@@ -304,12 +304,12 @@ async def test_a_clip_without_frames_is_a_failure() -> None:
             yield run
 
     with pytest.raises(ModelFailed, match="no frames"):
-        await anext(Stitch().clip(nothing(), 1, PLAIN))
+        await anext(Stitcher().add_clip(nothing(), 1, PLAIN))
 
 
 @pytest.mark.parametrize("other", [Fit(4, 2, Fraction(25)), Fit(3, 2, Fraction(24))])
 async def test_a_clip_that_is_to_fit_another_video_is_refused(other: Fit) -> None:
-    with pytest.raises(ValueError, match="a clip is to fit"):
+    with pytest.raises(ValueError, match="width, height and rate must be"):
         await stitched((Source(noise(2)), PLAIN), (Source(noise(2)), other))
 
 
@@ -318,23 +318,23 @@ async def test_a_clip_that_is_to_fit_another_video_is_refused(other: Fit) -> Non
     [(0, PLAIN), (2, replace(PLAIN, seconds=Fraction(0))), (2, replace(PLAIN, crossfade=-1))],
 )
 async def test_numbers_that_cannot_be_are_refused(frames: int, fit: Fit) -> None:
-    with pytest.raises(ValueError, match="a clip needs"):
-        await anext(Stitch().clip(Source(noise(2)).runs(), frames, fit))
+    with pytest.raises(ValueError, match="must be positive"):
+        await anext(Stitcher().add_clip(Source(noise(2)).runs(), frames, fit))
 
 
 async def test_files_are_joined_as_they_are_decoded(tmp_path: Path) -> None:
-    """At their own times: one at half the video's rate and size, one at the video's."""
+    """Two clips: one at half the video's rate and size, one at the video's."""
     first = media.clip(tmp_path / "a.mp4", [media.numbered(n) for n in range(20)], Fraction(25, 2))
     second = media.clip(tmp_path / "b.mp4", [media.numbered(n, 128, 96) for n in range(100, 130)], 25)
     fit = Fit(128, 96, Fraction(25), crossfade=5)
-    stitch, video, counts = Stitch(), Video(), []
+    stitch, video, counts = Stitcher(), Video(), []
     for path in (first, second):
         async with Decoder.open(path) as decoder:
             assert decoder.facts.rate is not None
-            counts.append(shown(decoder.facts.frames, decoder.facts.rate, fit))
-            async for run in stitch.clip(decoder.runs(), decoder.facts.frames, fit):
+            counts.append(count_clip_frames(decoder.facts.frames, decoder.facts.rate, fit))
+            async for run in stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, fit):
                 video.take(run, fit)
-    for run in stitch.rest():
+    for run in stitch.flush():
         video.take(run, fit)
     assert counts == [40, 30]
     numbers = [media.number_of(frame) for frame in video.frames]

@@ -37,21 +37,21 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
 def test_bytes_come_back_whole_and_in_part(artifacts: Artifacts) -> None:
     data = bytes(range(256)) * 9000  # more than two chunks
     artifacts.put("videos/a/1.m4s", data)
-    assert artifacts.size("videos/a/1.m4s") == len(data)
+    assert artifacts.get_size("videos/a/1.m4s") == len(data)
     assert b"".join(artifacts.read("videos/a/1.m4s")) == data
     assert b"".join(artifacts.read("videos/a/1.m4s", 1_048_570, 1_048_590)) == data[1_048_570:1_048_590]
 
 
 def test_what_is_not_there_is_not_found(artifacts: Artifacts) -> None:
     with pytest.raises(NotFound):
-        artifacts.size("videos/none")
+        artifacts.get_size("videos/none")
     with pytest.raises(NotFound):
         list(artifacts.read("videos/none"))
     artifacts.remove("videos/none")
 
 
 def test_a_file_is_moved_in_and_its_draft_is_gone(artifacts: Artifacts) -> None:
-    draft = artifacts.draft()
+    draft = artifacts.create_draft()
     draft.write_bytes(b"film")
     artifacts.put_file("files/f", draft)
     assert not draft.exists()
@@ -64,20 +64,20 @@ def test_a_prefix_is_removed_with_all_below_it(artifacts: Artifacts) -> None:
     artifacts.remove("videos/a")
     assert b"".join(artifacts.read("videos/ab/1")) == b"x"
     with pytest.raises(NotFound):
-        artifacts.size("videos/a/1")
+        artifacts.get_size("videos/a/1")
 
 
 async def test_a_url_opens_as_a_local_file(artifacts: Artifacts) -> None:
     artifacts.put("files/f", b"film")
-    async with artifacts.local(artifacts.url("files/f")) as path:
+    async with artifacts.open_local(artifacts.get_url("files/f")) as path:
         assert path.read_bytes() == b"film"
     with pytest.raises(NotFound):
-        async with artifacts.local(artifacts.url("files/none")):
+        async with artifacts.open_local(artifacts.get_url("files/none")):
             pass
 
 
 def test_a_full_or_closed_disk_is_our_error(tmp_path: Path) -> None:
     artifacts = Artifacts(ArtifactSettings(url=str(tmp_path)))
     (tmp_path / "videos").write_bytes(b"a file where a folder should be")
-    with pytest.raises(StorageFailed, match="refused"):
+    with pytest.raises(StorageFailed, match="writing to the artifact store failed"):
         artifacts.put("videos/a", b"x")

@@ -1,4 +1,4 @@
-"""The database: who opens it at the same time, files of an older version, and what is deployed."""
+"""The database: concurrent opening, databases of an older version, and deployed models."""
 
 import sqlite3
 import threading
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from composition.configuration.served import snapshot_of
+from composition.configuration.snapshot import build_snapshot
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job, Table
 from tests.composition.conftest import empty_database
 
 OPENERS = 8
 
-# The tables as they were before anything was written down of what is deployed.
+# The tables of a version without the table `deployed`.
 BEFORE = """
 CREATE TABLE jobs (
     id VARCHAR NOT NULL PRIMARY KEY, owner VARCHAR NOT NULL, model VARCHAR NOT NULL, params JSON NOT NULL,
@@ -40,7 +40,7 @@ def deployed(application: str, *names: str, kind: str = "wan") -> list[Deployed]
     ]
 
 
-# What is deployed.
+# Deployed models and graphs.
 
 
 def listed(store: Store) -> list[tuple[str, str]]:
@@ -72,11 +72,11 @@ def test_what_cannot_be_written_leaves_what_was_there(store: Store) -> None:
     assert listed(store) == [("a", "wan")]
 
 
-# Opening it.
+# Opening.
 
 
 def open_at_once(url: str) -> list[BaseException]:
-    """Open a database by several at the same moment; what went wrong."""
+    """Open a database from several threads at once; return the errors."""
     wrong: list[BaseException] = []
     ready = threading.Barrier(OPENERS)
 
@@ -84,7 +84,7 @@ def open_at_once(url: str) -> list[BaseException]:
         ready.wait()
         try:
             Store(url).close()
-        except Exception as error:  # noqa: BLE001 - it is looked at by the test
+        except Exception as error:  # noqa: BLE001 - the test examines it
             wrong.append(error)
 
     threads = [threading.Thread(target=open_it) for _ in range(OPENERS)]
@@ -117,14 +117,14 @@ def test_a_file_of_an_older_version_gets_the_tables_and_columns_that_it_lacks(tm
     with sqlite3.connect(path) as old:
         old.executescript(BEFORE)
     store = Store(f"sqlite:///{path}")
-    job = store.job("video_old", "ann")
+    job = store.get_job("video_old", "ann")
     assert (job.model, job.params) == ("wan-i2v", {"image": "file_1", "num_frames": 5})
     assert (job.parent, job.main) == (None, None)
     assert store.list_deployed() == []
     store.replace_deployed("wans", deployed("wans", "wan-5b"))
-    models = snapshot_of(store.list_deployed(), {"wans": "HEALTHY"}).models
+    models = build_snapshot(store.list_deployed(), {"wans": "HEALTHY"}).models
     assert list(models) == ["wan-5b"]
-    claimed = store.claim(60)
+    claimed = store.claim_job(60)
     assert claimed
     assert claimed.id == "video_old"
     made = Job(id="video_new", owner="ann", model="v2v", params={}, media={}, created_at=time.time())
@@ -134,5 +134,5 @@ def test_a_file_of_an_older_version_gets_the_tables_and_columns_that_it_lacks(tm
         tables = {name for (name,) in now.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert tables >= set(Table.metadata.tables)
     again = Store(f"sqlite:///{path}")
-    assert again.job("video_new").owner == "ann"
+    assert again.get_job("video_new").owner == "ann"
     again.close()

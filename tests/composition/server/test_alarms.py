@@ -1,4 +1,4 @@
-"""What Ray logs when memory runs out, and what a person is told."""
+"""Parsing the raylet's log of memory shortages, and the message for the user."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from composition.server.alarms import MemoryAlarm, Shortage, Victim, parse_shortages
 
-# As Ray 2.60 writes it; ids are shortened, and a list of numbers about the object store.
+# The log of Ray 2.60, with shortened ids and object store statistics.
 HEAD = """\
 [2026-11-30 11:42:12,124 I 27524 27524] (raylet) node_manager.cc:3199: Killing 3 worker(s), kill details: Memory on \
 the node (IP: 127.0.0.1, ID: 36dd7789) was 22.36GB used / 23.54GB limit (0.950053)
@@ -53,22 +53,22 @@ def test_who_was_ended() -> None:
 
 def test_what_is_told() -> None:
     told = str(Shortage(22.36, 23.54, VICTIMS[:2]))
-    ended = "Ray ended wan (2.81 GB), Serve's controller (0.08 GB)"
-    assert told.startswith(f"memory ran out: 22.36 of 23.54 GB were in use, and {ended}. That starts again by itself")
-    assert told.endswith("serve fewer models (--only) or give the machine more memory")
+    ended = "Ray killed wan (2.81 GB), Serve's controller (0.08 GB)"
+    assert told.startswith(f"out of memory: 22.36 of 23.54 GB were in use, and {ended}. They are restarted")
+    assert told.endswith("serve fewer models (--only) or add memory")
 
 
 @pytest.mark.parametrize("cut", range(0, len(HEAD + KILLED + TAIL), 97))
 def test_a_log_that_is_being_written(tmp_path: Path, cut: int) -> None:
     log = f"{HEAD}{KILLED}{TAIL}".encode()
     alarm = MemoryAlarm(tmp_path)
-    assert alarm.list_new() == []
+    assert alarm.read_shortages() == []
     found: list[Shortage] = []
     for end in (cut, len(log)):
         (tmp_path / "raylet.out").write_bytes(log[:end])
-        found += alarm.list_new()
+        found += alarm.read_shortages()
     assert found == [Shortage(22.36, 23.54, VICTIMS)]
-    assert alarm.list_new() == []
+    assert alarm.read_shortages() == []
 
 
 def test_a_replica_that_ends_again_and_again_is_told_once_a_minute(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_a_replica_that_ends_again_and_again_is_told_once_a_minute(tmp_path: Pat
         for _ in range(4):
             file.write(f"{HEAD}{KILLED}{TAIL}")
             file.flush()
-            told.append(len(alarm.list_new()))
+            told.append(len(alarm.read_shortages()))
     assert told == [1, 0, 0, 1]

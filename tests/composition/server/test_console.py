@@ -1,19 +1,19 @@
-"""What a server says, and what the libraries in its process say."""
+"""The console of a server, and the log of the libraries in its process."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from composition.server.console import is_held
+from composition.server.console import is_locked
 
 ROOT = Path(__file__).parents[3]
 TALKS = """
 import logging, os, pathlib, subprocess, sys
-from composition.server.console import console
-with console(pathlib.Path("home")) as said:
-    said.print_line("ready")
-    said.tell(f"logs: {said.logs}")
+from composition.server.console import open_console
+with open_console(pathlib.Path("home")) as said:
+    said.print_status("ready")
+    said.print_message(f"logs: {said.logs}")
     print("a library prints")
     logging.getLogger("ray").warning("a library warns")
     os.write(2, b"a C++ library writes\\n")
@@ -41,7 +41,7 @@ def test_libraries_write_to_a_file_and_the_server_to_the_terminal(tmp_path: Path
 
 
 def test_a_server_that_was_refused_leaves_no_log(tmp_path: Path) -> None:
-    code = "import pathlib; from composition.server.console import console\nwith console(pathlib.Path('home')): pass"
+    code = "import pathlib, composition.server.console as c\nwith c.open_console(pathlib.Path('home')): pass"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert list((tmp_path / "home" / "logs").iterdir()) == []
@@ -66,11 +66,11 @@ def test_the_newest_ten_logs_are_kept_and_those_in_use(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout
         assert other.stdout.readline() == "held\n"
-        assert is_held(oldest)
+        assert is_locked(oldest)
         assert talk(tmp_path).returncode == 0
         other.communicate("\n")
     kept = sorted(path.name for path in logs.iterdir())
     assert kept[0] == "2025-11-10_10-00-00_1"
     assert [name[8:10] for name in kept[1:10]] == [str(day) for day in range(16, 25)]
     assert len(kept) == 1 + 9 + 1 + 1
-    assert not is_held(oldest)
+    assert not is_locked(oldest)

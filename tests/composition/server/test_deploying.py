@@ -1,4 +1,4 @@
-"""What stands in the way of a configuration on a cluster that others use too, and when a server is ready."""
+"""Conflicts on a shared cluster, and waiting until a server is ready."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from ray.serve.schema import (
 )
 
 from composition.server.deploying import (
-    ANSWERS_WITHIN_S,
+    HTTP_TIMEOUT_S,
     POLL_S,
-    build,
-    health_pages,
-    need_room,
+    build_application,
+    check_conflicts,
+    list_health_urls,
     shorten_traceback,
     wait_until_ready,
 )
@@ -49,8 +49,8 @@ def there(**applications: dict[str, Any]) -> dict[str, Any]:
 
 def test_there_is_room_beside_applications_of_others() -> None:
     others = there(theirs={"route_prefix": "/theirs"}, models={"route_prefix": None})
-    need_room(config(front="/", wan=None), others, CLUSTER)
-    need_room(config(front="/", wan=None), there(), CLUSTER)
+    check_conflicts(config(front="/", wan=None), others, CLUSTER)
+    check_conflicts(config(front="/", wan=None), there(), CLUSTER)
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_there_is_room_beside_applications_of_others() -> None:
     [
         (
             config(host="127.0.0.1", port=8001, front="/"),
-            "http_options: 127.0.0.1:8001 is asked for, and the proxies of Serve on 10.0.0.1:6379 listen on "
-            "0.0.0.0:8000; give --host 0.0.0.0 --port 8000, or use a cluster where Serve does not run yet",
+            "http_options: must be 0.0.0.0:8000, where the proxies of Serve on 10.0.0.1:6379 listen, got "
+            "127.0.0.1:8001; give --host 0.0.0.0 --port 8000, or use a cluster that does not run Serve yet",
         ),
         (
             config(theirs="/"),
-            "applications: somebody serves an application 'theirs' on 10.0.0.1:6379; rename yours, or delete that one "
+            "applications: 'theirs' is already deployed on 10.0.0.1:6379; rename yours, or delete that one "
             "first (ray.serve.delete('theirs'))",
         ),
         (
             config(wan=None, front="/theirs"),
-            "applications: front wants the route /theirs, and on 10.0.0.1:6379 the application 'theirs' has it",
+            "applications: the route /theirs of front is already used by the application 'theirs' on 10.0.0.1:6379",
         ),
         (
             config(wan=None, front="/soon"),
-            "applications: front wants the route /soon, and on 10.0.0.1:6379 the application 'building' has it",
+            "applications: the route /soon of front is already used by the application 'building' on 10.0.0.1:6379",
         ),
     ],
 )
 def test_what_is_in_the_way(ours: ServeDeploySchema, words: str) -> None:
     building = {"route_prefix": None, "deployed_app_config": {"route_prefix": "/soon"}}
     with pytest.raises(ConfigError) as caught:
-        need_room(ours, there(theirs={"route_prefix": "/theirs"}, building=building), CLUSTER)
+        check_conflicts(ours, there(theirs={"route_prefix": "/theirs"}, building=building), CLUSTER)
     assert caught.value.message == words
 
 
@@ -97,7 +97,9 @@ def test_an_application_is_built_as_the_file_says() -> None:
         "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"A": "1", "B": "1"}}},
     }
     environment = {"env_vars": {"B": "2", "C": "2"}}
-    built = build(application(deployments=[options], runtime_env=environment), LoggingConfig(log_level="WARNING"))
+    built = build_application(
+        application(deployments=[options], runtime_env=environment), LoggingConfig(log_level="WARNING")
+    )
     assert (built.name, built.route_prefix, built.ingress_deployment_name) == ("tiny", "/tiny", "front")
     assert built.logging_config.log_level == "WARNING"
     (front,) = built.deployments
@@ -109,14 +111,14 @@ def test_an_application_is_built_as_the_file_says() -> None:
 
 
 def test_what_the_file_does_not_say_stays_as_the_application_has_it() -> None:
-    built = build(application(import_path="tests.cluster.tiny:back", route_prefix=None))
+    built = build_application(application(import_path="tests.cluster.tiny:back", route_prefix=None))
     assert built.route_prefix is None
     assert built.deployments[0].ray_actor_options == {"num_cpus": 0.01}
 
 
 def test_an_application_scales_its_deployments() -> None:
     scaling = {"min_replicas": 1, "max_replicas": 4}
-    built = build(application(deployments=[{"name": "front", "autoscaling_config": scaling}]))
+    built = build_application(application(deployments=[{"name": "front", "autoscaling_config": scaling}]))
     assert built.deployments[0]._deployment_config.autoscaling_config.max_replicas == 4
 
 
@@ -126,22 +128,25 @@ def test_an_application_scales_its_deployments() -> None:
         ({"deployments": [{"name": "wan"}]}, "tiny: deployments: there is no wan"),
         ({"import_path": "tests.cluster.tiny:film"}, "tiny: module 'tests.cluster.tiny' has no attribute 'film'"),
         ({"import_path": "nowhere.at.all:film"}, "tiny: No module named 'nowhere'"),
-        ({"autoscaling_policy": {"policy_function": "a:b"}}, "tiny: autoscaling_policy: on a cluster of others"),
+        (
+            {"autoscaling_policy": {"policy_function": "a:b"}},
+            "tiny: autoscaling_policy: not supported on a shared cluster",
+        ),
     ],
 )
 def test_an_application_that_cannot_be_built(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build(application(**fields))
+        build_application(application(**fields))
     assert caught.value.message.startswith(words)
 
 
 def test_the_pages_that_must_answer() -> None:
-    pages = health_pages(config(front="/", wan=None, other="/other"), "http://127.0.0.1:8000")
+    pages = list_health_urls(config(front="/", wan=None, other="/other"), "http://127.0.0.1:8000")
     assert pages == ["http://127.0.0.1:8000/healthz", "http://127.0.0.1:8000/other/healthz"]
 
 
 class Hurried(threading.Event):
-    """A stop for which nobody waits; it is set when `turns` have passed."""
+    """A stop event that does not block, and is set after `turns` waits."""
 
     def __init__(self, turns: int = 10_000) -> None:
         super().__init__()
@@ -153,7 +158,7 @@ class Hurried(threading.Event):
 
 
 def status(**applications: ApplicationStatus) -> ServeStatus:
-    """Each application has one deployment, named as it is."""
+    """A status in which each application has one deployment of the same name."""
     broken = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     told: dict[str, ApplicationStatusOverview] = {}
     for name, state in applications.items():
@@ -168,14 +173,14 @@ RUNNING, DEPLOYING = ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING
 
 
 class Pages(BaseHTTPRequestHandler):
-    """Answers 503, and 200 from the third request on."""
+    """A server that answers 503 twice, then 200."""
 
     def do_GET(self) -> None:
         asked.append(self.path)
         self.send_response(503 if len(asked) < 3 else 200)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
@@ -197,7 +202,7 @@ def url() -> Iterator[str]:
 def wait(
     statuses: Sequence[ServeStatus | RayError], url: str, stop: threading.Event | None = None
 ) -> tuple[str | None, int]:
-    """Wait for a front and a model; return what failed and how many statuses were shown. The last one stays."""
+    """Wait for a front door and a model, and return the failure and the number of statuses. The last status repeats."""
     shown: list[ServeStatus] = []
     left = list(statuses)
 
@@ -269,4 +274,4 @@ def test_a_server_that_never_answers() -> None:
         url = f"http://127.0.0.1:{closed.server_port}"
     failure, shown = wait([status(front=RUNNING, wan=RUNNING)], url)
     assert failure == f"{url} does not answer: [Errno 111] Connection refused"
-    assert shown == ANSWERS_WITHIN_S / POLL_S
+    assert shown == HTTP_TIMEOUT_S / POLL_S

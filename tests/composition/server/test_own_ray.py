@@ -1,4 +1,4 @@
-"""What is decided before a Ray starts, and where it may put its files."""
+"""Choosing a cluster, checking its address and token, and the folder for Ray's files."""
 
 import stat
 import tempfile
@@ -9,14 +9,14 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from composition.server.own_ray import (
-    SOCKET_BYTES,
-    has_room,
-    home_of,
-    joined_ray,
-    keep_logs_of_killed,
-    need_tokens,
-    private_folder,
-    wanted_address,
+    MAX_SOCKET_PATH,
+    choose_cluster,
+    create_private_folder,
+    find_home,
+    has_socket_room,
+    join_ray,
+    require_token_auth,
+    rescue_logs,
 )
 from services.errors import ConfigError
 
@@ -39,31 +39,33 @@ def test_which_cluster(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    assert wanted_address(option) == address
+    assert choose_cluster(option) == address
 
 
 def test_it_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     for mode in ("token", "Token"):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-        need_tokens()
+        require_token_auth()
     monkeypatch.delenv("RAY_AUTH_MODE")
-    need_tokens()
+    require_token_auth()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(ConfigError, match=r"^RAY_AUTH_MODE=disabled: without a token, whoever reaches a port of Ray"):
-        need_tokens()
+    with pytest.raises(
+        ConfigError, match=r"^RAY_AUTH_MODE: must be token or unset, got disabled; without a token, anyone"
+    ):
+        require_token_auth()
 
 
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("ray://a:10001", "Ray Client cannot serve; name HOST:PORT of the cluster's head"),
-        ("nonsense", "that is no HOST:PORT"),
-        ("here:there", "that is no HOST:PORT"),
+        ("ray://a:10001", "must be HOST:PORT of the cluster's head; a Ray Client cannot serve"),
+        ("nonsense", "must be HOST:PORT"),
+        ("here:there", "must be HOST:PORT"),
         ("127.0.0.1:1", "[Errno 111] Connection refused"),
     ],
 )
 def test_a_cluster_that_is_not_there(address: str, words: str) -> None:
-    with pytest.raises(ConfigError) as caught, joined_ray(address):
+    with pytest.raises(ConfigError) as caught, join_ray(address):
         pass
     assert caught.value.message == f"address: {address}: {words}"
 
@@ -76,30 +78,32 @@ def test_the_home_of_several_applications(homes: list[str | None], monkeypatch: 
         for index, home in enumerate(homes)
     ]
     config = ServeDeploySchema.model_validate({"applications": applications})
-    assert home_of(config) == Path("/b" if "/b" in homes else "/a")
+    assert find_home(config) == Path("/b" if "/b" in homes else "/a")
 
 
 def test_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REELGRAPH_HOME", raising=False)
-    assert home_of(ServeDeploySchema.model_validate({"applications": []})) == Path("~/.reelgraph")
+    assert find_home(ServeDeploySchema.model_validate({"applications": []})) == Path("~/.reelgraph")
 
 
 def test_the_longest_folder_in_which_ray_s_sockets_fit() -> None:
-    longest = next(length for length in range(SOCKET_BYTES, 0, -1) if has_room(Path("/" + "a" * (length - 1))))
+    longest = next(
+        length for length in range(MAX_SOCKET_PATH, 0, -1) if has_socket_room(Path("/" + "a" * (length - 1)))
+    )
     assert longest == 32
-    assert has_room(Path("/home/somebody/.reelgraph/ray"))
-    assert not has_room(Path("/" + "é" * 20)), "bytes count"
+    assert has_socket_room(Path("/home/somebody/.reelgraph/ray"))
+    assert not has_socket_room(Path("/" + "é" * 20)), "bytes count"
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home whose path is short: pytest's own folders are too deep for Ray's sockets."""
+    """A home with a short path: pytest's folders are too deep for Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
         yield Path(folder)
 
 
 def test_a_folder_in_the_home_is_private_and_goes(home: Path) -> None:
-    with private_folder(home) as folder:
+    with create_private_folder(home) as folder:
         assert folder.parent == home / "ray"
         assert [stat.S_IMODE(path.stat().st_mode) for path in (folder.parent, folder)] == [0o700, 0o700]
         (folder / "t" / "session").mkdir(parents=True)
@@ -109,10 +113,10 @@ def test_a_folder_in_the_home_is_private_and_goes(home: Path) -> None:
 def test_a_home_that_is_too_deep(tmp_path: Path) -> None:
     home = tmp_path / ("a" * 40)
     home.mkdir()
-    with private_folder(home) as folder:
+    with create_private_folder(home) as folder:
         assert (folder.parent, folder.name[:5]) == (Path("/tmp"), "reel-")
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert has_room(Path("/tmp"))
+        assert has_socket_room(Path("/tmp"))
     assert not folder.exists()
     assert list(home.iterdir()) == []
 
@@ -121,8 +125,8 @@ def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(
     left, foreign = home / "ray" / "left", home / "ray" / "foreign"
     left.mkdir(parents=True)
     (left / "lock").touch()
-    foreign.mkdir()  # no server's: it has no lock
-    with private_folder(home) as first, private_folder(home) as second:
+    foreign.mkdir()  # without a lock, so not created by a server
+    with create_private_folder(home) as first, create_private_folder(home) as second:
         assert first != second
         assert {path.name for path in (home / "ray").iterdir()} == {first.name, second.name, "foreign"}
 
@@ -136,9 +140,9 @@ def test_the_logs_of_a_killed_server_are_kept(home: Path) -> None:
     (left / "empty").touch()
     left.chmod(0o777)
     (logs / "ray").symlink_to(left)
-    keep_logs_of_killed(home)
+    rescue_logs(home)
     assert [path.name for path in (logs / "ray").iterdir()] == ["raylet.out"]
     assert (logs / "ray" / "raylet.out").read_text() == "it was so"
     assert stat.S_IMODE((logs / "ray").lstat().st_mode) == 0o700
-    keep_logs_of_killed(home)
+    rescue_logs(home)
     assert (logs / "ray" / "raylet.out").exists()

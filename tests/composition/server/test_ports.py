@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from composition.server.ports import held_port, unanswered, url_of
+from composition.server.ports import check_url, format_url, reserve_port
 from services.errors import ConfigError
 
 HERE = "127.0.0.1"
@@ -26,7 +26,7 @@ HERE = "127.0.0.1"
     ],
 )
 def test_the_url_by_which_it_is_reached_from_here(host: str, secure: bool, url: str) -> None:
-    assert url_of(host, 8000, secure=secure) == url
+    assert format_url(host, 8000, secure=secure) == url
 
 
 def free() -> int:
@@ -36,7 +36,7 @@ def free() -> int:
 
 
 def proxy(port: int, host: str = HERE, *, shares: bool = True) -> socket.socket:
-    """Listen as a proxy of Serve does."""
+    """Listen like a proxy of Serve."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shares:
@@ -50,21 +50,21 @@ def proxy(port: int, host: str = HERE, *, shares: bool = True) -> socket.socket:
 @pytest.mark.parametrize(("theirs", "ours"), [(HERE, HERE), ("0.0.0.0", HERE), (HERE, "0.0.0.0"), (HERE, "::")])
 def test_a_port_on_which_anybody_listens_is_refused(theirs: str, ours: str, shares: bool) -> None:
     port = free()
-    taken = re.escape(f"port: {ours}:{port} cannot be had (Address already in use); name another with --port")
-    with proxy(port, theirs, shares=shares), pytest.raises(ConfigError, match=taken), held_port(ours, port):
+    taken = re.escape(f"port: {ours}:{port} is not available (Address already in use); choose another with --port")
+    with proxy(port, theirs, shares=shares), pytest.raises(ConfigError, match=taken), reserve_port(ours, port):
         pass
 
 
 def test_a_port_is_kept_for_proxies_and_for_nobody_else() -> None:
     port = free()
-    with held_port(HERE, port):
-        with pytest.raises(ConfigError, match="cannot be had"), held_port(HERE, port):
+    with reserve_port(HERE, port):
+        with pytest.raises(ConfigError, match="is not available"), reserve_port(HERE, port):
             pass
         with pytest.raises(OSError, match="in use"):
             proxy(port, shares=False)
         with proxy(port), socket.create_connection((HERE, port)):
             pass
-    with held_port(HERE, port):
+    with reserve_port(HERE, port):
         pass
 
 
@@ -73,13 +73,13 @@ def test_a_port_whose_connections_just_closed_can_be_had(shares: bool) -> None:
     port = free()
     with proxy(port, shares=shares) as listening, socket.create_connection((HERE, port)):
         accepted, _ = listening.accept()
-        accepted.close()  # first, so that it is the server's side that waits out
-    with held_port(HERE, port), proxy(port):
+        accepted.close()  # first, so that the server's side stays in TIME_WAIT
+    with reserve_port(HERE, port), proxy(port):
         pass
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:80 cannot be had"), held_port("192.0.2.1", 80):
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:80 is not available"), reserve_port("192.0.2.1", 80):
         pass
 
 
@@ -90,7 +90,7 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"" if is_well else b"the queue is gone")
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
@@ -106,7 +106,7 @@ def pages() -> Iterator[str]:
 
 
 def test_whether_a_server_answers(pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # not asked
-    assert unanswered(f"{pages}/healthz") is None
-    assert unanswered(f"{pages}/readyz") == "status 503: the queue is gone"
-    assert "refused" in (unanswered(f"http://{HERE}:{free()}/healthz") or "")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # no request is sent
+    assert check_url(f"{pages}/healthz") is None
+    assert check_url(f"{pages}/readyz") == "status 503: the queue is gone"
+    assert "refused" in (check_url(f"http://{HERE}:{free()}/healthz") or "")

@@ -1,4 +1,4 @@
-"""`reel models pull`, in this process where nobody is asked, and as a program where somebody is."""
+"""`reel models pull`: called in this process without questions, and as a program at a terminal."""
 
 import os
 import pty
@@ -13,7 +13,16 @@ import pytest
 import yaml
 
 from composition.configuration.settings import ModelEntry
-from composition.server.pull import DONE, FAILED, INTERRUPTED, REFUSED, Acceptance, Named, find_weights, pull
+from composition.server.pull import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    Acceptance,
+    NamedWeights,
+    find_weights,
+    pull_weights,
+)
 from services.weights.weights import Weights
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
@@ -40,7 +49,7 @@ def entries(**models: dict[str, Any]) -> dict[str, ModelEntry]:
 
 
 def program(tmp_path: Path, models: dict[str, Any], *words: str) -> list[str]:
-    """The command, with a file of an application for each model."""
+    """The command, with a configuration that has an application for each model."""
     path, home = "composition.app:models", str(tmp_path / "home")
     blocks = [
         {"name": name, "route_prefix": None, "import_path": path, "args": {"home": home, "models": {name: model}}}
@@ -51,7 +60,7 @@ def program(tmp_path: Path, models: dict[str, Any], *words: str) -> list[str]:
 
 
 def fetched(home: Path) -> dict[str, bytes]:
-    """The repositories that are there, by their only file."""
+    """Paths of the fetched repositories, found by their only file."""
     found = (home / "models").glob("models--*/snapshots/*/model.safetensors")
     return {path.parts[-4].removeprefix("models--").replace("--", "/"): path.read_bytes() for path in found}
 
@@ -62,12 +71,12 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         wan={"kind": "wan", "weights": {"path": "/w/wan"}},
         svd={"kind": "svd", "weights": {"path": "/w/svd", "licence": "Apache-2.0"}},
     )
-    assert pull(models, tmp_path, Acceptance()) == DONE
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
     assert list(fetched(tmp_path)) == [INTERNVL]
     out, told = capsys.readouterr()
     assert out.splitlines() == [
         f"internvl.weights: {INTERNVL} at {COMMIT} on huggingface",
-        "  27.0 kB, of which 27.0 kB are to be fetched",
+        "  27.0 kB, 27.0 kB to fetch",
         f"  licence: Apache-2.0 (commercial use: free; keep the notices; https://huggingface.co/{INTERNVL})",
         "wan.weights: path:wan",
         "  nothing to fetch",
@@ -75,56 +84,56 @@ def test_everything_free_is_fetched(hub, tmp_path, capsys):
         "svd.weights: path:svd",
         "  nothing to fetch",
         "  licence: Apache-2.0 (as the configuration says)",
-        "all there",
+        "all weights are complete",
     ]
     assert told == f"{INTERNVL}: 27.0 kB of 27.0 kB\n"
-    assert pull(models, tmp_path, Acceptance()) == DONE
-    assert "of which 0 bytes are to be fetched" in capsys.readouterr().out
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
+    assert "0 bytes to fetch" in capsys.readouterr().out
     assert hub.served.total() == 1
 
 
 @pytest.mark.parametrize("acceptance", [KNOWN, Acceptance(sources=(SVD,))])
 def test_conditions_must_be_accepted(hub, tmp_path, capsys, acceptance):
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, Acceptance()) == REFUSED
+    assert pull_weights(models, tmp_path, Acceptance()) == REFUSED
     out, told = capsys.readouterr()
     assert "licence: Stability AI Community (commercial use: restricted;" in out
     how = f"read its terms, and give --accept-licence {SVD} or --accept-licences"
-    assert told == f"{SVD} is not accepted (Stability AI Community): {how}\n"
+    assert told == f"the licence of {SVD} (Stability AI Community) must be accepted: {how}\n"
     assert hub.served.total() == 0
-    assert pull(models, tmp_path, acceptance) == DONE
+    assert pull_weights(models, tmp_path, acceptance) == DONE
     assert fetched(tmp_path).keys() == {INTERNVL, SVD}
-    assert pull(models, tmp_path, Acceptance()) == DONE  # what is here already is not asked about
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE  # nothing to fetch, so no question
 
 
 def test_unknown_terms_must_be_accepted_by_name(hub, tmp_path, capsys):
     models = entries(svd=remote(hub, SVD, "svd"), wan=remote(hub, OTHER, "wan"), again=remote(hub, OTHER, "wan"))
-    assert pull(models, tmp_path, KNOWN) == REFUSED
+    assert pull_weights(models, tmp_path, KNOWN) == REFUSED
     how = f"read its terms, and give --accept-licence {OTHER}"
-    assert capsys.readouterr().err == f"{OTHER} is not accepted (its licence is not known to this project): {how}\n"
+    assert capsys.readouterr().err == f"the licence of {OTHER} (unknown) must be accepted: {how}\n"
     assert hub.served.total() == 0
-    assert pull(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
+    assert pull_weights(models, tmp_path, Acceptance(sources=(OTHER,))) == REFUSED
     assert SVD in capsys.readouterr().err
-    assert pull(models, tmp_path, Acceptance(conditions=True, sources=(OTHER,))) == DONE
+    assert pull_weights(models, tmp_path, Acceptance(conditions=True, sources=(OTHER,))) == DONE
     assert fetched(tmp_path).keys() == {SVD, OTHER}
-    assert pull(models, tmp_path, Acceptance()) == DONE
+    assert pull_weights(models, tmp_path, Acceptance()) == DONE
 
 
 def test_a_licence_that_the_configuration_names_is_accepted(hub, tmp_path):
-    assert pull(entries(wan=remote(hub, OTHER, "wan", licence="MIT")), tmp_path, Acceptance()) == DONE
+    assert pull_weights(entries(wan=remote(hub, OTHER, "wan", licence="MIT")), tmp_path, Acceptance()) == DONE
     assert fetched(tmp_path).keys() == {OTHER}
 
 
 def test_what_is_accepted_must_be_named(hub, tmp_path, capsys):
     models = entries(wan=remote(hub, OTHER, "wan"))
-    assert pull(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
-    assert capsys.readouterr().err == "--accept-licence: this configuration names no somebody/else\n"
+    assert pull_weights(models, tmp_path, Acceptance(sources=("somebody/else",))) == FAILED
+    assert capsys.readouterr().err == "--accept-licence: the configuration does not name somebody/else\n"
 
 
 def test_a_shut_gate_is_known_before_anything_is_fetched(hub, tmp_path, capsys):
     hub.repositories[SVD].gate = "GatedRepo"
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "svd.weights: weights.repository: stabilityai/" in capsys.readouterr().err
     assert hub.served.total() == 0
 
@@ -135,7 +144,7 @@ def test_the_room_is_for_all_together(hub, tmp_path, capsys):
     for name in (INTERNVL, SVD):
         hub.repositories[name].claimed = {"model.safetensors": most}
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "are to be fetched, and" in capsys.readouterr().err
     assert hub.served.total() == 0
 
@@ -143,7 +152,7 @@ def test_the_room_is_for_all_together(hub, tmp_path, capsys):
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     hub.repositories[INTERNVL].claimed = {"model.safetensors": 5}
     models = entries(internvl=remote(hub, INTERNVL, "internvl"), svd=remote(hub, SVD, "svd"))
-    assert pull(models, tmp_path, KNOWN) == FAILED
+    assert pull_weights(models, tmp_path, KNOWN) == FAILED
     assert "internvl.weights: weights.repository: OpenGVLab" in capsys.readouterr().err
     assert SVD in fetched(tmp_path)
 
@@ -156,11 +165,11 @@ def test_weights_are_found_however_deep():
     faces = {"recogniser": {"path": "/w/recogniser"}, "detector": {"kind": "insightface", "pack": "/packs/antelopev2"}}
     found = find_weights(entries(painter={"kind": "flux", **flux}, instantid={"kind": "instantid", **faces}))
     assert found == [
-        Named("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
-        Named("painter.identity.weights", "path:InfiniteYou"),
-        Named("painter.lora_repositories.0", "a/b", style, "MIT"),
-        Named("instantid.recogniser", "path:recogniser"),
-        Named("instantid.detector.pack", "path:antelopev2"),
+        NamedWeights("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
+        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
+        NamedWeights("painter.lora_repositories.0", "a/b", style, "MIT"),
+        NamedWeights("instantid.recogniser", "path:recogniser"),
+        NamedWeights("instantid.detector.pack", "path:antelopev2"),
     ]
     assert [one.licence.commercial for one in found] == ["unknown", "forbidden", "stated", "unknown", "forbidden"]
 
@@ -208,10 +217,10 @@ def test_a_question_at_a_terminal_for_each_repository(hub, tmp_path, answers, st
         os.write(ours, f"{answer}\n".encode())
     out, _ = process.communicate(timeout=WAIT_S)
     os.close(ours)
-    assert f"{SVD} is not free of conditions. Have you read its terms" in asked[0]
-    assert all(f"The licence of {OTHER} is not known to this project. Have" in question for question in asked[1:])
+    assert f"The licence of {SVD} has conditions. Have you read its terms" in asked[0]
+    assert all(f"The licence of {OTHER} is unknown. Have" in question for question in asked[1:])
     assert process.returncode == status
-    assert out.endswith("all there\n") == (status == DONE)
+    assert out.endswith("all weights are complete\n") == (status == DONE)
     assert fetched(tmp_path / "home").keys() == ({SVD, OTHER} if status == DONE else set())
 
 
@@ -228,4 +237,4 @@ def test_an_interrupt_does_not_wait_for_the_hub(hub, tmp_path, how):
     process.send_signal(how)
     _, told = process.communicate(timeout=WAIT_S)
     assert (process.returncode, "Traceback" in told) == (INTERRUPTED, False)
-    assert told.splitlines()[-1] == "stopped; run it again to go on"
+    assert told.splitlines()[-1] == "interrupted; run the command again to resume"

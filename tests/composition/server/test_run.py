@@ -1,4 +1,4 @@
-"""What a server makes of the signals that a person sends it."""
+"""The signals that stop a server or make it reload its configuration."""
 
 import os
 import signal
@@ -17,19 +17,19 @@ terminal, nohup = sys.argv[1:]
 if terminal != "none":
     fcntl.ioctl(int(terminal), termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup == "nohup" else signal.SIG_DFL)
-from composition.server.run import Wishes
-wishes = Wishes()
-wishes.listen()
+from composition.server.run import Signals
+signals = Signals()
+signals.listen()
 print("listening", flush=True)
-while not (wishes.stop.is_set() or wishes.reload.is_set()):
+while not (signals.stop.is_set() or signals.reload.is_set()):
     time.sleep(0.01)
-print("stop" if wishes.stop.is_set() else "reload", flush=True)
+print("stop" if signals.stop.is_set() else "reload", flush=True)
 """
-"""A process that says what it has heard. It has the terminal of a descriptor for its own."""
+"""A process that prints which signal it handled. Its controlling terminal is the given descriptor."""
 
 
 class Listener:
-    """Such a process, at a terminal of its own or at none."""
+    """A process that runs HEARS, with or without a controlling terminal."""
 
     def __init__(self, *, terminal: bool, nohup: bool = False) -> None:
         self._ends = os.openpty() if terminal else ()

@@ -1,4 +1,4 @@
-"""What is shown while a server starts."""
+"""Start-up progress."""
 
 import io
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from composition.server.startup import Bar, Lines, Part, describe, list_parts, startup
+from composition.server.startup import Bar, Lines, Part, list_parts, open_screen, summarize
 from services.loading import Loading
 
 
@@ -28,9 +28,9 @@ def test_deployments_and_models_that_a_process_loads() -> None:
     ("status", "state", "part"),
     [
         ("UPDATING", "loading", Part("wan", "loading", "x")),
-        ("UPDATING", "ready", Part("wan", "loading", "x")),  # its first health check is to come
+        ("UPDATING", "ready", Part("wan", "loading", "x")),  # before its first health check
         ("UPDATING", "failed", Part("wan", "failed", "x")),
-        ("HEALTHY", "loading", Part("wan", "ready")),  # another replica of it
+        ("HEALTHY", "loading", Part("wan", "ready")),  # one more replica
         ("DEPLOY_FAILED", "loading", Part("wan", "failed")),
     ],
 )
@@ -53,17 +53,17 @@ def waiting(*names: str) -> list[Part]:
     ],
 )
 def test_what_is_still_waited_for(parts: Sequence[Part], words: str) -> None:
-    assert describe(parts) == words
+    assert summarize(parts) == words
 
 
 def test_a_line_for_each_part_and_no_more_where_no_terminal_is() -> None:
     stream = io.StringIO()
-    with startup(stream) as screen:
-        screen.show([Part("flux", "loading"), Part("wan", "loading")])
-        screen.show([Part("flux", "loading"), Part("wan", "ready")])
-        screen.note("a word")
-        screen.show([Part("flux", "failed", "no file"), Part("wan", "ready")])
-        screen.show([Part("flux", "failed", "no file"), Part("wan", "loading")])
+    with open_screen(stream) as screen:
+        screen.show_parts([Part("flux", "loading"), Part("wan", "loading")])
+        screen.show_parts([Part("flux", "loading"), Part("wan", "ready")])
+        screen.print_message("a word")
+        screen.show_parts([Part("flux", "failed", "no file"), Part("wan", "ready")])
+        screen.show_parts([Part("flux", "failed", "no file"), Part("wan", "loading")])
     assert stream.getvalue().splitlines() == ["wan: loaded", "a word", "flux: could not be loaded (no file)"]
     assert isinstance(screen, Lines)
 
@@ -72,8 +72,8 @@ def test_a_bar_at_a_terminal() -> None:
     stream = io.StringIO()
     bars = Progress(console=Console(file=stream, force_terminal=True, width=80), auto_refresh=False)
     bar = Bar(bars)
-    bar.show([Part("flux", "loading"), Part("wan", "ready")])
+    bar.show_parts([Part("flux", "loading"), Part("wan", "ready")])
     (task,) = bars.tasks
     assert (task.description, task.completed, task.total) == ("loading flux", 1, 2)
-    bar.note("[bold]a word")
+    bar.print_message("[bold]a word")
     assert "[bold]a word" in stream.getvalue(), "it is no markup"

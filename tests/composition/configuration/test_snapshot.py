@@ -1,4 +1,4 @@
-"""Which model takes which role in a request, by what is served, what is configured and what is chosen."""
+"""Assigning models to roles, by what is deployed, configured and requested; defaults and limits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from composition.configuration.served import GRAPH, Snapshot, describe_graph, describe_model
 from composition.configuration.settings import GraphEntry, ModelEntry
+from composition.configuration.snapshot import GRAPH, Snapshot, describe_graph, describe_model
 from composition.graphs.graph import Need
 from services.errors import ConfigError, InvalidParameter, NotFound, ReelError
 from services.flux.request import FluxRequest
@@ -17,7 +17,7 @@ from services.wan.request import WanRequest
 from tests.composition.deployed import Cluster, Hosted
 
 PAINTERS = ("flux", "instantid", "hunyuan-dit", "svd", "realesrgan")
-"""The kinds that the full pipeline makes use of."""
+"""The kinds of models that the full pipeline uses."""
 WANS = {"wan-a14b": Hosted("wan"), "wan-5b": Hosted("wan")}
 
 
@@ -27,13 +27,13 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def assigned(cluster: Cluster, name: str, **chosen: str) -> dict[Role, str]:
-    """Role → id of the model; roles are chosen with `_` for `-`."""
+    """Return role → id of the model; keywords are roles with `_` for `-`."""
     by_role = {role.replace("_", "-"): model for role, model in chosen.items()}
-    return read(cluster).assign(name, cast("Mapping[Role, str]", by_role)).ids
+    return read(cluster).assign_models(name, cast("Mapping[Role, str]", by_role)).ids
 
 
 def read(cluster: Cluster) -> Snapshot:
-    return cluster.served.read()
+    return cluster.served.read_snapshot()
 
 
 def refused(cluster: Cluster, name: str, **chosen: str) -> tuple[str | None, str]:
@@ -42,7 +42,7 @@ def refused(cluster: Cluster, name: str, **chosen: str) -> tuple[str | None, str
     return caught.value.param, caught.value.message
 
 
-# Who takes a role.
+# Roles.
 
 
 def test_the_first_that_is_served_takes_a_role_and_another_one_where_it_is_chosen(cluster: Cluster) -> None:
@@ -83,7 +83,7 @@ def test_what_is_wanted_and_not_needed_is_taken_where_it_is_there(cluster: Clust
 
 
 def test_a_model_that_is_asked_otherwise_does_not_fit(cluster: Cluster) -> None:
-    """Wan and Stable Video Diffusion both make videos of pictures, and neither is asked as the other."""
+    """Wan and Stable Video Diffusion both animate pictures, but their requests differ."""
     cluster.host_models({"wan": Hosted("wan"), "svd": Hosted("svd"), "flux": Hosted("flux")})
     cluster.host_graphs("full-pipeline", "v2v")
     assert assigned(cluster, "full-pipeline")["image-to-video"] == "svd"
@@ -91,44 +91,49 @@ def test_a_model_that_is_asked_otherwise_does_not_fit(cluster: Cluster) -> None:
     assert (param, message) == ("models.image-to-video", "models.image-to-video: must be one of svd, got 'wan'")
     snapshot = read(cluster)
     for request, ids in ((SvdRequest, ["svd"]), (WanRequest, ["wan"]), (FluxRequest, [])):
-        assert [each.id for each in snapshot.candidates(Need("image-to-video", request))] == ids
+        assert [each.id for each in snapshot.list_candidates(Need("image-to-video", request))] == ids
 
 
 def test_what_cannot_be_chosen(cluster: Cluster) -> None:
     cluster.host_models({"eyes": Hosted("internvl"), **WANS, "flux": Hosted("flux")})
     cluster.host_graphs("v2v", "full-pipeline", "single")
-    there = "v2v, full-pipeline, wan-a14b, wan-5b, flux"
+    known = "v2v, full-pipeline, wan-a14b, wan-5b, flux"
     assert refused(cluster, "v2v", image_to_video="wan") == (
         "models.image-to-video",
         "models.image-to-video: must be one of wan-a14b, wan-5b, got 'wan'",
     )
     assert refused(cluster, "full-pipeline", upscale="wan-5b") == (
         "models.upscale",
-        "models.upscale: must be one of none, got 'wan-5b'",
+        "models.upscale: must be omitted, because no model for upscale is served here, got 'wan-5b'",
     )
     assert refused(cluster, "v2v", upscale="x") == ("models", "models: v2v has no role upscale")
     assert refused(cluster, "wan-5b", image_to_video="wan-a14b") == (
         "models.image-to-video",
-        "models.image-to-video: must be wan-5b, whose job this is, got 'wan-a14b'",
+        "models.image-to-video: must be wan-5b, the model of the job, got 'wan-a14b'",
     )
-    assert refused(cluster, "wan-5b", upscale="x") == ("models", "models: a job of wan-5b alone has no role upscale")
+    assert refused(cluster, "wan-5b", upscale="x") == ("models", "models: a job of model wan-5b has no role upscale")
     for name in ("sora", "single", "eyes"):
-        assert refused(cluster, name) == ("model", f"model: there is no '{name}'; there are {there}")
+        assert refused(cluster, name) == ("model", f"model: must be one of {known}, got '{name}'")
 
 
 def test_where_nothing_is_served_nothing_is_listed(cluster: Cluster) -> None:
-    assert read(cluster).names() == []
-    assert refused(cluster, "v2v") == ("model", "model: there is no 'v2v'; there are none yet")
+    assert read(cluster).list_names() == []
+    assert refused(cluster, "v2v") == (
+        "model",
+        "model: must be a deployed graph or model (there are none yet), got 'v2v'",
+    )
 
 
-# A model alone.
+# Single-model jobs.
 
 
 def test_a_model_alone_is_run_by_the_graph_of_its_kind(cluster: Cluster) -> None:
     cluster.host_models(WANS)
-    assert refused(cluster, "wan-5b")[1] == "model: there is no 'wan-5b'; there are none yet"
+    assert (
+        refused(cluster, "wan-5b")[1] == "model: must be a deployed graph or model (there are none yet), got 'wan-5b'"
+    )
     cluster.host_graphs("single", application="alone")
-    assignment = read(cluster).assign("wan-5b", {})
+    assignment = read(cluster).assign_models("wan-5b", {})
     assert (assignment.name, assignment.application, assignment.ids) == (
         "wan-5b",
         "alone",
@@ -139,22 +144,24 @@ def test_a_model_alone_is_run_by_the_graph_of_its_kind(cluster: Cluster) -> None
 
 def test_older_clients_ask_for_the_first_wan_by_another_name(cluster: Cluster) -> None:
     cluster.host_models({"svd": Hosted("svd"), **WANS}).host_graphs("single")
-    assignment = read(cluster).assign("wan-i2v", {})
+    assignment = read(cluster).assign_models("wan-i2v", {})
     assert (assignment.name, assignment.ids) == ("wan-i2v", {"image-to-video": "wan-a14b"})
     assert assigned(cluster, "wan-i2v", image_to_video="wan-5b") == {"image-to-video": "wan-5b"}
-    assert "wan-i2v" not in read(cluster).names()
+    assert "wan-i2v" not in read(cluster).list_names()
     cluster.host_models({"wan-i2v": Hosted("svd"), **WANS})
-    assert read(cluster).assign("wan-i2v", {}).models["image-to-video"].model.kind == "svd", "an id stands before it"
+    assert read(cluster).assign_models("wan-i2v", {}).models["image-to-video"].model.kind == "svd", (
+        "an id stands before it"
+    )
 
 
-# What is served.
+# Deployed models and graphs.
 
 
 def test_an_application_that_serve_does_not_have_serves_nothing(cluster: Cluster) -> None:
     cluster.host_models({"eyes": Hosted("internvl")}, "eyes").host_models(WANS, "wans").host_graphs("v2v")
-    assert read(cluster).names() == ["v2v"]
+    assert read(cluster).list_names() == ["v2v"]
     del cluster.states["wans"]
-    assert read(cluster).names() == []
+    assert read(cluster).list_names() == []
     assert refused(cluster, "v2v") == (
         "model",
         "model: v2v needs a model for image-to-video, which is not served here",
@@ -162,7 +169,7 @@ def test_an_application_that_serve_does_not_have_serves_nothing(cluster: Cluster
     cluster.states["wans"] = "UPDATING"
     assert read(cluster).models["wan-5b"].state == "UPDATING"
     del cluster.states["graphs"]
-    assert refused(cluster, "v2v")[1] == "model: there is no 'v2v'; there are none yet"
+    assert refused(cluster, "v2v")[1] == "model: must be a deployed graph or model (there are none yet), got 'v2v'"
 
 
 def test_of_one_name_the_first_counts(cluster: Cluster) -> None:
@@ -182,7 +189,7 @@ def test_what_this_version_does_not_know_is_passed_over(cluster: Cluster) -> Non
 def test_a_graph_whose_configured_model_is_not_served_is_not_listed(cluster: Cluster, configured: str) -> None:
     cluster.host_models({"eyes": Hosted("internvl"), "wan-5b": Hosted("wan"), "flux": Hosted("flux")})
     cluster.host_graphs("full-pipeline", v2v={"roles": {"image-to-video": configured}})
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
     assert refused(cluster, "v2v") == ("model", f"model: v2v needs {configured}, which is not served here")
     assert assigned(cluster, "v2v", image_to_video="wan-5b")["image-to-video"] == "wan-5b"
 
@@ -191,20 +198,20 @@ def test_a_configured_model_that_a_graph_can_do_without(cluster: Cluster) -> Non
     cluster.host_models({"flux": Hosted("flux"), "svd": Hosted("svd")})
     cluster.host_graphs(full_pipeline={"roles": {"image-to-video": "svd-xt"}})
     assert assigned(cluster, "full-pipeline") == {"text-to-image": "flux"}, "no other one takes its place unasked"
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
 
 
 def test_a_graph_that_makes_jobs_is_served_beside_what_runs_them(cluster: Cluster) -> None:
     cluster.host_models({kind: Hosted(kind) for kind in ("flux", "svd", "text-to-video")})
     cluster.host_graphs("storyboard")
     assert refused(cluster, "storyboard")[1] == (
-        "model: storyboard makes jobs of full-pipeline, which is not served here"
+        "model: storyboard needs the graph full-pipeline, which is not served here"
     )
     cluster.host_graphs("full-pipeline", "storyboard")
-    assert read(cluster).names() == ["full-pipeline", "storyboard"]
+    assert read(cluster).list_names() == ["full-pipeline", "storyboard"]
     assert assigned(cluster, "storyboard") == {"text-to-image": "flux", "image-to-video": "svd"}
     cluster.host_graphs("full-pipeline", storyboard={"scenes_by": "text-to-video"})
-    assert read(cluster).names() == ["full-pipeline"]
+    assert read(cluster).list_names() == ["full-pipeline"]
     cluster.host_graphs("single", storyboard={"scenes_by": "text-to-video"})
     assert assigned(cluster, "storyboard") == {"text-to-video": "text-to-video"}
 
@@ -213,11 +220,11 @@ def test_a_graph_that_makes_jobs_is_served_beside_what_runs_them(cluster: Cluste
 
 
 def completed(cluster: Cluster, name: str, chosen: Mapping[Role, str] | None = None, **given: Any) -> dict[str, Any]:
-    return read(cluster).assign(name, chosen or {}).complete(given)
+    return read(cluster).assign_models(name, chosen or {}).complete_fields(given)
 
 
 def pipeline(cluster: Cluster, *kinds: str, **defaults: Any) -> None:
-    """Serve the full pipeline by models of these kinds, with defaults of its own."""
+    """Deploy the full pipeline with models of these kinds and with its own defaults."""
     behind: dict[str, dict[str, Any]] = {
         "flux": {"size": "64x64", "steps": 3, "guidance_scale": 0.0, "n": 2},
         "hunyuan-dit": {"strength": 0.25},
@@ -297,11 +304,11 @@ def test_defaults_and_limits_are_those_of_the_chosen_model(cluster: Cluster) -> 
             "wan-5b": Hosted("wan", limits={"num_frames": 17}, defaults={"num_frames": 17, "steps": 4}),
         }
     ).host_graphs("v2v", "single")
-    first, second = (read(cluster).assign("v2v", {"image-to-video": name}) for name in ("wan-a14b", "wan-5b"))
-    assert (first.limits, first.complete({})) == ({"num_frames": 121, "steps": 50}, {"num_frames": 81})
-    assert (second.limits, second.complete({})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 4})
-    alone = read(cluster).assign("wan-5b", {})
-    assert (alone.limits, alone.complete({"steps": 5})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 5})
+    first, second = (read(cluster).assign_models("v2v", {"image-to-video": name}) for name in ("wan-a14b", "wan-5b"))
+    assert (first.limits, first.complete_fields({})) == ({"num_frames": 121, "steps": 50}, {"num_frames": 81})
+    assert (second.limits, second.complete_fields({})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 4})
+    alone = read(cluster).assign_models("wan-5b", {})
+    assert (alone.limits, alone.complete_fields({"steps": 5})) == ({"num_frames": 17}, {"num_frames": 17, "steps": 5})
 
 
 def test_limits_stand_at_their_places(cluster: Cluster) -> None:
@@ -309,21 +316,21 @@ def test_limits_stand_at_their_places(cluster: Cluster) -> None:
     cluster.host_models({kind: Hosted(kind, limits=limits.get(kind, {})) for kind in PAINTERS})
     cluster.host_graphs("full-pipeline", "storyboard", "single")
     expected = {"n": 4, "steps": 50, "restyle.steps": 30, "animate.num_frames": 14}
-    assert read(cluster).assign("full-pipeline", {}).limits == expected
-    assert read(cluster).assign("storyboard", {}).limits == expected
-    assert read(cluster).assign("svd", {}).limits == {"num_frames": 14}
+    assert read(cluster).assign_models("full-pipeline", {}).limits == expected
+    assert read(cluster).assign_models("storyboard", {}).limits == expected
+    assert read(cluster).assign_models("svd", {}).limits == {"num_frames": 14}
 
 
-# Outside of graphs.
+# Requests without a job.
 
 
 def test_who_answers_at_once(cluster: Cluster) -> None:
     cluster.host_models({"svd": Hosted("svd"), "schnell": Hosted("flux"), "dev": Hosted("flux")})
     snapshot, need = read(cluster), Need("text-to-image", FluxRequest)
-    assert snapshot.choose(need, None).id == "schnell"
-    assert snapshot.choose(need, None, "dev").id == "dev"
-    assert snapshot.choose(need, "schnell", "dev").id == "schnell"
-    assert snapshot.choose(need, "schnell", "pro").id == "schnell"
+    assert snapshot.choose_model(need, None).id == "schnell"
+    assert snapshot.choose_model(need, None, "dev").id == "dev"
+    assert snapshot.choose_model(need, "schnell", "dev").id == "schnell"
+    assert snapshot.choose_model(need, "schnell", "pro").id == "schnell"
 
 
 @pytest.mark.parametrize(
@@ -337,7 +344,7 @@ def test_who_answers_at_once(cluster: Cluster) -> None:
             None,
             "pro",
             NotFound,
-            "pro, which the configuration names for text-to-image, is not served here",
+            "model: pro, configured for text-to-image, is not served here",
         ),
         (Need("text-to-image", FluxRequest), "svd", None, InvalidParameter, "model: must be one of dev, got 'svd'"),
         (Need("text-to-image", FluxRequest), "", None, InvalidParameter, "model: must be one of dev, got ''"),
@@ -348,11 +355,11 @@ def test_who_cannot_answer(
 ) -> None:
     cluster.host_models({"svd": Hosted("svd"), "dev": Hosted("flux")})
     with pytest.raises(kind) as caught:
-        read(cluster).choose(need, name, configured)
+        read(cluster).choose_model(need, name, configured)
     assert (type(caught.value), caught.value.message, caught.value.param) == (kind, message, "model")
 
 
-# What is written down.
+# Registered rows.
 
 
 def test_a_model_is_written_down_with_what_requests_must_know() -> None:
@@ -375,6 +382,6 @@ def test_a_graph_is_written_down_with_its_settings(cluster: Cluster) -> None:
     entry = GraphEntry.model_validate({"defaults": {"steps": 3}, "roles": {"describe": "eyes"}})
     row = describe_graph("graphs", 1, "v2v", entry)
     assert (row.position, row.kind, GraphEntry.model_validate(row.facts)) == (1, "graph", entry)
-    with pytest.raises(ConfigError, match=r"there is no 'v3v'; there are v2v, .*, single") as caught:
+    with pytest.raises(ConfigError, match=r"must be one of v2v, .*, single, got 'v3v'") as caught:
         describe_graph("graphs", 1, "v3v", entry)
     assert caught.value.param == "graphs"

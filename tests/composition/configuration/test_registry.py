@@ -1,4 +1,4 @@
-"""Reading what is served: how often, what holds while the database is away, and rates that only a model knows."""
+"""The registry: caching, failures of the database or of Serve, and frame rates that only a loaded model knows."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from composition.configuration.served import Patience, Served
+from composition.configuration.registry import Registry, Timeouts
 from composition.records.store import Store
 from composition.records.tables import Deployed, Job
 from services.errors import LimitExceeded, ModelFailed, ServiceBusy
@@ -19,7 +19,7 @@ from tests.composition.rolling import Full, Gone
 
 
 class Away(Store):
-    """A database that may be away."""
+    """A database that can be unavailable."""
 
     away = False
 
@@ -30,7 +30,7 @@ class Away(Store):
 
 
 class Controller:
-    """Serve's side: the states of the applications, or no answer."""
+    """A stand-in for Serve: the states of the applications, or no answer."""
 
     def __init__(self, states: Mapping[str, str]) -> None:
         self.states = states
@@ -42,58 +42,58 @@ class Controller:
         return self.states
 
 
-# How often.
+# Caching.
 
 
 def test_what_was_read_a_moment_ago_is_not_read_again(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, Patience(known_for_s=3600)).host_models({"wan": Hosted("wan")})
-    first = cluster.served.read()
+    cluster = Cluster(tmp_path, Timeouts(cache_s=3600)).host_models({"wan": Hosted("wan")})
+    first = cluster.served.read_snapshot()
     cluster.host_models({"svd": Hosted("svd")})
-    assert cluster.served.read() is first
+    assert cluster.served.read_snapshot() is first
     assert cluster.asked == 1
 
 
 def test_what_is_deployed_anew_is_seen(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
-    assert list(cluster.served.read().models) == ["wan"]
+    assert list(cluster.served.read_snapshot().models) == ["wan"]
     cluster.host_models({"svd": Hosted("svd"), "wan": Hosted("wan")})
-    assert list(cluster.served.read().models) == ["svd", "wan"]
+    assert list(cluster.served.read_snapshot().models) == ["svd", "wan"]
     cluster.states["models"] = "UNHEALTHY"
-    assert cluster.served.read().models["svd"].state == "UNHEALTHY"
+    assert cluster.served.read_snapshot().models["svd"].state == "UNHEALTHY"
 
 
-# What is away.
+# Failures.
 
 
 @pytest.mark.parametrize("what", ["database", "controller"])
 def test_what_was_read_last_holds_while_the_other_side_is_away(tmp_path: Path, what: str) -> None:
     cluster = Cluster(tmp_path).host_models({"wan": Hosted("wan")})
     store, controller = Away(cluster.url), Controller(cluster.states)
-    served = Served(store, controller.ask, cluster.open_handle, TRANSPORT, Patience(known_for_s=0))
+    served = Registry(store, controller.ask, cluster.open_handle, TRANSPORT, Timeouts(cache_s=0))
     there = store if what == "database" else controller
     there.away = True
-    with pytest.raises(ServiceBusy, match="cannot be read yet; try again later"):
-        served.read()
+    with pytest.raises(ServiceBusy, match="not available yet; try again later"):
+        served.read_snapshot()
     there.away = False
-    known = served.read()
+    known = served.read_snapshot()
     there.away = True
     cluster.host_models({"svd": Hosted("svd")})
-    assert served.read() is known
-    assert served.read() is known
+    assert served.read_snapshot() is known
+    assert served.read_snapshot() is known
     there.away = False
-    assert list(served.read().models) == ["svd"]
+    assert list(served.read_snapshot().models) == ["svd"]
 
 
 # Rates.
 
 
 class Measuring:
-    """A model that knows its rate only when it is loaded.
+    """A model whose rate is known only when it is loaded.
 
     Args:
-        rate: of its videos.
-        error: is raised in place of an answer.
-        silent: it never answers.
+        rate: frames per second.
+        error: raised instead of an answer.
+        silent: whether it never answers.
     """
 
     def __init__(self, rate: Fraction | None, error: Exception | None = None, *, silent: bool = False) -> None:
@@ -110,7 +110,7 @@ class Measuring:
 
 
 def wans(counter: Counter, **models: Hosted) -> Counter:
-    """Serve these in place of the one Wan."""
+    """Deploy these models instead of the one Wan."""
     counter.cluster.host_models(
         {"internvl": Hosted("internvl"), **{name.replace("_", "-"): hosted for name, hosted in models.items()}}
     )
@@ -166,30 +166,30 @@ async def test_nobody_is_asked_for_a_rate_where_no_seconds_are(counter: Counter)
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Measuring(None, Full()), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None, Gone()), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None, silent=True), "wan is HEALTHY and has not said its frame rate yet; give num_frames"),
-        (Measuring(None), "wan does not say its frame rate; give num_frames"),
+        (Measuring(None, Full()), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None, Gone()), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None, silent=True), "the frame rate of wan is not known yet, its state is HEALTHY; give num_frames"),
+        (Measuring(None), "wan has no frame rate; give num_frames"),
     ],
 )
 async def test_a_model_that_does_not_say_its_rate_is_busy(tmp_path: Path, model: Measuring, words: str) -> None:
-    cluster = Cluster(tmp_path, Patience(known_for_s=0, answer_s=0.01))
+    cluster = Cluster(tmp_path, Timeouts(cache_s=0, answer_s=0.01))
     cluster.host_models({"wan": Hosted("wan", model)}).host_graphs("single")
     with pytest.raises(ServiceBusy, match=f"seconds: {words}") as caught:
-        await cluster.served.rate(cluster.served.read().assign("wan", {}))
+        await cluster.served.find_rate(cluster.served.read_snapshot().assign_models("wan", {}))
     assert (caught.value.param, caught.value.retryable) == ("seconds", True)
     model.error, model.rate, model.silent = None, Fraction(16), False
-    assert await cluster.served.rate(cluster.served.read().assign("wan", {})) == 16
+    assert await cluster.served.find_rate(cluster.served.read_snapshot().assign_models("wan", {})) == 16
 
 
 async def test_what_has_no_rate_of_its_own_has_none(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path).host_models({"svd": Hosted("svd"), "flux": Hosted("flux")})
     cluster.host_graphs("single", "full-pipeline")
     for name in ("svd", "full-pipeline"):
-        assert await cluster.served.rate(cluster.served.read().assign(name, {})) == 0
+        assert await cluster.served.find_rate(cluster.served.read_snapshot().assign_models(name, {})) == 0
 
 
-# Whose jobs.
+# Stored jobs.
 
 
 def job(model: str, **models: str) -> Job:
@@ -203,22 +203,22 @@ def test_a_stored_job_finds_what_runs_it(tmp_path: Path) -> None:
     served = cluster.served
     for stored in (job("v2v"), job("v2v", describe="eyes"), job("wan-5b"), job("wan-i2v", image_to_video="wan-5b")):
         _, request = served.find_graph(stored)
-        assert request is served.read().assign(stored.model, {}).request
+        assert request is served.read_snapshot().assign_models(stored.model, {}).request
 
 
 @pytest.mark.parametrize(
     ("stored", "message", "param"),
     [
-        (job("rolling-edit"), "model: there is no 'rolling-edit'; there are v2v, wan-5b", "model"),
+        (job("rolling-edit"), "model: must be one of v2v, wan-5b, got 'rolling-edit'", "model"),
         (
             job("v2v", image_to_video="wan-a14b"),
             "models.image-to-video: must be one of wan-5b, got 'wan-a14b'",
             "models.image-to-video",
         ),
-        (job("wan-a14b"), "model: there is no 'wan-a14b'; there are v2v, wan-5b", "model"),
+        (job("wan-a14b"), "model: must be one of v2v, wan-5b, got 'wan-a14b'", "model"),
         (
             job("wan-i2v", image_to_video="wan-a14b"),
-            "models.image-to-video: must be wan-5b, whose job this is, got 'wan-a14b'",
+            "models.image-to-video: must be wan-5b, the model of the job, got 'wan-a14b'",
             "models.image-to-video",
         ),
     ],
@@ -228,5 +228,5 @@ def test_a_stored_job_of_what_is_no_longer_served(tmp_path: Path, stored: Job, m
     cluster.host_graphs("v2v", "single")
     with pytest.raises(ModelFailed) as caught:
         cluster.served.find_graph(stored)
-    assert (caught.value.message, caught.value.param) == (f"the job can no longer be run here: {message}", param)
+    assert (caught.value.message, caught.value.param) == (f"the job can no longer be run: {message}", param)
     assert not caught.value.retryable

@@ -1,0 +1,79 @@
+"""`commands.py` of the client, the table of commands that have a job done; and `create.py`, what each name takes."""
+
+from collections.abc import Sequence
+
+from composition.contract.definitions import Definition
+from composition.contract.source import HEAD, PACKAGE, write_text
+from composition.contract.write_fields import name_fields
+
+_COMMANDS = f'''{HEAD}"""The commands that have a job done: one for each graph, and for each kind of model alone."""
+
+from {PACKAGE} import fields
+from {PACKAGE}.about import Command
+
+COMMANDS: tuple[Command, ...] = ('''
+_CREATE = f'''{HEAD}"""`videos.create`, with the fields that each graph and each model takes."""
+
+from collections.abc import Coroutine
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, Unpack, overload
+
+from typing_extensions import deprecated
+
+from {PACKAGE} import fields
+from {PACKAGE}.flows import OnBytes
+from {PACKAGE}.objects import Video
+
+Made_co = TypeVar("Made_co", covariant=True)
+
+
+class Create(Protocol[Made_co]):
+    """Order a video, or a picture where the job is for one. A path object as medium is sent along.
+
+    The fields of a name that is written out are checked by the first signature that has it. The last signature is for
+    the ids of models that a server has under names of its own, and takes the fields of all.
+    """
+'''
+_ARGUMENTS = "on_progress: OnBytes | None = None"
+
+
+def write_commands(definitions: Sequence[Definition]) -> str:
+    """Return the source of `commands.py`, not formatted."""
+    rows = [_write_command(each) for each in definitions if each.command]
+    return "\n".join([_COMMANDS, *rows, ")\n"])
+
+
+def write_create(definitions: Sequence[Definition]) -> str:
+    """Return the source of `create.py`, not formatted."""
+    jobs = [each for each in definitions if each.names]
+    known = ", ".join(write_text(name) for each in jobs for name in each.names)
+    wrong = "this model takes other fields; `fields` has a TypedDict for each"
+    methods = [_write_overload(_names_of(each), name_fields(each.request)) for each in jobs]
+    methods.append(f'    @overload\n    @deprecated("{wrong}")\n{_write_call(f"Literal[{known}]", "VideoFields")}')
+    methods.append(f"    @overload\n{_write_call('str', 'VideoFields')}")
+    ways = "CreateVideo: TypeAlias = Create[Video]\nCreateVideoLater: TypeAlias = Create[Coroutine[Any, Any, Video]]\n"
+    return "\n\n".join([_CREATE.rstrip("\n"), *methods]) + f"\n\n\n{ways}"
+
+
+def _names_of(definition: Definition) -> str:
+    return f"Literal[{', '.join(map(write_text, definition.names))}]"
+
+
+def _write_overload(names: str, fields: str) -> str:
+    return f"    @overload\n{_write_call(names, fields)}"
+
+
+def _write_call(names: str, fields: str) -> str:
+    arguments = f"self, *, model: {names}, {_ARGUMENTS}, **given: Unpack[fields.{fields}]"
+    return f"    def __call__({arguments}) -> Made_co: ..."
+
+
+def _write_command(definition: Definition) -> str:
+    arguments = {
+        "name": write_text(definition.command),
+        "model": write_text(definition.names[0]),
+        "fields": f"fields.{name_fields(definition.request)}",
+        "result": write_text(definition.result),
+        "graph": str(bool(definition.roles)),
+        "text": write_text(definition.text),
+    }
+    return f"Command({', '.join(f'{name}={value}' for name, value in arguments.items())}),"

@@ -1,0 +1,385 @@
+"""An open video or picture file: its properties, the index of its frames, and decoding frames by position.
+
+Runs only in decoder processes (`composition.media.decoding.worker`): files are untrusted, and FFmpeg is native code.
+"""
+
+import bisect
+import io
+import itertools
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
+from composition.media.decoding.pixels import RgbConverter
+from services.errors import LimitExceeded, UndecodableMedia
+
+MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
+"""The video formats that may be opened. None of them can refer to other files or to the network."""
+TIMED = frozenset({MOV, MATROSKA, "mpegts", "gif"})
+"""Formats with a presentation time for each frame. AVI has none: its frames are counted."""
+HEIF_BRANDS = frozenset({"heic", "heix", "hevc", "heim", "heis", "mif1", "msf1", "avif", "avis"})
+THREADS = 2
+UNTRIED, MISSING, DECODED, FLAWED = range(4)
+
+
+@dataclass
+class Index:
+    """The frames of a video stream, as read from its packets."""
+
+    frames: int
+    pts: list[int] | None = None
+    """Sorted presentation times, in the stream's time base; None if they are missing or not unique."""
+    keyframes: list[tuple[int, int]] | None = None
+    """Presentation and decoding time of each keyframe, in order; None if the file cannot be sought."""
+    rate: Fraction | None = None
+    """Average frames per second, from the presentation times."""
+
+    def find_keyframe(self, position: int) -> tuple[int, int] | None:
+        """Return the times of the last keyframe at or before `position`; None to decode from the beginning."""
+        if self.pts is None or self.keyframes is None:
+            return None
+        after = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
+        return self.keyframes[after - 1] if after else None
+
+    def find_position(self, pts: int | None) -> int | None:
+        """Return the position of the frame with the presentation time `pts`, or None."""
+        if self.pts is None or pts is None:
+            return None
+        found = bisect.bisect_left(self.pts, pts)
+        return found if found < len(self.pts) and self.pts[found] == pts else None
+
+
+class Cursor:
+    """Moves forward through decoded frames. A missing frame is replaced by the one before it.
+
+    Args:
+        frames: positions and frames, in order.
+        begin: position where decoding began.
+    """
+
+    def __init__(self, frames: Generator[tuple[int, VideoFrame]], begin: int) -> None:
+        self._frames = frames
+        self._next: tuple[int, VideoFrame] | None = None
+        self._current: VideoFrame | None = None
+        self.begin = begin
+        self.position = begin - 1
+        """Position of the current frame."""
+
+    def advance(self, position: int) -> VideoFrame | None:
+        """Return the last frame at or before `position`; None if no frame since `begin` could be decoded."""
+        while self.position < position and self.peek() is not None and self._next and self._next[0] <= position:
+            (self.position, self._current), self._next = self._next, None
+        return self._current
+
+    def peek(self) -> VideoFrame | None:
+        """Return the frame after the current one; None at the end."""
+        self._next = self._next or next(self._frames, None)
+        return self._next[1] if self._next else None
+
+    def close(self) -> None:
+        """Stop decoding."""
+        self._frames.close()
+
+
+class MediaFile:
+    """An open video or picture file.
+
+    Args:
+        source: path or content of the file.
+        limits: limits on the file.
+
+    Raises:
+        UndecodableMedia: the file is no video or picture, is truncated, or has no frame that can be decoded.
+        LimitExceeded: the header or the packets exceed a limit.
+    """
+
+    def __init__(self, source: str | bytes, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        head = _read_head(source)
+        self._header = read_header(head)
+        if self._header.size is not None:
+            limits.check_size(*self._header.size)
+        try:
+            self._container, self._stream = self._open()
+        except FFmpegError as error:
+            raise UndecodableMedia(explain_unreadable(head)) from error
+        self._format = self._container.format.name
+        self._check_header()
+        self._index = Index(1) if self._header.picture_format else self._read_index()
+        self._states = bytearray(self._index.frames)
+        self._cursor = self._seek(0)
+        self._last_requested = -1
+        first = self._cursor.peek()
+        if first is None:
+            raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
+        self.converter = RgbConverter(first, self._stream.codec_context.name, mirrored=self._header.is_mirrored)
+        limits.check_size(*self.converter.size)
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
+        options = {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+        form = self._header.picture_format
+        container = av.open(
+            io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
+            "r",
+            format=form,
+            options={}
+            if form == "jpeg_pipe"
+            else options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
+            container_options={"protocol_whitelist": "file", "format_whitelist": form or FORMATS},
+            metadata_errors="replace",
+        )
+        if container.metadata.get("major_brand", "").strip() in HEIF_BRANDS:
+            raise UndecodableMedia("HEIF and AVIF are not supported; send the picture as PNG, JPEG or WebP")
+        stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+        if stream is None:
+            kinds = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
+            raise UndecodableMedia(f"the file has no video stream, only {kinds}")
+        if cast("object", stream.codec_context) is None:
+            raise UndecodableMedia("the video codec is not supported")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = THREADS
+        # Videos are decoded past errors. Pictures are not: a truncated one would be decoded to half a picture.
+        stream.codec_context.options = options | ({"err_detect": "explode"} if form else {})
+        return container, stream
+
+    def _check_header(self) -> None:
+        context, stream = self._stream.codec_context, self._stream
+        width, height = self._header.size or (context.width, context.height)
+        if not width or not height:  # FFmpeg reports no size if it exceeds max_pixels
+            raise LimitExceeded(
+                f"the frame size exceeds the limit of {self._limits.max_pixels} pixels (max_pixels), or cannot be read"
+            )
+        self._limits.check_size(width, height)
+        if self._header.picture_format is None:
+            duration = (stream.duration or 0) * (stream.time_base or Fraction(0))
+            total = Fraction(self._container.duration or 0, av.time_base)
+            self._limits.check_length(stream.frames, float(max(duration, total)), "according to its header")
+
+    def _read_index(self) -> Index:
+        """Read all packets without decoding them, because the header may be wrong or incomplete."""
+        packets: list[tuple[int | None, int | None, bool]] = []
+        end = Fraction(0)
+        read = broken = 0
+        try:
+            for packet in self._container.demux():
+                if packet.size and packet.pts is not None:
+                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                if packet.stream_index != self._stream.index or not packet.size:
+                    continue
+                read += 1
+                broken = (
+                    broken + 1 if packet.is_corrupt else 0
+                )  # corrupt packets at the end of the file: it is truncated
+                if not packet.is_discard:
+                    packets.append((packet.pts, packet.dts, packet.is_keyframe))
+                    self._limits.check_length(len(packets), 0, "or more")
+        except FFmpegError:
+            broken += 1
+        self._check_complete(read - broken, end)
+        packets = packets[: len(packets) - broken]
+        if not packets:
+            raise UndecodableMedia("the video has no frames")
+        return self._build_index(packets)
+
+    def _check_complete(self, read: int, end: Fraction) -> None:
+        """Raise UndecodableMedia if there are fewer packets, or a shorter duration, than the header declares."""
+        declared = sum(entry.size > 0 for entry in self._stream.index_entries) if self._format == MOV else 0
+        if read < declared:
+            raise UndecodableMedia(f"the file is truncated: it has {read} of {declared} frames")
+        duration = Fraction(self._container.duration or 0, av.time_base)
+        if self._format == "avi" and self._stream.average_rate:
+            duration = max(duration, self._stream.frames / self._stream.average_rate)
+        found = max(end, end - Fraction(self._container.start_time or 0, av.time_base))
+        is_fragmented = self._format == MOV and not self._stream.frames
+        must_match = self._format in (MATROSKA, "avi") or is_fragmented
+        if must_match and found < duration * Fraction(99, 100) - Fraction(1, 4):
+            raise UndecodableMedia(f"the file is truncated: it has {float(found):.1f} of {float(duration):.1f} s")
+
+    def _build_index(self, packets: list[tuple[int | None, int | None, bool]]) -> Index:
+        pts = sorted(time for time, _, _ in packets if time is not None)
+        span = (pts[-1] - pts[0]) * (self._stream.time_base or Fraction(0)) if pts else Fraction(0)
+        self._limits.check_length(len(packets), float(span), "according to its frames")
+        index = Index(len(packets), rate=(len(pts) - 1) / span if span else None)
+        if self._format not in TIMED or len(set(pts)) < len(packets):
+            return index
+        index.pts, index.keyframes = pts, []
+        for presented, decoded, is_key in packets:
+            if is_key and presented is not None and decoded is not None:
+                index.keyframes.append((presented, decoded))
+        index.keyframes.sort()
+        return index
+
+    @property
+    def frames(self) -> int:
+        """Number of frames; an estimate until frames without times were counted."""
+        return self._index.frames
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the format has an index of frames, and every frame has a presentation time."""
+        return self._format in (MOV, MATROSKA) and self._index.pts is not None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the file is a picture, not a video."""
+        return self._header.picture_format is not None or (self._format == "gif" and self._index.frames == 1)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of `composition.media.decode.MediaFacts`."""
+        rate = None if self.is_still else self._choose_rate()
+        return {
+            "kind": "image" if self.is_still else "video",
+            "width": self.converter.size[0],
+            "height": self.converter.size[1],
+            "frames": self._index.frames,
+            "rate": None if rate is None else str(rate),
+            "duration_s": 0.0 if rate is None else float(self._index.frames / rate),
+            "damaged": self.damaged,
+            "codec": self._stream.codec_context.name,
+        }
+
+    def _choose_rate(self) -> Fraction:
+        """Return the frame rate of the header if it is within 2 % of the measured average, else the average."""
+        declared, measured = self._stream.average_rate, self._index.rate
+        if not measured:
+            return declared or Fraction(25)
+        if declared and abs(declared / measured - 1) < Fraction(1, 50):
+            return declared
+        return max(measured.limit_denominator(1001), Fraction(1, 1001))
+
+    @property
+    def damaged(self) -> str | None:
+        """Description of the damage in the frames decoded so far; None if there is none."""
+        missing, flawed = self._states.count(MISSING), self._states.count(FLAWED)
+        if not missing and not flawed:
+            return None
+        frames = self._index.frames
+        tried = frames - self._states.count(UNTRIED)
+        of = f"{frames} frames" if tried == frames else f"{tried} frames checked ({frames} in total)"
+        return f"{missing} of {of} could not be decoded" + (f", and {flawed} have errors" if flawed else "")
+
+    def _seek(self, position: int) -> Cursor:
+        """Return a cursor at the last keyframe before `position`, or at the beginning if that cannot be sought."""
+        key = self._index.find_keyframe(position)
+        packets = self._seek_packets(*key) if key else None
+        if key is not None and packets is not None:
+            begin = self._index.find_position(key[0]) or 0
+            return Cursor(self._decode_packets(packets, begin), begin)
+        self._container.close()
+        self._container, self._stream = self._open()
+        return Cursor(self._decode_packets(self._container.demux(self._stream), 0), 0)
+
+    def _seek_packets(self, pts: int, dts: int) -> "Iterator[Packet[VideoStream]] | None":
+        try:
+            self._container.seek(dts, stream=self._stream)
+        except FFmpegError:
+            return None
+        packets = self._container.demux(self._stream)
+        for packet in packets:
+            if packet.pts == pts and packet.is_keyframe:
+                return itertools.chain([packet], packets)
+            if packet.dts is None or packet.dts > dts:
+                break
+        return None
+
+    def _decode_packets(
+        self, packets: "Iterator[Packet[VideoStream]]", begin: int
+    ) -> Generator[tuple[int, VideoFrame]]:
+        """Yield frames with their positions, skipping frames that cannot be decoded."""
+        has_times = self._index.pts is not None
+        counted = expected = begin
+        packet: Packet[VideoStream] | None
+        while True:
+            try:
+                packet = next(packets, None)
+                frames = packet.decode() if packet else []
+            except MemoryError:
+                raise
+            except FFmpegError:
+                counted += 1
+                continue
+            for frame in frames:
+                position = self._index.find_position(frame.pts) if has_times else counted
+                counted += 1
+                if position is not None and position >= expected:
+                    self._mark_frames(expected, position, FLAWED if frame.is_corrupt else DECODED)
+                    expected = position + 1
+                    yield position, frame
+            if packet is None:
+                break
+        if not has_times:
+            self._index.frames = counted
+            self._states = self._states[:counted].ljust(counted, bytes([UNTRIED]))
+        self._mark_frames(expected, self._index.frames, MISSING)
+
+    def _mark_frames(self, expected: int, position: int, state: int) -> None:
+        """Record the state of the frame at `position`, and that the frames from `expected` up to it are missing."""
+        for skipped in range(expected, min(position, len(self._states))):
+            self._states[skipped] = self._states[skipped] or MISSING
+        if state != MISSING:
+            self._states.extend(bytes(max(0, position + 1 - len(self._states))))  # more frames than packets
+            self._states[position] = state
+
+    def read_frame(self, position: int) -> VideoFrame | None:
+        """Return the frame at `position`, or the one before it if it is missing; None past the end."""
+        if position >= self._index.frames:
+            return None
+        key = self._index.find_keyframe(position)
+        begin = self._index.find_position(key[0]) if key else None
+        if position < self._cursor.position or (begin is not None and begin > self._last_requested + 1):
+            self._cursor = self._seek(position)
+        self._last_requested = position
+        frame = self._cursor.advance(position)
+        if frame is None and self._cursor.begin > 0:
+            self._cursor = self._seek(0)
+            frame = self._cursor.advance(position)
+        if self._index.frames <= position:  # counting found fewer frames
+            return None
+        return frame or self._cursor.peek()
+
+    def read_last(self) -> VideoFrame:
+        """Return the last frame that can be decoded. Counts the frames if they have no times."""
+        frame, frames = None, 0
+        while frame is None and frames != self._index.frames:
+            frames = self._index.frames
+            frame = self.read_frame(frames - 1)
+        if frame is None:
+            raise UndecodableMedia("no frame can be decoded")
+        return frame
+
+    def verify(self, positions: list[int]) -> None:
+        """Decode the frames at `positions` and the last one. Raises UndecodableMedia if the last does not decode."""
+        for position in positions:
+            self.read_frame(position)
+        self.read_last()
+        decoded = self._cursor.position + 1
+        if decoded < self._index.frames:
+            raise UndecodableMedia(
+                f"the end of the video cannot be decoded, only the first {decoded} of {self._index.frames} frames"
+            )
+
+    def close(self) -> None:
+        """Stop decoding and close the file at once."""
+        self._cursor.close()
+        self._container.close()
+
+
+def _read_head(source: str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    with Path(source).open("rb") as file:
+        return file.read(HEAD_BYTES)
