@@ -24,7 +24,7 @@ REMEMBERED = 8
 
 @dataclass(frozen=True)
 class Hosted:
-    """A model that a host is to hold."""
+    """A model of a host."""
 
     kind: str
     settings: Any
@@ -32,7 +32,7 @@ class Hosted:
 
 
 def name_replica() -> str:
-    """Return the name of the replica that asks, with its node and its GPUs."""
+    """Return the name of this replica, with its node and its GPUs."""
     me = serve.get_replica_context().replica_id
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     node = cast("Any", ray).util.get_node_ip_address()
@@ -41,7 +41,7 @@ def name_replica() -> str:
 
 @contextmanager
 def _reported(name: str, home: Path) -> Generator[None]:
-    """Let whoever waits for the server know that a model is being loaded, and how that ended."""
+    """Write that a model is being loaded, and how that ended, for whoever waits for the server."""
     state: State = "failed"
     _report(name, "loading", home)
     try:
@@ -57,7 +57,7 @@ def _report(name: str, state: State, home: Path) -> None:
 
 
 class Host:
-    """Loads models and passes calls on to them.
+    """Loads models and forwards calls to them.
 
     Args:
         models: id → what to load, in this order.
@@ -95,11 +95,11 @@ class Host:
                 yield replace(item, model=name) if isinstance(item, StageDone) else item
 
     async def stop(self, name: str, key: str) -> None:
-        """Cancel what a model was started at with `key`, if it still runs."""
+        """Cancel the stream of a model that was opened with `key`, if it still runs."""
         await self._service(name).stop(key)
 
     async def info(self, name: str) -> ServiceInfo:
-        """Say what is loaded as the model `name`, and whether it is at work."""
+        """Return what is loaded as the model `name`, and whether it is busy."""
         return replace(await self._service(name).info(), name=name)
 
     def check_health(self) -> None:

@@ -1,4 +1,4 @@
-"""What a replica of Wan is started with."""
+"""Settings of Wan."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -30,7 +30,7 @@ class Lora(BaseModel):
 
 
 class WanSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
     """Of the transformers and the text encoder."""
