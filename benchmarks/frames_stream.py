@@ -76,13 +76,13 @@ class Source:
 class Sink:
     """A graph that consumes the stream of the service."""
 
-    def __init__(self, source: Handle) -> None:
+    def __init__(self, source: Handle[Source]) -> None:
         self._source = source
 
     async def take(self, length: int, frames: int) -> Taken:
         began = time.perf_counter()
         total = 0
-        async with open_stream(stream(self._source, "generate", length, frames), Transport()) as items:
+        async with open_stream(stream(self._source, Source.generate, length, frames), Transport()) as items:
             async for item in items:
                 total += read_pages(item.pixels)
         return {"seconds": time.perf_counter() - began, "sum": total}

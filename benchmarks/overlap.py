@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from ray import serve
 
@@ -87,7 +88,7 @@ class Second:
 class Graph:
     """Connects both stages."""
 
-    def __init__(self, first: Handle, second: Handle) -> None:
+    def __init__(self, first: Handle[First], second: Any) -> None:
         self._first = first
         self._process = second.options(method_name="process", _by_reference=True)
 
@@ -95,7 +96,7 @@ class Graph:
         """Return the makespan in seconds. Raises ValueError if frames are lost or out of order."""
         began = time.perf_counter()
         due = 0
-        async with open_stream(stream(self._first, "generate", length, frames), Transport()) as items:
+        async with open_stream(stream(self._first, First.generate, length, frames), Transport()) as items:
             turn = asyncio.Lock()  # fair: calls take their runs in the order in which they start
 
             async def call() -> Frames:

@@ -13,10 +13,11 @@ import numpy as np
 from ray import serve
 from ray.serve import Application
 
-from composition.graphs.calls import Handle, Transport, open_stream, stream
+from composition.graphs.calls import Handle, Models, Transport, open_stream, stream
 from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.graph import RUN, FullPipeline
 from composition.graphs.full_pipeline.request import HD, FullPipelineRequest
+from composition.graphs.graph import Runnable
 from composition.graphs.run import GraphSettings, Known
 from composition.media.encode import SegmentEncoder
 from composition.records.artifacts import ArtifactSettings
@@ -163,12 +164,12 @@ class Tape:
 class Filming:
     """Consumes the items of the graph as a job runner does."""
 
-    def __init__(self, graph: Handle) -> None:
+    def __init__(self, graph: Handle[Runnable]) -> None:
         self._graph = graph
 
     async def film(self, request: FullPipelineRequest, known: Known, frames: int) -> Film:
         tape = Tape(frames)
-        async with open_stream(stream(self._graph, "run", request, known), Transport()) as items:
+        async with open_stream(stream(self._graph, Runnable.run, request, known), Transport()) as items:
             async for item in items:
                 tape.note(item)
                 await asyncio.to_thread(tape.encode, item)
@@ -184,7 +185,7 @@ def make_application(case: Case, home: Path) -> Application:
         "realesrgan": _bound(RealEsrgan, share, realesrgan, home, partial(str, "realesrgan")),
     }
     settings = GraphSettings(artifacts=ArtifactSettings(url=str(home / "artifacts")))
-    return _bound(Filming, 0.0, _bound(FullPipeline, 0.0, models, settings, Transport()))
+    return _bound(Filming, 0.0, _bound(FullPipeline, 0.0, Models(cast("Any", models)), settings, Transport()))
 
 
 def _bound(cls: type, gpus: float, *args: object) -> Application:

@@ -19,9 +19,10 @@ require_server_code()
 
 from composition.app import TRANSPORT, fetch_states, open_handle
 from composition.configuration.registry import FetchStates
-from composition.graphs.calls import Handle, Part, open_stream, stream
+from composition.graphs.calls import Handle, open_stream, stream
 from composition.graphs.catalogue import BY_NAME
 from composition.graphs.full_pipeline.request import FullPipelineRequest
+from composition.graphs.graph import Runnable
 from composition.graphs.request import GraphRequest
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.single import NAME as SINGLE
@@ -63,7 +64,7 @@ class Graphs:
     """
 
     def __init__(
-        self, fetch_states: FetchStates = fetch_states, open_handle: Callable[[str], Handle] = open_handle
+        self, fetch_states: FetchStates = fetch_states, open_handle: Callable[[str], Any] = open_handle
     ) -> None:
         self._fetch_states = fetch_states
         self._open_handle = open_handle
@@ -137,8 +138,8 @@ class Graphs:
                 `composition.graphs.single.graph.SINGLES[kind].request`.
         """
         application = await asyncio.to_thread(self._find_application, name)
-        part = Part(self._open_handle(application), name)
-        async with open_stream(stream(part, "run", request), TRANSPORT) as items:
+        graph: Handle[Runnable] = Handle(self._open_handle(application), name)
+        async with open_stream(stream(graph, Runnable.run, request), TRANSPORT) as items:
             async for item in items:
                 yield item
 

@@ -20,7 +20,7 @@ from composition.configuration.settings import (
 )
 from composition.configuration.snapshot import describe_graph, describe_model
 from composition.graph_host import GraphHost
-from composition.graphs.calls import Handle, Transport
+from composition.graphs.calls import Transport
 from composition.graphs.catalogue import GRAPHS
 from composition.http.ingress import Ingress, IngressSettings
 from composition.jobs.runner import JobRunner, RunnerSettings
@@ -153,7 +153,7 @@ def read_states(applications: Mapping[str, ApplicationStatusOverview]) -> dict[s
     return states
 
 
-def open_handle(application: str) -> Handle:
+def open_handle(application: str) -> Any:
     """Return the handle of an application's deployment, which has the same name. Blocks on the first call.
 
     Raises ServiceBusy while the application is being built.

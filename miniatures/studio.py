@@ -13,7 +13,7 @@ import numpy as np
 
 from composition.configuration.file import load_configuration
 from composition.configuration.settings import ModelEntry
-from composition.graphs.calls import Transport
+from composition.graphs.calls import Handle, Models, Transport
 from composition.graphs.run import GraphSettings
 from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
@@ -22,7 +22,6 @@ from miniatures.train import CHECKPOINTS
 from miniatures.world import Pixels
 from services.catalogue import KINDS
 from services.frames import Frames, Item, Result
-from services.model import Role
 from services.settings import DEEPER, Place, change_parts
 
 
@@ -41,13 +40,20 @@ class _Call:
         """Do nothing: the generator only advances when it is read."""
 
 
-class _Handle:
+class _Handle(Handle[Any]):
     """Has the interface of a `DeploymentHandle` for an object of this process."""
 
     def __init__(self, deployed: Any) -> None:
         self._deployed = deployed
 
-    def options(self, *, method_name: str, **_: object) -> Any:
+    def prefer(self, preferred: str) -> "Handle[Any]":
+        """Return itself: there is one process."""
+        del preferred
+        return self
+
+    def options(self, *, method_name: str, **options: Any) -> Any:
+        """Return the method, ready to be called; routing options are ignored."""
+        del options
         method = getattr(self._deployed, method_name)
         return SimpleNamespace(remote=lambda *args, **named: _Call(method(*args, **named)))
 
@@ -85,8 +91,8 @@ class Studio:
         assignment = self._snapshot.assign_models(name, {})
         request = assignment.request.model_validate(fields)
         settings = GraphSettings(artifacts=self._artifacts, defaults=assignment.complete_fields(fields))
-        handles: dict[Role, Any] = {role: _Handle(self.model(served.id)) for role, served in assignment.models.items()}
-        graph = assignment.graph.make(handles, settings, Transport())
+        models = Models({role: _Handle(self.model(served.id)) for role, served in assignment.models.items()})
+        graph = assignment.graph.make(models, settings, Transport())
         return asyncio.run(_all(graph.run(request)))
 
     def call(self, model: str, method: str, *args: Any) -> list[Item]:

@@ -1,1 +1,1 @@
-"""Models. A folder is a model and one deployment; the files beside the folders are spoken by all of them."""
+"""Models: a folder each. The files beside the folders are shared by all of them."""

@@ -22,7 +22,7 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def device_of(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is the first GPU if there is one, else the CPU. Raises ConfigError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"device: {name} is not here ({error})", param="device") from error
 
 
-def failure_of(error: RuntimeError, task: str, advice: str) -> ModelFailed | None:
+def explain_failure(error: RuntimeError, task: str, advice: str) -> ModelFailed | None:
     """Say what of the error tree `error` is, if torch raised it because of the device.
 
     Args:
@@ -69,7 +69,7 @@ def report_device_errors(task: str, advice: str, release: Callable[[], object] |
             if release is not None:
                 release()
     except RuntimeError as error:
-        failed = failure_of(error, task, advice)
+        failed = explain_failure(error, task, advice)
         if failed is None:
             raise
         _clear_frames(error)

@@ -1,4 +1,4 @@
-"""Everything that goes wrong, as one tree.
+"""The tree of errors.
 
 ReelError                   code                 status  retryable
 ├── InvalidRequest          invalid_request      400
@@ -29,7 +29,7 @@ from typing import ClassVar
 
 
 class ReelError(Exception):
-    """The root. `message` is fit to be shown to the one who asked."""
+    """The root. `message` may be shown to the user."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -51,20 +51,20 @@ class InvalidRequest(ReelError):
 
 
 class InvalidParameter(InvalidRequest):
-    """A field is unknown, missing, of the wrong type or outside what it may be."""
+    """A field is unknown, missing, of the wrong type or out of range."""
 
     code = "invalid_parameter"
     status = 422
 
 
 class LimitExceeded(InvalidParameter):
-    """A field, or a file, is beyond a limit that the operator has set."""
+    """A field or a file exceeds a limit of the operator's."""
 
     code = "limit_exceeded"
 
 
 class UndecodableMedia(InvalidRequest):
-    """A file is empty, is not what it says it is, or breaks its decoder."""
+    """A file is empty, of another type than it claims, or cannot be decoded."""
 
     code = "undecodable_media"
     status = 422
@@ -78,21 +78,21 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class Unauthorized(InvalidRequest):
-    """No API key, or one that is not known."""
+    """The API key is missing or unknown."""
 
     code = "invalid_api_key"
     status = 401
 
 
 class Forbidden(InvalidRequest):
-    """The request names a host, or comes from a page, that the configuration does not let in."""
+    """The host or the origin of the request is not allowed by the configuration."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(InvalidRequest):
-    """No such object, or it belongs to somebody else."""
+    """The object does not exist, or belongs to another owner."""
 
     code = "not_found"
     status = 404
@@ -113,7 +113,7 @@ class Conflict(InvalidRequest):
 
 
 class QueueFull(ReelError):
-    """As many jobs wait as may wait."""
+    """The queue of jobs is full."""
 
     code = "queue_full"
     status = 429
@@ -121,14 +121,14 @@ class QueueFull(ReelError):
 
 
 class Cancelled(ReelError):
-    """Somebody asked for it to stop."""
+    """The request was cancelled."""
 
     code = "cancelled"
     status = 499
 
 
 class ServiceLost(ReelError):
-    """The process that did the work is gone."""
+    """The process that did the work died."""
 
     code = "service_lost"
     status = 503
@@ -144,32 +144,32 @@ class ServiceBusy(ReelError):
 
 
 class ModelFailed(ReelError):
-    """The model could not do it: out of memory, non-finite numbers, a weight that is missing."""
+    """The model failed: out of memory, non-finite numbers, missing weights."""
 
     code = "model_failed"
 
 
 class DeviceFailed(ModelFailed):
-    """The device is in a state that this process cannot recover from; the replica will be replaced."""
+    """The device is in a state that this process cannot recover from; the replica is replaced."""
 
     code = "device_failed"
     retryable = True
 
 
 class StorageFailed(ReelError):
-    """The artifact store or the disk refused."""
+    """The artifact store or the disk failed."""
 
     code = "storage_failed"
     retryable = True
 
 
 class ConfigError(ReelError):
-    """The configuration file asks for something that cannot be."""
+    """The configuration is invalid."""
 
     code = "invalid_config"
 
 
 class LeaseLost(ReelError):
-    """Another runner has taken this job over; what this one still does no longer counts."""
+    """Another runner has taken over this job."""
 
     code = "lease_lost"

@@ -1,7 +1,7 @@
-"""What flows between deployments: frames, and the few items that may stand beside them in a stream.
+"""The items of a stream between deployments: frames, and what is sent beside them.
 
-The set is closed. Each item is frozen and says what it is by its class. A stream ends by ending, fails by raising
-and is cancelled by being closed; there is no end marker and no error item.
+The set is closed, and each item is frozen. A stream ends by ending, fails by raising and is cancelled by being closed;
+there is no end marker and no error item.
 """
 
 from collections.abc import AsyncGenerator
@@ -77,7 +77,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text as a model writes it."""
+    """A piece of generated text."""
 
     stage: str
     piece: str
@@ -85,7 +85,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something decided on the way (`seed`, `size`, `caption`). A job records it, and a resumed run is told it."""
+    """A decision made during the run (`seed`, `size`, `caption`). A job records it and passes it to a resumed run."""
 
     name: str
     value: JsonValue
@@ -93,7 +93,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class StageDone:
-    """A service has finished its part."""
+    """A service has finished its stage."""
 
     stage: str
     model: str
@@ -108,7 +108,7 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a clip is made to suit the video of several that it becomes a part of."""
+    """How a clip is resized, retimed and cross-faded when it is joined into a longer video."""
 
     width: int
     """Pixels."""
@@ -117,19 +117,19 @@ class Fit:
     rate: Fraction
     """Frames per second of the video."""
     seconds: Fraction | None = None
-    """How long it is shown: its own frames are spread evenly over this. None keeps its own time."""
+    """Duration: its frames are spread evenly over it. None keeps its own duration."""
     blend: bool = False
-    """What lies between two of its frames is a mix of both, linear in time; else it is the earlier one."""
+    """Interpolate linearly between its frames; else repeat the earlier one."""
     crossfade: int = 0
-    """Frames of the video in which it is mixed with the end of the clip before it, where there is one."""
+    """Frames of the video in which it cross-fades from the clip before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames that lie in a file and belong here in the stream: whoever consumes the stream pulls them from it.
+    """Frames of a file at this place in the stream; the consumer reads them from the file.
 
-    A file decodes faster than anything downstream can take it, and Ray streams have no back-pressure, so the frames
-    of a file are named, not sent.
+    A file decodes faster than anything downstream can process it, and Ray streams have no back-pressure, so the frames
+    of a file are referenced, not sent.
     """
 
     url: str
@@ -139,7 +139,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """Frames of a result of its own, beside the job's video: of another video, or of a picture."""
+    """Frames of a secondary output: another video, or a still picture."""
 
     name: str
     """The variant's, e.g. `hd` or `image`."""
@@ -150,7 +150,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How far a frame is from what it was to be. It stands before its frame. None is what was not measured."""
+    """Quality scores of a frame, sent just before it. None means not measured."""
 
     frame: int
     """Index of the frame in its stream."""
@@ -163,7 +163,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sketch:
-    """A picture of how a frame was made, for whoever looks for a mistake. It stands before its frame."""
+    """A debug picture of how a frame was made, sent just before it."""
 
     frame: int
     """Index of the frame in its stream."""

@@ -11,9 +11,10 @@ import ray
 from ray import serve
 
 from services.catalogue import KINDS
-from services.errors import ServiceBusy
+from services.errors import ModelFailed, ServiceBusy
 from services.frames import Item, StageDone
 from services.loading import Loading, State, write_loading
+from services.roles import find_method
 from services.service import Service
 from services.worker import ServiceInfo
 
@@ -23,7 +24,7 @@ REMEMBERED = 8
 
 @dataclass(frozen=True)
 class Hosted:
-    """A model that a host is to hold."""
+    """A model of a host."""
 
     kind: str
     settings: Any
@@ -31,7 +32,7 @@ class Hosted:
 
 
 def name_replica() -> str:
-    """Return the name of the replica that asks, with its node and its GPUs."""
+    """Return the name of this replica, with its node and its GPUs."""
     me = serve.get_replica_context().replica_id
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     node = cast("Any", ray).util.get_node_ip_address()
@@ -40,7 +41,7 @@ def name_replica() -> str:
 
 @contextmanager
 def _reported(name: str, home: Path) -> Generator[None]:
-    """Let whoever waits for the server know that a model is being loaded, and how that ended."""
+    """Write that a model is being loaded, and how that ended, for whoever waits for the server."""
     state: State = "failed"
     _report(name, "loading", home)
     try:
@@ -56,7 +57,7 @@ def _report(name: str, state: State, home: Path) -> None:
 
 
 class Host:
-    """Loads models and passes calls on to them.
+    """Loads models and forwards calls to them.
 
     Args:
         models: id → what to load, in this order.
@@ -69,6 +70,9 @@ class Host:
 
     def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
         self._services: dict[str, Service[Any, Any]] = {}
+        self._methods = {
+            name: {find_method(offer.role) for offer in KINDS[hosted.kind].offers} for name, hosted in models.items()
+        }
         for name, hosted in models.items():
             with _reported(name, home):
                 self._services[name] = KINDS[hosted.kind].load(hosted.settings, home, replica)
@@ -76,22 +80,26 @@ class Host:
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
         """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
 
-        Raises what the method raises, and ServiceBusy where this host has no such model: it is about to be replaced by
-        one that has, or nobody would have asked it.
+        Raises what the method raises, ModelFailed where no role that the model offers has such a method, and
+        ServiceBusy where this host has no such model: it is about to be replaced by one that has, or nobody would have
+        asked it.
         """
+        service, methods = self._service(name), self._methods[name]
+        if method not in methods:
+            raise ModelFailed(f"method: {name} has {', '.join(sorted(methods))}, got {method}")
         routed = serve.get_multiplexed_model_id()
         if routed:
             await self._remember(routed)
-        async with aclosing(getattr(self._service(name), method)(*args, **options)) as items:
+        async with aclosing(getattr(service, method)(*args, **options)) as items:
             async for item in items:
                 yield replace(item, model=name) if isinstance(item, StageDone) else item
 
     async def stop(self, name: str, key: str) -> None:
-        """Cancel what a model was started at with `key`, if it still runs."""
+        """Cancel the stream of a model that was opened with `key`, if it still runs."""
         await self._service(name).stop(key)
 
     async def info(self, name: str) -> ServiceInfo:
-        """Say what is loaded as the model `name`, and whether it is at work."""
+        """Return what is loaded as the model `name`, and whether it is busy."""
         return replace(await self._service(name).info(), name=name)
 
     def check_health(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings that several models share. No torch: what they do to a model is in `device.py`."""
+"""Settings that several models share. They are applied in `device.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class StepCache(BaseModel):
 
 
 class ModelSettings(BaseModel, ABC):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class ModelSettings(BaseModel, ABC):
 
 
 class CheckpointSettings(ModelSettings):
-    """What a replica of a model with one checkpoint is started with."""
+    """Settings of a replica with one checkpoint."""
 
     weights: Weights
 

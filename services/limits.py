@@ -1,4 +1,4 @@
-"""What the requests of several models have in common, and how a limit of the operator's is held."""
+"""Fields that the requests of several models have in common, and the checks of operators' limits."""
 
 import reprlib
 import secrets
@@ -15,9 +15,9 @@ MAX_TEXT = 8_000
 """Characters."""
 MAX_STEPS = 1_000
 MAX_RUN = 16
-"""Frames that travel together, at most."""
+"""The most frames in one run."""
 JSON_SAFE = 2**53
-"""Seeds are drawn below this: a JSON reader that knows only doubles still holds them exactly."""
+"""Drawn seeds stay below 2^53, so JSON readers that use doubles keep them exact."""
 
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
@@ -83,5 +83,5 @@ def check_start(start: int, num_frames: int) -> None:
 
 
 def draw_seed(seed: int) -> int:
-    """Return the seed, or one by chance where it is -1."""
+    """Return the seed; a random one where it is -1."""
     return secrets.randbelow(JSON_SAFE) if seed < 0 else seed

@@ -1,4 +1,4 @@
-"""What a model is to everybody else: one value, which its folder exports as `MODEL`."""
+"""A kind of model as the other rooms see it: one value, which its folder exports as `MODEL`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Offer:
-    """A role that a model can take."""
+    """A role that a kind offers."""
 
     role: Role
     """Its service has the method of the role's interface, see `services.roles`."""
@@ -50,7 +50,7 @@ class Model(Generic[Settings]):
     kind: str
     """Its name in a configuration, e.g. `wan`."""
     settings: type[Settings]
-    """What a replica is started with."""
+    """Settings of a replica."""
     service: str
     """Its service class, as `module:class`. It is imported where the model is loaded, because it brings torch."""
     offers: tuple[Offer, ...]

@@ -16,8 +16,17 @@ from typing import Any, Protocol, TypeVar
 
 from services.frames import Face, Frames, Stream
 from services.model import Role
+from services.worker import ServiceInfo
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
+
+
+class Informative(Protocol):
+    """What every service has beside the methods of its roles."""
+
+    async def info(self) -> ServiceInfo:
+        """Return what is loaded, and whether it is at work."""
+        ...
 
 
 class ImageToVideo(Protocol[Request_contra]):

@@ -1,7 +1,7 @@
-"""The one thread a model runs on.
+"""The thread that a model runs on.
 
-Ray frees a request's slot before the step that was cancelled has ended, so the thread, not `max_ongoing_requests`, is
-what keeps a GPU to one request at a time: work is queued here, runs whole, and ends before the next begins.
+Ray frees a request's slot before the cancelled step has ended, so this thread, not `max_ongoing_requests`, limits a GPU
+to one request at a time: work is queued here, and each piece ends before the next begins.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a replica says of itself."""
+    """What a replica has loaded, and its state."""
 
     name: str
     source: str
@@ -34,7 +34,7 @@ class ServiceInfo:
 
 
 class Outlet(Generic[T]):
-    """Where blocking work puts what it makes, and where it learns that nobody wants it any more."""
+    """Takes the items of blocking work, and tells it of a cancellation."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -62,7 +62,7 @@ class Outlet(Generic[T]):
 
 
 class Worker:
-    """Runs blocking functions one at a time and makes an async stream of what they put out."""
+    """Runs blocking functions one at a time, and streams what each puts out."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -75,8 +75,8 @@ class Worker:
         """Yield what `work(outlet)` puts out, until it returns; raise what it raises.
 
         Closing the stream makes the next `outlet.put` or `outlet.check` raise Cancelled in the thread, and returns
-        when the thread has come to rest. A stream opened with the key of one that still runs stops the older one:
-        its caller is dead, or it would not have been asked for again.
+        when the thread has come to rest. A stream opened with the key of a running one stops the older one:
+        its caller must have died.
         """
         outlet: Outlet[T] = Outlet(asyncio.get_running_loop())
         self.stop(key)
@@ -84,7 +84,7 @@ class Worker:
             self._open[key] = outlet
         running = self._thread.submit(self._run, work, outlet)
         ended = asyncio.wrap_future(running)
-        ended.add_done_callback(_seen)
+        ended.add_done_callback(_retrieve_error)
         try:
             while (item := await outlet.items.get()) is not None:
                 yield item
@@ -120,7 +120,7 @@ class Worker:
             outlet.end()
 
 
-def _seen(ended: asyncio.Future[None]) -> None:
-    """Mark the error of work that nobody waits for as seen: asyncio would log it as forgotten."""
+def _retrieve_error(ended: asyncio.Future[None]) -> None:
+    """Retrieve the error of abandoned work, which asyncio would otherwise log as never retrieved."""
     if not ended.cancelled():
         ended.exception()

@@ -5,17 +5,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.configuration.served import HEALTHY, Assignment, ServedModel
 from composition.configuration.snapshot import Snapshot, build_snapshot
-from composition.graphs.calls import Handle, Part, Transport
-from composition.graphs.graph import Graph
+from composition.graphs.calls import Handle, Models, Transport, ask
+from composition.graphs.graph import Graph, Runnable
 from composition.records.store import Store
 from composition.records.tables import Job
 from services.errors import InvalidParameter, ModelFailed, ServiceBusy
-from services.model import Role
+from services.roles import Informative
 
 log = logging.getLogger("ray.serve.reelgraph.served")
 
@@ -52,7 +53,7 @@ class Registry:
         self,
         store: Store,
         fetch_states: FetchStates,
-        open_handle: Callable[[str], Handle],
+        open_handle: Callable[[str], Any],
         transport: Transport,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
@@ -82,19 +83,19 @@ class Registry:
         self._read_at = time.monotonic()
         return self._snapshot
 
-    def open_model(self, served: ServedModel) -> Part:
+    def open_model(self, served: ServedModel) -> Handle[Any]:
         """Open the handle of a model. Blocks; raises ServiceBusy."""
-        return Part(self._open_handle(served.application), served.id)
+        return Handle(self._open_handle(served.application), served.id)
 
-    def open_models(self, assignment: Assignment) -> dict[Role, Part]:
+    def open_models(self, assignment: Assignment) -> Models:
         """Open the handles of an assignment's models, by role. Blocks; raises ServiceBusy."""
-        return {role: self.open_model(served) for role, served in assignment.models.items()}
+        return Models({role: self.open_model(served) for role, served in assignment.models.items()})
 
-    def open_graph(self, assignment: Assignment) -> Part:
+    def open_graph(self, assignment: Assignment) -> Handle[Runnable]:
         """Open the handle of an assignment's graph. Blocks; raises ServiceBusy."""
-        return Part(self._open_handle(assignment.application), assignment.name)
+        return Handle(self._open_handle(assignment.application), assignment.name)
 
-    def find_graph(self, job: Job) -> tuple[Part, Graph]:
+    def find_graph(self, job: Job) -> tuple[Handle[Runnable], Graph]:
         """Open the graph of a stored job, and return its handle and the graph. Blocks.
 
         Raises ModelFailed if the graph, or a model of the job, is no longer deployed; and ServiceBusy.
@@ -122,7 +123,7 @@ class Registry:
             model = await asyncio.to_thread(self.open_model, served)
             try:
                 async with asyncio.timeout(self._timeouts.answer_s):
-                    info = await model.call("info")
+                    info = await ask(model, Informative.info)
             except (TimeoutError, *self._transport.lost, *self._transport.busy) as error:
                 raise ServiceBusy(
                     f"seconds: the frame rate of {served.id} is not known yet, its state is {served.state}; give "

@@ -3,17 +3,37 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from services.errors import ReelError, ServiceBusy, ServiceLost
+from services.model import Role
+from services.roles import (
+    Describe,
+    FaceDetection,
+    GuidedEdit,
+    ImageToVideo,
+    Restyle,
+    TextToImage,
+    TextToVideo,
+    Upscale,
+)
 
+P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
+Interface_co = TypeVar("Interface_co", covariant=True)
 T_co = TypeVar("T_co", covariant=True)
-
-Handle: TypeAlias = Any
-"""A `ray.serve.handle.DeploymentHandle`. Ray itself is imported only where deployments are bound."""
 
 STOP_TIMEOUT_S = 10.0
 
@@ -37,21 +57,28 @@ class Transport:
         self.busy = busy
 
 
-class Part:
-    """One model or graph of a host deployment; callers use it like a handle of its own.
+class Handle(Generic[Interface_co]):
+    """A handle of one model or graph of a host deployment, typed by its interface.
 
     Args:
-        host: handle of the host deployment.
+        host: the `ray.serve.handle.DeploymentHandle` of the host. Ray itself is imported only where it is opened.
         name: name of the model or graph.
+        preferred: see `prefer`.
     """
 
-    def __init__(self, host: Handle, name: str) -> None:
+    def __init__(self, host: Any, name: str, preferred: str = "") -> None:
         self._host = host
         self._name = name
+        self._preferred = preferred
 
-    def options(self, *, method_name: str, **options: Any) -> "PartMethod":
+    def prefer(self, preferred: str) -> "Handle[Interface_co]":
+        """Return a handle that prefers a replica that was called with the same text before, if one is free."""
+        return Handle(self._host, self._name, preferred)
+
+    def options(self, *, method_name: str, **options: Any) -> "Method":
         """Return the streaming method of that name; `remote` calls it."""
-        return PartMethod(self._host.options(method_name="stream", **options), self._name, method_name)
+        routing = {"multiplexed_model_id": self._preferred} if self._preferred else {}
+        return Method(self._host.options(method_name="stream", **routing, **options), self._name, method_name)
 
     def broadcast(self, method: str, *args: object) -> Any:
         """Call a method on every replica of the host."""
@@ -62,10 +89,10 @@ class Part:
         return self._host.options(method_name=method).remote(self._name)
 
 
-class PartMethod:
-    """A streaming method of a `Part`."""
+class Method:
+    """A streaming method of a `Handle`."""
 
-    def __init__(self, stream_method: Handle, name: str, method: str) -> None:
+    def __init__(self, stream_method: Any, name: str, method: str) -> None:
         self._stream_method = stream_method
         self._name = name
         self._method = method
@@ -75,17 +102,74 @@ class PartMethod:
         return self._stream_method.remote(self._name, self._method, *args, **options)
 
 
-def stream(handle: Handle, method: str, *args: object, prefers: str = "", **options: object) -> Call[Any]:
-    """Begin a streaming call. By reference always: by value, Ray's messages end at 4 MiB, less than a frame.
+class Models(Mapping[Role, Handle[Any]]):
+    """The models of a graph by their roles, each with the interface of its role. Missing ones raise KeyError."""
+
+    def __init__(self, handles: Mapping[Role, Handle[Any]]) -> None:
+        self._handles = handles
+
+    def __getitem__(self, role: Role) -> Handle[Any]:
+        return self._handles[role]
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @property
+    def describe(self) -> Handle[Describe[Any]]:
+        return self["describe"]
+
+    @property
+    def face(self) -> Handle[FaceDetection]:
+        return self["face"]
+
+    @property
+    def guided_edit(self) -> Handle[GuidedEdit[Any]]:
+        return self["guided-edit"]
+
+    @property
+    def image_to_video(self) -> Handle[ImageToVideo[Any]]:
+        return self["image-to-video"]
+
+    @property
+    def restyle(self) -> Handle[Restyle[Any]]:
+        return self["restyle"]
+
+    @property
+    def text_to_image(self) -> Handle[TextToImage[Any]]:
+        return self["text-to-image"]
+
+    @property
+    def text_to_video(self) -> Handle[TextToVideo[Any]]:
+        return self["text-to-video"]
+
+    @property
+    def upscale(self) -> Handle[Upscale[Any]]:
+        return self["upscale"]
+
+
+def stream(
+    handle: Handle[S], method: Callable[Concatenate[S, P], AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
+) -> Call[T]:
+    """Begin a streaming call, e.g. `stream(models.image_to_video, ImageToVideo[WanRequest].animate, request, image)`.
+
+    By reference always: by value, Ray's messages end at 4 MiB, less than a frame.
 
     Args:
-        handle: a deployment's, or a Part.
-        method: which of its methods, with its arguments.
-        prefers: a replica that was asked with the same before is taken, if one is free.
-        options: arguments of the method, by name.
+        handle: of a model or graph.
+        method: of its interface; only its name is sent.
+        args: of the method.
+        kwargs: of the method.
     """
-    routing = {"multiplexed_model_id": prefers} if prefers else {}
-    return handle.options(method_name=method, stream=True, _by_reference=True, **routing).remote(*args, **options)
+    named = handle.options(method_name=method.__name__, stream=True, _by_reference=True)
+    return named.remote(*args, **kwargs)
+
+
+def ask(handle: Handle[S], method: Callable[Concatenate[S, P], Awaitable[T]], /) -> Awaitable[T]:
+    """Call a method without arguments that returns one value."""
+    return handle.call(method.__name__)
 
 
 @asynccontextmanager
@@ -110,7 +194,7 @@ async def open_stream(call: Call[T], transport: Transport) -> AsyncGenerator[Asy
         call.cancel()
 
 
-async def stop_everywhere(handle: Handle, key: str, transport: Transport) -> None:
+async def stop_everywhere(handle: Handle[Any], key: str, transport: Transport) -> None:
     """Stop the work that a dead caller left running under `key`, on any replica.
 
     Ray does not cancel an actor's task when its caller dies. This is best effort: replicas that do not respond are

@@ -9,6 +9,7 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.identity import Identity
 from services.errors import ModelFailed
 from services.frames import Face, Frames, Item
+from services.roles import FaceDetection
 
 FACE_PARAM = "face"
 """The field that errors of the face model name."""
@@ -17,11 +18,13 @@ LENGTH_TOLERANCE = 1e-5
 """An embedding whose length differs from 1 by less than this is not normalized, so that it stays bit-identical."""
 
 
-async def find_face(instantid: Handle, image: Frames, transport: Transport, key: str = "") -> tuple[Face, list[Item]]:
+async def find_face(
+    finder: Handle[FaceDetection], image: Frames, transport: Transport, key: str = ""
+) -> tuple[Face, list[Item]]:
     """Return the largest face in a picture, and the other items of the stream (facts and StageDone).
 
     Args:
-        instantid: handle of the face model.
+        finder: handle of the face model.
         image: one frame.
         transport: the exceptions of the call.
         key: the job's id, under which the call can be stopped.
@@ -32,7 +35,7 @@ async def find_face(instantid: Handle, image: Frames, transport: Transport, key:
     """
     face: Face | None = None
     other_items: list[Item] = []
-    async with open_stream(stream(instantid, "find_face", image, key), transport) as items:
+    async with open_stream(stream(finder, FaceDetection.find_face, image, key), transport) as items:
         async for item in items:
             if isinstance(item, Face):
                 face = item

@@ -13,7 +13,7 @@ from composition.variants import VIDEO
 from services.model import Role
 
 if TYPE_CHECKING:  # importing these loads database drivers and decoders, which requests do not need
-    from composition.graphs.calls import Handle, Transport
+    from composition.graphs.calls import Models, Transport
     from composition.graphs.run import GraphSettings, Known
     from services.frames import Item
 
@@ -32,11 +32,11 @@ class Runnable(Protocol):
 class GraphClass(Protocol):
     """The class of a graph."""
 
-    def __call__(self, models: "Mapping[Role, Handle]", settings: "GraphSettings", transport: "Transport") -> Runnable:
+    def __call__(self, models: "Models", settings: "GraphSettings", transport: "Transport") -> Runnable:
         """Create the graph.
 
         Args:
-            models: role → handle of its model.
+            models: handles of the models, by role.
             settings: the graph's configuration.
             transport: the exceptions of the calls.
         """

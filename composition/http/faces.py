@@ -14,6 +14,7 @@ from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, StageDone
+from services.roles import FaceDetection
 
 
 class FaceRequest(BaseModel):
@@ -56,12 +57,12 @@ class FaceFinder:
     """Finds faces in single pictures.
 
     Args:
-        instantid: the model that finds faces.
+        finder: handle of the model that finds faces.
         transport: the exceptions of calls to the model.
     """
 
-    def __init__(self, instantid: Handle, transport: Transport) -> None:
-        self._instantid = instantid
+    def __init__(self, finder: Handle[FaceDetection], transport: Transport) -> None:
+        self._finder = finder
         self._transport = transport
 
     async def find(self, image: Frames, key: str = "") -> FaceObject:
@@ -77,7 +78,7 @@ class FaceFinder:
             ModelFailed, ServiceLost, ServiceBusy: the call to the model failed.
         """
         try:
-            face, items = await find_face(self._instantid, image, self._transport, key)
+            face, items = await find_face(self._finder, image, self._transport, key)
         except InvalidParameter as error:
             if error.param != FACE_PARAM:
                 raise

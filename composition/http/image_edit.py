@@ -19,6 +19,7 @@ from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
 from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import EditRequest
+from services.roles import GuidedEdit
 
 MAX_PICTURES = 2
 """Maximum number of pictures in a request: one with the edges to follow, and the one to edit."""
@@ -58,7 +59,7 @@ class ImageEditor:
         transport: the exceptions of calls to the model.
     """
 
-    def __init__(self, handle: Handle, served: ServedModel, transport: Transport) -> None:
+    def __init__(self, handle: Handle[GuidedEdit[EditRequest]], served: ServedModel, transport: Transport) -> None:
         self._handle = handle
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
@@ -120,7 +121,8 @@ class ImageEditor:
         edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         result: Frames | None = None
         scores: Scores | None = None
-        async with open_stream(stream(self._handle, "edit", edit, pictures[-1], edges), self._transport) as items:
+        call = stream(self._handle, GuidedEdit[EditRequest].edit, edit, pictures[-1], edges)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Frames():

@@ -32,6 +32,7 @@ from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Frames, Item, JsonValue, Progress, StageDone
 from services.limits import MAX_SEED, MAX_TEXT
+from services.roles import FaceDetection, TextToImage
 
 MAX_PARTIAL = 3
 """Maximum number of previews of a picture, as in OpenAI's API."""
@@ -99,7 +100,13 @@ class ImageGenerator:
         transport: the exceptions of calls to models.
     """
 
-    def __init__(self, handle: Handle, served: ServedModel, faces: Handle | None, transport: Transport) -> None:
+    def __init__(
+        self,
+        handle: Handle[TextToImage[FluxRequest]],
+        served: ServedModel,
+        faces: Handle[FaceDetection] | None,
+        transport: Transport,
+    ) -> None:
         self._handle = handle
         self._faces = faces
         self._limits, self._defaults = served.limits, served.defaults
@@ -139,8 +146,14 @@ class ImageGenerator:
     def _check_face(self, request: ImageGenerationRequest) -> None:
         if request.face is not None and request.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if request.face is not None and self._faces is None:
+        if request.face is not None:
+            self._require_face_model()
+
+    def _require_face_model(self) -> Handle[FaceDetection]:
+        """Return the model that finds faces. Raises InvalidParameter if none is served."""
+        if self._faces is None:
             raise InvalidParameter("face: no model that finds faces is served; give an identity instead", param="face")
+        return self._faces
 
     async def generate(self, request: ImageGenerationRequest, face: Frames | None) -> ImagesObject:
         """Generate all pictures of a request. Cancelling stops the model within one denoising step.
@@ -190,11 +203,12 @@ class ImageGenerator:
         """Yield the items of the face model, if a picture of a face is given, and then of the text-to-image model."""
         face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, face_items = await find_face(self._faces, picture, self._transport)
+            face, face_items = await find_face(self._require_face_model(), picture, self._transport)
             for item in face_items:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
-        call = stream(self._handle, "generate_image", painting, face, prefers=painting.lora_set)
+        painter = self._handle.prefer(painting.lora_set)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item

@@ -33,6 +33,7 @@ from services.flux.request import FluxRequest
 from services.frames import Frames
 from services.model import Role
 from services.qwen_edit.request import EditRequest
+from services.roles import FaceDetection
 
 
 class SynchronousRoutes:
@@ -98,7 +99,7 @@ class SynchronousRoutes:
 
     async def _choose_model(
         self, role: Role, request_type: type[BaseModel] | None, fields: Mapping[str, Any]
-    ) -> tuple[Handle, ServedModel]:
+    ) -> tuple[Handle[Any], ServedModel]:
         """Return the model for a role: the one that the field `model` names, or the configured or first one.
 
         Args:
@@ -115,7 +116,7 @@ class SynchronousRoutes:
         )
         return await asyncio.to_thread(self._served.open_model, served), served
 
-    async def _find_face_model(self) -> Handle | None:
+    async def _find_face_model(self) -> Handle[FaceDetection] | None:
         """Return the model that finds faces, or None if none is served."""
         try:
             return (await self._choose_model("face", None, {}))[0]

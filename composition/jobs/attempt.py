@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, open_stream, stream
-from composition.graphs.graph import Graph
+from composition.graphs.graph import Graph, Runnable
 from composition.graphs.run import Known
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
@@ -172,7 +172,7 @@ class Attempt:
         self._sketches: list[Sketch] = []
         self._stitch = Stitcher()
 
-    async def run(self, handle: Handle, graph: Graph, transport: Transport, *, is_retry: bool) -> None:
+    async def run(self, handle: Handle[Runnable], graph: Graph, transport: Transport, *, is_retry: bool) -> None:
         """Run the graph and store its outputs.
 
         Args:
@@ -197,7 +197,7 @@ class Attempt:
         known = await self._read_known(results, is_retry=is_retry)
         writing = asyncio.create_task(report.write_periodically())
         try:
-            async with open_stream(stream(handle, "run", request, known), transport) as items:
+            async with open_stream(stream(handle, Runnable.run, request, known), transport) as items:
                 async for item in items:
                     await self._take(item, results, report)
             await self._take_rest(results)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.graph import Graph
+from composition.graphs.graph import Graph, Runnable
 from composition.jobs.attempt import Attempt
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -39,7 +39,7 @@ class RunnerSettings(BaseModel):
     """Maximum number of attempts; after that a job that was interrupted each time has failed."""
 
 
-FindGraph = Callable[[Job], tuple[Handle, Graph]]
+FindGraph = Callable[[Job], tuple[Handle[Runnable], Graph]]
 """Returns the handle of the graph that runs a job, and the graph. Blocks. Raises ModelFailed if it is not served."""
 
 

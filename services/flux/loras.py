@@ -24,6 +24,7 @@ from services.flux.request import Lora
 from services.flux.settings import FluxSettings, LoraRepository
 from services.limits import check_limit
 from services.weights.local import check_licence, resolve
+from services.weights.loras import UnsafeLora, check_lora
 from services.weights.weights import Weights
 
 PARAM = "loras"
@@ -101,15 +102,18 @@ class Library:
 
     def _local(self, name: str) -> Path:
         wanted = PurePosixPath(name)
-        if wanted.is_absolute() or ".." in wanted.parts:
-            raise InvalidParameter(f"loras: {name} must lie inside the LoRA directory", param=PARAM)
-        if wanted.suffix in PICKLES:
-            raise InvalidParameter(f"loras: {name} must be a safetensors file: other formats can run code", param=PARAM)
-        path = self._folder and (self._folder / f"{name}.safetensors").resolve()
-        if path is None or not path.is_file():
+        folder, file = self._folder, name if wanted.suffix in PICKLES else f"{name}.safetensors"
+        if folder is None:
             raise InvalidParameter(f"loras: there is no {name} here", param=PARAM)
-        if not path.is_relative_to(self._folder.resolve()):
-            raise InvalidParameter(f"loras: {name} must lie inside the LoRA directory", param=PARAM)
+        path = (folder / file).resolve()
+        if ".." in wanted.parts:  # also where it leads back: a file has one name
+            path = Path(file)
+        try:
+            check_lora(name, path, folder)
+        except UnsafeLora as error:
+            raise InvalidParameter(f"loras: {error}", param=PARAM) from error
+        if not path.is_file():
+            raise InvalidParameter(f"loras: there is no {name} here", param=PARAM)
         self._check_bytes(name, path)
         return path
 

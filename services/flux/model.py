@@ -14,7 +14,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
+from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError
 from services.flux.identity import Identity, drawn_points
 from services.flux.loras import Loras
@@ -38,7 +38,7 @@ class FluxModel:
 
     def __init__(self, settings: FluxSettings, home: Path) -> None:
         self._settings = settings
-        self._device = device_of(settings.device)
+        self._device = find_device(settings.device)
         self._pipe = _load(settings, home)
         self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
         self._identity = self._load_identity(home)

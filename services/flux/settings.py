@@ -1,4 +1,4 @@
-"""What a replica of Flux is started with."""
+"""Settings of Flux."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -41,7 +41,7 @@ class IdentitySettings(BaseModel):
 
 
 class FluxSettings(CheckpointSettings):
-    """What a replica is started with.
+    """Settings of a replica.
 
     FLUX.1-dev's weights are under a non-commercial licence.
     """

@@ -11,7 +11,7 @@ from diffusers.pipelines.hunyuandit import pipeline_hunyuandit
 from PIL import Image
 from torch import Tensor
 
-from services.device import device_of, finite, place, quiet, report_device_errors
+from services.device import find_device, finite, place, quiet, report_device_errors
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
 from services.hunyuan_dit.plan import HunyuanDitPlan
@@ -60,7 +60,7 @@ class HunyuanDitModel:
     """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: HunyuanDitSettings, home: Path) -> None:
-        device = device_of(settings.device)
+        device = find_device(settings.device)
         if settings.offload == "group":
             raise ConfigError(
                 "offload: group is not supported by HunyuanDiT; use none, model or sequential", param="offload"

@@ -1,4 +1,4 @@
-"""What a replica of HunyuanDiT is started with."""
+"""Settings of HunyuanDiT."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -9,7 +9,7 @@ from services.levers import CheckpointSettings, Offload, Precision
 
 
 class HunyuanDitSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     dtype: Precision = "float16"
     offload: Offload = "none"

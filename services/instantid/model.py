@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from services.device import device_of, finite, report_device_errors
+from services.device import find_device, finite, report_device_errors
 from services.errors import ConfigError
 from services.frames import Face, Fact, Features, Frames, Item, Pixels
 from services.instantid.arcface import ArcFace, from_weights
@@ -34,7 +34,7 @@ class InstantIdModel:
 
     def __init__(self, settings: InstantIdSettings, home: Path) -> None:
         self._settings = settings
-        self._device = device_of(settings.device)
+        self._device = find_device(settings.device)
         self._detector = _detector(settings, self._device)
         self._recogniser = _recogniser(settings, home).to(self._device)
 

@@ -1,4 +1,4 @@
-"""What a replica of InstantID's face detection is started with."""
+"""Settings of InstantID's face detection."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,7 +51,7 @@ class InsightFaceSettings(BaseModel):
 
 
 class InstantIdSettings(Requirements, ModelSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     recogniser: Weights
     """A folder with ArcFace's IR-SE50 as facexlib and InfiniteYou have it."""

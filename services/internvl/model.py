@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from services.device import device_of, report_device_errors
+from services.device import find_device, report_device_errors
 from services.errors import ConfigError, LimitExceeded, ModelFailed
 from services.frames import Pixels
 from services.internvl.settings import InternVLSettings
@@ -49,7 +49,7 @@ class Describer:
         self, folder: Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None
     ) -> None:
         transformers.utils.logging.disable_progress_bar()  # bars in a log are noise
-        place = device_of(device)
+        place = find_device(device)
         try:
             self.processor = InternVLProcessor.from_pretrained(folder)
             self.model, report = InternVLForConditionalGeneration.from_pretrained(

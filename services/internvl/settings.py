@@ -1,4 +1,4 @@
-"""What a replica of InternVL is started with."""
+"""Settings of InternVL."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from services.limits import MAX_RUN
 
 
 class InternVLSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """`auto` is the dtype the checkpoint was saved in."""

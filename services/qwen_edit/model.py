@@ -17,7 +17,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_p
 from PIL import Image
 from torch import Tensor
 
-from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
+from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress, Scores, Sketch
 from services.pixels import pixels_of, tensor_of
@@ -51,7 +51,7 @@ class QwenEditModel:
 
     def __init__(self, settings: QwenEditSettings, home: Path) -> None:
         self._settings = settings
-        self._device = device_of(settings.device)
+        self._device = find_device(settings.device)
         self._pipe = _load(settings, home)
         repair_text_encoder(self._pipe.text_encoder)
         self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)

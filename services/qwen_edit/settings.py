@@ -1,4 +1,4 @@
-"""What a replica of Qwen-Image-Edit is started with."""
+"""Settings of Qwen-Image-Edit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ Trunk = Literal["random"] | Path
 
 
 class QwenEditSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
     decoder_dtype: Precision | None = None

@@ -10,7 +10,7 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from services.device import device_of, finite, report_device_errors
+from services.device import find_device, finite, report_device_errors
 from services.errors import ConfigError
 from services.frames import Pixels
 from services.pixels import averaged, pixels_of, tensor_of
@@ -38,7 +38,7 @@ class RealEsrganModel:
 
     def __init__(self, settings: RealEsrganSettings, home: Path) -> None:
         self._settings = settings
-        self._device = device_of(settings.device)
+        self._device = find_device(settings.device)
         self._dtype = getattr(torch, settings.dtype)
         loaded = _load(settings, home)
         self.scale = loaded.scale

@@ -1,4 +1,4 @@
-"""What a replica of Real-ESRGAN is started with."""
+"""Settings of Real-ESRGAN."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parent / "realesr-animevideov3.safetensors"
 
 
 class RealEsrganSettings(ModelSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     weights: Weights | None = None
     """A folder or repository with one file of weights; by default realesr-animevideov3, which comes with the project.

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 
-from services.device import device_of, finite, place, quiet, report_device_errors
+from services.device import find_device, finite, place, quiet, report_device_errors
 from services.errors import ConfigError
 from services.frames import MAX_RUN, Frames, Item, Progress
 from services.pixels import pixels_of
@@ -26,7 +26,7 @@ class SvdModel:
     def __init__(self, settings: SvdSettings, home: Path) -> None:
         self._settings = settings
         self._dtype = getattr(torch, settings.dtype)
-        device = device_of(settings.device)
+        device = find_device(settings.device)
         self._pipe = _load(settings, home)
         if settings.forward_chunking:
             self._pipe.unet.enable_forward_chunking()

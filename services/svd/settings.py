@@ -1,4 +1,4 @@
-"""What a replica of Stable Video Diffusion is started with."""
+"""Settings of Stable Video Diffusion."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -10,7 +10,7 @@ from services.svd.request import MAX_FRAMES
 
 
 class SvdSettings(CheckpointSettings):
-    """What a replica is started with.
+    """Settings of a replica.
 
     For a card of 8 GB: `offload: model`, `forward_chunking: true`, `decode_window: 2`, `decode_overlap: 0`, which is
     what diffusers' documentation gives for less than 8 GB. For 16 GB: `offload: model`, `decode_window: 4`,

@@ -9,7 +9,7 @@ from diffusers import DPMSolverMultistepScheduler, TextToVideoSDPipeline, UNet3D
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor
 
-from services.device import device_of, finite, place, quiet, report_device_errors
+from services.device import find_device, finite, place, quiet, report_device_errors
 from services.errors import ConfigError
 from services.frames import Frames, Item, Progress
 from services.pixels import pixels_of
@@ -26,7 +26,7 @@ class TextToVideoModel:
 
     def __init__(self, settings: TextToVideoSettings, home: Path) -> None:
         self._settings = settings
-        device = device_of(settings.device)
+        device = find_device(settings.device)
         self._pipe = _load(settings, home)
         if settings.solver is not None:
             self._pipe.scheduler = DPMSolverMultistepScheduler.from_config(self._pipe.scheduler.config)

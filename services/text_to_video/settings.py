@@ -1,4 +1,4 @@
-"""What a replica of ModelScope's text-to-video is started with."""
+"""Settings of ModelScope's text-to-video."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from services.text_to_video.request import MAX_FRAMES
 
 
 class TextToVideoSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     variant: str | None = None
     """Which of a checkpoint's files to read, e.g. `fp16` for `*.fp16.safetensors`; by default the plain ones."""

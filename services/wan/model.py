@@ -19,7 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from services.device import device_of, finite, place, quiet, report_device_errors, set_attention
+from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
 from services.sizes import Sides
@@ -38,7 +38,7 @@ class WanModel:
 
     def __init__(self, settings: WanSettings, home: Path) -> None:
         self._settings = settings
-        device = device_of(settings.device)
+        device = find_device(settings.device)
         self._pipe = _load(settings, home)
         self._schedule = dict(self._pipe.scheduler.config)
         _load_loras(self._pipe, settings)

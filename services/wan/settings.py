@@ -1,4 +1,4 @@
-"""What a replica of Wan is started with."""
+"""Settings of Wan."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from services.levers import CheckpointSettings, Offload, Precision, StepCache
 from services.wan.request import MAX_FRAMES
+from services.weights.loras import UnsafeLora, check_lora
 
 
 def _exact(rate: object) -> object:
@@ -29,7 +30,7 @@ class Lora(BaseModel):
 
 
 class WanSettings(CheckpointSettings):
-    """What a replica is started with."""
+    """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
     """Of the transformers and the text encoder."""
@@ -61,11 +62,10 @@ class WanSettings(CheckpointSettings):
     @model_validator(mode="after")
     def _loras_are_safe(self) -> "WanSettings":
         for lora in self.loras:
-            path = self.path_of(lora)
-            if path.suffix != ".safetensors":
-                raise ValueError(f"loras: {path.name} must be a safetensors file: other formats can run code")
-            if self.lora_dir is not None and not path.is_relative_to(self.lora_dir.resolve()):
-                raise ValueError(f"loras: {path} is not inside lora_dir {self.lora_dir}")
+            try:
+                check_lora(lora.file, self.path_of(lora), self.lora_dir)
+            except UnsafeLora as error:
+                raise ValueError(f"loras: {error}") from error
         return self
 
     def path_of(self, lora: Lora) -> Path:

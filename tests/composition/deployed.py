@@ -11,7 +11,6 @@ from composition.configuration.served import HEALTHY, ServedModel
 from composition.configuration.settings import GraphEntry, StateSettings
 from composition.configuration.snapshot import GRAPH
 from composition.graph_host import GraphHost
-from composition.graphs.calls import Handle as AnyHandle
 from composition.graphs.calls import Transport
 from composition.records.artifacts import ArtifactSettings
 from composition.records.store import Store
@@ -60,7 +59,7 @@ class Cluster:
         self.store = Store(self.url)
         self.states: dict[str, str] = {}
         """Application → its state in Serve."""
-        self.handles: dict[str, AnyHandle] = {}
+        self.handles: dict[str, Any] = {}
         """Application → handle of its deployment; an application that is still being built has none."""
         self.refused = threading.Event()
         """Set when a missing handle was requested."""
@@ -80,7 +79,7 @@ class Cluster:
             raise Gone
         return self.states
 
-    def open_handle(self, application: str) -> AnyHandle:
+    def open_handle(self, application: str) -> Any:
         if application not in self.handles:
             self.refused.set()
             raise ServiceBusy(f"{application} is being started")
@@ -106,7 +105,7 @@ class Cluster:
         self.deploy(application, rows, Handle(self.graphs))
         return self
 
-    def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: AnyHandle) -> None:
+    def deploy(self, application: str, rows: list[tuple[str, str, dict[str, Any]]], handle: Any) -> None:
         """Deploy an application that registers the rows (name, kind, facts)."""
         self.built += 1
         stored = [

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from composition.graphs.calls import Transport
+from composition.graphs.calls import Models, Transport
 from composition.graphs.rolling_edit.graph import RollingEdit
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
@@ -39,7 +39,7 @@ class Room:
         self.service = service or EditService()
         self.handle = Handle(self.service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")), defaults=defaults)
-        self.graph = RollingEdit({"guided-edit": self.handle}, settings, Transport(lost=(Gone,), busy=(Full,)))
+        self.graph = RollingEdit(Models({"guided-edit": self.handle}), settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def picture(self, pixels: Pixels, name: str = "first.png") -> str:
         (self.folder / name).write_bytes(encode_png(pixels))

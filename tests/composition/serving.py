@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from composition.graphs.calls import Handle as RealHandle
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch, StageDone
 from services.qwen_edit.request import EditRequest
 
@@ -64,19 +65,22 @@ class Method:
         return call
 
 
-class Handle:
-    """Stands for a `DeploymentHandle`; what is deployed is an object of this process."""
+class Handle(RealHandle[Any]):
+    """Stands for the handle of a deployment; what is deployed is an object of this process."""
 
     def __init__(self, deployed: object) -> None:
         self.deployed = deployed
         self.calls: list[Call] = []
         self.preferred: list[str] = []
 
-    def options(self, *, method_name: str, stream: bool, _by_reference: bool, multiplexed_model_id: str = "") -> Method:
-        assert stream, "all methods stream"
-        assert _by_reference, "by value, a frame is too large for one of Ray's messages"
-        self.preferred.append(multiplexed_model_id)
+    def options(self, *, method_name: str, **options: Any) -> Any:
+        assert options["stream"], "all methods stream"
+        assert options["_by_reference"], "by value, a frame is too large for one of Ray's messages"
+        self.preferred.append(options.get("multiplexed_model_id", ""))
         return Method(self, method_name)
+
+    def prefer(self, preferred: str) -> "PreferringHandle":
+        return PreferringHandle(self, preferred)
 
     def broadcast(self, method: str, *args: object) -> Answers:
         return Answers(getattr(self.deployed, method)(*args))
@@ -86,6 +90,17 @@ class Handle:
         async with asyncio.timeout(60):
             await asyncio.gather(*(call.task for call in self.calls), return_exceptions=True)
         return self.calls
+
+
+class PreferringHandle(RealHandle[Any]):
+    """A handle that is routed to replicas that were called with a word before."""
+
+    def __init__(self, handle: Handle, preferred: str) -> None:
+        self._handle = handle
+        self._word = preferred
+
+    def options(self, *, method_name: str, **options: Any) -> Any:
+        return self._handle.options(method_name=method_name, multiplexed_model_id=self._word, **options)
 
 
 class HostHandle:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from composition.graphs.calls import Transport
+from composition.graphs.calls import Models, Transport
 from composition.graphs.full_pipeline.graph import FullPipeline
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
@@ -100,7 +100,9 @@ class Studio:
         yield Frames(pixels_of(request.model_dump(), image.pixels.tobytes()))
         yield done("restyle", "hunyuan-dit")
 
-    async def animate(self, request: SvdRequest, image: Frames, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+    async def animate(
+        self, request: SvdRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""
+    ) -> AsyncGenerator[Item]:
         self._enter("svd", request)
         self.working += 1
         try:
@@ -140,7 +142,7 @@ class Room:
         self.handles = {model: Handle(self.studio) for model in models}
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")), defaults=defaults)
         taken: dict[Role, Any] = {ROLES[model]: handle for model, handle in self.handles.items()}
-        self.graph = FullPipeline(taken, settings, Transport(lost=(Gone,), busy=(Full,)))
+        self.graph = FullPipeline(Models(taken), settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def face(self, seed: int = 1) -> str:
         path = self.folder / f"face{seed}.png"

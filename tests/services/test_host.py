@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.errors import Cancelled, DeviceFailed, LimitExceeded, ServiceBusy
+from services.errors import Cancelled, DeviceFailed, LimitExceeded, ModelFailed, ServiceBusy
 from services.frames import Frames, Item, StageDone
 from services.host import Host, Hosted
 from services.realesrgan.request import UpscaleRequest
@@ -83,3 +83,9 @@ async def test_a_device_that_one_model_has_lost_is_the_hosts(tmp_path: Path) -> 
             pass
     with pytest.raises(DeviceFailed):
         host.check_health()
+
+
+@pytest.mark.parametrize("method", ["animate", "check_health", "_stream"])
+async def test_only_the_methods_of_its_roles_can_be_called(host: Host, method: str) -> None:
+    with pytest.raises(ModelFailed, match=f"method: plain has upscale, got {method}"):
+        await collected(host, "plain", method)

@@ -1,8 +1,6 @@
 """Each service fulfils the roles that its model offers: pyright compares their methods with those of the roles."""
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,8 @@ import pytest
 from services.catalogue import MODELS
 from services.model import ROLES, Model, Offer
 from services.roles import INTERFACES, find_method
+from tests.typecheck import check_types
 
-ROOT = Path(__file__).parents[2]
 OFFERS = [(model, offer) for model in MODELS for offer in model.offers]
 
 
@@ -41,19 +39,9 @@ def promise(number: int, model: Model[Any], offer: Offer) -> str:
     return "\n".join((*lines, f"def promise_{number}(service: {service}) -> {typed}: return service"))
 
 
-def check_types(program: str, folder: Path) -> list[str]:
-    """Return what pyright says of a program in which the project can be imported."""
-    path = folder / "program.py"
-    path.write_text(program)
-    (folder / "pyrightconfig.json").write_text(f'{{"extraPaths": ["{ROOT}"], "typeCheckingMode": "standard"}}')
-    command = [sys.executable, "-m", "pyright", "--project", str(folder), "--pythonpath", sys.executable]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
-    return [line.strip() for line in ended.stdout.splitlines() if " - error" in line]
-
-
 def test_each_service_fulfils_what_its_model_offers(tmp_path: Path) -> None:
     program = "\n".join(promise(number, *offered) for number, offered in enumerate(OFFERS))
     wrong = "from services.svd.service import Svd\ndef lie(service: Svd) -> TextToImage[WanRequest]: return service\n"
     errors = check_types(f"{program}\n{wrong}", tmp_path)
     assert len(errors) == 1, errors
-    assert '"Svd" is not assignable to return type "TextToImage[WanRequest]"' in errors[0]
+    assert '"Svd" is not assignable to return type "TextToImage[WanRequest]"' in errors[0][1]

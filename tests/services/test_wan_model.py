@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from miniatures.random import written
 from miniatures.random.wan import write
-from services.device import failure_of
+from services.device import explain_failure
 from services.errors import ConfigError, DeviceFailed, InvalidParameter, ModelFailed
 from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
@@ -400,7 +400,7 @@ async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(tmp_pa
     ],
 )
 def test_what_torch_raises_gets_its_name(error, named):
-    failure = failure_of(error, "64x64 pixels and 9 frames", "ask for less")
+    failure = explain_failure(error, "64x64 pixels and 9 frames", "ask for less")
     assert type(failure) is named
     if named is ModelFailed:
         assert "64x64 pixels and 9 frames" in str(failure)

@@ -180,7 +180,7 @@ def test_settings_that_cannot_be(fields):
 def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras" / "style.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
-    with pytest.raises(ValidationError, match="not inside"):
+    with pytest.raises(ValidationError, match="must lie inside"):
         WanSettings(
             weights=WEIGHTS,
             loras=(Lora(file="style.safetensors"),),

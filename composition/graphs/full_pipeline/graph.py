@@ -1,7 +1,7 @@
 """The full pipeline: paint (Flux) → restyle (HunyuanDiT) → animate (Stable Video Diffusion) → upscale (Real-ESRGAN)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from composition.graphs.calls import (
-    Handle,
+    Call,
+    Models,
     Transport,
     call_in_order,
     merge_streams,
@@ -31,8 +32,8 @@ from services.flux.request import FluxRequest, Painting
 from services.frames import Face, Fact, Frames, Item, Progress, Result, StageDone
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import draw_seed
-from services.model import Role
 from services.realesrgan.request import UpscaleRequest
+from services.roles import ImageToVideo, Restyle, TextToImage
 from services.svd.request import SvdRequest
 
 RUN = 4
@@ -52,12 +53,12 @@ class FullPipeline:
     """The graph.
 
     Args:
-        models: role → handle: `text-to-image`, and the roles of ROLES for which a model is served.
+        models: handles by role: `text-to-image`, and the roles of ROLES for which a model is served.
         settings: the graph's configuration.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
         self._models = models
         self._settings = settings
         self._transport = transport
@@ -110,7 +111,7 @@ class FullPipeline:
         if request.restyle is None or picture is None:
             return
         restyle = _with_seed(request.restyle, plan.seed)
-        call = stream(self._models["restyle"], "restyle", restyle, picture, plan.known.key)
+        call = stream(self._models.restyle, Restyle[RestyleRequest].restyle, restyle, picture, plan.known.key)
         async with aclosing(self._rename_items(call, "restyle", "restyle")) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
@@ -121,12 +122,13 @@ class FullPipeline:
         if request.face is not None:
             yield Progress("face", 0, 1)
             image = await self._media.read_picture(request.face)
-            face, other_items = await find_face(self._models["face"], image, self._transport, key)
+            face, other_items = await find_face(self._models.face, image, self._transport, key)
             for item in other_items:
                 yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         painting = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": plan.seed})
-        call = stream(self._models["text-to-image"], "generate_image", painting, face, key, prefers=painting.lora_set)
+        painter = self._models.text_to_image.prefer(painting.lora_set)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face, key)
         async with aclosing(self._rename_items(call, "paint", "image")) as items:
             async for item in items:
                 yield item
@@ -135,7 +137,7 @@ class FullPipeline:
         if plan.request.upscale is None or HD in plan.known.picture_urls:
             return
         yield Progress("upscale", 0, 1)
-        large, done = await upscale_run(self._models["upscale"], plan.request.upscale, picture, self._transport)
+        large, done = await upscale_run(self._models.upscale, plan.request.upscale, picture, self._transport)
         yield Result(HD, large, still=True)
         yield done
 
@@ -160,8 +162,9 @@ class FullPipeline:
         known = plan.known
         if known.frames < animate.num_frames:
             animation = _with_seed(animate, plan.seed)
+            animate_picture = ImageToVideo[SvdRequest].animate
             call = stream(
-                self._models["image-to-video"], "animate", animation, picture, start=known.frames, key=known.key
+                self._models.image_to_video, animate_picture, animation, picture, start=known.frames, key=known.key
             )
             async with aclosing(self._rename_items(call, "animate", "video")) as items:
                 async for item in items:
@@ -187,7 +190,7 @@ class FullPipeline:
                     batch.append(frame)
                     if frame.stop % RUN == 0 or frame.stop == animate.num_frames:
                         run = Frames(np.concatenate([each.pixels for each in batch]), batch[0].first, frame.rate)
-                        yield partial(upscale_run, self._models["upscale"], upscale, run, self._transport)
+                        yield partial(upscale_run, self._models.upscale, upscale, run, self._transport)
                         batch = []
 
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
@@ -213,7 +216,7 @@ class FullPipeline:
         while (frame := await queue.get()) is not None:
             yield frame
 
-    async def _rename_items(self, call: Any, stage: str, size: str) -> AsyncGenerator[Item]:
+    async def _rename_items(self, call: Call[Item], stage: str, size: str) -> AsyncGenerator[Item]:
         """Yield the items of a service, with stages and facts renamed to those of this graph."""
         async with open_stream(call, self._transport) as items:
             async for item in items:

@@ -1,6 +1,6 @@
 """Rolling edit: a first frame and a sequence of edge pictures → a video; each frame is an edit of the previous one."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.rolling_edit.request import RollingEditRequest
@@ -16,8 +16,8 @@ from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
 from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
-from services.model import Role
 from services.qwen_edit.request import Editing, EditRequest
+from services.roles import GuidedEdit
 
 DEFAULT_RATE = Fraction(16)
 """Frames per second if the edges are pictures and the request sets no `fps`."""
@@ -42,8 +42,8 @@ class EditPlan:
 class RollingEdit:
     """The graph. Each frame is a separate call, so that several edits share the replicas."""
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        self._qwen_edit = models["guided-edit"]
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._editor = models.guided_edit
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -55,7 +55,7 @@ class RollingEdit:
         """
         request = complete_request(request, self._settings.defaults)
         if known.is_retry:
-            await stop_everywhere(self._qwen_edit, known.key, self._transport)
+            await stop_everywhere(self._editor, known.key, self._transport)
         first = await self._read_first(request)
         style = await self._media.read_picture(request.style_frame) if request.style_frame else first
         async with self._media.open(request.edges[1]) as edges:
@@ -92,7 +92,7 @@ class RollingEdit:
         seed = (plan.seed + plan.start + index) % (MAX_SEED + 1)
         edit = plan.edit.model_copy(update={"seed": seed})
         edge = Frames(np.ascontiguousarray(pixels)[None])
-        call = stream(self._qwen_edit, "edit", edit, previous, edge, plan.style, plan.key)
+        call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, edge, plan.style, plan.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:

@@ -5,17 +5,27 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
-from composition.graphs.calls import Handle, Transport, call_in_order, open_stream, stop_everywhere, stream
+from pydantic import BaseModel
+
+from composition.graphs.calls import (
+    Call,
+    Handle,
+    Models,
+    Transport,
+    call_in_order,
+    open_stream,
+    stop_everywhere,
+    stream,
+)
 from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
-from composition.graphs.single.request import PictureJob, SingleRequest, UpscaleJob
+from composition.graphs.single.request import AnimationJob, EditJob, PictureJob, RepaintJob, SingleRequest, UpscaleJob
 from composition.variants import IMAGE
 from services.errors import ModelFailed
 from services.frames import Fact, Frames, Item, Progress, Result, StageDone
-from services.model import Role
 from services.realesrgan.request import UpscaleRequest
-from services.roles import find_method
+from services.roles import GuidedEdit, ImageToVideo, Restyle, TextToImage, TextToVideo, Upscale
 
 WINDOW = 3
 """Maximum number of concurrent upscaling calls of a job."""
@@ -30,7 +40,8 @@ class Single:
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._models = models
         (self._model,) = models.values()
         self._settings = settings
         self._transport = transport
@@ -42,7 +53,7 @@ class Single:
         if known.is_retry and not isinstance(request, UpscaleJob):  # its calls are short and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
-            items = Upscaling(self._model, self._media, self._transport).run(request, known)
+            items = Upscaling(self._models.upscale, self._media, self._transport).run(request, known)
         elif isinstance(request, PictureJob):
             items = self._picture(request, known)
         else:
@@ -54,7 +65,7 @@ class Single:
     async def _video(self, request: SingleRequest, known: Known) -> AsyncGenerator[Item]:
         pictures = await self._read_pictures(request)
         yield Fact("frames_total", cast("Any", request).num_frames)
-        call = self._call(request, pictures, start=known.frames, key=known.key)
+        call = self._call_video(request, pictures, known)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item
@@ -62,7 +73,7 @@ class Single:
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
         if IMAGE in known.picture_urls:
             return
-        call = self._call(request, await self._read_pictures(request), key=known.key)
+        call = self._call_picture(request, await self._read_pictures(request), known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
@@ -72,20 +83,36 @@ class Single:
         urls = {name: getattr(request, name) for name in request.MEDIA}
         return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
 
-    def _call(self, request: SingleRequest, pictures: Mapping[str, Frames], **options: Any) -> Any:
-        offer = request.OFFER
-        if offer.request is None:
-            raise ModelFailed(f"{offer.role}: models of this role cannot run jobs")
-        model_request = select_fields(offer.request, request)
-        if lora_set := getattr(model_request, "lora_set", ""):
-            options["prefers"] = lora_set
-        return stream(self._model, find_method(offer.role), model_request, **pictures, **options)
+    def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
+        fields = self._select(request)
+        if isinstance(request, AnimationJob):
+            image, last = pictures["image"], pictures.get("last_image")
+            animate = ImageToVideo[BaseModel].animate
+            return stream(self._models.image_to_video, animate, fields, image, last, known.frames, known.key)
+        generate = TextToVideo[BaseModel].generate_video
+        return stream(self._models.text_to_video, generate, fields, known.frames, known.key)
+
+    def _call_picture(self, request: PictureJob, pictures: Mapping[str, Frames], key: str) -> Call[Item]:
+        fields = self._select(request)
+        if isinstance(request, EditJob):
+            image, edges = pictures["image"], pictures.get("edges")
+            return stream(self._models.guided_edit, GuidedEdit[BaseModel].edit, fields, image, edges, key=key)
+        if isinstance(request, RepaintJob):
+            return stream(self._models.restyle, Restyle[BaseModel].restyle, fields, pictures["image"], key)
+        painter = self._models.text_to_image.prefer(getattr(fields, "lora_set", ""))
+        return stream(painter, TextToImage[BaseModel].generate_image, fields, key=key)
+
+    def _select(self, request: SingleRequest) -> BaseModel:
+        """Return the fields of the model's own request."""
+        if request.OFFER.request is None:
+            raise ModelFailed(f"{request.OFFER.role}: models of this role cannot run jobs")
+        return select_fields(request.OFFER.request, request)
 
 
 class Upscaling:
     """Upscales a picture or a video. Several replicas share the frames of a video."""
 
-    def __init__(self, model: Handle, media: Media, transport: Transport) -> None:
+    def __init__(self, model: Handle[Upscale[UpscaleRequest]], media: Media, transport: Transport) -> None:
         self._model = model
         self._media = media
         self._transport = transport
@@ -135,11 +162,11 @@ class Upscaling:
 
 
 async def upscale_run(
-    model: Handle, request: UpscaleRequest, run: Frames, transport: Transport
+    model: Handle[Upscale[UpscaleRequest]], request: UpscaleRequest, run: Frames, transport: Transport
 ) -> tuple[Frames, StageDone]:
     """Upscale one run on any free replica. Cancellation stops the work before the next tile."""
     found: list[Item] = []
-    async with open_stream(stream(model, "upscale", request, run), transport) as items:
+    async with open_stream(stream(model, Upscale[UpscaleRequest].upscale, request, run), transport) as items:
         found += [item async for item in items]
     (frames,) = (item for item in found if isinstance(item, Frames))
     (done,) = (item for item in found if isinstance(item, StageDone))

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from fractions import Fraction
 from typing import Any, cast
 
-from composition.graphs.calls import Handle, Transport, stop_everywhere
+from composition.graphs.calls import Models, Transport, stop_everywhere
 from composition.graphs.fields import complete_request
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.storyboard.request import FILM, StoryboardRequest
@@ -25,7 +25,6 @@ from composition.variants import VIDEO
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Clip, Fact, Item, Progress
 from services.limits import draw_seed
-from services.model import Role
 
 POLL_S = 0.25
 """Interval at which the child jobs are read, in seconds."""
@@ -36,14 +35,14 @@ class Storyboard:
     """The graph.
 
     Args:
-        models: role → handle; the storyboard itself calls only `describe`, which writes the script.
+        models: handles by role; the storyboard itself calls only `describe`, which writes the script.
         settings: the graph's configuration, including the `database` of the jobs.
         transport: the exceptions of the calls.
     """
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        internvl = self._internvl = models.get("describe")
-        self._writer = Screenwriter(internvl, transport) if internvl is not None else None
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._describer = models.describe if "describe" in models else None
+        self._writer = Screenwriter(self._describer, transport) if self._describer is not None else None
         self._settings = settings
         self._transport = transport
         self._store = share_store(settings.database)
@@ -59,8 +58,8 @@ class Storyboard:
         if not known.key:
             raise InvalidParameter("model: a storyboard runs only as a job; request it over HTTP", param="model")
         request = complete_request(request, self._settings.defaults)
-        if known.is_retry and self._internvl is not None:
-            await stop_everywhere(self._internvl, known.key, self._transport)
+        if known.is_retry and self._describer is not None:
+            await stop_everywhere(self._describer, known.key, self._transport)
         facts = dict(known.facts)
         async with aclosing(self._write_script(request, known.key, facts)) as items:
             async for item in items:

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from composition.graphs.calls import Handle, Transport, call_in_order, open_stream, stream
 from composition.graphs.storyboard.script import (
@@ -20,6 +20,7 @@ from composition.graphs.storyboard.script import (
 from services.errors import LimitExceeded
 from services.frames import Fact, Item, StageDone, Text
 from services.internvl.request import DescribeRequest
+from services.roles import Describe
 
 STAGE = "script"
 WINDOW = 4
@@ -33,8 +34,8 @@ PROMPT_TOKENS = 128
 class Screenwriter:
     """Sends text prompts, without pictures, to the model of the role `describe`."""
 
-    def __init__(self, internvl: Handle, transport: Transport) -> None:
-        self._internvl = internvl
+    def __init__(self, describer: Handle[Describe[Any]], transport: Transport) -> None:
+        self._describer = describer
         self._transport = transport
 
     async def write_script(self, topic: str, scenes: int | None, seconds: float, key: str) -> AsyncGenerator[Item]:
@@ -85,7 +86,8 @@ class Screenwriter:
 
     async def _ask(self, prompt: str, tokens: int, key: str) -> AsyncGenerator[Item]:
         request = DescribeRequest(prompt=prompt, max_new_tokens=tokens)
-        async with open_stream(stream(self._internvl, "describe", request, None, key), self._transport) as items:
+        call = stream(self._describer, Describe[DescribeRequest].describe, request, None, key)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
                     case Text():

@@ -1,12 +1,12 @@
 """V2V: describe a video, and generate its continuation from its last frame."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from math import ceil, floor
 
 import numpy as np
 
-from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
@@ -16,16 +16,16 @@ from composition.media.encode import resize_frames
 from services.errors import InvalidParameter
 from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
-from services.model import Role
+from services.roles import Describe, ImageToVideo
 from services.wan.request import WanRequest
 
 
 class V2V:
     """The graph. The describing model writes the prompt if the request has none."""
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        self._internvl = models["describe"]
-        self._wan = models["image-to-video"]
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._describer = models.describe
+        self._animator = models.image_to_video
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -37,8 +37,8 @@ class V2V:
         """
         request = complete_request(request, self._settings.defaults)
         if known.is_retry:
-            await stop_everywhere(self._internvl, known.key, self._transport)
-            await stop_everywhere(self._wan, known.key, self._transport)
+            await stop_everywhere(self._describer, known.key, self._transport)
+            await stop_everywhere(self._animator, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
         async with self._media.open(request.input_video) as video:
             last = await video.read_last()
@@ -59,7 +59,8 @@ class V2V:
     async def _describe(self, request: V2VRequest, samples: Frames, key: str) -> AsyncIterator[Item]:
         """Yield the description piece by piece, and at the end the whole of it as the fact `caption`."""
         pieces: list[str] = []
-        call = stream(self._internvl, "describe", DescribeRequest(prompt=request.describe_prompt), samples, key)
+        question = DescribeRequest(prompt=request.describe_prompt)
+        call = stream(self._describer, Describe[DescribeRequest].describe, question, samples, key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 if isinstance(item, Text):
@@ -76,9 +77,9 @@ class V2V:
         else:
             yield Clip(request.input_video)
         start = known.frames if joint is None else 0
-        call = stream(
-            self._wan, "animate", select_fields(WanRequest, request, prompt=prompt), last, start=start, key=known.key
-        )
+        animation = select_fields(WanRequest, request, prompt=prompt)
+        animate = ImageToVideo[WanRequest].animate
+        call = stream(self._animator, animate, animation, last, start=start, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 if joint is None or not isinstance(item, Frames):

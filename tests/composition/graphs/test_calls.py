@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from composition.graphs.calls import Part, Transport, call_in_order, open_stream, stop_everywhere, stream
+from composition.graphs.calls import Handle, Transport, ask, call_in_order, open_stream, stop_everywhere, stream
 from services.errors import ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import Fact, Item
 from tests.composition.serving import HostHandle
@@ -186,12 +186,12 @@ class Twins:
 async def test_a_part_of_a_host_is_called_as_if_it_stood_alone() -> None:
     twins = {name: Twins(name) for name in ("left", "right")}
     host = HostHandle(twins)
-    part = Part(host, "right")
-    async with open_stream(stream(part, "paint", 1, 2, prefers="a+b", key="job"), TRANSPORT) as items:
+    twin: Handle[Twins] = Handle(host, "right")
+    async with open_stream(stream(twin.prefer("a+b"), Twins.paint, 1, 2, key="job"), TRANSPORT) as items:
         assert [item async for item in items] == [Fact("right", "(1, 2) {'key': 'job'}")]
     assert host.models["right"].preferred == ["a+b"]
     assert [call.cancelled for call in host.models["right"].calls] == [True]
-    await stop_everywhere(part, "job", TRANSPORT)
+    await stop_everywhere(twin, "job", TRANSPORT)
     assert [each.stopped for each in twins.values()] == [[], ["job"]]
-    assert await part.call("info") == "right"
+    assert await ask(twin, Twins.info) == "right"
     assert host.models["left"].calls == []

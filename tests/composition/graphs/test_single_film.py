@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.calls import Transport
+from composition.graphs.calls import Models, Transport
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.single import SINGLES
 from composition.records.artifacts import ArtifactSettings
@@ -41,7 +41,7 @@ class Room:
     def __init__(self, folder: Path, service: object, **defaults: Any) -> None:
         self.handle = Handle(service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder)), defaults=defaults)
-        self.graph = FILM.make({"text-to-video": self.handle}, settings, Transport(lost=(Gone,), busy=(Full,)))
+        self.graph = FILM.make(Models({"text-to-video": self.handle}), settings, Transport(lost=(Gone,), busy=(Full,)))
 
     def run(self, known: Known = NOTHING_KNOWN, **fields: Any) -> AsyncGenerator[Item]:
         request = FILM.request.model_validate({**FIELDS, **fields})

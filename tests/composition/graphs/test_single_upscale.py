@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from composition.graphs.calls import Transport
+from composition.graphs.calls import Models, Transport
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.single import SINGLES
 from composition.graphs.single.graph import WINDOW
@@ -67,7 +67,7 @@ class Room:
         self.service = service or Enlarging()
         self.handle = Handle(self.service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(folder / "artifacts")))
-        self.graph = UPSCALE.make({"upscale": self.handle}, settings, Transport(lost=(Gone,)))
+        self.graph = UPSCALE.make(Models({"upscale": self.handle}), settings, Transport(lost=(Gone,)))
         self.video = str(media.count(folder / "a.mp4", FRAMES, rate=Fraction(12)))
 
     def run(self, scale: int = 2, known: Known = NOTHING_KNOWN) -> AsyncGenerator[Item]:

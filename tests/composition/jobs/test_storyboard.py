@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from composition.graphs.calls import Models
 from composition.graphs.run import GraphSettings
 from composition.graphs.storyboard.graph import Storyboard
 from composition.graphs.storyboard.request import StoryboardRequest
@@ -252,7 +253,7 @@ async def test_two_films_at_once_are_the_same(tmp_path: Path) -> None:
 async def test_by_handle_it_says_how_to_ask(tmp_path: Path) -> None:
     where = ArtifactSettings(url=str(tmp_path / "artifacts"))
     settings = GraphSettings(artifacts=where, database=f"sqlite:///{tmp_path / 'store.db'}")
-    graph = Storyboard({}, settings, TRANSPORT)
+    graph = Storyboard(Models({}), settings, TRANSPORT)
     with pytest.raises(InvalidParameter, match="request it over HTTP"):
         async for _ in graph.run(StoryboardRequest(script=Script.model_validate(script(1)))):
             pass

@@ -1,21 +1,22 @@
 """How the graph `there-and-back` runs."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from typing import Any
 
-from composition.graphs.calls import Handle, Transport, open_stream, stop_everywhere, stream
+from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.there_and_back.request import ThereAndBackRequest
 from services.frames import Fact, Frames, Item
-from services.model import Role
+from services.roles import ImageToVideo
 
 
 class ThereAndBack:
     """The graph."""
 
-    def __init__(self, models: Mapping[Role, Handle], settings: GraphSettings, transport: Transport) -> None:
-        self._model = models["image-to-video"]
+    def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
+        self._model = models.image_to_video
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
@@ -29,9 +30,8 @@ class ThereAndBack:
         once = 2 * request.animate.num_frames
         yield Fact("frames_total", once * request.turns)
         frames: list[Frames] = []
-        async with open_stream(
-            stream(self._model, "animate", request.animate, image, key=known.key), self._transport
-        ) as items:
+        call = stream(self._model, ImageToVideo[Any].animate, request.animate, image, key=known.key)
+        async with open_stream(call, self._transport) as items:
             async for item in items:
                 if isinstance(item, Frames):
                     frames.append(item)
