@@ -24,7 +24,7 @@ Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 """`WIDTHxHEIGHT` in pixels."""
 
 
-def from_json(value: object) -> object:
+def parse_json_object(value: object) -> object:
     """Read a form field that holds a JSON object as that object, within the memory that its request may take.
 
     Raises ValueError, PayloadTooLarge.
@@ -41,14 +41,14 @@ def from_json(value: object) -> object:
         raise ValueError("must be a JSON object") from error
 
 
-SHOWN = 60
+MAX_QUOTED = 60
 """Characters of a bad value that an error repeats."""
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     """Return the beginning of a bad value, for an error."""
-    got = repr(value[: SHOWN + 1]) if isinstance(value, str) else _Beginning().repr(value)
-    return got if len(got) <= SHOWN else f"{got[:SHOWN]}…"
+    got = repr(value[: MAX_QUOTED + 1]) if isinstance(value, str) else _Beginning().repr(value)
+    return got if len(got) <= MAX_QUOTED else f"{got[:MAX_QUOTED]}…"
 
 
 class _Beginning(reprlib.Repr):
@@ -56,7 +56,7 @@ class _Beginning(reprlib.Repr):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maxlist = self.maxtuple = self.maxdict = self.maxstring = self.maxlong = self.maxother = SHOWN
+        self.maxlist = self.maxtuple = self.maxdict = self.maxstring = self.maxlong = self.maxother = MAX_QUOTED
 
 
 UNITS = {"max_new_tokens": "tokens", "n": "pictures", "num_frames": "frames", "steps": "steps"}

@@ -18,7 +18,7 @@ from composition.configuration.settings import (
     StateSettings,
 )
 from services.errors import ConfigError
-from services.limits import shown
+from services.limits import shorten
 from services.settings import root_paths
 
 BUILDERS: Mapping[str, type[StateSettings]] = {
@@ -101,6 +101,6 @@ def format_errors(error: ValidationError, before: str = "") -> str:
         elif detail["type"] == "missing":
             problem = "field required"
         elif detail["type"] != "value_error":
-            problem = f"{problem[:1].lower()}{problem[1:]}, got {shown(detail['input'])}"
+            problem = f"{problem[:1].lower()}{problem[1:]}, got {shorten(detail['input'])}"
         lines.append(f"{before}{field}: {problem}")
     return "\n".join(lines)

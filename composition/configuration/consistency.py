@@ -9,7 +9,7 @@ from composition.graphs.graph import Graph, Need
 from composition.graphs.single import NAME as SINGLE
 from services.catalogue import KINDS
 from services.errors import ConfigError
-from services.limits import shown
+from services.limits import shorten
 
 
 def check_blocks(blocks: Sequence[Block]) -> None:
@@ -42,7 +42,7 @@ def _check_names(block: Block) -> None:
         if deployment["name"] != wanted:
             raise ConfigError(
                 f"application {block.name}: deployments: the name must be {wanted}, that of the application, got "
-                f"{shown(deployment['name'])}",
+                f"{shorten(deployment['name'])}",
                 param="deployments",
             )
 
@@ -52,7 +52,7 @@ def _check_route(block: Block) -> None:
     if route is not None and not isinstance(block.settings, FrontSettings):
         raise ConfigError(
             f"application {block.name}: route_prefix: must be null, because only the front door serves HTTP, got "
-            f"{shown(route)}",
+            f"{shorten(route)}",
             param="route_prefix",
         )
 
@@ -91,7 +91,7 @@ def _check_defaults(place: str, defaults: Collection[str], fields: Collection[st
         if name not in fields:
             known = ", ".join(sorted(fields)) or "none"
             raise ConfigError(
-                f"{place}.defaults: requests have no field {shown(name)}; the fields are {known}",
+                f"{place}.defaults: requests have no field {shorten(name)}; the fields are {known}",
                 param=f"{place}.defaults",
             )
 
@@ -109,7 +109,7 @@ def _find_graph(block: Block, name: str, entry: GraphEntry) -> Graph | None:
     if name not in BY_NAME:
         known = ", ".join((*BY_NAME, SINGLE))
         raise ConfigError(
-            f"application {block.name}: graphs: must be one of {known}, got {shown(name)}", param="graphs"
+            f"application {block.name}: graphs: must be one of {known}, got {shorten(name)}", param="graphs"
         )
     graph = BY_NAME[name]
     return graph.alternatives.get(entry.scenes_by, graph)

@@ -16,7 +16,7 @@ from composition.configuration.settings import FrontSettings, GraphEntry, ModelE
 from composition.configuration.snapshot import Snapshot, build_snapshot, describe_graph, describe_model
 from composition.graphs.single import NAME as SINGLE
 from services.errors import ConfigError
-from services.limits import shown
+from services.limits import shorten
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_config.local.yaml"
 CONFIGURED = "CONFIGURED"
@@ -138,7 +138,7 @@ def select_models(configuration: Configuration, only: Sequence[str]) -> Configur
             models.add(model.id)
         else:
             known = ", ".join(dict.fromkeys((*snapshot.list_names(), *snapshot.models)))
-            raise ConfigError(f"only: must be one of {known}, got {shown(name)}", param="only")
+            raise ConfigError(f"only: must be one of {known}, got {shorten(name)}", param="only")
     blocks = tuple(_remove_roles(block, models) for block in _filter_blocks(configuration.blocks, "models", models))
     graphs = {*Configuration({}, blocks).snapshot.list_names(), SINGLE}
     return Configuration(configuration.raw, _filter_blocks(blocks, "graphs", graphs))

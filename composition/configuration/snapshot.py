@@ -17,7 +17,7 @@ from composition.graphs.single import SINGLES
 from composition.records.tables import Deployed
 from services.catalogue import KINDS
 from services.errors import ConfigError, InvalidParameter, NotFound
-from services.limits import shown
+from services.limits import shorten
 from services.model import Role
 
 GRAPH: Literal["graph"] = "graph"
@@ -68,14 +68,14 @@ class Snapshot:
         if alone is None or graph is None or host is None:
             names = self.list_names()
             known = f"one of {', '.join(names)}" if names else "a deployed graph or model (there are none yet)"
-            raise InvalidParameter(f"model: must be {known}, got {shown(name)}", param="model")
+            raise InvalidParameter(f"model: must be {known}, got {shorten(name)}", param="model")
         role = graph.needs[0].role
         for other in set(chosen) - {role}:
             raise InvalidParameter(f"models: a job of model {alone.id} has no role {other}", param="models")
         if chosen.get(role, alone.id) != alone.id:
             param = f"models.{role}"
             raise InvalidParameter(
-                f"{param}: must be {alone.id}, the model of the job, got {shown(chosen[role])}", param=param
+                f"{param}: must be {alone.id}, the model of the job, got {shorten(chosen[role])}", param=param
             )
         return Assignment(name, graph, host.application, {role: alone})
 
@@ -112,7 +112,7 @@ class Snapshot:
         if not fitting:
             raise NotFound(f"no model for {need.role} is served here", param="model")
         if name is not None and name not in fitting:
-            raise InvalidParameter(f"model: must be one of {', '.join(fitting)}, got {shown(name)}", param="model")
+            raise InvalidParameter(f"model: must be one of {', '.join(fitting)}, got {shorten(name)}", param="model")
         choice = name or configured or next(iter(fitting))
         if choice not in fitting:
             raise NotFound(f"model: {choice}, configured for {need.role}, is not served here", param="model")
@@ -144,7 +144,7 @@ class Snapshot:
             none = f"omitted, because no model for {need.role} is served here"
             known = f"one of {', '.join(fitting)}" if fitting else none
             param = f"models.{need.role}"
-            raise InvalidParameter(f"{param}: must be {known}, got {shown(wanted)}", param=param)
+            raise InvalidParameter(f"{param}: must be {known}, got {shorten(wanted)}", param=param)
         return fitting[wanted]
 
     def _find_default(self, served: ServedGraph, need: Need) -> ServedModel | None:
@@ -196,7 +196,7 @@ def describe_graph(application: str, position: int, name: str, entry: GraphEntry
     """Return the row that registers a graph. Raises ConfigError if there is no such graph."""
     if name not in BY_NAME and name != SINGLE:
         known = ", ".join((*BY_NAME, SINGLE))
-        raise ConfigError(f"graphs: must be one of {known}, got {shown(name)}", param="graphs")
+        raise ConfigError(f"graphs: must be one of {known}, got {shorten(name)}", param="graphs")
     facts = entry.model_dump(mode="json")
     return Deployed(application=application, name=name, position=position, kind=GRAPH, facts=facts)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.limits import from_json
+from services.limits import parse_json_object
 
 FIELD = "branch_from"
 """The request field that names the older job and its frame."""
@@ -27,7 +27,7 @@ class Branch(BaseModel):
 class BranchFields(BaseModel):
     """The fields that must be parsed before those of the older job can be merged in."""
 
-    branch_from: Annotated[Branch, BeforeValidator(from_json)]
+    branch_from: Annotated[Branch, BeforeValidator(parse_json_object)]
 
 
 @dataclass(frozen=True)

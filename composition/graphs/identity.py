@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from services.limits import from_json
+from services.limits import parse_json_object
 
 LENGTH_TOLERANCE = 0.01
 """Largest difference between an embedding's length and 1, as rounding to three digits can cause."""
@@ -37,5 +37,5 @@ class Identity(BaseModel):
         return embedding
 
 
-IdentityField = Annotated[Identity, BeforeValidator(from_json)]
+IdentityField = Annotated[Identity, BeforeValidator(parse_json_object)]
 """Form fields carry it as JSON text."""

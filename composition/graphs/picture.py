@@ -9,7 +9,7 @@ from composition.graphs.identity import Identity
 from services.errors import InvalidParameter
 from services.flux.request import Painting
 from services.hunyuan_dit.request import RestyleRequest
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 
@@ -17,7 +17,7 @@ from services.svd.request import SvdRequest
 def _parse_stage(value: object) -> object:
     """Parse the field of a stage: `true`, `false`, or an object, also as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        return from_json(value)
+        return parse_json_object(value)
     if value in (True, "true"):
         return {}
     return None if value in (False, "false") else value
@@ -47,7 +47,7 @@ class PictureStages(Painting):
 
     face: str | None = None
     """A picture of the person to show."""
-    identity: Annotated[Identity | None, BeforeValidator(from_json)] = None
+    identity: Annotated[Identity | None, BeforeValidator(parse_json_object)] = None
     """The person to show, as `POST /v1/faces` returns it; an alternative to `face`."""
     restyle: Annotated[
         RestyleRequest | None,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from composition.media.limits import MediaKind
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.model import Role
 
 
@@ -23,7 +23,7 @@ class GraphRequest(BaseModel):
     REFERENCE: ClassVar[str] = ""
     """The media field that OpenAI's `input_reference` sets; empty if there is none."""
 
-    models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
+    models: Annotated[Mapping[Role, str], BeforeValidator(parse_json_object)] = Field(default_factory=dict[Role, str])
     """Role → id of the model to use. The default is set in the configuration."""
 
     @property

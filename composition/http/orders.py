@@ -19,14 +19,14 @@ from composition.records.store import Store, make_id
 from composition.records.tables import File, Job, Still
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.model import Role
 
 
 class _ModelChoice(BaseModel):
     """The field that selects the models of a request; it is parsed before the other fields."""
 
-    models: Annotated[Mapping[Role, str], BeforeValidator(from_json)] = Field(default_factory=dict[Role, str])
+    models: Annotated[Mapping[Role, str], BeforeValidator(parse_json_object)] = Field(default_factory=dict[Role, str])
 
 
 class JobBuilder:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.errors import InvalidParameter, LimitExceeded
-from services.limits import SHOWN, draw_seed, shown
+from services.limits import MAX_QUOTED, draw_seed, shorten
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
@@ -58,12 +58,12 @@ def _explain_error(detail: ErrorDetails, request_type: type[BaseModel]) -> Inval
     path = [str(part) for part in detail["loc"] if part != "[key]"]  # pydantic's marker after an invalid key
     name = ".".join(path) or "body"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1][:SHOWN], request_type.model_fields, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path[-1][:MAX_QUOTED], request_type.model_fields, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return InvalidParameter(f"{name[:SHOWN]}: there is no such field{hint}", param=name[:SHOWN])
+        return InvalidParameter(f"{name[:MAX_QUOTED]}: there is no such field{hint}", param=name[:MAX_QUOTED])
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if detail["type"] == "missing":
         return InvalidParameter(f"{name}: {message}", param=name)
-    got = shown(detail["input"])
+    got = shorten(detail["input"])
     return InvalidParameter(f"{name}: {message}, got {got}", param=name)

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, from_json
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
 
 MAX_LORAS = 8
 """In one request."""
@@ -36,7 +36,7 @@ class Lora(BaseModel):
 def _listed(value: object) -> object:
     """Read what a form or a command line can say: JSON, and `name` or `name:weight` in place of an object."""
     if isinstance(value, str):
-        value = from_json(value) if value.lstrip()[:1] in ("[", "{") else [value]
+        value = parse_json_object(value) if value.lstrip()[:1] in ("[", "{") else [value]
     entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
     if len(entries) > MAX_LORAS:
         raise ValueError(f"should have at most {MAX_LORAS} items, not {len(entries)}")
@@ -47,7 +47,7 @@ def _lora(entry: object) -> object:
     if not isinstance(entry, str):
         return entry
     if entry.lstrip().startswith("{"):
-        return from_json(entry)
+        return parse_json_object(entry)
     name, colon, weight = entry.rpartition(":")
     return {"name": name, "weight": weight} if colon else {"name": entry}
 

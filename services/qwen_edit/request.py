@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, from_json
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
 
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
 """Reshape picture 2 along the fine outlines that picture 1 draws, and put out one picture."""
@@ -92,7 +92,7 @@ class Editing(BaseModel):
     """The same seed makes the same pixels; -1 draws one, and says which."""
     max_area: Annotated[int, Field(ge=32 * 32, le=4096 * 4096)] = 1024 * 1024
     """The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again."""
-    ttlg: Annotated[Guidance, BeforeValidator(from_json)] = Guidance()
+    ttlg: Annotated[Guidance, BeforeValidator(parse_json_object)] = Guidance()
     """Guidance at test time."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.allowance import MAX_JSON_BYTES, MEMORY_RATIO, Allowance, allowing, current_allowance, text_cost
 from services.errors import LimitExceeded, PayloadTooLarge
 from services.json_text import MAX_DEPTH, MAX_FIELDS, UnusableText, read_json, read_json_text, unusable
-from services.limits import from_json
+from services.limits import parse_json_object
 from tests.services.hostile_json import HOSTILE, LIMIT, fits, most_sent, most_taken, repeated
 
 characters = st.characters(codec="utf-8", exclude_characters="\0")
@@ -179,11 +179,11 @@ def test_all_json_of_a_request_shares_its_memory() -> None:
     with allowing(Allowance()) as nothing:
         assert nothing is None
         assert current_allowance() is not None
-        assert [len(from_json(text)) for _ in range(3)] == [12_000] * 3  # pyright: ignore[reportArgumentType]
+        assert [len(parse_json_object(text)) for _ in range(3)] == [12_000] * 3  # pyright: ignore[reportArgumentType]
         with pytest.raises(PayloadTooLarge):
-            from_json(text)
+            parse_json_object(text)
     assert current_allowance() is None
-    assert from_json(text)
+    assert parse_json_object(text)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_all_json_of_a_request_shares_its_memory() -> None:
 )
 def test_a_field_that_is_no_json(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        from_json(text)
+        parse_json_object(text)
 
 
 @settings(deadline=None)

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from composition.graphs.branching import FIELD, BranchFields, Inheritance, Origin
 from composition.graphs.rolling_edit.request import RollingEditRequest
-from services.limits import from_json
+from services.limits import parse_json_object
 
 FIRST, STYLE = "init_frame", "style_frame"
 PICTURES = {FIRST, STYLE}
@@ -17,7 +17,7 @@ PICTURES = {FIRST, STYLE}
 class EditBranchFields(BranchFields):
     """Guidance is parsed early as well, because its fields are merged one by one."""
 
-    ttlg: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict[str, Any])
+    ttlg: Annotated[dict[str, Any], BeforeValidator(parse_json_object)] = Field(default_factory=dict[str, Any])
 
 
 def inherit_edit(origin: Origin, fields: Mapping[str, Any], media: Collection[str]) -> Inheritance:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from composition.graphs.branching import Branch
 from composition.graphs.request import GraphRequest
 from services.errors import InvalidParameter
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.qwen_edit.request import EdgeFilter, Editing
 
 
@@ -49,7 +49,7 @@ class RollingEditRequest(GraphRequest, Editing):
     """Frames per second of the result. Default: that of the edge video, or 16 for pictures."""
     debug: bool = False
     """Store pictures of the edges and of the guidance for each frame."""
-    branch_from: Annotated[Branch, BeforeValidator(from_json)] | None = None
+    branch_from: Annotated[Branch, BeforeValidator(parse_json_object)] | None = None
     """Begin at a frame of an older job. Fields that are not set are taken from that job; the default of `style_frame`
     is its first frame. Over HTTP only."""
 

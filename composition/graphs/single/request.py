@@ -9,7 +9,7 @@ from composition.graphs.fields import read_fps
 from composition.graphs.request import GraphRequest
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.model import Offer
 
 
@@ -88,7 +88,7 @@ class EditJob(RepaintJob):
         if not fields.get("prompt"):
             raise InvalidParameter("prompt: field required if no edges are given", param="prompt")
         try:
-            guidance = from_json(fields.get("ttlg", {}))
+            guidance = parse_json_object(fields.get("ttlg", {}))
         except ValueError:  # reported when the field is validated
             return fields
         if isinstance(guidance, Mapping):

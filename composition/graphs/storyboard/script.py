@@ -25,7 +25,7 @@ from pydantic import (
 from services.errors import InvalidParameter, LimitExceeded, PayloadTooLarge
 from services.flux.request import Lora, Painting
 from services.json_text import UnusableText, scan_json
-from services.limits import MAX_TEXT, from_json
+from services.limits import MAX_TEXT, parse_json_object
 
 MAX_SCENES = 100
 MAX_SCENE_S = 60
@@ -113,7 +113,7 @@ class Script(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _parse_json(cls, value: object) -> object:
-        return from_json(value)
+        return parse_json_object(value)
 
 
 QUESTION = """\

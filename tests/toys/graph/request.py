@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from composition.graphs.request import GraphRequest
-from services.limits import from_json
+from services.limits import parse_json_object
 from services.toy.request import ToyRequest
 
 
@@ -19,5 +19,5 @@ class ThereAndBackRequest(GraphRequest):
     """The first and the last frame."""
     turns: Annotated[int, Field(ge=1, le=10)] = 1
     """How many times it is played forwards and backwards."""
-    animate: Annotated[ToyRequest, BeforeValidator(from_json)] = ToyRequest()
+    animate: Annotated[ToyRequest, BeforeValidator(parse_json_object)] = ToyRequest()
     """How the image is animated. In a form it is JSON."""
