@@ -52,8 +52,8 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.QwenEditJobFields,
         result="image",
         graph=False,
-        text="Edit a picture. Qwen-Image-Edit: a picture redrawn by a prompt and other pictures, guided by "
-        "losses while it is sampled.",
+        text="Edit a picture. Qwen-Image-Edit: image editing with a prompt and reference images, and loss "
+        "guidance during sampling.",
     ),
     Command(
         name="flux",
@@ -61,7 +61,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.FluxJobFields,
         result="image",
         graph=False,
-        text="Generate a picture from a prompt. FLUX.1 text to image, with LoRA and a face's identity.",
+        text="Generate a picture from a prompt. FLUX.1: text to image, with LoRAs and the identity of a face.",
     ),
     Command(
         name="hunyuan-dit",
@@ -69,7 +69,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.HunyuanDitJobFields,
         result="image",
         graph=False,
-        text="Restyle a picture. HunyuanDiT, which paints a picture anew in another style.",
+        text="Restyle a picture. HunyuanDiT: image restyling.",
     ),
     Command(
         name="animate",
@@ -85,8 +85,8 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.RealesrganJobFields,
         result="video",
         graph=False,
-        text="Upscale a video or a picture two to four times. Real-ESRGAN: pictures and frames, two to four "
-        "times as large.",
+        text="Upscale a video or a picture two to four times. Real-ESRGAN: upscaling of images and frames by a "
+        "factor of 2 to 4.",
     ),
     Command(
         name="film",
@@ -94,6 +94,6 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.TextToVideoJobFields,
         result="video",
         graph=False,
-        text="Generate a video from a prompt. ModelScope's text-to-video: a video of what a text says.",
+        text="Generate a video from a prompt. ModelScope's text-to-video model.",
     ),
 )

@@ -21,40 +21,39 @@ class GraphFields(TypedDict, total=False):
 
 
 class SamplingFields(TypedDict, total=False):
-    """How Wan samples. The defaults are Wan2.2's; a configuration may set others."""
+    """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     num_frames: Annotated[
         int | None,
         About(
-            "Frames to make, the picture that is given among them: a multiple of 4 plus 1.",
-            limits="1 to 1000",
-            default="121",
+            "Number of frames, including the input image: a multiple of 4, plus 1.", limits="1 to 1000", default="121"
         ),
     ]
     max_area: Annotated[
         int | None,
         About(
-            "The most pixels a frame may have; width and height keep the picture's aspect within it.",
+            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio.",
             limits="256 to 16777216",
             default="901120",
         ),
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."),
+        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
     shift: Annotated[
         float | None, About("Flow shift of the noise schedule.", limits="above 0, at most 100", default="5")
     ]
-    solver: Annotated[Literal["unipc", "dpm++"] | None, About("Sampler.", default="unipc")]
+    solver: Annotated[Literal["unipc", "dpm++"] | None, About("Solver of the sampler.", default="unipc")]
     guidance_scale: Annotated[
-        float | None, About("Classifier-free guidance; 1 or less turns it off.", limits="0 to 100", default="5")
+        float | None,
+        About("Scale of classifier-free guidance; 1 or less turns it off.", limits="0 to 100", default="5"),
     ]
     guidance_scale_2: Annotated[
         float | None,
         About(
-            "The low-noise expert's guidance, where the checkpoint has two experts; by default the same.",
+            "Guidance scale of the low-noise expert if the checkpoint has two experts; by default `guidance_scale`.",
             limits="0 to 100",
         ),
     ]
@@ -62,7 +61,7 @@ class SamplingFields(TypedDict, total=False):
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
@@ -119,41 +118,41 @@ class V2VFields(GraphFields, SamplingFields, total=False):
 
 
 class Lora(TypedDict, total=False):
-    """A low-rank adaptation that is on for this request alone."""
+    """A low-rank adaptation (LoRA) that is active for this request only."""
 
     name: Required[
         Annotated[
             str,
             About(
-                "A safetensors file in the deployment's directory, by its path without the ending; or a name on its"
-                " list.",
+                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
+                "its list.",
                 limits="1 to 200 characters",
                 needed=True,
             ),
         ]
     ]
-    weight: Annotated[float | None, About("How strongly it acts; 0 leaves it out.", limits="-10 to 10", default="1")]
+    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
 
 
 class RestyleFields(TypedDict, total=False):
-    """One picture, painted anew. The defaults are those of the v1.2-Distilled checkpoint."""
+    """Restyle one image. The defaults are those of the v1.2-Distilled checkpoint."""
 
     prompt: Required[
         Annotated[
             str,
             About(
-                "The style, and what is to be seen. BERT reads 77 tokens of it and mT5 256; what is beyond them is "
-                "ignored.",
+                "Description of the style and the content. BERT reads its first 77 tokens and mT5 its first 256.",
                 limits="1 to 8000 characters",
                 needed=True,
             ),
         ]
     ]
-    negative_prompt: Annotated[str | None, About("What the picture should not show.", limits="at most 8000 characters")]
+    negative_prompt: Annotated[str | None, About("What the image should not show.", limits="at most 8000 characters")]
     strength: Annotated[
         float | None,
         About(
-            "How much of the noise schedule is done. At 1 little is left of the picture; 0 gives it back as it is.",
+            "Fraction of the noise schedule that is run. At 1 the result has little in common with the input "
+            "image; 0 returns the image unchanged.",
             limits="0 to 1",
             default="0.6",
         ),
@@ -161,19 +160,25 @@ class RestyleFields(TypedDict, total=False):
     steps: Annotated[
         int | None,
         About(
-            "Denoising steps of the whole schedule, of which the last `strength` part is done, and at least one.",
+            "Denoising steps of the whole schedule. Only the last `strength` fraction of them is run, at least "
+            "one step.",
             limits="1 to 1000",
             default="25",
         ),
     ]
     guidance_scale: Annotated[
         float | None,
-        About("Classifier-free guidance; 1 or less turns it off and halves the time.", limits="0 to 100", default="5"),
+        About(
+            "Scale of classifier-free guidance; 1 or less turns it off and halves the time.",
+            limits="0 to 100",
+            default="5",
+        ),
     ]
     guidance_rescale: Annotated[
         float | None,
         About(
-            "How far the guided noise is brought back to the contrast of the unguided; helps against overexposure.",
+            "How far the guided noise is rescaled to the standard deviation of the unguided noise; reduces "
+            "overexposure.",
             limits="0 to 1",
             default="0",
         ),
@@ -181,7 +186,7 @@ class RestyleFields(TypedDict, total=False):
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
@@ -189,7 +194,7 @@ class RestyleFields(TypedDict, total=False):
     max_area: Annotated[
         int | None,
         About(
-            "The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again.",
+            "Largest number of pixels to sample. A larger image is sampled at a lower resolution and then enlarged.",
             limits="1024 to 16777216",
             default="1048576",
         ),
@@ -197,28 +202,28 @@ class RestyleFields(TypedDict, total=False):
 
 
 class AnimationFields(TypedDict, total=False):
-    """How Stable Video Diffusion samples. The defaults are SVD-XT's; a configuration may set others."""
+    """Sampling options of Stable Video Diffusion. The defaults are those of SVD-XT; a configuration may set others."""
 
     num_frames: Annotated[
         int | None,
         About(
-            "Frames to make. SVD-XT was trained on 25 and SVD on 14; other lengths work, and look worse.",
+            "Number of frames. SVD-XT was trained on 25 and SVD on 14; other lengths work but look worse.",
             limits="2 to 250",
             default="25",
         ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="25")]
     fps: Annotated[
-        int | None,
-        About(
-            "Frames per second: the model is told of it, and the video is played at it.", limits="1 to 60", default="6"
-        ),
+        int | None, About("Frames per second of the video; also an input of the model.", limits="1 to 60", default="6")
     ]
-    motion_bucket_id: Annotated[int | None, About("How much moves; more is more.", limits="1 to 255", default="127")]
+    motion_bucket_id: Annotated[
+        int | None, About("Amount of motion; larger values give more motion.", limits="1 to 255", default="127")
+    ]
     noise_aug_strength: Annotated[
         float | None,
         About(
-            "Noise added to the picture, in units of its range of -1 to 1; more gives more motion, less likeness.",
+            "Standard deviation of the noise added to the image, whose values range from -1 to 1. More noise "
+            "gives more motion and less similarity to the image.",
             limits="0 to 10",
             default="0.02",
         ),
@@ -226,7 +231,7 @@ class AnimationFields(TypedDict, total=False):
     min_guidance_scale: Annotated[
         float | None,
         About(
-            "Classifier-free guidance of the first frame; it grows evenly to that of the last.",
+            "Scale of classifier-free guidance for the first frame; it increases linearly to `max_guidance_scale`.",
             limits="0 to 100",
             default="1",
         ),
@@ -234,8 +239,8 @@ class AnimationFields(TypedDict, total=False):
     max_guidance_scale: Annotated[
         float | None,
         About(
-            "Classifier-free guidance of the last frame; 1 or less turns it off for all and halves the time. It"
-            " may also be given as `guidance_scale`.",
+            "Scale of classifier-free guidance for the last frame; 1 or less turns guidance off for all frames "
+            "and halves the time. `guidance_scale` is an alias of this field.",
             limits="0 to 100",
             default="3",
         ),
@@ -243,24 +248,24 @@ class AnimationFields(TypedDict, total=False):
 
 
 class SvdFields(AnimationFields, total=False):
-    """A video that begins with a given picture."""
+    """Animate an image."""
 
     max_area: Annotated[
         int | None,
         About(
-            "The most pixels a frame may have; width and height keep the picture's aspect within it.",
+            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio.",
             limits="4096 to 16777216",
             default="589824",
         ),
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."),
+        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
     ]
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
@@ -268,13 +273,12 @@ class SvdFields(AnimationFields, total=False):
 
 
 class UpscaleFields(TypedDict, total=False):
-    """Frames, enlarged."""
+    """Upscale frames."""
 
     scale: Annotated[
         int | None,
         About(
-            "How many times as wide and as high. A net that makes more is shrunk to it, each pixel the mean of "
-            "its area.",
+            "Scale factor of width and height. The output of a network with a larger factor is averaged down to it.",
             limits="2 to 4",
             default="4",
         ),
@@ -282,15 +286,16 @@ class UpscaleFields(TypedDict, total=False):
 
 
 class PaintingFields(TypedDict, total=False):
-    """How Flux samples. The defaults are those of FLUX.1-dev."""
+    """Sampling options of Flux. The defaults are those of FLUX.1-dev."""
 
     negative_prompt: Annotated[
-        str | None, About("What not to show; used while `true_cfg_scale` is above 1.", limits="at most 8000 characters")
+        str | None,
+        About("What the image should not show; used if `true_cfg_scale` is above 1.", limits="at most 8000 characters"),
     ]
     true_cfg_scale: Annotated[
         float | None,
         About(
-            "Classifier-free guidance by `negative_prompt`; 1 or less turns it off and halves the time.",
+            "Scale of classifier-free guidance with `negative_prompt`; 1 or less turns it off and halves the time.",
             limits="0 to 100",
             default="1",
         ),
@@ -302,7 +307,7 @@ class PaintingFields(TypedDict, total=False):
     guidance_scale: Annotated[
         float | None,
         About(
-            "The guidance that the checkpoint was distilled to follow; it costs no time.",
+            "Guidance scale that the distilled checkpoint takes as an input; it does not affect the time.",
             limits="0 to 100",
             default="3.5",
         ),
@@ -310,24 +315,27 @@ class PaintingFields(TypedDict, total=False):
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
     ]
     loras: Annotated[
         Sequence[Lora | str] | None,
-        About("Low-rank adaptations of the model; a text is `name` or `name:weight`.", limits="at most 8 entries"),
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`.",
+            limits="at most 8 entries",
+        ),
     ]
     identity_strength: Annotated[
-        float | None,
-        About("How strongly the given face acts; 0 is as if there were none.", limits="0 to 2", default="1"),
+        float | None, About("Strength of the face image; 0 turns it off.", limits="0 to 2", default="1")
     ]
     identity_start: Annotated[
-        float | None, About("The part of the steps after which the face begins to act.", limits="0 to 1", default="0")
+        float | None, About("Fraction of the steps after which the face is applied.", limits="0 to 1", default="0")
     ]
     identity_end: Annotated[
-        float | None, About("The part of the steps after which the face no longer acts.", limits="0 to 1", default="1")
+        float | None,
+        About("Fraction of the steps after which the face is no longer applied.", limits="0 to 1", default="1"),
     ]
 
 
@@ -370,7 +378,7 @@ class FullPipelineFields(GraphFields, PictureStagesFields, total=False):
 
 
 class GuidanceFields(TypedDict, total=False):
-    """Test-time loss guidance (TTLG): how a picture is steered by losses while it is sampled."""
+    """Test-time loss guidance (TTLG): gradients of losses that steer the sampling of an image."""
 
     edge_scale: Annotated[
         float | None, About("Weight of the edge loss; 0 turns it off.", limits="0 to 1000000", default="1")
@@ -378,7 +386,7 @@ class GuidanceFields(TypedDict, total=False):
     gram_scale: Annotated[
         float | None,
         About(
-            "Weight of the loss between Gram matrices of VGG16 features, which holds the first frame's style; 0"
+            "Weight of the loss between Gram matrices of VGG16 features, which keeps the first frame's style; 0"
             " is off.",
             limits="0 to 1000000",
             default="0",
@@ -387,7 +395,7 @@ class GuidanceFields(TypedDict, total=False):
     temporal_scale: Annotated[
         float | None,
         About(
-            "Weight of the difference to the picture that is edited; 0 turns it off.",
+            "Weight of the loss between the result and the input image; 0 turns it off.",
             limits="0 to 1000000",
             default="0",
         ),
@@ -395,35 +403,35 @@ class GuidanceFields(TypedDict, total=False):
     lr: Annotated[
         float | None,
         About(
-            "Root mean square of one update, in units of the latents' spread (the VAE normalises them to about 1).",
+            "Root mean square of one update, relative to the standard deviation of the latents (about 1).",
             limits="above 0, at most 10",
             default="0.05",
         ),
     ]
-    every: Annotated[int | None, About("Guide at every so many denoising steps.", limits="1 to 1000", default="1")]
+    every: Annotated[int | None, About("Interval between guided denoising steps.", limits="1 to 1000", default="1")]
     start_step: Annotated[
-        int | None,
-        About("The first step that may be guided, counted from 0.", limits="at least 0, below 1000", default="0"),
+        int | None, About("Index of the first guided step, from 0.", limits="at least 0, below 1000", default="0")
     ]
     end_step: Annotated[
-        int | None,
-        About("The last step that may be guided; by default the last there is.", limits="at least 0, below 1000"),
+        int | None, About("Index of the last guided step; by default the last step.", limits="at least 0, below 1000")
     ]
-    last_steps: Annotated[int | None, About("Guide only in the last so many steps.", limits="1 to 1000")]
+    last_steps: Annotated[int | None, About("Guide only this number of steps at the end.", limits="1 to 1000")]
     edge_size: Annotated[
         int | None,
         About(
-            "Pixels of the longer side at which edges are compared; by default the picture's own.", limits="32 to 4096"
+            "Longer side of the images whose edges are compared, in pixels; by default that of the input image.",
+            limits="32 to 4096",
         ),
     ]
     gram_size: Annotated[
-        int | None, About("Pixels of the longer side that VGG16 sees.", limits="32 to 4096", default="224")
+        int | None, About("Longer side of the images passed to VGG16, in pixels.", limits="32 to 4096", default="224")
     ]
     inner_steps: Annotated[int | None, About("Updates at each guided step.", limits="1 to 100", default="1")]
     loss: Annotated[
         Literal["mse", "l1", "charbonnier"] | None,
         About(
-            "How two edge maps, or two pictures, differ: squared, absolute, or absolute and smooth at zero.",
+            "Distance between two edge maps or images: mean squared error, mean absolute error, or Charbonnier "
+            "(smooth L1).",
             default="mse",
         ),
     ]
@@ -437,12 +445,13 @@ class BranchFrom(TypedDict, total=False):
 
 
 class EditingFields(TypedDict, total=False):
-    """How Qwen-Image-Edit samples. The defaults are those of the 2509 checkpoint."""
+    """Sampling options of Qwen-Image-Edit. The defaults are those of the 2509 checkpoint."""
 
     prompt: Annotated[
         str | None,
         About(
-            "What to do. Where edges are given they are picture 1, and picture 2 is edited; else picture 1 is edited.",
+            "Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; "
+            "otherwise image 1 is the image to edit.",
             limits="at most 8000 characters",
             default="将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出",
         ),
@@ -450,7 +459,7 @@ class EditingFields(TypedDict, total=False):
     negative_prompt: Annotated[
         str | None,
         About(
-            "What the picture should not show; used while `true_cfg_scale` is above 1.",
+            "What the image should not show; used if `true_cfg_scale` is above 1.",
             limits="at most 8000 characters",
             default="a blank",
         ),
@@ -458,19 +467,23 @@ class EditingFields(TypedDict, total=False):
     steps: Annotated[
         int | None,
         About(
-            "Denoising steps. The noise schedule is stretched to end at a given level, and a single step cannot be.",
+            "Denoising steps, at least 2: the noise schedule is rescaled to a fixed final noise level.",
             limits="2 to 1000",
             default="40",
         ),
     ]
     true_cfg_scale: Annotated[
         float | None,
-        About("Classifier-free guidance; 1 or less turns it off and halves the time.", limits="0 to 100", default="4"),
+        About(
+            "Scale of classifier-free guidance; 1 or less turns it off and halves the time.",
+            limits="0 to 100",
+            default="4",
+        ),
     ]
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
@@ -478,12 +491,12 @@ class EditingFields(TypedDict, total=False):
     max_area: Annotated[
         int | None,
         About(
-            "The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again.",
+            "Largest number of pixels to sample. A larger image is sampled at a lower resolution and then enlarged.",
             limits="1024 to 16777216",
             default="1048576",
         ),
     ]
-    ttlg: Annotated[GuidanceFields | None, About("Guidance at test time.")]
+    ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
 
 
 class RollingEditFields(GraphFields, EditingFields, total=False):
@@ -630,15 +643,15 @@ class AnimationJobFields(GraphFields, total=False):
 
 
 class WanFields(SamplingFields, total=False):
-    """A video that begins with a given picture."""
+    """Animate an image, guided by a prompt."""
 
-    prompt: Annotated[str | None, About("What the video shows.", limits="at most 8000 characters")]
+    prompt: Annotated[str | None, About("Description of the video.", limits="at most 8000 characters")]
 
 
 class WanJobFields(AnimationJobFields, WanFields, total=False):
     """Generate a video that begins with a picture."""
 
-    last_image: Annotated[Media | None, About("The frame to end with.", media="image")]
+    last_image: Annotated[Media | None, About("The last frame.", media="image")]
     input_reference: Annotated[
         Media | None,
         About(
@@ -668,16 +681,17 @@ class EditJobFields(RepaintJobFields, total=False):
 
 
 class EditFields(EditingFields, total=False):
-    """One picture, edited."""
+    """Edit one image."""
 
-    size: Annotated[str | None, About("`WIDTHxHEIGHT` of the result in pixels; by default the picture's own.")]
+    size: Annotated[
+        str | None, About("Size of the result, `WIDTHxHEIGHT` in pixels; by default that of the input image.")
+    ]
     edge_filter: Annotated[
         Literal["none", "sobel", "laplacian"] | None,
-        About("How edges are taken from the edge picture; `none` where it shows edges already.", default="none"),
+        About("Filter that extracts edges from the edge image; `none` if it already shows edges.", default="none"),
     ]
     debug: Annotated[
-        bool | None,
-        About("Put out, beside the result, the edges and what the last guided step changed.", default="false"),
+        bool | None, About("Also return the edge images and the change made by the last guided step.", default="false")
     ]
 
 
@@ -694,16 +708,12 @@ class QwenEditJobFields(EditJobFields, EditFields, total=False):
 
 
 class FluxFields(PaintingFields, total=False):
-    """Pictures of what a text says."""
+    """Generate images from a prompt."""
 
-    prompt: Required[Annotated[str, About("What the picture shows.", limits="1 to 8000 characters", needed=True)]]
+    prompt: Required[Annotated[str, About("Description of the image.", limits="1 to 8000 characters", needed=True)]]
     n: Annotated[
         int | None,
-        About(
-            "Pictures to paint, each by a seed of its own: `seed`, `seed` + 1, and so on.",
-            limits="1 to 10",
-            default="1",
-        ),
+        About("Number of images. Their seeds are `seed`, `seed` + 1, and so on.", limits="1 to 10", default="1"),
     ]
 
 
@@ -764,15 +774,16 @@ class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):
 
 
 class FilmingFields(TypedDict, total=False):
-    """How the model samples. The defaults are those of text-to-video-ms-1.7b; a configuration may set others."""
+    """Sampling options. The defaults are those of text-to-video-ms-1.7b; a configuration may set others."""
 
     negative_prompt: Annotated[
-        str | None, About("What not to show; used while `guidance_scale` is above 1.", limits="at most 8000 characters")
+        str | None,
+        About("What the video should not show; used if `guidance_scale` is above 1.", limits="at most 8000 characters"),
     ]
     num_frames: Annotated[
         int | None,
         About(
-            "Frames to make. The model was trained on 16; other lengths work, and look worse.",
+            "Number of frames. The model was trained on 16; other lengths work but look worse.",
             limits="2 to 250",
             default="16",
         ),
@@ -780,23 +791,23 @@ class FilmingFields(TypedDict, total=False):
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="25")]
     guidance_scale: Annotated[
         float | None,
-        About("Classifier-free guidance; 1 or less turns it off and halves the time.", limits="0 to 100", default="9"),
-    ]
-    fps: Annotated[
-        int | None,
         About(
-            "Frames per second at which the video is played; the model is not told of it.",
-            limits="1 to 60",
-            default="8",
+            "Scale of classifier-free guidance; 1 or less turns it off and halves the time.",
+            limits="0 to 100",
+            default="9",
         ),
     ]
+    fps: Annotated[
+        int | None, About("Frames per second of the video; not an input of the model.", limits="1 to 60", default="8")
+    ]
     size: Annotated[
-        str | None, About("`WIDTHxHEIGHT` in pixels; rounded down to what the checkpoint can make.", default="256x256")
+        str | None,
+        About("`WIDTHxHEIGHT` in pixels; rounded down to a size that the checkpoint supports.", default="256x256"),
     ]
     seed: Annotated[
         int | None,
         About(
-            "The same seed makes the same pixels; -1 draws one, and says which.",
+            "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
         ),
@@ -804,13 +815,13 @@ class FilmingFields(TypedDict, total=False):
 
 
 class TextToVideoFields(FilmingFields, total=False):
-    """A video of what a text says."""
+    """Generate a video from a prompt."""
 
     prompt: Required[
         Annotated[
             str,
             About(
-                "What the video shows, in English. CLIP reads the first 77 tokens.",
+                "Description of the video, in English. CLIP reads the first 77 tokens.",
                 limits="1 to 8000 characters",
                 needed=True,
             ),

@@ -1,1 +1,1 @@
-"""Models: a folder each. The files beside the folders are shared by all of them."""
+"""Models, one folder each. The modules in this folder are shared by all models."""

@@ -1,4 +1,4 @@
-"""Fields that the requests of several models have in common, and the checks of operators' limits."""
+"""Field types and limits shared by the requests of several models."""
 
 import reprlib
 import secrets
@@ -12,12 +12,12 @@ from services.json_text import UnusableText, read_json_text
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 8_000
-"""Characters."""
+"""Characters of a text field."""
 MAX_STEPS = 1_000
 MAX_RUN = 16
-"""The most frames in one run."""
+"""Maximum number of frames in one run."""
 JSON_SAFE = 2**53
-"""Drawn seeds stay below 2^53, so JSON readers that use doubles keep them exact."""
+"""Random seeds are below 2^53, so that JSON parsers which use doubles represent them exactly."""
 
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
@@ -25,9 +25,11 @@ Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 
 
 def parse_json_object(value: object) -> object:
-    """Read a form field that holds a JSON object as that object, within the memory that its request may take.
+    """Parse the JSON of a form field; return a value that is not a string unchanged.
 
-    Raises ValueError, PayloadTooLarge.
+    Raises:
+        ValueError: the text is not valid JSON.
+        PayloadTooLarge: the values would exceed the request's memory allowance.
     """
     if not isinstance(value, str):
         return value
@@ -42,17 +44,17 @@ def parse_json_object(value: object) -> object:
 
 
 MAX_QUOTED = 60
-"""Characters of a bad value that an error repeats."""
+"""Characters of an invalid value that an error message quotes."""
 
 
 def shorten(value: object) -> str:
-    """Return the beginning of a bad value, for an error."""
+    """Return the beginning of an invalid value, for an error message."""
     got = repr(value[: MAX_QUOTED + 1]) if isinstance(value, str) else _Beginning().repr(value)
     return got if len(got) <= MAX_QUOTED else f"{got[:MAX_QUOTED]}…"
 
 
 class _Beginning(reprlib.Repr):
-    """Writes the first items of lists and objects, and the ends of what else is long."""
+    """Formats a value with the first items of its lists and objects; abbreviates other long values in the middle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,28 +62,28 @@ class _Beginning(reprlib.Repr):
 
 
 UNITS = {"max_new_tokens": "tokens", "n": "pictures", "num_frames": "frames", "steps": "steps"}
-"""Fields that an operator may limit as they are → unit. Sizes are limited by `services.sizes`."""
+"""Field with an operator's limit → unit. `services.sizes` checks the limits of sizes."""
 
 
 def check_limit(field: str, value: int, limit: int, unit: str) -> None:
-    """Raise LimitExceeded, naming all four, when `value` is beyond `limit`."""
+    """Raise LimitExceeded if `value` is above `limit`. The message has all four arguments."""
     if value > limit:
         raise LimitExceeded(f"{field}: at most {limit} {unit}, got {value}", param=field)
 
 
 def check_limits(request: BaseModel, limits: Mapping[str, int]) -> None:
-    """Raise LimitExceeded when a field of UNITS is beyond its limit. `limits` is by field."""
+    """Raise LimitExceeded if a field of UNITS is above its limit. `limits` maps field names to limits."""
     for field, unit in UNITS.items():
         if field in limits:
             check_limit(field, getattr(request, field), limits[field], unit)
 
 
 def check_start(start: int, num_frames: int) -> None:
-    """Raise InvalidParameter when `start`, the first frame to send, is none of the video's and not its end."""
+    """Raise InvalidParameter if `start`, the index of the first frame to send, is not in 0 to `num_frames`."""
     if not 0 <= start <= num_frames:
         raise InvalidParameter(f"start: must be 0 to {num_frames}, got {start}", param="start")
 
 
 def draw_seed(seed: int) -> int:
-    """Return the seed; a random one where it is -1."""
+    """Return `seed`, or a random seed if it is -1."""
     return secrets.randbelow(JSON_SAFE) if seed < 0 else seed

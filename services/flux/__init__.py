@@ -1,4 +1,4 @@
-"""FLUX.1 text to image, with LoRA and a face's identity."""
+"""FLUX.1: text to image, with LoRAs and the identity of a face."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SCHNELL, IDENTITY = "black-forest-labs/FLUX.1-schnell", "ByteDance/InfiniteYou"
 
 
 def place_loras(settings: FluxSettings, home: Path) -> FluxSettings:
-    """Return the settings with `home/loras`, which is made, as `lora_dir` where none is named."""
+    """Return the settings with `lora_dir`; if it is not set, create `home/loras` and use it."""
     if settings.lora_dir is not None:
         return settings
     folder = home / "loras"
@@ -31,7 +31,7 @@ MODEL = Model(
         "black-forest-labs/FLUX.1-dev": Licence(
             "FLUX.1 [dev] Non-Commercial",
             "forbidden",
-            "running the model for money needs a licence of Black Forest Labs",
+            "commercial use requires a licence from Black Forest Labs",
             "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
         ),
     },

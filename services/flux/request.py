@@ -1,4 +1,4 @@
-"""What may be asked of Flux, within which limits."""
+"""Requests to Flux and their limits."""
 
 from pathlib import PurePosixPath
 from typing import Annotated, cast
@@ -9,13 +9,13 @@ from services.errors import InvalidParameter
 from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
 
 MAX_LORAS = 8
-"""In one request."""
+"""LoRAs in one request."""
 MAX_PICTURES = 10
-"""In one request."""
+"""Images in one request."""
 
 
 def _stem(name: str) -> str:
-    """One spelling for one file: `style`, `./style` and `style.safetensors` are the same."""
+    """Return the normalized name of a file: `style`, `./style` and `style.safetensors` are equal."""
     return str(PurePosixPath(name.removesuffix(".safetensors")))
 
 
@@ -23,18 +23,18 @@ LoraName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\\\x0
 
 
 class Lora(BaseModel):
-    """A low-rank adaptation that is on for this request alone."""
+    """A low-rank adaptation (LoRA) that is active for this request only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: LoraName
-    """A safetensors file in the deployment's directory, by its path without the ending; or a name on its list."""
+    """Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from its list."""
     weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    """How strongly it acts; 0 leaves it out."""
+    """Strength of the LoRA; 0 turns it off."""
 
 
 def _listed(value: object) -> object:
-    """Read what a form or a command line can say: JSON, and `name` or `name:weight` in place of an object."""
+    """Parse the LoRAs of a form field or a command line: JSON, or `name` or `name:weight` instead of an object."""
     if isinstance(value, str):
         value = parse_json_object(value) if value.lstrip()[:1] in ("[", "{") else [value]
     entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
@@ -53,38 +53,38 @@ def _lora(entry: object) -> object:
 
 
 class Painting(BaseModel):
-    """How Flux samples. The defaults are those of FLUX.1-dev."""
+    """Sampling options of Flux. The defaults are those of FLUX.1-dev."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    """What not to show; used while `true_cfg_scale` is above 1."""
+    """What the image should not show; used if `true_cfg_scale` is above 1."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Classifier-free guidance by `negative_prompt`; 1 or less turns it off and halves the time."""
+    """Scale of classifier-free guidance with `negative_prompt`; 1 or less turns it off and halves the time."""
     size: Size = "1024x1024"
     """`WIDTHxHEIGHT` in pixels; rounded down to multiples of 16."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 28
     """Denoising steps."""
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.5
-    """The guidance that the checkpoint was distilled to follow; it costs no time."""
+    """Guidance scale that the distilled checkpoint takes as an input; it does not affect the time."""
     seed: Seed = -1
-    """The same seed makes the same pixels; -1 draws one, and says which."""
+    """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""
     loras: Annotated[
         tuple[Lora, ...],
         Field(max_length=MAX_LORAS),
         BeforeValidator(_listed, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]),
     ] = ()
-    """Low-rank adaptations of the model; a text is `name` or `name:weight`."""
+    """Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """How strongly the given face acts; 0 is as if there were none."""
+    """Strength of the face image; 0 turns it off."""
     identity_start: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The part of the steps after which the face begins to act."""
+    """Fraction of the steps after which the face is applied."""
     identity_end: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The part of the steps after which the face no longer acts."""
+    """Fraction of the steps after which the face is no longer applied."""
 
     @property
     def lora_set(self) -> str:
-        """The names of its LoRAs as one: requests of the same set go to a replica that holds them."""
+        """The sorted names of the LoRAs, joined by `+`: requests with equal sets are routed to the same replica."""
         return "+".join(sorted(lora.name for lora in self.loras))
 
     @model_validator(mode="after")
@@ -106,9 +106,9 @@ class Painting(BaseModel):
 
 
 class FluxRequest(Painting):
-    """Pictures of what a text says."""
+    """Generate images from a prompt."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    """What the picture shows."""
+    """Description of the image."""
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
-    """Pictures to paint, each by a seed of its own: `seed`, `seed` + 1, and so on."""
+    """Number of images. Their seeds are `seed`, `seed` + 1, and so on."""

@@ -12,25 +12,26 @@ from services.weights.weights import RepositoryFile, Weights
 
 
 class LoraRepository(RepositoryFile):
-    """A LoRA on the Hugging Face hub that requests may ask for by its name here."""
+    """A LoRA on the Hugging Face hub that requests may use by the name given here."""
 
     name: LoraName
     file: Annotated[str, Field(pattern=r"\.safetensors$")]
-    """Its path in the repository."""
+    """Path of the file in the repository."""
 
 
 class IdentitySettings(BaseModel):
-    """The nets that hold a face's identity.
+    """Settings of InfiniteYou, which preserves the identity of a face.
 
-    InfiniteYou's weights are CC-BY-NC-4.0: not for commercial use. Nor are insightface's, which find the face.
+    InfiniteYou's weights are licensed under CC-BY-NC-4.0, for non-commercial use only. The same holds for insightface's
+    model packs, which detect the face.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: Weights
-    """A folder with `InfuseNetModel/` and `image_proj_model.safetensors` (or `.bin`, as InfiniteYou publishes it)."""
+    """Folder with `InfuseNetModel/` and `image_proj_model.safetensors` (or `.bin`, as published by InfiniteYou)."""
     subfolder: str = ""
-    """Where in `weights` that folder is, e.g. `infu_flux_v1.0/aes_stage2`."""
+    """Path of that folder within `weights`, e.g. `infu_flux_v1.0/aes_stage2`."""
 
     @model_validator(mode="after")
     def _inside(self) -> "IdentitySettings":
@@ -43,38 +44,38 @@ class IdentitySettings(BaseModel):
 class FluxSettings(CheckpointSettings):
     """Settings of a replica.
 
-    FLUX.1-dev's weights are under a non-commercial licence.
+    The weights of FLUX.1-dev are under a non-commercial licence.
     """
 
     dtype: Precision = "bfloat16"
     offload: Offload = "none"
-    """The nets of `identity` stay on the device whatever this says."""
+    """What to keep in CPU memory. The networks of `identity` always stay on the device."""
     attention: str | None = None
-    """An attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default its own choice."""
+    """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
     compile: bool = False
-    """Compile the blocks on first use, which takes minutes; again for each number of LoRAs at once that is new."""
+    """Compile the blocks on first use and again for each new number of LoRAs; each compilation takes minutes."""
     step_cache: StepCache | None = None
-    """Off while a face acts: diffusers' pipeline for it cannot use one."""
+    """Step cache. It is not used for requests with a face, whose pipeline in diffusers does not support it."""
     identity: IdentitySettings | None = None
-    """Without it no face can be given."""
+    """Required for requests with a face."""
     lora_dir: Path | None = None
-    """Any safetensors file in it may be asked for; without it none."""
+    """Folder whose safetensors files requests may use as LoRAs."""
     lora_repositories: tuple[LoraRepository, ...] = ()
-    """Files on the hub that may be asked for too. Each is downloaded when it is first asked for; whether its licence is
-    accepted is checked at the start."""
+    """LoRAs on the hub that requests may also use. Each is downloaded on first use; its licence is checked when the
+    replica starts."""
     max_loras: Annotated[int, Field(ge=1, le=64)] = MAX_LORAS
-    """LoRAs held in memory, and at most in one request. The one that was used longest ago goes first."""
+    """Maximum number of LoRAs in memory and in one request. The least recently used LoRA is evicted first."""
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 128
-    """With `compile` each LoRA takes the memory of this rank."""
+    """Maximum rank of a LoRA. With `compile`, each LoRA takes the memory of this rank."""
     max_lora_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    """Of one file."""
+    """Maximum size of a LoRA file, in bytes."""
     preview_every: Annotated[int, Field(ge=0)] = 0
-    """Every so many denoising steps the progress carries a preview; 0 is never."""
+    """Interval between previews, in denoising steps; 0 turns previews off."""
     max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 512
-    """Tokens of the prompt that T5 reads. CLIP reads 77."""
+    """Number of prompt tokens that T5 reads. CLIP reads 77."""
     max_n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = MAX_PICTURES
     max_area: Annotated[int, Field(ge=16 * 16)] = 1920 * 1088
-    """Pixels of a picture."""
+    """Largest number of pixels of an image."""
     max_steps: Annotated[int, Field(ge=1)] = 100
 
     @property

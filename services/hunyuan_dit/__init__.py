@@ -1,4 +1,4 @@
-"""HunyuanDiT, which paints a picture anew in another style."""
+"""HunyuanDiT: image restyling."""
 
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.settings import HunyuanDitSettings

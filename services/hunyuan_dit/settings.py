@@ -13,13 +13,13 @@ class HunyuanDitSettings(CheckpointSettings):
 
     dtype: Precision = "float16"
     offload: Offload = "none"
-    """`group` cannot be had: the transformer does not support it."""
+    """What to keep in CPU memory. The transformer does not support `group`."""
     forward_chunking: Annotated[int, Field(ge=1)] | None = None
-    """Tokens that a feed-forward layer takes at a time, which saves memory; by default all."""
+    """Number of tokens that a feed-forward layer processes at a time, to save memory; by default all."""
     compile: bool = False
-    """Compile the transformer on first use, and again for other sizes, which then takes minutes."""
+    """Compile the transformer on first use and again for each new size; each compilation takes minutes."""
     max_area: Annotated[int, Field(ge=32 * 32)] = 1024 * 1024
-    """Pixels at which a picture may be sampled."""
+    """Largest number of pixels to sample."""
     max_steps: Annotated[int, Field(ge=1)] = 100
 
     @property

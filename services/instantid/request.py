@@ -1,4 +1,4 @@
-"""What a picture of a face must be, within which limits."""
+"""Requirements on an image of a face."""
 
 from typing import Annotated
 
@@ -7,22 +7,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.limits import check_limit
 
 FIELD = "face"
-"""The request's field whose picture is looked at."""
+"""The request field with the image."""
 
 
 class Requirements(BaseModel):
-    """What is asked of a face. Beyond these an embedding says little about whose face it is."""
+    """Requirements on a face. The embedding of a face that does not meet them does not identify the person reliably."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_face: Annotated[int, Field(ge=1)] = 64
-    """Pixels of the shorter side of the face's box. At 64 the crop that the recogniser reads is the face enlarged by a
-    fifth; much below, most of what it reads is made up."""
+    """Shorter side of the face's bounding box, in pixels. At 64 the recogniser's input is the face enlarged by a fifth;
+    at much smaller sizes most of its input is interpolated."""
     max_yaw: Annotated[float, Field(gt=0, le=90)] = 45.0
-    """Degrees that a face may be turned to the side; beyond it one eye and one cheek are hardly seen."""
+    """Largest yaw of the head, in degrees; beyond it one eye and one cheek are hardly visible."""
     max_pixels: Annotated[int, Field(ge=1)] = 4096 * 4096
-    """Pixels of the picture."""
+    """Largest number of pixels of the image."""
 
     def check_picture(self, width: int, height: int) -> None:
-        """Raise LimitExceeded when the picture is too large. Pixels."""
+        """Raise LimitExceeded if the image is too large. Width and height are in pixels."""
         check_limit(FIELD, width * height, self.max_pixels, "pixels")

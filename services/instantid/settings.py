@@ -13,40 +13,40 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MtcnnSettings(BaseModel):
-    """MTCNN, whose weights come with the project (MIT)."""
+    """Settings of MTCNN, whose weights are included in the project (MIT licence)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["mtcnn"] = "mtcnn"
     min_size: Annotated[int, Field(ge=12)] = 20
-    """Pixels of the smallest face that is looked for."""
+    """Smallest face to detect, in pixels."""
     max_side: Annotated[int, Field(ge=64)] = 1024
-    """Pixels. In a longer picture `min_size` grows as if it had been scaled to this, so that it takes no longer."""
+    """Longer side of an image, in pixels, above which `min_size` grows in proportion, to bound the detection time."""
     factor: Annotated[float, Field(gt=0.1, lt=1)] = 0.709
-    """From one size of faces that are looked for to the next."""
+    """Scale factor between the levels of the image pyramid."""
     thresholds: tuple[Probability, Probability, Probability] = (0.6, 0.7, 0.7)
-    """How sure the first, the second and the third net must be."""
+    """Detection thresholds of the first, second and third network."""
 
 
 class InsightFaceSettings(BaseModel):
-    """A model pack of insightface, e.g. `antelopev2`, as InfiniteYou uses it.
+    """Settings of a model pack of insightface, e.g. `antelopev2`, which InfiniteYou uses.
 
-    The packs may be used for non-commercial research only. They are not downloaded: whoever accepts the licence unpacks
-    one. Needs the packages `insightface` and `onnxruntime` (`onnxruntime-gpu` on a GPU).
+    The packs are licensed for non-commercial research only. They are not downloaded automatically: the operator accepts
+    the licence and unpacks one. Requires the packages `insightface` and `onnxruntime` (`onnxruntime-gpu` on a GPU).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["insightface"]
     pack: Path
-    """The folder in which the pack's `.onnx` files lie."""
+    """Folder with the pack's `.onnx` files."""
     sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], ...], Field(min_length=1)] = (
         640,
         320,
         160,
     )
-    """Pixels of the square a picture is fitted into, one after the other until there is a face: faces that nearly fill
-    the picture are found only when they are made small."""
+    """Sides of the detector's square input, in pixels, tried in order until a face is found: faces that nearly fill the
+    image are detected only at small sizes."""
     threshold: Probability = 0.5
 
 
@@ -54,9 +54,9 @@ class InstantIdSettings(Requirements, ModelSettings):
     """Settings of a replica."""
 
     recogniser: Weights
-    """A folder with ArcFace's IR-SE50 as facexlib and InfiniteYou have it."""
+    """Folder with the ArcFace IR-SE50 weights, as in facexlib and InfiniteYou."""
     recogniser_file: str = "recognition_arcface_ir_se50.pth"
-    """Where in that folder the weights are: a safetensors file, or a pickle that holds nothing else."""
+    """Path of the weights in that folder: a safetensors file, or a pickle that contains only tensors."""
     detector: Annotated[MtcnnSettings | InsightFaceSettings, Field(discriminator="kind")] = MtcnnSettings()
 
     @property

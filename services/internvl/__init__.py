@@ -1,4 +1,4 @@
-"""InternVL3.5: describes pictures and answers text."""
+"""InternVL3.5: descriptions of images, and answers to text."""
 
 from services.internvl.request import DescribeRequest
 from services.internvl.settings import InternVLSettings

@@ -14,13 +14,13 @@ class InternVLSettings(CheckpointSettings):
     """Settings of a replica."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """`auto` is the dtype the checkpoint was saved in."""
+    """Precision; `auto` is the dtype of the checkpoint."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """By default what transformers chooses."""
+    """Attention implementation; by default transformers chooses."""
     max_frames: Annotated[int, Field(ge=1, le=MAX_RUN)] = MAX_RUN
-    """The most frames a question may be about; each takes 256 tokens of the real checkpoint's context."""
+    """Maximum number of frames in a request; each takes 256 tokens of the checkpoint's context."""
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = MAX_NEW_TOKENS
-    """The longest answer that may be asked for."""
+    """Maximum length of an answer, in tokens."""
 
     @property
     def limits(self) -> Mapping[str, int]:

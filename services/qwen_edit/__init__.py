@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit: a picture redrawn by a prompt and other pictures, guided by losses while it is sampled."""
+"""Qwen-Image-Edit: image editing with a prompt and reference images, and loss guidance during sampling."""
 
 from services.model import Model, Offer
 from services.qwen_edit.request import EditRequest

@@ -1,4 +1,4 @@
-"""What may be asked of Qwen-Image-Edit, within which limits."""
+"""Requests to Qwen-Image-Edit and their limits."""
 
 from typing import Annotated, Literal
 
@@ -8,14 +8,14 @@ from services.errors import InvalidParameter
 from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
 
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
-"""Reshape picture 2 along the fine outlines that picture 1 draws, and put out one picture."""
+"""In English: deform image 2 to follow the fine outlines in image 1, and generate one image."""
 
 EdgeFilter = Literal["none", "sobel", "laplacian"]
 LossKind = Literal["mse", "l1", "charbonnier"]
 
 
 def _plain(text: str) -> str:
-    """The tokenizer reads its own marks wherever they stand, and one `<|image_pad|>` more would move every picture."""
+    """Reject special tokens: the tokenizer parses them, and an extra `<|image_pad|>` would shift all images."""
     begin = text.find("<|")
     if begin >= 0 and "|>" in text[begin:]:
         raise ValueError("must not contain marks of the form <|…|>, which the model takes for commands")
@@ -27,10 +27,10 @@ Scale = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Guidance(BaseModel):
-    """Test-time loss guidance (TTLG): how a picture is steered by losses while it is sampled.
+    """Test-time loss guidance (TTLG): gradients of losses that steer the sampling of an image.
 
-    The gradient is scaled to a root mean square of one before it is used, so the three scales say what the losses weigh
-    against each other, and `lr` alone how far each update goes.
+    The gradient is normalized to a root mean square of 1, so the three scales are relative weights of the losses, and
+    `lr` alone is the step size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -38,27 +38,27 @@ class Guidance(BaseModel):
     edge_scale: Scale = 1.0
     """Weight of the edge loss; 0 turns it off."""
     gram_scale: Scale = 0.0
-    """Weight of the loss between Gram matrices of VGG16 features, which holds the first frame's style; 0 is off."""
+    """Weight of the loss between Gram matrices of VGG16 features, which keeps the first frame's style; 0 is off."""
     temporal_scale: Scale = 0.0
-    """Weight of the difference to the picture that is edited; 0 turns it off."""
+    """Weight of the loss between the result and the input image; 0 turns it off."""
     lr: Annotated[float, Field(gt=0, le=10)] = 0.05
-    """Root mean square of one update, in units of the latents' spread (the VAE normalises them to about 1)."""
+    """Root mean square of one update, relative to the standard deviation of the latents (about 1)."""
     every: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 1
-    """Guide at every so many denoising steps."""
+    """Interval between guided denoising steps."""
     start_step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
-    """The first step that may be guided, counted from 0."""
+    """Index of the first guided step, from 0."""
     end_step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] | None = None
-    """The last step that may be guided; by default the last there is."""
+    """Index of the last guided step; by default the last step."""
     last_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
-    """Guide only in the last so many steps."""
+    """Guide only this number of steps at the end."""
     edge_size: Annotated[int, Field(ge=32, le=4096)] | None = None
-    """Pixels of the longer side at which edges are compared; by default the picture's own."""
+    """Longer side of the images whose edges are compared, in pixels; by default that of the input image."""
     gram_size: Annotated[int, Field(ge=32, le=4096)] = 224
-    """Pixels of the longer side that VGG16 sees."""
+    """Longer side of the images passed to VGG16, in pixels."""
     inner_steps: Annotated[int, Field(ge=1, le=100)] = 1
     """Updates at each guided step."""
     loss: LossKind = "mse"
-    """How two edge maps, or two pictures, differ: squared, absolute, or absolute and smooth at zero."""
+    """Distance between two edge maps or images: mean squared error, mean absolute error, or Charbonnier (smooth L1)."""
 
     @model_validator(mode="after")
     def _there_is_a_window(self) -> "Guidance":
@@ -71,29 +71,30 @@ class Guidance(BaseModel):
 
     @property
     def on(self) -> bool:
-        """Whether there is anything to guide by."""
+        """Whether any loss has a weight."""
         return max(self.edge_scale, self.gram_scale, self.temporal_scale) > 0
 
 
 class Editing(BaseModel):
-    """How Qwen-Image-Edit samples. The defaults are those of the 2509 checkpoint."""
+    """Sampling options of Qwen-Image-Edit. The defaults are those of the 2509 checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: Prompt = DEFAULT_PROMPT
-    """What to do. Where edges are given they are picture 1, and picture 2 is edited; else picture 1 is edited."""
+    """Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; otherwise image 1 is
+    the image to edit."""
     negative_prompt: Prompt = " "
-    """What the picture should not show; used while `true_cfg_scale` is above 1."""
+    """What the image should not show; used if `true_cfg_scale` is above 1."""
     steps: Annotated[int, Field(ge=2, le=MAX_STEPS)] = 40
-    """Denoising steps. The noise schedule is stretched to end at a given level, and a single step cannot be."""
+    """Denoising steps, at least 2: the noise schedule is rescaled to a fixed final noise level."""
     true_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
-    """Classifier-free guidance; 1 or less turns it off and halves the time."""
+    """Scale of classifier-free guidance; 1 or less turns it off and halves the time."""
     seed: Seed = -1
-    """The same seed makes the same pixels; -1 draws one, and says which."""
+    """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""
     max_area: Annotated[int, Field(ge=32 * 32, le=4096 * 4096)] = 1024 * 1024
-    """The most pixels at which a picture is sampled. A larger one is sampled smaller, and enlarged again."""
+    """Largest number of pixels to sample. A larger image is sampled at a lower resolution and then enlarged."""
     ttlg: Annotated[Guidance, BeforeValidator(parse_json_object)] = Guidance()
-    """Guidance at test time."""
+    """Test-time loss guidance."""
 
     @model_validator(mode="after")
     def _guidance_begins_in_time(self) -> "Editing":
@@ -106,11 +107,11 @@ class Editing(BaseModel):
 
 
 class EditRequest(Editing):
-    """One picture, edited."""
+    """Edit one image."""
 
     size: Size | None = None
-    """`WIDTHxHEIGHT` of the result in pixels; by default the picture's own."""
+    """Size of the result, `WIDTHxHEIGHT` in pixels; by default that of the input image."""
     edge_filter: EdgeFilter = "none"
-    """How edges are taken from the edge picture; `none` where it shows edges already."""
+    """Filter that extracts edges from the edge image; `none` if it already shows edges."""
     debug: bool = False
-    """Put out, beside the result, the edges and what the last guided step changed."""
+    """Also return the edge images and the change made by the last guided step."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from services.levers import CheckpointSettings, Offload, Precision, StepCache
 
 Trunk = Literal["random"] | Path
-"""A file with torchvision's weights, or weights drawn from a fixed seed."""
+"""A file with torchvision's weights, or `random` for weights initialized from a fixed seed."""
 
 
 class QwenEditSettings(CheckpointSettings):
@@ -17,27 +17,27 @@ class QwenEditSettings(CheckpointSettings):
 
     dtype: Precision = "bfloat16"
     decoder_dtype: Precision | None = None
-    """Of the decoder that guidance differentiates; by default `dtype`."""
+    """Precision of the decoder through which guidance backpropagates; by default `dtype`."""
     offload: Offload = "none"
     attention: str | None = None
-    """An attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default its own choice."""
+    """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
     compile: bool = False
-    """Compile the transformer's blocks on first use, which then takes minutes."""
+    """Compile the transformer's blocks on first use, which takes minutes."""
     step_cache: StepCache | None = None
     reference_area: Annotated[int, Field(ge=32 * 32)] = 1024 * 1024
-    """Pixels to which every given picture is scaled for the VAE; the model was trained with the default."""
+    """Number of pixels to which each input image is scaled for the VAE; the model was trained with the default."""
     condition_area: Annotated[int, Field(ge=56 * 56)] = 384 * 384
-    """Pixels to which every given picture is scaled for Qwen2.5-VL."""
+    """Number of pixels to which each input image is scaled for Qwen2.5-VL."""
     vgg16: Trunk | None = None
-    """VGG16, for the Gram loss; without it there is none."""
+    """VGG16, required for the Gram loss."""
     lpips: Trunk | None = None
-    """AlexNet, for the LPIPS scores; without it there are none."""
+    """AlexNet, required for the LPIPS scores."""
     tiny_decoder: Path | None = None
-    """TAEHV's `taew2_1`, to be differentiated instead of the VAE's own decoder."""
+    """TAEHV's `taew2_1`, through which guidance backpropagates instead of the VAE's decoder."""
     save_memory: bool = True
-    """Compute the decoder's activations again in the backward pass instead of keeping them."""
+    """Recompute the decoder's activations in the backward pass instead of storing them (gradient checkpointing)."""
     max_area: Annotated[int, Field(ge=32 * 32)] = 1024 * 1024
-    """Pixels at which a picture may be sampled."""
+    """Largest number of pixels to sample."""
     max_steps: Annotated[int, Field(ge=1)] = 100
     max_inner_steps: Annotated[int, Field(ge=1)] = 10
 

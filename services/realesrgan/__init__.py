@@ -1,4 +1,4 @@
-"""Real-ESRGAN: pictures and frames, two to four times as large."""
+"""Real-ESRGAN: upscaling of images and frames by a factor of 2 to 4."""
 
 from services.model import Model, Offer
 from services.realesrgan.request import UpscaleRequest

@@ -1,4 +1,4 @@
-"""What may be asked of Real-ESRGAN."""
+"""Requests to Real-ESRGAN."""
 
 from typing import Annotated
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class UpscaleRequest(BaseModel):
-    """Frames, enlarged."""
+    """Upscale frames."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: Annotated[int, Field(ge=2, le=4)] = 4
-    """How many times as wide and as high. A net that makes more is shrunk to it, each pixel the mean of its area."""
+    """Scale factor of width and height. The output of a network with a larger factor is averaged down to it."""

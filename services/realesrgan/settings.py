@@ -9,29 +9,30 @@ from services.levers import ModelSettings, Precision
 from services.weights.weights import Weights
 
 SHIPPED = Path(__file__).parent / "realesr-animevideov3.safetensors"
-"""Real-ESRGAN's net for video, BSD-3-Clause; NOTICE says whose it is."""
+"""Real-ESRGAN's network for video, BSD-3-Clause; NOTICE names the copyright holder."""
 
 
 class RealEsrganSettings(ModelSettings):
     """Settings of a replica."""
 
     weights: Weights | None = None
-    """A folder or repository with one file of weights; by default realesr-animevideov3, which comes with the project.
-    realesr-general-x4v3 is the same net twice as deep; RealESRGAN_x4plus costs fifteen times as much for each pixel."""
+    """Folder or repository with the weights; by default realesr-animevideov3, which is included in the project.
+    realesr-general-x4v3 has the same architecture with twice the depth; RealESRGAN_x4plus takes fifteen times as long
+    for each pixel."""
     file: str | None = None
-    """Which file in it, safetensors or .pth; by default the only one."""
+    """Name of the safetensors or .pth file; required if there is more than one."""
     dtype: Precision = "bfloat16"
     compile: bool = False
-    """Compile the net on first use of each size, which then takes a minute."""
+    """Compile the network on first use of each size, which takes a minute."""
     batch: Annotated[int, Field(ge=1, le=16)] = 4
-    """Frames in one pass."""
+    """Number of frames in one forward pass."""
     tile: Annotated[int, Field(ge=0)] = 512
-    """Pixels of a tile's side in what is given, its margins not counted; 0 takes every picture whole."""
+    """Side of a tile in the input frame, in pixels, without its margins; 0 turns tiling off."""
     tile_margin: Annotated[int, Field(ge=0, le=512)] | None = None
-    """Pixels that a tile sees beyond its sides. By default what the net can see, 64 at most: with that the tiles of
-    realesr-animevideov3 (18 pixels) and realesr-general-x4v3 (34) fit without a seam."""
+    """Margin on each side of a tile, in pixels. By default the radius of the network's receptive field, at most 64,
+    which leaves no seams for realesr-animevideov3 (18 pixels) and realesr-general-x4v3 (34)."""
     max_area: Annotated[int, Field(ge=1)] = 7680 * 4320
-    """Pixels of a frame of the result."""
+    """Largest number of pixels of a frame of the result."""
 
     @property
     def source(self) -> str:

@@ -1,4 +1,4 @@
-"""What may be asked of Stable Video Diffusion, within which limits."""
+"""Requests to Stable Video Diffusion and their limits."""
 
 from typing import Annotated, Any, cast
 
@@ -8,32 +8,33 @@ from services.errors import InvalidParameter
 from services.limits import MAX_STEPS, Seed, Size
 
 MAX_FRAMES = 250
-"""Ten times what SVD-XT was trained on; the operator's own, lower limit is in the configuration."""
+"""Ten times the length that SVD-XT was trained on. The configuration sets the operator's lower limit."""
 
 
 class Animation(BaseModel):
-    """How Stable Video Diffusion samples. The defaults are SVD-XT's; a configuration may set others.
+    """Sampling options of Stable Video Diffusion. The defaults are those of SVD-XT; a configuration may set others.
 
-    `guidance_scale` is read as `max_guidance_scale`. There is no prompt: the picture is all that conditions the model.
+    `guidance_scale` is an alias of `max_guidance_scale`. There is no prompt: only the image conditions the model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 25
-    """Frames to make. SVD-XT was trained on 25 and SVD on 14; other lengths work, and look worse."""
+    """Number of frames. SVD-XT was trained on 25 and SVD on 14; other lengths work but look worse."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 25
     """Denoising steps."""
     fps: Annotated[int, Field(ge=1, le=60)] = 6
-    """Frames per second: the model is told of it, and the video is played at it."""
+    """Frames per second of the video; also an input of the model."""
     motion_bucket_id: Annotated[int, Field(ge=1, le=255)] = 127
-    """How much moves; more is more."""
+    """Amount of motion; larger values give more motion."""
     noise_aug_strength: Annotated[float, Field(ge=0, le=10)] = 0.02
-    """Noise added to the picture, in units of its range of -1 to 1; more gives more motion, less likeness."""
+    """Standard deviation of the noise added to the image, whose values range from -1 to 1. More noise gives more motion
+    and less similarity to the image."""
     min_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Classifier-free guidance of the first frame; it grows evenly to that of the last."""
+    """Scale of classifier-free guidance for the first frame; it increases linearly to `max_guidance_scale`."""
     max_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.0
-    """Classifier-free guidance of the last frame; 1 or less turns it off for all and halves the time. It may also be
-    given as `guidance_scale`."""
+    """Scale of classifier-free guidance for the last frame; 1 or less turns guidance off for all frames and halves the
+    time. `guidance_scale` is an alias of this field."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,7 +61,7 @@ class Animation(BaseModel):
     @model_validator(mode="after")
     def _guidance_grows(self) -> "Animation":
         low, high = self.min_guidance_scale, self.max_guidance_scale
-        if low > max(high, 1.0):  # below 1 both mean off, and turning it off by the one alone must do
+        if low > max(high, 1.0):  # below 1 both mean off, and one field suffices to turn it off
             raise InvalidParameter(
                 f"min_guidance_scale: must not be above max_guidance_scale, got {low} and {high}",
                 param="min_guidance_scale",
@@ -69,11 +70,11 @@ class Animation(BaseModel):
 
 
 class SvdRequest(Animation):
-    """A video that begins with a given picture."""
+    """Animate an image."""
 
     max_area: Annotated[int, Field(ge=64 * 64, le=4096 * 4096)] = 576 * 1024
-    """The most pixels a frame may have; width and height keep the picture's aspect within it."""
+    """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio."""
     size: Size | None = None
-    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."""
+    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."""
     seed: Seed = -1
-    """The same seed makes the same pixels; -1 draws one, and says which."""
+    """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""

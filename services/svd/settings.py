@@ -12,27 +12,27 @@ from services.svd.request import MAX_FRAMES
 class SvdSettings(CheckpointSettings):
     """Settings of a replica.
 
-    For a card of 8 GB: `offload: model`, `forward_chunking: true`, `decode_window: 2`, `decode_overlap: 0`, which is
-    what diffusers' documentation gives for less than 8 GB. For 16 GB: `offload: model`, `decode_window: 4`,
+    For a GPU with 8 GB: `offload: model`, `forward_chunking: true`, `decode_window: 2`, `decode_overlap: 0`, which
+    diffusers' documentation recommends for less than 8 GB. For 16 GB: `offload: model`, `decode_window: 4`,
     `decode_overlap: 2`. The defaults are for 24 GB and more.
     """
 
     variant: str | None = None
-    """Which of a checkpoint's files to read, e.g. `fp16` for `*.fp16.safetensors`; by default the plain ones."""
+    """Variant of the checkpoint's files, e.g. `fp16` for `*.fp16.safetensors`; by default files without a variant."""
     dtype: Precision = "float16"
-    """Of everything; a VAE that asks for it still encodes the picture in float32."""
+    """Precision of all networks. A VAE that requires float32 to encode still uses it."""
     offload: Offload = "none"
     forward_chunking: bool = False
-    """Compute the UNet's feed-forward layers for one frame at a time: less memory, slower."""
+    """Compute the UNet's feed-forward layers one frame at a time, which saves memory and is slower."""
     compile: bool = False
-    """Compile the UNet on first use, which then takes minutes, and again for each new size."""
+    """Compile the UNet on first use and again for each new size; each compilation takes minutes."""
     decode_window: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 8
-    """Frames that are decoded and sent together. The decoder looks forward and back, so more flicker less."""
+    """Number of frames decoded and sent together. The decoder is temporal, so larger windows flicker less."""
     decode_overlap: Annotated[int, Field(ge=0, le=32)] = 3
-    """Frames on either side of a window that are decoded with it and thrown away, so that windows join smoothly."""
+    """Number of frames on each side of a window that are decoded with it and discarded, to avoid visible seams."""
     max_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 50
     max_area: Annotated[int, Field(ge=1)] = 576 * 1024
-    """Pixels of a frame."""
+    """Largest number of pixels of a frame."""
     max_steps: Annotated[int, Field(ge=1)] = 100
 
     @property

@@ -1,4 +1,4 @@
-"""ModelScope's text-to-video: a video of what a text says."""
+"""ModelScope's text-to-video model."""
 
 from services.model import Model, Offer
 from services.text_to_video.request import TextToVideoRequest

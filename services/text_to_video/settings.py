@@ -14,18 +14,18 @@ class TextToVideoSettings(CheckpointSettings):
     """Settings of a replica."""
 
     variant: str | None = None
-    """Which of a checkpoint's files to read, e.g. `fp16` for `*.fp16.safetensors`; by default the plain ones."""
+    """Variant of the checkpoint's files, e.g. `fp16` for `*.fp16.safetensors`; by default files without a variant."""
     dtype: Precision = "float16"
     offload: Offload = "none"
     solver: Literal["dpm++"] | None = None
-    """DPM-Solver++, with which the model card makes a video in 25 steps; by default the checkpoint's own, DDIM."""
+    """DPM-Solver++, which the model card uses with 25 steps; by default the checkpoint's own solver, DDIM."""
     forward_chunking: bool = False
-    """Compute the UNet's feed-forward layers for one frame at a time: less memory, slower."""
+    """Compute the UNet's feed-forward layers one frame at a time, which saves memory and is slower."""
     decode_batch: Annotated[int, Field(ge=1, le=MAX_RUN)] = 8
-    """Frames that are decoded and sent together; fewer take less memory."""
+    """Number of frames decoded and sent together; fewer take less memory."""
     max_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 200
     max_area: Annotated[int, Field(ge=1)] = 576 * 320
-    """Pixels of a frame."""
+    """Largest number of pixels of a frame."""
     max_steps: Annotated[int, Field(ge=1)] = 100
 
     @property

@@ -15,7 +15,7 @@ MODEL = Model(
     kind="wan",
     settings=WanSettings,
     service="services.wan.service:Wan",
-    offers=(Offer("image-to-video", WanRequest, pictures={"last_image": "The frame to end with."}),),
+    offers=(Offer("image-to-video", WanRequest, pictures={"last_image": "The last frame."}),),
     rate=lambda settings: settings.rate,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),

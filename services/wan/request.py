@@ -1,4 +1,4 @@
-"""What may be asked of Wan, within which limits."""
+"""Requests to Wan and their limits."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from services.limits import MAX_TEXT, Seed, Size
 
 MAX_FRAMES = 1_000
-"""Beyond this nothing that Wan was made for is left; the operator's own, lower limit is in the configuration."""
+"""Far beyond the length that Wan was trained on. The configuration sets the operator's lower limit."""
 
 
 def _latent_aligned(num_frames: int) -> int:
@@ -18,39 +18,39 @@ def _latent_aligned(num_frames: int) -> int:
 
 
 class Sampling(BaseModel):
-    """How Wan samples. The defaults are Wan2.2's; a configuration may set others."""
+    """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES), AfterValidator(_latent_aligned)] = 121
-    """Frames to make, the picture that is given among them: a multiple of 4 plus 1."""
+    """Number of frames, including the input image: a multiple of 4, plus 1."""
     max_area: Annotated[int, Field(ge=16 * 16, le=4096 * 4096)] = 704 * 1280
-    """The most pixels a frame may have; width and height keep the picture's aspect within it."""
+    """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio."""
     size: Size | None = None
-    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to what the checkpoint can make."""
+    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."""
     steps: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Denoising steps."""
     shift: Annotated[float, Field(gt=0, le=100)] = 5.0
     """Flow shift of the noise schedule."""
     solver: Literal["unipc", "dpm++"] = "unipc"
-    """Sampler."""
+    """Solver of the sampler."""
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 5.0
-    """Classifier-free guidance; 1 or less turns it off."""
+    """Scale of classifier-free guidance; 1 or less turns it off."""
     guidance_scale_2: Annotated[float, Field(ge=0, le=100)] | None = None
-    """The low-noise expert's guidance, where the checkpoint has two experts; by default the same."""
+    """Guidance scale of the low-noise expert if the checkpoint has two experts; by default `guidance_scale`."""
     negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """What the video should not show."""
     seed: Seed = -1
-    """The same seed makes the same pixels; -1 draws one, and says which."""
+    """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""
 
 
 class WanRequest(Sampling):
-    """A video that begins with a given picture."""
+    """Animate an image, guided by a prompt."""
 
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    """What the video shows."""
+    """Description of the video."""
 
     @staticmethod
     def count_frames(seconds: float, rate: float) -> int:
-        """Return how many frames, 4k + 1, last about `seconds` at `rate` frames per second."""
+        """Return the number of frames, 4k + 1, that last about `seconds` at `rate` frames per second."""
         return 1 + 4 * max(1, round(seconds * rate / 4))

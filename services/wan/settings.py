@@ -13,46 +13,46 @@ from services.weights.loras import UnsafeLora, check_lora
 
 
 def _exact(rate: object) -> object:
-    """Read 23.976 as its decimal digits say, not as the nearest double."""
+    """Convert a float to its decimal digits, so that 23.976 becomes an exact fraction."""
     return str(rate) if isinstance(rate, float) else rate
 
 
 class Lora(BaseModel):
-    """A low-rank adaptation that is loaded at the start and always on."""
+    """A low-rank adaptation (LoRA) that is loaded at startup and always active."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Annotated[str, BeforeValidator(str)]
-    """A safetensors file; a relative path lies in `lora_dir`."""
+    """Path of a safetensors file; a relative path starts at `lora_dir`."""
     weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
     expert: Literal["high", "low", "both"] = "both"
-    """The high-noise or the low-noise expert; `both` is every expert the checkpoint has."""
+    """Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint."""
 
 
 class WanSettings(CheckpointSettings):
     """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
-    """Of the transformers and the text encoder."""
+    """Precision of the transformers and the text encoder."""
     vae_dtype: Precision = "float32"
     offload: Offload = "none"
     attention: str | None = None
-    """An attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default its own choice."""
+    """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
     compile: bool = False
-    """Compile the transformers' blocks on first use, which then takes minutes."""
+    """Compile the transformers' blocks on first use, which takes minutes."""
     step_cache: StepCache | None = None
     loras: tuple[Lora, ...] = ()
     lora_dir: Path | None = None
-    """When set, every LoRA file must lie in it."""
+    """Folder that must contain all LoRA files, if set."""
     rate: Annotated[Fraction, BeforeValidator(_exact), Field(gt=0, le=240)] | None = None
-    """Frames per second of what the checkpoint makes; by default 24 for TI2V, else 16."""
+    """Frames per second of the generated videos; by default 24 for TI2V and 16 for other checkpoints."""
     preview_every: Annotated[int, Field(ge=0)] = 0
-    """Every so many denoising steps the progress carries a preview of the middle frame; 0 is never."""
+    """Interval between previews of the middle frame, in denoising steps; 0 turns previews off."""
     max_sequence_length: Annotated[int, Field(ge=1, le=4096)] = 512
-    """Tokens of the prompt."""
+    """Maximum length of the prompt, in tokens."""
     max_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 241
     max_area: Annotated[int, Field(ge=1)] = 1280 * 720
-    """Pixels of a frame."""
+    """Largest number of pixels of a frame."""
     max_steps: Annotated[int, Field(ge=1)] = 100
 
     @property
@@ -69,5 +69,5 @@ class WanSettings(CheckpointSettings):
         return self
 
     def path_of(self, lora: Lora) -> Path:
-        """Return where the file of `lora` lies, links followed."""
+        """Return the path of the file of `lora`, with symbolic links resolved."""
         return ((self.lora_dir or Path()) / lora.file).resolve()

@@ -1,1 +1,1 @@
-"""Where weights come from: repositories and folders, downloads, licences, and LoRA files that are safe to load."""
+"""Weights of models: repositories and folders, downloads, licences, and checks of LoRA files."""
