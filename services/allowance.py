@@ -1,6 +1,6 @@
-"""How much memory a request may take by being read, and what a text takes.
+"""The memory allowance of a request while it is parsed, and the memory that a string takes.
 
-The sizes are those of CPython 3.11 to 3.13 on 64 bits.
+The sizes are those of 64-bit CPython 3.11 to 3.13.
 """
 
 import re
@@ -12,31 +12,31 @@ from dataclasses import dataclass
 from services.errors import PayloadTooLarge
 
 MAX_JSON_BYTES = 1 << 20
-"""Bytes of JSON, or of the text in a form, that a request may have unless the configuration says otherwise."""
+"""Default limit of the JSON, or of the text fields of a form, in one request, in bytes."""
 MEMORY_RATIO = 4
-"""Reading a request takes at most so many times the bytes that its texts may have, they themselves included."""
+"""Maximum memory for parsing a request, including its text, as a multiple of the limit of its text."""
 LEAST_BYTES = 1 << 18
-"""A lower limit does not make the memory smaller."""
+"""Smallest limit from which the memory allowance is computed, in bytes."""
 
 WIDE_TEXT = 96
-"""A text without its characters; one of ASCII characters alone takes less."""
+"""Bytes of a string object without its characters; an ASCII string takes less."""
 PIECE = 1 << 16
-"""Bytes whose characters are counted at a time."""
+"""Number of bytes whose characters are counted at a time."""
 
 CONTINUATION = bytes(range(0x80, 0xC0))
-"""The bytes of UTF-8 that begin no character."""
+"""UTF-8 continuation bytes."""
 FOUR_BYTES = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
-"""In a text with one of these each character takes 4 bytes."""
+"""Matches if a string takes 4 bytes per character."""
 TWO_BYTES = re.compile(rb"[\xc4-\xff]|\\u(?!00)")
 NOT_ASCII = re.compile(rb"[\x80-\xff]|\\u00[89a-fA-F]")
 
 
 class Allowance:
-    """How much memory the texts of one request may take, read.
+    """The memory that parsing one request may take.
 
     Args:
-        limit: bytes that the texts may have as they come. Read, and with what is needed for that, they may take
-            MEMORY_RATIO times as many, or as LEAST_BYTES.
+        limit: maximum size of the request's text in bytes. The parsed values and the temporary memory may take
+            MEMORY_RATIO times the larger of this limit and LEAST_BYTES.
     """
 
     def __init__(self, limit: int = MAX_JSON_BYTES) -> None:
@@ -45,7 +45,7 @@ class Allowance:
         self._left = self._memory
 
     def take(self, size: int, passing: int = 0) -> None:
-        """Count so many bytes, beside which there must be room for `passing` ones. Raises PayloadTooLarge."""
+        """Allocate `size` bytes; `passing` more bytes must be available temporarily. Raises PayloadTooLarge."""
         self._left -= size
         if self._left < passing:
             raise PayloadTooLarge(
@@ -55,7 +55,7 @@ class Allowance:
 
     @contextmanager
     def lent(self, size: int) -> Generator[None]:
-        """Count so many bytes until the block is left. Raises PayloadTooLarge."""
+        """Allocate `size` bytes until the end of the block. Raises PayloadTooLarge."""
         self.take(size)
         try:
             yield
@@ -68,7 +68,7 @@ _current: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
 
 @contextmanager
 def allowing(allowance: Allowance) -> Generator[None]:
-    """Let all JSON that is read in the block, also that in the texts of fields, share one allowance."""
+    """Use one allowance for all JSON parsed in the block, including JSON in form fields."""
     token = _current.set(allowance)
     try:
         yield
@@ -77,28 +77,28 @@ def allowing(allowance: Allowance) -> Generator[None]:
 
 
 def current_allowance() -> Allowance | None:
-    """Return that of the request that is being read, if one is."""
+    """Return the allowance of the request being parsed, or None."""
     return _current.get()
 
 
 @dataclass(frozen=True, slots=True)
 class TextCost:
-    """Bytes that a string takes."""
+    """The memory that a string takes, in bytes."""
 
     kept: int
     passing: int
-    """More of them while it is made."""
+    """Additional bytes while the string is created."""
 
 
 def text_cost(data: bytes | bytearray, start: int = 0, stop: int | None = None, *, escapes: bool = False) -> TextCost:
-    """Return what the text in `data[start:stop]`, which is UTF-8, takes as a string, at most.
+    """Return an upper bound of the memory for the UTF-8 text in `data[start:stop]` as a string.
 
-    Python makes room for as many characters as there are bytes, and again when it meets a wider character.
+    Python allocates one character per byte, and allocates again when it decodes a wider character.
 
     Args:
-        data: the bytes.
-        start, stop: the piece of them.
-        escapes: whether a backslash in it begins an escape, as in JSON.
+        data: UTF-8 text.
+        start, stop: the slice of `data` to decode.
+        escapes: whether a backslash starts an escape sequence, as in JSON.
     """
     stop = len(data) if stop is None else stop
     size = stop - start
@@ -107,7 +107,7 @@ def text_cost(data: bytes | bytearray, start: int = 0, stop: int | None = None, 
     )
     tape = 0
     if escapes and data.find(b"\\", start, stop) >= 0:
-        # \\u and four digits are one character; those behind a backslash that is itself escaped are not meant.
+        # \\u and four digits are one character, unless the backslash itself is escaped.
         escaped = max(0, data.count(b"\\u", start, stop) - data.count(b"\\\\u", start, stop))
         size, characters = size - 3 * escaped, characters - 5 * escaped
         tape = size + size // 2
@@ -117,7 +117,7 @@ def text_cost(data: bytes | bytearray, start: int = 0, stop: int | None = None, 
 
 
 def _widths(data: bytes | bytearray, start: int, stop: int) -> tuple[int, int]:
-    """Bytes for a character of a text, and of the narrower one that it may be made of, or 0."""
+    """Return the bytes per character of the string, and of the narrower string that Python creates first, or 0."""
     if FOUR_BYTES.search(data, start, stop):
         return 4, 2
     if TWO_BYTES.search(data, start, stop):

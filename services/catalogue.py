@@ -1,4 +1,4 @@
-"""The models that there are. The one list: whoever adds a model adds its line here."""
+"""All models. To add a model, add a line to this list."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,4 +29,4 @@ MODELS: tuple[Model[Any], ...] = (
 )
 
 KINDS: Mapping[str, Model[Any]] = {model.kind: model for model in MODELS}
-"""Kind → model."""
+"""Kind of model → model."""

@@ -1,6 +1,6 @@
-"""What every diffusers pipeline does with its device: finding it, moving there, and saying what went wrong on it.
+"""Devices of diffusers pipelines: lookup, placement and errors.
 
-Beside the models' own files this is the only one that imports torch.
+Only the modules of models and a few shared ones, such as this one, import torch.
 """
 
 import traceback
@@ -17,28 +17,28 @@ from services.levers import Offload
 
 
 def quiet() -> None:
-    """Draw no bars: in a log they are noise, and both libraries draw them while they load."""
+    """Disable the progress bars that diffusers and transformers print while they load: they clutter the log."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the first GPU if there is one, else the CPU. Raises ConfigError."""
+    """Return the device `name`; `auto` is the first GPU, or the CPU if there is no GPU. Raises ConfigError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ConfigError(f"device: {name} is not here ({error})", param="device") from error
+        raise ConfigError(f"device: {name} is not available ({error})", param="device") from error
 
 
 def explain_failure(error: RuntimeError, task: str, advice: str) -> ModelFailed | None:
-    """Say what of the error tree `error` is, if torch raised it because of the device.
+    """Convert a device error of torch to an error of this project; return None for any other error.
 
     Args:
-        error: what torch raised.
-        task: what there was too little memory for.
-        advice: what to ask for instead.
+        error: the error that torch raised.
+        task: the work that needs the memory, e.g. `64x48 pixels and 9 frames`.
+        advice: what to change in the request.
     """
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in text:
@@ -50,17 +50,17 @@ def explain_failure(error: RuntimeError, task: str, advice: str) -> ModelFailed 
 
 @contextmanager
 def report_device_errors(task: str, advice: str, release: Callable[[], object] | None = None) -> Generator[None]:
-    """Raise in the project's errors what the device raises in torch's, and give its memory back.
+    """Convert device errors of torch to errors of this project, and release the device memory.
 
     Args:
-        task: what there may be too little memory for, e.g. `64x48 pixels and 9 frames`.
-        advice: what to ask for instead.
-        release: called at the end of the block, however it ends: brings a pipeline that an exception has left into a
-            state in which it can be called again.
+        task: the work that needs the memory, e.g. `64x48 pixels and 9 frames`.
+        advice: what to change in the request.
+        release: always called at the end of the block; resets a pipeline that was interrupted by an exception, so that
+            it can be called again.
 
     Raises:
-        ModelFailed: out of memory; the next request may fit.
-        DeviceFailed: any other error of the device, after which CUDA does nothing more for this process.
+        ModelFailed: out of memory; a smaller request may succeed.
+        DeviceFailed: any other device error; CUDA is unusable in this process afterwards.
     """
     try:
         try:
@@ -78,7 +78,7 @@ def report_device_errors(task: str, advice: str, release: Callable[[], object] |
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Let go of the tensors that filled the memory: the frames in the traceback hold on to them."""
+    """Clear the local variables of the traceback's stack frames, which keep tensors in memory."""
     found: BaseException | None = error
     while found is not None:
         traceback.clear_frames(found.__traceback__)
@@ -86,14 +86,14 @@ def _clear_frames(error: BaseException) -> None:
 
 
 def finite(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor. Raises ModelFailed when a number in it is not one."""
+    """Return the tensor. Raises ModelFailed if it has an element that is not finite."""
     if not torch.isfinite(tensor).all():
-        raise ModelFailed("the model made numbers that are not finite")
+        raise ModelFailed("the model produced values that are not finite")
     return tensor
 
 
 def set_attention(models: Iterable[Any], backend: str | None) -> None:
-    """Let transformers of diffusers use an attention backend by its name. Raises ConfigError."""
+    """Set the attention backend of diffusers transformers. Raises ConfigError if it is unknown or not available."""
     if backend is None:
         return
     for model in models:
@@ -104,16 +104,16 @@ def set_attention(models: Iterable[Any], backend: str | None) -> None:
 
 
 def place(pipe: Any, device: torch.device, offload: Offload, *, in_order: bool) -> None:
-    """Put a diffusers pipeline on the device. The VAE stays there: its decoder is called past the offload hooks.
+    """Move a diffusers pipeline to the device. The VAE is never offloaded: its decoder is called without the hooks.
 
     Args:
         pipe: the pipeline; its `model_cpu_offload_seq` ends with the VAE.
-        device: where it computes.
-        offload: what waits elsewhere.
-        in_order: whether every pass calls the same layers in the same order, so that they can be fetched ahead.
+        device: the device to compute on.
+        offload: what to keep in CPU memory.
+        in_order: whether every pass calls the same layers in the same order, so that layers can be prefetched.
 
     Raises:
-        ConfigError: there is nothing to offload from.
+        ConfigError: offloading is requested and the device is the CPU.
     """
     if offload != "none" and device.type == "cpu":
         raise ConfigError(f"offload: {offload} needs a GPU, and the device is the CPU", param="offload")

@@ -1,4 +1,4 @@
-"""The tree of errors.
+"""The hierarchy of errors.
 
 ReelError                   code                 status  retryable
 ├── InvalidRequest          invalid_request      400
@@ -21,21 +21,21 @@ ReelError                   code                 status  retryable
 ├── ConfigError             invalid_config       500
 └── LeaseLost               lease_lost           500
 
-Each class survives pickle, so that it crosses Ray. A message is written for the person who made the request: it names
-the field, the limit and the value. `param` is the field's name, in the words of the HTTP surface.
+Each class can be pickled and so can be sent through Ray. A message is written for the author of the request: it names
+the field, the limit and the value. `param` is the name of the field in the HTTP API.
 """
 
 from typing import ClassVar
 
 
 class ReelError(Exception):
-    """The root. `message` may be shown to the user."""
+    """Base class of all errors. `message` may be shown to the user."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     """HTTP status."""
     retryable: ClassVar[bool] = False
-    """Whether the same request may succeed when it is made again."""
+    """Whether the same request may succeed if it is sent again."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class ReelError(Exception):
 
 
 class InvalidRequest(ReelError):
-    """The request cannot be read."""
+    """The request is malformed."""
 
     code = "invalid_request"
     status = 400
@@ -58,20 +58,20 @@ class InvalidParameter(InvalidRequest):
 
 
 class LimitExceeded(InvalidParameter):
-    """A field or a file exceeds a limit of the operator's."""
+    """A field or a file exceeds a limit set by the operator."""
 
     code = "limit_exceeded"
 
 
 class UndecodableMedia(InvalidRequest):
-    """A file is empty, of another type than it claims, or cannot be decoded."""
+    """A file is empty, has a different type than declared, or cannot be decoded."""
 
     code = "undecodable_media"
     status = 422
 
 
 class PayloadTooLarge(InvalidRequest):
-    """A request body has more bytes than the limit."""
+    """A request body exceeds the size limit, or parsing it would exceed the memory limit."""
 
     code = "payload_too_large"
     status = 413
@@ -85,7 +85,7 @@ class Unauthorized(InvalidRequest):
 
 
 class Forbidden(InvalidRequest):
-    """The host or the origin of the request is not allowed by the configuration."""
+    """The configuration does not allow the host or the origin of the request."""
 
     code = "forbidden"
     status = 403
@@ -106,14 +106,14 @@ class RangeNotSatisfiable(InvalidRequest):
 
 
 class Conflict(InvalidRequest):
-    """The object is not in a state in which that can be done."""
+    """The operation is not possible in the current state of the object."""
 
     code = "conflict"
     status = 409
 
 
 class QueueFull(ReelError):
-    """The queue of jobs is full."""
+    """The job queue is full."""
 
     code = "queue_full"
     status = 429
@@ -128,7 +128,7 @@ class Cancelled(ReelError):
 
 
 class ServiceLost(ReelError):
-    """The process that did the work died."""
+    """The process that was doing the work died."""
 
     code = "service_lost"
     status = 503
@@ -136,7 +136,7 @@ class ServiceLost(ReelError):
 
 
 class ServiceBusy(ReelError):
-    """The service's queue is full."""
+    """The queue of the service is full, or its replica does not have the model."""
 
     code = "service_busy"
     status = 503
@@ -144,13 +144,13 @@ class ServiceBusy(ReelError):
 
 
 class ModelFailed(ReelError):
-    """The model failed: out of memory, non-finite numbers, missing weights."""
+    """The model failed: out of memory, non-finite values, or missing weights."""
 
     code = "model_failed"
 
 
 class DeviceFailed(ModelFailed):
-    """The device is in a state that this process cannot recover from; the replica is replaced."""
+    """The device is unusable for this process; the replica is replaced."""
 
     code = "device_failed"
     retryable = True

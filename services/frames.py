@@ -1,7 +1,7 @@
-"""The items of a stream between deployments: frames, and what is sent beside them.
+"""The items of a stream between deployments: frames and metadata.
 
-The set is closed, and each item is frozen. A stream ends by ending, fails by raising and is cancelled by being closed;
-there is no end marker and no error item.
+The set of types is closed, and all items are immutable. A failed stream raises an exception, and a consumer cancels a
+stream by closing it; there is no end marker and no error item.
 """
 
 from collections.abc import AsyncGenerator
@@ -15,22 +15,23 @@ from numpy.typing import NDArray
 from services.limits import MAX_RUN
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""(count, height, width, 3) uint8 RGB, C-contiguous. Read-only where it came through Ray: never write in place."""
+"""(count, height, width, 3) uint8 RGB, C-contiguous. Never modify it in place: arrays from Ray are read-only."""
 
 JsonValue: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """A run of 1 to 16 consecutive frames. A picture is a run of one.
+    """A run of 1 to 16 consecutive frames. A picture is a run of one frame.
 
     Raises:
-        ValueError: when `pixels` is not (1–16, height, width, 3) uint8 in C order, or `first` is negative.
+        ValueError: `pixels` is not (1–16, height, width, 3) uint8 in C order, `first` is negative, or `rate` is not
+            positive.
     """
 
     pixels: Pixels
     first: int = 0
-    """Index of `pixels[0]` in its stream, from 0."""
+    """Index of `pixels[0]` in the stream, from 0."""
     rate: Fraction = Fraction(1)
     """Frames per second."""
 
@@ -51,23 +52,23 @@ class Frames:
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height in pixels."""
         return self.pixels.shape[1]
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Width in pixels."""
         return self.pixels.shape[2]
 
     @property
     def stop(self) -> int:
-        """Index of the frame after the last one."""
+        """Index after the last frame."""
         return self.first + self.count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """`done` of `total` steps of a stage are finished. `preview` is one small frame of what is being made."""
+    """`done` of `total` steps of a stage are finished. `preview` is one small frame of the unfinished result."""
 
     stage: str
     done: int
@@ -85,7 +86,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A decision made during the run (`seed`, `size`, `caption`). A job records it and passes it to a resumed run."""
+    """A value chosen during the run (`seed`, `size`, `caption`). A job records it and passes it to a resumed run."""
 
     name: str
     value: JsonValue
@@ -97,12 +98,12 @@ class StageDone:
 
     stage: str
     model: str
-    """The service, e.g. `wan`."""
+    """Name of the service, e.g. `wan`."""
     source: str
-    """Where its weights come from: a repository, or `path:FOLDER`."""
+    """Source of the weights: a repository, or `path:FOLDER`."""
     revision: str
     replica: str
-    """Which replica did it, and on which devices."""
+    """Name of the replica, and its devices."""
     seconds: float
 
 
@@ -117,24 +118,24 @@ class Fit:
     rate: Fraction
     """Frames per second of the video."""
     seconds: Fraction | None = None
-    """Duration: its frames are spread evenly over it. None keeps its own duration."""
+    """Duration over which the frames are spread evenly; None keeps the duration of the clip."""
     blend: bool = False
-    """Interpolate linearly between its frames; else repeat the earlier one."""
+    """Whether to interpolate linearly between frames; otherwise the earlier frame is repeated."""
     crossfade: int = 0
-    """Frames of the video in which it cross-fades from the clip before it."""
+    """Length of the cross-fade from the previous clip, in frames of the video."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames of a file at this place in the stream; the consumer reads them from the file.
+    """A reference to the frames of a file, at this position in the stream; the consumer decodes the file.
 
-    A file decodes faster than anything downstream can process it, and Ray streams have no back-pressure, so the frames
-    of a file are referenced, not sent.
+    Decoding a file is faster than processing its frames, and Ray streams have no back-pressure, so the frames of a file
+    are referenced, not sent.
     """
 
     url: str
     fit: Fit | None = None
-    """None where it is taken as it is."""
+    """How to fit the clip; None uses it unchanged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,18 +143,18 @@ class Result:
     """Frames of a secondary output: another video, or a still picture."""
 
     name: str
-    """The variant's, e.g. `hd` or `image`."""
+    """Name of the variant, e.g. `hd` or `image`."""
     frames: Frames
     still: bool = False
-    """Whether it is a picture, which is whole with this."""
+    """Whether it is a picture; a picture is complete with this item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Quality scores of a frame, sent just before it. None means not measured."""
+    """Quality scores of a frame, sent just before the frame. None means not measured."""
 
     frame: int
-    """Index of the frame in its stream."""
+    """Index of the frame in the stream."""
     edge_loss: float | None = None
     gram_loss: float | None = None
     temporal_loss: float | None = None
@@ -163,31 +164,32 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sketch:
-    """A debug picture of how a frame was made, sent just before it."""
+    """A debug picture of how a frame was generated, sent just before the frame."""
 
     frame: int
-    """Index of the frame in its stream."""
+    """Index of the frame in the stream."""
     name: str
-    """What it shows, e.g. `soft_edges`."""
+    """Content of the picture, e.g. `soft_edges`."""
     picture: Frames
 
 
 Features: TypeAlias = NDArray[np.float32]
-"""Float32, in the shape that stands beside it."""
+"""Float32 array; the field's docstring gives its shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """A face that was found in a picture. Places are fractions of that picture's width and height.
+    """A face detected in a picture. Coordinates are fractions of the picture's width and height.
 
     Raises:
-        ValueError: when an array has another shape, or numbers that are not finite.
+        ValueError: an array has the wrong shape or type, or values that are not finite.
     """
 
     embedding: Features
-    """(512,), of length 1: whose face it is."""
+    """(512,), unit length: the identity of the person."""
     keypoints: Features
-    """(5, 2), x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+    """(5, 2), x and y of the left eye, the right eye, the nose, and the left and right corners of the mouth. Left and
+    right are those of the picture."""
     box: Features
     """(4,): left, top, right, bottom."""
     crop: Frames | None = None
@@ -203,4 +205,4 @@ class Face:
 Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Result | Scores | Sketch | Face
 
 Stream: TypeAlias = AsyncGenerator[Item]
-"""What a model makes, while it makes it. Closing it stops the work."""
+"""The output of a model while it runs. Closing the stream stops the work."""

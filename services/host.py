@@ -1,4 +1,4 @@
-"""The deployment of models: one process that holds one or more of them, each with a thread of its own."""
+"""The deployment of models: one process with one or more models, each on its own thread."""
 
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -19,20 +19,20 @@ from services.service import Service
 from services.worker import ServiceInfo
 
 REMEMBERED = 8
-"""How many recent LoRA sets Serve remembers for each replica."""
+"""Number of recent LoRA sets that Serve remembers for each replica."""
 
 
 @dataclass(frozen=True)
 class Hosted:
-    """A model of a host."""
+    """Configuration of a model of a host."""
 
     kind: str
     settings: Any
-    """Of that kind."""
+    """Settings of the model's kind."""
 
 
 def name_replica() -> str:
-    """Return the name of this replica, with its node and its GPUs."""
+    """Return the name of this replica, its node and its GPUs."""
     me = serve.get_replica_context().replica_id
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     node = cast("Any", ray).util.get_node_ip_address()
@@ -41,7 +41,7 @@ def name_replica() -> str:
 
 @contextmanager
 def _reported(name: str, home: Path) -> Generator[None]:
-    """Write that a model is being loaded, and how that ended, for whoever waits for the server."""
+    """Record that a model is being loaded, and whether that succeeded, for processes that wait for the server."""
     state: State = "failed"
     _report(name, "loading", home)
     try:
@@ -52,7 +52,7 @@ def _reported(name: str, home: Path) -> Generator[None]:
 
 
 def _report(name: str, state: State, home: Path) -> None:
-    with suppress(OSError):  # only a display misses it
+    with suppress(OSError):  # the state is for display only
         write_loading(home, Loading(name, state))
 
 
@@ -60,12 +60,12 @@ class Host:
     """Loads models and forwards calls to them.
 
     Args:
-        models: id → what to load, in this order.
-        home: REELGRAPH_HOME, where downloads lie.
-        replica: says which replica this is, and on which devices.
+        models: id → model to load, in loading order.
+        home: REELGRAPH_HOME, the folder of downloads.
+        replica: returns the name of this replica and its devices.
 
     Raises:
-        ConfigError: weights, a device or a lever cannot be had.
+        ConfigError: weights, a device or another setting are not available.
     """
 
     def __init__(self, models: Mapping[str, Hosted], home: Path, replica: Callable[[], str] = name_replica) -> None:
@@ -78,11 +78,11 @@ class Host:
                 self._services[name] = KINDS[hosted.kind].load(hosted.settings, home, replica)
 
     async def stream(self, name: str, method: str, *args: object, **options: object) -> AsyncGenerator[Item]:
-        """Call a streaming method of the model `name`, and yield what it yields. Closing it stops the work.
+        """Call a streaming method of the model `name` and yield its items. Closing the stream stops the work.
 
-        Raises what the method raises, ModelFailed where no role that the model offers has such a method, and
-        ServiceBusy where this host has no such model: it is about to be replaced by one that has, or nobody would have
-        asked it.
+        Raises the errors of the method, and:
+            ModelFailed: no role of the model has this method.
+            ServiceBusy: this host does not have the model; a host that has it is about to replace this one.
         """
         service, methods = self._service(name), self._methods[name]
         if method not in methods:
@@ -95,21 +95,21 @@ class Host:
                 yield replace(item, model=name) if isinstance(item, StageDone) else item
 
     async def stop(self, name: str, key: str) -> None:
-        """Cancel the stream of a model that was opened with `key`, if it still runs."""
+        """Cancel the stream of the model `name` that was opened with `key`, if it is still running."""
         await self._service(name).stop(key)
 
     async def info(self, name: str) -> ServiceInfo:
-        """Return what is loaded as the model `name`, and whether it is busy."""
+        """Return the state of the model `name`."""
         return replace(await self._service(name).info(), name=name)
 
     def check_health(self) -> None:
-        """Raise DeviceFailed when an earlier request has left a device unusable."""
+        """Raise DeviceFailed if an earlier request left a device unusable."""
         for service in self._services.values():
             service.check_health()
 
     @cast("Any", serve).multiplexed(max_num_models_per_replica=REMEMBERED)
     async def _remember(self, names: str) -> str:
-        """Let Serve know which LoRAs this replica holds, so that it routes requests for them here."""
+        """Register the LoRAs of this replica with Serve, so that it routes requests for them here."""
         return names
 
     def _service(self, name: str) -> Service[Any, Any]:

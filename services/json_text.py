@@ -1,10 +1,10 @@
-"""JSON that was sent, read within a bound on memory, on depth and on the fields of an object.
+"""Parsing of untrusted JSON with limits on memory, depth and the number of fields of an object.
 
-A parser makes 26 bytes of each byte of `[],[],…`, and six of each byte of a long text that ends with an emoji. So a
-scan adds up what the values of a text will take before any of them is made, and ends where that is more than may be
-taken. It is linear, and it refuses what no database and no file name can hold: NUL, and halves of surrogate pairs.
+A parser allocates 26 bytes for each byte of `[],[],…`, and 6 for each byte of a long string that ends with an emoji. So
+a scan first adds up the memory of all values, before any is created, and stops when the sum exceeds the allowance. The
+scan takes linear time. It also rejects NUL and lone surrogates, which databases and file names cannot store.
 
-The sizes are those of CPython 3.11 to 3.13 on 64 bits, with what pydantic's parser needs for itself while it reads.
+The sizes are those of 64-bit CPython 3.11 to 3.13, and include the temporary memory of pydantic's parser.
 """
 
 import re
@@ -18,26 +18,28 @@ from services.allowance import MAX_JSON_BYTES, Allowance, allowing, current_allo
 from services.errors import LimitExceeded
 
 MAX_DEPTH = 64
-"""Objects and lists inside of each other. No request has more than 6."""
+"""Maximum nesting of objects and lists. Requests have at most 6 levels."""
 MAX_FIELDS = 256
-"""Fields of one object. No request has more than 40."""
+"""Maximum number of fields of one object. Requests have at most 40."""
 SHOWN_PATH = 60
-"""Characters of a path that a message repeats."""
+"""Characters of a field path that an error message quotes."""
 
 SLOT = 24
-"""Bytes for one item of a list: its pointer in the list, and two in the vector that the parser collects them in."""
+"""Bytes per list item: one pointer in the list, and two in the parser's vector of items."""
 LIST = 64
+"""Bytes of an empty list."""
 DICT = 192
-"""With up to five fields."""
+"""Bytes of a dict with up to five fields."""
 DICT_GROWTH = {6: 176, 11: 288, 22: 560, 43: 1200, 86: 2416, 171: 4624}
-"""At so many fields a dict is made anew, which takes so many bytes more."""
+"""Number of fields at which a dict is resized → additional bytes."""
 NUMBER = 32
+"""Bytes of a number."""
 TEXT = 64
-"""A text of ASCII characters, without them."""
+"""Bytes of an ASCII string without its characters."""
 CACHED_NAME = 64
-"""Bytes of a field's name up to which the parser makes it once for all objects."""
+"""Length in bytes up to which the parser caches a field name."""
 KNOWN_NAMES = 512
-"""Different names that the scan remembers as made already."""
+"""Number of cached field names that the scan remembers."""
 
 ESCAPE = (
     rb'\\(?:["\\/bfnrt]|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}'
@@ -47,8 +49,8 @@ OPEN_STRING = rb'"[^"\\\x00-\x1f]*+(?:' + ESCAPE + rb'[^"\\\x00-\x1f]*+)*+'
 TOKEN = re.compile(
     rb"[ \t\n\r,]*+(?:(" + OPEN_STRING + rb'")([ \t\n\r]*+:)?+|([\[{])|([\]}])|([^ \t\n\r,:"\[\]{}]++)|(\Z)|([\s\S]))'
 )
-"""A string (1), and the colon that makes it a name (2); a bracket that opens (3) or closes (4); a number or word (5);
-the end (6); anything else (7). It matches wherever it begins, and never goes back: it is linear."""
+"""Groups: a string (1), and the colon after a field name (2); an opening (3) or closing (4) bracket; a number or a
+literal (5); the end (6); anything else (7). It matches at every position without backtracking: the scan is linear."""
 STRING, NAME, OPENS, CLOSES, WORD, END = range(1, 7)
 CUT_STRING = re.compile(OPEN_STRING)
 NO_CHARACTER = re.compile(rb"\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})")
@@ -56,7 +58,7 @@ UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class UnusableText(ValueError):
-    """A text holds what is no character, or NUL. `path` is that of its field, empty at the root."""
+    """A string contains NUL or a lone surrogate. `path` is the path of its field, empty at the root."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
@@ -65,19 +67,19 @@ class UnusableText(ValueError):
 
 
 def read_json(data: bytes) -> object:
-    """Read JSON in UTF-8, within the allowance of the request that is being read, or one of its own.
+    """Parse UTF-8 JSON within the allowance of the current request, or within a new allowance if there is no request.
 
     Raises:
-        ValueError: it is not JSON; UnusableText where a text in it cannot be used.
-        LimitExceeded: it is nested too deeply, or an object has too many fields.
-        PayloadTooLarge: it would take too much memory.
+        ValueError: the text is not valid JSON; UnusableText if a string contains NUL or a lone surrogate.
+        LimitExceeded: the JSON is nested too deeply, or an object has too many fields.
+        PayloadTooLarge: the values would take too much memory.
     """
     scan_json(data)
     return cast("object", parse_json(data, cache_strings="keys"))
 
 
 def read_json_text(text: str) -> object:
-    """Read JSON that came as a text, as `read_json` does. Raises the same."""
+    """Parse JSON in a string. Raises the errors of `read_json`."""
     data = text.encode()
     allowance = current_allowance() or Allowance(max(MAX_JSON_BYTES, len(data)))
     with allowing(allowance), allowance.lent(len(data)):
@@ -85,12 +87,12 @@ def read_json_text(text: str) -> object:
 
 
 def scan_json(data: bytes) -> None:
-    """Count what the values of a JSON text will take, and look at its texts. Raises what `read_json` raises."""
+    """Add up the memory of the values of a JSON text, and check its strings. Raises the errors of `read_json`."""
     _Scan(data, current_allowance() or Allowance(max(MAX_JSON_BYTES, len(data)))).run()
 
 
 def unusable(text: str) -> str | None:
-    """Return why a text can be neither stored nor sent, or None where it can."""
+    """Return why a string cannot be stored or sent, or None if it can."""
     found = UNUSABLE.search(text)
     return None if found is None else _reason(ord(found[0]))
 
@@ -103,13 +105,13 @@ def _reason(code: int) -> str:
 
 @dataclass(slots=True)
 class _Place:
-    """Where the scan is inside of one list or object."""
+    """Position of the scan in one list or object."""
 
     is_list: bool
     index: int = -1
-    """Of the last item of a list."""
+    """Index of the current item of a list."""
     name: str | None = None
-    """Of the field of an object whose value comes next, or is being read."""
+    """Name of the current field of an object."""
     fields: int = 0
 
     def __str__(self) -> str:
@@ -184,18 +186,18 @@ class _Scan:
             self._take(cost.kept, cost.passing)
 
     def _begin(self) -> None:
-        """Note that a value begins."""
+        """Start a value."""
         if self._places and self._places[-1].is_list:
             self._places[-1].index += 1
             self._take(SLOT)
 
     def _end(self) -> None:
-        """Note that a value has ended."""
+        """End a value."""
         if self._places:
             self._places[-1].name = None
 
     def _refuse(self, at: int) -> None:
-        """Say what is wrong with the text that begins at a byte. Raises ValueError."""
+        """Raise ValueError or UnusableText for the invalid text at byte `at`."""
         cut = CUT_STRING.match(self._data, at)
         bad = None if cut is None else NO_CHARACTER.match(self._data, cut.end())
         if bad is None:
@@ -205,5 +207,5 @@ class _Scan:
 
 
 def _path(places: Sequence[_Place]) -> str:
-    """The field that a value is read for, as `field.0.field`."""
+    """Return the path of the current field, e.g. `field.0.field`."""
     return ".".join(filter(None, map(str, places)))[:SHOWN_PATH]

@@ -1,4 +1,4 @@
-"""Settings that several models share. They are applied in `device.py`."""
+"""Settings shared by several models. `device.py` applies them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from services.weights.weights import Weights
 
 Precision = Literal["bfloat16", "float16", "float32"]
 Offload = Literal["none", "model", "group", "sequential"]
-"""What waits in the CPU's memory: nothing, whole models, layers fetched ahead, or every layer. Never the VAE."""
+"""What to keep in CPU memory: nothing, whole networks, layers that are prefetched, or each layer. Never the VAE."""
 
 
 class StepCache(BaseModel):
-    """Skip the blocks after the first one while that one's residual hardly changes between two steps.
+    """First Block Cache of ParaAttention: skip the other blocks if the first block's residual changes little in a step.
 
-    Lossy. Source: First Block Cache of ParaAttention; useless for distilled models of 4 to 8 steps.
+    It is lossy, and does not help distilled models with 4 to 8 steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["first_block"] = "first_block"
     threshold: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.08
-    """Relative change of the residual below which the blocks are skipped; 0.05 to 0.2 in practice."""
+    """Relative change of the residual below which the blocks are skipped; usually 0.05 to 0.2."""
 
 
 class ModelSettings(BaseModel, ABC):
@@ -32,22 +32,22 @@ class ModelSettings(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str = "auto"
-    """A torch device, e.g. `cuda:1`; `auto` is the first GPU where there is one, else the CPU."""
+    """A torch device, e.g. `cuda:1`; `auto` is the first GPU, or the CPU if there is no GPU."""
 
     @property
     def limits(self) -> Mapping[str, int]:
-        """Field of a request → the largest value that this deployment takes."""
+        """Request field → largest value that this deployment accepts."""
         return {}
 
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where the weights come from: a repository, `path:FOLDER`, or a file that comes with the project."""
+        """Source of the weights: a repository, `path:FOLDER`, or the name of a file included in the project."""
 
     @property
     @abstractmethod
     def revision(self) -> str:
-        """The commit of the repository; empty where there is none."""
+        """Commit of the repository; empty if the source is not a repository."""
 
 
 class CheckpointSettings(ModelSettings):
