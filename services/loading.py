@@ -1,7 +1,7 @@
-"""Which models a server is loading, as small files: a process that loads one writes, whoever waits for it reads.
+"""The loading state of models, in small files: replicas write them, and processes that wait for a server read them.
 
-`HOME/loading/MODEL.json` holds `{"model", "state", "detail", "at"}`; `at` is in seconds since the epoch. A model is its
-id in the configuration. The last state that was written counts, whichever replica wrote it.
+`HOME/loading/MODEL.json` contains `{"model", "state", "detail", "at"}`; `at` is in seconds since the epoch. MODEL is
+the id of the model in the configuration. All replicas of a model write the same file; the last write wins.
 """
 
 import json
@@ -20,25 +20,25 @@ _STATES = get_args(State)
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How far a model is."""
+    """The loading state of a model."""
 
     model: str
     state: State
     detail: str = ""
-    """What is being done, e.g. `fetching 3 of 12 GB`, or what went wrong."""
+    """Current step, e.g. `fetching 3 of 12 GB`, or the reason of the failure."""
     at: float = field(default_factory=time.time)
-    """When that was written: seconds since the epoch."""
+    """Time of writing, in seconds since the epoch."""
 
 
 def write_loading(home: Path, loading: Loading) -> None:
-    """Say how far a model is. Raises OSError."""
+    """Write the loading state of a model. Raises OSError."""
     folder = home / "loading"
     folder.mkdir(mode=0o700, exist_ok=True)
     write_private(folder / f"{quote(loading.model, safe='')}.json", json.dumps(asdict(loading)))
 
 
 def list_loading(home: Path, since: float = 0.0) -> list[Loading]:
-    """What was written at `since` or later, by model. A file that says something else is left out."""
+    """Return the states written at `since` (seconds since the epoch) or later, sorted by model; skip invalid files."""
     return sorted(
         (one for one in _read(home / "loading") if one.at >= since),
         key=lambda one: one.model,
@@ -48,8 +48,8 @@ def list_loading(home: Path, since: float = 0.0) -> list[Loading]:
 def _read(folder: Path) -> Iterator[Loading]:
     for path in folder.glob("*.json"):
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            found = Loading(str(said["model"]), said["state"], str(said.get("detail", "")), float(said["at"]))
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            found = Loading(str(fields["model"]), fields["state"], str(fields.get("detail", "")), float(fields["at"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
         if found.state in _STATES:

@@ -1,4 +1,4 @@
-"""A kind of model as the other rooms see it: one value, which its folder exports as `MODEL`."""
+"""The description of a kind of model, which its folder exports as `MODEL`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from services.levers import ModelSettings
 from services.weights.licences import Licence
 
-if TYPE_CHECKING:  # it brings numpy, and what may be asked of a model is read without
+if TYPE_CHECKING:  # it imports numpy, which the definitions of requests do not need
     from services.service import Service
 
 Settings = TypeVar("Settings", bound=ModelSettings)
@@ -27,61 +27,62 @@ Role = Literal[
     "text-to-video",
     "upscale",
 ]
-"""What a graph needs a model for."""
+"""A task for which a graph needs a model."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A role that a kind offers."""
+    """A role that a kind of model offers."""
 
     role: Role
-    """Its service has the method of the role's interface, see `services.roles`."""
+    """The service implements the interface of this role in `services.roles`."""
     request: type[BaseModel] | None = None
-    """What that method is asked with, beside frames; None where nothing can be chosen."""
+    """Request class of the role's method; None if the method takes only frames."""
     pictures: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Optional pictures of the role's method that this kind can use: the method's argument → what it is for."""
+    """Optional pictures that this kind supports: argument of the role's method → description."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model(Generic[Settings]):
-    """A kind of checkpoint and how it is served."""
+    """A kind of model and how it is served."""
 
     kind: str
-    """Its name in a configuration, e.g. `wan`."""
+    """Name of the kind in a configuration, e.g. `wan`."""
     settings: type[Settings]
     """Settings of a replica."""
     service: str
-    """Its service class, as `module:class`. It is imported where the model is loaded, because it brings torch."""
+    """Service class, as `module:class`. It is imported only in the process that loads the model, because it imports
+    torch."""
     offers: tuple[Offer, ...]
     rate: Callable[[Settings], Fraction | None] | None = None
-    """Settings → frames per second of its videos, where the model and not the request decides; None where only the
-    loaded checkpoint knows."""
+    """Settings → frames per second of the videos, if the model determines it, not the request; the function returns
+    None if it depends on the checkpoint."""
     prepare: Callable[[Settings, Path], Settings] = lambda settings, _home: settings
-    """Completes settings that depend on `home`."""
+    """Completes the settings that depend on `home`."""
     licences: Mapping[str, Licence] = field(default_factory=dict[str, Licence])
-    """Repository, or name of a pack → the terms of its weights."""
+    """Repository, or name of a model pack → licence of its weights."""
     aliases: tuple[str, ...] = ()
-    """Names by which older clients ask for a job of a model of this kind."""
+    """Older names of the kind that requests may use."""
     command: str = ""
-    """Name of the command for a job of a model of this kind; empty where it is the kind."""
+    """Name of the command-line command; empty if it is the same as the kind."""
 
     def load(self, settings: Settings, home: Path, replica: Callable[[], str]) -> "Service[Settings, Any]":
-        """Load the weights, and return the service.
+        """Load the weights and return the service.
 
         Args:
-            settings: what the configuration says.
-            home: REELGRAPH_HOME, where downloads lie.
+            settings: settings from the configuration.
+            home: REELGRAPH_HOME, the folder of downloads.
             replica: returns the name of this replica and its devices.
 
         Raises:
-            ConfigError: weights, the device or another setting cannot be had.
+            ConfigError: weights, the device or another setting are not available.
         """
         module, name = self.service.split(":")
         return getattr(import_module(module), name)(self.prepare(settings, home), home, replica)
 
     def find_offer(self, role: str, request: type[BaseModel] | None) -> Offer | None:
-        """Return the offer of a role that is asked with `request`; None where there is none."""
+        """Return the offer with this role and request class, or None if there is no match."""
         for offer in self.offers:
             if offer.role == role and offer.request is request:
                 return offer

@@ -1,4 +1,4 @@
-"""Pictures as tensors, for whichever model: to them, from them, and smaller. With `device.py` the only shared torch."""
+"""Conversion of pictures to and from tensors, and area downscaling."""
 
 from functools import lru_cache
 
@@ -9,20 +9,20 @@ from services.frames import Pixels
 
 
 def tensor_of(pixels: Pixels, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(n, h, w, 3) uint8 → (n, 3, h, w) in [0, 1]. Copied: Ray's arrays are read-only, which no tensor can be."""
+    """Convert (n, h, w, 3) uint8 pixels to a (n, 3, h, w) tensor in [0, 1]. Copies: arrays from Ray are read-only."""
     return torch.tensor(pixels, device=device).permute(0, 3, 1, 2).to(dtype) / 255
 
 
 def pixels_of(pictures: Tensor) -> Pixels:
-    """(n, 3, h, w) about [0, 1], clamped here → (n, h, w, 3) uint8."""
+    """Convert a (n, 3, h, w) tensor, which is clamped to [0, 1], to (n, h, w, 3) uint8 pixels."""
     levels = (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def averaged(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Return pictures shrunk so that each pixel is the mean of the area it covers.
+    """Downscale (n, c, h, w) pictures to `height` x `width` pixels by area averaging.
 
-    By two products of matrices: on a GPU the gradient of adaptive pooling depends on chance.
+    Uses two matrix products, because the gradient of adaptive pooling is not deterministic on a GPU.
     """
     down, across = (_shares(old, new) for old, new in zip(pictures.shape[-2:], (height, width), strict=True))
     return down.to(pictures) @ pictures @ across.to(pictures).T
@@ -30,7 +30,7 @@ def averaged(pictures: Tensor, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _shares(old: int, new: int) -> Tensor:
-    """(new, old) float64: how much of each old pixel lies in each new one, relative to that one's length."""
+    """Return a (new, old) float64 matrix: the fraction of each new pixel that each old pixel covers, along one axis."""
     edges = torch.arange(new + 1, dtype=torch.float64) * old / new
     pixels = torch.arange(old, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)

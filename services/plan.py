@@ -1,4 +1,4 @@
-"""A request that has been checked: what a service hands to its model."""
+"""A validated request, which a service passes to its model."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -12,23 +12,23 @@ Request = TypeVar("Request", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan(Generic[Request]):
-    """A request within its limits, with everything decided that it left open.
+    """A validated request with its size and seed chosen.
 
-    A model that needs more (pictures, the first frame to send) extends it in `services/MODEL/plan.py`.
+    A model that needs more (pictures, the first frame to send) extends the class in `services/MODEL/plan.py`.
     """
 
     request: Request
     width: int
-    """Pixels, at which the model samples."""
+    """Width in pixels at which the model samples."""
     height: int
-    """Pixels, at which the model samples."""
+    """Height in pixels at which the model samples."""
     seed: int
-    """Not negative: drawn where the request says -1."""
+    """Random seed, not negative; a request with -1 gets a random one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoPlan(Plan[Request]):
-    """A checked request for a video. Raises InvalidParameter when `start` is not within it."""
+    """A validated request for a video. Raises InvalidParameter if `start` is outside the video."""
 
     start: int
     """Index of the first frame to send."""

@@ -1,4 +1,4 @@
-"""Files that nobody else on the machine can read: REELGRAPH_HOME and all that lies in it."""
+"""Files that other users of the machine cannot access: REELGRAPH_HOME and its contents."""
 
 import os
 import pwd
@@ -16,19 +16,19 @@ Tell = Callable[[str], None]
 
 
 def be_private() -> None:
-    """Let whatever this process writes from now on, and what it starts, be readable by its user alone."""
+    """Set the umask so that only the current user can access files that this process and its children create."""
     os.umask(_OTHERS)
 
 
 def open_home(path: Path, tell: Tell | None = None) -> Path:
-    """Return the folder of all state, made where it is missing, absolute, and closed to other users.
+    """Return the absolute path of the folder of all state; create it if it is missing, and deny access to other users.
 
     Args:
-        path: the folder; `~` is the user's own.
-        tell: is given a sentence where other users could read an existing folder until now.
+        path: the folder; `~` is the user's home folder.
+        tell: receives a warning if other users could access the folder until now.
 
     Raises:
-        ConfigError: it cannot be made, or it is another user's, or a link to another user's.
+        ConfigError: the folder cannot be created, or the folder or a symbolic link to it belongs to another user.
     """
     home = path.expanduser().absolute()
     try:
@@ -45,7 +45,7 @@ def open_home(path: Path, tell: Tell | None = None) -> Path:
 
 
 def _need_own(home: Path) -> None:
-    """Raise ConfigError unless the folder is this user's, and the link to it too, where it is one."""
+    """Raise ConfigError if the folder, or the symbolic link to it, belongs to another user."""
     for owner in {home.lstat().st_uid, home.stat().st_uid} - {os.geteuid()}:
         whose = f"{_name_of(owner)}, and this is {_name_of(os.geteuid())}"
         raise ConfigError(f"REELGRAPH_HOME: {home} belongs to {whose}; name a folder of your own", param="home")
@@ -58,9 +58,9 @@ def _name_of(user: int) -> str:
 
 
 def tighten(top: Path) -> int:
-    """Take all rights of other users away from a folder and what lies in it; return how many were changed.
+    """Remove the permissions of other users from a folder and its contents; return the number of changed entries.
 
-    Links are not followed, and what belongs to other users is left.
+    Symbolic links are not followed, and entries of other users are skipped.
     """
     changed = _close(top)
     for folder, folders, files in os.walk(top):
@@ -79,7 +79,7 @@ def _close(path: Path) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all. Raises OSError."""
+    """Write a file atomically, readable by this user only. Raises OSError."""
     number, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(number, "w", encoding="utf-8") as file:

@@ -1,14 +1,14 @@
-"""What a model of each role can do: one interface with one method for each role.
+"""The interfaces of roles: one class with one method for each role.
 
-A service offers a role when it has the method with this signature; its request class says what may be chosen. All
-methods return a stream of items that ends with StageDone. Closing the stream stops the work before its next step, and a
-second call with the same `key` stops the first. All raise:
+A service offers a role if it has the method with this signature; its request class defines the options. All methods
+return a stream of items that ends with StageDone. Closing the stream stops the work before its next step, and a second
+call with the same `key` stops the first. All methods raise:
 
-- InvalidParameter: a field does not suit this checkpoint or deployment.
-- LimitExceeded: a field is beyond this deployment's limit.
-- ModelFailed: out of memory, or numbers that are not finite.
-- DeviceFailed: the GPU is lost to this process.
-- Cancelled: `stop`, or a second call with the same key.
+- InvalidParameter: this checkpoint or deployment does not support the value of a field.
+- LimitExceeded: a field is above this deployment's limit.
+- ModelFailed: out of memory, or values that are not finite.
+- DeviceFailed: the GPU is unusable for this process.
+- Cancelled: by `stop`, or by a second call with the same key.
 """
 
 from collections.abc import Mapping
@@ -22,68 +22,68 @@ Request_contra = TypeVar("Request_contra", contravariant=True)
 
 
 class Informative(Protocol):
-    """What every service has beside the methods of its roles."""
+    """The method that every service has in addition to those of its roles."""
 
     async def info(self) -> ServiceInfo:
-        """Return what is loaded, and whether it is at work."""
+        """Return the loaded model and whether it is busy."""
         ...
 
 
 class ImageToVideo(Protocol[Request_contra]):
-    """Makes a video of a picture."""
+    """Animates a picture."""
 
     def animate(
         self, request: Request_contra, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""
     ) -> Stream:
-        """Make a video that begins with `image`, and ends with `last_image` where the checkpoint can.
+        """Generate a video that begins with `image`, and ends with `last_image` if the checkpoint supports that.
 
-        The stream has the facts `seed` and `size`, progress of `denoise`, then frames and progress of `decode`.
+        The stream has the facts `seed` and `size`, the progress of `denoise`, then frames and the progress of `decode`.
 
         Args:
-            request: what to make.
-            image: one frame; what does not fit the video's aspect is cut off evenly at two sides.
-            last_image: one frame, treated alike.
-            start: index of the first frame to send; those before it are kept back.
-            key: names the job.
+            request: the prompt and the sampling options.
+            image: one frame; it is cropped evenly at two sides to the video's aspect ratio.
+            last_image: one frame, cropped in the same way.
+            start: index of the first frame to send; earlier frames are generated but not sent.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class TextToVideo(Protocol[Request_contra]):
-    """Makes a video of a text."""
+    """Generates a video from a prompt."""
 
     def generate_video(self, request: Request_contra, start: int = 0, key: str = "") -> Stream:
-        """Make a video of what the prompt says.
+        """Generate a video from a prompt.
 
-        The stream has the facts `seed` and `size`, progress of `denoise`, then frames and progress of `decode`.
+        The stream has the facts `seed` and `size`, the progress of `denoise`, then frames and the progress of `decode`.
 
         Args:
-            request: what to make.
-            start: index of the first frame to send; those before it are kept back.
-            key: names the job.
+            request: the prompt and the sampling options.
+            start: index of the first frame to send; earlier frames are generated but not sent.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class TextToImage(Protocol[Request_contra]):
-    """Makes pictures of a text."""
+    """Generates pictures from a prompt."""
 
     def generate_image(self, request: Request_contra, face: Face | None = None, key: str = "") -> Stream:
-        """Make pictures of what the prompt says.
+        """Generate pictures from a prompt.
 
-        The stream has the facts `seed` and `size`, progress, and each picture as a run of one whose `first` is its
-        index.
+        The stream has the facts `seed` and `size`, progress, and each picture as a run of one frame, whose `first` is
+        the index of the picture.
 
         Args:
-            request: what to make.
-            face: who is to be seen; its key points say where in the picture.
-            key: names the job.
+            request: the prompt and the sampling options.
+            face: the person to show; the key points determine the position in the picture.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class GuidedEdit(Protocol[Request_contra]):
-    """Edits a picture, following edges."""
+    """Edits a picture, guided by edges."""
 
     def edit(
         self,
@@ -95,46 +95,46 @@ class GuidedEdit(Protocol[Request_contra]):
     ) -> Stream:
         """Edit a picture.
 
-        The stream has facts, progress of `denoise`, Sketches where they are asked for, Scores, and the picture.
+        The stream has facts, the progress of `denoise`, Sketches if requested, Scores, and the picture.
 
         Args:
-            request: what to do.
+            request: the prompt and the sampling options.
             image: one frame, the picture to edit.
-            edges: one frame, its edges white on black or, with `edge_filter`, any picture; resized to the result's.
+            edges: one frame, edges in white on black or, with `edge_filter`, any picture; resized to the result's size.
             first: one frame, the first of the clip, whose style is kept; by default `image`.
-            key: names the job.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class Restyle(Protocol[Request_contra]):
-    """Gives a picture another style."""
+    """Changes the style of a picture."""
 
     def restyle(self, request: Request_contra, image: Frames, key: str = "") -> Stream:
-        """Paint `image` again in the style that the prompt says, in its own size.
+        """Restyle `image` by the prompt, at the same size.
 
-        The stream has the facts `seed` and `size`, progress of `denoise`, and the picture.
+        The stream has the facts `seed` and `size`, the progress of `denoise`, and the picture.
 
         Args:
-            request: what to do.
+            request: the prompt and the sampling options.
             image: one frame.
-            key: names the job.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class Upscale(Protocol[Request_contra]):
-    """Enlarges frames."""
+    """Upscales frames."""
 
     def upscale(self, request: Request_contra, frames: Frames, key: str = "") -> Stream:
-        """Enlarge a run of frames.
+        """Upscale a run of frames.
 
-        The stream has the run, with its place and rate.
+        The stream has the upscaled run, with the same `first` and `rate`.
 
         Args:
-            request: how many times.
+            request: the scale factor.
             frames: the run.
-            key: names the job and the run.
+            key: key of the stream, for `stop`; unique for each run.
         """
         ...
 
@@ -145,31 +145,31 @@ class Describe(Protocol[Request_contra]):
     def describe(self, request: Request_contra, frames: Frames | None = None, key: str = "") -> Stream:
         """Answer the prompt.
 
-        The stream has one Progress when the answer begins, and a Text for each piece.
+        The stream has one Progress when the answer begins, and a Text for each piece of the answer.
 
         Args:
             request: the question.
-            frames: what it is about; None asks about the text alone.
-            key: names the job.
+            frames: the frames that the question is about; None for a question without pictures.
+            key: key of the stream, for `stop`.
         """
         ...
 
 
 class FaceDetection(Protocol):
-    """Finds faces."""
+    """Detects faces."""
 
     def find_face(self, image: Frames, key: str = "") -> Stream:
-        """Find the largest face in a picture.
+        """Detect the largest face in a picture.
 
-        The stream has the fact `faces` (how many were found), the fact `notice` where there is something to know about
-        the one that is taken, and the Face.
+        The stream has the fact `faces` (the number of detected faces), the fact `notice` if there is a warning about
+        the selected face, and the Face.
 
         Args:
             image: one frame.
-            key: names the job.
+            key: key of the stream, for `stop`.
 
         Raises:
-            InvalidParameter: there is no face, or it is too small or turned too far.
+            InvalidParameter: there is no face, or it is too small or turned too far to the side.
         """
         ...
 
@@ -187,6 +187,6 @@ INTERFACES: Mapping[Role, type[Any]] = {
 
 
 def find_method(role: Role) -> str:
-    """Return the name of a role's method."""
+    """Return the name of the method of a role."""
     (name,) = (name for name in vars(INTERFACES[role]) if not name.startswith("_"))
     return name

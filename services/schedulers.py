@@ -1,4 +1,4 @@
-"""Schedulers that several models need. With `device.py` and `pixels.py` the only shared torch."""
+"""Schedulers that several models use."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class CapturingEuler(FlowMatchEulerDiscreteScheduler):
-    """Flow-matching Euler that keeps the velocity of its last step, guidance and rescaling included."""
+    """Flow-matching Euler scheduler that stores the velocity of its last step, after guidance and rescaling."""
 
     velocity: Tensor | None = None
 

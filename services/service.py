@@ -1,4 +1,4 @@
-"""What every service does alike: a thread for its model, streams that end with StageDone, stop, info, check_health."""
+"""Base class of services: the model's thread, streams that end with StageDone, stop, info and check_health."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,24 +21,24 @@ AnyPlan = TypeVar("AnyPlan", bound=Plan[Any])
 
 
 class Service(Generic[Settings, Loaded]):
-    """A loaded model that answers one request at a time.
+    """A loaded model that processes one request at a time.
 
-    A model's service adds the methods of the roles that it offers (`services.roles`). Each checks its request, makes a
-    plan of it, and returns the stream of the model's work: an error of the request is raised before the stream begins.
+    A model's service adds the methods of the roles that it offers (`services.roles`). Each method validates its
+    request, creates a plan and returns the model's stream: an invalid request raises before the stream begins.
 
     Args:
-        settings: what the configuration says.
-        home: REELGRAPH_HOME, where downloads lie.
+        settings: settings from the configuration.
+        home: REELGRAPH_HOME, the folder of downloads.
         replica: returns the name of this replica and its devices.
 
     Raises:
-        ConfigError: weights, the device or another setting cannot be had.
+        ConfigError: weights, the device or another setting are not available.
     """
 
     kind: ClassVar[str]
-    """The model's kind, e.g. `wan`."""
+    """Kind of the model, e.g. `wan`."""
     load: Callable[[Settings, Path], Loaded]
-    """Loads the weights of `settings`; blocks until they are on the device. The path is `home`."""
+    """Loads the weights, given the settings and `home`; blocks until they are on the device."""
 
     def __init__(self, settings: Settings, home: Path, replica: Callable[[], str]) -> None:
         self._settings = settings
@@ -48,20 +48,20 @@ class Service(Generic[Settings, Loaded]):
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second of its videos, where the checkpoint decides and not the request."""
+        """Frames per second of the videos, if the checkpoint determines it, not the request."""
         return None
 
     async def stop(self, key: str) -> None:
-        """Cancel the stream that was opened with `key`, if it still runs."""
+        """Cancel the stream that was opened with `key`, if it is still running."""
         self._worker.stop(key)
 
     async def info(self) -> ServiceInfo:
-        """Return what is loaded here, and whether it is at work."""
+        """Return the loaded model and whether it is busy."""
         source, revision = self._settings.source, self._settings.revision
         return ServiceInfo(self.kind, source, revision, self._replica(), self._worker.busy, self.rate)
 
     def check_health(self) -> None:
-        """Raise DeviceFailed when an earlier request left the device unusable."""
+        """Raise DeviceFailed if an earlier request left the device unusable."""
         self._worker.check()
 
     def _sample(
@@ -72,7 +72,7 @@ class Service(Generic[Settings, Loaded]):
         key: str,
         facts: Mapping[str, JsonValue] | None = None,
     ) -> Stream:
-        """Stream the facts `seed` and `size`, then `facts`, what `sample` puts out for the plan, and StageDone."""
+        """Stream the facts `seed` and `size`, then `facts`, the items of `sample`, and StageDone."""
         decided: dict[str, JsonValue] = {"seed": plan.seed, "size": f"{plan.width}x{plan.height}", **(facts or {})}
 
         def work(outlet: Outlet[Item]) -> None:
@@ -85,17 +85,17 @@ class Service(Generic[Settings, Loaded]):
     def _stream(
         self, stage: str, work: Callable[[Outlet[Item]], None], key: str, request: BaseModel | None = None
     ) -> Stream:
-        """Stream what `work` puts out on the model's thread, and StageDone.
+        """Run `work` on the model's thread and stream its items, then StageDone.
 
         Raises:
-            LimitExceeded: at once, when a field of the request, sizes left aside, is beyond this deployment's limit.
+            LimitExceeded: before the stream begins, if a field of the request other than a size is above its limit.
         """
         if request is not None:
             check_limits(request, self._settings.limits)
         return self._run(stage, work, key)
 
     async def _run(self, stage: str, work: Callable[[Outlet[Item]], None], key: str) -> Stream:
-        """Run `work` on the model's thread and stream what it puts out, and StageDone."""
+        """Run `work` on the model's thread and stream its items, then StageDone."""
 
         def timed_work(outlet: Outlet[Item]) -> None:
             began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Settings as a tree: fields of models, mappings, lists, tuples and sets in one another."""
+"""Traversal of nested settings: pydantic models, mappings, lists, tuples and sets."""
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -14,11 +14,11 @@ from services.weights.weights import Weights
 Settings = TypeVar("Settings", bound=BaseModel)
 
 Place = tuple[Any, ...]
-"""Where a part is: names of fields, keys of mappings, indices; of a set, the member itself."""
+"""Path of a part: field names, mapping keys and list indices; for a member of a set, the member itself."""
 
 
 class Deeper(Enum):
-    """Says that a part stays what it is, and that its own parts are to be looked at."""
+    """Return value of a callback that leaves a part unchanged and continues with its children."""
 
     DEEPER = "deeper"
 
@@ -27,12 +27,13 @@ DEEPER: Final = Deeper.DEEPER
 
 
 def change_parts(value: Any, change: Callable[[Place, Any], Any], place: Place = ()) -> Any:
-    """Return `value` with its parts changed, however deep; the same object where none is.
+    """Return a copy of `value` with its parts replaced, at any depth; the same object if no part changes.
 
     Args:
         value: settings, or a part of them.
-        change: gets each part, from the outside in, with its place; returns what is to stand there, or DEEPER.
-        place: of `value`.
+        change: called with the path and the value of each part, outermost first; returns the new value, or DEEPER to
+            keep the part and continue with its children.
+        place: path of `value`.
     """
     changed = change(place, value)
     if changed is not DEEPER:
@@ -44,7 +45,7 @@ def change_parts(value: Any, change: Callable[[Place, Any], Any], place: Place =
 
 
 def _part(value: Any) -> dict[Any, Any]:
-    """Return the parts of a value by what is said of them in a place; none where it has none."""
+    """Return the children of a value by their last path element; empty for a leaf."""
     if isinstance(value, BaseModel):
         return dict(value)
     if isinstance(value, Mapping):
@@ -57,7 +58,7 @@ def _part(value: Any) -> dict[Any, Any]:
 
 
 def _put_together(value: Any, parts: Mapping[Any, Any], news: Mapping[Any, Any]) -> Any:
-    """Return a value like `value` of `parts`, of which `news` are other than before."""
+    """Return a value of the type of `value` with the children `parts`, of which `news` have changed."""
     if isinstance(value, BaseModel):
         return value.model_copy(update=news)
     if isinstance(value, Mapping):
@@ -66,7 +67,7 @@ def _put_together(value: Any, parts: Mapping[Any, Any], news: Mapping[Any, Any])
 
 
 def take_offline(settings: Settings) -> Settings:
-    """Return the same settings with `offline` in all weights that they name."""
+    """Return a copy of the settings with `offline` set in all weights."""
 
     def change(_: Place, part: Any) -> Any:
         return part.model_copy(update={"offline": True}) if isinstance(part, Weights) else DEEPER
@@ -75,14 +76,14 @@ def take_offline(settings: Settings) -> Settings:
 
 
 def root_paths(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> dict[str, Any]:
-    """Return `args` with each relative path in them taken from `folder`; `~` stays what it is.
+    """Return a copy of `args` with relative paths resolved against `folder`; paths that start with `~` are kept.
 
-    The rest is as it was written, without the defaults that a dump of the settings would spell out.
+    Other values stay as in the configuration file, without the defaults that a dump of the settings would add.
 
     Args:
-        args: as a configuration file has them.
-        settings: what was made of them; it says what is a path.
-        folder: absolute.
+        args: arguments from a configuration file.
+        settings: the settings parsed from `args`; their types determine which values are paths.
+        folder: an absolute path.
     """
     found: list[Place] = []
 
@@ -99,13 +100,13 @@ def root_paths(args: Mapping[str, Any], settings: BaseModel, folder: Path) -> di
 
 
 def _root_path(raw: Any, place: Place, folder: Path) -> None:
-    """Take the path at a place of `raw` from `folder`. What is not written there is a default, and stays out."""
+    """Resolve the path at `place` of `raw` against `folder`, in place; skip a default, which `raw` does not contain."""
     *way, last = place
     for key in way:
         if not _has(raw, key):
             return
         raw = raw[key]
-    if isinstance(last, Path) and isinstance(raw, list):  # of a set, which is written as a list
+    if isinstance(last, Path) and isinstance(raw, list):  # a set, which the file has as a list
         raw[:] = [str(folder / each) if Path(str(each)) == last else each for each in cast("list[Any]", raw)]
     elif _has(raw, last):
         raw[last] = str(folder / raw[last])

@@ -1,4 +1,4 @@
-"""Widths and heights: read from a request, and brought to what a checkpoint can make. Pixels throughout."""
+"""Sizes of pictures and frames: parsing, and rounding to sizes that a checkpoint supports. All values in pixels."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from services.limits import check_limit
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Which widths and heights a checkpoint can make."""
+    """The widths and heights that a checkpoint supports."""
 
     multiple: int
-    """Width and height are multiples of this."""
+    """Width and height must be multiples of this."""
     longest: int | None = None
-    """The longest side; None where there is no limit."""
+    """Maximum of the longer side; None if there is no limit."""
 
 
 class SizedRequest(Protocol):
-    """A request that names a size, or the most pixels of a picture whose aspect is kept."""
+    """A request with a size, or with a maximum number of pixels for a picture whose aspect ratio is kept."""
 
     @property
     def size(self) -> str | None: ...
@@ -28,17 +28,17 @@ class SizedRequest(Protocol):
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Return (width, height) of `WIDTHxHEIGHT`, which `services.limits.Size` has checked."""
+    """Return (width, height) of `WIDTHxHEIGHT`, which `services.limits.Size` has validated."""
     width, height = size.split("x")
     return int(width), int(height)
 
 
 def round_size(size: str, max_area: int, sides: Sides) -> tuple[int, int]:
-    """Return the (width, height) of `size`, rounded down to what the checkpoint can make.
+    """Return the (width, height) of `size`, rounded down to a size that the checkpoint supports.
 
     Raises:
         InvalidParameter: a side is too short or too long.
-        LimitExceeded: it has more than `max_area` pixels.
+        LimitExceeded: the size has more than `max_area` pixels.
     """
     width, height = (side // sides.multiple * sides.multiple for side in parse_size(size))
     if min(width, height) == 0:
@@ -49,17 +49,17 @@ def round_size(size: str, max_area: int, sides: Sides) -> tuple[int, int]:
 
 
 def choose_size(request: SizedRequest, picture: tuple[int, int], max_area: int, sides: Sides) -> tuple[int, int]:
-    """Return the (width, height) that a request asks for: its `size`, or the picture's aspect within its `max_area`.
+    """Return the (width, height) for a request: its `size`, or the picture's aspect ratio within its `max_area`.
 
     Args:
-        request: names one of the two.
-        picture: (width, height) of the picture whose aspect is kept.
-        max_area: the most pixels that this deployment takes.
-        sides: what the checkpoint can make.
+        request: the request.
+        picture: (width, height) of the picture whose aspect ratio is kept.
+        max_area: maximum number of pixels that this deployment accepts.
+        sides: the sizes that the checkpoint supports.
 
     Raises:
         InvalidParameter: a side is too short or too long.
-        LimitExceeded: more than `max_area` pixels are asked for.
+        LimitExceeded: the request has more than `max_area` pixels.
     """
     if request.size is not None:
         return round_size(request.size, max_area, sides)
@@ -72,9 +72,9 @@ def choose_size(request: SizedRequest, picture: tuple[int, int], max_area: int, 
 
 
 def fit_size(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) nearest to the given aspect, of at most `max_area` pixels, both a `multiple`.
+    """Return the (width, height) with the nearest aspect ratio and at most `max_area` pixels, multiples of `multiple`.
 
-    A picture so long that one side would vanish gets that side at one `multiple`.
+    A side that would be rounded to 0 is set to `multiple`.
     """
     longest = max(multiple, max_area // multiple // multiple * multiple)
 
@@ -85,7 +85,7 @@ def fit_size(width: int, height: int, max_area: int, multiple: int) -> tuple[int
 
 
 def choose_working_size(width: int, height: int, max_area: int) -> tuple[int, int]:
-    """Return the (width, height) to sample a picture at: multiples of 16, nearest to its own within `max_area`."""
+    """Return the (width, height) at which to sample a picture: the nearest multiples of 16 within `max_area`."""
     scale = min(1.0, (max_area / (width * height)) ** 0.5)
     across, down = (max(32, round(side / 16) * 16) for side in (width, height))
     if scale == 1.0 and across * down <= max_area:

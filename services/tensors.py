@@ -1,4 +1,4 @@
-"""Reads a file of tensors."""
+"""Reading of tensor files."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +13,7 @@ from services.errors import ConfigError
 
 
 def read_weights(file: Path, param: str) -> dict[str, Tensor]:
-    """Return the tensors in a file, safetensors or .pth, by their names. Raises ConfigError, with `param` to blame."""
+    """Return the tensors of a safetensors or .pth file by name. Raises ConfigError with `param` if it is unreadable."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -1,7 +1,7 @@
-"""The thread that a model runs on.
+"""The thread on which a model runs.
 
-Ray frees a request's slot before the cancelled step has ended, so this thread, not `max_ongoing_requests`, limits a GPU
-to one request at a time: work is queued here, and each piece ends before the next begins.
+Ray releases the slot of a cancelled request before its current step has ended. So this thread, not
+`max_ongoing_requests`, limits a GPU to one request at a time: it runs the queued functions one after another.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a replica has loaded, and its state."""
+    """The loaded model of a replica, and its state."""
 
     name: str
     source: str
-    """Where its weights come from: a repository, or `path:FOLDER`."""
+    """Source of the weights: a repository, or `path:FOLDER`."""
     revision: str
     replica: str
-    """The replica's name and its devices, e.g. `wan#x1y2z3 cuda:0`."""
+    """Name of the replica and its devices, e.g. `wan#x1y2z3 node=10.0.0.1 gpu=0`."""
     busy: bool
-    """Whether its thread is at work."""
+    """Whether a request is running."""
     rate: Fraction | None = None
-    """Frames per second of its videos, where the checkpoint decides and not the request."""
+    """Frames per second of the videos, if the checkpoint determines it, not the request."""
 
 
 class Outlet(Generic[T]):
-    """Takes the items of blocking work, and tells it of a cancellation."""
+    """Passes items from a blocking function to its stream, and cancellations to the function."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -42,12 +42,12 @@ class Outlet(Generic[T]):
         self.items: asyncio.Queue[T | None] = asyncio.Queue()
 
     def put(self, item: T) -> None:
-        """Hand one item to the stream. Raises Cancelled when the stream was closed."""
+        """Add an item to the stream. Raises Cancelled if the stream was closed."""
         self.check()
         self._send(item)
 
     def check(self) -> None:
-        """Raise Cancelled when the stream was closed. Call it between any two steps."""
+        """Raise Cancelled if the stream was closed. Call this method between steps."""
         if self._stop.is_set():
             raise Cancelled("the request was cancelled")
 
@@ -62,21 +62,20 @@ class Outlet(Generic[T]):
 
 
 class Worker:
-    """Runs blocking functions one at a time, and streams what each puts out."""
+    """Runs blocking functions one at a time, and streams their items."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._open: dict[str, Outlet[Any]] = {}
         self._lost: DeviceFailed | None = None
         self.busy = False
-        """Whether the thread is at work."""
+        """Whether a function is running."""
 
     async def stream(self, work: Callable[[Outlet[T]], None], key: str = "") -> AsyncGenerator[T]:
-        """Yield what `work(outlet)` puts out, until it returns; raise what it raises.
+        """Yield the items that `work(outlet)` puts until it returns; raise its errors.
 
-        Closing the stream makes the next `outlet.put` or `outlet.check` raise Cancelled in the thread, and returns
-        when the thread has come to rest. A stream opened with the key of a running one stops the older one:
-        its caller must have died.
+        Closing the stream makes the next `outlet.put` or `outlet.check` raise Cancelled in the thread, and waits until
+        `work` has ended. A stream with the key of a running stream stops that one, whose caller must have died.
         """
         outlet: Outlet[T] = Outlet(asyncio.get_running_loop())
         self.stop(key)
@@ -93,17 +92,17 @@ class Worker:
             outlet.stop()
             if self._open.get(key) is outlet:
                 del self._open[key]
-            if not running.cancel():  # it has begun: what comes next on this thread must wait for it, and so do we
+            if not running.cancel():  # it is running, and the thread must be free before the next stream
                 await asyncio.shield(asyncio.wait([ended]))
 
     def stop(self, key: str) -> None:
-        """Cancel the stream that was opened with `key`, if it still runs."""
+        """Cancel the stream that was opened with `key`, if it is still running."""
         outlet = self._open.get(key) if key else None
         if outlet is not None:
             outlet.stop()
 
     def check(self) -> None:
-        """Raise DeviceFailed when an earlier request left the device unusable."""
+        """Raise DeviceFailed if an earlier request left the device unusable."""
         if self._lost is not None:
             raise self._lost
 

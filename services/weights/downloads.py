@@ -1,4 +1,4 @@
-"""What downloads from any hub share: what is wanted, how it is counted, one process at a time, room on the disk."""
+"""Downloads from any hub: references, progress, locks between processes, and checks of the disk space."""
 
 import errno
 import fcntl
@@ -20,27 +20,27 @@ log = logging.getLogger("ray.serve.reelgraph.weights")
 PARAM = "weights.repository"
 
 Listing = Mapping[str, int]
-"""File, by its path in the repository → bytes."""
+"""Path of a file in the repository → size in bytes."""
 
 Told = Callable[[int, int], None]
-"""Is told how many bytes have arrived, and of how many."""
+"""Callback for progress: number of downloaded bytes, total number of bytes."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is wanted, and where it is kept."""
+    """A repository at a commit, and the cache folder for its files."""
 
     repository: str
     revision: str
     """A commit, 40 hexadecimal digits."""
     cache: Path
     endpoint: str | None = None
-    """Another address of the hub."""
+    """Address of a mirror of the hub."""
 
     def failed(self, what: str) -> ConfigError:
-        """An error that says which weights it is about."""
+        """Return an error whose message names the repository and the commit."""
         return ConfigError(f"{PARAM}: {self.repository} at {self.revision}: {what}", param=PARAM)
 
 
@@ -48,38 +48,38 @@ class Hub(Protocol):
     """One repository at one commit."""
 
     folder: Path
-    """Where its files lie, or will."""
+    """Folder of the downloaded files; it may not exist yet."""
 
     def remembered(self) -> Listing | None:
-        """Its files, if they have been listed before; asks nobody."""
+        """Return the cached list of files, or None, without network access."""
         ...
 
     def listed(self) -> Listing:
-        """Its files, as the hub tells. Raises ConfigError."""
+        """Return the list of files from the hub. Raises ConfigError."""
         ...
 
     def admitted(self, file: str) -> None:
-        """Raise ConfigError where the list is open and the files are not."""
+        """Raise ConfigError if the hub denies access to a file, although its list of files is public."""
         ...
 
     def arrived(self, files: Listing) -> int:
-        """How many bytes of missing files are here already, and will be taken up."""
+        """Return the number of bytes of partial files that a download will resume."""
         ...
 
     def download(self, files: Listing, meter: "Meter") -> None:
-        """Fetch files. Raises ConfigError."""
+        """Download files. Raises ConfigError."""
         ...
 
 
 class Meter:
-    """Counts bytes that arrive on several threads."""
+    """Thread-safe counter of downloaded bytes."""
 
     def __init__(self, total: int, told: Told) -> None:
         self._done, self._total, self._told = 0, total, told
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        """Count more of them; or fewer, where a part is fetched again."""
+        """Add a number of bytes; it is negative if a part is downloaded again."""
         with self._lock:
             self._done += count
             self._told(max(0, min(self._done, self._total)), self._total)
@@ -87,7 +87,7 @@ class Meter:
 
 @contextmanager
 def alone(lock: Path) -> Generator[None]:
-    """Let one process of this machine in at a time; the others wait, and say so."""
+    """Hold a lock between the processes of this machine; log a message if another process holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
@@ -99,17 +99,17 @@ def alone(lock: Path) -> Generator[None]:
 
 
 def need_room(folder: Path, count: int) -> None:
-    """Raise ConfigError unless `count` bytes fit on the disk that `folder` is, or will be, on."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    """Raise ConfigError if the disk of `folder`, which may not exist yet, has less than `count` bytes free."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if count > free:
         raise ConfigError(
-            f"{PARAM}: {decimal(count)} are to be fetched, and {there} has {decimal(free)} free", param=PARAM
+            f"{PARAM}: the download needs {decimal(count)}, and {existing} has {decimal(free)} free", param=PARAM
         )
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and so on."""
+    """Yield an error and its chain of causes."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -117,7 +117,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def described(error: BaseException) -> str:
-    """Say what stopped a download that no hub has refused."""
+    """Return the reason of a failed download for which the hub sent no error response."""
     for cause in causes(error):
         if (isinstance(cause, OSError) and cause.errno in _FULL) or "No space left" in str(cause):
             return "the disk is full; make room and start again, files that are whole are kept"

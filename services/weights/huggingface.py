@@ -1,4 +1,4 @@
-"""huggingface.co, or a mirror of it, through huggingface_hub and in the layout of its cache."""
+"""Downloads from huggingface.co or a mirror with huggingface_hub, in the layout of its cache."""
 
 import glob
 import time
@@ -21,7 +21,7 @@ from services.weights.downloads import Listing, Meter, Reference, causes, descri
 
 SITE = "https://huggingface.co"
 LEFTOVER_S = 60.0
-"""A partial file that nobody has written to for this long belongs to a process that is gone."""
+"""Seconds without a write after which the process of a partial file is considered dead."""
 
 
 _FAILURES = (
@@ -34,7 +34,7 @@ _FAILURES = (
 
 
 class HuggingFace:
-    """One repository at one commit. A file that is whole is kept; one that was cut off begins again."""
+    """One repository at one commit. Complete files are kept; an interrupted download of a file starts again."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
@@ -63,7 +63,7 @@ class HuggingFace:
             get_hf_file_metadata(url, endpoint=wanted.endpoint)
 
     def arrived(self, files: Listing) -> int:
-        """None: huggingface_hub does not take up the part of a file. Those of processes that died are deleted."""
+        """Return 0, because huggingface_hub does not resume partial files; delete those of processes that died."""
         for partial in (self._home / "blobs").glob("*.incomplete"):
             if time.time() - partial.stat().st_mtime > LEFTOVER_S:
                 partial.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class HuggingFace:
             )
 
     def _drop(self, file: str) -> None:
-        """Delete a file that is there in another size than it should be: the hub's cache would keep it."""
+        """Delete a file of the wrong size, which huggingface_hub would otherwise keep."""
         path = self.folder / file
         if path.exists():
             path.resolve().unlink()
@@ -105,23 +105,23 @@ class HuggingFace:
         match answer:
             case hub_errors.GatedRepoError():
                 return (
-                    "it is only for who has accepted its licence. Accept it with your account at "
+                    "access requires accepting its licence. Accept it with your account at "
                     f"{page}, make an access token at {SITE}/settings/tokens, and set HF_TOKEN to it"
                 )
             case hub_errors.RevisionNotFoundError():
                 return f"there is no such commit; see {page}/commits/main"
             case hub_errors.RepositoryNotFoundError():
-                return "there is no such repository, or it is private: then set HF_TOKEN to a token that may read it"
+                return "there is no such repository, or it is private: set HF_TOKEN to a token with read access"
             case hub_errors.DisabledRepoError():
                 return f"the hub has disabled it; see {page}"
             case _:
                 status = answer.response.status_code
-                hint = "; HF_TOKEN may be wrong, or may not read it" if status in (401, 403) else ""
+                hint = "; HF_TOKEN may be invalid or without read access" if status in (401, 403) else ""
                 return f"the hub answered {status}{hint}"
 
 
 def _counting(meter: Meter) -> type[Any]:
-    """A bar that draws nothing and counts what snapshot_download writes to disk."""
+    """Return a progress bar class without output that counts the bytes written by snapshot_download."""
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,20 +1,20 @@
-"""The licences of weights.
+"""Licences of weights.
 
-A summary for whoever chooses a model; the terms themselves are at `url`, and they bind. Each model's folder lists the
-repositories that it knows.
+A licence here is a summary for operators; only the terms at `url` are binding. The folder of each model lists the
+licences of its repositories.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Commercial = Literal["free", "restricted", "forbidden", "stated", "unknown"]
-"""Whether one may earn money with it: as one likes, on conditions, or not without another contract. `stated`: the
-operator has named the licence, and is to know."""
+"""Commercial use: allowed, allowed under conditions, or forbidden without a separate contract. `stated`: the operator
+has named the licence and is responsible for checking it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """The terms of one set of weights."""
+    """The licence of one set of weights."""
 
     name: str
     commercial: Commercial
@@ -23,7 +23,7 @@ class Licence:
 
     @property
     def must_be_accepted(self) -> bool:
-        """Whether somebody should read it before the weights are fetched. What is not known is no permission."""
+        """Whether the licence must be accepted before a download; also true for an unknown licence."""
         return self.commercial not in ("free", "stated")
 
     def __str__(self) -> str:
@@ -35,10 +35,10 @@ UNKNOWN = Licence("unknown", "unknown", "see the repository", "no address known"
 
 
 def grant_apache(repository: str) -> Licence:
-    """Return Apache-2.0, as a repository on Hugging Face has it."""
+    """Return the Apache-2.0 licence of a repository on Hugging Face."""
     return Licence("Apache-2.0", "free", "keep the notices", f"https://huggingface.co/{repository}")
 
 
 def deny_commerce(repository: str) -> Licence:
-    """Return CC-BY-NC-4.0, as a repository on Hugging Face has it."""
+    """Return the CC-BY-NC-4.0 licence of a repository on Hugging Face."""
     return Licence("CC-BY-NC-4.0", "forbidden", "not for commercial use", f"https://huggingface.co/{repository}")

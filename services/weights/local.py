@@ -1,4 +1,4 @@
-"""The local folder of a model's weights, downloaded where it is not there yet."""
+"""The local folder of a model's weights, with download on demand."""
 
 import logging
 import os
@@ -20,32 +20,32 @@ log = logging.getLogger("ray.serve.reelgraph.weights")
 
 LOG_EVERY_S = 5.0
 SUFFIXES = {".bin", ".ckpt", ".gguf", ".model", ".onnx", ".pt", ".pth", ".safetensors"}
-"""What git-lfs keeps apart."""
+"""Extensions of files that git-lfs stores."""
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)\n")
 _POINTER_BYTES = 1024
-"""A pointer is shorter, says git-lfs' specification."""
+"""Upper bound of the size of a git-lfs pointer file, from its specification."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """How large a repository's files are, of those that are needed."""
+    """The size of the required files of a repository."""
 
     total: int
-    """Bytes."""
+    """Size of all required files in bytes."""
     missing: int
-    """Bytes that are not here yet."""
+    """Number of bytes to download."""
 
 
 def resolve(weights: Weights, home: Path) -> Path:
-    """Return the local folder of `weights`, downloading it under `home` where it is not there yet.
+    """Return the local folder of `weights`, and download missing files.
 
     Args:
-        weights: what the configuration names.
-        home: REELGRAPH_HOME; downloads lie in `home/models`.
+        weights: the weights from the configuration.
+        home: REELGRAPH_HOME; downloads are stored in `home/models`.
 
     Raises:
-        ConfigError: the folder does not exist, is not whole or is not given from the root, or the repository cannot be
-            had or is under a licence that nobody has accepted.
+        ConfigError: the folder does not exist, is incomplete or is a relative path, the download failed, or the licence
+            is unknown and has not been accepted.
     """
     terms = find_terms(weights)
     if terms.must_be_accepted and terms is not UNKNOWN:
@@ -59,7 +59,7 @@ def resolve(weights: Weights, home: Path) -> Path:
 
 
 def check_licence(weights: Weights, home: Path) -> None:
-    """Raise ConfigError where weights are still to be fetched, and nobody has said under which licence."""
+    """Raise ConfigError if weights are not downloaded yet and their licence is unknown."""
     if weights.repository is None or weights.offline:
         return
     hub, _ = _hub(weights, home)
@@ -69,19 +69,19 @@ def check_licence(weights: Weights, home: Path) -> None:
 
 
 def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -> Path:
-    """Return the folder of a repository's files, downloading what is missing.
+    """Return the folder of a repository's files, and download missing files.
 
-    What was downloaded before is taken without asking the hub. One process downloads a repository at a time.
+    Complete downloads are used without network access. Only one process downloads a repository at a time.
 
     Args:
         weights: a repository.
         home: REELGRAPH_HOME.
-        told: hears of the progress.
-        accepted: somebody has accepted the licence, also where the project does not know it.
+        told: callback for progress.
+        accepted: whether the operator has accepted the licence, even if it is unknown to the project.
 
     Raises:
-        ConfigError: the licence is not known, the hub does not give it, the disk is too small, or `offline` is set and
-            something is missing.
+        ConfigError: the licence is unknown, the download failed, the disk is full, or `offline` is set and files are
+            missing.
     """
     hub, reference = _hub(weights, home)
     known = hub.remembered()
@@ -105,7 +105,7 @@ def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -
 
 
 def inventory(weights: Weights, home: Path) -> Inventory:
-    """Say how much there is to download, and make sure that the hub would give it. Raises ConfigError."""
+    """Return the sizes of a repository, and check that the hub allows the download. Raises ConfigError."""
     hub, reference = _hub(weights, home)
     known = hub.remembered()
     if known is None and weights.offline:
@@ -132,7 +132,7 @@ def _need_known_licence(weights: Weights) -> None:
 
 
 def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:
-    """The hub that `weights` names; its package is imported here, where it is needed."""
+    """Return the hub of `weights`; its package is imported only if it is used."""
     reference = Reference(weights.repository or "", weights.revision or "", home / "models", weights.endpoint)
     if weights.hub == "huggingface":
         from services.weights.huggingface import HuggingFace
@@ -156,7 +156,7 @@ def _listed(weights: Weights, hub: Hub, reference: Reference) -> Listing:
 
 
 def _missing(weights: Weights, hub: Hub, listing: Listing) -> dict[str, int]:
-    """The files that are needed and are not there, or in another size."""
+    """Return the required files that are missing or have the wrong size, with their sizes in bytes."""
     needed = {file: size for file, size in listing.items() if weights.needs(file)}
     return {file: size for file, size in needed.items() if _bytes(hub.folder / file) != size}
 
@@ -166,7 +166,7 @@ def _bytes(path: Path) -> int | None:
 
 
 def _as_it_is(weights: Weights, hub: Hub, reference: Reference, known: Listing | None) -> Path:
-    """What there is, without asking: whole as far as anybody knows. Raises ConfigError."""
+    """Return the folder in offline mode if no file is known to be missing. Raises ConfigError otherwise."""
     if known is None and hub.folder.is_dir():
         return hub.folder
     missing = _missing(weights, hub, known) if known else {}
@@ -175,20 +175,20 @@ def _as_it_is(weights: Weights, hub: Hub, reference: Reference, known: Listing |
 
 
 def _logged(weights: Weights) -> Told:
-    said = -LOG_EVERY_S
+    logged_at = -LOG_EVERY_S
 
     def told(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal logged_at
         now = time.monotonic()
-        if done == total or now - said >= LOG_EVERY_S:
-            said = now
+        if done == total or now - logged_at >= LOG_EVERY_S:
+            logged_at = now
             log.info("weights arrive", extra={"weights": weights.source, "bytes": done, "of": total})
 
     return told
 
 
 def _local(weights: Weights, folder: Path) -> Path:
-    """Take a folder as it is, unless git-lfs has still to fetch what is in it."""
+    """Return the folder. Raises ConfigError if it is missing, a relative path, or contains git-lfs pointers."""
     if not folder.is_absolute():
         raise ConfigError(
             f"weights.path: give {folder} from the root; only `reel serve` takes it from the folder of its --config",
@@ -214,7 +214,7 @@ def _local(weights: Weights, folder: Path) -> Path:
 
 
 def _heavy(folder: Path) -> Iterator[Path]:
-    """The files that look like weights, in order."""
+    """Yield the weight files of a folder, recognised by their extension, in sorted order."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != ".git")
         paths = (Path(place, name) for name in sorted(names))

@@ -1,19 +1,19 @@
-"""Which LoRA files are safe to load: safetensors alone, inside the operator's folder."""
+"""Safety checks of LoRA files: only safetensors inside the operator's folder are loaded."""
 
 from pathlib import Path
 
 
 class UnsafeLora(ValueError):
-    """A file that must not be loaded. The message names it."""
+    """A LoRA file is not safe to load. The message names the file."""
 
 
 def check_lora(name: str, path: Path, folder: Path | None) -> None:
-    """Raise UnsafeLora unless a LoRA is a safetensors file that lies in a folder.
+    """Raise UnsafeLora unless a LoRA is a safetensors file inside a folder.
 
     Args:
-        name: what the message calls it.
-        path: where it lies, links followed.
-        folder: where it must lie; None allows any place.
+        name: name of the LoRA in the error message.
+        path: path of the file, with symbolic links resolved.
+        folder: the folder that must contain the file; None allows any folder.
     """
     if path.suffix != ".safetensors":
         raise UnsafeLora(f"{name} must be a safetensors file: other formats can run code")

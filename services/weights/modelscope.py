@@ -1,4 +1,4 @@
-"""modelscope.cn through modelscope_hub, its own client, in a folder for every commit."""
+"""Downloads from modelscope.cn with its client modelscope_hub, in one folder per commit."""
 
 import json
 import logging
@@ -18,13 +18,13 @@ from services.weights.downloads import Listing, Meter, Reference, causes, descri
 SITE = "https://modelscope.cn"
 KIND = "model"
 _PART = re.compile(r"\.incomplete|_\d+_\d+")
-"""What modelscope_hub appends to the name of a file for a part of it."""
+"""Suffix of partial files of modelscope_hub."""
 
 logging.getLogger(modelscope_hub.__name__).setLevel(logging.WARNING)
 
 
 class ModelScope:
-    """One repository at one commit. What has arrived of a file is taken up again."""
+    """One repository at one commit. Partial files are resumed."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
@@ -55,27 +55,27 @@ class ModelScope:
         return {name: size for name, (size, _) in files.items()}
 
     def admitted(self, file: str) -> None:
-        """Nothing more: who may not have the files is not shown the list."""
+        """Do nothing: users without access to the files cannot list them either."""
 
     def arrived(self, files: Listing) -> int:
         return sum(part.stat().st_size for file in files for part in _parts(self.folder / file))
 
     def download(self, files: Listing, meter: Meter) -> None:
         known = self._entries()
-        # It draws bars on stderr whatever it is told.
+        # Its progress bars on stderr cannot be turned off.
         with self._explained(), Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
             self._api().download_repo(  # pyright: ignore[reportUnknownMemberType]
                 self._reference.repository,
                 KIND,
                 revision=self._reference.revision,
-                cache_dir=self._cache,  # where its locks lie
+                cache_dir=self._cache,  # the folder of its lock files
                 local_dir=self.folder,
                 file_list=[{"Path": file, "Size": known[file][0], "Sha256": known[file][1]} for file in files],
                 progress_callbacks=[_counting(meter)],
             )
 
     def _entries(self) -> dict[str, tuple[int, str | None]]:
-        """Every file's bytes, and its SHA-256 where the hub knows it."""
+        """Return path → (size in bytes, SHA-256 if the hub has it) from the cached list."""
         return json.loads(self._list.read_text())
 
     def _api(self) -> HubApi:
@@ -99,11 +99,11 @@ class ModelScope:
         match answer:
             case hub_errors.PermissionDeniedError():
                 return (
-                    "it is only for who has accepted its licence. Accept it with your account at "
+                    "access requires accepting its licence. Accept it with your account at "
                     f"{page}, make an access token at {SITE}/my/access/token, and set MODELSCOPE_API_TOKEN to it"
                 )
             case hub_errors.AuthenticationError():
-                return "the hub asks who wants it: set MODELSCOPE_API_TOKEN to a token that may read it"
+                return "the hub requires authentication: set MODELSCOPE_API_TOKEN to a token with read access"
             case hub_errors.NotExistError():
                 return f"there is no such repository or commit, or it is private; see {page}"
             case _:
@@ -111,7 +111,7 @@ class ModelScope:
 
 
 def _parts(path: Path) -> Iterator[Path]:
-    """The parts of a file that have arrived."""
+    """Yield the partial files of a file."""
     if path.parent.is_dir():
         for found in path.parent.iterdir():
             if found.name.startswith(path.name) and _PART.fullmatch(found.name[len(path.name) :]):

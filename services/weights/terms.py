@@ -1,4 +1,4 @@
-"""The licence that weights are used under: what the models know of a repository, and what the operator has stated."""
+"""Lookup of the licence of weights: from the list of a model, or as stated by the operator."""
 
 from services.catalogue import MODELS
 from services.weights.licences import UNKNOWN, Licence
@@ -6,13 +6,13 @@ from services.weights.weights import Weights
 
 
 def find_licence(source: str, stated: str | None = None) -> Licence:
-    """Return the licence of a repository or pack; `UNKNOWN` where neither a model nor the operator names it.
+    """Return the licence of a repository or model pack, or `UNKNOWN`.
 
     Args:
-        source: `owner/name`, a pack's name, or `path:FOLDER`. A folder, or another owner's copy, is recognised by the
-            last part of its name, because a clone is called like its repository. A copy keeps the conditions of its
-            original, but a name alone is no permission.
-        stated: the licence that the operator has named. It counts where the project does not know better.
+        source: `owner/name`, the name of a model pack, or `path:FOLDER`. A folder or another owner's copy is recognised
+            by the last part of its name, because clones usually keep the name of the repository. A copy inherits the
+            restrictions of the original; a free licence is not assumed from the name alone.
+        stated: the licence named by the operator; used if the project does not know the licence.
     """
     known = _BY_NAME.get(source) or _BY_NAME.get(_take_last_part(source))
     is_copy = "/" in source and source not in _BY_NAME and not source.startswith("path:")
@@ -24,7 +24,7 @@ def find_licence(source: str, stated: str | None = None) -> Licence:
 
 
 def find_terms(weights: Weights) -> Licence:
-    """Return the licence that these weights are used under."""
+    """Return the licence of these weights."""
     return find_licence(weights.source, weights.licence)
 
 
@@ -34,4 +34,4 @@ def _take_last_part(source: str) -> str:
 
 _WHOLE = {name: licence for model in MODELS for name, licence in model.licences.items()}
 _BY_NAME = {**{_take_last_part(name): licence for name, licence in _WHOLE.items()}, **_WHOLE}
-"""Licences by whole name, and by the last part of the name."""
+"""Licences by full name, and by the last part of the name."""

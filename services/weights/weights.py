@@ -1,4 +1,4 @@
-"""Which weights a model is loaded from, as a configuration names them: a repository at a commit, or a local folder."""
+"""The configuration of a model's weights: a repository at a commit, or a local folder."""
 
 import re
 from fnmatch import fnmatchcase
@@ -13,29 +13,29 @@ LicenceName = Annotated[str, StringConstraints(strip_whitespace=True, min_length
 
 
 class Weights(BaseModel):
-    """Exactly one of `repository` (with `revision`) and `path`."""
+    """The weights of a model: exactly one of `repository` (with `revision`) and `path`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     repository: RepositoryName | None = None
     """A model repository, `owner/name`."""
     revision: str | None = None
-    """The commit of the repository, 40 hexadecimal digits: a branch moves, and then two replicas differ."""
+    """Commit of the repository, 40 hexadecimal digits. With a branch, replicas could load different commits."""
     hub: Literal["huggingface", "modelscope"] = "huggingface"
-    """Whose repository it is."""
+    """Hub of the repository."""
     endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
-    """Address of a mirror; by default the hub's own, or what HF_ENDPOINT and MODELSCOPE_ENDPOINT say."""
+    """Address of a mirror; by default HF_ENDPOINT or MODELSCOPE_ENDPOINT, or the address of the hub."""
     path: Path | None = None
-    """A folder in the layout that `from_pretrained` reads, e.g. a clone of a repository made with git-lfs. In a
-    configuration file a relative one begins at the folder of that file."""
+    """Folder in the layout of `from_pretrained`, e.g. a clone of a repository made with git-lfs. In a configuration
+    file, a relative path starts at the folder of that file."""
     files: tuple[str, ...] = ()
-    """Patterns (`*` matches `/` too) of the files that are needed; by default all. Repositories often hold the same
-    weights several times over: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
+    """Patterns of the required files (`*` also matches `/`); by default all files. Repositories often contain the same
+    weights several times: FLUX.1-dev is half as large without its `flux1-dev.safetensors`."""
     offline: bool = False
-    """Never ask the hub; only what has been downloaded before."""
+    """Whether to use only downloaded files, without network access."""
     licence: LicenceName | None = None
-    """The name of the licence under which the operator uses weights whose terms the project does not know. A repository
-    of unknown terms is not fetched without it, unless `reel models pull` was told that they are accepted."""
+    """Name of the licence, stated by the operator, of weights whose licence the project does not know. Without it, such
+    weights are downloaded only by `reel models pull --accept-licence`."""
 
     _COMMIT: ClassVar[re.Pattern[str]] = re.compile("[0-9a-f]{40}")
 
@@ -50,11 +50,11 @@ class Weights(BaseModel):
 
     @property
     def source(self) -> str:
-        """What the job record calls it. Of a path only the last part: where it lies is the operator's affair."""
+        """Name of the weights in job records. For a path only its last part, to keep the operator's folders private."""
         return f"path:{self.path.name}" if self.path else self.repository or ""
 
     def needs(self, file: str) -> bool:
-        """Whether `files` names this one."""
+        """Return whether a file is required, i.e. matches `files`."""
         return not self.files or any(fnmatchcase(file, pattern) for pattern in self.files)
 
 
@@ -66,14 +66,14 @@ class RepositoryFile(BaseModel):
     repository: RepositoryName
     """`owner/name`."""
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
-    """A commit: a branch moves, and then two replicas differ."""
+    """Commit of the repository, 40 hexadecimal digits."""
     file: str
-    """Its path in the repository."""
+    """Path of the file in the repository."""
     licence: LicenceName | None = None
-    """As in `Weights`."""
+    """Name of the licence, as in `Weights`."""
 
     @property
     def weights(self) -> Weights:
-        """The repository, with no other file needed."""
+        """The repository, with this file as the only required file."""
         named = {"repository": self.repository, "revision": self.revision, "licence": self.licence}
         return Weights.model_validate({**named, "files": (self.file,)})

@@ -153,7 +153,7 @@ def test_no_such_commit(hub, kind, tmp_path):
     [
         ("huggingface", "GatedRepo", "Accept it with your account at {url}/a/b, .* set HF_TOKEN"),
         ("huggingface", "Disabled", "the hub has disabled it"),
-        ("huggingface", "Odd", "the hub answered 403; HF_TOKEN may be wrong"),
+        ("huggingface", "Odd", "the hub answered 403; HF_TOKEN may be invalid"),
         ("modelscope", "403", "Accept it with your account at {url}/models/a/b, .* set MODELSCOPE_API_TOKEN"),
         ("modelscope", "401", "set MODELSCOPE_API_TOKEN"),
         ("modelscope", "418", "the hub answered 418"),
@@ -197,7 +197,7 @@ def test_a_hub_that_may_not_be_asked(hub, tmp_path):
 def test_a_disk_that_is_too_small_is_known_before(hub, kind, tmp_path):
     hub.repositories["a/b"].claimed = {"unet/model.safetensors": 10**18}
     message = refusal(of(hub, kind), tmp_path)
-    assert re.search(r"1\.0 EB are to be fetched, and .* has [\d.]+ [kMGT]?B free", message), message
+    assert re.search(r"the download needs 1\.0 EB, and .* has [\d.]+ [kMGT]?B free", message), message
     assert hub.served.total() == 0
 
 
