@@ -108,7 +108,7 @@ class Create(Protocol[Made_co]):
     ) -> Made_co: ...
 
     @overload
-    @deprecated("this model takes other fields; `fields` has a TypedDict for each")
+    @deprecated("this model has other fields; `fields` has a TypedDict for each model")
     def __call__(
         self,
         *,

@@ -1,1 +1,1 @@
-"""The one definition of requests and answers, written out for those who cannot import it: the client, and the docs."""
+"""Generation of the client's code and of the documentation from the definitions of requests and responses."""

@@ -1,4 +1,4 @@
-"""What can be asked for by name, and what is answered: read off the catalogues and the classes of requests."""
+"""Definitions of requests and responses, read from the catalogues and the request classes."""
 
 import sys
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from services.model import Model
 
 SECONDS = "seconds"
 QUERIES: tuple[type[BaseModel], ...] = (ContentQuery, PageQuery)
-"""Queries of URLs."""
+"""Classes of URL query parameters."""
 ANSWERS: tuple[type[BaseModel], ...] = (
     FileObject,
     VideoObject,
@@ -38,55 +38,55 @@ ANSWERS: tuple[type[BaseModel], ...] = (
     *JOB_EVENTS,
     *IMAGE_EVENTS,
 )
-"""What the server answers with, but for errors."""
+"""Classes of responses and events, without errors."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a request or an answer."""
+    """One field of a request or a response."""
 
     name: str
-    """In requests and answers."""
+    """Name of the field in JSON."""
     info: FieldInfo
     text: str
-    """What it means."""
+    """Description of the field."""
     schema: Mapping[str, Any]
-    """JSON schema of what may be given, with references to other parts of the whole."""
+    """JSON schema of the values, with references to the definitions of the class's schema."""
     media: MediaKind | None = None
-    """What it holds, where that is a medium."""
+    """Kind of medium, if the field is one."""
 
     @property
     def type(self) -> Any:
-        """Of what may be given."""
+        """Type of the values that a request may contain."""
         return input_type(self.info)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What can be asked for: a graph, a kind of model alone, or what a model answers at once."""
+    """The definition of a request: to a graph, to a single model, or to a model that responds without a job."""
 
     name: str
-    """Graph, kind, or path."""
+    """Name of the graph, kind of the model, or path of the URL."""
     request: type[BaseModel]
     text: str
-    """What it does, in a sentence or two."""
+    """Description in one or two sentences."""
     names: tuple[str, ...] = ()
-    """What a request for a video may say for `model`, the one that the command says at first."""
+    """Values of `model` in a request for a video; the command uses the first."""
     command: str = ""
-    """Name of the command of a job."""
+    """Name of the command-line command that creates a job."""
     roles: tuple[str, ...] = ()
-    """Of the models of a graph; a model alone has none."""
+    """Roles of the models of a graph; empty for a single model."""
     result: Literal["video", "image"] = "video"
-    """What it makes, if nothing else is asked for."""
+    """Type of the result with the default fields."""
 
     @property
     def fields(self) -> list[Field]:
-        """All fields of its requests, but for the `model` of a video."""
+        """All fields of the requests, except the `model` of a video."""
         return [*list_fields(self.request), *self.extra]
 
     @property
     def extra(self) -> list[Field]:
-        """The fields that every video may be asked for with, as far as this one may be."""
+        """The common fields of requests for videos that this one supports."""
         request = self.request
         if not issubclass(request, GraphRequest):
             return []
@@ -97,19 +97,19 @@ class Definition:
         return [*found, shared[SECONDS]] if request.takes_seconds() else found
 
     def needs(self, field: Field) -> bool:
-        """Whether a request cannot do without a field. It can where OpenAI's `input_reference` may stand for it."""
+        """Return whether a field is required, and OpenAI's `input_reference` is not an alternative to it."""
         return field.info.is_required() and field.name != getattr(self.request, "REFERENCE", "")
 
 
 def list_definitions() -> list[Definition]:
-    """Return the graphs, the kinds of models alone, and what is answered at once."""
+    """Return the definitions of graphs, of single models, and of requests that are answered without a job."""
     alone = [define_single(KINDS[kind], graph) for kind, graph in SINGLES.items()]
     at_once = [Definition(path, request, summarize(request)) for path, (_, request) in ANSWERED_AT_ONCE.items()]
     return [*map(define_graph, GRAPHS), *alone, *at_once]
 
 
 def list_fields(kind: type[BaseModel]) -> list[Field]:
-    """Return the fields of a class of requests or answers, or of an object within one."""
+    """Return the fields of a class of requests or responses, or of a nested object."""
     media: dict[str, MediaKind] = dict(getattr(kind, "MEDIA", {}))
     texts = describe_fields(kind)
     schemas: dict[str, Any] = kind.model_json_schema().get("properties", {})
@@ -121,7 +121,7 @@ def list_fields(kind: type[BaseModel]) -> list[Field]:
 
 
 def list_own_fields(kind: type[BaseModel]) -> list[Field]:
-    """Return the fields that a class adds to those it inherits."""
+    """Return the fields that a class defines itself, without inherited fields."""
     added = vars(kind).get("__annotations__", {})
     own = {wire_name(name, info) for name, info in kind.model_fields.items() if name in added}
     return [field for field in list_fields(kind) if field.name in own]
@@ -133,7 +133,7 @@ def summarize(kind: type[BaseModel]) -> str:
 
 
 def define_graph(graph: Graph) -> Definition:
-    """Return what there is to know of a graph."""
+    """Return the definition of requests to a graph."""
     return Definition(
         name=graph.name,
         request=graph.request,
@@ -146,14 +146,14 @@ def define_graph(graph: Graph) -> Definition:
 
 
 def define_single(model: Model[Any], graph: Graph) -> Definition:
-    """Return what there is to know of a kind of models.
+    """Return the definition of requests to a single model.
 
     Args:
-        model: the kind.
-        graph: of the jobs of one such model alone.
+        model: the kind of the model.
+        graph: the graph of jobs with this model only.
     """
-    asked = graph.needs[0].request or graph.request
-    folder = sys.modules[asked.__module__.rpartition(".")[0]]
+    request = graph.needs[0].request or graph.request
+    folder = sys.modules[request.__module__.rpartition(".")[0]]
     return Definition(
         name=model.kind,
         request=graph.request,

@@ -1,4 +1,4 @@
-"""The files that are written from the definitions: written, or compared with what is there."""
+"""Writing of the generated files, and comparison with the files on disk."""
 
 import difflib
 import shutil
@@ -16,7 +16,7 @@ from services.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CLIENT = "clients"
-"""Folder of the client."""
+"""Folder of the client package."""
 WRITERS: Mapping[str, Callable[[Sequence[Definition]], str]] = {
     f"{CLIENT}/fields.py": write_fields,
     f"{CLIENT}/objects.py": write_objects,
@@ -24,21 +24,21 @@ WRITERS: Mapping[str, Callable[[Sequence[Definition]], str]] = {
     f"{CLIENT}/create.py": write_create,
     "docs/requests.md": write_docs,
 }
-"""File, by its path in the project → what makes its text."""
+"""Path of a file in the project → function that generates its text."""
 
 
 def render_files(definitions: Sequence[Definition] | None = None) -> dict[str, str]:
-    """Return file → its text, formatted as the project's other files are. Raises ConfigError without ruff.
+    """Return path → text of the generated files, formatted. Raises ConfigError if ruff is not installed.
 
     Args:
-        definitions: what can be asked for; by default what the catalogues have.
+        definitions: definitions of requests; by default those of the catalogues.
     """
     found = list_definitions() if definitions is None else definitions
     return {name: _format(write(found), name) for name, write in WRITERS.items()}
 
 
 def write_files(root: Path = ROOT) -> list[str]:
-    """Write the files that are not as the definitions have them, and return their names."""
+    """Write the files that are not up to date, and return their paths."""
     stale = list(compare_files(root))
     for name, text in render_files().items():
         if name in stale:
@@ -47,13 +47,15 @@ def write_files(root: Path = ROOT) -> list[str]:
 
 
 def compare_files(root: Path = ROOT) -> dict[str, str]:
-    """Return file → how it differs from the definitions, for those that do."""
+    """Return path → unified diff of the files that are not up to date."""
     found: dict[str, str] = {}
     for name, text in render_files().items():
         path = root / name
-        there = path.read_text(encoding="utf-8") if path.exists() else ""
-        if there != text:
-            lines = difflib.unified_diff(there.splitlines(), text.splitlines(), name, f"{name} as defined", lineterm="")
+        current = path.read_text(encoding="utf-8") if path.exists() else ""
+        if current != text:
+            lines = difflib.unified_diff(
+                current.splitlines(), text.splitlines(), name, f"{name} as defined", lineterm=""
+            )
             found[name] = "\n".join(lines)
     return found
 

@@ -1,4 +1,4 @@
-"""Limits, defaults and types of fields in words, for helps and tables."""
+"""Descriptions of the limits, defaults and types of fields, for help texts and tables."""
 
 from typing import Any, cast
 
@@ -12,14 +12,14 @@ _MEDIA = {"video": "a video", "image": "a picture", "pictures": "pictures"}
 
 
 def describe_limits(field: Field) -> str:
-    """Return the smallest and the largest that a value may be; nothing where there is no limit."""
+    """Return the range of a field's values; empty if there is no limit."""
     if field.media is not None:
         return ""
     return next((text for option in _options(field) if (text := _describe_range(option))), "")
 
 
 def describe_default(field: Field) -> str:
-    """Return what holds where the field is left out; nothing where that is not said by a value."""
+    """Return the default of a field; empty if there is none, or if it is not a simple value."""
     default = field.info.default
     if field.info.is_required() or default in (None, "", (), PydanticUndefined) or field.info.default_factory:
         return ""
@@ -32,7 +32,7 @@ def describe_default(field: Field) -> str:
 
 
 def describe_type(field: Field) -> str:
-    """Return what a field holds."""
+    """Return the type of a field."""
     if field.media is not None:
         return _MEDIA[field.media]
     words = [_word(option) for option in _options(field) if option.get("type") != "null"]
@@ -40,7 +40,7 @@ def describe_type(field: Field) -> str:
 
 
 def _options(field: Field) -> list[dict[str, Any]]:
-    """The JSON schemas of what may be given."""
+    """Return the JSON schemas of the alternatives of a field."""
     return cast("list[dict[str, Any]]", field.schema.get("anyOf", [field.schema]))
 
 

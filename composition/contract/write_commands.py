@@ -1,4 +1,4 @@
-"""`commands.py` of the client, the table of commands that have a job done; and `create.py`, what each name takes."""
+"""Generation of the client's `commands.py`, the table of commands, and `create.py`, the overloads of `create`."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from composition.contract.definitions import Definition
 from composition.contract.source import HEAD, PACKAGE, write_text
 from composition.contract.write_fields import name_fields
 
-_COMMANDS = f'''{HEAD}"""The commands that have a job done: one for each graph, and for each kind of model alone."""
+_COMMANDS = f'''{HEAD}"""The commands that create a job: one for each graph, and one for each kind of model."""
 
 from {PACKAGE} import fields
 from {PACKAGE}.about import Command
@@ -46,7 +46,7 @@ def write_create(definitions: Sequence[Definition]) -> str:
     """Return the source of `create.py`, not formatted."""
     jobs = [each for each in definitions if each.names]
     known = ", ".join(write_text(name) for each in jobs for name in each.names)
-    wrong = "this model takes other fields; `fields` has a TypedDict for each"
+    wrong = "this model has other fields; `fields` has a TypedDict for each model"
     methods = [_write_overload(_names_of(each), name_fields(each.request)) for each in jobs]
     methods.append(f'    @overload\n    @deprecated("{wrong}")\n{_write_call(f"Literal[{known}]", "VideoFields")}')
     methods.append(f"    @overload\n{_write_call('str', 'VideoFields')}")

@@ -1,4 +1,4 @@
-"""`docs/requests.md`: a table of fields for each graph, each kind of model alone, and each object within a request."""
+"""Generation of `docs/requests.md`: a table of fields for each graph, each kind of model and each nested object."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,24 @@ _HEAD = """\
 
 # Requests
 
-The fields of `POST /v1/videos`, by what is named as `model`, and of the requests that are answered at once. The names
-are the same over HTTP, in `extra_body` of OpenAI's client, in the Python client, and with dashes on the command line.
+This page lists the fields of `POST /v1/videos` for each value of `model`, and those of the requests that are answered
+without a job. The names are the same over HTTP, in `extra_body` of OpenAI's client, in the Python client, and, with
+dashes, on the command line.
 
-`model` is a graph, or the id of a served model, which then works alone: then the fields are those of its kind. The
-limits and defaults below are the models' own; a server may have others, which `GET /v1/models` and
-`GET /openapi.json` tell.
+`model` is the name of a graph, or the id of a served model. With the id of a model, the fields are those of its kind.
+The limits and defaults below are those of the models; `GET /v1/models` and `GET /openapi.json` return those of a
+server.
 
-A medium is a file id from `POST /v1/files`, a `data:` URL, or a form part of that name; *pictures* also a list of
-these, or a zip. In a form, objects and lists are JSON.
+A video or picture is a file id from `POST /v1/files`, a `data:` URL, or a form part with the name of the field.
+*Pictures* are a list of these, or a zip file. In a form, objects and lists are written as JSON.
 """
 SHARED = (*GraphRequest.model_fields, REFERENCE_NAME, SECONDS)
-"""Fields that mean the same in every request for a video."""
+"""Fields with the same meaning in all requests for a video."""
 _COLUMNS = ("field", "type", "limits", "default", "meaning")
 
 
 def write_docs(definitions: Sequence[Definition]) -> str:
-    """Return the page."""
+    """Return the text of the page."""
     sections = [_write_section(each) for each in definitions]
     nested: dict[type[BaseModel], None] = {}
     for each in definitions:
@@ -45,7 +46,7 @@ def _write_section(definition: Definition) -> str:
     if definition.names:
         names = ", ".join(f"`{name}`" for name in definition.names[:-1] if definition.names[1:])
         notes = [f"Command: `reel {definition.command}`."]
-        notes += [f"Also named {names}."] if names else []
+        notes += [f"Alias: {names}."] if names else []
         notes += [f"Roles: {', '.join(definition.roles)}."] if definition.roles else []
         notes += ["The result is a picture."] if definition.result == "image" else []
         lines.append(f"{' '.join(notes)}\n")
@@ -54,7 +55,7 @@ def _write_section(definition: Definition) -> str:
 
 
 def _rank(field: Field, definition: Definition) -> int:
-    """Where a field stands: first what is needed, then media and the prompt, and at last what all requests share."""
+    """Return the sort key of a field: required fields first, then media and the prompt, and shared fields last."""
     if definition.needs(field):
         return 0
     if field.name in SHARED:

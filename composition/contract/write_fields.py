@@ -1,4 +1,4 @@
-"""`fields.py` of the client: a TypedDict for each class of requests, and one of all fields of videos."""
+"""Generation of the client's `fields.py`: a TypedDict for each request class, and one with all fields of videos."""
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +30,13 @@ NAMES: dict[str, str] = {
     "Branch": "BranchFrom",
     "Lora": "Lora",
 }
-"""Class → its TypedDict, where that has a name of its own."""
+"""Request class → name of its TypedDict, if it differs from the default name."""
 ARGUMENTS = (FaceRequest,)
-"""Requests whose fields are arguments of a method."""
+"""Request classes whose fields are arguments of a client method."""
 _HEAD = f'''{HEAD}"""Fields of requests, with the same names in HTTP, in Python and (with dashes) on the command line.
 
-None is the same as not given: the server's configuration decides. The server checks values; the limits and defaults
-here are those of the models, and `models.list` returns those of a server.
+A field that is None is not sent, and the server uses its default. The server validates the values. The limits and
+defaults here are those of the models; `models.list` returns those of a server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ from {PACKAGE}.objects import Identity
 
 
 def write_fields(definitions: Sequence[Definition]) -> str:
-    """Return the source of the file, not formatted."""
+    """Return the source of the file, unformatted."""
     definitions = [each for each in definitions if each.request not in ARGUMENTS]
     leaves = {each.request: each for each in definitions}
     done: dict[type[BaseModel], str] = {}
@@ -65,13 +65,13 @@ def write_fields(definitions: Sequence[Definition]) -> str:
 
 
 def name_fields(kind: type[BaseModel]) -> str:
-    """Return the name of the TypedDict of a class of requests."""
+    """Return the name of the TypedDict of a request class."""
     plain = kind.__name__.removesuffix("Request")
     return NAMES.get(kind.__name__) or f"{plain}Fields"
 
 
 def _add(kind: type[BaseModel], leaves: dict[type[BaseModel], Definition], done: dict[type[BaseModel], str]) -> None:
-    """Write a class behind those it inherits from, each once."""
+    """Add the source of a class after those of its base classes, once each."""
     if kind in done or kind is Identity:
         return
     parents = _find_parents(kind, leaves)
@@ -83,7 +83,7 @@ def _add(kind: type[BaseModel], leaves: dict[type[BaseModel], Definition], done:
         return
     name = name_fields(kind)
     if any(name == name_fields(other) for other in done):
-        raise ConfigError(f"generate: two classes of requests would both be {name} in the client")
+        raise ConfigError(f"generate: two request classes would have the name {name} in the client")
     bases = ", ".join([*map(name_fields, parents)] or ["TypedDict"])
     media = {name: held for each in leaves if issubclass(each, kind) for name, held in _read_media(each).items()}
     fields = [replace(field, media=field.media or media.get(field.name)) for field in fields]
@@ -97,7 +97,7 @@ def _read_media(request: type[BaseModel]) -> Mapping[str, MediaKind]:
 
 
 def _find_parents(kind: type[BaseModel], leaves: dict[type[BaseModel], Definition]) -> list[type[BaseModel]]:
-    """Return the nearest classes with fields of their own that a class inherits from."""
+    """Return the nearest base classes that define fields."""
     found: dict[type[BaseModel], None] = {}
     for base in kind.__bases__:
         if issubclass(base, BaseModel) and base is not BaseModel:
@@ -113,7 +113,7 @@ def _write_hint(field: Field, kind: type[BaseModel], leaf: Definition | None) ->
 
 
 def _may_stand(field: Field, kind: type[BaseModel]) -> bool:
-    """Whether OpenAI's `input_reference` may stand for the field."""
+    """Return whether OpenAI's `input_reference` is an alternative to the field."""
     return getattr(kind, "REFERENCE", "") == field.name
 
 
@@ -126,18 +126,18 @@ def _write_type(field: Field, *, needed: bool) -> str:
 
 
 def _name_type(kind: type[BaseModel]) -> str:
-    """Name a class. What is mostly read from a file of JSON may be any mapping."""
+    """Return the type of a nested object; any mapping is also accepted if it is usually read from a JSON file."""
     name = kind.__name__ if kind is Identity else name_fields(kind)
     return name if is_flat(kind) else f"{name} | Mapping[str, object]"
 
 
 def is_flat(kind: type[BaseModel]) -> bool:
-    """Return whether an object holds neither lists nor other objects, so that each of its fields can be an option."""
+    """Return whether an object has no lists or nested objects, so that each field can be a command-line option."""
     return not any(get_origin(part) for field in list_fields(kind) for part in _parts(field.type))
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """The members of a union, without their limits and choices."""
+    """Return the members of a union, without annotations and literals."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return [part for each in inner for part in _parts(each)]
@@ -153,12 +153,12 @@ def _write_about(field: Field) -> str:
 
 def _write_union(videos: list[Definition]) -> str:
     rows = "\n".join(f"    {name}: {hint}" for name, hint in _join_fields(videos))
-    text = "Every field of a video, whatever makes it; which of them a model takes, the server says."
+    text = "The fields of all requests for a video. The server checks which of them a model accepts."
     return f"class VideoFields(TypedDict, total=False):\n{write_docstring(text)}\n\n{rows}\n"
 
 
 def _join_fields(videos: list[Definition]) -> Iterator[tuple[str, str]]:
-    """Yield each name with every type that it has somewhere."""
+    """Yield each field name with the union of its types in all requests."""
     hints: dict[str, dict[str, None]] = {}
     for video in videos:
         for field in video.fields:

@@ -1,4 +1,4 @@
-"""`objects.py` of the client: a frozen class for everything that the server answers with, and for every event."""
+"""Generation of the client's `objects.py`: a frozen class for each response object and each event."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -18,11 +18,11 @@ NAMES: dict[type[BaseModel], str] = {
     ImagesObject: "ImagesResponse",
     ListPage: "Page",
 }
-"""Class of the server's → the client's, where that is not its name without `Object`."""
+"""Server class → name of the client class, if it is not the name without `Object`."""
 BY_HAND = {"b64_json": "Picture", "status": "Ending"}
-"""Field → the class of the client, written by hand, that has it, with what helps to read it."""
+"""Field → handwritten client class that defines the field, with methods to read it."""
 TAG = "object"
-"""OpenAI's field that repeats what kind of object it is."""
+"""OpenAI's field with the type of an object."""
 _HEAD = f'''{HEAD}# ruff: noqa: RUF012 (pydantic copies defaults)
 """Response objects and events of the API. Unknown fields are kept, so an older client works with a newer server."""
 
@@ -33,7 +33,7 @@ from {PACKAGE}.answers import Answer, Ending, JobEvent, Picture, T
 
 
 def write_objects(_: Sequence[Definition] = ()) -> str:
-    """Return the source of the file, not formatted. What is answered is the same whatever is asked for."""
+    """Return the source of the file, unformatted. It does not depend on the definitions of requests."""
     done: dict[type[BaseModel], str] = {JobEvent: ""}
     for answer in ANSWERS:
         for kind in find_classes(answer):
@@ -49,17 +49,17 @@ def write_objects(_: Sequence[Definition] = ()) -> str:
 
 
 def name_object(kind: type[BaseModel]) -> str:
-    """Return the name of the client's class."""
+    """Return the name of the client class."""
     return NAMES.get(kind) or kind.__name__.removesuffix("Object")
 
 
 def list_object_fields(kind: type[BaseModel]) -> list[Field]:
-    """Return the fields that the client's class adds to those it inherits from other classes of answers."""
+    """Return the fields that the client class defines itself."""
     return [field for field in list_own_fields(kind) if field.name != TAG]
 
 
 def _add(kind: type[BaseModel], done: dict[type[BaseModel], str]) -> None:
-    """Write a class behind those it inherits from, each once."""
+    """Add the source of a class after those of its base classes, once each."""
     if kind in done:
         return
     parents = [base for base in kind.__bases__ if issubclass(base, BaseModel) and base is not BaseModel]
@@ -76,7 +76,7 @@ def _add(kind: type[BaseModel], done: dict[type[BaseModel], str]) -> None:
 
 
 def _is_by_hand(field: Field) -> bool:
-    """Whether a class written by hand has it. Another `status` is that of an upload."""
+    """Return whether a handwritten class defines the field. A constant `status` is that of an uploaded file."""
     return field.name in BY_HAND and not _is_constant(field)
 
 
@@ -85,14 +85,14 @@ def _is_constant(field: Field) -> bool:
 
 
 def _write_field(field: Field) -> list[str]:
-    """The field, and its text under it. What is one of one choice now may be another in time."""
+    """Return the source of a field and its docstring. A literal with one value becomes `str`: more may be added."""
     hint = "str" if _is_constant(field) else write_type(field.info.annotation, name_object, frozen=True)
     default = _write_default(field, hint)
     return [f"    {field.name}: {hint}{default}", write_docstring(field.text)]
 
 
 def _write_default(field: Field, hint: str) -> str:
-    """What holds where an older server says nothing of the field; nothing where every server has said it."""
+    """Return the default for a response without the field, from an older server; empty if the field is required."""
     default = field.info.default
     if default is PydanticUndefined:
         return " = None" if hint.endswith("None") else ""
