@@ -50,7 +50,7 @@ class Allowance:
         if self._left < passing:
             raise PayloadTooLarge(
                 f"the body would take more than the limit of {self._memory} bytes of memory, {MEMORY_RATIO} times "
-                "max_json_bytes, once it is read: it has too many values, or too long texts of wide characters"
+                "max_json_bytes, once it is parsed: it has too many values, or too many characters that are not ASCII"
             )
 
     @contextmanager

@@ -99,8 +99,8 @@ def unusable(text: str) -> str | None:
 
 def _reason(code: int) -> str:
     if code == 0:
-        return "must not hold the character NUL"
-    return f"must not hold half of a surrogate pair (\\u{code:04x}), which is no character"
+        return "must not contain the character NUL"
+    return f"must not contain the lone surrogate \\u{code:04x}"
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ def _need_own(home: Path) -> None:
     """Raise ConfigError if the folder, or the symbolic link to it, belongs to another user."""
     for owner in {home.lstat().st_uid, home.stat().st_uid} - {os.geteuid()}:
         whose = f"{_name_of(owner)}, and this is {_name_of(os.geteuid())}"
-        raise ConfigError(f"REELGRAPH_HOME: {home} belongs to {whose}; name a folder of your own", param="home")
+        raise ConfigError(f"REELGRAPH_HOME: {home} belongs to {whose}; choose a folder that you own", param="home")
 
 
 def _name_of(user: int) -> str:

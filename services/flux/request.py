@@ -92,7 +92,9 @@ class Painting(BaseModel):
         names = [lora.name for lora in self.loras]
         for name in names:
             if names.count(name) > 1:
-                raise InvalidParameter(f"loras: {name} is there {names.count(name)} times", param="loras")
+                raise InvalidParameter(
+                    f"loras: {name} must be listed once, got {names.count(name)} times", param="loras"
+                )
         return self
 
     @model_validator(mode="after")

@@ -86,5 +86,5 @@ class FluxSettings(CheckpointSettings):
     def _each_name_once(self) -> "FluxSettings":
         names = [known.name for known in self.lora_repositories]
         if len(set(names)) < len(names):
-            raise ValueError(f"lora_repositories: a name is there twice, got {names}")
+            raise ValueError(f"lora_repositories: names must be unique, got {names}")
         return self

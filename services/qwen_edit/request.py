@@ -18,7 +18,7 @@ def _plain(text: str) -> str:
     """Reject special tokens: the tokenizer parses them, and an extra `<|image_pad|>` would shift all images."""
     begin = text.find("<|")
     if begin >= 0 and "|>" in text[begin:]:
-        raise ValueError("must not contain marks of the form <|…|>, which the model takes for commands")
+        raise ValueError("must not contain special tokens of the form <|…|>")
     return text
 
 

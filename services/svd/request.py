@@ -45,14 +45,13 @@ class Animation(BaseModel):
         for name in ("prompt", "negative_prompt"):
             if fields.get(name):
                 raise InvalidParameter(
-                    f"{name}: Stable Video Diffusion takes none: it animates the picture and reads no text", param=name
+                    f"{name}: not supported by Stable Video Diffusion, whose only input is the picture", param=name
                 )
         given = {name: value for name, value in fields.items() if name not in {"prompt", "negative_prompt"}}
         if "guidance_scale" in given:
             if "max_guidance_scale" in given:
                 raise InvalidParameter(
-                    "guidance_scale: is max_guidance_scale by another name; give one of guidance_scale and"
-                    " max_guidance_scale",
+                    "guidance_scale: give one of guidance_scale and max_guidance_scale, its other name",
                     param="guidance_scale",
                 )
             given["max_guidance_scale"] = given.pop("guidance_scale")

@@ -93,7 +93,7 @@ def alone(lock: Path) -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("another process makes it ready", extra={"lock": lock.name})
+            log.info("waiting for a download by another process", extra={"lock": lock.name})
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -100,7 +100,9 @@ def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -
             need_room(reference.cache, sum(missing.values()) - hub.arrived(missing))
             hub.download(missing, Meter(sum(missing.values()), told))
         for file, size in _missing(weights, hub, listing).items():
-            raise reference.failed(f"{file} came with {_bytes(hub.folder / file)} bytes, and the hub lists {size}")
+            raise reference.failed(
+                f"{file} has {_bytes(hub.folder / file)} bytes after the download, and the hub lists {size}"
+            )
     return hub.folder
 
 
@@ -125,8 +127,8 @@ def _need_known_licence(weights: Weights) -> None:
     if find_terms(weights) is UNKNOWN:
         name = weights.repository
         raise ConfigError(
-            f"weights.licence: the licence of {name} is not known to this project, so it is not fetched. Read it; then "
-            f"name it beside the repository (`licence: NAME`), or run `reel models pull --accept-licence {name}`",
+            f"weights.licence: the licence of {name} is not known to this project, so it is not downloaded. Read it; "
+            f"then name it beside the repository (`licence: NAME`), or run `reel models pull --accept-licence {name}`",
             param="weights.licence",
         )
 
@@ -182,7 +184,7 @@ def _logged(weights: Weights) -> Told:
         now = time.monotonic()
         if done == total or now - logged_at >= LOG_EVERY_S:
             logged_at = now
-            log.info("weights arrive", extra={"weights": weights.source, "bytes": done, "of": total})
+            log.info("downloading weights", extra={"weights": weights.source, "bytes": done, "of": total})
 
     return told
 
@@ -191,7 +193,7 @@ def _local(weights: Weights, folder: Path) -> Path:
     """Return the folder. Raises ConfigError if it is missing, a relative path, or contains git-lfs pointers."""
     if not folder.is_absolute():
         raise ConfigError(
-            f"weights.path: give {folder} from the root; only `reel serve` takes it from the folder of its --config",
+            f"weights.path: must be an absolute path, got {folder}; only `reel serve` resolves relative paths",
             param="weights.path",
         )
     if not folder.is_dir():

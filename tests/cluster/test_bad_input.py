@@ -92,7 +92,7 @@ def test_texts_that_no_database_holds(http: httpx.Client) -> None:
     for text in (r"file_\ud800", r"file_\u0000"):
         body = f'{{"model": "v2v", "input_video": "{text}"}}'
         answer = http.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
-        check_error(answer, 422, "input_video", "must not hold")
+        check_error(answer, 422, "input_video", "must not contain")
     check_error(http.get("/v1/files/%00"), 422, "file_id", "NUL")
 
 

@@ -217,7 +217,7 @@ def write_foreign_lora(server: Server) -> str:
         ({"prompt": ""}, "prompt", "at least 1"),
         ({"animate": {"num_frames": 51}}, "animate.num_frames", "limit of 50"),
         ({"animate": {"num_frames": 0}}, "animate.num_frames", "greater than or equal to 2"),
-        ({"animate": {"prompt": "dog"}}, "prompt", "takes none"),
+        ({"animate": {"prompt": "dog"}}, "prompt", "not supported"),
         ({"steps": 101}, "steps", "limit of 100"),
         ({"upscale": {"scale": 7}}, "upscale.scale", "less than or equal to 4"),
         ({"size": "9000x9000"}, "size", "limit"),

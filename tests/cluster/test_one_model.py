@@ -87,7 +87,7 @@ def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"model": "svd", "prompt": "a dog"}, "prompt", "takes none"),
+        ({"model": "svd", "prompt": "a dog"}, "prompt", "not supported"),
         ({"model": "svd", "num_frames": "51"}, "num_frames", "limit of 50"),
         ({"model": "svd", "motion_bucket_id": "0"}, "motion_bucket_id", "greater than or equal to 1"),
         ({"model": "svd", "guidance_scale": "3", "max_guidance_scale": "3"}, "guidance_scale", "give one of"),

@@ -236,7 +236,7 @@ def test_a_window_has_a_width(start, end):
 
 @pytest.mark.parametrize("alias", ["ink", "./ink", "ink.safetensors"])
 def test_a_lora_is_asked_for_once(alias):
-    with pytest.raises(InvalidParameter, match="loras: ink is there 2 times") as caught:
+    with pytest.raises(InvalidParameter, match="loras: ink must be listed once, got 2 times") as caught:
         Painting(loras=(Lora(name="ink"), Lora(name=alias, weight=0)))
     assert caught.value.param == "loras"
 

@@ -69,7 +69,7 @@ def test_a_home_of_somebody_else_is_refused(tmp_path: Path, theirs: Path, linked
     if linked:
         home.symlink_to(theirs)
     owner, user = (pwd.getpwuid(one).pw_name for one in (theirs.stat().st_uid, os.geteuid()))
-    refusal = f"REELGRAPH_HOME: {home} belongs to {owner}, and this is {user}; name a folder of your own"
+    refusal = f"REELGRAPH_HOME: {home} belongs to {owner}, and this is {user}; choose a folder that you own"
     with pytest.raises(ConfigError, match=f"^{re.escape(refusal)}$"):
         open_home(home)
     assert mode(theirs) == 0o755, "it is left as it is"

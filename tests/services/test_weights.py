@@ -46,7 +46,9 @@ def test_a_path_that_is_missing(tmp_path):
 def test_a_relative_path_is_refused_wherever_the_process_is(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"weights\.path: give here from the root; only `reel serve`") as caught:
+    with pytest.raises(
+        ConfigError, match=r"weights\.path: must be an absolute path, got here; only `reel serve`"
+    ) as caught:
         resolve(Weights(path=Path("here")), tmp_path / "home")
     assert caught.value.param == "weights.path"
 

@@ -183,7 +183,7 @@ async def test_defaults_stand_behind_what_is_given(tmp_path: Path) -> None:
     ("fields", "words"),
     [
         ({"prompt": ""}, "prompt"),
-        ({"animate": {"prompt": "a dog"}}, "takes none"),
+        ({"animate": {"prompt": "a dog"}}, "not supported"),
         ({"animate": {"num_frames": 1}}, "num_frames"),
         ({"upscale": {"scale": 9}}, "scale"),
         ({"restyle": {"strength": 2, "prompt": "x"}}, "strength"),

@@ -110,7 +110,7 @@ def test_what_openai_s_clients_say_and_what_means_nothing_here() -> None:
         ({"progress": True}, InvalidParameter, "progress: allowed only with stream, got True"),
         ({"seed": MAX_SEED, "n": 2}, InvalidParameter, f"seed: must be at most {MAX_SEED - 1} with n=2, got"),
         ({"step": 3}, InvalidParameter, "step: there is no such field; did you mean steps?"),
-        ({"loras": ["a", "a"]}, InvalidParameter, "loras: a is there 2 times"),
+        ({"loras": ["a", "a"]}, InvalidParameter, "loras: a must be listed once, got 2 times"),
         ({"identity": "me"}, InvalidParameter, "identity: must be a JSON object, got 'me'"),
         ({"identity": {**IDENTITY, "box": [9, 0, 1, 1]}}, InvalidParameter, "identity.box.0: input should be less"),
         ({"identity": IDENTITY, "face": True}, InvalidParameter, "identity: give either this or face, not both"),

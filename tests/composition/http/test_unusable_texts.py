@@ -37,7 +37,7 @@ def named(answer: httpx.Response, param: str) -> None:
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("invalid_parameter", param)
-    assert "must not hold" in error["message"]
+    assert "must not contain" in error["message"]
 
 
 @pytest.mark.parametrize(
