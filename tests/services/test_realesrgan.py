@@ -206,12 +206,12 @@ def test_what_is_no_net_is_refused(home, tmp_path) -> None:
             RealEsrganModel(RealEsrganSettings(device="cpu", **settings), home)
 
     weights = Weights(path=tmp_path)
-    refused("has 0 files of weights", weights=weights)
+    refused("has 0 weights files", weights=weights)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    refused("a.safetensors is no net that is known", weights=weights)
+    refused("a.safetensors is not a supported network", weights=weights)
     (tmp_path / "b.pth").write_bytes(b"no pickle")
-    refused("has 2 files of weights", weights=weights)
-    refused("b.pth is no net that is known", weights=weights, file="b.pth")
+    refused("has 2 weights files", weights=weights)
+    refused("b.pth is not a supported network", weights=weights, file="b.pth")
     refused("there is no c.pth", weights=weights, file="c.pth")
 
 
