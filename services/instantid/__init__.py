@@ -1,4 +1,4 @@
-"""InstantID's eyes: finds a face in a picture, and says whose it is."""
+"""Face detection for identity conditioning: finds a face in a picture and computes its identity embedding."""
 
 from services.instantid.settings import InstantIdSettings
 from services.model import Model, Offer

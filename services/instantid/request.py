@@ -1,4 +1,4 @@
-"""What a picture of a face must be, within which limits."""
+"""Requirements for a picture of a face, and their limits."""
 
 from typing import Annotated
 
@@ -7,22 +7,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.limits import check_limit
 
 FIELD = "face"
-"""The request's field whose picture is looked at."""
+"""The request's field for the picture of a face."""
 
 
 class Requirements(BaseModel):
-    """What is asked of a face. Beyond these an embedding says little about whose face it is."""
+    """Requirements for a face. Outside these limits an embedding hardly identifies the person."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_face: Annotated[int, Field(ge=1)] = 64
-    """Pixels of the shorter side of the face's box. At 64 the crop that the recogniser reads is the face enlarged by a
-    fifth; much below, most of what it reads is made up."""
+    """Minimum shorter side of the face's box, in pixels. At 64 the recogniser's crop enlarges the face by a fifth;
+    much below that, most of the crop is interpolated."""
     max_yaw: Annotated[float, Field(gt=0, le=90)] = 45.0
-    """Degrees that a face may be turned to the side; beyond it one eye and one cheek are hardly seen."""
+    """Maximum yaw of a face, in degrees; beyond it one eye and one cheek are hardly visible."""
     max_pixels: Annotated[int, Field(ge=1)] = 4096 * 4096
-    """Pixels of the picture."""
+    """Maximum area of the picture, in pixels."""
 
     def check_picture(self, width: int, height: int) -> None:
-        """Raise LimitExceeded when the picture is too large. Pixels."""
+        """Raise LimitExceeded if a picture of this width and height, in pixels, is too large."""
         check_limit(FIELD, width * height, self.max_pixels, "pixels")

@@ -13,50 +13,51 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MtcnnSettings(BaseModel):
-    """MTCNN, whose weights come with the project (MIT)."""
+    """Settings of MTCNN. Its weights are part of the project (MIT)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["mtcnn"] = "mtcnn"
     min_size: Annotated[int, Field(ge=12)] = 20
-    """Pixels of the smallest face that is looked for."""
+    """Size of the smallest face to search for, in pixels."""
     max_side: Annotated[int, Field(ge=64)] = 1024
-    """Pixels. In a longer picture `min_size` grows as if it had been scaled to this, so that it takes no longer."""
+    """Longer side in pixels above which `min_size` grows in proportion, so that the search time stays bounded."""
     factor: Annotated[float, Field(gt=0.1, lt=1)] = 0.709
-    """From one size of faces that are looked for to the next."""
+    """Scale factor of the picture from one step of the search to the next, where larger faces are found."""
     thresholds: tuple[Probability, Probability, Probability] = (0.6, 0.7, 0.7)
-    """How sure the first, the second and the third net must be."""
+    """Minimum face probability in the first, the second and the third network."""
 
 
 class InsightFaceSettings(BaseModel):
-    """A model pack of insightface, e.g. `antelopev2`, as InfiniteYou uses it.
+    """Settings of an insightface model pack, e.g. `antelopev2`, which InfiniteYou uses.
 
-    The packs may be used for non-commercial research only. They are not downloaded: whoever accepts the licence unpacks
-    one. Needs the packages `insightface` and `onnxruntime` (`onnxruntime-gpu` on a GPU).
+    The packs may be used for non-commercial research only. They are not downloaded: the operator accepts the licence
+    and unpacks one. Needs the packages `insightface` and `onnxruntime` (`onnxruntime-gpu` on a GPU).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["insightface"]
     pack: Path
-    """The folder in which the pack's `.onnx` files lie."""
+    """Folder of the pack's `.onnx` files."""
     sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], ...], Field(min_length=1)] = (
         640,
         320,
         160,
     )
-    """Pixels of the square a picture is fitted into, one after the other until there is a face: faces that nearly fill
-    the picture are found only when they are made small."""
+    """Sides in pixels of the square the picture is fitted into, tried in order until a face is found: faces that nearly
+    fill the picture are found only at a small size."""
     threshold: Probability = 0.5
+    """Minimum face probability."""
 
 
 class InstantIdSettings(Requirements, ModelSettings):
     """Settings of a replica."""
 
     recogniser: Weights
-    """A folder with ArcFace's IR-SE50 as facexlib and InfiniteYou have it."""
+    """Weights of ArcFace's IR-SE50, as distributed by facexlib and InfiniteYou."""
     recogniser_file: str = "recognition_arcface_ir_se50.pth"
-    """Where in that folder the weights are: a safetensors file, or a pickle that holds nothing else."""
+    """Path of the weights within `recogniser`: a safetensors file, or a pickle that contains only tensors."""
     detector: Annotated[MtcnnSettings | InsightFaceSettings, Field(discriminator="kind")] = MtcnnSettings()
 
     @property

@@ -278,12 +278,12 @@ def test_nets_for_another_transformer(home, nets):
     tensors |= {"proj_out.weight": torch.ones(48, 32), "proj_out.bias": torch.ones(48)}
     tensors |= {"norm_out.weight": torch.ones(48), "norm_out.bias": torch.ones(48)}
     save_file(tensors, nets / PROJECTION)
-    with pytest.raises(ConfigError, match="the tokens have 48 channels, and the ControlNet takes 32"):
+    with pytest.raises(ConfigError, match="the tokens have 48 channels, but the ControlNet needs 32"):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
     write("identity", nets)
     narrow = {**{key: value for key, value in config.items() if key[0] != "_"}, "num_attention_heads": 1}
     FluxControlNetModel(**narrow).save_pretrained(nets / CONTROLNET)
-    with pytest.raises(ConfigError, match="the ControlNet has num_attention_heads 1, and the transformer 2"):
+    with pytest.raises(ConfigError, match="the ControlNet has num_attention_heads 1, but the transformer has 2"):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
 
 
