@@ -148,7 +148,7 @@ class Identity:
                 folder / CONTROLNET, dtype=transformer.dtype, local_files_only=True
             ).to(device)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"identity: there is no ControlNet of Flux in {CONTROLNET} ({error})") from error
+            raise ConfigError(f"identity: {CONTROLNET} cannot be loaded as a ControlNet of Flux ({error})") from error
         made, wanted = self._resampler.proj_out.out_features, self.controlnet.config.joint_attention_dim
         if made != wanted:
             raise ConfigError(f"identity: the tokens have {made} channels, but the ControlNet needs {wanted}")
@@ -205,4 +205,4 @@ def _resampler(folder: Path) -> Resampler:
             tensors = torch.load(folder / PICKLED_PROJECTION, map_location="cpu", weights_only=True)["image_proj"]
         return Resampler.of(tensors).eval()
     except STUMBLES as error:
-        raise ConfigError(f"identity: {PROJECTION} with the face projection cannot be loaded ({error})") from error
+        raise ConfigError(f"identity: {PROJECTION} cannot be loaded as a face projection ({error})") from error
