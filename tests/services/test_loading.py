@@ -1,4 +1,4 @@
-"""What a process that loads a model leaves for the one that waits."""
+"""Messages between a process that loads a model and the one that waits for it."""
 
 import stat
 from pathlib import Path
