@@ -106,9 +106,7 @@ async def test_it_acts_in_its_window(flux, plain, ada):
     early = await made(flux, ADA, identity_end=0.5)
     late = await made(flux, ADA, identity_start=0.5)
     assert len({picture.tobytes() for picture in (plain, ada, early, late)}) == 4
-    assert np.array_equal(
-        await made(flux, ADA, identity_start=0.4, identity_end=0.41), plain
-    )  # the range contains no step
+    assert np.array_equal(await made(flux, ADA, identity_start=0.4, identity_end=0.41), plain)  # no step in range
 
 
 async def test_outside_its_window_the_net_is_not_computed(flux):

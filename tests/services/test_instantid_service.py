@@ -22,7 +22,7 @@ from services.instantid.settings import InsightFaceSettings, InstantIdSettings, 
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB")
-"""Picture of 512 x 512 pixels with one frontal face; the box and key points below were measured by eye."""
+"""Picture of 512 x 512 pixels with one frontal face; the box and key points below were read off it."""
 EYES = (203, 101), (248, 103)
 BOX = 180, 58, 272, 174
 PORTRAIT = ASTRONAUT.crop((96, 0, 352, 256))
@@ -88,7 +88,7 @@ async def refusal(faces: InstantId, picture: Image.Image) -> str:
 
 @contextmanager
 def searching(faces: InstantId) -> Generator[tuple[asyncio.Event, list[int]]]:
-    """Return an event that is set when the search starts, and a list with one item per step."""
+    """Yield an event that is set when the search starts, and a list with one item per step."""
     begun, loop, steps = asyncio.Event(), asyncio.get_running_loop(), []
 
     def count(*_) -> None:
@@ -248,7 +248,7 @@ async def test_a_picture_of_too_many_pixels_is_not_looked_at(home):
 
 
 def seen(degrees: float, height: float = 120) -> Found:
-    """Return 5 key points of a head turned to the side, from millimetres, in parallel projection."""
+    """Return the face of a head turned to the side by `degrees`, in parallel projection; 1 pixel is 1 mm."""
     head = np.array([[-32, 0, 0], [32, 0, 0], [0, 40, 27], [-25, 70, 0], [25, 70, 0]], float)
     angle = np.radians(degrees)
     across = head[:, 0] * np.cos(angle) + head[:, 2] * np.sin(angle)

@@ -35,7 +35,7 @@ def test_json_is_read_as_it_always_was(value: object, plain: bool, indent: int |
 @settings(deadline=None)
 @given(st.binary(max_size=40) | st.text('[]{}",:\\u0dc8 1e', max_size=40).map(str.encode))
 def test_what_json_loads_refuses_is_refused(data: bytes) -> None:
-    """Exceptions: invalid text is rejected too, and UTF-16 is not accepted."""
+    """`read_json` also rejects text that cannot be stored, and UTF-16."""
     try:
         read = read_json(data)
     except (ValueError, LimitExceeded):

@@ -1,4 +1,4 @@
-"""Messages between a process that loads a model and the one that waits for it."""
+"""Loading states of models: written by the process that loads, read by the one that waits."""
 
 import stat
 from pathlib import Path

@@ -347,7 +347,7 @@ async def test_the_first_frame_s_style_is_computed_once_for_a_clip(seeing):
 
 
 def alexnet() -> dict[str, Tensor]:
-    """Write random weights with torchvision's names."""
+    """Return random weights of AlexNet with torchvision's names."""
     from torchvision.models import alexnet as torchvision_alexnet
 
     with torch.random.fork_rng(devices=[]):
@@ -406,7 +406,7 @@ def test_the_perceptual_distance_tells_equal_from_unequal(tmp_path):
 
 
 def taehv() -> dict[str, Tensor]:
-    """Write small random weights in the layout of TAEHV's decoder."""
+    """Return small random weights in the layout of TAEHV's decoder."""
     shapes: dict[str, tuple[int, ...]] = {"1.weight": (256, 16, 3, 3), "1.bias": (256,)}
     for first, channels, less in ((3, 256, 128), (9, 128, 64), (15, 64, 64)):
         for block in range(first, first + 3):

@@ -90,7 +90,7 @@ def test_the_edge_loss_heeds_where_and_not_how_strong() -> None:
     assert edge_loss(here, here) < 1e-9
     assert edge_loss(0.1 * here, here) < 0.01
     assert edge_loss(there, here) == pytest.approx(2.0, abs=0.05)  # orthogonal edges
-    assert edge_loss(torch.zeros_like(here), here) == pytest.approx(1.0, abs=0.01)  # a blank picture scores no better
+    assert edge_loss(torch.zeros_like(here), here) == pytest.approx(1.0, abs=0.01)  # the loss of a blank picture
 
 
 def test_mse_of_unit_edges_is_two_less_twice_the_cosine() -> None:

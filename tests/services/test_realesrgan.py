@@ -61,7 +61,7 @@ async def made(net: RealEsrgan, pixels: Pixels, scale: int = 4) -> Pixels:
 
 
 def farthest(one: Pixels, other: Pixels) -> int:
-    """Return the difference in levels of 0 to 255."""
+    """Return the maximum difference in levels of 0 to 255."""
     return int(np.abs(one.astype(int) - other).max())
 
 

@@ -301,7 +301,7 @@ def test_a_folder_that_is_no_checkpoint(home, tmp_path):
 
 @pytest.fixture
 def lora(tmp_path) -> Path:
-    """Return a LoRA of rank 2 for the query layers of all self-attention."""
+    """Write a LoRA of rank 2 for the query layers of all self-attention, and return its path."""
     random = torch.Generator().manual_seed(9)
     tensors = {}
     for block in range(3):
