@@ -81,7 +81,7 @@ def test_each_stage_can_be_left_out(http: httpx.Client, fields: dict[str, Any], 
     if main == "image":
         answer = http.get(f"/v1/videos/{video['id']}/content", params={"variant": "video"})
         assert answer.status_code == 404
-        assert "there is" in answer.json()["error"]["message"]
+        assert "available: " in answer.json()["error"]["message"]
 
 
 def test_faces_make_pictures_different_and_a_strength_of_nothing_is_no_face(http: httpx.Client) -> None:

@@ -246,7 +246,7 @@ NAN = float("nan")
         ({"edge_frames": None}, "edge_frames", "there are no edges"),
         ({"init_frame": None}, "init_frame", "there is no first frame"),
         ({"max_frames": 10}, "max_frames", "10 frames need 9 edges, and there are 8"),
-        ({"edge_start": 8}, "edge_start", "less than the 8 edges"),
+        ({"edge_start": 8}, "edge_start", "less than the number of edges (8)"),
         ({"ttlg": {"edge_scale": -1}}, "ttlg.edge_scale", "greater than or equal to 0, got -1"),
         ({"ttlg": {"lr": NAN}}, "ttlg.lr", "finite number"),
         ({"ttlg": {"lr": 0}}, "ttlg.lr", "greater than 0, got 0"),

@@ -171,7 +171,7 @@ def test_cancelling_the_film_cancels_its_scenes_and_keeps_the_finished(http: htt
         ({"script": make_script(0)}, "script", "greater than 0"),
         ({"script": make_script(1e6)}, "script", "less than or equal to 60"),
         ({"script": "{not json"}, "script", "JSON"),
-        ({"script": make_script(1, scene_number=7)}, "script", "each once"),
+        ({"script": make_script(1, scene_number=7)}, "script", "each exactly once"),
         ({"script": make_script(1, face="file_nothing")}, "script.scenes.1.face", "no file"),
         ({"topic": "  "}, "topic", "blank"),
         ({"topic": "a", "scenes": 0}, "scenes", "greater than or equal to 1"),

@@ -94,7 +94,7 @@ def _sort_scenes(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
     ordered = tuple(sorted(scenes, key=lambda scene: scene.scene_number))
     numbers = [scene.scene_number for scene in ordered]
     if numbers != list(range(1, len(ordered) + 1)):
-        raise ValueError(f"scene_number must be each of 1 to {len(ordered)} once, not {numbers}")
+        raise ValueError(f"scene numbers must be 1 to {len(ordered)}, each exactly once, not {numbers}")
     return ordered
 
 

@@ -53,7 +53,7 @@ def test_scenes_are_sorted_by_their_numbers() -> None:
 @pytest.mark.parametrize("numbers", [(2,), (1, 1), (1, 3), (1, 2, 2), (2, 3)])
 def test_a_number_that_is_missing_or_twice_is_refused(numbers: tuple[int, ...]) -> None:
     message = refusal(scenes=[scene(number) for number in numbers])
-    assert f"must be each of 1 to {len(numbers)} once, not {list(numbers)}" in message
+    assert f"must be 1 to {len(numbers)}, each exactly once, not {list(numbers)}" in message
 
 
 @pytest.mark.parametrize("count", [0, MAX_SCENES + 1, 10_000])
@@ -218,7 +218,7 @@ def test_an_answer_may_stand_in_a_fence(around: str) -> None:
         ('{"title": "a", "title": "b", "scenes": []}', "twice"),
         ("{}", "scenes: Field required"),
         ('{"scenes": []}', "scenes: must have 1 to 100 scenes, not 0"),
-        (json.dumps({"scenes": [scene(3)]}), "scene_number must be each of 1 to 1 once"),
+        (json.dumps({"scenes": [scene(3)]}), "scene numbers must be 1 to 1, each exactly once"),
         (json.dumps({"scenes": [scene(duration=1e9)]}), "scenes.0.duration: Input should be less than or equal to 60"),
         (json.dumps({"scenes": [scene(duration=float("nan"))]}), "finite"),
         (json.dumps({"scenes": [scene(face="file-1")]}), "must not be set"),

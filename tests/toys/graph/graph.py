@@ -1,7 +1,7 @@
 """How the graph `there-and-back` runs."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
@@ -10,6 +10,7 @@ from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.there_and_back.request import ThereAndBackRequest
 from services.frames import Fact, Frames, Item
 from services.roles import ImageToVideo
+from services.toy.request import ToyRequest
 
 
 class ThereAndBack:
@@ -30,7 +31,7 @@ class ThereAndBack:
         once = 2 * request.animate.num_frames
         yield Fact("frames_total", once * request.turns)
         frames: list[Frames] = []
-        call = stream(self._model, ImageToVideo[Any].animate, request.animate, image, key=known.key)
+        call = stream(self._model, ImageToVideo[ToyRequest].animate, request.animate, image, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 if isinstance(item, Frames):
