@@ -1,4 +1,4 @@
-"""A face's identity in Flux: the face's embedding becomes tokens, and a ControlNet attends to them.
+"""InfiniteYou's identity conditioning for Flux: a ControlNet attends to tokens computed from a face embedding.
 
 Source: InfiniteYou: Flexible Photo Recrafting While Preserving Your Identity, arXiv 2503.16418.
 """
@@ -24,31 +24,35 @@ PROJECTION = "image_proj_model.safetensors"
 PICKLED_PROJECTION = "image_proj_model.bin"
 
 GUIDANCE = 1.0
-"""The distilled guidance at which InfiniteYou's ControlNet was trained, whatever the transformer's is."""
+"""The distilled guidance scale that InfiniteYou's ControlNet was trained with, independent of the transformer's."""
 
 NOSE = 2
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
-"""RGB of the left eye, the right eye, the nose, the left and the right corner of the mouth."""
+"""RGB colours of the left eye, the right eye, the nose, the left and the right corner of the mouth."""
 LIMB_HALF_WIDTH = 4
-"""Pixels."""
+"""Half the width of a line from the nose to another key point, in pixels."""
 LIMB_BRIGHTNESS = 0.6
+"""Brightness of these lines relative to the colour of their key point."""
 POINT_RADIUS = 10
-"""Pixels."""
+"""Radius of a key point's disc, in pixels."""
 
 STUMBLES = (OSError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, pickle.UnpicklingError)
-"""What reading a file that is something else may raise."""
+"""Errors that reading a file of another kind may raise."""
 
 
 class IdentityControlNet(FluxControlNetModel):
     """A Flux ControlNet that attends to identity tokens instead of the prompt."""
 
-    _repeated_blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")  # diffusers' own class cannot be compiled
+    _repeated_blocks = (
+        "FluxTransformerBlock",
+        "FluxSingleTransformerBlock",
+    )  # diffusers' class declares no repeated blocks to compile
 
     tokens: Tensor | None = None
-    """(1, n, joint_attention_dim), of the face that is being painted."""
+    """Identity tokens of the current face, (1, n, joint_attention_dim); None without a face."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What FluxControlNetModel does, for `tokens`. Where it is to have no effect it is not computed."""
+        """Run FluxControlNetModel on `tokens` instead of the prompt; skip it if the conditioning scale is 0."""
         if kwargs["conditioning_scale"] == 0:
             return None, None
         text = kwargs["encoder_hidden_states"]
@@ -62,7 +66,7 @@ class IdentityControlNet(FluxControlNetModel):
 class Resampler(nn.Module):
     """A perceiver: learned queries attend to the face's embedding and to each other, layer by layer.
 
-    (b, n, embedding_dim) → (b, queries, output_dim). The names of its parameters are those of InfiniteYou's file.
+    (b, n, embedding_dim) → (b, queries, output_dim). The parameters are named as in InfiniteYou's file.
     Source: Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198.
     """
 
@@ -80,7 +84,7 @@ class Resampler(nn.Module):
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> "Resampler":
-        """Build the net that `tensors` are the parameters of. Raises KeyError or RuntimeError when they are of none."""
+        """Build the network with the parameters `tensors`. Raises KeyError or RuntimeError if they do not fit."""
         depth = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
         net = cls(
             dim=tensors["latents"].shape[2],
@@ -103,7 +107,7 @@ class Resampler(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """Latents attend to what is given and to themselves."""
+    """Cross-attention: latents attend to the input and to themselves."""
 
     HEAD_DIM = 64
 
@@ -134,39 +138,39 @@ def _feed_forward(dim: int) -> nn.Sequential:
 
 
 class Identity:
-    """The loaded nets, and what a face is to them."""
+    """The loaded ControlNet and resampler, which computes a face's identity tokens."""
 
     def __init__(self, folder: Path, transformer: FluxTransformer2DModel, device: torch.device) -> None:
-        """Load them on the device, in the transformer's dtype. Raises ConfigError when they are not for it."""
+        """Load the networks on the device in the transformer's dtype. Raises ConfigError if they do not fit it."""
         self._resampler = _resampler(folder).to(device, transformer.dtype)
         try:
             self.controlnet = IdentityControlNet.from_pretrained(
                 folder / CONTROLNET, dtype=transformer.dtype, local_files_only=True
             ).to(device)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"identity: there is no ControlNet of Flux in {CONTROLNET} ({error})") from error
+            raise ConfigError(f"identity: {CONTROLNET} cannot be loaded as a ControlNet of Flux ({error})") from error
         made, wanted = self._resampler.proj_out.out_features, self.controlnet.config.joint_attention_dim
         if made != wanted:
-            raise ConfigError(f"identity: the tokens have {made} channels, and the ControlNet takes {wanted}")
+            raise ConfigError(f"identity: the tokens have {made} channels, but the ControlNet needs {wanted}")
         for name in ("in_channels", "num_attention_heads", "attention_head_dim", "pooled_projection_dim"):
             own, others = self.controlnet.config[name], transformer.config[name]
             if own != others:
-                raise ConfigError(f"identity: the ControlNet has {name} {own}, and the transformer {others}")
+                raise ConfigError(f"identity: the ControlNet has {name} {own}, but the transformer has {others}")
 
     @torch.no_grad()
     def tokens(self, face: Face) -> Tensor:
-        """(1, queries, joint_attention_dim)."""
+        """Return the identity tokens of a face, (1, queries, joint_attention_dim)."""
         embedding = torch.tensor(face.embedding).to(self.controlnet.device, self.controlnet.dtype)
         return self._resampler(embedding[None, None])
 
 
 def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
-    """Draw a face's key points as InfiniteYou's ControlNet was trained to see them.
+    """Draw a face's key points in the style that InfiniteYou's ControlNet was trained with.
 
     Args:
         keypoints: (5, 2), as in Face: fractions of width and height.
-        width: of the picture, in pixels.
-        height: in pixels.
+        width: width of the picture, in pixels.
+        height: height of the picture, in pixels.
     """
     points = [(float(x) * width, float(y) * height) for x, y in keypoints]
     picture = Image.new("RGB", (width, height))
@@ -181,7 +185,7 @@ def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
 
 
 def _ellipse(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
-    """A thin ellipse from one point to the other, as a polygon."""
+    """Return a thin ellipse from one point to the other as a polygon of x, y in pixels."""
     across, down = (end[0] - start[0]) / 2, (end[1] - start[1]) / 2
     half = math.hypot(across, down) or 1.0
     corners = []
@@ -201,4 +205,4 @@ def _resampler(folder: Path) -> Resampler:
             tensors = torch.load(folder / PICKLED_PROJECTION, map_location="cpu", weights_only=True)["image_proj"]
         return Resampler.of(tensors).eval()
     except STUMBLES as error:
-        raise ConfigError(f"identity: there is no {PROJECTION} with what makes tokens of a face ({error})") from error
+        raise ConfigError(f"identity: {PROJECTION} cannot be loaded as a face projection ({error})") from error

@@ -1,4 +1,4 @@
-"""LoRAs by the request: where the files are, what is taken from them, and which of them are in memory.
+"""LoRAs for each request: finding, checking and reading their files, and caching them in memory.
 
 Source: LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685.
 """
@@ -30,30 +30,31 @@ from services.weights.weights import Weights
 PARAM = "loras"
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
 STUMBLES = (OSError, SafetensorError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, re.error)
-"""What a converter may raise that meets a file it was not made for."""
+"""Errors that diffusers' converters may raise for a file of another kind."""
 KEY = re.compile(r"transformer\.(.+)\.lora_([AB])\.weight")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adaptation:
-    """What one file adds to the transformer, which it fits."""
+    """The weights of one LoRA file, checked against the transformer."""
 
     tensors: dict[str, Tensor]
     """`transformer.LAYER.lora_A.weight` (rank, in) and `transformer.LAYER.lora_B.weight` (out, rank)."""
     alphas: dict[str, float]
-    """By layer; what is not there is as large as its rank."""
+    """LoRA alpha by layer; a missing layer's alpha equals its rank."""
 
     @property
     def layers(self) -> set[str]:
+        """Names of the transformer's layers that have LoRA weights."""
         return {match[1] for key in self.tensors if (match := KEY.fullmatch(key))}
 
     @property
     def rank(self) -> int:
-        """The highest."""
+        """Highest rank over the layers."""
         return max(tensor.shape[0] for key, tensor in self.tensors.items() if ".lora_A." in key)
 
     def levelled(self, rank: int) -> "Adaptation":
-        """The same product with every layer at `rank` and scale one: any two then differ by their tensors alone."""
+        """Return an equivalent with every layer padded to `rank` and scaled to 1, so that only tensors differ."""
         tensors = {}
         for key, tensor in self.tensors.items():
             layer, side = KEY.fullmatch(key).groups()
@@ -67,16 +68,16 @@ class Adaptation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """Where a LoRA is in memory."""
+    """A LoRA's place in memory."""
 
     adapter: str
-    """As peft knows it."""
+    """Name of the adapter in peft."""
     stamp: tuple[int, int]
-    """When the file was changed and how large it was, when it was read."""
+    """Modification time in nanoseconds and size in bytes of the file as it was read."""
 
 
 class Library:
-    """The LoRAs that may be asked for."""
+    """The LoRA files that requests may name."""
 
     def __init__(self, settings: FluxSettings, home: Path) -> None:
         self._folder = settings.lora_dir
@@ -87,12 +88,12 @@ class Library:
             self._check_licence(known)
 
     def check(self, name: str) -> None:
-        """Raise InvalidParameter when there is no such LoRA, or LimitExceeded when it is too large."""
+        """Raise InvalidParameter if the LoRA does not exist, or LimitExceeded if its file is too large."""
         if name not in self._listed:
             self._local(name)
 
     def find(self, name: str) -> Path:
-        """Return the file, downloaded if need be. Raises what `check` raises, and ModelFailed where the hub fails."""
+        """Return the file, downloaded if necessary. Raises as `check` does, and ModelFailed if the download fails."""
         known = self._listed.get(name)
         if known is None:
             return self._local(name)
@@ -106,7 +107,7 @@ class Library:
         if folder is None:
             raise InvalidParameter(f"loras: there is no {name} here", param=PARAM)
         path = (folder / file).resolve()
-        if ".." in wanted.parts:  # also where it leads back: a file has one name
+        if ".." in wanted.parts:  # even if it resolves inside the folder: each file has one name
             path = Path(file)
         try:
             check_lora(name, path, folder)
@@ -121,7 +122,7 @@ class Library:
         check_limit(PARAM, path.stat().st_size, self._max_bytes, f"bytes in {name}")
 
     def _check_licence(self, known: LoraRepository) -> None:
-        """Raise ConfigError: now, rather than when somebody asks for it."""
+        """Raise ConfigError if the licence is not accepted; checked at startup, not at the first request."""
         try:
             check_licence(self._weights(known), self._home)
         except ConfigError as error:
@@ -141,10 +142,10 @@ class Library:
 
 
 class Loras:
-    """The LoRAs in memory, at most `max_loras`; that which was used longest ago makes room."""
+    """The LoRAs in memory, at most `max_loras`; the least recently used one is replaced."""
 
     def __init__(self, settings: FluxSettings, home: Path, pipe: FluxPipeline) -> None:
-        """To be made before the pipeline is placed or compiled: it looks at the transformer's layers as they are."""
+        """Record the layers' shapes; call it before the pipeline is placed on its device or compiled."""
         self._settings = settings
         self._library = Library(settings, home)
         self._pipe = pipe
@@ -155,21 +156,21 @@ class Loras:
         }
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._layers: dict[str, set[str]] = {}
-        """Which layers an adapter of peft is of."""
+        """Names of the layers with LoRA weights, by peft's adapter name."""
         self.loaded: tuple[str, ...] = ()
-        """Their names, that which was used longest ago first. Replaced as a whole: another thread may read it."""
+        """Names of the loaded LoRAs, least recently used first. Replaced as a whole, because other threads read it."""
         self.check = self._library.check
 
     @contextmanager
     def on(self, wanted: Sequence[Lora]) -> Iterator[None]:
-        """Let the LoRAs of a request act, and none outside it.
+        """Activate the LoRAs of a request within the block, and no LoRA after it.
 
-        Those of weight 0 are left out, so that they change nothing at all.
+        LoRAs of weight 0 are skipped, so that the result is the same as without them.
 
         Raises:
-            InvalidParameter: one is not there, or is not for this transformer.
-            LimitExceeded: one is too large.
-            ModelFailed: the hub did not give one.
+            InvalidParameter: a LoRA does not exist or does not fit this transformer.
+            LimitExceeded: a LoRA's file or rank is too large.
+            ModelFailed: a LoRA could not be downloaded.
         """
         acting = [lora for lora in wanted if lora.weight != 0]
         try:
@@ -185,7 +186,7 @@ class Loras:
         if not self._settings.compile:
             self._pipe.transformer.set_adapters(adapters, weights)
             return
-        # By the order of the slots, and with the weights in tensors: else every combination would be compiled anew.
+        # In the order of the slots and with tensor weights, so that a new combination does not cause recompilation.
         weight_of = dict(sorted(zip(adapters, weights, strict=True)))
         for layer in self._pipe.transformer.modules():
             if isinstance(layer, LoraLayer):
@@ -195,13 +196,13 @@ class Loras:
                         layer.scaling[adapter].fill_(weight)
 
     def _slot(self, name: str, acting: Sequence[Lora]) -> Slot:
-        """Where the LoRA is in memory; loaded if need be, in place of one that this request does not name."""
+        """Return the LoRA's slot; load it if necessary, replacing a LoRA that this request does not use."""
         path = self._library.find(name)
         file = path.stat()
         stamp = file.st_mtime_ns, file.st_size
-        # Compiled code holds for the slots that it met: with compilation a request takes the first ones.
+        # Compiled code is specific to its slots: with compilation every request uses the first slots.
         places = len(acting) if self._settings.compile else self._settings.max_loras
-        # Of one length: peft looks for an adapter's parameters by its name as a part of theirs.
+        # Equal lengths: peft finds an adapter's parameters by substring, so no name may contain another.
         adapters = [f"slot_{index:02}" for index in range(places)]
         slot = self._slots.get(name)
         if slot is None or slot.stamp != stamp or slot.adapter not in adapters:
@@ -215,7 +216,7 @@ class Loras:
         return slot
 
     def _room(self, adapters: list[str], kept: set[str]) -> str:
-        """One of `adapters` that is free, or is made so."""
+        """Return a free one of `adapters`, evicting the least recently used LoRA outside `kept` if necessary."""
         holders = {slot.adapter: name for name, slot in self._slots.items()}
         free = [adapter for adapter in adapters if adapter not in holders]
         if free:
@@ -226,12 +227,12 @@ class Loras:
         return oldest
 
     def _load(self, adapter: str, adaptation: Adaptation) -> None:
-        """Let peft hold an adaptation as `adapter`, in place of what that was."""
+        """Load an adaptation into peft as `adapter`, replacing that adapter's previous weights."""
         transformer, layers, rank = self._pipe.transformer, adaptation.layers, self._settings.max_lora_rank
         before = self._layers.pop(adapter, None)
         swap = self._settings.compile and before is not None and before >= layers
         if swap:
-            layers = before  # those that this one leaves alone are set to zero
+            layers = before  # layers without weights in the new LoRA are set to zero
         elif before is not None:
             transformer.delete_adapters(adapter)
         if self._settings.compile:
@@ -254,7 +255,7 @@ class Loras:
                 transformer.delete_adapters(adapter)
 
     def _read(self, name: str, path: Path) -> Adaptation:
-        """Read a file in any of the layouts that diffusers knows, and make sure that it fits."""
+        """Read a file in any layout that diffusers supports, and check that it fits the transformer."""
         try:
             tensors, alphas, head = FluxPipeline.lora_state_dict(
                 str(path.parent),
@@ -272,16 +273,17 @@ class Loras:
         return adaptation
 
     def _check_fit(self, name: str, adaptation: Adaptation) -> None:
-        """Raise InvalidParameter unless every tensor has its place and its partner.
+        """Raise InvalidParameter unless every tensor belongs to a layer, fits its shape and has its A or B partner.
 
-        Of some diffusers would only warn; for others it would widen the transformer, or overwrite its norms, for good.
+        For some of these files diffusers would only warn; for others it would permanently widen the transformer or
+        overwrite its norms.
         """
         tensors = adaptation.tensors
         for key in tensors:
             match = KEY.fullmatch(key)
             if match is None or match[1] not in self._shapes:
                 raise InvalidParameter(
-                    f"loras: {name} has {key[:200]}, which is not of Flux's transformer", param=PARAM
+                    f"loras: {name} has {key[:200]}, which does not belong to Flux's transformer", param=PARAM
                 )
             down, up = (tensors.get(f"transformer.{match[1]}.lora_{side}.weight") for side in "AB")
             rank = 0 if down is None or down.ndim != 2 else down.shape[0]
@@ -293,7 +295,7 @@ class Loras:
 
 
 def _alphas(tensors: dict[str, Tensor], given: dict[str, Any] | None, head: dict[str, Any] | None) -> dict[str, float]:
-    """By layer: from beside the tensors, or as diffusers writes them into the file's head; else nothing."""
+    """Return alphas by layer: from the alpha tensors `given` or from diffusers' metadata in the file header `head`."""
     ranks = {
         match[1]: len(tensor) for key, tensor in tensors.items() if (match := KEY.fullmatch(key)) and match[2] == "A"
     }

@@ -1,4 +1,4 @@
-"""How Flux runs: diffusers' pipeline up to the latents, picture by picture, then the VAE."""
+"""Inference with Flux: diffusers' pipeline up to the latents, one picture at a time, then the VAE."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ from services.weights.local import resolve
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
-"""Pixels of a preview's longer side."""
+"""Longer side of a preview, in pixels."""
 
 OnStep = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class FluxModel:
-    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+    """A loaded checkpoint. It handles one request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: FluxSettings, home: Path) -> None:
         self._settings = settings
@@ -59,13 +59,13 @@ class FluxModel:
         self.sides = Sides(self._pipe.vae_scale_factor * 2)
 
     def generate(self, plan: FluxPlan, outlet: Outlet[Item]) -> None:
-        """Paint the pictures of `plan`, putting Progress and Frames into `outlet`.
+        """Generate the pictures of `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
             InvalidParameter: a LoRA cannot be used.
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step.
         """
         task = f"{plan.width}x{plan.height} pixels"
         with (
@@ -78,13 +78,13 @@ class FluxModel:
                 outlet.put(Frames(self._paint(plan, index, outlet), first=index))
 
     def _release(self) -> None:
-        """Bring back a pipeline that an exception has left with its step cache, and its models on the device."""
+        """Reset the pipeline after an exception: clear its step cache and move its models off the device."""
         self._pipe.maybe_free_model_hooks()
         self._pipe.scheduler.velocity = None
 
     def _paint(self, plan: FluxPlan, index: int, outlet: Outlet[Item]) -> Pixels:
         request = plan.request
-        # On the CPU, whose generator gives every device the same noise.
+        # Generated on the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(plan.seed + index)
         pipe, more = self._pipe, {}
         if plan.face is not None:
@@ -98,7 +98,7 @@ class FluxModel:
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             generator=generator,
-            # Drawn here: the pipeline with a face would first spend random numbers on the key points.
+            # Generated here: the pipeline for faces would first draw random numbers for the key points' image.
             latents=self._noise(plan, generator),
             output_type="latent",
             callback_on_step_end=self._on_step(plan, index, outlet),
@@ -133,24 +133,24 @@ class FluxModel:
         return on_step_end
 
     def _noise(self, plan: FluxPlan, generator: torch.Generator) -> Tensor:
-        """The noise that the pipeline itself would draw, packed."""
+        """Return the packed noise that the pipeline itself would draw: (1, h/16 * w/16, 4z)."""
         channels = self._pipe.transformer.config.in_channels // 4
         dtype = self._pipe.transformer.dtype
         return self._pipe.prepare_latents(1, channels, plan.height, plan.width, dtype, self._device, generator)[0]
 
     def _unpacked(self, latents: Tensor, plan: FluxPlan) -> Tensor:
-        """(1, h/16 * w/16, 4z) → (1, z, h/8, w/8)."""
+        """Unpack latents: (1, h/16 * w/16, 4z) → (1, z, h/8, w/8)."""
         return self._pipe._unpack_latents(latents, plan.height, plan.width, self._pipe.vae_scale_factor)
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Pixels:
-        """Decode as the pipeline does: (1, z, h/8, w/8) → (1, h, w, 3) uint8."""
+        """Decode latents as the pipeline does: (1, z, h/8, w/8) → (1, h, w, 3) uint8."""
         vae = self._pipe.vae
         latents = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         return pixels_of(finite(vae.decode(latents, return_dict=False)[0]) * 0.5 + 0.5)
 
     def _sketched(self, latents: Tensor) -> Pixels:
-        """Decode small: the latents are themselves a coarse picture, and that is shrunk first."""
+        """Decode a small preview: the latents, themselves a coarse picture, are averaged down first."""
         height, width = latents.shape[-2:]
         scale = min(1.0, PREVIEW_SIDE / self._pipe.vae_scale_factor / max(height, width))
         small = averaged(latents.float(), *(max(1, round(side * scale)) for side in (height, width)))
@@ -158,7 +158,7 @@ class FluxModel:
 
     @contextmanager
     def _facing(self, plan: FluxPlan) -> Iterator[None]:
-        """Let the ControlNet attend to the face, where there is one."""
+        """Let the ControlNet attend to the face within the block, if the plan has one."""
         if plan.face is None:
             yield
             return
@@ -185,7 +185,7 @@ class FluxModel:
 
 def _load(settings: FluxSettings, home: Path) -> FluxPipeline:
     quiet()
-    for name in ("pipeline_flux", "pipeline_flux_controlnet"):  # they log what they cut off a prompt that is too long
+    for name in ("pipeline_flux", "pipeline_flux_controlnet"):  # they log the truncated part of a long prompt
         logging.getLogger(f"diffusers.pipelines.flux.{name}").setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:

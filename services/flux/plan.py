@@ -1,4 +1,4 @@
-"""A checked request of Flux."""
+"""Validated requests of Flux."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from services.plan import Plan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FluxPlan(Plan[FluxRequest]):
-    """What Flux is to make. `seed` is that of the first picture."""
+    """A validated request of Flux. `seed` belongs to the first picture."""
 
     face: Face | None
-    """None also where its strength is 0."""
+    """The face to reproduce; None if the request has no face or its `identity_strength` is 0."""

@@ -1,4 +1,4 @@
-"""How Flux is served: a text in, and perhaps a face; pictures out."""
+"""The Flux service: generates pictures from a prompt and, optionally, a face."""
 
 from services.errors import InvalidParameter
 from services.flux.model import FluxModel
@@ -12,7 +12,7 @@ from services.sizes import round_size
 
 
 class Flux(Service[FluxSettings, FluxModel]):
-    """FLUX.1 through diffusers, with LoRAs by the request, and with a face's identity as InfiniteYou has it.
+    """FLUX.1 through diffusers, with LoRAs for each request and InfiniteYou's identity conditioning for faces.
 
     Source: black-forest-labs/FLUX.1-dev; InfiniteYou: Flexible Photo Recrafting While Preserving Your Identity,
     arXiv 2503.16418.
@@ -22,14 +22,14 @@ class Flux(Service[FluxSettings, FluxModel]):
     load = FluxModel
 
     def generate_image(self, request: FluxRequest, face: Face | None = None, key: str = "") -> Stream:
-        """Make pictures of what the prompt says, see `services.roles.TextToImage`.
+        """Generate pictures from the prompt; see `services.roles.TextToImage`.
 
-        Progress of `paint` counts the steps of all pictures; each picture comes after its last step. Closing the stream
-        stops the work before the next denoising step.
+        The progress of stage `paint` counts the steps of all pictures; each picture follows its last step. Closing the
+        stream stops the work before the next denoising step.
 
         Raises:
-            InvalidParameter: also where a LoRA cannot be used, or this deployment knows no faces.
-            ModelFailed: also where the hub does not give a LoRA.
+            InvalidParameter: in addition, if a LoRA cannot be used or this deployment has no identity weights.
+            ModelFailed: in addition, if a LoRA cannot be downloaded from the hub.
         """
         return self._sample("paint", self._plan(request, face), self._model.generate, key)
 

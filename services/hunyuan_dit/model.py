@@ -1,4 +1,4 @@
-"""How HunyuanDiT runs: the picture's latents with noise on them, then diffusers' pipeline for the rest of the way."""
+"""Inference with HunyuanDiT: add noise to the picture's latents, then run diffusers' pipeline for the last steps."""
 
 import logging
 from pathlib import Path
@@ -22,28 +22,28 @@ from services.worker import Outlet
 
 
 class TailDPMSolver(DPMSolverMultistepScheduler):
-    """DPM-Solver++ that does only the last steps of its schedule.
+    """DPM-Solver++ that runs only the last steps of its schedule.
 
-    The noise levels are cut together with the time steps: `step` knows the last steps, which it does in a lower order,
-    by their place among the time steps.
+    The noise levels are truncated together with the time steps: `step` uses a lower order for the last steps, which it
+    recognises by their index in the time steps.
 
     Source: DPM-Solver++, arXiv 2211.01095.
     """
 
     kept: int | None = None
-    """How many of the steps; None is all."""
+    """Number of last steps to run; None means all."""
 
     def set_timesteps(self, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
         super().set_timesteps(num_inference_steps, *args, **kwargs)
         if self.kept is not None:
             self.timesteps = self.timesteps[-self.kept :]
-            self.sigmas = self.sigmas[-self.kept - 1 :]  # one more: the level at the end
+            self.sigmas = self.sigmas[-self.kept - 1 :]  # one more: the final level
 
 
 class ChunkedFeedForward(torch.nn.Module):
-    """A feed-forward layer that takes so many tokens at a time.
+    """A feed-forward layer that processes `tokens` tokens at a time to save memory.
 
-    The model has `enable_forward_chunking`, but its blocks never look at what that sets.
+    The model has `enable_forward_chunking`, but its blocks ignore that setting.
     """
 
     def __init__(self, whole: torch.nn.Module, tokens: int) -> None:
@@ -52,12 +52,12 @@ class ChunkedFeedForward(torch.nn.Module):
         self.tokens = tokens
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(n, tokens, channels) in and out."""
+        """Apply the layer in chunks: (n, tokens, channels) → (n, tokens, channels)."""
         return torch.cat([self.whole(part) for part in hidden_states.split(self.tokens, dim=1)], dim=1)
 
 
 class HunyuanDitModel:
-    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+    """A loaded checkpoint. It handles one request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: HunyuanDitSettings, home: Path) -> None:
         device = find_device(settings.device)
@@ -72,23 +72,23 @@ class HunyuanDitModel:
             for block in transformer.blocks:
                 block.ff = ChunkedFeedForward(block.ff, settings.forward_chunking)
         place(self._pipe, device, settings.offload, in_order=True)
-        if settings.compile:  # as a whole: the model does not say which of its blocks repeat
+        if settings.compile:  # as a whole: the model does not declare its repeated blocks
             transformer.compile()
 
     def restyle(self, plan: HunyuanDitPlan, outlet: Outlet[Item]) -> None:
-        """Paint `plan`'s picture again, putting Progress and one Frames into `outlet`; `strength` 0 keeps it.
+        """Repaint `plan`'s picture, putting Progress and one Frames into `outlet`; `strength` 0 returns it unchanged.
 
         Raises:
-            InvalidParameter: there are fewer noise levels than `steps`.
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step.
+            InvalidParameter: the noise schedule has fewer levels than `steps`.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step.
         """
         image = plan.image
         if plan.request.strength == 0:
             outlet.put(Frames(image.pixels[:1], rate=image.rate))
             return
-        # A pipeline that an exception has left keeps its models on the device.
+        # After an exception the pipeline's models are still on the device.
         release = self._pipe.maybe_free_model_hooks
         task = f"{plan.width}x{plan.height} pixels"
         with report_device_errors(task, "ask for a smaller max_area", release):
@@ -96,11 +96,11 @@ class HunyuanDitModel:
         outlet.put(Frames(pixels, rate=image.rate))
 
     def _denoise(self, plan: HunyuanDitPlan, outlet: Outlet[Item]) -> Tensor:
-        """Return the latents, (1, 4, h, w)."""
+        """Return the denoised latents, (1, 4, h, w)."""
         request, total = plan.request, plan.request.steps_done
         scheduler = _scheduler(request, self._schedule)
         outlet.put(Progress("denoise", 0, total))
-        # On the CPU, whose generator gives every device the same noise.
+        # Generated on the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(plan.seed)
         noisy = self._noisy(plan, scheduler, generator)
         outlet.check()
@@ -127,19 +127,19 @@ class HunyuanDitModel:
 
     @torch.no_grad()
     def _noisy(self, plan: HunyuanDitPlan, scheduler: TailDPMSolver, generator: torch.Generator) -> Tensor:
-        """Return the picture's latents with the noise of the first step that is done, (1, 4, h, w)."""
+        """Return the picture's latents with the noise of the first step that is run, (1, 4, h, w)."""
         vae = self._pipe.vae
         picture = _resized(Image.fromarray(plan.image.pixels[0]), (plan.width, plan.height))
         pixels = self._pipe.image_processor.preprocess(picture)  # (1, 3, height, width) float32 in [-1, 1]
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample(generator)
-        # In float32: half precision has too few digits for the high noise levels.
+        # In float32: half precision is too coarse for the high noise levels.
         latents = finite(latents).float() * vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         return scheduler.add_noise(latents, noise, scheduler.timesteps[:1]).to(self._pipe.transformer.dtype)
 
     @torch.no_grad()
     def _decode(self, latents: Tensor, image: Frames) -> Pixels:
-        """Decode as the pipeline does, then bring it to the size of `image`: (1, height, width, 3) uint8."""
+        """Decode latents as the pipeline does, resized to the size of `image`: (1, height, width, 3) uint8."""
         vae = self._pipe.vae
         decoded = finite(vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0])
         made = self._pipe.image_processor.postprocess(decoded, output_type="pil")[0]
@@ -154,25 +154,25 @@ def _scheduler(request: RestyleRequest, config: dict[str, Any]) -> TailDPMSolver
     scheduler = TailDPMSolver.from_config(config, algorithm_type="dpmsolver++")
     scheduler.kept = request.steps_done
     scheduler.set_timesteps(request.steps)
-    if not (scheduler.timesteps.diff() < 0).all():  # whole numbers; no solver can go from a level to the same level
+    if not (scheduler.timesteps.diff() < 0).all():  # integers; the solver cannot step between equal levels
         raise InvalidParameter(f"steps: {request.steps} are too many: some fall together", param="steps")
     return scheduler
 
 
 def _load(settings: HunyuanDitSettings, home: Path) -> HunyuanDiTPipeline:
     quiet()
-    # It would write into the log what it cuts off a prompt.
+    # It would log the truncated part of a long prompt.
     logging.getLogger(pipeline_hunyuandit.__name__).setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
         _, transformer = HunyuanDiTPipeline.load_config(folder, local_files_only=True).get("transformer", ("", "none"))
-        if transformer != HunyuanDiT2DModel.__name__:  # diffusers would load it all, and then only warn
+        if transformer != HunyuanDiT2DModel.__name__:  # diffusers would load everything and only warn
             raise ValueError(f"its transformer is {transformer}")
         pipe = HunyuanDiTPipeline.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),
             local_files_only=True,
-            # No checkpoint has one, but all say that they require it.
+            # No checkpoint contains a safety checker, but all declare that they require one.
             safety_checker=None,
             requires_safety_checker=False,
         )

@@ -1,4 +1,4 @@
-"""A checked request of HunyuanDiT."""
+"""Validated requests of HunyuanDiT."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from services.plan import Plan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HunyuanDitPlan(Plan[RestyleRequest]):
-    """What HunyuanDiT is to paint again."""
+    """A validated restyling request of HunyuanDiT."""
 
     image: Frames
+    """The picture to restyle, one frame."""

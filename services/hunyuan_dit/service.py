@@ -1,4 +1,4 @@
-"""How HunyuanDiT is served: a picture in, the same picture in another style out."""
+"""The HunyuanDiT service: repaints a picture in another style."""
 
 from services.frames import Frames, Stream
 from services.hunyuan_dit.model import HunyuanDitModel
@@ -11,7 +11,7 @@ from services.sizes import choose_working_size
 
 
 class HunyuanDit(Service[HunyuanDitSettings, HunyuanDitModel]):
-    """HunyuanDiT through diffusers, begun from a picture with noise on it instead of from noise alone (SDEdit).
+    """HunyuanDiT through diffusers, starting from a noised picture instead of pure noise (SDEdit).
 
     The weights are under Tencent's Hunyuan community licence, which is not an open-source licence.
 
@@ -22,10 +22,10 @@ class HunyuanDit(Service[HunyuanDitSettings, HunyuanDitModel]):
     load = HunyuanDitModel
 
     def restyle(self, request: RestyleRequest, image: Frames, key: str = "") -> Stream:
-        """Paint `image` again in the style that the prompt says, see `services.roles.Restyle`.
+        """Repaint `image` in the style that the prompt describes; see `services.roles.Restyle`.
 
-        With `strength` 0 nothing is sampled: there is no progress, and the picture comes back as it is. Closing the
-        stream stops the work before the next denoising step.
+        With `strength` 0 nothing is sampled: no progress is reported, and the picture is returned unchanged. Closing
+        the stream stops the work before the next denoising step.
         """
         return self._sample("restyle", self._plan(request, image), self._model.restyle, key)
 

@@ -1,19 +1,20 @@
-"""ArcFace's IR-SE50: an aligned face becomes 512 numbers that lie close together for pictures of one person.
+"""ArcFace's IR-SE50: embeds an aligned face as a 512-vector; pictures of one person have close embeddings.
 
-Source: Deng et al., ArcFace, arXiv 1801.07698; squeeze-and-excitation, arXiv 1709.01507. The parts are named as in the
-file `recognition_arcface_ir_se50.pth` of facexlib, which InfiniteYou was trained with.
+Source: Deng et al., ArcFace, arXiv 1801.07698; squeeze-and-excitation, arXiv 1709.01507. The modules are named as in
+facexlib's file `recognition_arcface_ir_se50.pth`, which InfiniteYou was trained with.
 """
 
 import torch
 from torch import Tensor, nn
 
 UNITS = (3, 4, 14, 3)
-"""Of each of the four stages, which have 1, 2, 4 and 8 times the width."""
+"""Number of residual units in each of the four stages, which have 1, 2, 4 and 8 times the width."""
 EMBEDDING = 512
+"""Length of the embedding."""
 
 
 class Excitation(nn.Module):
-    """Weighs the channels by what the whole picture has of each."""
+    """Squeeze and excitation: scales each channel by a weight computed from the means of all channels."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -26,7 +27,7 @@ class Excitation(nn.Module):
 
 
 class Unit(nn.Module):
-    """A residual unit; `stride` is 2 where a stage begins."""
+    """A residual unit; `stride` is 2 in the first unit of a stage."""
 
     def __init__(self, before: int, after: int, stride: int, reduction: int) -> None:
         super().__init__()
@@ -49,11 +50,11 @@ class Unit(nn.Module):
 
 
 class ArcFace(nn.Module):
-    """IR-SE50 with `width` channels in its first stage, 64 in the published file.
+    """The IR-SE50 network.
 
     Args:
-        width: channels.
-        reduction: by how much the excitations narrow them, 16 in the published file.
+        width: channels of the first stage; 64 in the published file.
+        reduction: factor by which the excitations reduce the channels; 16 in the published file.
     """
 
     def __init__(self, width: int = 64, reduction: int = 16) -> None:
@@ -77,16 +78,16 @@ class ArcFace(nn.Module):
         )
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Return (n, 512), each of length 1.
+        """Return the embeddings, (n, 512), each of length 1.
 
         Args:
-            faces: (n, 3, 112, 112) float32 in [-1, 1], blue first.
+            faces: (n, 3, 112, 112) float32 in [-1, 1], BGR.
         """
         return nn.functional.normalize(self.output_layer(self.body(self.input_layer(faces))))
 
 
 def from_weights(weights: dict[str, Tensor]) -> ArcFace:
-    """Return the net of these weights, in whatever width they are.
+    """Build the network from its weights; the width is derived from their shapes.
 
     Raises:
         KeyError: the first layers are missing.

@@ -1,4 +1,4 @@
-"""Faces as a detector finds them, and which of them is used."""
+"""Detected faces, and the choice of the one to use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from services.instantid.geometry import yaw
 from services.instantid.request import FIELD, Requirements
 
 SMALL = 1.25
-"""Times the least size: below it a face is used, and said to be small."""
+"""Multiple of `min_face` below which an accepted face is reported as small."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """A face where a detector saw it, in pixels of the picture."""
+    """A detected face, in pixels of the picture."""
 
     box: Features
-    """(4,): left, top, right, bottom; it may reach beyond the picture."""
+    """(4,): left, top, right, bottom; the box may extend beyond the picture."""
     keypoints: Features
-    """(5, 2), x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen."""
+    """(5, 2): x and y of the eyes, the nose and the corners of the mouth; left before right, as seen in the picture."""
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -31,16 +31,16 @@ class Found:
 
     @property
     def area(self) -> float:
-        """Pixels."""
+        """Area of the box, in square pixels."""
         left, top, right, bottom = (float(side) for side in self.box)
         return (right - left) * (bottom - top)
 
 
 def choose_face(faces: Sequence[Found], image: Frames, requirements: Requirements) -> tuple[Found, str]:
-    """Return the largest of the faces in `image`, and what whoever sent it should know about it, or nothing.
+    """Return the largest face in `image`, and a notice for the user about its quality, empty if it has no defects.
 
     Raises:
-        InvalidParameter: there is no face, or the largest is too small or turned too far.
+        InvalidParameter: the picture has no face, or its largest face is too small or turned too far.
     """
     if not faces:
         raise InvalidParameter("face: there is no face in this picture", param=FIELD)
@@ -69,5 +69,5 @@ def _inside(keypoints: Features, image: Frames) -> bool:
 
 
 def fractions(places: Features, width: int, height: int) -> Features:
-    """Turn (..., 2) x and y in pixels into fractions of the picture's width and height."""
+    """Convert (..., 2) x and y from pixels to fractions of the picture's width and height."""
     return (places / np.array([width, height])).astype(np.float32)

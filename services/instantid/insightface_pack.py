@@ -1,4 +1,4 @@
-"""A detector of insightface's, from a model pack that the operator has unpacked."""
+"""Face detection with insightface, from a model pack that the operator has unpacked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +13,15 @@ from services.instantid.settings import InsightFaceSettings
 
 
 class InsightFace:
-    """The pack's detection model, in ONNX Runtime.
+    """The pack's detection model, run by ONNX Runtime.
 
     Raises:
-        ConfigError: insightface is not installed, the pack has no detector, or the device cannot be had.
+        ConfigError: insightface is not installed, the pack has no detector, or the device is not available.
     """
 
     def __init__(self, settings: InsightFaceSettings, device: torch.device) -> None:
         self._settings = settings
-        if not any(settings.pack.glob("*.onnx")):  # insightface would download, or fail without words
+        if not any(settings.pack.glob("*.onnx")):  # insightface would download the pack, or fail without a message
             raise ConfigError(
                 f"detector.pack: there are no .onnx files in {settings.pack} (antelopev2 unpacks into a folder within)",
                 param="detector.pack",
@@ -33,7 +33,7 @@ class InsightFace:
             from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime
         except ImportError as error:
             raise ConfigError(f"detector: insightface is not installed ({error})", param="detector") from error
-        # ONNX Runtime's errors have no class in common.
+        # ONNX Runtime's errors have no common base class.
         refused = (onnxruntime.Fail, onnxruntime.InvalidGraph, onnxruntime.InvalidProtobuf, onnxruntime.NotImplemented)
         self._broken = (onnxruntime.Fail, onnxruntime.RuntimeException, onnxruntime.InvalidArgument)
         try:
@@ -46,24 +46,24 @@ class InsightFace:
         if provider not in self._model.session.get_providers():  # ONNX Runtime only warns
             raise ConfigError(f"device: ONNX Runtime has no {provider} here", param="device")
         if not self._model.use_kps:
-            raise ConfigError(f"detector.pack: the detector in {settings.pack} tells no key points")
+            raise ConfigError(f"detector.pack: the detector in {settings.pack} returns no key points")
         self._model.prepare(device.index or 0, det_thresh=settings.threshold, input_size=(640, 640))
 
     def detect(self, pixels: Pixels, check: Callable[[], None]) -> list[Found]:
-        """Return the faces that are found at the first size at which there are any.
+        """Return the faces found at the first of the configured sizes that yields any.
 
         Args:
             pixels: (height, width, 3) uint8 RGB.
-            check: called between any two sizes; what it raises ends the search.
+            check: called before each size; an exception from it ends the search and propagates.
 
         Raises:
-            ModelFailed: ONNX Runtime did, e.g. for want of memory.
+            ModelFailed: ONNX Runtime failed, e.g. out of memory.
         """
         bgr = np.ascontiguousarray(pixels[..., ::-1])
         short, long = sorted(pixels.shape[:2])
         for side in self._settings.sizes:
             check()
-            if side * short < long:  # nothing would be left of the shorter side
+            if side * short < long:  # the shorter side would shrink to zero
                 continue
             try:
                 boxes, keypoints = self._model.detect(bgr, input_size=(side, side))

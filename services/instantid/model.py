@@ -1,4 +1,4 @@
-"""How a face is found and told from others: a detector, an aligned crop, a recogniser."""
+"""Inference for faces: detect faces, crop and align one, compute its identity embedding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +25,12 @@ class Detector(Protocol):
     """Finds faces."""
 
     def detect(self, pixels: Pixels, check: Callable[[], None]) -> list[Found]:
-        """Return every face in a picture, (height, width, 3) uint8 RGB; call `check` between any two steps."""
+        """Return every face in a picture, (height, width, 3) uint8 RGB; call `check` between steps."""
         ...
 
 
 class InstantIdModel:
-    """A detector and a recogniser, loaded."""
+    """A loaded detector and a loaded recogniser."""
 
     def __init__(self, settings: InstantIdSettings, home: Path) -> None:
         self._settings = settings
@@ -42,10 +42,10 @@ class InstantIdModel:
         """Find the largest face of a picture, putting Facts and the Face into `outlet`.
 
         Raises:
-            InvalidParameter: there is no face, or it is too small or turned too far.
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen between any two steps of the search.
+            InvalidParameter: the picture has no face, or its largest face is too small or turned too far.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked between the steps of the search.
         """
         with report_device_errors(f"{image.width}x{image.height} pixels", "send a smaller picture"):
             self._find(image, outlet)
@@ -65,7 +65,7 @@ class InstantIdModel:
 
     @torch.no_grad()
     def _embed(self, crop: Pixels) -> Features:
-        """Turn (1, 112, 112, 3) uint8 RGB into (512,) of length 1."""
+        """Return the embedding of an aligned crop: (1, 112, 112, 3) uint8 RGB → (512,) float32 of length 1."""
         bgr = np.ascontiguousarray(crop[..., ::-1])
         face = torch.from_numpy(bgr).to(self._device).permute(0, 3, 1, 2).float() / 255 * 2 - 1
         return finite(self._recogniser(face))[0].cpu().numpy()

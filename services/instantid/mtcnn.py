@@ -1,9 +1,9 @@
-"""MTCNN: three small nets, each of which looks closer at what the one before let pass.
+"""MTCNN: a cascade of three small networks, each of which refines the candidates of the one before.
 
 Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks,
-arXiv 1604.02878. The weights lie beside this file: those of facenet-pytorch 2.6.0 (MIT), whose boxes
-and key points come out of it to within rounding, except at the picture's edges: there a crop is padded, as in the
-authors' own code, where facenet-pytorch stretches what is left of it.
+arXiv 1604.02878. The weights next to this file are those of facenet-pytorch 2.6.0 (MIT). The results equal
+facenet-pytorch's to within rounding, except at the picture's edges: there a crop is padded, as in the authors' code,
+while facenet-pytorch stretches the visible part.
 """
 
 from collections import OrderedDict
@@ -22,20 +22,22 @@ from services.instantid.settings import MtcnnSettings
 
 WEIGHTS = Path(__file__).with_name("mtcnn.safetensors")
 CELL, STRIDE = 12, 2
-"""Pixels: what the first net sees of a picture at once, and from one place to the next."""
+"""Side of the first network's window and its stride, in pixels."""
 BATCH = 256
+"""Number of crops per forward pass."""
 BLACK = -127.5 / 128
+"""Normalised value of a black pixel."""
 
 
 class Columns(nn.Module):
-    """Flattens (n, c, h, w) column by column, as where the weights were trained."""
+    """Flattens (n, c, h, w) column by column, the order that the weights were trained with."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features.transpose(1, 3).flatten(1)
 
 
 class Net(nn.Module):
-    """Layers, and after them a head for each thing the net tells."""
+    """Shared layers followed by one head per output."""
 
     def __init__(self, layers: list[nn.Module], **heads: nn.Module) -> None:
         super().__init__()
@@ -43,7 +45,7 @@ class Net(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return the probability of a face, (n, ...), and what the other heads tell, (n, channels, ...).
+        """Return the probability of a face, (n, ...), and the outputs of the other heads, (n, channels, ...).
 
         Args:
             pixels: (n, 3, h, w) float32 in [-1, 1].
@@ -54,20 +56,20 @@ class Net(nn.Module):
 
 
 def proposal_net() -> Net:
-    """P-Net: every 12 x 12 pixels of a picture, at every second place."""
+    """Build P-Net: input is the whole picture, scanned in windows of 12 x 12 pixels with stride 2."""
     layers = [*_conv(3, 10, 3), _pool(2), *_conv(10, 16, 3), *_conv(16, 32, 3)]
     return Net(layers, face=nn.Conv2d(32, 2, 1), box=nn.Conv2d(32, 4, 1))
 
 
 def refinement_net() -> Net:
-    """R-Net: 24 x 24 pixels."""
+    """Build R-Net: input is crops of 24 x 24 pixels."""
     layers = [*_conv(3, 28, 3), _pool(3), *_conv(28, 48, 3), _pool(3), *_conv(48, 64, 2)]
     layers += [Columns(), nn.Linear(576, 128), nn.PReLU(128)]
     return Net(layers, face=nn.Linear(128, 2), box=nn.Linear(128, 4))
 
 
 def output_net() -> Net:
-    """O-Net: 48 x 48 pixels; it tells the key points too."""
+    """Build O-Net: input is crops of 48 x 48 pixels; it also predicts the key points."""
     layers = [*_conv(3, 32, 3), _pool(3), *_conv(32, 64, 3), _pool(3), *_conv(64, 64, 3), _pool(2), *_conv(64, 128, 2)]
     layers += [Columns(), nn.Linear(1152, 256), nn.PReLU(256)]
     return Net(layers, face=nn.Linear(256, 2), box=nn.Linear(256, 4), points=nn.Linear(256, 10))
@@ -82,7 +84,7 @@ def _pool(side: int) -> nn.Module:
 
 
 class Mtcnn:
-    """The three nets with their weights, on a device."""
+    """The three networks with their weights, on a device."""
 
     def __init__(self, settings: MtcnnSettings, device: torch.device) -> None:
         self._settings = settings
@@ -94,13 +96,13 @@ class Mtcnn:
 
     @torch.no_grad()
     def detect(self, pixels: Pixels, check: Callable[[], None]) -> list[Found]:
-        """Return every face that is found.
+        """Return all faces found in a picture.
 
         Args:
             pixels: (height, width, 3) uint8 RGB.
-            check: called between any two steps; what it raises ends the search.
+            check: called between steps; an exception from it ends the search and propagates.
         """
-        # Copied: Ray's arrays are read-only, and torch has no such tensors.
+        # Copied: Ray's arrays are read-only, and torch has no read-only tensors.
         picture = torch.tensor(pixels, device=self._device).permute(2, 0, 1)[None]
         picture = (picture.float() - 127.5) / 128  # (1, 3, h, w) float32 in [-1, 1]
         boxes = self._propose(picture, check)
@@ -109,7 +111,7 @@ class Mtcnn:
         return [Found(box, keypoints) for box, keypoints in zip(boxes.cpu().numpy(), points.cpu().numpy(), strict=True)]
 
     def _propose(self, picture: Tensor, check: Callable[[], None]) -> Tensor:
-        """Return squares that may hold a face, (n, 4) pixels."""
+        """Return candidate squares for faces, (n, 4) pixels."""
         height, width = picture.shape[-2:]
         picture = self._shrunk(picture)
         found = [(picture.new_empty(0, 4), picture.new_empty(0), picture.new_empty(0, 4))]
@@ -128,7 +130,7 @@ class Mtcnn:
         return _square(_moved(boxes[kept], offsets[kept], 0))
 
     def _shrunk(self, picture: Tensor) -> Tensor:
-        """Average the picture down to `max_side` once, not for each size of faces."""
+        """Average the picture down to `max_side` once, instead of for each scale."""
         height, width = picture.shape[-2:]
         scale = self._settings.max_side / max(width, height)
         if scale >= 1:
@@ -137,7 +139,7 @@ class Mtcnn:
         return functional.interpolate(picture, size=size, mode="area")
 
     def _scales(self, width: int, height: int) -> Iterator[float]:
-        """Yield by how much the picture is scaled so that faces of one size after the other fill a cell."""
+        """Yield the scales of the picture at which faces of increasing size fill the first network's window."""
         settings = self._settings
         scale = CELL / (settings.min_size * max(1.0, max(width, height) / settings.max_side))
         while min(width, height) * scale >= CELL:
@@ -145,6 +147,7 @@ class Mtcnn:
             scale *= settings.factor
 
     def _refine(self, picture: Tensor, boxes: Tensor, check: Callable[[], None]) -> Tensor:
+        """Return the candidate squares that R-Net accepts, (n, 4) pixels."""
         boxes, scores, offsets = self._looked_at("refinement", picture, boxes, 24, check)
         passed = scores > self._settings.thresholds[1]
         boxes, scores, offsets = boxes[passed], scores[passed], offsets[passed]
@@ -152,7 +155,7 @@ class Mtcnn:
         return _square(_moved(boxes[kept], offsets[kept], 1))
 
     def _locate(self, picture: Tensor, boxes: Tensor, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Return the boxes of faces, (n, 4), and their key points, (n, 5, 2), both in pixels."""
+        """Return the boxes of the faces, (n, 4), and their key points, (n, 5, 2), both in pixels."""
         boxes, scores, offsets, points = self._looked_at("output", picture, boxes, 48, check)
         passed = scores > self._settings.thresholds[2]
         boxes, scores, offsets, points = boxes[passed], scores[passed], offsets[passed], points[passed]
@@ -165,7 +168,7 @@ class Mtcnn:
     def _looked_at(
         self, name: str, picture: Tensor, boxes: Tensor, side: int, check: Callable[[], None]
     ) -> tuple[Tensor, ...]:
-        """Return the boxes that show anything of the picture, and what a net tells of each."""
+        """Return the boxes that overlap the picture, and a network's outputs for each."""
         height, width = picture.shape[-2:]
         low, high = boxes[:, :2].trunc(), boxes[:, 2:].trunc()
         seen = (high >= 1) & (high > low - 1) & (low <= boxes.new_tensor([width, height]))
@@ -180,7 +183,7 @@ class Mtcnn:
 
 
 def _crop(picture: Tensor, box: list[int], side: int) -> Tensor:
-    """Return (1, 3, side, side); black beyond the picture. A box names its first and its last pixel, from 1."""
+    """Return a box's crop, (1, 3, side, side), black outside the picture. Box pixels are inclusive, counted from 1."""
     height, width = picture.shape[-2:]
     left, top, right, bottom = box[0] - 1, box[1] - 1, box[2], box[3]
     inside = picture[..., max(top, 0) : bottom, max(left, 0) : right]
@@ -189,13 +192,13 @@ def _crop(picture: Tensor, box: list[int], side: int) -> Tensor:
 
 
 def _moved(boxes: Tensor, offsets: Tensor, last: int) -> Tensor:
-    """Move each side of the boxes, (n, 4), by a fraction of their size, to which the `last` pixel may count."""
+    """Move each side of the boxes, (n, 4), by a fraction of their size; the size includes `last` (0 or 1) pixels."""
     sides = boxes[:, 2:] - boxes[:, :2] + last
     return boxes + offsets * torch.cat([sides, sides], 1)
 
 
 def _square(boxes: Tensor) -> Tensor:
-    """Make the boxes, (n, 4), as wide as they are high, about the same centres."""
+    """Extend the boxes, (n, 4), to squares with the same centres."""
     sides = boxes[:, 2:] - boxes[:, :2]
     longest = sides.amax(1, keepdim=True)
     corners = boxes[:, :2] + (sides - longest) / 2
@@ -203,7 +206,7 @@ def _square(boxes: Tensor) -> Tensor:
 
 
 def _apart(boxes: Tensor, scores: Tensor) -> list[int]:
-    """Return the indices of the best boxes of which none covers 70 % of a smaller one, best first."""
+    """Return the indices of the boxes kept, best first: no kept box overlaps another by over 70 % of the smaller."""
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).clamp_min(0)
     area = sides.prod(1)
     kept: list[int] = []

@@ -1,4 +1,4 @@
-"""How faces are found: a picture in, one face out."""
+"""The face detection service: finds one face in a picture."""
 
 from functools import partial
 
@@ -9,16 +9,16 @@ from services.service import Service
 
 
 class InstantId(Service[InstantIdSettings, InstantIdModel]):
-    """Finds the face in a picture: box, key points, an aligned crop, and an embedding that says whose it is.
+    """Finds the face in a picture: its box, key points, aligned crop and identity embedding.
 
-    What InstantID (arXiv 2401.07519) and InfiniteYou (arXiv 2503.16418) begin with.
+    This is the first step of InstantID (arXiv 2401.07519) and InfiniteYou (arXiv 2503.16418).
     """
 
     kind = "instantid"
     load = InstantIdModel
 
     def find_face(self, image: Frames, key: str = "") -> Stream:
-        """Find the largest face in a picture, see `services.roles.FaceDetection`.
+        """Find the largest face in a picture; see `services.roles.FaceDetection`.
 
         Closing the stream stops the work between two steps of the search.
 

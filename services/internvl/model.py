@@ -1,8 +1,8 @@
-"""How InternVL3.5 runs: pixels and a question become tokens, and tokens come back as text, one by one.
+"""Inference with InternVL3.5: pixels and a question are encoded as tokens; the answer is decoded token by token.
 
-Source: https://huggingface.co/OpenGVLab/InternVL3_5-8B-HF (the repository in the layout of transformers) and
+Source: https://huggingface.co/OpenGVLab/InternVL3_5-8B-HF (the repository in transformers' layout) and
 https://arxiv.org/abs/2508.18265. Frames go through the image processor, not the video processor: the video
-configuration of the 3.5 repositories has another size and other statistics than the model was trained with.
+configuration of the 3.5 repositories differs from the model's training in size and normalisation statistics.
 """
 
 from collections.abc import Callable
@@ -29,26 +29,26 @@ from services.internvl.settings import InternVLSettings
 from services.weights.local import resolve
 
 _PROMPT = "\ufdd0"
-"""Stands for the prompt while the chat template is rendered: a code point that Unicode keeps free of meaning."""
+"""Placeholder for the prompt while the chat template is rendered: a Unicode noncharacter."""
 
 
 class Describer:
-    """One loaded checkpoint. Not for two threads at a time.
+    """A loaded checkpoint. Not thread-safe.
 
     Args:
         folder: a checkpoint in the layout of `InternVLForConditionalGeneration.save_pretrained`.
-        device: a torch device, or `auto`: the GPU where there is one.
+        device: a torch device, or `auto`: the GPU if available.
         dtype: a torch dtype's name, or `auto`: the dtype the checkpoint was saved in.
         attention: transformers' `attn_implementation`; None lets it choose.
 
     Raises:
-        ConfigError: the folder is not an InternVL checkpoint or lacks some of its weights, or there is no such device.
+        ConfigError: the folder is not a complete InternVL checkpoint, or the device does not exist.
     """
 
     def __init__(
         self, folder: Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None
     ) -> None:
-        transformers.utils.logging.disable_progress_bar()  # bars in a log are noise
+        transformers.utils.logging.disable_progress_bar()  # progress bars clutter the log
         place = find_device(device)
         try:
             self.processor = InternVLProcessor.from_pretrained(folder)
@@ -57,26 +57,26 @@ class Describer:
             )
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"weights: {folder} cannot be loaded as InternVL ({error})", param="weights") from error
-        if report["missing_keys"]:  # transformers fills them with random numbers, and says so only in its log
+        if report["missing_keys"]:  # transformers initialises them at random and only logs it
             missing = sorted(report["missing_keys"])
             raise ConfigError(f"weights: {folder} lacks {len(missing)} weights, e.g. {missing[0]}", param="weights")
         self._before, self._after = self._template()
         self.context_length: int = self.model.config.text_config.max_position_embeddings
-        """Tokens of prompt, frames and answer together."""
+        """Maximum number of tokens of prompt, frames and answer together."""
 
     @classmethod
     def load(cls, settings: InternVLSettings, home: Path) -> Self:
-        """Load the weights that the settings name, downloaded under `home` where they are not there yet."""
+        """Load the configured weights; download them to `home` if they are not there yet."""
         folder = resolve(settings.weights, home)
         return cls(folder, device=settings.device, dtype=settings.dtype, attention=settings.attention)
 
     def encode(self, prompt: str, pixels: Pixels | None) -> BatchFeature:
-        """Return what the model reads, on its device.
+        """Return the model's inputs, on its device.
 
-        `input_ids` and `attention_mask` are (1, length) int64; `pixel_values`, where there are pixels, is
+        `input_ids` and `attention_mask` are (1, length) int64; `pixel_values`, present if `pixels` are given, is
         (n, 3, size, size) float32, normalised with the checkpoint's image statistics.
 
-        The prompt never meets the parser that knows the special tokens: `<|im_end|>` in it is ten characters of text.
+        Special tokens in the prompt are encoded as plain text: `<|im_end|>` becomes ten characters.
         """
         tokenizer = self.processor.tokenizer
         frames = range(0 if pixels is None else len(pixels))
@@ -84,7 +84,7 @@ class Describer:
         before = self._before + layout
         if pixels is None:
             inputs = self.processor(text=before, return_tensors="pt")
-        else:  # copied: Ray's arrays are read-only, and torch has no such tensors
+        else:  # copied: Ray's arrays are read-only, and torch has no read-only tensors
             images = [torch.tensor(frame).permute(2, 0, 1) for frame in pixels]  # (3, h, w) uint8
             inputs = self.processor(
                 text=before,
@@ -108,19 +108,19 @@ class Describer:
         write: Callable[[str], None],
         check: Callable[[], None],
     ) -> None:
-        """Answer `prompt`, greedily, so that the same question about the same pixels has the same answer.
+        """Answer `prompt` by greedy decoding, so that the same inputs give the same answer.
 
         Args:
             prompt: any text.
             pixels: (n, h, w, 3) uint8 RGB, or None for a question about text alone.
-            max_new_tokens: where the answer is cut off.
-            write: takes each piece of text as soon as it is whole characters; joined, the pieces are the answer.
-            check: called once a token; what it raises ends the generation and is raised here.
+            max_new_tokens: maximum length of the answer; a longer one is truncated.
+            write: receives each piece of text once its characters are complete; the pieces joined are the answer.
+            check: called once per token; an exception from it ends the generation and propagates.
 
         Raises:
-            LimitExceeded: prompt and frames do not leave `max_new_tokens` of the model's context.
-            ModelFailed: the device is out of memory, or the model computes numbers that are not finite.
-            DeviceFailed: the device cannot be used again by this process.
+            LimitExceeded: the prompt and the frames leave fewer than `max_new_tokens` tokens of the context.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
         """
         check()
         with report_device_errors("this question", "ask about fewer frames or with a shorter text"):
@@ -147,7 +147,7 @@ class Describer:
             )
 
     def _template(self) -> tuple[str, str]:
-        """Return what the chat template writes before and after what a user says."""
+        """Return the chat template's text before and after the user's message."""
         message = {"role": "user", "content": [{"type": "text", "text": _PROMPT}]}
         parts = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False).split(_PROMPT)
         if len(parts) != 2:
@@ -156,10 +156,10 @@ class Describer:
 
 
 class TextStream(BaseStreamer):
-    """Turns tokens into pieces of text, in the thread that generates them.
+    """Decodes tokens into pieces of text as they are generated, in the generating thread.
 
-    A character can take several tokens; a piece is written when its last character is whole. Special tokens are left
-    out. After `end` the pieces joined are what the tokenizer decodes from all the tokens.
+    A character can span several tokens; a piece is written once its last character is complete. Special tokens are
+    omitted. After `end` the joined pieces equal the tokenizer's decoding of all tokens.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class TextStream(BaseStreamer):
         self._prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the (1, length) int64 prompt at first, then (1,) int64, the next token."""
+        """Receive tokens: first the prompt, (1, length) int64, then each next token, (1,) int64."""
         self._check()
         if not self._prompt_seen:
             self._prompt_seen = True
@@ -184,7 +184,7 @@ class TextStream(BaseStreamer):
         self._send(self._decode.step(self._tokenizer.backend_tokenizer, token) or "")
 
     def end(self) -> None:
-        """Write what is left of a character that was cut off."""
+        """Write the rest of the text, e.g. an incomplete last character."""
         self._send(self._tokenizer.decode(self._ids, skip_special_tokens=True)[self._written :])
 
     def _send(self, piece: str) -> None:
@@ -194,7 +194,7 @@ class TextStream(BaseStreamer):
 
 
 class _Finite(LogitsProcessor):
-    """Half precision overflows silently: the largest of numbers that are not numbers is a token like any other."""
+    """Raises ModelFailed on NaN scores, e.g. after an overflow in half precision; argmax would still pick a token."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # (1, vocabulary) float32
         if scores.isnan().any():

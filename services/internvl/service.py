@@ -1,4 +1,4 @@
-"""How InternVL is served: a question about frames in, the answer out as it is written."""
+"""The InternVL service: answers a question about frames and streams the answer."""
 
 from services.frames import Frames, Item, Progress, Stream, Text
 from services.internvl.model import Describer
@@ -12,20 +12,20 @@ STAGE = "describe"
 
 
 class InternVL(Service[InternVLSettings, Describer]):
-    """Answers questions about frames, one at a time.
+    """Answers questions about frames, one request at a time.
 
-    Decoding is greedy: the same request about the same frames on the same device has the same answer. A model may
-    answer nothing at all, or be cut off at `max_new_tokens`; both end the stream as usual.
+    Decoding is greedy: the same request about the same frames on the same device gets the same answer. The stream also
+    ends normally if the answer is empty or is truncated at `max_new_tokens`.
     """
 
     kind = "internvl"
     load = Describer.load
 
     def describe(self, request: DescribeRequest, frames: Frames | None = None, key: str = "") -> Stream:
-        """Answer the prompt, see `services.roles.Describe`. Closing the stream stops the work within one token.
+        """Answer the prompt; see `services.roles.Describe`. Closing the stream stops the work within one token.
 
         Raises:
-            LimitExceeded: also where prompt and frames leave fewer than `max_new_tokens` of the model's context.
+            LimitExceeded: in addition, if prompt and frames leave fewer than `max_new_tokens` tokens of the context.
         """
         if frames is not None:
             check_limit("frames", frames.count, self._settings.max_frames, "frames")

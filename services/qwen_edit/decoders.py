@@ -1,7 +1,7 @@
-"""Latents of one picture → pixels, differentiable and cheap: what guidance decodes with.
+"""Cheap, differentiable decoders of single pictures, used by the guidance.
 
-Latents here are (n, z, h, w) float32, normalised by the VAE's statistics; pictures are (n, 3, 8h, 8w), about [-1, 1],
-and not clamped, because a clamp has no gradient where it acts.
+Latents are (n, z, h, w) float32, normalised by the VAE's statistics; pictures are (n, 3, 8h, 8w), about [-1, 1], and
+not clamped, because clamped values have no gradient.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKLQwenImage
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - the usual name
 from torch.utils.checkpoint import checkpoint
 
 from services.errors import ConfigError
@@ -21,15 +21,18 @@ from services.tensors import read_weights
 Part = Callable[[Tensor], Tensor]
 
 TINY_CHANNELS = (256, 128, 64, 64)
+"""Channels of the stages of TAEHV's decoder."""
 TINY_BLOCKS = 3
+"""Number of residual blocks per stage of TAEHV's decoder."""
 
 
 def unpacked(latents: Tensor, height: int, width: int) -> Tensor:
-    """Return the sampler's tokens as a picture of latents.
+    """Unpack the sampler's tokens into spatial latents.
 
     Args:
-        latents: (n, h/2 · w/2, 4z), a token for each square of 2 x 2.
-        height, width: h and w of the result, in latents.
+        latents: (n, h/2 · w/2, 4z), one token per square of 2 x 2 latents.
+        height: h of the result, in latents.
+        width: w of the result, in latents.
 
     Returns:
         (n, z, h, w).
@@ -40,7 +43,7 @@ def unpacked(latents: Tensor, height: int, width: int) -> Tensor:
 
 
 def shrunk(latents: Tensor, scale: float) -> Tensor:
-    """Return latents averaged down by `scale` (at most 1), from which the same picture decodes smaller."""
+    """Return latents averaged down by `scale` (at most 1), which decode to a smaller version of the picture."""
     if scale >= 1:
         return latents
     height, width = (max(4, round(side * scale)) for side in latents.shape[-2:])
@@ -48,7 +51,7 @@ def shrunk(latents: Tensor, scale: float) -> Tensor:
 
 
 class _Norm(nn.Module):
-    """Root-mean-square norm over the channels, computed in float32 where the input has fewer bits."""
+    """Root-mean-square norm over the channels, computed in float32 if the input is in half precision."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class _Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
-        # A product, because the way back through a quotient is longer.
+        # A product, because the backward pass of a quotient is slower.
         return (wide * length.reciprocal()).to(x.dtype) * self.gamma
 
 
@@ -83,7 +86,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         q, k, v = self.to_qkv(self.norm(x)).reshape(n, 1, 3 * c, h * w).transpose(2, 3).chunk(3, dim=-1)
-        # A CPU goes back through each head on a core of its own, and here is only one: its rows make several.
+        # On a CPU the backward pass uses one core per head: split the single head by rows to use several cores.
         heads = max(parts for parts in range(1, 9) if h % parts == 0) if x.device.type == "cpu" else 1
         q = q.reshape(n, heads, -1, c)
         out = F.scaled_dot_product_attention(q, k.expand(-1, heads, -1, -1), v.expand(-1, heads, -1, -1))
@@ -100,7 +103,7 @@ class _Upsample(nn.Module):
 
 
 def _flat(conv: Any) -> nn.Conv2d:
-    """A convolution as it acts on a single frame: of a causal kernel only the last tap sees it, the past is zero."""
+    """Return a convolution's 2-D form for a single frame: the last tap of a causal kernel, because the past is zero."""
     weight = conv.weight.detach()
     weight = weight[:, :, -1] if weight.ndim == 5 else weight
     made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[-2:], padding=weight.shape[-1] // 2, device="meta")
@@ -113,13 +116,13 @@ def _flat(conv: Any) -> nn.Conv2d:
 class StillDecoder(nn.Module):
     """The decoder of Qwen-Image's VAE for one frame, with two-dimensional convolutions.
 
-    Exactly what `vae.decode` computes before its clamp, at a third of its multiplications, and without the zeros that
-    it puts before the frame.
+    It computes exactly what `vae.decode` does before its clamp, with a third of the multiplications, because the zero
+    frames that pad the past are skipped.
 
     Args:
-        vae: whose weights are copied.
-        dtype: in which it computes.
-        save_memory: keep only what lies between the blocks for the backward pass, and compute the rest again.
+        vae: the VAE to copy the weights from.
+        dtype: dtype of the computation.
+        save_memory: keep only the blocks' inputs for the backward pass and recompute the rest (checkpointing).
     """
 
     def __init__(self, vae: AutoencoderKLQwenImage, dtype: torch.dtype, *, save_memory: bool = True) -> None:
@@ -146,7 +149,7 @@ class StillDecoder(nn.Module):
         return [*(_Residual(resnet) for resnet in block.resnets), *upsamplers]
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(n, z, h, w) float32 normalised → (n, 3, H, W) float32, about [-1, 1]."""
+        """Decode latents: (n, z, h, w) float32, normalised → (n, 3, 8h, 8w) float32, about [-1, 1]."""
         x = (latents * self.std + self.mean).to(self._dtype, memory_format=torch.channels_last)
         for part in self.parts:
             if self._save_memory and torch.is_grad_enabled() and x.requires_grad:
@@ -157,7 +160,7 @@ class StillDecoder(nn.Module):
 
 
 class _TinyBlock(nn.Module):
-    """Three convolutions and a way past them. What a clip's earlier frames would add is zero for a single one."""
+    """Three convolutions with a skip connection. The input from earlier frames is omitted: it is zero for one frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -171,15 +174,15 @@ class _TinyBlock(nn.Module):
 class TinyDecoder(nn.Module):
     """TAEHV's decoder (github.com/madebyollin/taehv, MIT) for one frame.
 
-    `taew2_1` fits Qwen-Image's latents. Of the layers that make four frames out of one latent frame only the part for
-    the last frame is kept.
+    `taew2_1` fits Qwen-Image's latents. The layers that expand one latent frame to four frames are reduced to the part
+    for the last frame.
 
     Args:
         file: the weights, safetensors or .pth, with TAEHV's names.
-        dtype: in which it computes.
+        dtype: dtype of the computation.
 
     Raises:
-        ConfigError: the file has other weights.
+        ConfigError: the file does not contain TAEHV's weights.
     """
 
     def __init__(self, file: Path, dtype: torch.dtype) -> None:
@@ -194,13 +197,13 @@ class TinyDecoder(nn.Module):
         self.requires_grad_(False).eval().to(dtype, memory_format=torch.channels_last)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(n, z, h, w) float32 normalised → (n, 3, H, W) float32, about [-1, 1]."""
+        """Decode latents: (n, z, h, w) float32, normalised → (n, 3, 8h, 8w) float32, about [-1, 1]."""
         x = torch.tanh(latents / 3) * 3
         return self.body(x.to(self._dtype, memory_format=torch.channels_last)).float() * 2 - 1
 
 
 def _tiny_body(state: dict[str, Tensor]) -> nn.Sequential:
-    """The layers, in TAEHV's numbering: 0 clamp, 1 conv, 2 ReLU, then three blocks, upsampling, growing, conv, …"""
+    """Build the layers, numbered as in TAEHV: 0 clamp, 1 conv, 2 ReLU, then three blocks, upsample, expand, conv, …"""
     layers: list[nn.Module] = [_tiny_conv(state, "decoder.1"), nn.ReLU()]
     index = 3
     for channels in TINY_CHANNELS[:-1]:
@@ -214,7 +217,7 @@ def _tiny_body(state: dict[str, Tensor]) -> nn.Sequential:
 def _tiny_block(state: dict[str, Tensor], name: str, channels: int) -> _TinyBlock:
     block = _TinyBlock(channels)
     for conv, index in zip(block.convs, (0, 2, 4), strict=True):
-        weight = state[f"{name}.conv.{index}.weight"][:, :channels]  # the rest reads the frame before, which is zero
+        weight = state[f"{name}.conv.{index}.weight"][:, :channels]  # the rest reads the previous frame, which is zero
         conv.load_state_dict({"weight": weight, "bias": state[f"{name}.conv.{index}.bias"]})
     return block
 

@@ -1,12 +1,12 @@
-"""Test-time loss guidance: losses on the picture that a sampler is heading for, and their gradients on its latents.
+"""Test-time loss guidance: moves a sampler's latents down the gradient of losses on the predicted picture.
 
 Pure torch, usable with any flow-matching pipeline of diffusers:
 
     guidance = LossGuidance(Guidance(lr=0.05), decode, Reference(edges=edges))
     pipe(..., callback_on_step_end=guidance)
 
-Pictures here are (n, 3, h, w) float32, about [0, 1]. The idea is that of Universal Guidance (arXiv 2302.07121) and
-FreeDoM (arXiv 2303.09833), with the denoiser's output held constant: the gradient goes through the decoder alone.
+Pictures are (n, 3, h, w) float32, about [0, 1]. The method follows Universal Guidance (arXiv 2302.07121) and FreeDoM
+(arXiv 2303.09833), with the denoiser's output held constant: the gradient flows through the decoder alone.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from services.errors import ConfigError, ModelFailed
 from services.pixels import averaged
@@ -25,20 +25,20 @@ from services.qwen_edit.request import Guidance, LossKind
 from services.tensors import read_weights
 
 LUMA = (0.2126, 0.7152, 0.0722)
-"""ITU-R BT.709."""
+"""Luma weights of red, green and blue (ITU-R BT.709)."""
 SOFT = 1e-3
-"""Below it a magnitude is rounded off, so that its gradient exists at zero."""
+"""Magnitude below which the square root is smoothed, so that its gradient exists at zero."""
 STYLE_LAYERS = (3, 8, 15, 22)
-"""relu1_2, relu2_2, relu3_3 and relu4_3 in torchvision's `vgg16().features`."""
+"""Indices of relu1_2, relu2_2, relu3_3 and relu4_3 in torchvision's `vgg16().features`."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM_SEED = 16
 LEAST_SIDE = 8
-"""Pixels. Of less VGG16's last layer sees nothing."""
+"""Minimum side of a picture for VGG16's last layer, in pixels."""
 UNSEEN = 10
-"""Without a velocity, only the last one in so many steps is guided: before, latents are mostly noise."""
+"""Without a velocity only the last 1/10 of the steps is guided, because earlier latents are mostly noise."""
 
 Decode = Callable[[Tensor], Tensor]
-"""Latents as the sampler has them → pictures, differentiable, of any size, and not clamped."""
+"""Differentiable decoder from the sampler's latents to pictures of any size, not clamped."""
 
 
 def _luma(pictures: Tensor) -> Tensor:
@@ -51,19 +51,19 @@ def _magnitude(squared: Tensor) -> Tensor:
 
 
 def _padded(pictures: Tensor) -> Tensor:
-    """Repeat the outermost pixels once. By slices: on a GPU the gradient of F.pad's "replicate" depends on chance."""
+    """Pad by one pixel, replicating the border. Not F.pad: on a GPU the gradient of "replicate" is nondeterministic."""
     wider = torch.cat([pictures[..., :1], pictures, pictures[..., -1:]], -1)
     return torch.cat([wider[..., :1, :], wider, wider[..., -1:, :]], -2)
 
 
 def sobel_edges(pictures: Tensor) -> Tensor:
-    """Return the length of the luma's gradient, differentiable everywhere.
+    """Return the magnitude of the luma's Sobel gradient, differentiable everywhere.
 
     Args:
         pictures: (n, 3, h, w) or (n, 1, h, w), about [0, 1].
 
     Returns:
-        (n, 1, h, w), at least 0; a step from black to white is about 1.
+        (n, 1, h, w), not negative; a step from black to white gives about 1.
     """
     luma = _luma(pictures) if pictures.shape[1] == 3 else pictures
     smooth, slope = luma.new_tensor([1.0, 2.0, 1.0]) / 4, luma.new_tensor([-1.0, 0.0, 1.0])
@@ -73,17 +73,18 @@ def sobel_edges(pictures: Tensor) -> Tensor:
 
 
 def laplacian_edges(pictures: Tensor) -> Tensor:
-    """Return the absolute Laplacian (four neighbours) of the luma. Shapes and range as `sobel_edges`."""
+    """Return the absolute Laplacian (four neighbours) of the luma. Shapes as in `sobel_edges`."""
     luma = _luma(pictures) if pictures.shape[1] == 3 else pictures
     kernel = luma.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).view(1, 1, 3, 3)
     return _magnitude(F.conv2d(_padded(luma), kernel).square())
 
 
 EDGES: Mapping[str, Callable[[Tensor], Tensor]] = {"sobel": sobel_edges, "laplacian": laplacian_edges}
+"""Edge operators by name."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return which channels fire together: (n, c, h, w) → (n, c, c), divided by c · h · w.
+    """Return the Gram matrix of the channels: (n, c, h, w) → (n, c, c), divided by c · h · w.
 
     Source: Gatys et al., Image Style Transfer Using Convolutional Neural Networks, CVPR 2016.
     """
@@ -93,7 +94,7 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def resized(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Return pictures in another size in pixels: averaged where they shrink, repeated where they grow."""
+    """Return pictures resized to pixels `height` x `width`: by averaging to shrink, by nearest neighbour to grow."""
     if pictures.shape[-2:] == (height, width):
         return pictures
     if height <= pictures.shape[-2] and width <= pictures.shape[-1]:
@@ -102,7 +103,7 @@ def resized(pictures: Tensor, height: int, width: int) -> Tensor:
 
 
 def fitted(pictures: Tensor, longest: int | None) -> Tensor:
-    """Return pictures shrunk until no side has more than `longest` pixels, and none of at least 8 fewer than 8."""
+    """Return pictures scaled down to at most `longest` pixels per side; a side does not shrink below 8 pixels."""
     height, width = pictures.shape[-2:]
     if longest is None or max(height, width) <= longest:
         return pictures
@@ -112,7 +113,7 @@ def fitted(pictures: Tensor, longest: int | None) -> Tensor:
 
 
 def distance(ours: Tensor, theirs: Tensor, kind: LossKind) -> Tensor:
-    """Return the mean difference, one number: squared, absolute, or sqrt(d² + 10⁻⁶) − 10⁻³."""
+    """Return the mean difference, a scalar: squared, absolute, or Charbonnier, sqrt(d² + 10⁻⁶) − 10⁻³."""
     difference = ours - theirs
     if kind == "mse":
         return difference.square().mean()
@@ -122,27 +123,27 @@ def distance(ours: Tensor, theirs: Tensor, kind: LossKind) -> Tensor:
 
 
 def _unit(edges: Tensor) -> Tensor:
-    """Scale each map to a root mean square of 1: where edges are counts, how strong they are does not."""
+    """Scale each edge map to a root mean square of 1, so that only the positions of edges count, not their strength."""
     return edges / (edges.square().mean((1, 2, 3), keepdim=True) + SOFT**2).sqrt()
 
 
 def edge_loss(edges: Tensor, target: Tensor, kind: LossKind = "mse") -> Tensor:
-    """Return how far edges lie from a target, (n, 1, h, w) both, whatever the contrast of either.
+    """Return the distance of edges from a target, (n, 1, h, w) both, independent of their contrast.
 
-    Both are scaled to unit root mean square; `mse` is then 2 − 2 · cosine, from 0 to 2, which neither a blank picture
-    nor one strong edge can cheat.
+    Both are scaled to unit root mean square; `mse` is then 2 − 2 · cosine, from 0 to 2, so that neither a blank picture
+    nor one strong edge scores well.
     """
     return distance(_unit(edges), _unit(target), kind)
 
 
 def gram_loss(grams: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """Return |G − R|² / |R|², averaged over the layers: 0 is the same style, 1 as far as from no picture at all."""
+    """Return |G − R|² / |R|², averaged over the layers: 0 means the same style, 1 is the loss of G = 0."""
     pairs = zip(grams, reference, strict=True)
     return torch.stack([(g - r).square().sum() / r.square().sum().clamp_min(1e-20) for g, r in pairs]).mean()
 
 
 def temporal_loss(pictures: Tensor, previous: Tensor, kind: LossKind = "mse") -> Tensor:
-    """Return how far a picture lies from the one before it, (n, 3, h, w) both."""
+    """Return the distance of a picture from the previous one, (n, 3, h, w) both."""
     return distance(pictures, previous, kind)
 
 
@@ -150,11 +151,11 @@ class Vgg16Features(nn.Module):
     """The first ten convolutions of VGG16, frozen, in float32.
 
     Args:
-        source: a file with torchvision's weights (`features.0.weight` …), safetensors or .pth; or `random`, weights
-            drawn from a fixed seed, whose Gram matrices still tell textures and colours apart.
+        source: a file with torchvision's weights (`features.0.weight` …), safetensors or .pth; or `random`: weights
+            drawn from a fixed seed, whose Gram matrices still distinguish textures and colours.
 
     Raises:
-        ConfigError: torchvision is not installed, or the file has other weights.
+        ConfigError: torchvision is not installed, or the file does not contain these weights.
     """
 
     def __init__(self, source: Path | str) -> None:
@@ -174,13 +175,13 @@ class Vgg16Features(nn.Module):
             self.layers.load_state_dict(trunk_weights(self.layers, Path(source), "vgg16"))
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # what lies before it is a feature that is kept
+                layer.inplace = False  # the layer's input is a feature that is still used
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """(n, 3, h, w) about [0, 1] → the features of the four layers, (n, 64 … 512, h/1 … h/8, w/1 … w/8)."""
+        """Return the features of the four style layers: (n, 3, h, w) → (n, 64 … 512, h/1 … h/8, w/1 … w/8)."""
         features = (pictures.to(self.mean.dtype) - self.mean) / self.std
         found: list[Tensor] = []
         for index, layer in enumerate(self.layers):
@@ -190,11 +191,12 @@ class Vgg16Features(nn.Module):
         return found
 
     def grams(self, pictures: Tensor) -> list[Tensor]:
+        """Return the Gram matrices of the four style layers, (n, c, c) each, for pictures (n, 3, h, w)."""
         return [gram_matrix(features) for features in self(pictures)]
 
 
 def randomise(layers: nn.Module) -> None:
-    """Draw weights from a fixed seed, in the scale in which features keep theirs (He et al., arXiv 1502.01852)."""
+    """Draw weights from a fixed seed, scaled to preserve the features' variance (He et al., arXiv 1502.01852)."""
     generator = torch.Generator().manual_seed(RANDOM_SEED)
     for weight in layers.parameters():
         std = math.sqrt(2 / weight[0].numel()) if weight.ndim > 1 else 0.0
@@ -202,7 +204,11 @@ def randomise(layers: nn.Module) -> None:
 
 
 def trunk_weights(layers: nn.Module, file: Path, model: str) -> dict[str, Tensor]:
-    """Return what `layers` take of a torchvision checkpoint's `features`. Raises ConfigError."""
+    """Return the weights of `layers` from a torchvision checkpoint's `features`, in float32.
+
+    Raises:
+        ConfigError: the file lacks a weight or has it in another shape.
+    """
     state = read_weights(file, model)
     found = {name: state.get(f"features.{name}") for name in layers.state_dict()}
     for name, weight in layers.state_dict().items():
@@ -217,14 +223,14 @@ def trunk_weights(layers: nn.Module, file: Path, model: str) -> dict[str, Tensor
 
 @dataclass(frozen=True)
 class Reference:
-    """What a picture is compared with. What is None is not compared."""
+    """References for the losses of a picture. A field that is None disables its loss."""
 
     edges: Tensor | None = None
-    """(1, 1, h, w), at least 0, of any scale; resized to the picture's."""
+    """Target edges, (1, 1, h, w), not negative, of any scale; resized to the picture."""
     grams: Sequence[Tensor] | None = None
-    """Of the first frame, by `Vgg16Features.grams`, at `gram_size`. Computed once for a clip."""
+    """Gram matrices of the first frame, from `Vgg16Features.grams` at `gram_size`; computed once per clip."""
     previous: Tensor | None = None
-    """(1, 3, h, w) in [0, 1]; resized to the picture's."""
+    """Previous frame, (1, 3, h, w) in [0, 1]; resized to the picture."""
 
 
 class Losses:
@@ -232,9 +238,9 @@ class Losses:
 
     Args:
         settings: sizes and the kind of difference.
-        reference: what to compare with.
-        edges: the operator that finds edges in a picture.
-        vgg16: needed where `reference` has Gram matrices.
+        reference: the references of the losses.
+        edges: operator that extracts edges from a picture.
+        vgg16: required if `reference` has Gram matrices.
     """
 
     def __init__(
@@ -245,14 +251,14 @@ class Losses:
         vgg16: Vgg16Features | None = None,
     ) -> None:
         if reference.grams is not None and vgg16 is None:
-            raise ValueError("Gram matrices are compared through vgg16, and there is none")
+            raise ValueError("the Gram loss needs vgg16, but it is None")
         self._settings = settings
         self._reference = reference
         self._edges = edges
         self._vgg16 = vgg16
 
     def of(self, pictures: Tensor, names: Sequence[str] = ("edge", "gram", "temporal")) -> dict[str, Tensor]:
-        """Return those losses in `names` for which there is a reference. (1, 3, h, w) about [0, 1]."""
+        """Return the losses in `names` that have a reference, for pictures (1, 3, h, w) in about [0, 1]."""
         settings, reference = self._settings, self._reference
         found: dict[str, Tensor] = {}
         if "edge" in names and reference.edges is not None:
@@ -268,37 +274,38 @@ class Losses:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A scheduler that remembers what the model has last put out."""
+    """A scheduler that keeps the model's last output."""
 
     velocity: Tensor | None
+    """The model's last output; None before the first step."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update has found and done."""
+    """Losses, picture and latents of one guidance update."""
 
     step: int
-    """The denoising step, from 0."""
+    """Index of the denoising step, from 0."""
     losses: Mapping[str, float]
-    """Before it."""
+    """Losses by name, before the update."""
     before: Tensor
-    """The picture that was compared, (n, 3, h, w) about [0, 1], detached."""
+    """The decoded picture before the update, (n, 3, h, w) about [0, 1], detached."""
     moved: Tensor
-    """The latents after it, as `decode` takes them, detached."""
+    """The latents after the update, in the form that `decode` expects, detached."""
 
 
 class LossGuidance:
     """A `callback_on_step_end` that moves the latents down the gradient of the losses.
 
-    The picture the sampler is heading for is x0 = x − σ·v where the scheduler remembers the velocity v. Moving x0 by d
-    with the noise held constant moves x by (1 − σ)·d. Without a velocity the latents themselves are taken for x0, and
-    only the last tenth of the steps (or `last_steps`) is guided.
+    If the scheduler keeps the velocity v, the predicted picture is x0 = x − σ·v. Moving x0 by d with the noise held
+    constant moves x by (1 − σ)·d. Without a velocity the latents themselves are used as x0, and only the last tenth of
+    the steps (or `last_steps`) is guided.
 
     Args:
-        settings: see Guidance.
-        decode: latents as the callback gets them → pictures.
-        losses: what is compared with what.
-        between: called before each update; what it raises ends the sampling.
+        settings: strength and schedule of the guidance.
+        decode: differentiable decoder from the callback's latents to pictures.
+        losses: the losses to reduce.
+        between: called before each update; an exception from it ends the sampling and propagates.
         told: called with each update.
 
     Raises (from the call):
@@ -322,7 +329,7 @@ class LossGuidance:
         self._scales = {name: scale for name, scale in scales.items() if scale > 0}
 
     def __call__(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Guide behind step `step`, counted from 0, of `pipe.num_timesteps`; returns the latents in their own dtype."""
+        """Guide after step `step`, counted from 0, of `pipe.num_timesteps`; return the latents in their own dtype."""
         scheduler = pipe.scheduler
         velocity = scheduler.velocity if isinstance(scheduler, Remembering) else None
         if not self._scales or not self.guides(step, pipe.num_timesteps, knows_velocity=velocity is not None):
@@ -339,7 +346,7 @@ class LossGuidance:
         return {"latents": (x + (1 - sigma) * (moved - x0)).to(latents.dtype)}
 
     def guides(self, step: int, total: int, *, knows_velocity: bool = True) -> bool:
-        """Whether a step, counted from 0, of `total` is guided."""
+        """Return whether step `step` of `total`, counted from 0, is guided."""
         settings = self._settings
         last_steps = settings.last_steps or (total if knows_velocity else max(1, total // UNSEEN))
         first = max(settings.start_step, total - last_steps)
@@ -357,7 +364,7 @@ class LossGuidance:
         return x0
 
     def _gradient(self, x0: Tensor, step: int) -> tuple[Tensor, Mapping[str, float], Tensor]:
-        """The gradient of the weighted losses, the losses, and the picture that they are of."""
+        """Return the gradient of the weighted losses, the losses by name, and the decoded picture."""
         with torch.enable_grad():
             leaf = x0.detach().requires_grad_()
             pictures = self._decode(leaf).float()

@@ -1,4 +1,4 @@
-"""How Qwen-Image-Edit runs: diffusers' pipeline up to the latents, with guidance between its steps, then the VAE."""
+"""Inference with Qwen-Image-Edit: diffusers' pipeline with guidance after its steps, then the VAE."""
 
 import hashlib
 import inspect
@@ -41,13 +41,13 @@ from services.weights.local import resolve
 from services.worker import Outlet
 
 STYLES_KEPT = 8
-"""Clips whose first frame's Gram matrices are kept."""
+"""Number of first frames for which the Gram matrices are cached."""
 LONGEST = 200
-"""Qwen2.5-VL's image processor takes no picture that is more than so many times as long as it is wide."""
+"""Largest aspect ratio, long side to short side, that Qwen2.5-VL's image processor accepts."""
 
 
 class QwenEditModel:
-    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+    """A loaded checkpoint. It handles one request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: QwenEditSettings, home: Path) -> None:
         self._settings = settings
@@ -62,7 +62,7 @@ class QwenEditModel:
             self._pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
         if settings.compile:
             self._pipe.transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
-        if self._device.type == "cuda":  # gradients too must be the same when a frame is made again
+        if self._device.type == "cuda":  # the gradients too must be reproducible
             torch.use_deterministic_algorithms(True, warn_only=True)
 
         self._decoder = self._guiding_decoder()
@@ -70,11 +70,11 @@ class QwenEditModel:
         metric = perceptual_distance(settings.lpips)
         self._lpips = None if metric is None else metric.to(self._device)
         self.measures = {name for name, net in (("vgg16", self._vgg16), ("lpips", self._lpips)) if net is not None}
-        """The nets that are there."""
+        """Names of the loaded scoring networks."""
         self._styles: OrderedDict[tuple[bytes, int], Sequence[Tensor]] = OrderedDict()
 
     def check_shape(self, width: int, height: int, param: str) -> None:
-        """Raise InvalidParameter when a picture is so long that a side vanishes where the model scales it down."""
+        """Raise InvalidParameter if a picture is too long and narrow to be scaled down for the model."""
         reference = edit_plus.calculate_dimensions(self._settings.reference_area, width / height)
         seen = edit_plus.calculate_dimensions(self._settings.condition_area, width / height)
         if min(*reference, *seen) < 32 or max(seen) > LONGEST * min(seen):
@@ -84,9 +84,9 @@ class QwenEditModel:
         """Edit `plan`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
 
         Raises:
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step and before each guided update.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step and before each guidance update.
         """
         task = f"{plan.width}x{plan.height} pixels"
         advice = "ask for a smaller max_area or a smaller ttlg.edge_size"
@@ -94,7 +94,7 @@ class QwenEditModel:
             self._edit(plan, outlet)
 
     def _release(self) -> None:
-        """Bring back a pipeline that an exception has left with its caches and its layers on the device."""
+        """Reset the pipeline after an exception: clear its caches and move its models off the device."""
         self._pipe.maybe_free_model_hooks()
         self._pipe.scheduler.velocity = None
 
@@ -120,7 +120,7 @@ class QwenEditModel:
     def _denoise(
         self, plan: QwenEditPlan, edges: Tensor | None, guidance: LossGuidance, outlet: Outlet[Item]
     ) -> Tensor:
-        """Return the normalised latents, (1, z, h, w)."""
+        """Return the denoised, normalised latents, (1, z, h, w)."""
         request, steps = plan.request, plan.request.steps
         outlet.put(Progress("denoise", 0, steps))
 
@@ -133,7 +133,7 @@ class QwenEditModel:
         images = [_picture(_grey(edges))] if edges is not None else []
         images.append(Image.fromarray(plan.image.pixels[0]))
         guided = request.true_cfg_scale > 1
-        # The pipeline takes these from its module alone.
+        # The pipeline reads these only from its module.
         edit_plus.VAE_IMAGE_SIZE = self._settings.reference_area
         edit_plus.CONDITION_IMAGE_SIZE = self._settings.condition_area
         latents = self._pipe(
@@ -144,7 +144,7 @@ class QwenEditModel:
             height=plan.height,
             width=plan.width,
             num_inference_steps=steps,
-            # On the CPU, whose generator gives every device the same noise.
+            # Generated on the CPU, so that the noise is the same on every device.
             generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
@@ -154,7 +154,7 @@ class QwenEditModel:
 
     @torch.no_grad()
     def _pixels(self, latents: Tensor, plan: QwenEditPlan) -> Pixels:
-        """Decode as the pipeline does, then bring it to the size that is wanted: (1, h, w, 3) uint8."""
+        """Decode latents as the pipeline does, resized to the plan's size: (1, h, w, 3) uint8."""
         vae = self._pipe.vae
         latents = latents[:, :, None].to(vae.dtype)
         mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
@@ -171,7 +171,7 @@ class QwenEditModel:
         return StillDecoder(self._pipe.vae, dtype, save_memory=settings.save_memory)
 
     def _decode_for(self, plan: QwenEditPlan) -> Any:
-        """Tokens → picture about [0, 1], no larger than any loss that is on wants to see it."""
+        """Return a decoder from tokens to a picture in about [0, 1], as small as the enabled losses allow."""
         ttlg = plan.request.ttlg
         own = max(plan.width, plan.height)
         wanted = [
@@ -188,7 +188,7 @@ class QwenEditModel:
         return decode
 
     def _edges(self, plan: QwenEditPlan) -> Tensor | None:
-        """The edges to follow at the size of sampling, (1, 1, height, width) in [0, 1]."""
+        """Return the target edges at the sampling size, (1, 1, height, width) in [0, 1]; None without edges."""
         if plan.edges is None:
             return None
         picture = self._tensor(plan.edges)
@@ -205,7 +205,7 @@ class QwenEditModel:
 
     @torch.no_grad()
     def _style(self, plan: QwenEditPlan) -> Sequence[Tensor] | None:
-        """The Gram matrices of the clip's first frame, computed once."""
+        """Return the Gram matrices of the clip's first frame, cached; None without VGG16."""
         if self._vgg16 is None:
             return None
         size = plan.request.ttlg.gram_size
@@ -235,12 +235,12 @@ class QwenEditModel:
         _put_sketch("soft_edges", _grey(soft / soft.amax().clamp_min(1 / 255)), outlet)
 
     def _tensor(self, frames: Frames) -> Tensor:
-        """(1, 3, h, w) float32 in [0, 1]."""
+        """Return the first frame as (1, 3, h, w) float32 in [0, 1], on the device."""
         return tensor_of(frames.pixels[:1], self._device)
 
 
 def _operator(plan: QwenEditPlan) -> Callable[[Tensor], Tensor]:
-    """How edges are found in what is made: as in what was given."""
+    """Return the edge operator for the result: the one that extracts the target edges, or Sobel for an edge map."""
     return EDGES.get(plan.request.edge_filter, sobel_edges)
 
 
@@ -253,7 +253,7 @@ def _grey(edges: Tensor) -> Tensor:
 
 
 def _picture(picture: Tensor) -> Image.Image:
-    """(1, 3, h, w) about [0, 1], clamped here."""
+    """Convert (1, 3, h, w) in about [0, 1] to an image; values are clamped."""
     return Image.fromarray(pixels_of(picture)[0])
 
 
@@ -272,9 +272,9 @@ def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:
 
 
 def repair_text_encoder(text_encoder: Any) -> None:
-    """Give Qwen2.5-VL the token types that the pipeline leaves out, without which pictures lose their 2-D positions.
+    """Pass Qwen2.5-VL the token types that the pipeline omits; without them pictures lose their 2-D positions.
 
-    Since transformers 5 the positions are computed from them; https://github.com/huggingface/diffusers/issues/14194.
+    Since transformers 5 the positions are computed from the token types; see https://github.com/huggingface/diffusers/issues/14194.
     """
     if "mm_token_type_ids" in inspect.signature(type(text_encoder).forward).parameters:
         text_encoder.register_forward_pre_hook(_add_token_types, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""A checked request of Qwen-Image-Edit."""
+"""Validated requests of Qwen-Image-Edit."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from services.qwen_edit.request import EditRequest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QwenEditPlan(Plan[EditRequest]):
-    """What Qwen-Image-Edit is to edit."""
+    """A validated editing request of Qwen-Image-Edit."""
 
     image: Frames
     """The picture to edit."""
     edges: Frames | None
-    """The picture that shows the edges, or from which they are taken."""
+    """An edge map, or a picture whose edges are extracted; None if no edges are given."""
     first: Frames
-    """The clip's first frame, whose style is kept and to which the result is compared."""
+    """The clip's first frame: the reference for the style and for the scores."""
     size: tuple[int, int]
     """Width and height of the result, in pixels."""

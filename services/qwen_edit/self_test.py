@@ -1,7 +1,7 @@
-"""Checks the losses of the guidance on this machine without any large model: `python -m services.qwen_edit.self_test`.
+"""Self-test of the guidance losses, without a large model: `python -m services.qwen_edit.self_test`.
 
-Each loss, and the whole way from latents through a small decoder to a loss, is run forward and backward on random
-numbers, and its gradient along a random direction is compared with central differences in float64.
+Each loss, alone and after a small decoder, is run forward and backward on random inputs, and its gradient along a
+random direction is compared with central differences in float64.
 """
 
 import sys
@@ -29,32 +29,34 @@ from services.qwen_edit.request import Guidance
 
 SEED = 5
 SIDE = 32
-"""Pixels."""
+"""Width and height of the test pictures, in pixels."""
 STEPS = (1e-5, 1e-6, 1e-7)
-"""Of the differences. The nearest one counts: a ReLU that switches within a step spoils it, and all larger ones."""
+"""Step sizes of the differences. The best result counts: a ReLU that switches within a step spoils larger ones too."""
 TOLERANCE = 1e-4
-"""Relative."""
+"""Maximum relative error of a gradient."""
 
 Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """Result of one gradient check."""
 
     name: str
     loss: float
     gradient: float
-    """Along the direction, by autograd."""
+    """Derivative along the direction, by autograd."""
     difference: float
-    """Along the direction, by central differences."""
+    """Derivative along the direction, by central differences."""
 
     @property
     def error(self) -> float:
+        """Relative error of the gradient."""
         return abs(self.gradient - self.difference) / max(abs(self.difference), 1e-12)
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance and the derivative is not zero."""
         return self.error <= TOLERANCE and self.difference != 0.0
 
 
@@ -72,7 +74,7 @@ def checked(name: str, loss: Loss, at: Tensor) -> Finding:
 
 
 def small_vae() -> AutoencoderKLQwenImage:
-    """The VAE's architecture with a few thousand random weights."""
+    """Return a VAE of Qwen-Image's architecture with a few thousand random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return AutoencoderKLQwenImage(
@@ -87,7 +89,7 @@ def small_vae() -> AutoencoderKLQwenImage:
 
 
 def losses_of(pictures: Tensor, other: Tensor, vgg16: Vgg16Features) -> Mapping[str, Loss]:
-    """Every loss by its name, as a function of (1, 3, h, w) in [0, 1]."""
+    """Return every loss by name, as a function of a picture, (1, 3, h, w) in [0, 1]."""
     found: dict[str, Loss] = {}
     for kind in ("mse", "l1", "charbonnier"):
         for operator in (sobel_edges, laplacian_edges):
@@ -101,7 +103,7 @@ def losses_of(pictures: Tensor, other: Tensor, vgg16: Vgg16Features) -> Mapping[
 
 
 def findings() -> list[Finding]:
-    """Run every check. A few seconds."""
+    """Run every gradient check; takes a few seconds."""
     generator = torch.Generator().manual_seed(SEED)
     pictures, other = (torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64, generator=generator) for _ in range(2))
     vgg16 = Vgg16Features("random").double()
@@ -111,14 +113,14 @@ def findings() -> list[Finding]:
     latents = torch.randn(1, 4, SIDE // 8, SIDE // 8, dtype=torch.float64, generator=generator)
     decoder = StillDecoder(small_vae(), torch.float64).double()
     for name, loss in made.items():
-        if "l1" not in name:  # it has no second derivative where a difference is zero, and differences meet that
+        if "l1" not in name:  # its gradient jumps where a difference is zero, which the step can cross
             whole: Loss = lambda x, f=loss: f(decoder(x) * 0.5 + 0.5)  # noqa: E731
             results.append(checked(f"latents → {name}", whole, latents))
     return results
 
 
 def falls() -> tuple[float, float]:
-    """The edge loss before and after twenty updates of the guidance."""
+    """Return the edge loss before the first and the last of twenty guidance updates."""
     generator = torch.Generator().manual_seed(SEED)
     decoder = StillDecoder(small_vae(), torch.float32)
     target = sobel_edges(torch.rand(1, 3, SIDE, SIDE, generator=generator))
@@ -133,7 +135,7 @@ def falls() -> tuple[float, float]:
 
 
 def main() -> int:
-    """Print what was found. Returns the exit status: 0 when every gradient is right and the loss falls."""
+    """Run all checks and print the results. Return the exit status: 0 if every gradient is right and the loss falls."""
     try:
         results = findings()
         before, after = falls()

@@ -1,4 +1,4 @@
-"""How Qwen-Image-Edit is served: pictures in, one picture and its scores out."""
+"""The Qwen-Image-Edit service: edits a picture and scores the result."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ from services.sizes import choose_working_size, parse_size
 
 Net = Literal["vgg16", "lpips"]
 NETS: tuple[Net, ...] = get_args(Net)
-"""The nets that measure the result."""
+"""Names of the networks that score the result."""
 
 
 class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
@@ -35,20 +35,20 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
         first: Frames | None = None,
         key: str = "",
     ) -> Stream:
-        """Edit `image`, see `services.roles.GuidedEdit`.
+        """Edit `image`; see `services.roles.GuidedEdit`.
 
-        The facts `vgg16` and `lpips` say which nets measure the result. Closing the stream stops the work before the
-        next denoising step or the next update of the guidance.
+        The facts `vgg16` and `lpips` name the weights of the networks that score the result. Closing the stream stops
+        the work before the next denoising step or the next update of the guidance.
 
         Raises:
-            InvalidParameter: also where a picture is too long and narrow, or a loss has nothing to measure with.
+            InvalidParameter: in addition, if a picture is too long and narrow, or a loss lacks its edges or network.
         """
         plan = self._plan(request, image, edges, first or image)
         nets = {name: self._describe_net(name) for name in NETS}
         return self._sample("edit", plan, self._model.edit, key, nets)
 
     def _describe_net(self, name: Net) -> str:
-        """Return what the job record says of a net that measures: random weights must not pass for trained ones."""
+        """Return a scoring network's weights for the job record; random weights are marked as such."""
         if name not in self._model.measures:
             return "not there"
         source = self._settings.vgg16 if name == "vgg16" else self._settings.lpips
@@ -63,7 +63,7 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
             check_limit("size", size[0] * size[1], self._settings.max_area, "pixels")
         width, height = choose_working_size(*size, request.max_area)
         self._model.check_shape(image.width, image.height, "image")
-        if edges is not None:  # which are resized to what is sampled
+        if edges is not None:  # edges are resized to the sampling size
             self._model.check_shape(width, height, "size" if request.size else "image")
         return QwenEditPlan(request, width, height, draw_seed(request.seed), image, edges, first, size)
 

@@ -1,4 +1,4 @@
-"""How Real-ESRGAN runs: batches of frames through the net, in tiles where they are large."""
+"""Inference with Real-ESRGAN: batches of frames pass through the network, large frames in tiles."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from services.device import find_device, finite, report_device_errors
 from services.errors import ConfigError
@@ -19,22 +19,22 @@ from services.weights.local import resolve
 
 SUFFIXES = (".safetensors", ".pth")
 FARTHEST = 64
-"""The widest margin that is taken unasked."""
+"""Largest default margin of a tile, in pixels."""
 
 
 class Tile(NamedTuple):
-    """A part of a picture, in its pixels: what it stands for, and what is looked at for it."""
+    """A part of a picture and the larger region from which it is computed, in pixels of the picture."""
 
     top: int
     bottom: int
     left: int
     right: int
     seen: tuple[int, int, int, int]
-    """Top, bottom, left, right."""
+    """Top, bottom, left and right of the region that the network sees: the tile and its margin."""
 
 
 class RealEsrganModel:
-    """A loaded net."""
+    """A loaded network."""
 
     def __init__(self, settings: RealEsrganSettings, home: Path) -> None:
         self._settings = settings
@@ -42,7 +42,7 @@ class RealEsrganModel:
         self._dtype = getattr(torch, settings.dtype)
         loaded = _load(settings, home)
         self.scale = loaded.scale
-        """How many times as wide and as high the net's own result is."""
+        """Factor by which the network itself enlarges width and height."""
         self._multiple = loaded.size_requirements.multiple_of
         net = loaded.model.requires_grad_(False).eval()
         self._margin = min(reach(net), FARTHEST) if settings.tile_margin is None else settings.tile_margin
@@ -55,15 +55,15 @@ class RealEsrganModel:
 
         Args:
             pixels: (n, h, w, 3) uint8.
-            scale: at most the net's own.
-            check: called before each tile; what it raises ends the work.
+            scale: factor for width and height; at most the network's own.
+            check: called before each tile; an exception from it ends the work and propagates.
 
         Returns:
             (n, scale · h, scale · w, 3) uint8.
 
         Raises:
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
         """
         height, width = pixels.shape[1:3]
         made = torch.empty((len(pixels), height * scale, width * scale, 3), dtype=torch.uint8).numpy()
@@ -75,7 +75,7 @@ class RealEsrganModel:
         return made
 
     def _enlarged(self, pictures: Tensor, scale: int, check: Callable[[], None]) -> Tensor:
-        """(n, 3, h, w) → (n, 3, scale · h, scale · w) float32."""
+        """Enlarge pictures tile by tile: (n, 3, h, w) → (n, 3, scale · h, scale · w) float32."""
         n, _, height, width = pictures.shape
         whole = torch.empty((n, 3, height * self.scale, width * self.scale), device=pictures.device)
         for tile in tiles(height, width, self._settings.tile, self._margin):
@@ -96,7 +96,7 @@ class RealEsrganModel:
         return whole if scale == self.scale else averaged(whole.clamp(0, 1), height * scale, width * scale)
 
     def _passed(self, part: Tensor) -> Tensor:
-        """Through the net, at a size that it takes."""
+        """Run the network on a part, (n, 3, h, w), padded to the multiple of pixels that the network needs."""
         height, width = part.shape[-2:]
         below, beside = -height % self._multiple, -width % self._multiple
         part = F.pad(part, (0, beside, 0, below), mode="replicate").contiguous(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ class RealEsrganModel:
 
 
 def tiles(height: int, width: int, side: int, margin: int) -> Iterator[Tile]:
-    """Part a picture into tiles of at most `side` pixels, each seen with `margin` pixels round it; 0 is one tile."""
+    """Yield tiles of at most `side` pixels, each with a margin of `margin` pixels; `side` 0 gives one tile."""
     down, across = side or height, side or width
     for top in range(0, height, down):
         bottom = min(top + down, height)
@@ -115,7 +115,7 @@ def tiles(height: int, width: int, side: int, margin: int) -> Iterator[Tile]:
 
 
 def reach(net: nn.Module) -> int:
-    """How many pixels round a place can change the result there, at most: its convolutions one behind the other."""
+    """Return an upper bound of the receptive field's radius in pixels, as if all convolutions were in sequence."""
     return sum(max(layer.kernel_size) // 2 for layer in net.modules() if isinstance(layer, nn.Conv2d))
 
 
@@ -124,9 +124,9 @@ def _load(settings: RealEsrganSettings, home: Path) -> ImageModelDescriptor:
     try:
         loaded = ModelLoader(device="cpu").load_from_file(path)
     except (UnsupportedModelError, UnpicklingError, OSError, ValueError, RuntimeError, LookupError, EOFError) as error:
-        raise ConfigError(f"weights: {path.name} is no net that is known ({error})", param="weights") from error
+        raise ConfigError(f"weights: {path.name} is not a supported network ({error})", param="weights") from error
     if not isinstance(loaded, ImageModelDescriptor) or loaded.input_channels != 3 or loaded.output_channels != 3:
-        raise ConfigError(f"weights: {path.name} does not make a colour picture out of one", param="weights")
+        raise ConfigError(f"weights: {path.name} must map RGB pictures to RGB pictures", param="weights")
     return loaded
 
 
@@ -142,6 +142,7 @@ def _file(settings: RealEsrganSettings, home: Path) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if len(found) != 1:
         raise ConfigError(
-            f"file: say which one: {settings.weights.source} has {len(found)} files of weights", param="file"
+            f"file: must be set, because {settings.weights.source} has {len(found)} weights files, not one",
+            param="file",
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""How Real-ESRGAN is served: a run of frames in, the same run out, larger."""
+"""The Real-ESRGAN service: enlarges frames."""
 
 from services.errors import InvalidParameter
 from services.frames import Frames, Item, Stream
@@ -11,7 +11,7 @@ from services.worker import Outlet
 
 
 class RealEsrgan(Service[RealEsrganSettings, RealEsrganModel]):
-    """Real-ESRGAN through spandrel, which tells the architecture from the weights.
+    """Real-ESRGAN through spandrel, which detects the architecture from the weights.
 
     Source: Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data, arXiv 2107.10833.
     """
@@ -20,12 +20,13 @@ class RealEsrgan(Service[RealEsrganSettings, RealEsrganModel]):
     load = RealEsrganModel
 
     def upscale(self, request: UpscaleRequest, frames: Frames, key: str = "") -> Stream:
-        """Enlarge a run of frames, see `services.roles.Upscale`.
+        """Enlarge consecutive frames; see `services.roles.Upscale`.
 
-        A scale below the net's own shrinks what the net makes. Closing the stream stops the work before the next tile.
+        If the scale is below the network's own, the network's output is scaled down. Closing the stream stops the work
+        before the next tile.
 
         Raises:
-            InvalidParameter: the net cannot make that scale.
+            InvalidParameter: the scale exceeds the network's own.
             LimitExceeded: the result has more pixels than this deployment allows.
         """
         most, area = self._model.scale, frames.width * frames.height * request.scale**2

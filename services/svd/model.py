@@ -1,4 +1,4 @@
-"""How Stable Video Diffusion runs: diffusers' pipeline up to the latents, then the VAE's decoder window by window."""
+"""Inference with Stable Video Diffusion: diffusers' pipeline up to the latents, then the VAE decoder in windows."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -21,7 +21,10 @@ from services.worker import Outlet
 
 
 class SvdModel:
-    """A loaded checkpoint. One request at a time: the pipeline, its scheduler and its VAE hold a request's state."""
+    """A loaded checkpoint.
+
+    It handles one request at a time, because the pipeline, its scheduler and its VAE hold a request's state.
+    """
 
     def __init__(self, settings: SvdSettings, home: Path) -> None:
         self._settings = settings
@@ -30,9 +33,9 @@ class SvdModel:
         self._pipe = _load(settings, home)
         if settings.forward_chunking:
             self._pipe.unet.enable_forward_chunking()
-        # In chunks a layer is called more than once in a pass.
+        # With chunking a layer is called more than once per forward pass.
         place(self._pipe, device, settings.offload, in_order=not settings.forward_chunking)
-        if settings.compile:  # as a whole: diffusers names no blocks that repeat in it
+        if settings.compile:  # as a whole: diffusers declares no repeated blocks for it
             self._pipe.unet.compile()
 
         halvings = len(self._pipe.unet.config.down_block_types) - 1
@@ -42,16 +45,16 @@ class SvdModel:
         """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step and each decoded window.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step and each decoded window.
         """
         task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
         with report_device_errors(task, "ask for a smaller size or fewer frames", self._release):
             self._decode(self._denoise(plan, outlet), plan, outlet)
 
     def _release(self) -> None:
-        """Bring back a pipeline that an exception has left with its models on the device and its VAE in float32."""
+        """Reset the pipeline after an exception: move its models off the device and restore the VAE's dtype."""
         if self._pipe.vae.dtype != self._dtype:
             self._pipe.vae.to(dtype=self._dtype)
         self._pipe.maybe_free_model_hooks()
@@ -77,7 +80,7 @@ class SvdModel:
             fps=request.fps,
             motion_bucket_id=request.motion_bucket_id,
             noise_aug_strength=request.noise_aug_strength,
-            # On the CPU, whose generator gives every device the same noise.
+            # Generated on the CPU, so that the noise is the same on every device.
             generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
@@ -85,13 +88,13 @@ class SvdModel:
         return finite(latents)
 
     def _rounded(self, scale: float) -> float:
-        """The pipeline asks twice whether the scale is above 1, at the second time rounded, and the two must agree."""
+        """Round the scale to the model's dtype: the pipeline compares it with 1 before and after rounding."""
         return torch.tensor(scale, dtype=self._dtype).item()
 
     def _decode(self, latents: torch.Tensor, plan: SvdPlan, outlet: Outlet[Item]) -> None:
         total, window, overlap = plan.request.num_frames, self._settings.decode_window, self._settings.decode_overlap
         rate = Fraction(plan.request.fps)
-        done = plan.start // window * window  # no window needs the pixels of another
+        done = plan.start // window * window  # windows are decoded independently
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, latents, window, overlap, done):
             outlet.check()
@@ -107,23 +110,23 @@ class SvdModel:
 def decode(
     vae: AutoencoderKLTemporalDecoder, latents: torch.Tensor, window: int, overlap: int, first: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Decode in windows, each with some frames on either side that are thrown away.
+    """Decode in windows, each with `overlap` frames on either side that are discarded.
 
-    The decoder sees about 29 frames to either side, so this is not what decoding at once gives, only near it; without
-    overlap it is what the pipeline does with `decode_chunk_size`, bit for bit.
+    The decoder sees about 29 frames to either side, so the result only approximates decoding all frames at once.
+    Without overlap it equals the pipeline's result with `decode_chunk_size`, bit for bit.
 
     Args:
-        vae: on the device and in the dtype it shall run in.
+        vae: on its device and in its dtype for decoding.
         latents: (1, frames, z, h, w), as the pipeline returns them.
-        window: frames to a window.
-        overlap: frames on either side that are decoded with it.
-        first: where the first window begins.
+        window: frames per window.
+        overlap: frames on either side of a window that are decoded with it.
+        first: index of the first window's first frame.
 
     Yields:
-        (n, 3, height, width) about [-1, 1]; n is `window`, or what is left.
+        (n, 3, height, width) about [-1, 1]; n is `window`, or fewer in the last window.
 
     Raises:
-        ModelFailed: the decoder made numbers that are not finite.
+        ModelFailed: the decoder computed non-finite values.
     """
     scaled = 1 / vae.config.scaling_factor * latents[0].to(vae.device, vae.dtype)
     total = len(scaled)
@@ -135,7 +138,7 @@ def decode(
 
 
 def _fitted(frames: Frames, plan: SvdPlan) -> Image.Image:
-    """Scale until the frame is covered, and cut off evenly what hangs over. The pipeline scales no tensor for CLIP."""
+    """Scale and centre-crop the picture to the video's size. PIL, because the pipeline scales no tensor for CLIP."""
     return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 

@@ -1,4 +1,4 @@
-"""A checked request of Stable Video Diffusion."""
+"""Validated requests of Stable Video Diffusion."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from services.svd.request import SvdRequest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SvdPlan(VideoPlan[SvdRequest]):
-    """What Stable Video Diffusion is to make."""
+    """A validated video request of Stable Video Diffusion."""
 
     image: Frames
+    """The first picture of the video, one frame."""

@@ -1,4 +1,4 @@
-"""How Stable Video Diffusion is served: a picture in, a video out."""
+"""The Stable Video Diffusion service: generates a video from a picture."""
 
 from services.errors import InvalidParameter
 from services.frames import Frames, Stream
@@ -23,9 +23,9 @@ class Svd(Service[SvdSettings, SvdModel]):
     def animate(
         self, request: SvdRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""
     ) -> Stream:
-        """Make a video that begins with `image`, see `services.roles.ImageToVideo`.
+        """Generate a video that begins with `image`; see `services.roles.ImageToVideo`.
 
-        There is no prompt, and no `last_image`. Windows of frames that lie before `start` as a whole are not decoded.
+        The model takes neither a prompt nor a `last_image`. Decoding windows that end before `start` are skipped.
         Closing the stream stops the work before the next denoising step or decoded window.
         """
         if last_image is not None:

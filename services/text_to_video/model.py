@@ -1,4 +1,4 @@
-"""How ModelScope's text-to-video runs: diffusers' pipeline up to the latents, then the VAE batch by batch."""
+"""Inference with ModelScope's text-to-video: diffusers' pipeline up to the latents, then the VAE in batches."""
 
 import logging
 from fractions import Fraction
@@ -22,7 +22,7 @@ from services.worker import Outlet
 
 
 class TextToVideoModel:
-    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+    """A loaded checkpoint. It handles one request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: TextToVideoSettings, home: Path) -> None:
         self._settings = settings
@@ -32,24 +32,24 @@ class TextToVideoModel:
             self._pipe.scheduler = DPMSolverMultistepScheduler.from_config(self._pipe.scheduler.config)
         if settings.forward_chunking:
             _feed_by_frames(self._pipe.unet)
-        # In chunks a layer is called more than once in a pass.
+        # With chunking a layer is called more than once per forward pass.
         place(self._pipe, device, settings.offload, in_order=not settings.forward_chunking)
 
-        self.sides = Sides(self._pipe.vae_scale_factor)  # the UNet takes latents of any size
+        self.sides = Sides(self._pipe.vae_scale_factor)  # the UNet accepts latents of any size
         schedule = self._pipe.scheduler.config
         self.most_steps: int = schedule.num_train_timesteps - schedule.get("steps_offset", 0) - 1
-        """Denoising steps that the noise schedule has room for; DPM-Solver++ begins one above the first."""
+        """Largest number of denoising steps for the noise schedule; DPM-Solver++ starts one above the first level."""
 
     def generate(self, plan: VideoPlan[TextToVideoRequest], outlet: Outlet[Item]) -> None:
         """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step and each decoded batch.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step and each decoded batch.
         """
         task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
-        # A pipeline that an exception has left keeps its models on the device.
+        # After an exception the pipeline's models are still on the device.
         release = self._pipe.maybe_free_model_hooks
         with report_device_errors(task, "ask for a smaller size or fewer frames", release):
             self._decode(self._denoise(plan, outlet), plan, outlet)
@@ -70,7 +70,7 @@ class TextToVideoModel:
             num_frames=request.num_frames,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
-            # On the CPU, whose generator gives every device the same noise.
+            # Generated on the CPU, so that the noise is the same on every device.
             generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback=on_step,
@@ -84,7 +84,7 @@ class TextToVideoModel:
         done = plan.start
         outlet.put(Progress("decode", done, total))
         while done < total:
-            # Cut at the same places whatever the start: how a frame is rounded depends on what is decoded with it.
+            # Batch boundaries do not depend on `start`, because rounding depends on the frames in the batch.
             first = done // batch * batch
             video = vae.decode(scaled[first : first + batch]).sample  # (n, 3, height, width) about [-1, 1]
             pixels = pixels_of(finite(video).float() * 0.5 + 0.5)
@@ -94,10 +94,10 @@ class TextToVideoModel:
 
 
 def _feed_by_frames(unet: UNet3DConditionModel) -> None:
-    """Let the feed-forward layers take one frame at a time.
+    """Let the feed-forward layers process one frame at a time.
 
-    Layers within a frame see (frames, pixels, channels), and those along time (pixels, frames, channels), for which
-    diffusers' own chunking, along one dimension for both, would go pixel by pixel.
+    Spatial layers see (frames, pixels, channels), temporal layers (pixels, frames, channels). diffusers' own chunking
+    uses one dimension for both, which would process the temporal layers pixel by pixel.
     """
     unet.enable_forward_chunking(chunk_size=1, dim=0)
     for module in unet.modules():
@@ -108,7 +108,7 @@ def _feed_by_frames(unet: UNet3DConditionModel) -> None:
 
 def _load(settings: TextToVideoSettings, home: Path) -> TextToVideoSDPipeline:
     quiet()
-    # It logs what it cuts off a prompt that is too long.
+    # It would log the truncated part of a long prompt.
     logging.getLogger(TextToVideoSDPipeline.__module__).setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
@@ -117,7 +117,7 @@ def _load(settings: TextToVideoSettings, home: Path) -> TextToVideoSDPipeline:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a text-to-video checkpoint ({error})") from error
-    if not isinstance(pipe.unet, UNet3DConditionModel):  # diffusers only logs it
+    if not isinstance(pipe.unet, UNet3DConditionModel):  # diffusers only logs this
         kind = type(pipe.unet).__name__
         raise ConfigError(f"weights: {settings.weights.source} is not a text-to-video checkpoint (it has a {kind})")
     pipe.set_progress_bar_config(disable=True)

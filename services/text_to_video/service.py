@@ -1,4 +1,4 @@
-"""How ModelScope's text-to-video is served: a text in, a video out."""
+"""The ModelScope text-to-video service: generates a video from a prompt."""
 
 from services.frames import Stream
 from services.limits import check_limit, draw_seed
@@ -22,10 +22,10 @@ class TextToVideo(Service[TextToVideoSettings, TextToVideoModel]):
     load = TextToVideoModel
 
     def generate_video(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> Stream:
-        """Make a video of what the prompt says, see `services.roles.TextToVideo`.
+        """Generate a video from the prompt; see `services.roles.TextToVideo`.
 
-        Batches of frames that lie before `start` as a whole are not decoded. Closing the stream stops the work before
-        the next denoising step or decoded batch.
+        Decoding batches that end before `start` are skipped. Closing the stream stops the work before the next
+        denoising step or decoded batch.
         """
         return self._sample("film", self._plan(request, start), self._model.generate, key)
 

@@ -1,4 +1,4 @@
-"""How Wan runs: diffusers' pipeline up to the latents, then the VAE's decoder latent frame by latent frame."""
+"""Inference with Wan: diffusers' pipeline up to the latents, then the VAE decoder one latent frame at a time."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -30,11 +30,11 @@ from services.weights.local import resolve
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
-"""Pixels of a preview's longer side."""
+"""Longer side of a preview, in pixels."""
 
 
 class WanModel:
-    """A loaded checkpoint. One request at a time: the pipeline and its scheduler hold a request's state."""
+    """A loaded checkpoint. It handles one request at a time: the pipeline and its scheduler hold a request's state."""
 
     def __init__(self, settings: WanSettings, home: Path) -> None:
         self._settings = settings
@@ -43,12 +43,12 @@ class WanModel:
         self._schedule = dict(self._pipe.scheduler.config)
         _load_loras(self._pipe, settings)
         set_attention(_experts(self._pipe).values(), settings.attention)
-        # With a step cache not every layer is called at every step.
+        # With a step cache some steps skip layers.
         place(self._pipe, device, settings.offload, in_order=settings.step_cache is None)
         for transformer in _experts(self._pipe).values():
             if settings.step_cache is not None:
                 transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.step_cache.threshold))
-            if settings.compile:  # the step cache decides from a number on the device, which breaks the graph
+            if settings.compile:  # the step cache branches on a device value, which breaks the graph
                 transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
 
         expands = bool(self._pipe.config.expand_timesteps)
@@ -56,7 +56,7 @@ class WanModel:
         self.has_two_experts = self._pipe.config.boundary_ratio is not None
         self.takes_last_image = not expands
         multiple: int = self._pipe.vae_scale_factor_spatial * max(patch[1:])
-        # Beyond the longest side the transformer has no positions.
+        # The transformer has no position embeddings beyond the longest side.
         self.sides = Sides(multiple, longest=self._pipe.transformer.config.rope_max_seq_len * multiple)
         self.rate = settings.rate or Fraction(24 if expands else 16)
 
@@ -64,13 +64,13 @@ class WanModel:
         """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
-            InvalidParameter: `steps` are too many for `shift`.
-            ModelFailed: out of memory, or numbers that are not finite.
-            DeviceFailed: the GPU is lost to this process.
-            Cancelled: nobody wants it any more; seen after each denoising step and each decoded latent frame.
+            InvalidParameter: `steps` is too large for `shift`.
+            ModelFailed: out of memory, or the model computed non-finite values.
+            DeviceFailed: this process can no longer use the GPU.
+            Cancelled: the job was cancelled; checked after each denoising step and each decoded latent frame.
         """
         task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
-        # A pipeline that an exception has left keeps its step cache, and its models on the device.
+        # After an exception the pipeline's step cache is filled and its models are on the device.
         release = self._pipe.maybe_free_model_hooks
         with report_device_errors(task, "ask for a smaller size or fewer frames", release):
             self._decode(self._denoise(plan, outlet), plan, outlet)
@@ -97,7 +97,7 @@ class WanModel:
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             guidance_scale_2=request.guidance_scale_2,
-            # On the CPU, whose generator gives every device the same noise.
+            # Generated on the CPU, so that the noise is the same on every device.
             generator=torch.Generator().manual_seed(plan.seed),
             output_type="latent",
             callback_on_step_end=on_step_end,
@@ -121,7 +121,7 @@ class WanModel:
         every = self._settings.preview_every
         if every == 0 or step % every:
             return None
-        # Both solvers keep their estimate of the finished latents, which shows more than the noisy ones.
+        # Both solvers keep their estimate of the final latents, a clearer picture than the noisy ones.
         estimate = self._pipe.scheduler.model_outputs[-1]  # (1, z, t, h, w) float32
         middle = estimate.shape[2] // 2
         latents = denormalise(self._pipe.vae, estimate[:, :, middle : middle + 1])
@@ -132,19 +132,19 @@ class WanModel:
 
 @torch.no_grad()
 def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode latent frame by latent frame: what `vae.decode` does, bit for bit, but frames come out as they are made.
+    """Decode one latent frame at a time: equals `vae.decode`, bit for bit, but yields frames as they are decoded.
 
-    The decoder is causal: all it knows of the past lies in its list of cached features, and here that list is ours.
+    The decoder is causal: its only state is the list of cached features, which this function keeps.
 
     Args:
-        vae: on the device it shall run on.
-        latents: (1, z, t, h, w), as `vae.decode` takes them.
+        vae: on its device for decoding.
+        latents: (1, z, t, h, w), as expected by `vae.decode`.
 
     Yields:
         (1, 3, n, height, width) in [-1, 1]; n is 1 for the first latent frame and 4 for each later one.
 
     Raises:
-        ModelFailed: the decoder made numbers that are not finite.
+        ModelFailed: the decoder computed non-finite values.
     """
     hidden = vae.post_quant_conv(latents)
     cache: list[Any] = [None] * vae._cached_conv_counts["decoder"]
@@ -157,7 +157,7 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tenso
 
 
 def denormalise(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Return `latents` as `vae.decode` takes them, on the VAE's device in its dtype; rounds as the pipeline does."""
+    """Return latents as expected by `vae.decode`, on the VAE's device in its dtype, rounded as by the pipeline."""
     latents = latents.to(vae.device, vae.dtype)
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
     scale = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
@@ -165,13 +165,13 @@ def denormalise(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
 
 
 def to_pixels(video: torch.Tensor) -> Pixels:
-    """Turn (1, 3, n, h, w) in [-1, 1] into (n, h, w, 3) uint8, rounding as the pipeline's post-processing does."""
+    """Convert (1, 3, n, h, w) in [-1, 1] to (n, h, w, 3) uint8, rounded as by the pipeline's post-processing."""
     unit = (video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).clamp(0, 1)
     return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
 
 def _fitted(frames: Frames, plan: WanPlan) -> Image.Image:
-    """Scale until the frame is covered, and cut off evenly what hangs over, as Wan's own code does."""
+    """Scale and centre-crop the picture to the video's size, as Wan's own code does."""
     return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 
@@ -182,7 +182,7 @@ def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:
     else:
         scheduler = DPMSolverMultistepScheduler.from_config(config, **flow, algorithm_type="dpmsolver++")
     scheduler.set_timesteps(request.steps)
-    first = scheduler.timesteps[:2].tolist()  # whole numbers; the scheduler finds its place by the first one's value
+    first = scheduler.timesteps[:2].tolist()  # integers; the scheduler finds its position by the first value
     if len(first) == 2 and first[0] == first[1]:
         raise InvalidParameter(
             f"steps: {request.steps} are too many for shift {request.shift}: the first two fall together", param="steps"
@@ -203,7 +203,7 @@ def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
 
 
 def _experts(pipe: WanImageToVideoPipeline) -> dict[str, WanTransformer3DModel]:
-    """The transformers there are, by the noise they are for."""
+    """Return the checkpoint's transformers by noise level, `high` and `low`."""
     experts = {"high": pipe.transformer, "low": pipe.transformer_2}
     return {name: expert for name, expert in experts.items() if expert is not None}
 

@@ -1,4 +1,4 @@
-"""A checked request of Wan."""
+"""Validated requests of Wan."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,9 @@ from services.wan.request import WanRequest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WanPlan(VideoPlan[WanRequest]):
-    """What Wan is to make."""
+    """A validated video request of Wan."""
 
     image: Frames
+    """The first picture of the video, one frame."""
     last_image: Frames | None
+    """The last picture of the video, one frame; None if the model chooses the end."""

@@ -1,4 +1,4 @@
-"""How Wan is served: a picture in, a video out."""
+"""The Wan service: generates a video from a picture."""
 
 from fractions import Fraction
 
@@ -29,10 +29,10 @@ class Wan(Service[WanSettings, WanModel]):
     def animate(
         self, request: WanRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""
     ) -> Stream:
-        """Make a video that begins with `image`, see `services.roles.ImageToVideo`.
+        """Generate a video that begins with `image`; see `services.roles.ImageToVideo`.
 
-        `last_image` is for checkpoints with a mask channel: Wan2.1 I2V and Wan2.2 I2V-A14B, not TI2V-5B. Frames before
-        `start` are made and kept back. Closing the stream stops the work before the next denoising step or decoded
+        `last_image` needs a checkpoint with a mask channel: Wan2.1 I2V and Wan2.2 I2V-A14B, not TI2V-5B. Frames before
+        `start` are decoded but not sent. Closing the stream stops the work before the next denoising step or decoded
         latent frame.
         """
         plan = self._plan(request, image, last_image, start)
@@ -56,7 +56,7 @@ class Wan(Service[WanSettings, WanModel]):
     def _check_second_guidance(self, first: float, second: float) -> None:
         if not self._model.has_two_experts:
             raise InvalidParameter("guidance_scale_2: this checkpoint has one expert", param="guidance_scale_2")
-        if first <= 1 < second:  # diffusers looks at the first scale only to decide whether there is guidance at all
+        if first <= 1 < second:  # diffusers decides by the first scale alone whether guidance is on
             raise InvalidParameter(
                 f"guidance_scale_2: has no effect while guidance_scale is 1 or less, got {second}",
                 param="guidance_scale_2",

@@ -39,7 +39,7 @@ RATE = 16.0
 
 
 class Counter:
-    """Creates jobs for the owner `ann`. In a `stocked` folder, `ann` has uploaded a first frame, edges and a clip."""
+    """Creates jobs for the owner `ann`, who in a `stocked` folder has uploaded a first frame, edges and a clip."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Counter:
         return await self._ordered(owner, "rolling-edit", given)
 
     async def branch(self, video: str, frame: object, owner: str = "ann", **fields: Any) -> Job:
-        """Create a rolling edit that starts from a frame of another."""
+        """Create a rolling edit that starts from a frame of another one."""
         return await self._ordered(owner, "rolling-edit", {"branch_from": {"video": video, "frame": frame}, **fields})
 
     async def video(self, **fields: Any) -> Job:

@@ -22,13 +22,13 @@ LIMITS = {"max_area": 64 * 64, "steps": 40, "n": 4}
 
 
 class PaintService:
-    """A fake Flux: the same items, and pixels that depend on the same inputs.
+    """A fake Flux: it yields the same kinds of items, with pixels that depend on the same inputs.
 
     Args:
         failing: number of finished steps, over all pictures → the exception raised then; 0 is before the first item.
-        hanging: number of finished steps at which it waits for `may_go_on`.
-        preview_every: as Flux' setting.
-        forgets: index of a picture that is left out.
+        hanging: number of finished steps after which it waits for `may_go_on`.
+        preview_every: steps between previews, as in Flux's settings; 0 disables them.
+        forgets: index of a picture that is not yielded.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PaintService:
 
 
 def painted(request: FluxRequest, index: int, face: Face | None = None) -> Pixels:
-    """(1, h, w, 3)."""
+    """Return the pixels of the fake picture with this index, (1, h, w, 3) uint8."""
     width, height = map(int, request.size.split("x"))
     mixed = zlib.crc32(b"" if face is None else face.embedding.tobytes())
     return np.random.default_rng([request.seed + index, mixed]).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
@@ -112,7 +112,7 @@ class FaceService:
 def seen_in(image: Frames) -> Face:
     random = np.random.default_rng(zlib.crc32(image.pixels.tobytes()))
     embedding = random.normal(size=512).astype(np.float32)
-    embedding /= np.sqrt(np.cumsum(embedding**2)[-1])  # as a model does: of length 1 within the precision of float32
+    embedding /= np.sqrt(np.cumsum(embedding**2)[-1])  # length 1 within float32 precision, as a model returns it
     places = random.uniform(-0.1, 1.1, (7, 2)).astype(np.float32)
     crop = Frames(random.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8))
     return Face(embedding, places[:5], places[5:].reshape(4), crop)

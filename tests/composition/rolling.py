@@ -1,4 +1,4 @@
-"""A rolling edit without Ray: its graph, the service that it asks, and media on the disk."""
+"""A rolling edit without Ray: its graph, a fake editing service, and media on disk."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -24,15 +24,15 @@ T = TypeVar("T", bound=Item)
 
 
 class Gone(Exception):
-    """Stands for the transport's own exception."""
+    """Stands for the transport's exception for a lost replica."""
 
 
 class Full(Exception):
-    """Likewise."""
+    """Stands for the transport's exception for a busy replica."""
 
 
 class Room:
-    """A graph, the service that it asks, and media on the disk."""
+    """A rolling edit graph, a fake editing service, and media on disk."""
 
     def __init__(self, folder: Path, service: EditService | None = None, **defaults: Any) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Room:
         return str(albums.folder(self.folder / f"edges{count}", files))
 
     def request(self, **fields: Any) -> RollingEditRequest:
-        """A small edit; a field that is None is left out."""
+        """Return a small edit's request; fields that are None are omitted."""
         given = {"init_frame": self.picture(FIRST), "edge_frames": self.edges(), "seed": 7, "steps": STEPS, **fields}
         return RollingEditRequest.model_validate({name: v for name, v in given.items() if v is not None})
 
@@ -67,7 +67,7 @@ class Room:
 
     @property
     def followed(self) -> list[int]:
-        """The numbers of the edges that were followed."""
+        """Numbers of the edge frames that the service received, in order."""
         return [media.number_of(asked.edges.pixels[0]) for asked in self.service.asked if asked.edges is not None]
 
 
@@ -84,7 +84,7 @@ def pictures(items: list[Item]) -> list[bytes]:
 
 
 async def gathered(items: AsyncGenerator[Item], seen: list[Item]) -> None:
-    """Take all there is, and keep what came before an error."""
+    """Append all items to `seen`; items before an error are kept."""
     async with aclosing(items):
         async for item in items:
-            seen.append(item)  # noqa: PERF401 - a comprehension would lose them
+            seen.append(item)  # noqa: PERF401 - a comprehension would lose them on an error

@@ -1,4 +1,4 @@
-"""Deployments without Ray: handles and streaming calls within this process, and a service that edits by arithmetic."""
+"""Deployments without Ray: handles and streaming calls within this process, and a fake editing service."""
 
 import asyncio
 import zlib
@@ -15,7 +15,7 @@ from services.qwen_edit.request import EditRequest
 
 
 class Call:
-    """A streaming call. As in Ray, the other side works in a task of its own and waits for nobody who listens."""
+    """A streaming call. As in Ray, the producer runs in a separate task and does not wait for the consumer."""
 
     def __init__(self, items: AsyncGenerator[Item]) -> None:
         self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
@@ -41,7 +41,7 @@ class Call:
 
 
 class Answers:
-    """What comes back from a broadcast."""
+    """The results of a broadcast."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -66,7 +66,7 @@ class Method:
 
 
 class Handle(RealHandle[Any]):
-    """Stands for the handle of a deployment; what is deployed is an object of this process."""
+    """Stands for the handle of a deployment; the deployment is an object in this process."""
 
     def __init__(self, deployed: object) -> None:
         self.deployed = deployed
@@ -86,14 +86,14 @@ class Handle(RealHandle[Any]):
         return Answers(getattr(self.deployed, method)(*args))
 
     async def rested(self) -> list[Call]:
-        """The calls so far, once none of them works any more."""
+        """Wait until all calls so far have ended, and return them."""
         async with asyncio.timeout(60):
             await asyncio.gather(*(call.task for call in self.calls), return_exceptions=True)
         return self.calls
 
 
 class PreferringHandle(RealHandle[Any]):
-    """A handle that is routed to replicas that were called with a word before."""
+    """A handle that prefers replicas that were called with the same word before."""
 
     def __init__(self, handle: Handle, preferred: str) -> None:
         self._handle = handle
@@ -104,10 +104,10 @@ class PreferringHandle(RealHandle[Any]):
 
 
 class HostHandle:
-    """Stands for the handle of a host of models: what is asked of one of them reaches that one's own handle.
+    """Stands for the handle of a host of several models: forwards each call to the handle of the called model.
 
     Args:
-        services: id → the service, or its handle.
+        services: services, or their handles, by model id.
     """
 
     def __init__(self, services: Mapping[str, object]) -> None:
@@ -127,7 +127,7 @@ class HostHandle:
 
 @dataclass(frozen=True)
 class HostMethod:
-    """A method of a host, ready to be called: one that streams for a model, or one that answers for it."""
+    """A method of a host: it streams or returns the result of one model."""
 
     host: HostHandle
     name: str
@@ -145,7 +145,7 @@ class HostMethod:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What the service was asked, once."""
+    """The arguments of one call of the service."""
 
     request: EditRequest
     image: Frames
@@ -155,11 +155,11 @@ class Asked:
 
 
 class EditService:
-    """Qwen-Image-Edit's place: the same stream, and pixels that depend on everything that the real ones depend on.
+    """A fake Qwen-Image-Edit: it yields the same kinds of items, with pixels that depend on the same inputs.
 
     Args:
-        failing: number of the call, from 0 → what it raises in the middle of its steps.
-        hanging: number of the call that waits behind its first step until it `may_go_on`.
+        failing: number of the call, from 0 → the exception raised after its first step.
+        hanging: number of the call that waits for `may_go_on` after its first step.
     """
 
     def __init__(self, failing: Mapping[int, Exception] | None = None, hanging: int | None = None) -> None:
@@ -168,7 +168,7 @@ class EditService:
         self.asked: list[Asked] = []
         self.stopped: list[str] = []
         self.working = 0
-        """Calls that have begun and not ended."""
+        """Number of calls in progress."""
         self.hangs = asyncio.Event()
         self.may_go_on = asyncio.Event()
 
@@ -204,7 +204,7 @@ class EditService:
 
 
 def results(request: EditRequest, image: Frames, edges: Frames | None, first: Frames) -> list[Item]:
-    """Sketches if they are asked for, scores, and the picture."""
+    """Return the results of an edit: sketches if `debug` is set, scores, and the picture."""
     style = first if request.ttlg.gram_scale > 0 else None
     given = [frames.pixels for frames in (image, edges, style) if frames is not None]
     mixed = zlib.crc32(b"".join(pixels.tobytes() for pixels in given))
@@ -221,12 +221,12 @@ def flipped(pixels: Pixels) -> Pixels:
 
 
 def noise(seed: int, width: int = 50, height: int = 34) -> Pixels:
-    """A picture in which every pixel counts, (h, w, 3)."""
+    """Return a picture of random pixels, (h, w, 3) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 class MuteService:
-    """A service that says nothing of what it makes; it makes `picture`, or nothing."""
+    """A service that yields only `picture`, or no item at all, without facts or progress."""
 
     def __init__(self, picture: Frames | None = None) -> None:
         self._picture = picture

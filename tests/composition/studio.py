@@ -1,4 +1,4 @@
-"""The full pipeline without Ray: its graph, and services whose pixels depend on all that they are given."""
+"""The full pipeline without Ray: its graph, and fake services whose pixels depend on all their inputs."""
 
 import zlib
 from collections.abc import AsyncGenerator
@@ -26,7 +26,7 @@ from tests.composition.serving import Handle
 
 WIDTH, HEIGHT, FRAMES = 32, 16, 10
 WINDOW = 3
-"""Frames that are decoded together."""
+"""Number of frames decoded together."""
 ROLES: dict[str, Role] = {
     "flux": "text-to-image",
     "instantid": "face",
@@ -34,7 +34,7 @@ ROLES: dict[str, Role] = {
     "svd": "image-to-video",
     "realesrgan": "upscale",
 }
-"""Model → the role that it takes."""
+"""Role by model kind."""
 MODELS = tuple(ROLES)
 
 
@@ -48,10 +48,10 @@ def done(stage: str, model: str) -> StageDone:
 
 
 class Studio:
-    """All five models.
+    """A fake service that stands in for all five models.
 
     Args:
-        failing: `model:number` of a call or of a decoded window → what it raises there.
+        failing: exceptions by place: `model:number` of a call, `window:frame` of a decoded window or `run:frame`.
     """
 
     def __init__(self, failing: dict[str, Exception] | None = None) -> None:
@@ -121,7 +121,7 @@ class Studio:
     async def upscale(self, request: UpscaleRequest, frames: Frames, key: str = "") -> AsyncGenerator[Item]:
         self._enter("realesrgan", frames)
         self._fail(f"run:{frames.first}")
-        # As of a net, what comes of a frame may depend a little on the frames beside it.
+        # As in a real network, a frame's result depends slightly on the other frames of its batch.
         noise = np.uint8(frames.count)
         large = frames.pixels.repeat(request.scale, 1).repeat(request.scale, 2) ^ noise
         yield Frames(np.ascontiguousarray(large), frames.first, frames.rate)
@@ -132,7 +132,7 @@ class Studio:
 
 
 class Room:
-    """The graph, on a disk of its own."""
+    """The graph with a separate folder on disk."""
 
     def __init__(
         self, folder: Path, studio: Studio | None = None, models: tuple[str, ...] = MODELS, **defaults: Any

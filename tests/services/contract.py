@@ -1,4 +1,4 @@
-"""What every service is asked in the tests of the contract: pictures by its role, fields by its kind."""
+"""Requests for the contract tests of every service: pictures by role, fields by model kind."""
 
 import asyncio
 from collections.abc import Generator, Mapping
@@ -29,12 +29,12 @@ PORTRAIT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB").crop((96
 
 
 class Subject:
-    """A service with random weights, and what it is asked in its first role.
+    """A service with random weights, and requests for its first role.
 
     Args:
-        kind: of model.
-        home: where the weights are written.
-        settings: in place of those with which the kind is served in tests.
+        kind: model kind.
+        home: folder for the weights.
+        settings: overrides of the kind's test settings.
     """
 
     def __init__(self, kind: str, home: Path, **settings: Any) -> None:
@@ -48,26 +48,26 @@ class Subject:
         self.short, self.long = dict(example.SHORT), {**example.SHORT, **example.LONG}
 
     def ask(self, fields: Mapping[str, Any], *, large: bool = False, **options: Any) -> Stream:
-        """Call the method of the role."""
+        """Call the method of the role with a request of these fields."""
         return self.ask_with(self.make_request(fields), large=large, **options)
 
     def make_request(self, fields: Mapping[str, Any]) -> Any:
-        """Return a request with these fields; None where nothing can be chosen."""
+        """Return a request with these fields; None if the role has no request class."""
         return self.offer.request.model_validate(fields) if self.offer.request is not None else None
 
     def ask_with(self, request: Any, *, large: bool = False, **options: Any) -> Stream:
-        """Call the method of the role with a request, which may be beyond what its class allows."""
+        """Call the method of the role with a request, which may violate the limits of its class."""
         method = getattr(self.service, find_method(self.offer.role))
         asked = {} if self.offer.request is None else {"request": request}
         return method(**asked, **choose_pictures(self.offer.role, large=large), **options)
 
     async def make(self, fields: Mapping[str, Any] | None = None, **options: Any) -> list[Item]:
-        """Return all that comes of a request, by default the short one."""
+        """Return all items of a request's stream, by default of the short request."""
         return [item async for item in self.ask(self.short if fields is None else fields, **options)]
 
 
 def choose_pictures(role: Role, *, large: bool) -> dict[str, Frames]:
-    """Return the pictures that the method of a role needs; `large` ones take long."""
+    """Return the pictures that the method of a role needs; `large` ones take longer to process."""
     if role in ("image-to-video", "restyle"):
         return {"image": PICTURE}
     if role == "guided-edit":
@@ -83,7 +83,7 @@ def choose_pictures(role: Role, *, large: bool) -> dict[str, Frames]:
 
 
 def compare(items: list[Item]) -> list[Any]:
-    """Return what two streams of one request must have in common: all but the time that it took."""
+    """Return the items in comparable form, without durations: equal for two streams of the same request."""
     return [_freeze(asdict(replace(item, seconds=0.0) if isinstance(item, StageDone) else item)) for item in items]
 
 
@@ -96,7 +96,7 @@ def _freeze(value: Any) -> Any:
 
 
 class Forwards:
-    """Counts what nets compute, in whatever model."""
+    """Number of module calls in all models."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -122,7 +122,7 @@ def count_forwards() -> Generator[Forwards]:
 
 @contextmanager
 def fail_forwards(error: RuntimeError) -> Generator[None]:
-    """Let every net fail as if the device had."""
+    """Let every module call within the block raise `error`, as a failing device would."""
 
     def fail(_module: torch.nn.Module, _args: Any) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""JSON that is made to take much memory, in many shapes."""
+"""JSON bodies of many shapes that are designed to need much memory when parsed."""
 
 import itertools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from services.errors import PayloadTooLarge
 from services.json_text import read_json
 
 LIMIT = LEAST_BYTES
-"""Bytes that these bodies may have, so that there is little to wait for."""
+"""Maximum size of these bodies in bytes; small, so that the tests are fast."""
 
 
 def repeated(item: bytes) -> Callable[[int], bytes]:
@@ -24,7 +24,7 @@ def one_text(start: str, end: str) -> Callable[[int], bytes]:
 
 
 def objects(size: int) -> Callable[[int], bytes]:
-    """Objects of so many fields, whose names are all different."""
+    """Return a writer of objects with `size` fields each, all with different names."""
 
     def written(count: int) -> bytes:
         names = iter(range(count * size))
@@ -77,7 +77,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 
 def most_sent(written: Callable[[int], bytes]) -> int:
-    """How many items the largest body of a shape has that may be sent."""
+    """Return the number of items in the largest body of a shape within the size limit."""
     count = LIMIT // (len(written(9)) - len(written(8)))
     while len(written(count)) > LIMIT:
         count = count * LIMIT // len(written(count)) - 1
@@ -85,7 +85,7 @@ def most_sent(written: Callable[[int], bytes]) -> int:
 
 
 def most_taken(written: Callable[[int], bytes]) -> int:
-    """How many items a body of a shape may have, nearly: it is taken, and one with an eighth more is not."""
+    """Return about the largest accepted number of items: a body with an eighth more items is rejected."""
     taken, refused = 0, most_sent(written) + 1
     while refused - taken > max(1, refused // 8):
         middle = (taken + refused) // 2
@@ -97,7 +97,7 @@ def most_taken(written: Callable[[int], bytes]) -> int:
 
 
 def fits(body: bytes) -> bool:
-    """Read a body of the limit. Whether it was taken."""
+    """Parse a body within the memory limit, and return whether it was accepted."""
     allowance = Allowance(LIMIT)
     try:
         with allowing(allowance), allowance.lent(len(body)):

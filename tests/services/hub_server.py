@@ -1,4 +1,4 @@
-"""A hub on this machine that speaks as much of Hugging Face's and of ModelScope's HTTP as a download needs."""
+"""A local fake hub with the parts of Hugging Face's and ModelScope's HTTP API that downloads need."""
 
 import hashlib
 import json
@@ -16,48 +16,48 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """What the hub has, and how it behaves."""
+    """A repository of the hub, and the faults that it simulates."""
 
     files: dict[str, bytes]
     claimed: dict[str, int] = field(default_factory=dict[str, int])
-    """File → bytes that the list says instead of the truth."""
+    """False sizes in bytes by file, for the file list."""
     gate: str = ""
-    """An X-Error-Code, for whoever does not show `token`."""
+    """X-Error-Code of the response to requests without `token`; empty if the repository is public."""
     gated_list: bool = False
-    """Whether the gate stands before the list too."""
+    """Whether the file list needs the token too."""
     token: str = ""
     cut: dict[str, int] = field(default_factory=dict[str, int])
-    """File → bytes after which its connection breaks, once."""
+    """Number of bytes by file after which the connection breaks, once."""
 
 
 class HubServer:
-    """The hub, and what it was asked."""
+    """The hub's repositories, and a record of its requests."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything."""
+        """Remove all repositories and recorded requests."""
         self.repositories: dict[str, Repository] = {}
         self.served: Counter[str] = Counter()
-        """File → how often its bytes were asked for."""
+        """Number of downloads by file."""
         self.ranges: list[str] = []
         self.requests = 0
         self.hold = threading.Event()
-        """While it is not set, files wait in the middle."""
+        """While it is cleared, responses pause in the middle of a file."""
         self.hold.set()
         self.held = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `hub`."""
+    """HTTP request handler of `hub`."""
 
     protocol_version = "HTTP/1.1"
     hub: HubServer
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name there)
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (name of the overridden parameter)
+        """Suppress the log."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that close the connection."""
 
 
 def _oid(data: bytes) -> str:
@@ -188,7 +188,7 @@ def _oid(data: bytes) -> str:
 
 @contextmanager
 def running() -> Generator[HubServer]:
-    """Serve on a free port of the loopback."""
+    """Serve the hub on a free local port within the block."""
     handler = type("Bound", (Handler,), {})
     server = _Server(("127.0.0.1", 0), handler)
     hub = HubServer(f"http://127.0.0.1:{server.server_port}")

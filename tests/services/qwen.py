@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit with random weights, as both of its tests load it, and what its streams hold."""
+"""Qwen-Image-Edit with random weights for its tests, and access to the items of its streams."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from services.qwen_edit.service import QwenEdit
 from services.qwen_edit.settings import QwenEditSettings
 
 AREAS = 64 * 64, 112 * 112
-"""Pixels to which given pictures are scaled, for the VAE and for Qwen2.5-VL."""
+"""Areas in pixels to which input pictures are scaled, for the VAE and for Qwen2.5-VL."""
 
 
 def loaded(home: Path, **settings: Any) -> QwenEdit:
@@ -25,7 +25,7 @@ def loaded(home: Path, **settings: Any) -> QwenEdit:
 
 
 def pixels_of(items: list[Item]) -> Pixels:
-    """The picture, (1, h, w, 3)."""
+    """Return the pixels of the resulting picture, (1, h, w, 3) uint8."""
     (pixels,) = (item.pixels for item in items if isinstance(item, Frames))
     return pixels
 

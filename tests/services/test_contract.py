@@ -1,4 +1,4 @@
-"""What every service keeps to, whichever model it serves. A new model is held to it by being in MODELS."""
+"""The contract of every service, for all models; a new model is included by its entry in MODELS."""
 
 import asyncio
 from contextlib import aclosing
@@ -18,7 +18,7 @@ from services.worker import ServiceInfo
 from tests.services.contract import Subject, compare, count_forwards, fail_forwards
 
 SAMPLED = [kind for kind, model in KINDS.items() if model.offers[0].role not in ("describe", "face", "upscale")]
-"""Kinds that begin from a seed."""
+"""Model kinds whose requests have a seed."""
 VIDEOS = [kind for kind, model in KINDS.items() if model.offers[0].role in ("image-to-video", "text-to-video")]
 
 
@@ -38,7 +38,7 @@ videos = pytest.mark.parametrize("subject", VIDEOS, indirect=True)
 
 @pytest.fixture(scope="module")
 def undisturbed(subject: Subject) -> list[Item]:
-    """What comes of the short request."""
+    """Items of the short request's stream."""
     return asyncio.run(subject.make())
 
 
@@ -94,7 +94,7 @@ async def test_frames_before_the_start_are_kept_back(subject: Subject, undisturb
         assert np.array_equal(run.pixels, whole[run.first : run.stop])
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 SETTINGS = {
@@ -104,7 +104,7 @@ SETTINGS = {
     "num_frames": "max_frames",
     "steps": "max_steps",
 }
-"""Field of a request → the setting that limits it."""
+"""Setting that limits a request's field, by field."""
 
 
 def test_limits_are_those_of_the_settings(subject: Subject) -> None:
@@ -149,7 +149,7 @@ async def test_a_start_that_is_not_in_the_video_is_refused(subject: Subject, bey
     assert caught.value.param == "start"
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def drain(stream: Any) -> None:
@@ -168,7 +168,7 @@ async def test_closing_the_stream_stops_the_work_within_a_step(subject: Subject,
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        # The step that ran, and one that may just have begun: a short request has at least as many.
+        # The running step and at most one more: a short request has at least as many.
         assert long.count - before <= 2 * short.count
         assert not (await subject.service.info()).busy
     assert compare(await subject.make()) == compare(undisturbed)
@@ -200,7 +200,7 @@ async def test_requests_take_turns(subject: Subject, undisturbed: list[Item]) ->
     assert compare(first) == compare(second) == compare(undisturbed)
 
 
-# --- what it says of itself ---------------------------------------------------------------------------------------
+# --- reported information -----------------------------------------------------------------------------------------
 
 
 async def test_info_says_what_is_loaded(subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""What the device raises in torch's errors is raised in the project's, and its memory is given back."""
+"""Device errors of torch are converted to the project's errors, and device memory is released."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Downloads from hubs that run on this machine, by the clients that are used in earnest."""
+"""Downloads from local fake hubs with the real client libraries."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def lasting() -> Iterator[HubServer]:
 
 @pytest.fixture
 def hub(lasting: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope-home"))  # its client leaves a mark there
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope-home"))  # ModelScope's client writes a file there
     lasting.begin()
     lasting.repositories["a/b"] = Repository(dict(FILES))
     return lasting
@@ -55,7 +55,7 @@ def of(hub: HubServer, kind: str = "huggingface", **fields) -> Weights:
 
 
 def told(_done: int, _total: int) -> None:
-    """Nobody listens."""
+    """Ignore the progress."""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up(hub, tmp_path):
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, kind, tmp_path):
-    large = UNET * 16  # huggingface_hub writes ten megabytes at a time
+    large = UNET * 16  # huggingface_hub writes in chunks of ten megabytes
     hub.repositories["a/b"] = Repository({"model.bin": large}, cut={"model.bin": 12_000_000})
     seen: list[tuple[int, int]] = []
     folder = fetch(of(hub, kind), tmp_path, lambda done, total: seen.append((done, total)))
@@ -228,7 +228,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, kind, tmp_path
 
 
 def test_a_process_that_is_killed_is_taken_up(hub, kind, tmp_path):
-    files = {"config.json": b"{}", "model.bin": UNET * 32}  # half of which is more than a socket holds
+    files = {"config.json": b"{}", "model.bin": UNET * 32}  # half of it exceeds a socket's buffer
     hub.repositories["a/b"] = Repository(files)
     fetch(of(hub, kind, files=("*.json",)), tmp_path, told)
     hub.hold.clear()
@@ -275,7 +275,7 @@ def test_two_processes_download_once(hub, kind, tmp_path):
     assert hub.served == dict.fromkeys(FILES, 1)
     together = hub.requests
     fetch(of(hub, kind), tmp_path / "alone", told)
-    assert hub.requests == 2 * together  # the one that waited has asked for nothing, not even the list
+    assert hub.requests == 2 * together  # the waiting process has sent no request, not even for the list
 
 
 def test_a_file_that_was_cut_short_on_the_disk_is_fetched_again(hub, kind, tmp_path):

@@ -17,7 +17,7 @@ def below(parent: type[ReelError]) -> Iterator[type[ReelError]]:
 
 EVERY_CLASS = list(below(ReelError))
 Row = tuple[str, str, str, int, bool]
-"""Name, name of the parent, code, status, retryable."""
+"""Name, parent's name, code, status and retryability of each error."""
 
 
 def drawn_tree(docstring: str) -> set[Row]:
@@ -28,7 +28,7 @@ def drawn_tree(docstring: str) -> set[Row]:
     ):
         depth = len(branches) // 4
         path = [*path[:depth], name]
-        if depth == 0:  # the root's row holds the headings
+        if depth == 0:  # the root's row is the heading
             rows.add((name, "Exception", ReelError.code, ReelError.status, ReelError.retryable))
         else:
             rows.add((name, path[depth - 1], code, int(status), retryable == "yes"))

@@ -1,4 +1,4 @@
-"""A face's identity in Flux: it acts, as far as is asked, where its points are, and without it nothing changes."""
+"""Identity conditioning in Flux: its effect by strength, range and key points; without a face nothing changes."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def flux(home) -> Flux:
 
 @pytest.fixture(scope="module")
 def plain(flux) -> Pixels:
-    """Without a face."""
+    """Return the picture without a face."""
     return asyncio.run(made(flux))
 
 
@@ -72,14 +72,14 @@ async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
 
 @pytest.fixture
 def nets(home, tmp_path) -> Path:
-    """A copy of the nets, to be spoiled."""
+    """Return a copy of the networks, which the test may damage."""
     folder = tmp_path / "nets"
     folder.mkdir()
     write("identity", folder)
     return folder
 
 
-# --- what a face does ---------------------------------------------------------------------------------------------
+# --- effect of a face --------------------------------------------------------------------------------------------
 
 
 async def test_the_same_face_is_the_same_and_another_another(flux, plain, ada):
@@ -97,7 +97,7 @@ async def test_without_a_face_nothing_has_changed(home, flux, plain):
 
 async def test_no_strength_is_no_face(flux, plain, ada):
     assert np.array_equal(await made(flux, ADA, identity_strength=0), plain)
-    # The noise is the same, so that a little of it is not yet another picture.
+    # The noise is the same, so a weak face changes the picture only a little.
     assert np.abs((await made(flux, ADA, identity_strength=1e-7)).astype(int) - plain).max() <= 1
     assert not np.array_equal(await made(flux, ADA, identity_strength=0.5), ada)
 
@@ -106,7 +106,7 @@ async def test_it_acts_in_its_window(flux, plain, ada):
     early = await made(flux, ADA, identity_end=0.5)
     late = await made(flux, ADA, identity_start=0.5)
     assert len({picture.tobytes() for picture in (plain, ada, early, late)}) == 4
-    assert np.array_equal(await made(flux, ADA, identity_start=0.4, identity_end=0.41), plain)  # no step lies in it
+    assert np.array_equal(await made(flux, ADA, identity_start=0.4, identity_end=0.41), plain)  # no step in range
 
 
 async def test_outside_its_window_the_net_is_not_computed(flux):
@@ -136,7 +136,7 @@ async def test_the_net_hears_the_face_and_not_the_prompt(flux):
 
 
 async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
-    """Its own latents given, and the tokens in place of the prompt at a guidance of one, by hooks of the test's own."""
+    """The reference gets the same latents, and hooks replace the prompt by the tokens at a guidance of 1."""
     folder = resolve(written("flux", "identity", home), home)
     pipe: Any = FluxControlNetPipeline.from_pretrained(
         resolve(written("flux", "tiny", home), home),
@@ -206,7 +206,7 @@ async def test_bfloat16(home, ada):
     assert np.abs(half.astype(int) - ada).mean() < 16
 
 
-# --- the nets -----------------------------------------------------------------------------------------------------
+# --- networks -----------------------------------------------------------------------------------------------------
 
 
 def test_the_names_of_the_parameters_are_those_of_the_published_file(nets):
@@ -241,7 +241,7 @@ async def test_the_file_may_be_a_pickle_of_tensors_in_a_subfolder(home, nets, ad
 
 
 class Payload:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -253,7 +253,7 @@ class Payload:
 def test_a_pickle_of_anything_else_is_not_opened(home, nets):
     torch.save({"image_proj": Payload(nets / "ran")}, nets / "image_proj_model.bin")
     (nets / PROJECTION).unlink()
-    with pytest.raises(ConfigError, match="identity: there is no image_proj_model"):
+    with pytest.raises(ConfigError, match=r"identity: image_proj_model\.safetensors cannot be loaded as a "):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
     assert not (nets / "ran").exists()
 
@@ -268,7 +268,7 @@ def test_a_folder_without_the_nets(home, nets, fault):
         save_file({"weight": torch.ones(2)}, nets / PROJECTION)
     else:
         (nets / PROJECTION).write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="identity: there is no"):
+    with pytest.raises(ConfigError, match=r"identity: .* cannot be loaded as a "):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
 
 
@@ -278,16 +278,16 @@ def test_nets_for_another_transformer(home, nets):
     tensors |= {"proj_out.weight": torch.ones(48, 32), "proj_out.bias": torch.ones(48)}
     tensors |= {"norm_out.weight": torch.ones(48), "norm_out.bias": torch.ones(48)}
     save_file(tensors, nets / PROJECTION)
-    with pytest.raises(ConfigError, match="the tokens have 48 channels, and the ControlNet takes 32"):
+    with pytest.raises(ConfigError, match="the tokens have 48 channels, but the ControlNet needs 32"):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
     write("identity", nets)
     narrow = {**{key: value for key, value in config.items() if key[0] != "_"}, "num_attention_heads": 1}
     FluxControlNetModel(**narrow).save_pretrained(nets / CONTROLNET)
-    with pytest.raises(ConfigError, match="the ControlNet has num_attention_heads 1, and the transformer 2"):
+    with pytest.raises(ConfigError, match="the ControlNet has num_attention_heads 1, but the transformer has 2"):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
 
 
-# --- the points ---------------------------------------------------------------------------------------------------
+# --- key points ---------------------------------------------------------------------------------------------------
 
 
 def test_points_are_drawn_in_their_colours_over_darker_limbs():

@@ -1,4 +1,4 @@
-"""LoRAs by the request: the same pixels as diffusers' own, never mixed, and no harm by a file that does not fit."""
+"""LoRAs for each request: the same pixels as with diffusers, no leaks between requests, and rejection of bad files."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Four that fit: of other layers, ranks and alphas."""
+    """A folder with four valid LoRAs of different layers, ranks and alphas."""
     folder = tmp_path_factory.mktemp("loras")
     save_file(tensors_of(QUERIES, rank=2, seed=1), folder / "ink.safetensors")
     save_file(tensors_of(VALUES, rank=4, seed=2), folder / "oil.safetensors")
@@ -71,7 +71,7 @@ def loaded(home: Path, folder: Path, **more) -> Flux:
 
 
 async def made(flux: Flux, **weights: float) -> Pixels:
-    """The picture that LoRAs of these weights make; `sub_chalk` is `sub/chalk`."""
+    """Return the picture with LoRAs of these weights; `sub_chalk` stands for `sub/chalk`."""
     return await painted(flux, [{"name": name.replace("_", "/"), "weight": weight} for name, weight in weights.items()])
 
 
@@ -82,7 +82,7 @@ async def painted(flux: Flux, loras: list[dict[str, Any]]) -> Pixels:
 
 
 def by_diffusers(home: Path, folder: Path, **weights: float) -> Pixels:
-    """What diffusers itself makes."""
+    """Return the picture of diffusers' own pipeline."""
     pipe: Any = FluxPipeline.from_pretrained(resolve(written("flux", "tiny", home), home), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     for name in weights:
@@ -94,12 +94,12 @@ def by_diffusers(home: Path, folder: Path, **weights: float) -> Pixels:
 
 
 def adapters_of(flux: Flux) -> set[str]:
-    """Whatever peft holds anywhere in the transformer."""
+    """Return the names of all adapters that peft holds in the transformer."""
     modules = flux._model._pipe.transformer.modules()
     return {adapter for module in modules for adapter in getattr(module, "lora_A", {})}
 
 
-# --- what they do -------------------------------------------------------------------------------------------------
+# --- effect -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_the_one_used_longest_ago_makes_room_and_those_in_use_stay(home, f
     await made(small, wax=1)
     assert list(small._model.loras.loaded) == ["ink", "wax"]
     place = small._model.loras._slots["ink"]
-    both = await made(small, sub_chalk=1, ink=1)  # `ink` is the older, but this request wants it
+    both = await made(small, sub_chalk=1, ink=1)  # `ink` is the least recently used, but this request uses it
     assert small._model.loras._slots["ink"] is place
     assert list(small._model.loras.loaded) == ["sub/chalk", "ink"]
     assert np.array_equal(both, await made(flux, sub_chalk=1, ink=1))
@@ -190,11 +190,11 @@ async def test_kohya_s_layout(home, tmp_path):
     assert np.array_equal(await made(flux, kohya=1), by_diffusers(home, tmp_path, kohya=1))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 class Payload:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -231,7 +231,7 @@ async def test_a_pickle_is_not_opened(home, tmp_path, plain, ending):
 
 
 def spoiled() -> dict[str, dict[str, torch.Tensor]]:
-    """Files that do not fit, by what is wrong with them."""
+    """Files that do not fit, by their defect."""
     fits = tensors_of(QUERIES, 2, 1)
     down, up = f"transformer.{QUERIES[0]}.lora_A.weight", f"transformer.{QUERIES[0]}.lora_B.weight"
     return {
@@ -278,7 +278,7 @@ async def test_a_file_that_does_not_fit_harms_nothing(home, folder, tmp_path, pl
 
 
 def based(name: str) -> str:
-    """The name of a layer's own parameter, once peft has put itself round the layer."""
+    """Return the name of a layer's own parameter after peft has wrapped the layer."""
     head, _, tail = name.rpartition(".")
     return f"{head}.base_layer.{tail}"
 
@@ -322,7 +322,7 @@ def test_a_repository_of_unknown_terms_on_the_list_is_known_at_the_start(folder,
 
 @pytest.fixture
 def swapping(home, folder) -> Flux:
-    """As with `compile`, but for the compilation itself."""
+    """A service with the LoRA handling of `compile`, but without compilation."""
     flux = loaded(home, folder)
     settings = settings_of(home, folder, max_lora_rank=8, max_loras=2, compile=True)
     flux._model.loras = Loras(settings, home, flux._model._pipe)
@@ -357,7 +357,7 @@ async def test_several_at_once_and_other_layers_can_be_swapped_in_too(swapping, 
 
 
 async def test_fewer_at_once_take_the_first_slots(swapping):
-    """So that what is compiled depends on how many there are, not on which slot they fell into."""
+    """Compiled code thus depends on the number of LoRAs, not on their slots."""
     await made(swapping, ink=1, wax=1)
     await made(swapping, oil=1)
     assert swapping._model.loras._slots["oil"].adapter == "slot_00"

@@ -1,4 +1,4 @@
-"""What Flux makes, with random weights: the same pixels as diffusers' own pipeline, and levers that really act."""
+"""Flux with random weights: the same pixels as diffusers' own pipeline, and settings that take effect."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def flux(home) -> Flux:
 
 @pytest.fixture(scope="module")
 def plain(flux) -> Pixels:
-    """What REQUEST makes when nothing is set."""
+    """Pictures of REQUEST with default settings."""
     return asyncio.run(made(flux))
 
 
@@ -49,7 +49,7 @@ def loaded(home: Path, **more) -> Flux:
 
 
 async def made(flux: Flux, request: FluxRequest = REQUEST) -> Pixels:
-    """All pictures, (n, h, w, 3)."""
+    """Return all pictures, (n, h, w, 3)."""
     items = [item async for item in flux.generate_image(request)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
@@ -136,7 +136,7 @@ async def test_the_last_preview_is_the_picture_where_that_is_small(home, plain):
     items = [item async for item in loaded(home, preview_every=1).generate_image(REQUEST)]
     previews = [item.preview for item in items if isinstance(item, Progress) and item.preview is not None]
     assert np.abs(previews[-1].pixels.astype(int) - plain).max() <= 1
-    # Before that it shows what the step estimates, which is nearer to the picture than noise is.
+    # Earlier previews show the step's estimate, which approaches the picture from step to step.
     errors = [np.abs(preview.pixels.astype(int) - plain).mean() for preview in previews]
     assert errors == sorted(errors, reverse=True)
 
@@ -160,7 +160,7 @@ async def test_an_attention_backend_is_taken(home, plain):
     blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
     assert {block.attn.processor._attention_backend.value for block in blocks} == {"_native_math"}
     assert np.abs((await made(flux)).astype(int) - plain).max() <= 2
-    loaded(home, attention="native")  # the choice is the process's: put it back
+    loaded(home, attention="native")  # a process-wide setting: restore it
 
 
 @pytest.mark.parametrize("attention", ["quick", "flash"])

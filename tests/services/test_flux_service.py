@@ -1,4 +1,4 @@
-"""How Flux is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The Flux service: order of the stream, rejected requests, and cancellation."""
 
 import logging
 from contextlib import aclosing
@@ -123,7 +123,7 @@ async def test_a_long_prompt_is_cut_and_not_logged(flux):
     assert not [text for text in told if "secret" in text]
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_lora_is_asked_for_once(alias):
     assert caught.value.param == "loras"
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def test_closing_between_two_pictures_paints_no_more(flux):

@@ -1,4 +1,4 @@
-"""What HunyuanDiT makes, with random weights: the same pixels as diffusers' own parts, and levers that really act."""
+"""HunyuanDiT with random weights: the same pixels as with diffusers' own parts, and settings that take effect."""
 
 import asyncio
 import json
@@ -47,13 +47,13 @@ def hunyuan(home) -> HunyuanDit:
 
 @pytest.fixture(scope="module")
 def plain(hunyuan) -> Pixels:
-    """What REQUEST makes of PICTURE when nothing is set."""
+    """The result of REQUEST and PICTURE with default settings."""
     return asyncio.run(made(hunyuan))
 
 
 @pytest.fixture
 def pipe(home) -> Any:
-    """The pipeline as diffusers loads it, with DPM-Solver++ for its scheduler."""
+    """Return the pipeline as diffusers loads it, with DPM-Solver++ as its scheduler."""
     pipe = HunyuanDiTPipeline.from_pretrained(
         resolve(written("hunyuan-dit", "tiny", home), home), local_files_only=True, requires_safety_checker=False
     )
@@ -98,7 +98,7 @@ def tail(config: dict[str, Any], steps: int, kept: int) -> Any:
 
 
 def walked(scheduler: Any, timesteps: Tensor, latents: Tensor) -> list[Tensor]:
-    """Every state on the way; what stands for the model bends with the state and the time."""
+    """Return every state of the scheduler; the stand-in for the model is nonlinear in state and time."""
     states = []
     for timestep in timesteps:
         latents = scheduler.step(torch.sin(3 * latents + timestep / 100), timestep, latents).prev_sample
@@ -173,7 +173,7 @@ async def test_at_full_strength_the_pixels_are_those_of_the_pipeline_itself(huny
 
 
 def denoiser(pipe: Any, request: RestyleRequest) -> Callable[[Tensor, Tensor], Tensor]:
-    """The guided prediction, step by step as the pipeline makes it."""
+    """Return a function for the guided prediction of one step, as the pipeline computes it."""
     texts = [
         pipe.encode_prompt(request.prompt, negative_prompt=request.negative_prompt, text_encoder_index=index)
         for index in (0, 1)
@@ -194,7 +194,7 @@ def denoiser(pipe: Any, request: RestyleRequest) -> Callable[[Tensor, Tensor], T
             text_embedding_mask_t5=mask_2,
             image_rotary_emb=rotary,
         ).sample
-        without, with_prompt = both.chunk(2, dim=1)[0].chunk(2)  # the other half is the variance it has learned
+        without, with_prompt = both.chunk(2, dim=1)[0].chunk(2)  # the other half is the learned variance
         return without + request.guidance_scale * (with_prompt - without)
 
     return predict
@@ -208,7 +208,7 @@ async def test_at_any_strength_they_are_those_of_the_last_steps_done_by_hand(hun
 
 @torch.no_grad()
 def by_hand(pipe: Any, request: RestyleRequest, start: int) -> Pixels:
-    """The picture that diffusers' scheduler makes when it is led from step `start` on."""
+    """Return the picture of diffusers' scheduler, run from step `start` on."""
     latents = noisy_latents(pipe, request, start)
     predict = denoiser(pipe, request)
     pipe.scheduler.set_begin_index(start)
@@ -292,7 +292,7 @@ async def test_chunks_of_tokens_change_nothing_but_the_memory(home, plain):
         assert isinstance(block.ff, ChunkedFeedForward)
         block.ff.whole.register_forward_hook(lambda _module, args, _out: tokens.append(args[0].shape[1]))
     assert apart(await made(hunyuan), plain).max() <= 1
-    assert tokens[:3] == [5, 5, 2]  # of the 12 there are
+    assert tokens[:3] == [5, 5, 2]  # out of 12
     assert max(tokens) == 5
 
 
@@ -300,7 +300,7 @@ async def test_the_transformer_is_compiled(home, plain):
     hunyuan = loaded(home, compile=True)
     assert hunyuan._model._pipe.transformer._compiled_call_impl is not None
     assert loaded(home)._model._pipe.transformer._compiled_call_impl is None
-    with torch.compiler.set_stance("force_eager"):  # what the compiler itself makes of it takes minutes
+    with torch.compiler.set_stance("force_eager"):  # real compilation takes minutes
         assert np.array_equal(await made(hunyuan), plain)
 
 

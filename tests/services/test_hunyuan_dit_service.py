@@ -1,4 +1,4 @@
-"""How HunyuanDiT is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The HunyuanDiT service: order of the stream, rejected requests, and cancellation."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -119,14 +119,14 @@ async def test_the_size_is_told_and_kept(hunyuan, width, height, max_area, sampl
     assert pixels_of(items).shape == (1, height, width, 3)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 async def test_more_steps_than_there_are_levels_of_noise(hunyuan):
     with pytest.raises(InvalidParameter, match="steps: 1000 are too many") as caught:
         await collected(hunyuan, changed(steps=1000, strength=0.01))
     assert caught.value.param == "steps"
-    assert len(await collected(hunyuan, changed(steps=999, strength=0.004))) == 9  # the last four
+    assert len(await collected(hunyuan, changed(steps=999, strength=0.004))) == 9  # the last four steps
 
 
 @pytest.mark.parametrize(

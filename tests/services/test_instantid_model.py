@@ -1,4 +1,4 @@
-"""What finds and tells faces: the nets as published, an alignment that is exact, checkpoints that are refused."""
+"""Detection and recognition of faces: networks as published, exact alignment, rejected checkpoints."""
 
 import asyncio
 import math
@@ -68,7 +68,7 @@ def face_in(service: InstantId, pixels=ASTRONAUT) -> Face:
 
 
 def test_it_finds_what_facenet_pytorch_finds(mtcnn):
-    """The numbers are what `MTCNN(keep_all=True).detect(picture, landmarks=True)` of version 2.6.0 gives."""
+    """The expected numbers are those of `MTCNN(keep_all=True).detect(picture, landmarks=True)`, version 2.6.0."""
     (face,) = mtcnn.detect(ASTRONAUT, lambda: None)
     assert np.abs(face.box - [181.1, 62.2, 267.7, 172.1]).max() < 0.06
     points = [[205.011, 101.727], [246.763, 103.714], [224.671, 128.965], [201.716, 139.246], [245.265, 141.857]]
@@ -108,7 +108,7 @@ def test_what_check_raises_ends_the_search(mtcnn):
 
 
 def transformed(scale: float, degrees: float, x: float, y: float) -> Features:
-    """The template's key points, turned clockwise as seen, scaled and moved."""
+    """Return the template's key points, rotated clockwise, scaled and moved."""
     angle = math.radians(degrees)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return (scale * TEMPLATE @ turn.T + [x, y]).astype(np.float32)
@@ -184,11 +184,11 @@ def test_beyond_the_picture_it_is_black():
 
 
 HEAD = np.array([[-32, 0, 0], [32, 0, 0], [0, 40, 27], [-25, 70, 0], [25, 70, 0]], float)
-"""Millimetres: right, down, towards the camera."""
+"""Key points of a head in millimetres: right, down, towards the camera."""
 
 
 def projected(turned: float, nodded: float, rolled: float) -> Features:
-    """A head's key points as a camera far away sees them; degrees."""
+    """Return a head's key points, rotated by angles in degrees, in parallel projection."""
     a, b, c = (math.radians(angle) for angle in (turned, nodded, rolled))
     turn = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
     nod = np.array([[1, 0, 0], [0, math.cos(b), -math.sin(b)], [0, math.sin(b), math.cos(b)]])
@@ -224,7 +224,7 @@ def test_the_layout_is_that_of_the_published_file():
 
 
 def plainly(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """IR-SE50 of facexlib as one computation on named weights."""
+    """Compute facexlib's IR-SE50 directly from named weights."""
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
         mean, var, weight, bias = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", *"wb"))
@@ -270,11 +270,11 @@ def test_random_weights_are_the_same_every_time_and_small(checkpoint, tmp_path):
     assert (tmp_path / FILE).stat().st_size < 4_500_000
 
 
-# --- what is not a checkpoint -------------------------------------------------------------------------------------
+# --- rejected checkpoints -----------------------------------------------------------------------------------------
 
 
 class Payload:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -372,15 +372,15 @@ def test_insightface_is_not_installed(home, tmp_path):
 
 
 OFFSETS = np.array([[-10, -12], [11, -10], [1, 1], [-8, 12], [9, 11]], float)
-"""Pixels from the middle of the face."""
+"""Key points in pixels from the centre of the face."""
 
 
 def write_red_detector(folder: Path) -> None:
-    """Write a net with SCRFD's inputs and outputs that takes every red 8 x 8 pixels for a face of 64 x 64."""
+    """Write a network with SCRFD's inputs and outputs that detects a face of 64 x 64 in each red cell of 8 x 8."""
     nodes, constants, names = [], [], []
 
     def told(name: str, stride: int, weight, bias, activation: str) -> None:
-        """One output: (anchors, values), from the average of each cell."""
+        """Add one output, (anchors, values), computed from each cell's average."""
         values = len(bias) // 2
         part = f"{name}{stride}"
         constants.extend(

@@ -1,4 +1,4 @@
-"""How faces are served: the order of the stream, which pictures are refused, and how it is stopped."""
+"""The face detection service: order of the stream, rejected pictures, and cancellation."""
 
 import asyncio
 from collections.abc import Generator
@@ -22,12 +22,12 @@ from services.instantid.settings import InsightFaceSettings, InstantIdSettings, 
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB")
-"""512 x 512, one face from the front; box and key points below are read off the picture."""
+"""Picture of 512 x 512 pixels with one frontal face; the box and key points below were read off it."""
 EYES = (203, 101), (248, 103)
 BOX = 180, 58, 272, 174
 PORTRAIT = ASTRONAUT.crop((96, 0, 352, 256))
 WEIGHTS = {"path": "/weights"}
-"""Of settings that nothing is loaded with."""
+"""Weights for settings that are only validated, never loaded."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ async def refusal(faces: InstantId, picture: Image.Image) -> str:
 
 @contextmanager
 def searching(faces: InstantId) -> Generator[tuple[asyncio.Event, list[int]]]:
-    """An event that is set when the search has begun, and a list that grows with each of its steps."""
+    """Yield an event that is set when the search starts, and a list with one item per step."""
     begun, loop, steps = asyncio.Event(), asyncio.get_running_loop(), []
 
     def count(*_) -> None:
@@ -164,7 +164,7 @@ async def test_a_tilted_head_is_found_and_set_upright(faces, degrees):
     assert np.degrees(np.arctan2(y1 - y2, x2 - x1)) == pytest.approx(degrees, abs=6)
     assert tilted.crop is not None
     assert upright.crop is not None
-    middle = np.s_[0, 45:95, 36:76]  # without the hair
+    middle = np.s_[0, 45:95, 36:76]  # the box excludes the hair
     assert np.abs(tilted.crop.pixels[middle].astype(int) - upright.crop.pixels[middle]).mean() < 16
     assert tilted.embedding @ upright.embedding > 0.7
 
@@ -200,11 +200,11 @@ async def test_a_small_face_is_used_and_it_is_said(home):
     assert str(facts_of(items)["notice"]).startswith("the face is small: ")
 
 
-# --- which pictures are refused -----------------------------------------------------------------------------------
+# --- rejected pictures --------------------------------------------------------------------------------------------
 
 
 def bunny() -> Image.Image:
-    """A meadow, a rock and the sky: the right half of the film's first frame."""
+    """A picture without a face: the right half of the film's first frame, with a meadow, a rock and the sky."""
     with av.open(str(ROOT / "clients/media/bigbuckbunny.mp4")) as film:
         return next(film.decode(video=0)).to_image().crop((640, 0, 1280, 720)).resize((320, 360))
 
@@ -248,7 +248,7 @@ async def test_a_picture_of_too_many_pixels_is_not_looked_at(home):
 
 
 def seen(degrees: float, height: float = 120) -> Found:
-    """A head turned to the side, as a camera far away sees it: 5 key points in millimetres, the nose in front."""
+    """Return the face of a head turned to the side by `degrees`, in parallel projection; 1 pixel is 1 mm."""
     head = np.array([[-32, 0, 0], [32, 0, 0], [0, 40, 27], [-25, 70, 0], [25, 70, 0]], float)
     angle = np.radians(degrees)
     across = head[:, 0] * np.cos(angle) + head[:, 2] * np.sin(angle)

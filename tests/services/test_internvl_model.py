@@ -18,7 +18,7 @@ QUESTION = "Describe this video in detail."
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from threads, and loses much where the cores are busy."""
+    """Use one thread: a model this small does not gain from threads, and loses much on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,14 +52,14 @@ def pieces_of(describer: Describer, prompt: str, pixels: np.ndarray | None, max_
 
 
 def generated(describer: Describer, prompt: str, pixels: np.ndarray | None, max_new_tokens: int = 64) -> list[int]:
-    """What transformers generates by itself, without a stream."""
+    """Return the tokens that transformers generates without a stream."""
     inputs = describer.encode(prompt, pixels)
     tokens = describer.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     return tokens[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 class Countdown:
-    """Raises Cancelled at the n-th check."""
+    """A check that raises Cancelled at its n-th call."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -132,7 +132,7 @@ def test_cancelled_within_a_token(describer: Describer, checks: int):
     with pytest.raises(Cancelled):
         describer.describe(QUESTION, moving_square(), 64, pieces.append, Countdown(checks))
 
-    # the first two checks are those before the frames are read and before they enter the model
+    # the first two checks precede encoding and the model's first step
     assert pieces == pieces_of(describer, QUESTION, moving_square())[: max(checks - 3, 0)]
 
 

@@ -21,7 +21,7 @@ def settings(weights: Weights, /, **changes: object) -> InternVLSettings:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from threads, and loses much where the cores are busy."""
+    """Use one thread: a model this small does not gain from threads, and loses much on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""JSON that was sent: what is read is what json.loads reads, what cannot be stored is named, and memory has a bound."""
+"""Parsing of received JSON: results equal json.loads, unsupported text is reported, and memory is limited."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def test_json_is_read_as_it_always_was(value: object, plain: bool, indent: int |
 @settings(deadline=None)
 @given(st.binary(max_size=40) | st.text('[]{}",:\\u0dc8 1e', max_size=40).map(str.encode))
 def test_what_json_loads_refuses_is_refused(data: bytes) -> None:
-    """Only what no text may hold is refused more often; UTF-16 is JSON no more."""
+    """`read_json` also rejects text that cannot be stored, and UTF-16."""
     try:
         read = read_json(data)
     except (ValueError, LimitExceeded):
@@ -114,7 +114,7 @@ def fields(count: int) -> bytes:
 
 
 def read(data: bytes) -> tuple[bool, int]:
-    """Read a body of Python's and return whether it was taken, and the most memory meanwhile, its own included."""
+    """Parse a body; return whether it was accepted, and the peak of Python's memory in bytes, including the body."""
     tracemalloc.start()
     taken = fits(data)
     peak = tracemalloc.get_traced_memory()[1]
@@ -125,7 +125,7 @@ def read(data: bytes) -> tuple[bool, int]:
 @pytest.mark.parametrize("shape", HOSTILE)
 def test_no_body_takes_more_memory_than_four_times_the_limit(shape: str) -> None:
     written = HOSTILE[shape]
-    read(b"[]")  # what is made once
+    read(b"[]")  # objects that are created once
     for data, taken in ((written(most_sent(written)), None), (written(most_taken(written)), True)):
         was_taken, peak = read(data)
         assert taken in (None, was_taken)
@@ -166,7 +166,7 @@ def test_what_may_be_asked_for_is_read(name: str, plain: bool) -> None:
 
 
 def test_an_escaped_data_url_is_read() -> None:
-    """As PHP writes it."""
+    """PHP escapes the slashes of such a URL."""
     url = "data:image/png;base64," + "QUJD/9+a" * 120_000
     data = json.dumps({"image": url}).replace("/", "\\/").encode()
     allowance = Allowance()

@@ -1,4 +1,4 @@
-"""What a process that loads a model leaves for the one that waits."""
+"""Loading states of models: written by the process that loads, read by the one that waits."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who can read what lies in a home."""
+"""File permissions of REELGRAPH_HOME."""
 
 import os
 import pwd
@@ -54,7 +54,7 @@ def test_an_open_home_is_closed_and_all_in_it_and_it_is_said_once(tmp_path: Path
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A folder of another user."""
+    """A folder that belongs to another user."""
     if os.geteuid() != 0:
         return Path("/usr")
     folder = tmp_path / "theirs"

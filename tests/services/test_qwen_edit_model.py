@@ -1,4 +1,4 @@
-"""What Qwen-Image-Edit makes, with random weights: the pipeline's own pixels, guidance and levers that really act."""
+"""Qwen-Image-Edit with random weights: the pipeline's own pixels; guidance and settings that take effect."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ RANDOM = np.random.default_rng(7)
 WIDTH, HEIGHT = 64, 48
 PICTURE, OTHER = (Frames(RANDOM.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)) for _ in range(2))
 EDGES_16 = Frames(np.where(np.indices((1, HEIGHT, WIDTH, 3))[2] // 8 % 2, 255, 0).astype(np.uint8))
-"""Bars, 16 pixels apart."""
+"""Edges: bars 16 pixels apart."""
 UNGUIDED = Guidance(edge_scale=0)
 FIELDS = {"prompt": "a boat", "steps": 4, "seed": 3, "true_cfg_scale": 1.0, "ttlg": UNGUIDED}
 REQUEST = EditRequest(**FIELDS)
@@ -49,19 +49,19 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen(home) -> QwenEdit:
-    """Without the nets that measure."""
+    """The service without scoring networks."""
     return loaded(home)
 
 
 @pytest.fixture(scope="module")
 def seeing(home) -> QwenEdit:
-    """With them."""
+    """The service with scoring networks."""
     return loaded(home, vgg16="random", lpips="random")
 
 
 @pytest.fixture(scope="module")
 def plain(qwen) -> Pixels:
-    """What REQUEST makes of PICTURE and EDGES_16 when nothing is set."""
+    """The result of REQUEST, PICTURE and EDGES_16 with default settings."""
     return asyncio.run(made(qwen))
 
 
@@ -95,7 +95,7 @@ def changed(**fields) -> EditRequest:
 
 
 def pipeline_of(home: Path) -> Any:
-    """Diffusers' own, its text encoder not yet repaired, which sees pictures as small as `loaded` does."""
+    """diffusers' own pipeline with an unrepaired text encoder, and pictures scaled to the same areas as in `loaded`."""
     edit_plus.VAE_IMAGE_SIZE, edit_plus.CONDITION_IMAGE_SIZE = AREAS
     folder = resolve(written("qwen-edit", "tiny", home), home)
     pipe = QwenImageEditPlusPipeline.from_pretrained(folder, local_files_only=True)
@@ -109,7 +109,7 @@ def picture_of(frames: Frames) -> Image.Image:
 
 @contextmanager
 def calls_of(module: torch.nn.Module) -> Iterator[list[int]]:
-    """Count how often a module runs."""
+    """Record the calls of a module within the block."""
     calls: list[int] = []
     hook = module.register_forward_hook(lambda *_: calls.append(1))
     yield calls
@@ -214,7 +214,7 @@ def test_without_the_repair_pictures_have_no_place_in_two_dimensions(home):
     )
     bare_text, _ = pipe.encode_prompt("a boat", None)
     forward.remove()
-    for _ in range(2):  # a second time changes nothing
+    for _ in range(2):  # a second repair changes nothing
         repair_text_encoder(pipe.text_encoder)
         repaired, _ = pipe.encode_prompt("a boat", conditions())
         text = "".join(f"Picture {n}: <|vision_start|><|image_pad|><|vision_end|>" for n in (1, 2)) + "a boat"
@@ -227,7 +227,7 @@ def test_without_the_repair_pictures_have_no_place_in_two_dimensions(home):
         assert torch.equal(repaired, explicit[:, pipe.prompt_template_encode_start_idx :])
         assert not torch.allclose(repaired, bare, atol=1e-4)
     assert torch.equal(pipe.encode_prompt("a boat", None)[0], bare_text)
-    assert told  # and of text alone nothing changes
+    assert told  # prompts without pictures are unaffected
 
 
 @torch.no_grad()
@@ -315,7 +315,7 @@ async def test_sketches_show_how_a_frame_was_made_and_change_nothing(qwen, guide
     assert np.array_equal(sketches["target_edges"], EDGES_16.pixels[0])
     assert all(pixels.std() > 5 for pixels in sketches.values())
     assert not np.array_equal(sketches["before_guidance"], sketches["after_guidance"])
-    # What the last update arrives at is what is then decoded.
+    # The result of the last update is what is decoded afterwards.
     assert np.abs(sketches["after_guidance"].astype(int) - guided[0]).max() <= 1
 
 
@@ -330,7 +330,7 @@ async def test_the_first_frame_s_style_is_computed_once_for_a_clip(seeing):
         return Frames(np.full((1, HEIGHT, WIDTH, 3), brightness, np.uint8))
 
     async def looks(first: Frames, gram_size: int = 224) -> int:
-        """How often VGG16 looks at something while a frame is made; once it is for the frame's score."""
+        """Return the number of VGG16's calls for one frame, without the one for the frame's score."""
         with calls_of(seeing._model._vgg16) as calls:
             ttlg = Guidance(edge_scale=0, gram_size=gram_size)
             await collected(seeing, changed(steps=2, ttlg=ttlg), first=first)
@@ -343,11 +343,11 @@ async def test_the_first_frame_s_style_is_computed_once_for_a_clip(seeing):
     assert [await looks(clip(1 + STYLES_KEPT)), await looks(clip(1))] == [0, 1]
 
 
-# --- nets that measure --------------------------------------------------------------------------------------------
+# --- scoring networks ---------------------------------------------------------------------------------------------
 
 
 def alexnet() -> dict[str, Tensor]:
-    """Random weights with torchvision's names."""
+    """Return random weights of AlexNet with torchvision's names."""
     from torchvision.models import alexnet as torchvision_alexnet
 
     with torch.random.fork_rng(devices=[]):
@@ -406,7 +406,7 @@ def test_the_perceptual_distance_tells_equal_from_unequal(tmp_path):
 
 
 def taehv() -> dict[str, Tensor]:
-    """Small random weights in the layout of TAEHV's decoder."""
+    """Return small random weights in the layout of TAEHV's decoder."""
     shapes: dict[str, tuple[int, ...]] = {"1.weight": (256, 16, 3, 3), "1.bias": (256,)}
     for first, channels, less in ((3, 256, 128), (9, 128, 64), (15, 64, 64)):
         for block in range(first, first + 3):

@@ -1,4 +1,4 @@
-"""How Qwen-Image-Edit is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The Qwen-Image-Edit service: order of the stream, rejected requests, and cancellation."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def qwen(home) -> QwenEdit:
 
 @pytest.fixture(scope="module")
 def blind(home) -> QwenEdit:
-    """Without the nets that measure."""
+    """The service without scoring networks."""
     return loaded(home)
 
 
@@ -145,7 +145,7 @@ async def test_narrow_and_small_pictures_are_measured_too(qwen, width, height):
     assert all(value is not None for value in (scores.edge_loss, scores.gram_loss, scores.temporal_loss))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ async def test_what_this_deployment_cannot_do(blind, fields, image, edges, param
 
 
 async def test_a_picture_too_narrow_for_the_text_encoder_at_the_real_areas(home):
-    """Qwen2.5-VL takes no picture that is more than 200 times as long as it is wide."""
+    """Qwen2.5-VL rejects aspect ratios above 200."""
     qwen = loaded(home, reference_area=1024 * 1024, condition_area=384 * 384)
     try:
         with pytest.raises(InvalidParameter, match="8192x16 is too long and narrow") as caught:
             await collected(qwen, changed(ttlg=UNGUIDED), narrow(8192, 16), None)
         assert caught.value.param == "image"
     finally:
-        loaded(home)  # the areas are the process's: put them back
+        loaded(home)  # the areas are process-wide: restore them
 
 
 async def test_narrow_edges_are_brought_to_the_picture_s_size(blind):
@@ -292,7 +292,7 @@ def test_guidance_begins_before_the_end():
     with pytest.raises(InvalidParameter, match=r"ttlg\.start_step: must not be after end_step, got 5 and 4"):
         Guidance(start_step=5, end_step=4)
     assert Editing(steps=4, ttlg=Guidance(start_step=3)).ttlg.start_step == 3
-    assert Editing(steps=4, ttlg=Guidance(edge_scale=0, start_step=9)).ttlg.start_step == 9  # it is off
+    assert Editing(steps=4, ttlg=Guidance(edge_scale=0, start_step=9)).ttlg.start_step == 9  # guidance is off
 
 
 def test_a_form_s_json_is_read():
@@ -331,7 +331,7 @@ def test_the_aspect_is_kept_to_within_a_token(width, height, max_area):
     assert abs(down - height * scale) <= 16 or down == 32
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def test_closing_stops_before_the_next_update(blind):
@@ -352,7 +352,7 @@ async def test_closing_stops_before_the_next_update(blind):
     with pytest.raises(asyncio.CancelledError):
         await reading
     hook.remove()
-    assert len(decodings) <= 3  # of twenty
+    assert len(decodings) <= 3  # out of 20 steps
 
 
 async def anext_of_all(stream) -> None:

@@ -1,4 +1,4 @@
-"""The guidance: gradients that are right, losses that fall, and the mistakes by which it would be dead."""
+"""Loss guidance: correct gradients, falling losses, and the mistakes that would disable it."""
 
 import math
 import subprocess
@@ -49,7 +49,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def stripes(period: int = 16) -> Tensor:
-    """Vertical bars, (1, 3, SIDE, SIDE) in [0, 1]."""
+    """Return vertical bars, (1, 3, SIDE, SIDE) in [0, 1]."""
     bars = (torch.arange(SIDE) // (period // 2) % 2).float()
     return bars.expand(1, 3, SIDE, SIDE).clone()
 
@@ -89,8 +89,8 @@ def test_the_edge_loss_heeds_where_and_not_how_strong() -> None:
     here, there = sobel_edges(stripes(16)), sobel_edges(stripes(16).roll(4, -1))
     assert edge_loss(here, here) < 1e-9
     assert edge_loss(0.1 * here, here) < 0.01
-    assert edge_loss(there, here) == pytest.approx(2.0, abs=0.05)  # nothing in common
-    assert edge_loss(torch.zeros_like(here), here) == pytest.approx(1.0, abs=0.01)  # a blank picture gains nothing
+    assert edge_loss(there, here) == pytest.approx(2.0, abs=0.05)  # orthogonal edges
+    assert edge_loss(torch.zeros_like(here), here) == pytest.approx(1.0, abs=0.01)  # the loss of a blank picture
 
 
 def test_mse_of_unit_edges_is_two_less_twice_the_cosine() -> None:
@@ -206,7 +206,7 @@ def test_unpacking_is_the_pipelines(vae) -> None:
 
 
 def taehv_state() -> dict[str, Tensor]:
-    """Random weights in TAEHV's layout, its numbering written out."""
+    """Return random weights in TAEHV's layout, with explicit numbering."""
     shapes = {"1": (256, 16, 3), "22": (3, 64, 3)}
     blocks = {**dict.fromkeys((3, 4, 5), 256), **dict.fromkeys((9, 10, 11), 128), **dict.fromkeys((15, 16, 17), 64)}
     grows = {7: (256, 256), 13: (256, 128), 19: (128, 64)}
@@ -223,7 +223,7 @@ def taehv_state() -> dict[str, Tensor]:
 
 
 def by_the_book(state: dict[str, Tensor], latents: Tensor) -> Tensor:
-    """TAEHV's last frame of one latent frame, as its layers say: memory of zeros beside, growing in time."""
+    """Return the last frame that TAEHV decodes from one latent frame, with zero memory and temporal expansion."""
 
     def conv(x: Tensor, name: str) -> Tensor:
         weight = state[f"decoder.{name}.weight"]
@@ -263,7 +263,7 @@ def test_a_file_that_is_no_taehv_is_refused(tmp_path) -> None:
 
 
 class Scheduler:
-    """What guidance sees of a scheduler behind a step."""
+    """A scheduler with the attributes that the guidance reads after a step."""
 
     def __init__(self, velocity: Tensor | None, sigma: float) -> None:
         self.sigmas = torch.tensor([1.0, sigma])
@@ -405,7 +405,7 @@ def test_whoever_cancels_is_heard_before_every_update(vae) -> None:
     assert len(asked) == 3
 
 
-# The mistakes by which guidance is dead.
+# Mistakes that would disable the guidance.
 
 
 def test_alive_under_no_grad(vae) -> None:

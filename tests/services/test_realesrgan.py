@@ -1,4 +1,4 @@
-"""Real-ESRGAN: sizes, tiles without a seam, runs that keep their place, and what it does to a real picture."""
+"""Real-ESRGAN: sizes, seamless tiles, preserved frame indices, and the effect on a real picture."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -40,7 +40,7 @@ def shipped(home) -> RealEsrgan:
 
 @pytest.fixture(scope="module")
 def footage() -> Pixels:
-    """A frame of the shipped clip, a quarter as wide and as high: (1, 180, 320, 3)."""
+    """A frame of the shipped clip at a quarter of its width and height: (1, 180, 320, 3)."""
     with av.open(str(CLIP)) as file:
         frame = next(iter(file.decode(video=0)))
         return frame.reformat(320, 180, "rgb24", interpolation="AREA").to_ndarray().astype(np.uint8)[None]
@@ -61,7 +61,7 @@ async def made(net: RealEsrgan, pixels: Pixels, scale: int = 4) -> Pixels:
 
 
 def farthest(one: Pixels, other: Pixels) -> int:
-    """Levels of 255."""
+    """Return the maximum difference in levels of 0 to 255."""
     return int(np.abs(one.astype(int) - other).max())
 
 
@@ -98,7 +98,7 @@ async def test_sizes_are_exact(shipped, scale: int, size: tuple[int, int]) -> No
 async def test_a_smaller_scale_is_the_mean_of_the_area(shipped, scale: int) -> None:
     whole = (await made(shipped, ODD[:1])).astype(np.float64) / 255
     ours = await made(shipped, ODD[:1], scale)
-    # Every pixel repeated `scale` times, then the mean of each 4 x 4: what area means, for any ratio.
+    # Area averaging for any ratio: repeat every pixel `scale` times, then average each 4 x 4.
     repeated = whole.repeat(scale, 1).repeat(scale, 2)
     height, width = ours.shape[1:3]
     expected = repeated.reshape(1, height, 4, width, 4, 3).mean((2, 4))
@@ -126,13 +126,13 @@ async def test_a_net_makes_no_more_than_it_makes(home) -> None:
 async def test_tiles_have_no_seam(home, footage, side: int) -> None:
     part = np.ascontiguousarray(footage[:, 40:131, 60:177])
     whole = await made(loaded(home, tile=0), part)
-    assert farthest(await made(loaded(home, tile=side), part), whole) <= 1  # a rounding at most
-    # And that is the margin's doing: with one that is too small there are seams.
+    assert farthest(await made(loaded(home, tile=side), part), whole) <= 1  # at most a rounding error
+    # The margin is the reason: with too small a margin there are seams.
     assert farthest(await made(loaded(home, tile=side, tile_margin=1), part), whole) > 3
 
 
 def test_in_numbers_too_tiles_are_the_whole(home) -> None:
-    """In float64, where only what the net sees can make a difference."""
+    """In float64, so that only pixels within the network's reach can make a difference."""
     net = ModelLoader(device="cpu").load_from_file(SHIPPED).model.double().eval()
     assert reach(net) == 18
     pictures = torch.rand(1, 3, 60, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -172,7 +172,7 @@ async def test_half_precision_comes_near(home, footage) -> None:
 
 
 async def test_a_picture_gets_sharper_than_by_interpolation(shipped, footage) -> None:
-    """The real weights do what they are for: edges come out stronger than bicubic interpolation makes them."""
+    """With the real weights, edges are sharper than with bicubic interpolation."""
 
     def edges(pixels: Pixels) -> float:
         return float(np.abs(np.diff(pixels[0].mean(2), axis=1)).max(1).mean())
@@ -189,7 +189,7 @@ def test_whether_it_is_still_wanted_is_asked_before_every_tile(shipped) -> None:
         if len(asked) == 4:
             raise Cancelled("enough")
 
-    pixels = RANDOM.integers(0, 256, (5, 600, 20, 3), np.uint8)  # in two batches of two tiles each, and then one more
+    pixels = RANDOM.integers(0, 256, (5, 600, 20, 3), np.uint8)  # two batches of two tiles each, then one more check
     with pytest.raises(Cancelled):
         shipped._model.upscale(pixels, 4, check)
     assert len(asked) == 4
@@ -206,12 +206,12 @@ def test_what_is_no_net_is_refused(home, tmp_path) -> None:
             RealEsrganModel(RealEsrganSettings(device="cpu", **settings), home)
 
     weights = Weights(path=tmp_path)
-    refused("has 0 files of weights", weights=weights)
+    refused("has 0 weights files", weights=weights)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    refused("a.safetensors is no net that is known", weights=weights)
+    refused("a.safetensors is not a supported network", weights=weights)
     (tmp_path / "b.pth").write_bytes(b"no pickle")
-    refused("has 2 files of weights", weights=weights)
-    refused("b.pth is no net that is known", weights=weights, file="b.pth")
+    refused("has 2 weights files", weights=weights)
+    refused("b.pth is not a supported network", weights=weights, file="b.pth")
     refused("there is no c.pth", weights=weights, file="c.pth")
 
 

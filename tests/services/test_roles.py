@@ -27,7 +27,7 @@ def test_pictures_beside_the_request_are_arguments_of_the_role(model: Model[Any]
 
 
 def promise(number: int, model: Model[Any], offer: Offer) -> str:
-    """The lines of a program that is typed as it must be only if the service fulfils the role."""
+    """Return lines of a program that pass type checking only if the service fulfils the role."""
     module, service = model.service.split(":")
     interface = INTERFACES[offer.role].__name__
     request = offer.request

@@ -1,4 +1,4 @@
-"""Settings as a tree: weights and paths are found, and changed, wherever they are."""
+"""Settings as a tree: weights and paths are found and replaced at any depth."""
 
 from collections.abc import Mapping
 from copy import deepcopy

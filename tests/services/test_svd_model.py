@@ -1,4 +1,4 @@
-"""What SVD makes, with random weights: the same pixels as diffusers' own pipeline, and levers that really act."""
+"""SVD with random weights: the same pixels as diffusers' own pipeline, and settings that take effect."""
 
 import asyncio
 from pathlib import Path
@@ -48,7 +48,7 @@ def half(home) -> Svd:
 
 @pytest.fixture(scope="module")
 def plain(svd) -> Pixels:
-    """What it makes of REQUEST and PICTURE when nothing is set."""
+    """The video of REQUEST and PICTURE with default settings."""
     return asyncio.run(made(svd))
 
 
@@ -58,7 +58,7 @@ def loaded(home: Path, **settings: Any) -> Svd:
 
 
 async def made(svd: Svd, request: SvdRequest = REQUEST, image: Frames = PICTURE) -> Pixels:
-    """All frames of a video, (n, h, w, 3)."""
+    """Return all frames of a video, (n, h, w, 3)."""
     items = [item async for item in svd.animate(request, image)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
@@ -71,7 +71,7 @@ def pipeline_of(home: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def made_by(pipe: Any, request: SvdRequest, chunk: int) -> Pixels:
-    """What diffusers' pipeline makes of PICTURE, or of its middle, when it is called by hand, (n, h, w, 3)."""
+    """Return the video of diffusers' own pipeline for PICTURE, or for its centre crop, (n, h, w, 3)."""
     width = int(str(request.size).removesuffix("x64"))
     unit = pipe(
         image=Image.fromarray(PICTURE.pixels[0, :, 64 - width // 2 : 64 + width // 2]),
@@ -96,7 +96,7 @@ def changed(**fields) -> SvdRequest:
 
 
 def difference(one: Pixels, other: Pixels) -> float:
-    """Mean absolute difference in levels of 0 to 255."""
+    """Return the mean absolute difference in levels of 0 to 255."""
     return float(np.abs(one.astype(int) - other).mean())
 
 
@@ -266,7 +266,7 @@ async def test_forward_chunking_feeds_one_frame_at_a_time(home, svd, plain):
         for hook in hooks:
             hook.remove()
         fed[name] = max(tokens), sum(tokens)
-    area, guided = 8 * 16, 2  # of the latents; with the picture and without
+    area, guided = 8 * 16, 2  # batch of latents: with and without the picture
     assert fed["plain"][0] == area * guided * REQUEST.num_frames
     assert fed["chunked"] == (area * guided, fed["plain"][1])
 
@@ -352,6 +352,6 @@ async def test_a_failure_while_the_picture_is_encoded_leaves_the_vae_in_its_dtyp
     with pytest.raises(RuntimeError, match="broken"):
         await made(half, request)
     hook.remove()
-    assert seen == [torch.float32]  # the picture is encoded in it
+    assert seen == [torch.float32]  # it also encodes the picture
     assert vae.dtype == torch.float16
     assert np.array_equal(await made(half, request), undisturbed)

@@ -1,4 +1,4 @@
-"""How Stable Video Diffusion is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The Stable Video Diffusion service: order of the stream, rejected requests, and cancellation."""
 
 import asyncio
 import math
@@ -37,7 +37,7 @@ def svd(home) -> Svd:
 
 @pytest.fixture(scope="module")
 def plain(svd) -> Pixels:
-    """What it makes of REQUEST and PICTURE."""
+    """The video of REQUEST and PICTURE."""
     return pixels_of(asyncio.run(collected(svd)))
 
 
@@ -123,7 +123,7 @@ async def test_the_size_is_told_and_kept(svd, fields, told):
     assert pixels_of(items).shape == (2, height, width, 3)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_official_sizes_fit_themselves():
     assert fit_size(1, 1, 576 * 1024, 64) == (768, 768)
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def test_closing_while_frames_are_decoded_stops_the_decoding(svd, plain):
@@ -292,7 +292,7 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(svd, plain):
             if isinstance(item, Frames):
                 break
     hook.remove()
-    assert len(windows) < 13  # of 13
+    assert len(windows) < 13  # out of 13
     assert np.array_equal(pixels_of(await collected(svd)), plain)
 
 
@@ -301,4 +301,4 @@ async def test_windows_before_the_start_are_not_decoded(svd):
     hook = svd._model._pipe.vae.decoder.register_forward_hook(lambda *_: windows.append(1))
     await collected(svd, start=5)
     hook.remove()
-    assert len(windows) == 2  # of 3
+    assert len(windows) == 2  # out of 3

@@ -1,4 +1,4 @@
-"""What text-to-video makes, with random weights: the pixels of diffusers' own pipeline, and levers that really act."""
+"""text-to-video with random weights: the same pixels as diffusers' own pipeline, and settings that take effect."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ def pipe(home) -> Any:
 
 @pytest.fixture(scope="module")
 def plain(service) -> Pixels:
-    """What it makes of REQUEST when nothing is set."""
+    """The video of REQUEST with default settings."""
     return asyncio.run(made(service))
 
 
@@ -60,7 +60,7 @@ def loaded(home: Path, **settings: Any) -> TextToVideo:
 
 
 async def made(service: TextToVideo, request: TextToVideoRequest = REQUEST) -> Pixels:
-    """All frames of a video, (n, h, w, 3)."""
+    """Return all frames of a video, (n, h, w, 3)."""
     items = [item async for item in service.generate_video(request)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
@@ -73,7 +73,7 @@ def pipeline_of(home: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def made_by(pipe: Any, request: TextToVideoRequest) -> Pixels:
-    """What diffusers' pipeline makes when it is called by hand, (n, h, w, 3)."""
+    """Return the video of diffusers' own pipeline, (n, h, w, 3)."""
     width, height = (int(side) // 8 * 8 for side in request.size.split("x"))
     unit = pipe(
         request.prompt,
@@ -94,7 +94,7 @@ def changed(**fields) -> TextToVideoRequest:
 
 
 def difference(one: Pixels, other: Pixels) -> float:
-    """Mean absolute difference in levels of 0 to 255."""
+    """Return the mean absolute difference in levels of 0 to 255."""
     return float(np.abs(one.astype(int) - other).mean())
 
 
@@ -105,7 +105,7 @@ def difference(one: Pixels, other: Pixels) -> float:
     "fields",
     [
         {},
-        {"num_frames": 16, "size": "40x72"},  # of latents that cannot be halved
+        {"num_frames": 16, "size": "40x72"},  # latents with odd sides
         {"guidance_scale": 1.0},
         {"negative_prompt": "blurred", "guidance_scale": 3.0, "seed": 9},
         {"size": "16x10", "steps": 1},
@@ -222,7 +222,7 @@ async def test_forward_chunking_feeds_one_frame_at_a_time(home, service, plain):
         for hook in hooks:
             hook.remove()
         fed[name] = within, along
-    area, guided, frames = 4 * 8, 2, REQUEST.num_frames  # of the latents; with the prompt and without
+    area, guided, frames = 4 * 8, 2, REQUEST.num_frames  # batch of latents: with and without the prompt
     for whole, parts, calls in zip(fed["plain"], fed["chunked"], (guided * frames, frames), strict=True):
         assert max(whole) == area * guided * frames
         assert max(parts) == max(whole) // calls
@@ -270,7 +270,7 @@ def test_random_weights_are_small_and_have_the_real_ones_geometry(home, pipe):
 
 def test_random_weights_are_the_same_each_time(tmp_path):
     for name in ("one", "other"):
-        torch.rand(1)  # whatever was drawn before
+        torch.rand(1)  # regardless of earlier random numbers
         random = torch.random.get_rng_state()
         (tmp_path / name).mkdir()
         write("tiny", tmp_path / name)
@@ -338,13 +338,13 @@ async def test_numbers_that_are_not_finite_are_an_error_not_a_black_video(home, 
 
     async def watch() -> None:
         async for item in loaded(home, weights=Weights(path=tmp_path)).generate_video(REQUEST):
-            seen.append(item)  # noqa: PERF401 - a comprehension would lose them
+            seen.append(item)  # noqa: PERF401 - a comprehension would lose them on an error
 
     with pytest.raises(ModelFailed, match="not finite"):
         await watch()
     last = seen[-1]
     assert isinstance(last, Progress)
-    assert last.stage == stage  # it is seen where it happens
+    assert last.stage == stage  # the failure is detected in its stage
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -1,4 +1,4 @@
-"""How text-to-video is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The text-to-video service: order of the stream, rejected requests, and cancellation."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def service(home) -> TextToVideo:
 
 @pytest.fixture(scope="module")
 def plain(service) -> Pixels:
-    """What it makes of REQUEST."""
+    """The video of REQUEST."""
     return pixels_of(asyncio.run(collected(service)))
 
 
@@ -120,7 +120,7 @@ async def test_frames_are_shown_at_the_rate_that_is_asked_for_and_are_the_same(s
     assert np.array_equal(pixels_of(items), plain)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", [None, "dpm++"])
@@ -218,7 +218,7 @@ def test_a_graph_can_nest_it():
     assert TextToVideoRequest(**nested.model_dump(), prompt="a boat") == TextToVideoRequest(prompt="a boat", fps=12)
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def test_closing_while_frames_are_decoded_stops_the_decoding(service, plain):
@@ -229,5 +229,5 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(service, plai
             if isinstance(item, Frames):
                 break
     hook.remove()
-    assert len(batches) < 25  # of 50
+    assert len(batches) < 25  # out of 50
     assert np.array_equal(pixels_of(await collected(service)), plain)

@@ -1,4 +1,4 @@
-"""What Wan makes, with random weights: the same pixels as diffusers' own pipeline, and levers that really act."""
+"""Wan with random weights: the same pixels as diffusers' own pipeline, and settings that take effect."""
 
 import asyncio
 import pickle
@@ -51,7 +51,7 @@ def ti2v(home) -> Wan:
 
 @pytest.fixture(scope="module")
 def plain(a14b, ti2v) -> dict[str, Pixels]:
-    """What each form makes of REQUEST and PICTURE when nothing is set."""
+    """The video of REQUEST and PICTURE with default settings, for each kind of checkpoint."""
     return {"a14b": asyncio.run(made(a14b)), "ti2v": asyncio.run(made(ti2v))}
 
 
@@ -62,7 +62,7 @@ def loaded(home: Path, form: str, **settings) -> Wan:
 
 
 async def made(wan: Wan, request: WanRequest = REQUEST, image: Frames = PICTURE, last: Frames | None = None) -> Pixels:
-    """All frames of a video, (n, h, w, 3)."""
+    """Return all frames of a video, (n, h, w, 3)."""
     items = [item async for item in wan.animate(request, image, last)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
@@ -251,7 +251,7 @@ async def test_an_attention_backend_is_taken_by_every_expert(home, plain):
     for expert in (pipe.transformer, pipe.transformer_2):
         assert {block.attn1.processor._attention_backend.value for block in expert.blocks} == {"_native_math"}
     assert np.abs((await made(wan)).astype(int) - plain["a14b"]).max() <= 2
-    loaded(home, "ti2v", attention="native")  # the choice is the process's: put it back
+    loaded(home, "ti2v", attention="native")  # a process-wide setting: restore it
 
 
 @pytest.mark.parametrize("attention", ["quick", "flash"])
@@ -301,7 +301,7 @@ def test_a_folder_that_is_no_checkpoint(home, tmp_path):
 
 @pytest.fixture
 def lora(tmp_path) -> Path:
-    """Rank 2 on every query of self-attention."""
+    """Write a LoRA of rank 2 for the query layers of all self-attention, and return its path."""
     random = torch.Generator().manual_seed(9)
     tensors = {}
     for block in range(3):
@@ -343,7 +343,7 @@ def test_a_lora_for_an_expert_that_is_not_there(home, lora):
 
 
 class Payload:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

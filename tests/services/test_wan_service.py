@@ -1,4 +1,4 @@
-"""How Wan is served: the order of its stream, what it refuses, and how it is stopped."""
+"""The Wan service: order of the stream, rejected requests, and cancellation."""
 
 from contextlib import aclosing
 from fractions import Fraction
@@ -20,7 +20,7 @@ PICTURE = Frames(np.random.default_rng(7).integers(0, 256, (1, 40, 60, 3), np.ui
 FIELDS = {"prompt": "a boat", "num_frames": 9, "size": "64x32", "steps": 3, "seed": 3}
 REQUEST = WanRequest(**FIELDS)
 WEIGHTS = Weights(path=Path("/weights"))
-"""Of settings that nothing is loaded with."""
+"""Weights for settings that are only validated, never loaded."""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ async def test_the_size_follows_the_checkpoint(two_experts):
     assert next(item.rate for item in items if isinstance(item, Frames)) == Fraction(16)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_relative_lora_lies_in_the_lora_directory(tmp_path):
     assert settings.path_of(lora) == tmp_path / "wan" / "style.safetensors"
 
 
-# --- stopping -----------------------------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------------------
 
 
 async def test_closing_while_frames_are_decoded_stops_the_decoding(wan):
@@ -206,5 +206,5 @@ async def test_closing_while_frames_are_decoded_stops_the_decoding(wan):
             if isinstance(item, Frames):
                 break
     hook.remove()
-    assert len(frames) < 61  # of 61 latent frames
+    assert len(frames) < 61  # out of 61 latent frames
     assert np.array_equal(pixels_of(await collected(wan)), undisturbed)

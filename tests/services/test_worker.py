@@ -10,7 +10,7 @@ from services.worker import Outlet, Worker
 
 
 class Gate:
-    """Work that says when it has begun and goes on when it is let."""
+    """Work that signals its start and then waits for permission to continue."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
