@@ -45,7 +45,7 @@ TOKENS_PER_FRAME = (SIDE // PATCH) ** 2 // 4
 HIDDEN = 128
 HEADS = 4
 PICTURES, CLIPS = 0.18, 0.38
-"""Training progress (0 to 1) until which only single pictures are trained, and then only clips of few frames."""
+"""Training progress (0 to 1) up to which training uses only single pictures, and then only short clips."""
 IMAGES = 192
 """Frames per batch, over all its clips."""
 LONG = 0.02

@@ -166,7 +166,7 @@ def join_ray(address: str) -> Generator[str]:
 def _check_reachable(address: str) -> None:
     """Raise OSError or ValueError if the address does not accept connections; Ray itself would wait for minutes."""
     if "://" in address:
-        raise ValueError("must be HOST:PORT of the cluster's head; a Ray Client cannot serve")
+        raise ValueError("must be HOST:PORT of the cluster's head; Ray Client addresses (ray://) are not supported")
     host, _, port = address.rpartition(":")
     if address != "auto":
         if not host or not port.isdecimal():

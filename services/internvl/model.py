@@ -151,7 +151,9 @@ class Describer:
         message = {"role": "user", "content": [{"type": "text", "text": _PROMPT}]}
         parts = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False).split(_PROMPT)
         if len(parts) != 2:
-            raise ConfigError("weights: the chat template must write what a user says exactly once", param="weights")
+            raise ConfigError(
+                "weights: the chat template must contain the message of the user exactly once", param="weights"
+            )
         return parts[0], parts[1]
 
 

@@ -58,7 +58,7 @@ def test_it_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("ray://a:10001", "must be HOST:PORT of the cluster's head; a Ray Client cannot serve"),
+        ("ray://a:10001", "must be HOST:PORT of the cluster's head; Ray Client addresses (ray://) are not supported"),
         ("nonsense", "must be HOST:PORT"),
         ("here:there", "must be HOST:PORT"),
         ("127.0.0.1:1", "[Errno 111] Connection refused"),
