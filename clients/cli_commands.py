@@ -25,11 +25,13 @@ SPECIAL: Mapping[str, Callable[[Command], Run]] = {
 }
 """Graph → the function that makes its command, if it has special results or checks."""
 
+EPILOG = "Limits and defaults are those of the models; a server can have others (GET /v1/models)."
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add a command for each entry of the table."""
     for command in COMMANDS:
-        app.command(command.name, help=command.text)(SPECIAL.get(command.model, make_command)(command))
+        app.command(command.name, help=command.text, epilog=EPILOG)(SPECIAL.get(command.model, make_command)(command))
 
 
 def make_command(command: Command) -> Run:
