@@ -49,8 +49,8 @@ class Allowance:
         self._left -= size
         if self._left < passing:
             raise PayloadTooLarge(
-                f"the parsed body would take more than the limit of {self._memory} bytes of memory ({MEMORY_RATIO} times "
-                "max_json_bytes): it has too many values or too many non-ASCII characters"
+                f"the parsed body would take more than the limit of {self._memory} bytes of memory ({MEMORY_RATIO} "
+                "times max_json_bytes): it has too many values or too many non-ASCII characters"
             )
 
     @contextmanager
