@@ -13,7 +13,7 @@ from reelgraph.cli_pipeline import make_pipeline
 from reelgraph.cli_story import make_storyboard
 from reelgraph.commands import COMMANDS
 from reelgraph.field_options import Fields
-from reelgraph.grouped import grouped
+from reelgraph.option_groups import group_options
 from reelgraph.options import MakeOptions, ModelOption, RoleOptions, assign_roles, check_suffix
 from reelgraph.order import JobOrder, Result
 
@@ -40,7 +40,7 @@ def make_command(command: Command) -> Run:
 
 
 def _make_graph_command(command: Command) -> Run:
-    @grouped(fields=Fields(command.fields))
+    @group_options(fields=Fields(command.fields))
     def run(ctx: typer.Context, fields: dict[str, Any], roles: RoleOptions, how: MakeOptions) -> None:
         _check(command, fields, how["out"])
         request = {**fields, **assign_roles(roles)}
@@ -50,7 +50,7 @@ def _make_graph_command(command: Command) -> Run:
 
 
 def _make_model_command(command: Command) -> Run:
-    @grouped(fields=Fields(command.fields))
+    @group_options(fields=Fields(command.fields))
     def run(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: MakeOptions) -> None:
         _check(command, fields, how["out"])
         run_command(ctx, JobOrder(which.get("model") or command.model, fields, [Result(how["out"], {})]), how)

@@ -11,7 +11,7 @@ from reelgraph.about import Command
 from reelgraph.cli_make import run_command
 from reelgraph.field_options import Fields, Form
 from reelgraph.fields import BranchFrom
-from reelgraph.grouped import grouped
+from reelgraph.option_groups import group_options
 from reelgraph.options import RoleOptions, RunOptions, assign_roles, check_target
 from reelgraph.order import JobOrder, Result
 
@@ -72,7 +72,7 @@ FORMS = {
 def make_edit(command: Command) -> Callable[..., None]:
     """Return the function of the command."""
 
-    @grouped(fields=Fields(command.fields, FORMS, frozenset({"debug"})))
+    @group_options(fields=Fields(command.fields, FORMS, frozenset({"debug"})))
     def edit(
         ctx: typer.Context, fields: dict[str, Any], results: EditResults, roles: RoleOptions, how: RunOptions
     ) -> None:

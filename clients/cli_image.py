@@ -16,8 +16,8 @@ from reelgraph.disk import AtomicFile
 from reelgraph.errors import ClientError
 from reelgraph.field_options import Fields
 from reelgraph.fields import ImageGenerationFields
-from reelgraph.grouped import grouped
 from reelgraph.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
+from reelgraph.option_groups import group_options
 from reelgraph.options import MakeOptions, ModelOption, RunOptions, check_either, check_target
 from reelgraph.progress import Display, make_display
 
@@ -61,7 +61,7 @@ class FaceResults(TypedDict, total=False):
     ]
 
 
-@grouped(fields=IMAGE_FIELDS)
+@group_options(fields=IMAGE_FIELDS)
 def image(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: PictureOptions) -> None:
     """Generate a picture from a prompt, optionally with a given face. Several are named NAME-1.png, NAME-2.png."""
     check_either(fields, "--face", "--identity")
@@ -81,7 +81,7 @@ def image(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: P
         typer.echo(f"seed: {picture.seed}\n{path}")
 
 
-@grouped()
+@group_options()
 def face(
     ctx: typer.Context,
     picture: Annotated[

@@ -9,7 +9,7 @@ import typer
 from reelgraph.about import Command
 from reelgraph.cli_make import run_command
 from reelgraph.field_options import Fields, Form
-from reelgraph.grouped import grouped
+from reelgraph.option_groups import group_options
 from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, check_target
 from reelgraph.order import JobOrder, Result
 
@@ -49,7 +49,7 @@ class PipelineOutput(MakeOptions):
 def make_pipeline(command: Command) -> Callable[..., None]:
     """Return the function of the command. Its result is a picture with --no-animate."""
 
-    @grouped(fields=Fields(command.fields, SHORT))
+    @group_options(fields=Fields(command.fields, SHORT))
     def pipeline(
         ctx: typer.Context, fields: dict[str, Any], results: PipelineResults, roles: RoleOptions, how: PipelineOutput
     ) -> None:

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from reelgraph.client import Client
 from reelgraph.field_options import Fields
 from reelgraph.fields import ContentOptions
-from reelgraph.grouped import grouped
 from reelgraph.objects import Model
+from reelgraph.option_groups import group_options
 from reelgraph.options import After, AsJson, Limit, OutputFile
 from reelgraph.order import Result, download_result, follow_job, upload_path
 from reelgraph.progress import make_display
@@ -101,7 +101,7 @@ def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> Non
 
 
 @jobs_app.command("download")
-@grouped(options=Fields(ContentOptions))
+@group_options(options=Fields(ContentOptions))
 def download_job(ctx: typer.Context, video_id: Id, out: OutputFile, options: dict[str, Any]) -> None:
     """Download a job's result; wait until the job has completed."""
     screen = make_display(sys.stderr)

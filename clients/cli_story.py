@@ -10,8 +10,8 @@ from reelgraph.about import Command
 from reelgraph.cli_make import run_command
 from reelgraph.cli_pipeline import SHORT
 from reelgraph.field_options import Fields
-from reelgraph.grouped import grouped
 from reelgraph.objects import Video
+from reelgraph.option_groups import group_options
 from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, read_json_object
 from reelgraph.order import JobOrder, Result
 
@@ -33,7 +33,7 @@ ScriptFile = Annotated[
 def make_storyboard(command: Command) -> Callable[..., None]:
     """Return the function of the command. If a scene fails, it is a title card, and the exit status is 4."""
 
-    @grouped(fields=Fields(command.fields, SHORT, frozenset({"script"})))
+    @group_options(fields=Fields(command.fields, SHORT, frozenset({"script"})))
     def storyboard(
         ctx: typer.Context,
         fields: dict[str, Any],

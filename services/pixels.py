@@ -3,9 +3,10 @@
 from functools import lru_cache
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from services.frames import Pixels
+from services.frames import Frames, Pixels
 
 
 def tensor_of(pixels: Pixels, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -35,3 +36,11 @@ def _shares(old: int, new: int) -> Tensor:
     pixels = torch.arange(old, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
     return overlap.clamp_min(0) * new / old
+
+
+def fit_picture(frames: Frames, width: int, height: int) -> Image.Image:
+    """Return the first frame, scaled and centre-cropped to a size in pixels, as Wan's own code does.
+
+    It is a PIL picture, because the pipelines do not scale tensors for CLIP.
+    """
+    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (width, height), Image.Resampling.LANCZOS)

@@ -39,7 +39,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, symlinks=True)
     (packages,) = place.glob("lib/python*/site-packages")
-    for entry in sorted({entry for name in required("reelgraph") for entry in entries(name)}):
+    for entry in sorted({entry for name in list_required("reelgraph") for entry in entries(name)}):
         (packages / entry.name).symlink_to(entry)
     before = {path.name for path in packages.iterdir()}
     python = place / "bin" / "python"
@@ -59,12 +59,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def required(name: str, extra: str = "") -> set[str]:
+def list_required(name: str, extra: str = "") -> set[str]:
     """Return the names of all direct and indirect dependencies of a distribution."""
     found: set[str] = set()
     for requirement in map(Requirement, distribution(name).requires or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            found |= {requirement.name, *required(requirement.name)}
+            found |= {requirement.name, *list_required(requirement.name)}
     return found
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.faces import FACE_PARAM, find_face, write_identity
 from composition.graphs.identity import Identity
-from composition.http.schemas import StageObject, stage_object
+from composition.http.schemas import StageObject
 from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
@@ -94,5 +94,5 @@ class FaceFinder:
             crop=Crop(b64_json=base64.b64encode(encode_png(face.crop.pixels[0])).decode()),
             faces=faces,
             notice=None if notice is None else str(notice),
-            stages=[stage_object(item) for item in items if isinstance(item, StageDone)],
+            stages=[StageObject.from_stage(item) for item in items if isinstance(item, StageDone)],
         )

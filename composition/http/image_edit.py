@@ -11,10 +11,11 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
-from composition.http.schemas import ImageObject, ImagesObject, ScoresObject, stage_object
+from composition.http.schemas import ImageObject, ImagesObject, ScoresObject
 from composition.http.validation import parse_fields
 from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
+from composition.records.events import StageObject
 from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
 from services.limits import MAX_SEED, Size, draw_seed
@@ -111,7 +112,7 @@ class ImageEditor:
             data = base64.b64encode(encode_png(picture.pixels[0])).decode()
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
-        size, finished = f"{width}x{height}", [stage_object(each) for each in stages.list_done()]
+        size, finished = f"{width}x{height}", [StageObject.from_stage(each) for each in stages.list_done()]
         return ImagesObject(created=int(time.time()), data=results, size=size, facts=facts, stages=finished)
 
     async def _edit_once(

@@ -22,7 +22,6 @@ from composition.http.schemas import (
     ImagesObject,
     PartialImage,
     StageObject,
-    stage_object,
 )
 from composition.http.sse import format_event
 from composition.http.validation import parse_fields
@@ -179,7 +178,7 @@ class ImageGenerator:
                     case Fact():
                         facts[item.name] = item.value
                     case StageDone():
-                        stages.append(stage_object(item))
+                        stages.append(StageObject.from_stage(item))
                     case _:
                         pass
         _check_count(len(pictures), request)

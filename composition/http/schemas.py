@@ -11,7 +11,6 @@ from composition.media.limits import MediaKind
 from composition.records.events import ScoresObject, StageObject, Status, VideoError
 from composition.records.tables import File, Job, Stage
 from composition.variants import VIDEO
-from services.frames import StageDone
 
 
 class ErrorDetail(BaseModel):
@@ -275,18 +274,6 @@ class ListPage(BaseModel, Generic[Entry]):
     """Id of the last entry, for the parameter `after` of the next page; null if the page is empty."""
     has_more: bool = False
     """Whether there are more entries after this page."""
-
-
-def stage_object(done: StageDone) -> StageObject:
-    """Return the object of a stage that was completed."""
-    return StageObject(
-        name=done.stage,
-        model=done.model,
-        source=done.source,
-        revision=done.revision,
-        replica=done.replica,
-        seconds=done.seconds,
-    )
 
 
 def file_object(file: File) -> FileObject:

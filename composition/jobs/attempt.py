@@ -18,7 +18,7 @@ from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
 from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
-from composition.records.events import FactEvent, ProgressEvent, StageEvent, TextEvent
+from composition.records.events import FactEvent, ProgressEvent, StageEvent, StageObject, TextEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
@@ -93,7 +93,7 @@ class ProgressReport:
 
     def _add_stage(self, done: StageDone) -> None:
         self._done.append(done)
-        self._news.append(EventDraft.of(_make_event(done)))
+        self._news.append(EventDraft.of(StageEvent.from_stage(done)))
 
     async def write(self) -> None:
         """Write what was collected. After an SQLAlchemyError it is kept for the next call.
@@ -134,27 +134,8 @@ class ProgressReport:
         return share
 
 
-def _make_event(done: StageDone) -> StageEvent:
-    return StageEvent(
-        name=done.stage,
-        model=done.model,
-        source=done.source,
-        revision=done.revision,
-        replica=done.replica,
-        seconds=done.seconds,
-    )
-
-
 def _make_row(lease: Lease, done: StageDone) -> Stage:
-    return Stage(
-        job_id=lease.job_id,
-        name=done.stage,
-        model=done.model,
-        source=done.source,
-        revision=done.revision,
-        replica=done.replica,
-        seconds=done.seconds,
-    )
+    return Stage(job_id=lease.job_id, **StageObject.from_stage(done).model_dump())
 
 
 class Attempt:

@@ -1,10 +1,10 @@
 """The events of a job, as streamed by `GET /v1/videos/{id}/events`."""
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel
 
-from services.frames import JsonValue
+from services.frames import JsonValue, StageDone
 
 Status: TypeAlias = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -39,6 +39,18 @@ class StageObject(BaseModel):
     """The replica and its device."""
     seconds: float
     """Duration in seconds."""
+
+    @classmethod
+    def from_stage(cls, done: StageDone) -> Self:
+        """Return the object of a completed stage."""
+        return cls(
+            name=done.stage,
+            model=done.model,
+            source=done.source,
+            revision=done.revision,
+            replica=done.replica,
+            seconds=done.seconds,
+        )
 
 
 class VideoError(BaseModel):

@@ -106,7 +106,7 @@ class FluxModel:
             **more,
         ).images
         outlet.check()
-        return self._decoded(self._unpacked(finite(latents), plan))
+        return self._decoded(self._unpack_latents(finite(latents), plan))
 
     def _control(self, plan: FluxPlan) -> dict[str, Any]:
         request = plan.request
@@ -126,7 +126,7 @@ class FluxModel:
             if every and done % every == 0:
                 scheduler = pipe.scheduler
                 finished = tensors["latents"] - scheduler.sigmas[done].to(tensors["latents"]) * scheduler.velocity
-                preview = Frames(self._sketched(self._unpacked(finished, plan)), first=index)
+                preview = Frames(self._sketched(self._unpack_latents(finished, plan)), first=index)
             outlet.put(Progress("paint", index * steps + done, plan.request.n * steps, preview))
             return {}
 
@@ -138,7 +138,7 @@ class FluxModel:
         dtype = self._pipe.transformer.dtype
         return self._pipe.prepare_latents(1, channels, plan.height, plan.width, dtype, self._device, generator)[0]
 
-    def _unpacked(self, latents: Tensor, plan: FluxPlan) -> Tensor:
+    def _unpack_latents(self, latents: Tensor, plan: FluxPlan) -> Tensor:
         """Unpack latents: (1, h/16 * w/16, 4z) → (1, z, h/8, w/8)."""
         return self._pipe._unpack_latents(latents, plan.height, plan.width, self._pipe.vae_scale_factor)
 

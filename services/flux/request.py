@@ -33,17 +33,17 @@ class Lora(BaseModel):
     """Strength of the LoRA; 0 turns it off."""
 
 
-def _listed(value: object) -> object:
+def _parse_loras(value: object) -> object:
     """Parse the LoRAs of a form field or a command line: JSON, or `name` or `name:weight` instead of an object."""
     if isinstance(value, str):
         value = parse_json_object(value) if value.lstrip()[:1] in ("[", "{") else [value]
     entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
     if len(entries) > MAX_LORAS:
         raise ValueError(f"should have at most {MAX_LORAS} items, not {len(entries)}")
-    return [_lora(entry) for entry in entries]
+    return [_parse_lora(entry) for entry in entries]
 
 
-def _lora(entry: object) -> object:
+def _parse_lora(entry: object) -> object:
     if not isinstance(entry, str):
         return entry
     if entry.lstrip().startswith("{"):
@@ -72,7 +72,9 @@ class Painting(BaseModel):
     loras: Annotated[
         tuple[Lora, ...],
         Field(max_length=MAX_LORAS),
-        BeforeValidator(_listed, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]),
+        BeforeValidator(
+            _parse_loras, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]
+        ),
     ] = ()
     """Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0

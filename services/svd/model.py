@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
-from PIL import Image, ImageOps
 
 from services.device import find_device, finite, place, quiet, report_device_errors
 from services.errors import ConfigError
 from services.frames import MAX_RUN, Frames, Item, Progress
-from services.pixels import pixels_of
+from services.pixels import fit_picture, pixels_of
 from services.sizes import Sides
 from services.svd.plan import SvdPlan
 from services.svd.settings import SvdSettings
@@ -70,7 +69,7 @@ class SvdModel:
             return {}
 
         latents = self._pipe(
-            image=_fitted(plan.image, plan),
+            image=fit_picture(plan.image, plan.width, plan.height),
             height=plan.height,
             width=plan.width,
             num_frames=request.num_frames,
@@ -135,11 +134,6 @@ def decode(
         low, high = max(0, start - overlap), min(total, stop + overlap)
         video = vae.decode(scaled[low:high], num_frames=high - low).sample
         yield finite(video[start - low : stop - low])
-
-
-def _fitted(frames: Frames, plan: SvdPlan) -> Image.Image:
-    """Scale and centre-crop the picture to the video's size. PIL, because the pipeline scales no tensor for CLIP."""
-    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 
 def _load(settings: SvdSettings, home: Path) -> StableVideoDiffusionPipeline:

@@ -16,12 +16,13 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
+from services.pixels import fit_picture
 from services.sizes import Sides
 from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
@@ -87,8 +88,8 @@ class WanModel:
             return {}
 
         latents = self._pipe(
-            image=_fitted(plan.image, plan),
-            last_image=None if plan.last_image is None else _fitted(plan.last_image, plan),
+            image=fit_picture(plan.image, plan.width, plan.height),
+            last_image=None if plan.last_image is None else fit_picture(plan.last_image, plan.width, plan.height),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             height=plan.height,
@@ -168,11 +169,6 @@ def to_pixels(video: torch.Tensor) -> Pixels:
     """Convert (1, 3, n, h, w) in [-1, 1] to (n, h, w, 3) uint8, rounded as by the pipeline's post-processing."""
     unit = (video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).clamp(0, 1)
     return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
-
-
-def _fitted(frames: Frames, plan: WanPlan) -> Image.Image:
-    """Scale and centre-crop the picture to the video's size, as Wan's own code does."""
-    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (plan.width, plan.height), Image.Resampling.LANCZOS)
 
 
 def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def resolve(weights: Weights, home: Path) -> Path:
         )
     if weights.path is not None:
         return _local(weights, weights.path)
-    return fetch(weights, home, _logged(weights))
+    return fetch(weights, home, _make_progress_logger(weights))
 
 
 def check_licence(weights: Weights, home: Path) -> None:
@@ -64,11 +64,11 @@ def check_licence(weights: Weights, home: Path) -> None:
         return
     hub, _ = _hub(weights, home)
     known = hub.remembered()
-    if not hub.folder.is_dir() or (known is not None and _missing(weights, hub, known)):
+    if not hub.folder.is_dir() or (known is not None and _find_missing(weights, hub, known)):
         _need_known_licence(weights)
 
 
-def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -> Path:
+def fetch(weights: Weights, home: Path, on_progress: Told, *, accepted: bool = False) -> Path:
     """Return the folder of a repository's files, and download missing files.
 
     Complete downloads are used without network access. Only one process downloads a repository at a time.
@@ -76,7 +76,7 @@ def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -
     Args:
         weights: a repository.
         home: REELGRAPH_HOME.
-        told: callback for progress.
+        on_progress: callback for progress.
         accepted: whether the operator has accepted the licence, even if it is unknown to the project.
 
     Raises:
@@ -85,23 +85,23 @@ def fetch(weights: Weights, home: Path, told: Told, *, accepted: bool = False) -
     """
     hub, reference = _hub(weights, home)
     known = hub.remembered()
-    if known is not None and not _missing(weights, hub, known):
+    if known is not None and not _find_missing(weights, hub, known):
         return hub.folder
     if weights.offline:
-        return _as_it_is(weights, hub, reference, known)
+        return _find_offline_folder(weights, hub, reference, known)
     if not (accepted or hub.folder.is_dir()):
         _need_known_licence(weights)
     with alone(reference.cache / ".locks" / f"{weights.hub}--{reference.repository.replace('/', '--')}.lock"):
-        listing = _listed(weights, hub, reference)
-        missing = _missing(weights, hub, listing)
+        listing = _list_files(weights, hub, reference)
+        missing = _find_missing(weights, hub, listing)
         if missing:
             if not accepted:
                 _need_known_licence(weights)
             need_room(reference.cache, sum(missing.values()) - hub.arrived(missing))
-            hub.download(missing, Meter(sum(missing.values()), told))
-        for file, size in _missing(weights, hub, listing).items():
+            hub.download(missing, Meter(sum(missing.values()), on_progress))
+        for file, size in _find_missing(weights, hub, listing).items():
             raise reference.failed(
-                f"{file} has {_bytes(hub.folder / file)} bytes after the download, and the hub lists {size}"
+                f"{file} has {_read_size(hub.folder / file)} bytes after the download, and the hub lists {size}"
             )
     return hub.folder
 
@@ -111,12 +111,12 @@ def inventory(weights: Weights, home: Path) -> Inventory:
     hub, reference = _hub(weights, home)
     known = hub.remembered()
     if known is None and weights.offline:
-        _as_it_is(weights, hub, reference, known)
+        _find_offline_folder(weights, hub, reference, known)
         return Inventory(0, 0)
-    listing = _listed(weights, hub, reference)
-    missing = _missing(weights, hub, listing)
+    listing = _list_files(weights, hub, reference)
+    missing = _find_missing(weights, hub, listing)
     if missing and weights.offline:
-        _as_it_is(weights, hub, reference, listing)
+        _find_offline_folder(weights, hub, reference, listing)
     if missing:
         hub.admitted(max(missing, key=missing.__getitem__))
     total = sum(size for file, size in listing.items() if weights.needs(file))
@@ -150,43 +150,43 @@ def _hub(weights: Weights, home: Path) -> tuple[Hub, Reference]:
     return ModelScope(reference), reference
 
 
-def _listed(weights: Weights, hub: Hub, reference: Reference) -> Listing:
+def _list_files(weights: Weights, hub: Hub, reference: Reference) -> Listing:
     listing = hub.remembered() or hub.listed()
     if not any(map(weights.needs, listing)):
         raise reference.failed(f"none of its {len(listing)} files is one of {list(weights.files) or 'any'}")
     return listing
 
 
-def _missing(weights: Weights, hub: Hub, listing: Listing) -> dict[str, int]:
+def _find_missing(weights: Weights, hub: Hub, listing: Listing) -> dict[str, int]:
     """Return the required files that are missing or have the wrong size, with their sizes in bytes."""
     needed = {file: size for file, size in listing.items() if weights.needs(file)}
-    return {file: size for file, size in needed.items() if _bytes(hub.folder / file) != size}
+    return {file: size for file, size in needed.items() if _read_size(hub.folder / file) != size}
 
 
-def _bytes(path: Path) -> int | None:
+def _read_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _as_it_is(weights: Weights, hub: Hub, reference: Reference, known: Listing | None) -> Path:
+def _find_offline_folder(weights: Weights, hub: Hub, reference: Reference, known: Listing | None) -> Path:
     """Return the folder in offline mode if no file is known to be missing. Raises ConfigError otherwise."""
     if known is None and hub.folder.is_dir():
         return hub.folder
-    missing = _missing(weights, hub, known) if known else {}
+    missing = _find_missing(weights, hub, known) if known else {}
     what = f"{len(missing)} of its files are missing" if known else "not downloaded yet"
     raise reference.failed(f"{what}, and offline is set; `reel models pull` fetches it")
 
 
-def _logged(weights: Weights) -> Told:
+def _make_progress_logger(weights: Weights) -> Told:
     logged_at = -LOG_EVERY_S
 
-    def told(done: int, total: int) -> None:
+    def log_progress(done: int, total: int) -> None:
         nonlocal logged_at
         now = time.monotonic()
         if done == total or now - logged_at >= LOG_EVERY_S:
             logged_at = now
             log.info("downloading weights", extra={"weights": weights.source, "bytes": done, "of": total})
 
-    return told
+    return log_progress
 
 
 def _local(weights: Weights, folder: Path) -> Path:

@@ -39,7 +39,7 @@ async def read_body(request: Request) -> tuple[dict[str, Any], list[tuple[str, b
 
 def add_text(fields: dict[str, Any], name: str, value: str) -> None:
     """A name that comes again makes a list."""
-    fields[name] = [*_listed(fields[name]), value] if name in fields else value
+    fields[name] = [*_as_list(fields[name]), value] if name in fields else value
 
 
 def check_video(fields: Mapping[str, Any]) -> None:
@@ -67,5 +67,5 @@ def _parse_video(request: type[GraphRequest], fields: Mapping[str, Any]) -> None
     parse_fields(request, {**given, **dict.fromkeys(media, PENDING)}, {})
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

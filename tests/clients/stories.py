@@ -104,7 +104,7 @@ def painting(n: int) -> list[Told]:
     return story
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
+def zip_files(files: Mapping[str, bytes]) -> bytes:
     """Return a zip of these files, under these names. It has no times, so that equal files give equal bytes."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:

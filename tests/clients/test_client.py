@@ -45,7 +45,7 @@ from tests.clients.stories import (
     STORY,
     TABLE,
     THUMBNAIL,
-    zipped,
+    zip_files,
 )
 
 Way = Blocking | Looping
@@ -344,8 +344,8 @@ def test_results_of_a_rolling_edit(client: Any, way: Way, tmp_path: Path) -> Non
     assert b"".join(way.take(client.videos.stream_content(video.id, variant="metrics", format="json"))) == TABLE
     seen: list[tuple[int, int | None]] = []
     way.take(client.videos.download(video.id, target, variant="frames", on_progress=lambda *at: seen.append(at)))
-    assert target.read_bytes() == zipped(FRAMES)
-    assert seen[-1] == (len(zipped(FRAMES)), None)  # nobody knows how long it will be
+    assert target.read_bytes() == zip_files(FRAMES)
+    assert seen[-1] == (len(zip_files(FRAMES)), None)  # nobody knows how long it will be
 
 
 def test_a_download_appears_whole(client: Any, way: Way, script: Script, tmp_path: Path) -> None:

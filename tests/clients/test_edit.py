@@ -10,7 +10,7 @@ import pytest
 from conftest import WAIT_S, Program, Reel
 from video_server import Script, VideoServer
 
-from tests.clients.stories import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, zipped
+from tests.clients.stories import CONTENT, CSV, DEBUG, EDIT_STORY, FAILURE, FRAMES, TABLE, zip_files
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest
     ],
 )
 def test_only_frames_are_written(reel: Reel, script: Script, place: Path, name: str, lands: bool) -> None:
-    script.contents = {"frames": zipped({"000000.png": b"first", name: b"evil"})}
+    script.contents = {"frames": zip_files({"000000.png": b"first", name: b"evil"})}
     before = set(place.rglob("*"))
     result = reel("edit", *FROM_VIDEO, "--out-frames-dir", "out/frames")
     assert result.exit_code == 0, result.stderr
@@ -221,7 +221,7 @@ def test_a_link_in_the_folder_is_replaced_and_not_followed(reel: Reel, place: Pa
     assert kept.read_bytes() == b"kept"
 
 
-DAMAGED = zipped(FRAMES).replace(FRAMES["000002.png"], b"X" * len(FRAMES["000002.png"]), 1)
+DAMAGED = zip_files(FRAMES).replace(FRAMES["000002.png"], b"X" * len(FRAMES["000002.png"]), 1)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ DAMAGED = zipped(FRAMES).replace(FRAMES["000002.png"], b"X" * len(FRAMES["000002
     [
         (b"<h1>Welcome</h1>", "cannot be read"),
         (DAMAGED, "cannot be read"),
-        (zipped(FRAMES)[:-50], "cannot be read"),
-        (zipped({"../evil.png": b"evil"}), "has no pictures"),
-        (zipped({}), "has no pictures"),
+        (zip_files(FRAMES)[:-50], "cannot be read"),
+        (zip_files({"../evil.png": b"evil"}), "has no pictures"),
+        (zip_files({}), "has no pictures"),
     ],
 )
 def test_a_zip_that_is_none_leaves_nothing(reel: Reel, script: Script, place: Path, sent: bytes, told: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from reelgraph.errors import UnexpectedAnswer
 from reelgraph.folders import make_draft_folder, unzip_folder, zip_folder
-from tests.clients.stories import zipped
+from tests.clients.stories import zip_files
 
 PNG = re.compile(r"[0-9]+\.png")
 
@@ -54,13 +54,13 @@ def test_frames_that_come_replace_those_of_their_names(tmp_path: Path) -> None:
     folder = tmp_path / "much" / "deeper"
     with make_draft_folder(folder) as draft:
         (folder / "1.png").write_bytes(b"old")
-        (draft / "in.zip").write_bytes(zipped({"1.png": b"one", "2.png": b"two", "notes.txt": b"notes"}))
+        (draft / "in.zip").write_bytes(zip_files({"1.png": b"one", "2.png": b"two", "notes.txt": b"notes"}))
         unzip_folder(draft / "in.zip", folder, PNG)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"1.png": b"one", "2.png": b"two"}
 
 
 def test_a_zip_with_a_password_is_refused(tmp_path: Path) -> None:
-    data = bytearray(zipped({"1.png": b"one"}))
+    data = bytearray(zip_files({"1.png": b"one"}))
     data[data.index(b"PK\x01\x02") + 8] |= 1  # says that the entry is encrypted
     with make_draft_folder(tmp_path) as draft:
         (draft / "in.zip").write_bytes(data)

@@ -67,7 +67,7 @@ from tests.clients.stories import (
     Told,
     painting,
     tell,
-    zipped,
+    zip_files,
 )
 
 EVENTS = {event.KIND: event for event in (*JOB_EVENTS, *IMAGE_EVENTS)}
@@ -271,13 +271,13 @@ class VideoServer:
         self.asked.append((fields, dict(files)))
         if asked.stream:
             story = self.script.painting or painting(asked.n)
-            return StreamingResponse(self._painted(story), media_type="text/event-stream")
+            return StreamingResponse(self._stream_image_events(story), media_type="text/event-stream")
         data = b64encode(PAINTED).decode()
         pictures = [ImageObject(b64_json=data, seed=7 + number) for number in range(asked.n)]
         facts = {"seed": 7, "notice": "the face is small"}
         return ImagesObject(created=1, data=pictures, size="64x48", facts=facts, stages=[STAGE])
 
-    async def _painted(self, story: list[Told]) -> AsyncIterator[str]:
+    async def _stream_image_events(self, story: list[Told]) -> AsyncIterator[str]:
         cut = self.script.cut_events.pop(0) if self.script.cut_events else None
         yield ": begun\n\n"
         for number, (name, data) in enumerate(story):
@@ -333,7 +333,7 @@ class VideoServer:
     async def content(self, video_id: str, request: Request, query: Annotated[ContentQuery, Query()]) -> Response:
         job = _found(self.jobs, video_id)
         contents = {"video": CONTENT, "thumbnail": THUMBNAIL, "metrics": TABLE if query.format == "json" else CSV}
-        contents |= {"image": PAINTED, "hd": HD, "frames": zipped(FRAMES), "debug": zipped(DEBUG)}
+        contents |= {"image": PAINTED, "hd": HD, "frames": zip_files(FRAMES), "debug": zip_files(DEBUG)}
         contents |= self.script.contents
         there = {name: data for name, data in contents.items() if name not in self.script.missing}
         data = _found(there, query.variant or _main(job.fields))

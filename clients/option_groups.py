@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints, is_typeddict
 from reelgraph.field_options import Fields
 
 
-def grouped(**tables: Fields) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def group_options(**tables: Fields) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace parameters of a command by options.
 
     A parameter named in `tables` is replaced by an option for each field of the request. A parameter whose type is a
