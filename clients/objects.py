@@ -36,6 +36,12 @@ class File(Answer):
     """Duration in seconds; 0 for pictures."""
     codec: str = ""
     """FFmpeg's name of the codec of the video or pictures."""
+    is_variable: bool = False
+    """Whether the frame rate is variable; `rate` is then the average."""
+    sound: str | None = None
+    """FFmpeg's name of the codec of the sound; null if there is no sound."""
+    changes: dict[str, str | bool] = {}
+    """What is changed to show the picture as a viewer would see it, e.g. `tone_mapped`: `hlg`."""
     damaged: str | None = None
     """Description of damage to a file that is still usable; null if there is none."""
 

@@ -7,6 +7,7 @@ stream by closing it; there is no end marker and no error item.
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -25,15 +26,18 @@ class Frames:
     """A run of 1 to 16 consecutive frames. A picture is a run of one frame.
 
     Raises:
-        ValueError: `pixels` is not (1–16, height, width, 3) uint8 in C order, `first` is negative, or `rate` is not
-            positive.
+        ValueError: `pixels` is not (1–16, height, width, 3) uint8 in C order, `first` is negative, `rate` is not
+            positive, or `times` are not `count` + 1 increasing values.
     """
 
     pixels: Pixels
     first: int = 0
     """Index of `pixels[0]` in the stream, from 0."""
     rate: Fraction = Fraction(1)
-    """Frames per second."""
+    """Frames per second; the average if the frames have `times`."""
+    times: tuple[Fraction, ...] | None = None
+    """Time at which each frame appears, and at which the last one disappears, in seconds from the beginning of the
+    stream: `count` + 1 values. None if the rate is constant."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -45,6 +49,18 @@ class Frames:
             raise ValueError("Frames.pixels must be C-contiguous")
         if self.first < 0 or self.rate <= 0:
             raise ValueError(f"Frames.first must be >= 0 and rate > 0, got {self.first} and {self.rate}")
+        self._check_times()
+
+    def _check_times(self) -> None:
+        times = self.times
+        if times is None:
+            return
+        if len(times) != self.count + 1 or times[0] < 0 or any(a >= b for a, b in pairwise(times)):
+            raise ValueError(f"Frames.times must be {self.count + 1} increasing values from 0 on, got {times}")
+
+    def list_times(self) -> tuple[Fraction, ...]:
+        """Return the time in seconds at which each frame appears and the last one disappears: `count` + 1 values."""
+        return self.times or tuple(index / self.rate for index in range(self.first, self.stop + 1))
 
     @property
     def count(self) -> int:
@@ -138,6 +154,18 @@ class Clip:
     """How to fit the clip; None uses it unchanged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A reference to the sound of a file, which is added to the main video; a file without sound adds nothing."""
+
+    url: str
+    start: Fraction = Fraction(0)
+    """When it begins in the video, in seconds: the time at which the first frame of its own video is shown, or, if the
+    file has only sound, its first sample."""
+    seconds: Fraction | None = None
+    """Maximum duration in seconds; None plays it to its end."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """Frames of a secondary output: another video, or a still picture."""
@@ -147,6 +175,8 @@ class Result:
     frames: Frames
     still: bool = False
     """Whether it is a picture; a picture is complete with this item."""
+    alpha: Frames | None = None
+    """The opacity of a transparent picture: one grey frame of the same size, 255 where it is opaque."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +232,7 @@ class Face:
                 raise ValueError(f"Face.{name} must be {shape} finite float32, got {array.shape} {array.dtype}")
 
 
-Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Result | Scores | Sketch | Face
+Item: TypeAlias = Frames | Progress | Text | Fact | StageDone | Clip | Sound | Result | Scores | Sketch | Face
 
 Stream: TypeAlias = AsyncGenerator[Item]
 """The output of a model while it runs. Closing the stream stops the work."""

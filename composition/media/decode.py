@@ -10,9 +10,9 @@ import json
 import logging
 import struct
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
 from pathlib import Path
@@ -47,10 +47,18 @@ class MediaFacts:
     rate: Fraction | None
     """Frames per second, the average if the frame rate is variable; None for pictures."""
     duration_s: float
+    """Time from the first frame to the end of the last one, in seconds; 0 for pictures."""
     damaged: str | None
     """Description of damage found so far in a file that is still usable. A missing frame repeats the one before it."""
     codec: str
     """FFmpeg's name of the codec; of the first picture if there are several."""
+    is_variable: bool = False
+    """Whether the frame rate is variable. The runs of such a video have `Frames.times`."""
+    sound: str | None = None
+    """FFmpeg's name of the codec of the sound; None if there is no sound."""
+    changes: Mapping[str, str | bool] = field(default_factory=dict[str, str | bool])
+    """What was changed to show the picture as a viewer would see it: name → value, e.g. `tone_mapped`: `hlg`,
+    `deinterlaced`: true, `pixel_aspect`: `16:15`, `alpha`: `on white`."""
 
 
 class Decoder:

@@ -7,7 +7,21 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from services.frames import MAX_RUN, Clip, Face, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
+from services.frames import (
+    MAX_RUN,
+    Clip,
+    Face,
+    Fact,
+    Frames,
+    Item,
+    Progress,
+    Result,
+    Scores,
+    Sketch,
+    Sound,
+    StageDone,
+    Text,
+)
 
 
 def pixels(count: int = 3, height: int = 4, width: int = 6) -> np.ndarray:
@@ -67,6 +81,29 @@ def test_refuses_a_place_before_the_stream_and_a_rate_that_stands_still(first: i
         Frames(pixels(), first, rate)
 
 
+def test_times_of_a_constant_rate_follow_from_it():
+    assert Frames(pixels(2), first=3, rate=Fraction(10)).list_times() == (
+        Fraction(3, 10),
+        Fraction(4, 10),
+        Fraction(5, 10),
+    )
+
+
+def test_times_of_its_own_are_kept():
+    times = (Fraction(0), Fraction(1, 30), Fraction(2))
+
+    assert Frames(pixels(2), times=times).list_times() == times
+
+
+@pytest.mark.parametrize(
+    "times",
+    [(Fraction(0), Fraction(1)), (Fraction(0), Fraction(1), Fraction(1)), (Fraction(-1), Fraction(0), Fraction(1))],
+)
+def test_refuses_times_that_do_not_increase(times: tuple[Fraction, ...]):
+    with pytest.raises(ValueError, match=r"Frames\.times must be 3 increasing values"):
+        Frames(pixels(2), times=times)
+
+
 def test_survives_pickle():
     frames = Frames(pixels(), first=7, rate=Fraction(24))
 
@@ -83,6 +120,7 @@ ITEMS = [
     Fact("seed", 7),
     StageDone("generate", "wan", "path:wan", "", "wan#1 cpu", 1.5),
     Clip("file:///a.mp4"),
+    Sound("file:///a.mp4"),
     Result("image", Frames(pixels(1)), still=True),
     Scores(3, edge_loss=0.5),
     Sketch(3, "soft_edges", Frames(pixels(1))),
