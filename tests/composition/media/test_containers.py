@@ -1,4 +1,4 @@
-"""Cuts, offsets and additional tracks: a video is the frames that a player shows, however its container is put together."""
+"""Cuts, offsets and additional tracks: a video is what a player shows, however its container is put together."""
 
 from collections.abc import Sequence
 from fractions import Fraction
