@@ -3,7 +3,8 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
-"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or
+"sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is not opaque) or
+`{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or
 `{"error", "message"}`, followed by the pixels that `shape` announces.
 """
 
@@ -22,7 +23,7 @@ from av.video.frame import VideoFrame
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
-from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -98,6 +99,10 @@ class Video:
         """Return the last frame that can be decoded, as a run of one."""
         return self._convert_frames([self.file.read_last()], 1)
 
+    def read_straight(self) -> Pixels:
+        """Return the last frame, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
+        return drop_opaque(self.file.converter.convert_straight(self.file.read_last()))
+
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one."""
         self.file.verify(positions)
@@ -139,7 +144,7 @@ class Video:
 
 
 def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | None:
-    """Run the operation of a request. Return (n, height, width, 3) uint8 RGB; None if it has no pixels."""
+    """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
     match request["op"]:
         case "run":
             return media.read_run(request["start"], request["most"])
@@ -147,6 +152,8 @@ def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | Non
             return media.sample(spread_positions(request["count"], media.count))
         case "last":
             return media.read_last()
+        case "straight":
+            return media.read_straight()
         case _:
             media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None
