@@ -110,7 +110,7 @@ def _to_xyz(primaries: int) -> Colours:
     """Return the matrix from linear red, green and blue to XYZ, in which white has the luminance 1."""
     xy: Colours = np.array(CHROMATICITIES[primaries]).reshape(4, 2)
     xyz: Colours = np.concatenate([xy, 1 - xy.sum(1, keepdims=True)], 1) / xy[:, 1:]
-    luminances: Colours = np.linalg.solve(xyz[:3].T, xyz[3])
+    luminances: Colours = np.linalg.inv(xyz[:3].T) @ xyz[3]
     return xyz[:3].T * luminances
 
 
