@@ -20,7 +20,9 @@ from av.video.stream import VideoStream
 from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
 from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
+from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
 from composition.media.decoding.timing import Timing
 from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
@@ -97,8 +99,18 @@ class MediaFile:
         first = self._cursor.peek()
         if first is None:
             raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
-        self.converter = RgbConverter(first, self._stream.codec_context.name, mirrored=self._header.is_mirrored)
+        self.converter = RgbConverter(first, self._read_presentation())
         limits.check_size(*self.converter.size)
+
+    def _read_presentation(self) -> Presentation:
+        form = self._header.picture_format
+        return Presentation(
+            self._stream.codec_context.name,
+            self._limits.background,
+            read_pixel_aspect(self._stream, self._format),
+            self._source,
+            read_tags(self._source, form) if form else None,
+        )
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container = self._open_container()
@@ -195,6 +207,7 @@ class MediaFile:
             "duration_s": 0.0 if is_still else float(timing.measure_duration(self._index.frames)),
             "damaged": self.damaged,
             "codec": self._stream.codec_context.name,
+            "changes": dict(self.converter.changes),
             "is_variable": timing.is_variable and not is_still,
         }
 
@@ -238,12 +251,13 @@ class MediaFile:
     ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, skipping frames that cannot be decoded."""
         has_times = self._index.pts is not None
+        decoder = choose_decoder(self._stream, THREADS)
         counted = expected = begin
         packet: Packet[VideoStream] | None
         while True:
             try:
                 packet = next(packets, None)
-                frames = packet.decode() if packet else []
+                frames = decoder.decode(packet) if packet else []
             except MemoryError:
                 raise
             except FFmpegError:

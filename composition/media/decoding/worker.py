@@ -3,9 +3,10 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
-"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape",
-"times"}` or `{"error", "message"}`, followed by the pixels that `shape` announces. `times` is null or `{"base",
-"ticks"}`: the times of the frames of a run, and the seconds of one tick as a fraction.
+"sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is not opaque) or
+`{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`, followed by
+the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run, and the
+seconds of one tick as a fraction.
 """
 
 import json
@@ -23,7 +24,7 @@ from av.video.frame import VideoFrame
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
-from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -105,6 +106,10 @@ class Video:
         """Return the last frame that can be decoded, as a run of one."""
         return self._convert_frames([self.file.read_last()], 1)
 
+    def read_straight(self) -> Pixels:
+        """Return the last frame, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
+        return drop_opaque(self.file.converter.convert_straight(self.file.read_last()))
+
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one."""
         self.file.verify(positions)
@@ -146,7 +151,7 @@ class Video:
 
 
 def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | None:
-    """Run the operation of a request. Return (n, height, width, 3) uint8 RGB; None if it has no pixels."""
+    """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
     match request["op"]:
         case "run":
             return media.read_run(request["start"], request["most"])
@@ -154,6 +159,8 @@ def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | Non
             return media.sample(spread_positions(request["count"], media.count))
         case "last":
             return media.read_last()
+        case "straight":
+            return media.read_straight()
         case _:
             media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None
