@@ -7,6 +7,7 @@ telecined one each field fits the other field of its own frame or of a neighbour
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -81,7 +82,7 @@ def read_luma(frame: VideoFrame) -> Luma:
         frame = frame.reformat(format="gray")
     bits = frame.format.components[0].bits
     plane = frame.planes[0]
-    stored = np.frombuffer(plane, np.uint8 if bits <= 8 else np.uint16).reshape(plane.height, -1)
+    stored = np.frombuffer(cast("Any", plane), np.uint8 if bits <= 8 else np.uint16).reshape(plane.height, -1)
     picked = stored[:, : frame.width : max(1, frame.width // COLUMNS)]
     shift = (8 if name.startswith("p") else bits - 8) if bits > 8 else 0
     return (picked >> shift).astype(np.int16)
@@ -120,7 +121,8 @@ def compare_fields(frame: Luma, before: Luma) -> Evidence:
         return Evidence()
     own = measure_combs(frame, frame, motion)
     top = measure_combs(frame, before, motion)
-    bottom = measure_combs(before, frame, motion)
+    # Ordinary videos end here: without combs, what the other combination shows makes no difference.
+    bottom = measure_combs(before, frame, motion) if (own >= MIN_SUM).any() else top
     strongest = np.maximum(np.maximum(own, top), bottom)
     least = np.maximum(MIN_STRENGTH * sum_blocks(motion), MIN_SUM)
     combed, combed_top, combed_bottom = ((x >= least) & (x * VISIBLE > strongest) for x in (own, top, bottom))

@@ -15,7 +15,7 @@ from composition.media.decoding.combs import Evidence, Luma, compare_fields, has
 
 CYCLE = 5
 """Telecine makes this many frames of four film frames."""
-CLEAN = 6
+CLEAN = 5
 """Number of clean frames, among none that is combed, after which a video is progressive. Telecined ones have fewer."""
 UNSUSPECTED = 24
 """Maximum number of frames that are examined of a video that is not flagged and has no combs in them."""

@@ -21,10 +21,10 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.decoding.album import Album, is_album
-from composition.media.decoding.deinterlace import open_progressive
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
 from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.progressive import PlainReader, open_reader
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -61,8 +61,7 @@ class Video:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.file = MediaFile(path, limits)
-        self._progressive = open_progressive(self.file)
-        self._reader = self._progressive or self.file
+        self._reader = open_reader(self.file)
 
     @property
     def can_use_decord(self) -> bool:
@@ -73,7 +72,7 @@ class Video:
             and file.converter.matches_decord
             and file.frames <= MAX_DECORD_FRAMES
             and not file.damaged
-            and self._progressive is None
+            and isinstance(self._reader, PlainReader)
         )
 
     @property
