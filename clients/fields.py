@@ -39,7 +39,21 @@ class SamplingFields(TypedDict, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
+    ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
     shift: Annotated[
@@ -245,6 +259,16 @@ class AnimationFields(TypedDict, total=False):
             default="3",
         ),
     ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
+    ]
 
 
 class SvdFields(AnimationFields, total=False):
@@ -260,7 +284,11 @@ class SvdFields(AnimationFields, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
     ]
     seed: Annotated[
         int | None,
@@ -941,6 +969,7 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
+    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
