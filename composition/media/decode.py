@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,9 @@ START_S = 30.0
 """Timeout for starting a decoder process, in seconds. Generous, for busy machines."""
 ANSWER_BYTES = 1 << 16
 """Maximum size of an answer without its pixels, in bytes."""
+
+Times: TypeAlias = tuple[Fraction, ...]
+"""When each frame of a run is shown, and when the last one ends, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -120,35 +123,37 @@ class Decoder:
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        return self._make_frames(await self._ask({"op": "sample", "count": count}), 0)
+        pixels, _ = await self._ask({"op": "sample", "count": count})
+        return self._make_frames(pixels, 0)
 
     async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""
-        pixels = await self._ask({"op": "last"})
+        pixels, _ = await self._ask({"op": "last"})
         return self._make_frames(pixels, self.facts.frames - 1)
 
     async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield `count` frames, or all, from index `start` on, in runs of 1 to 16 frames and at most 64 MiB.
 
         Each run is decoded when it is requested. All frames of a run have the same size: a run of pictures ends before
-        a picture of another size, and before one that cannot be decoded.
+        a picture of another size, and before one that cannot be decoded. If the frame rate is variable, each run has
+        its times, counted from the first frame of the video.
         """
         stop = sys.maxsize if count is None else start + count
         while start < stop:
-            pixels = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
+            pixels, times = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
             if pixels is None:
                 return
-            yield self._make_frames(pixels, start)
+            yield self._make_frames(pixels, start, times)
             start += len(pixels)
 
     async def verify(self) -> None:
         """Decode the first frame, the last and some in between. Raises UndecodableMedia if the last does not decode."""
         await self._ask({"op": "verify"})
 
-    def _make_frames(self, pixels: Pixels | None, first: int) -> Frames:
+    def _make_frames(self, pixels: Pixels | None, first: int, times: Times | None = None) -> Frames:
         if pixels is None:
             raise self._make_error(UndecodableMedia, "the file has no frames")
-        return Frames(pixels, first, self.facts.rate or Fraction(1))
+        return Frames(pixels, first, self.facts.rate or Fraction(1), times)
 
     async def _open_file(self) -> None:
         path = await asyncio.to_thread(self._path.resolve)
@@ -160,8 +165,11 @@ class Decoder:
             raise ServiceLost("the decoder process did not start") from error
         await self._ask({"path": str(path), "limits": self._limits.model_dump()})
 
-    async def _ask(self, request: dict[str, Any]) -> Pixels | None:
-        """Send a request and return the pixels of the answer. If the exchange is cut short, the process is killed."""
+    async def _ask(self, request: dict[str, Any]) -> tuple[Pixels | None, Times | None]:
+        """Send a request, and return the pixels of the answer and their times.
+
+        If the exchange is cut short, the process is killed.
+        """
         async with self._lock:
             is_complete = False
             try:
@@ -184,7 +192,7 @@ class Decoder:
             raise self._make_error(kind, answer["message"])
         facts = answer["facts"]
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
-        return pixels
+        return pixels, _parse_times(answer.get("times"))
 
     async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         data = json.dumps(request).encode()
@@ -231,6 +239,14 @@ class Decoder:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
+
+
+def _parse_times(times: dict[str, Any] | None) -> Times | None:
+    """Return the times in an answer, in seconds."""
+    if times is None:
+        return None
+    base = Fraction(times["base"])
+    return tuple(ticks * base for ticks in times["ticks"])
 
 
 async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:

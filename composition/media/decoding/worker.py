@@ -3,8 +3,9 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
-"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or
-`{"error", "message"}`, followed by the pixels that `shape` announces.
+"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape",
+"times"}` or `{"error", "message"}`, followed by the pixels that `shape` announces. `times` is null or `{"base",
+"ticks"}`: the times of the frames of a run, and the seconds of one tick as a fraction.
 """
 
 import json
@@ -85,6 +86,12 @@ class Video:
             return None
         frames = (self.file.read_frame(start + i) for i in range(most))
         return self._convert_frames((frame for frame in frames if frame is not None), most)
+
+    def list_times(self, start: int, count: int) -> dict[str, Any] | None:
+        """Return when the frames from `start` on are shown, and when the last ends; None if the rate is constant."""
+        timing = self.file.timing
+        ticks = timing.list_ticks(start, count)
+        return None if ticks is None else {"base": str(timing.time_base), "ticks": ticks}
 
     def sample(self, positions: list[int]) -> Pixels | None:
         """Return the frames at `positions`; None if there are none."""
@@ -180,13 +187,16 @@ def serve_requests(link: socket.socket, limits: Limits, path: str) -> None:
     request: dict[str, Any] | None = {}
     while request is not None:
         extend_cpu_limit(limits)
-        pixels = None
+        pixels = times = None
         try:
             if media is None:
                 media = Album(path, limits) if is_album(path) else Video(path, limits)
             else:
                 pixels = run_operation(media, request)
-            send_answer(link, {"facts": media.describe(), "shape": None if pixels is None else pixels.shape}, pixels)
+                if pixels is not None and request["op"] == "run" and isinstance(media, Video):
+                    times = media.list_times(request["start"], len(pixels))
+            shape = None if pixels is None else pixels.shape
+            send_answer(link, {"facts": media.describe(), "shape": shape, "times": times}, pixels)
         except MemoryError:
             send_error(link, LimitExceeded(f"decoding needs more than {limits.memory_bytes} bytes (memory_bytes)"))
         except FFmpegError as error:
