@@ -113,7 +113,17 @@ class V2VFields(GraphFields, SamplingFields, total=False):
         bool | None,
         About(
             "Return the input and its continuation as one video of the input's size. Every frame of the input "
-            "keeps its time, and the continuation follows at its own rate.",
+            "keeps its time, and the continuation follows at its own rate. What the last frame shows keeps its "
+            "place and shape: bars of `pad` are cut off, what `crop` cut off is filled by repeating edge "
+            "pixels, and `stretch` is undone.",
+            default="false",
+        ),
+    ]
+    match_colour: Annotated[
+        bool | None,
+        About(
+            "Correct the colours of all frames of the continuation alike, so that mean and spread of each "
+            "colour channel of its first frame are those of the input's last frame.",
             default="false",
         ),
     ]
@@ -985,6 +995,7 @@ class VideoFields(TypedDict, total=False):
     describe_prompt: str | None
     num_segments: int | None
     join: bool | None
+    match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
     true_cfg_scale: float | None

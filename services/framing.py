@@ -28,6 +28,11 @@ class Box:
         part = pixels[:, self.top : self.top + self.height, self.left : self.left + self.width]
         return part if part.shape == pixels.shape else np.ascontiguousarray(part)
 
+    def surround(self, pixels: Pixels, width: int, height: int) -> Pixels:
+        """Return (n, h, w, 3) pixels, which fill this part, as `width` x `height`: the rest repeats their edges."""
+        below, right = height - self.top - self.height, width - self.left - self.width
+        return np.pad(pixels, ((0, 0), (self.top, below), (self.left, right), (0, 0)), mode="edge")
+
 
 @dataclass(frozen=True, slots=True)
 class Framing:

@@ -52,5 +52,4 @@ def fit_picture(frames: Frames, framing: Framing) -> Image.Image:
         return picture.resize(size, Image.Resampling.LANCZOS)
     box = framing.place(frames.width, frames.height)
     scaled = np.asarray(picture.resize((box.width, box.height), Image.Resampling.LANCZOS))
-    below, right = framing.height - box.top - box.height, framing.width - box.left - box.width
-    return Image.fromarray(np.pad(scaled, ((box.top, below), (box.left, right), (0, 0)), mode="edge"))
+    return Image.fromarray(box.surround(scaled[None], *size)[0])

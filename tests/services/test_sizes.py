@@ -152,7 +152,7 @@ def test_more_than_the_deployment_accepts(fields):
 def test_without_padding_the_whole_canvas_is_kept(picture, fit):
     framing = frame(picture, 704 * 1280, 32, fit=fit)
     assert framing.kept == Box(0, 0, framing.width, framing.height)
-    assert (framing.width, framing.height) == fit_canvas(*picture, 704 * 1280, Sides(32))
+    assert (framing.width, framing.height) == fit_canvas(picture[0], picture[1], 704 * 1280, Sides(32))
 
 
 def draw(width: int, height: int) -> Frames:
@@ -167,7 +167,8 @@ def draw(width: int, height: int) -> Frames:
 @pytest.mark.parametrize("picture", SHAPES)
 def test_with_padding_the_edge_pixels_are_repeated_at_all_sides(picture):
     framing = frame(picture, 64 * 64, 16)
-    canvas = np.asarray(fit_picture(draw(*picture), framing))
+    width, height = picture
+    canvas = np.asarray(fit_picture(draw(width, height), framing))
     assert canvas.shape == (framing.height, framing.width, 3)
     kept = framing.kept
     content = kept.cut(canvas[None])[0]
