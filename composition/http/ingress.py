@@ -44,6 +44,7 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
+from composition.media.encoding import Encoding
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
@@ -69,6 +70,8 @@ class IngressSettings(BodySettings, DoorSettings):
     media: MediaLimits = MediaLimits()
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
+    encoding: Encoding = Encoding()
+    """Default of the field `encoding` of requests."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
 
@@ -88,7 +91,7 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts)
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, settings.encoding)
         self._downloads = Downloads(self._store, artifacts, served)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
         self._started = int(time.time())
