@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MediaKind = Literal["image", "video", "pictures"]
-"""`pictures` is a zip archive or a folder of pictures."""
+MediaKind = Literal["image", "video", "pictures", "sound"]
+"""`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
 
 
 class MediaLimits(BaseModel):

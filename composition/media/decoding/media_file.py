@@ -22,6 +22,8 @@ from av.video.stream import VideoStream
 
 from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
 from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.sound import SoundTrack, name_sound
+from composition.media.decoding.sound_file import open_track
 from services.errors import LimitExceeded, UndecodableMedia
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
@@ -117,6 +119,7 @@ class MediaFile:
         except FFmpegError as error:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
+        self._sound = name_sound(self._container)
         self._check_header()
         self._index = Index(1) if self._header.picture_format else self._read_index()
         self._states = bytearray(self._index.frames)
@@ -250,7 +253,21 @@ class MediaFile:
             "duration_s": 0.0 if rate is None else float(self._index.frames / rate),
             "damaged": self.damaged,
             "codec": self._stream.codec_context.name,
+            "sound": self._sound,
         }
+
+    @property
+    def begin(self) -> Fraction:
+        """When the first frame is shown, in seconds of the file's clock."""
+        pts = self._index.pts
+        first = pts[0] if pts else self._stream.start_time or 0
+        return first * (self._stream.time_base or Fraction(0))
+
+    def open_track(self) -> SoundTrack:
+        """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
+        if not isinstance(self._source, str):
+            raise UndecodableMedia("there is no sound")
+        return open_track(self._source, FORMATS, self.begin, self._limits)
 
     def _choose_rate(self) -> Fraction:
         """Return the frame rate of the header if it is within 2 % of the measured average, else the average."""
