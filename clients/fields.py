@@ -98,7 +98,9 @@ class V2VFields(GraphFields, SamplingFields, total=False):
     join: Annotated[
         bool | None,
         About(
-            "Return the input and its continuation as one video, at the size and rate of the input.", default="false"
+            "Return the input and its continuation as one video of the input's size. Every frame of the input "
+            "keeps its time, and the continuation follows at its own rate.",
+            default="false",
         ),
     ]
     input_reference: Annotated[

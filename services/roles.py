@@ -129,7 +129,7 @@ class Upscale(Protocol[Request_contra]):
     def upscale(self, request: Request_contra, frames: Frames, key: str = "") -> Stream:
         """Upscale a run of frames.
 
-        The stream has the upscaled run, with the same `first` and `rate`.
+        The stream has the upscaled run, with the same `first`, `rate` and `times`.
 
         Args:
             request: the scale factor.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,9 @@ ANSWER_BYTES = 1 << 16
 """Maximum size of an answer without its pixels, in bytes."""
 MAX_SOUND_BYTES = 16 << 20
 """Maximum size of a chunk of sound in bytes."""
+
+Times: TypeAlias = tuple[Fraction, ...]
+"""When each frame of a run is shown, and when the last one ends, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -129,25 +132,27 @@ class Decoder:
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        return self._make_frames(await self._ask({"op": "sample", "count": count}), 0)
+        pixels, _ = await self._ask({"op": "sample", "count": count})
+        return self._make_frames(pixels, 0)
 
     async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""
-        pixels = await self._ask({"op": "last"})
+        pixels, _ = await self._ask({"op": "last"})
         return self._make_frames(pixels, self.facts.frames - 1)
 
     async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield `count` frames, or all, from index `start` on, in runs of 1 to 16 frames and at most 64 MiB.
 
         Each run is decoded when it is requested. All frames of a run have the same size: a run of pictures ends before
-        a picture of another size, and before one that cannot be decoded.
+        a picture of another size, and before one that cannot be decoded. If the frame rate is variable, each run has
+        its times, counted from the first frame of the video.
         """
         stop = sys.maxsize if count is None else start + count
         while start < stop:
-            pixels = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
+            pixels, times = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
             if pixels is None:
                 return
-            yield self._make_frames(pixels, start)
+            yield self._make_frames(pixels, start, times)
             start += len(pixels)
 
     async def verify(self) -> None:
@@ -180,10 +185,10 @@ class Decoder:
                 return
             yield parse_chunk(answer["sound"], answer["data"])
 
-    def _make_frames(self, pixels: Pixels | None, first: int) -> Frames:
+    def _make_frames(self, pixels: Pixels | None, first: int, times: Times | None = None) -> Frames:
         if pixels is None:
             raise self._make_error(UndecodableMedia, "the file has no frames")
-        return Frames(pixels, first, self.facts.rate or Fraction(1))
+        return Frames(pixels, first, self.facts.rate or Fraction(1), times)
 
     async def _open_file(self, *, takes_sound: bool) -> None:
         path = await asyncio.to_thread(self._path.resolve)
@@ -195,10 +200,10 @@ class Decoder:
             raise ServiceLost("the decoder process did not start") from error
         await self._ask({"path": str(path), "limits": self._limits.model_dump(), "takes_sound": takes_sound})
 
-    async def _ask(self, request: dict[str, Any]) -> Pixels | None:
-        """Send a request and return the pixels of the answer."""
-        _, pixels = await self._request(request)
-        return pixels
+    async def _ask(self, request: dict[str, Any]) -> tuple[Pixels | None, Times | None]:
+        """Send a request, and return the pixels of the answer and their times."""
+        answer, pixels = await self._request(request)
+        return pixels, _parse_times(answer.get("times"))
 
     async def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         """Send a request and return the answer and its pixels. If the exchange is cut short, the process is killed."""
@@ -280,6 +285,14 @@ class Decoder:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
+
+
+def _parse_times(times: dict[str, Any] | None) -> Times | None:
+    """Return the times in an answer, in seconds."""
+    if times is None:
+        return None
+    base = Fraction(times["base"])
+    return tuple(ticks * base for ticks in times["ticks"])
 
 
 def _check_fitness(answer: Mapping[str, Any]) -> None:

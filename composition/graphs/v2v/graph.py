@@ -2,9 +2,6 @@
 
 from collections.abc import AsyncIterator
 from fractions import Fraction
-from math import ceil, floor
-
-import numpy as np
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
@@ -14,7 +11,7 @@ from composition.graphs.v2v.request import V2VRequest
 from composition.media.decode import MediaFacts
 from composition.media.encode import resize_frames
 from services.errors import InvalidParameter
-from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
+from services.frames import Clip, Fact, Frames, Item, Sound, Text
 from services.internvl.request import DescribeRequest
 from services.roles import Describe, ImageToVideo
 from services.wan.request import WanRequest
@@ -71,53 +68,35 @@ class V2V:
     async def _continue(
         self, request: V2VRequest, prompt: str, last: Frames, facts: MediaFacts, known: Known
     ) -> AsyncIterator[Item]:
-        joint = Joint(facts.width, facts.height, facts.rate) if request.join and facts.rate is not None else None
-        if joint is None:
-            yield Fact("frames_total", request.num_frames)
-        else:
+        yield Fact("frames_total", request.num_frames + (facts.frames - 1 if request.join else 0))
+        if request.join:
             yield Clip(request.input_video)
-        start = known.frames if joint is None else 0
+        if facts.sound is not None and request.join:
+            yield Sound(request.input_video, seconds=Fraction(facts.duration_s))
+        elif facts.sound is not None:
+            yield Fact("sound", "left out: the result shows only the continuation")
+        start = 0 if request.join else known.frames
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate
         call = stream(self._animator, animate, animation, last, start=start, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                if joint is None or not isinstance(item, Frames):
+                if not request.join or not isinstance(item, Frames):
                     yield item
-                    continue
-                if item.first == 0:
-                    yield Fact("frames_total", facts.frames + joint.count(request.num_frames, item.rate))
-                for frames in joint.fit(item):
+                elif (frames := join_frames(item, facts.width, facts.height)) is not None:
                     yield frames
 
 
-class Joint:
-    """Converts a continuation to the size and frame rate of the clip to which it is joined.
+def join_frames(frames: Frames, width: int, height: int) -> Frames | None:
+    """Return the frames of a continuation as those after the clip, or None if there are none.
 
-    Frames are repeated or dropped to reach the rate. Frame 0 of the continuation repeats the clip's last frame, so the
-    first frame after the clip shows the continuation at one frame duration after its start.
+    The first frame of a continuation repeats the clip's last frame and is left out.
 
     Args:
+        frames: a run of the continuation.
         width, height: size of the clip in pixels.
-        rate: of the clip, in frames per second.
     """
-
-    def __init__(self, width: int, height: int, rate: Fraction) -> None:
-        self._width, self._height, self._rate = width, height, rate
-
-    def count(self, num_frames: int, rate: Fraction) -> int:
-        """Return how many frames at the clip's rate show the first `num_frames` frames of a continuation at `rate`."""
-        return ceil(num_frames / rate * self._rate) - 1
-
-    def fit(self, frames: Frames) -> list[Frames]:
-        """Return the frames at the clip's size and rate that show this run; 0 is the first frame after the clip."""
-        start = self.count(frames.first, frames.rate) if frames.first else 0
-        shown = range(start, self.count(frames.stop, frames.rate))
-        if not shown:
-            return []
-        sized = resize_frames(frames, self._width, self._height).pixels
-        sources = [floor((j + 1) / self._rate * frames.rate) - frames.first for j in shown]
-        return [
-            Frames(np.ascontiguousarray(sized[sources[i : i + MAX_RUN]]), start + i, self._rate)
-            for i in range(0, len(sources), MAX_RUN)
-        ]
+    fresh = frames.pixels[max(0, 1 - frames.first) :]
+    if not len(fresh):
+        return None
+    return resize_frames(Frames(fresh, max(0, frames.first - 1), frames.rate), width, height)

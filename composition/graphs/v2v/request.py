@@ -26,7 +26,8 @@ class V2VRequest(GraphRequest, Sampling):
     num_segments: Annotated[int, Field(ge=1, le=MAX_RUN)] = 8
     """Number of frames that InternVL sees, spread evenly over the video."""
     join: bool = False
-    """Return the input and its continuation as one video, at the size and rate of the input."""
+    """Return the input and its continuation as one video of the input's size. Every frame of the input keeps its time,
+    and the continuation follows at its own rate."""
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:

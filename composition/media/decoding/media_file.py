@@ -3,12 +3,9 @@
 Runs only in decoder processes (`composition.media.decoding.worker`): files are untrusted, and FFmpeg is native code.
 """
 
-import bisect
 import io
 import itertools
-import sys
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -20,47 +17,19 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
 from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
 from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.sound import SoundTrack, name_sound
 from composition.media.decoding.sound_file import open_track
+from composition.media.decoding.timing import Timing
 from services.errors import LimitExceeded, UndecodableMedia
 
-MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
 """The video formats that may be opened. None of them can refer to other files or to the network."""
-TIMED = frozenset({MOV, MATROSKA, "mpegts", "gif"})
-"""Formats with a presentation time for each frame. AVI has none: its frames are counted."""
 HEIF_BRANDS = frozenset({"heic", "heix", "hevc", "heim", "heis", "mif1", "msf1", "avif", "avis"})
 THREADS = 2
 UNTRIED, MISSING, DECODED, FLAWED = range(4)
-
-
-@dataclass
-class Index:
-    """The frames of a video stream, as read from its packets."""
-
-    frames: int
-    pts: list[int] | None = None
-    """Sorted presentation times, in the stream's time base; None if they are missing or not unique."""
-    keyframes: list[tuple[int, int]] | None = None
-    """Presentation and decoding time of each keyframe, in order; None if the file cannot be sought."""
-    rate: Fraction | None = None
-    """Average frames per second, from the presentation times."""
-
-    def find_keyframe(self, position: int) -> tuple[int, int] | None:
-        """Return the times of the last keyframe at or before `position`; None to decode from the beginning."""
-        if self.pts is None or self.keyframes is None:
-            return None
-        after = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
-        return self.keyframes[after - 1] if after else None
-
-    def find_position(self, pts: int | None) -> int | None:
-        """Return the position of the frame with the presentation time `pts`, or None."""
-        if self.pts is None or pts is None:
-            return None
-        found = bisect.bisect_left(self.pts, pts)
-        return found if found < len(self.pts) and self.pts[found] == pts else None
 
 
 class Cursor:
@@ -121,7 +90,7 @@ class MediaFile:
         self._format = self._container.format.name
         self._sound = name_sound(self._container)
         self._check_header()
-        self._index = Index(1) if self._header.picture_format else self._read_index()
+        self._index = Index(1) if self._header.picture_format else read_index(self._container, self._stream, limits)
         self._states = bytearray(self._index.frames)
         self._cursor = self._seek(0)
         self._last_requested = -1
@@ -172,64 +141,15 @@ class MediaFile:
             total = Fraction(self._container.duration or 0, av.time_base)
             self._limits.check_length(stream.frames, float(max(duration, total)), "according to its header")
 
-    def _read_index(self) -> Index:
-        """Read all packets without decoding them, because the header may be wrong or incomplete."""
-        packets: list[tuple[int | None, int | None, bool]] = []
-        end = Fraction(0)
-        read = broken = 0
-        try:
-            for packet in self._container.demux():
-                if packet.size and packet.pts is not None:
-                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream_index != self._stream.index or not packet.size:
-                    continue
-                read += 1
-                broken = (
-                    broken + 1 if packet.is_corrupt else 0
-                )  # corrupt packets at the end of the file: it is truncated
-                if not packet.is_discard:
-                    packets.append((packet.pts, packet.dts, packet.is_keyframe))
-                    self._limits.check_length(len(packets), 0, "or more")
-        except FFmpegError:
-            broken += 1
-        self._check_complete(read - broken, end)
-        packets = packets[: len(packets) - broken]
-        if not packets:
-            raise UndecodableMedia("the video has no frames")
-        return self._build_index(packets)
-
-    def _check_complete(self, read: int, end: Fraction) -> None:
-        """Raise UndecodableMedia if there are fewer packets, or a shorter duration, than the header declares."""
-        declared = sum(entry.size > 0 for entry in self._stream.index_entries) if self._format == MOV else 0
-        if read < declared:
-            raise UndecodableMedia(f"the file is truncated: it has {read} of {declared} frames")
-        duration = Fraction(self._container.duration or 0, av.time_base)
-        if self._format == "avi" and self._stream.average_rate:
-            duration = max(duration, self._stream.frames / self._stream.average_rate)
-        found = max(end, end - Fraction(self._container.start_time or 0, av.time_base))
-        is_fragmented = self._format == MOV and not self._stream.frames
-        must_match = self._format in (MATROSKA, "avi") or is_fragmented
-        if must_match and found < duration * Fraction(99, 100) - Fraction(1, 4):
-            raise UndecodableMedia(f"the file is truncated: it has {float(found):.1f} of {float(duration):.1f} s")
-
-    def _build_index(self, packets: list[tuple[int | None, int | None, bool]]) -> Index:
-        pts = sorted(time for time, _, _ in packets if time is not None)
-        span = (pts[-1] - pts[0]) * (self._stream.time_base or Fraction(0)) if pts else Fraction(0)
-        self._limits.check_length(len(packets), float(span), "according to its frames")
-        index = Index(len(packets), rate=(len(pts) - 1) / span if span else None)
-        if self._format not in TIMED or len(set(pts)) < len(packets):
-            return index
-        index.pts, index.keyframes = pts, []
-        for presented, decoded, is_key in packets:
-            if is_key and presented is not None and decoded is not None:
-                index.keyframes.append((presented, decoded))
-        index.keyframes.sort()
-        return index
-
     @property
     def frames(self) -> int:
         """Number of frames; an estimate until frames without times were counted."""
         return self._index.frames
+
+    @property
+    def timing(self) -> Timing:
+        """When the frames are shown."""
+        return self._index.timing
 
     @property
     def is_indexed(self) -> bool:
@@ -243,17 +163,18 @@ class MediaFile:
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
-        rate = None if self.is_still else self._choose_rate()
+        timing, is_still = self._index.timing, self.is_still
         return {
-            "kind": "image" if self.is_still else "video",
+            "kind": "image" if is_still else "video",
             "width": self.converter.size[0],
             "height": self.converter.size[1],
             "frames": self._index.frames,
-            "rate": None if rate is None else str(rate),
-            "duration_s": 0.0 if rate is None else float(self._index.frames / rate),
+            "rate": None if is_still else str(timing.rate),
+            "duration_s": 0.0 if is_still else float(timing.measure_duration(self._index.frames)),
             "damaged": self.damaged,
             "codec": self._stream.codec_context.name,
             "sound": self._sound,
+            "is_variable": timing.is_variable and not is_still,
         }
 
     @property
@@ -268,15 +189,6 @@ class MediaFile:
         if not isinstance(self._source, str):
             raise UndecodableMedia("there is no sound")
         return open_track(self._source, FORMATS, self.begin, self._limits)
-
-    def _choose_rate(self) -> Fraction:
-        """Return the frame rate of the header if it is within 2 % of the measured average, else the average."""
-        declared, measured = self._stream.average_rate, self._index.rate
-        if not measured:
-            return declared or Fraction(25)
-        if declared and abs(declared / measured - 1) < Fraction(1, 50):
-            return declared
-        return max(measured.limit_denominator(1001), Fraction(1, 1001))
 
     @property
     def damaged(self) -> str | None:

@@ -3,6 +3,9 @@
 Runs only in decoder processes (`composition.media.decoding.worker`).
 """
 
+# PyAV's stubs omit the type arguments of Packet.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any

@@ -4,7 +4,8 @@ The process is forked from a prepared process (`composition.media.decoding.fork_
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
 "most"}`, `{"op": "sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON,
-`{"facts", "shape"}` or `{"error", "message"}`, followed by the pixels that `shape` announces.
+`{"facts", "shape", "times"}` or `{"error", "message"}`, followed by the pixels that `shape` announces. `times` is null
+or `{"base", "ticks"}`: the times of the frames of a run, and the seconds of one tick as a fraction.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
@@ -92,6 +93,12 @@ class Video:
             return None
         frames = (self.file.read_frame(start + i) for i in range(most))
         return self._convert_frames((frame for frame in frames if frame is not None), most)
+
+    def list_times(self, start: int, count: int) -> dict[str, Any] | None:
+        """Return when the frames from `start` on are shown, and when the last ends; None if the rate is constant."""
+        timing = self.file.timing
+        ticks = timing.list_ticks(start, count)
+        return None if ticks is None else {"base": str(timing.time_base), "ticks": ticks}
 
     def sample(self, positions: list[int]) -> Pixels | None:
         """Return the frames at `positions`; None if there are none."""
@@ -226,7 +233,7 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
     request: dict[str, Any] | None = {}
     while request is not None:
         extend_cpu_limit(limits)
-        pixels = None
+        pixels = times = None
         try:
             if media is None:
                 media = open_media(path, limits, takes_sound=takes_sound)
@@ -238,7 +245,10 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
                 continue
             else:
                 pixels = run_operation(media, request)
-            send_answer(link, {"facts": media.describe(), "shape": None if pixels is None else pixels.shape}, pixels)
+                if pixels is not None and request["op"] == "run" and isinstance(media, Video):
+                    times = media.list_times(request["start"], len(pixels))
+            shape = None if pixels is None else pixels.shape
+            send_answer(link, {"facts": media.describe(), "shape": shape, "times": times}, pixels)
         except MemoryError:
             send_error(link, LimitExceeded(f"decoding needs more than {limits.memory_bytes} bytes (memory_bytes)"))
         except FFmpegError as error:

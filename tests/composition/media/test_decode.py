@@ -274,15 +274,6 @@ async def test_pictures(tmp_path: Path, name: str, written: Any, seen: Pixels, h
             assert np.abs(frames.pixels[0].astype(int) - seen).max() <= (2 if how or name == "deep.png" else 1)
 
 
-async def test_an_irregular_rate_is_the_average(tmp_path: Path) -> None:
-    times = [0, 1, 2, 10, 11, 12, 20, 21, 40]
-    path = media.clip(tmp_path / "a.mkv", [media.numbered(n) for n in range(9)], 25, times=times)
-    async with Decoder.open(path) as decoder:
-        assert decoder.facts.rate is not None
-        assert decoder.facts.rate == pytest.approx(8 / (40 / 25), rel=0.01)
-        assert numbers(await pulled(decoder)) == list(range(9))
-
-
 async def test_film_s_own_rate_is_exact(tmp_path: Path) -> None:
     path = media.count(tmp_path / "a.mkv", rate=Fraction(24000, 1001))
     assert (await probe_media(path)).rate == Fraction(24000, 1001)
