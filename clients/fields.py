@@ -51,7 +51,21 @@ class SamplingFields(TypedDict, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
+    ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
     shift: Annotated[
@@ -111,7 +125,17 @@ class V2VFields(MediaFields, SamplingFields, total=False):
         bool | None,
         About(
             "Return the input and its continuation as one video of the input's size. Every frame of the input "
-            "keeps its time, and the continuation follows at its own rate.",
+            "keeps its time, and the continuation follows at its own rate. What the last frame shows keeps its "
+            "place and shape: bars of `pad` are cut off, what `crop` cut off is filled by repeating edge "
+            "pixels, and `stretch` is undone.",
+            default="false",
+        ),
+    ]
+    match_colour: Annotated[
+        bool | None,
+        About(
+            "Correct the colours of all frames of the continuation alike, so that mean and spread of each "
+            "colour channel of its first frame are those of the input's last frame.",
             default="false",
         ),
     ]
@@ -259,6 +283,16 @@ class AnimationFields(TypedDict, total=False):
             default="3",
         ),
     ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
+    ]
 
 
 class SvdFields(AnimationFields, total=False):
@@ -274,7 +308,11 @@ class SvdFields(AnimationFields, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
     ]
     seed: Annotated[
         int | None,
@@ -955,6 +993,7 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
+    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
@@ -969,6 +1008,7 @@ class VideoFields(TypedDict, total=False):
     describe_prompt: str | None
     num_segments: int | None
     join: bool | None
+    match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
     true_cfg_scale: float | None

@@ -27,7 +27,11 @@ class V2VRequest(MediaRequest, Sampling):
     """Number of frames that InternVL sees, spread evenly over the video."""
     join: bool = False
     """Return the input and its continuation as one video of the input's size. Every frame of the input keeps its time,
-    and the continuation follows at its own rate."""
+    and the continuation follows at its own rate. What the last frame shows keeps its place and shape: bars of `pad` are
+    cut off, what `crop` cut off is filled by repeating edge pixels, and `stretch` is undone."""
+    match_colour: bool = False
+    """Correct the colours of all frames of the continuation alike, so that mean and spread of each colour channel of
+    its first frame are those of the input's last frame."""
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.progressive import PlainReader, open_reader
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -61,31 +62,36 @@ class Video:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.file = MediaFile(path, limits)
+        self._reader = open_reader(self.file)
 
     @property
     def can_use_decord(self) -> bool:
         """Whether decord returns the same frames and pixels for this file."""
         file = self.file
         return (
-            file.is_indexed and file.converter.matches_decord and file.frames <= MAX_DECORD_FRAMES and not file.damaged
+            file.is_indexed
+            and file.converter.matches_decord
+            and file.frames <= MAX_DECORD_FRAMES
+            and not file.damaged
+            and isinstance(self._reader, PlainReader)
         )
 
     @property
     def count(self) -> int:
         """Number of frames; an estimate until frames without times were counted."""
-        return self.file.frames
+        return self._reader.frames
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
-        return self.file.describe()
+        return self._reader.describe()
 
     def read_run(self, start: int, most: int) -> Pixels | None:
         """Return up to `most` frames from `start` on; None past the last one."""
         width, height = self.file.converter.size
-        most = min(most, self.file.frames - start, max(1, RUN_BYTES // (width * height * 3)))
+        most = min(most, self._reader.frames - start, max(1, RUN_BYTES // (width * height * 3)))
         if most < 1:
             return None
-        frames = (self.file.read_frame(start + i) for i in range(most))
+        frames = (self._reader.read_frame(start + i) for i in range(most))
         return self._convert_frames((frame for frame in frames if frame is not None), most)
 
     def list_times(self, start: int, count: int) -> dict[str, Any] | None:
@@ -98,13 +104,13 @@ class Video:
         """Return the frames at `positions`; None if there are none."""
         pixels = self._sample_with_decord(positions) if self.can_use_decord else None
         if pixels is None:
-            frames = (self.file.read_frame(position) for position in positions)
+            frames = (self._reader.read_frame(position) for position in positions)
             pixels = self._convert_frames((frame for frame in frames if frame is not None), len(positions))
         return pixels
 
     def read_last(self) -> Pixels | None:
         """Return the last frame that can be decoded, as a run of one."""
-        return self._convert_frames([self.file.read_last()], 1)
+        return self._convert_frames([self._reader.read_last()], 1)
 
     def read_straight(self) -> Pixels:
         """Return the last frame, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
