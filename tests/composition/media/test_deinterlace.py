@@ -58,7 +58,9 @@ def read_unfiltered(path: Path) -> Pixels:
 def assert_no_combs(pixels: Pixels, film: list[Pixels]) -> None:
     """Fail unless each frame shows its picture of the film, with lines as smooth as there."""
     assert len(pixels) == len(film)
-    for shown, picture in zip(pixels, film, strict=True):
+    height, width = pixels.shape[1:3]
+    for shown, stored in zip(pixels, film, strict=True):
+        picture = np.asarray(Image.fromarray(stored).resize((width, height)))  # a DV picture has pixels of 16:15
         assert read_code(shown) == read_code(picture)
         assert np.abs(shown.astype(int) - picture).mean() < 8
         assert media.measure_lines(shown) < media.measure_lines(picture) + SMOOTH
@@ -87,7 +89,7 @@ async def test_interlaced_material_has_no_combs(tmp_path: Path, recording: Recor
         await decoder.verify()
         facts = decoder.facts
         everything = await read_all(decoder)
-    assert facts.changes == {"deinterlaced": True}
+    assert facts.changes == {"deinterlaced": True} | ({"pixel_aspect": "16:15"} if recording.codec == "dvvideo" else {})
     assert (facts.frames, facts.rate, facts.damaged, facts.is_variable) == (count, 25, None, False)
     assert facts.duration_s == pytest.approx(count / 25)
     assert_no_combs(everything, film[::2])
