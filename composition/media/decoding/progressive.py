@@ -46,7 +46,8 @@ class ProgressiveReader:
     def __init__(self, file: FrameFile, scan: Scan) -> None:
         self._file = file
         source = Neighbours(file, HELD)
-        self._film = None if scan.dropped is None else FilmReader(source, scan.top_first is not False, scan.dropped)
+        dropped = None if file.describe()["is_variable"] else scan.dropped
+        self._film = None if dropped is None else FilmReader(source, scan.top_first is not False, dropped)
         self._reader = self._film or Deinterlacer(source, scan.top_first)
 
     @property
