@@ -20,6 +20,18 @@ class GraphFields(TypedDict, total=False):
     ]
 
 
+class MediaFields(GraphFields, total=False):
+    """The field that every graph with media accepts."""
+
+    background: Annotated[
+        str | None,
+        About(
+            "What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set "
+            "in the configuration (white)."
+        ),
+    ]
+
+
 class SamplingFields(TypedDict, total=False):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
@@ -82,7 +94,7 @@ class SamplingFields(TypedDict, total=False):
     ]
 
 
-class V2VFields(GraphFields, SamplingFields, total=False):
+class V2VFields(MediaFields, SamplingFields, total=False):
     """Continue a video from its last frame; a description of the video is the default prompt."""
 
     input_video: Annotated[
@@ -404,7 +416,7 @@ class PictureStagesFields(PaintingFields, total=False):
     ]
 
 
-class FullPipelineFields(GraphFields, PictureStagesFields, total=False):
+class FullPipelineFields(MediaFields, PictureStagesFields, total=False):
     """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional."""
 
     prompt: Required[Annotated[str, About("What the picture shows.", limits="1 to 8000 characters", needed=True)]]
@@ -539,7 +551,7 @@ class EditingFields(TypedDict, total=False):
     ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
 
 
-class RollingEditFields(GraphFields, EditingFields, total=False):
+class RollingEditFields(MediaFields, EditingFields, total=False):
     """Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one."""
 
     init_frame: Annotated[
@@ -627,7 +639,7 @@ class ScriptFields(TypedDict, total=False):
     ]
 
 
-class StoryboardFields(GraphFields, PictureStagesFields, total=False):
+class StoryboardFields(MediaFields, PictureStagesFields, total=False):
     """Make a video of several scenes from a script or a topic."""
 
     script: Annotated[
@@ -676,7 +688,7 @@ class StoryboardFields(GraphFields, PictureStagesFields, total=False):
     ]
 
 
-class AnimationJobFields(GraphFields, total=False):
+class AnimationJobFields(MediaFields, total=False):
     """Generate a video that begins with a picture."""
 
     image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
@@ -708,7 +720,7 @@ class WanJobFields(AnimationJobFields, WanFields, total=False):
     ]
 
 
-class RepaintJobFields(GraphFields, total=False):
+class RepaintJobFields(MediaFields, total=False):
     """Restyle a picture."""
 
     image: Annotated[Media | None, About("The picture to restyle.", media="image", needed=True)]
@@ -792,7 +804,7 @@ class SvdJobFields(AnimationJobFields, SvdFields, total=False):
     ]
 
 
-class UpscaleJobFields(GraphFields, total=False):
+class UpscaleJobFields(MediaFields, total=False):
     """Upscale a video or a picture two to four times."""
 
     input_video: Annotated[
@@ -990,6 +1002,7 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     models: Mapping[str, str] | None
+    background: str | None
     input_video: Media | None
     prompt: str | None
     describe_prompt: str | None

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import MediaRequest
 from services.frames import MAX_RUN
 from services.limits import MAX_TEXT
 from services.wan.request import Sampling, WanRequest
 
 
-class V2VRequest(GraphRequest, Sampling):
+class V2VRequest(MediaRequest, Sampling):
     """Continue a video from its last frame; a description of the video is the default prompt."""
 
     MEDIA = {"input_video": "video"}  # noqa: RUF012
