@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph, Runnable
+from composition.graphs.request import apply_background
 from composition.graphs.run import Known
 from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
@@ -209,6 +210,7 @@ class Attempt:
         request = graph.request.model_validate({**job.params, **media})
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
+        self._media = apply_background(self._media, request)
         report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))
         known = await self._read_known(results, is_retry=is_retry)
         writing = asyncio.create_task(report.write_periodically())

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from composition.media.backgrounds import check_background
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
@@ -90,6 +91,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        background: str | None = None,
         takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
         """Open a file inside the `with` block; its process has ended when the block is left.
@@ -100,16 +102,21 @@ class Decoder:
             path: a local file, or a folder of pictures.
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            background: what transparent frames are composited on; by default that of `limits`.
             takes_sound: whether to open a file that holds only sound; otherwise it raises UndecodableMedia.
 
         Raises:
+            ValueError: `background` is no colour.
             UndecodableMedia: the file, or a picture in it, is empty, truncated, has no frames or is no supported video
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
         """
+        limits = limits or MediaLimits()
+        if background is not None:
+            limits = limits.model_copy(update={"background": check_background(background)})
         try:
-            decoder = cls(path, limits or MediaLimits(), param)
+            decoder = cls(path, limits, param)
         except OSError as error:
             raise ServiceLost("the decoder process could not be started") from error
         try:
@@ -139,6 +146,19 @@ class Decoder:
         """Return the last frame that can be decoded."""
         pixels, _ = await self._ask({"op": "last"})
         return self._make_frames(pixels, self.facts.frames - 1)
+
+    async def read_picture_with_alpha(self) -> tuple[Frames, Frames | None]:
+        """Return the picture, or the last frame of a video, not composited, and its opacity.
+
+        Returns:
+            The colours, and a grey frame of the same size that is 255 where the picture is opaque; None if it is
+            opaque everywhere.
+        """
+        pixels, _ = await self._ask({"op": "straight"})
+        if pixels is None or pixels.shape[3] == 3:
+            return self._make_frames(pixels, 0), None
+        colours = np.ascontiguousarray(pixels[..., :3])
+        return self._make_frames(colours, 0), self._make_frames(np.repeat(pixels[..., 3:], 3, 3), 0)
 
     async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield `count` frames, or all, from index `start` on, in runs of 1 to 16 frames and at most 64 MiB.

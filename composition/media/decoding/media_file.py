@@ -19,10 +19,14 @@ from av.video.stream import VideoStream
 
 from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
 from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
+from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
+from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
 from composition.media.decoding.sound import SoundTrack, name_sound
 from composition.media.decoding.sound_file import open_track
 from composition.media.decoding.timing import Timing
+from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
 
 FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
@@ -79,6 +83,7 @@ class MediaFile:
     def __init__(self, source: str | bytes, limits: Limits) -> None:
         self._source = source
         self._limits = limits
+        self._track: int | None = None
         head = _read_head(source)
         self._header = read_header(head)
         if self._header.size is not None:
@@ -97,36 +102,67 @@ class MediaFile:
         first = self._cursor.peek()
         if first is None:
             raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
-        self.converter = RgbConverter(first, self._stream.codec_context.name, mirrored=self._header.is_mirrored)
+        self.converter = RgbConverter(first, self._read_presentation())
         limits.check_size(*self.converter.size)
 
-    def _open(self) -> tuple[InputContainer, VideoStream]:
-        # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
-        options = {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+    def _read_presentation(self) -> Presentation:
         form = self._header.picture_format
-        container = av.open(
+        return Presentation(
+            self._stream.codec_context.name,
+            self._limits.background,
+            read_pixel_aspect(self._stream, self._format),
+            self._source,
+            read_tags(self._source, form) if form else None,
+        )
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        container = self._open_container()
+        if self._track is None:
+            self._track = self._choose_track(container)
+            if len(list_videos(container)) > 1:  # choosing one may have read packets
+                container.close()
+                container = self._open_container()
+        stream = cast("VideoStream", container.streams[self._track])
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = THREADS
+        # Videos are decoded past errors. Pictures are not: a truncated one would be decoded to half a picture.
+        is_picture = self._header.picture_format is not None
+        stream.codec_context.options = self._decoder_options | ({"err_detect": "explode"} if is_picture else {})
+        return container, stream
+
+    def _open_container(self) -> InputContainer:
+        form = self._header.picture_format
+        return av.open(
             io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
             "r",
             format=form,
             options={}
             if form == "jpeg_pipe"
-            else options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
+            else self._decoder_options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
             container_options={"protocol_whitelist": "file", "format_whitelist": form or FORMATS},
             metadata_errors="replace",
         )
+
+    @property
+    def _decoder_options(self) -> dict[str, str]:
+        # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
+        return {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+
+    def _list_auxiliary_tracks(self, container: InputContainer) -> frozenset[int]:
+        """Return the numbers of the tracks of an MP4 file that belong to another one."""
+        is_needed = container.format.name == MOV and len(container.streams.video) > 1 and isinstance(self._source, str)
+        return read_auxiliary_tracks(str(self._source)) if is_needed else frozenset()
+
+    def _choose_track(self, container: InputContainer) -> int:
         if container.metadata.get("major_brand", "").strip() in HEIF_BRANDS:
             raise UndecodableMedia("HEIF and AVIF are not supported; send the picture as PNG, JPEG or WebP")
-        stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+        stream = choose_video(container, self._list_auxiliary_tracks(container))
         if stream is None:
             kinds = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise UndecodableMedia(f"the file has no video stream, only {kinds}")
         if cast("object", stream.codec_context) is None:
             raise UndecodableMedia("the video codec is not supported")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = THREADS
-        # Videos are decoded past errors. Pictures are not: a truncated one would be decoded to half a picture.
-        stream.codec_context.options = options | ({"err_detect": "explode"} if form else {})
-        return container, stream
+        return stream.index
 
     def _check_header(self) -> None:
         context, stream = self._stream.codec_context, self._stream
@@ -153,8 +189,9 @@ class MediaFile:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether the format has an index of frames, and every frame has a presentation time."""
-        return self._format in (MOV, MATROSKA) and self._index.pts is not None
+        """Whether the file has an index of frames, a presentation time for every frame, and one video track."""
+        is_alone = len(self._container.streams.video) == 1
+        return self._format in (MOV, MATROSKA) and self._index.pts is not None and is_alone
 
     @property
     def is_still(self) -> bool:
@@ -173,6 +210,7 @@ class MediaFile:
             "duration_s": 0.0 if is_still else float(timing.measure_duration(self._index.frames)),
             "damaged": self.damaged,
             "codec": self._stream.codec_context.name,
+            "changes": dict(self.converter.changes),
             "sound": self._sound,
             "is_variable": timing.is_variable and not is_still,
         }
@@ -230,12 +268,13 @@ class MediaFile:
     ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, skipping frames that cannot be decoded."""
         has_times = self._index.pts is not None
+        decoder = choose_decoder(self._stream, THREADS)
         counted = expected = begin
         packet: Packet[VideoStream] | None
         while True:
             try:
                 packet = next(packets, None)
-                frames = packet.decode() if packet else []
+                frames = decoder.decode(packet) if packet else []
             except MemoryError:
                 raise
             except FFmpegError:

@@ -3,9 +3,10 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
-"most"}`, `{"op": "sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON,
-`{"facts", "shape", "times"}` or `{"error", "message"}`, followed by the pixels that `shape` announces. `times` is null
-or `{"base", "ticks"}`: the times of the frames of a run, and the seconds of one tick as a fraction.
+"most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is
+not opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error",
+"message"}`, followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the
+frames of a run, and the seconds of one tick as a fraction.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
@@ -27,7 +28,8 @@ from av.video.frame import VideoFrame
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
-from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.progressive import PlainReader, open_reader
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
@@ -67,31 +69,36 @@ class Video:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.file = MediaFile(path, limits)
+        self._reader = open_reader(self.file)
 
     @property
     def can_use_decord(self) -> bool:
         """Whether decord returns the same frames and pixels for this file."""
         file = self.file
         return (
-            file.is_indexed and file.converter.matches_decord and file.frames <= MAX_DECORD_FRAMES and not file.damaged
+            file.is_indexed
+            and file.converter.matches_decord
+            and file.frames <= MAX_DECORD_FRAMES
+            and not file.damaged
+            and isinstance(self._reader, PlainReader)
         )
 
     @property
     def count(self) -> int:
         """Number of frames; an estimate until frames without times were counted."""
-        return self.file.frames
+        return self._reader.frames
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
-        return self.file.describe()
+        return self._reader.describe()
 
     def read_run(self, start: int, most: int) -> Pixels | None:
         """Return up to `most` frames from `start` on; None past the last one."""
         width, height = self.file.converter.size
-        most = min(most, self.file.frames - start, max(1, RUN_BYTES // (width * height * 3)))
+        most = min(most, self._reader.frames - start, max(1, RUN_BYTES // (width * height * 3)))
         if most < 1:
             return None
-        frames = (self.file.read_frame(start + i) for i in range(most))
+        frames = (self._reader.read_frame(start + i) for i in range(most))
         return self._convert_frames((frame for frame in frames if frame is not None), most)
 
     def list_times(self, start: int, count: int) -> dict[str, Any] | None:
@@ -104,7 +111,7 @@ class Video:
         """Return the frames at `positions`; None if there are none."""
         pixels = self._sample_with_decord(positions) if self.can_use_decord else None
         if pixels is None:
-            frames = (self.file.read_frame(position) for position in positions)
+            frames = (self._reader.read_frame(position) for position in positions)
             pixels = self._convert_frames((frame for frame in frames if frame is not None), len(positions))
         return pixels
 
@@ -114,7 +121,11 @@ class Video:
 
     def read_last(self) -> Pixels | None:
         """Return the last frame that can be decoded, as a run of one."""
-        return self._convert_frames([self.file.read_last()], 1)
+        return self._convert_frames([self._reader.read_last()], 1)
+
+    def read_straight(self) -> Pixels:
+        """Return the last frame, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
+        return drop_opaque(self.file.converter.convert_straight(self.file.read_last()))
 
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one."""
@@ -176,7 +187,7 @@ def open_media(path: str, limits: Limits, *, takes_sound: bool) -> Video | Album
 
 
 def run_operation(media: Video | Album | SoundFile, request: dict[str, Any]) -> Pixels | None:
-    """Run the operation of a request. Return (n, height, width, 3) uint8 RGB; None if it has no pixels."""
+    """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
     if isinstance(media, SoundFile):
         if request["op"] != "verify":
             raise UndecodableMedia("the file has no video stream, only audio")
@@ -188,6 +199,8 @@ def run_operation(media: Video | Album | SoundFile, request: dict[str, Any]) -> 
             return media.sample(spread_positions(request["count"], media.count))
         case "last":
             return media.read_last()
+        case "straight":
+            return media.read_straight()
         case _:
             media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None

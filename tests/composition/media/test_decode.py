@@ -248,7 +248,7 @@ def stills() -> Iterator[tuple[str, Any, Pixels, dict[str, object]]]:
     """Yield name, pixels to write, expected pixels and options of the writer."""
     rgb = np.random.default_rng(0).integers(0, 255, (33, 47, 3), dtype=np.uint8)
     half = np.full((33, 47, 1), 128, np.uint8)
-    seen = (rgb * np.uint16(128) + 127) // 255
+    seen = (rgb * np.uint16(128) + 255 * np.uint16(127) + 127) // 255
     grey = np.resize(np.arange(256, dtype=np.uint8), (33, 47))
     yield "odd.png", rgb, rgb, {}
     yield "alpha.png", np.concatenate([rgb, half], 2), seen.astype(np.uint8), {}
