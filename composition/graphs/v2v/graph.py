@@ -72,11 +72,11 @@ class V2V:
         yield Fact("frames_total", request.num_frames + (facts.frames - 1 if request.join else 0))
         if request.join:
             yield Clip(request.input_video)
+        match = ColourMatch(last, request.fit) if request.match_colour else None
         if facts.sound is not None and request.join:
             yield Sound(request.input_video, seconds=Fraction(facts.duration_s))
         elif facts.sound is not None:
             yield Fact("sound", "left out: the result shows only the continuation")
-        match = ColourMatch(last, request.fit) if request.match_colour else None
         start = 0 if request.join or match else known.frames  # colours are compared at frame 0
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate

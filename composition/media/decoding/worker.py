@@ -3,10 +3,10 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
-"most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is
-not opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error",
-"message"}`, followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the
-frames of a run, and the seconds of one tick as a fraction.
+"most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
+opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
+followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
+and the seconds of one tick as a fraction.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
