@@ -23,7 +23,8 @@ from av.video.frame import VideoFrame
 
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.media_file import THREADS, MediaFile
+from composition.media.decoding.media_file import THREADS
+from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
@@ -60,7 +61,7 @@ class Video:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
-        self.file = MediaFile(path, limits)
+        self.file = open_frames(path, limits)
 
     @property
     def can_use_decord(self) -> bool:
