@@ -17,6 +17,7 @@ from PIL import Image
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
+from composition.media.encoded_sound import EncodedSound
 from composition.media.encoders import SOFTWARE, Hardware
 from composition.media.encoding import DEFAULT_ENCODING, Encoding
 from composition.media.written import VideoFacts, read_video_facts
@@ -149,15 +150,18 @@ class Recorder:
         while self._taken - self.frames >= self._segment_length:
             await self._cut(self._segment_length)
 
-    async def finish(self) -> None:
-        """Store the last segment, and then the whole video as one file. Raises ModelFailed if there are no frames."""
+    async def finish(self, sound: EncodedSound | None = None) -> None:
+        """Store the last segment, and then the whole video as one file, with its sound; segments have none.
+
+        Raises ModelFailed if there are no frames.
+        """
         if self._is_finished:
             return
         if self._taken > self.frames:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the graph produced no frames")
-        results, facts = await asyncio.to_thread(self._assemble)
+        results, facts = await asyncio.to_thread(self._assemble, sound)
         changes: dict[str, Any] = {"results": results, "videos": {self._output.variant: facts.model_dump()}}
         if self._output.main:
             width, height = facts.sides
@@ -254,7 +258,7 @@ class Recorder:
         self._index += 1
         self.frames += frames
 
-    def _assemble(self) -> tuple[dict[str, str], VideoFacts]:
+    def _assemble(self, sound: EncodedSound | None) -> tuple[dict[str, str], VideoFacts]:
         """Join the segments into one progressive mp4 file, which is seekable and states its duration.
 
         Return the result, and the facts that the file states.
@@ -266,7 +270,7 @@ class Recorder:
             with whole.open("wb") as file:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
-            remux(whole, target)
+            remux(whole, target, sound)
             facts = read_video_facts(target)
             video = f"{self._folder}/{self._output.variant}.mp4"
             self._artifacts.put_file(video, target)
