@@ -450,8 +450,8 @@ class EditingFields(TypedDict, total=False):
     prompt: Annotated[
         str | None,
         About(
-            "Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; "
-            "otherwise image 1 is the image to edit.",
+            "Editing instruction. Image 1 is the image to edit and the references follow; with an edge image, "
+            "image 1 is the edges and the others follow.",
             limits="at most 8000 characters",
             default="将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出",
         ),
@@ -675,9 +675,17 @@ class RepaintJobFields(GraphFields, total=False):
 
 
 class EditJobFields(RepaintJobFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
-    edges: Annotated[Media | None, About("A picture of the edges to follow, white on black.", media="image")]
+    image: Annotated[Media | None, About("The picture to edit.", media="image", needed=True)]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
+    ]
+    references: Annotated[
+        Media | Sequence[Media] | None,
+        About("Pictures that the prompt may refer to: at most two, or one with `edges`.", media="pictures"),
+    ]
 
 
 class EditFields(EditingFields, total=False):
@@ -696,7 +704,7 @@ class EditFields(EditingFields, total=False):
 
 
 class QwenEditJobFields(EditJobFields, EditFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
     input_reference: Annotated[
         Media | None,
@@ -902,12 +910,16 @@ class ImageEditFields(EditFields, total=False):
         Annotated[
             Media | Sequence[Media],
             About(
-                "The picture to edit; or two pictures, of which the first has the edges to follow and the second is"
-                " edited.",
+                "The picture to edit, and after it the pictures that the prompt may refer to: at most three "
+                "pictures in all, including `edges`.",
                 media="pictures",
                 needed=True,
             ),
         ]
+    ]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
     ]
     model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
     n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
@@ -989,6 +1001,7 @@ class VideoFields(TypedDict, total=False):
     image: Media | None
     last_image: Media | None
     edges: Media | None
+    references: Media | Sequence[Media] | None
     n: int | None
     strength: float | None
     guidance_rescale: float | None
@@ -999,5 +1012,5 @@ class VideoFields(TypedDict, total=False):
     scale: int | None
 
 
-PICTURES: frozenset[str] = frozenset({"edge_frames"})
+PICTURES: frozenset[str] = frozenset({"edge_frames", "references"})
 """Media fields that take several pictures: a list, a zip, or a folder, which is sent as a zip."""

@@ -244,8 +244,14 @@ def test_a_model_alone_is_chosen_by_its_id(
     [
         (("flux", "a fox", "--lora", "ink:0.5"), {"model": "flux", "prompt": "a fox", "loras": ["ink:0.5"]}),
         (
-            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1"),
-            {"model": "qwen-edit", "image": "file_1", "prompt": "red", "ttlg": {"lr": 0.1}},
+            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1", *("--reference", "in.mp4") * 2),
+            {
+                "model": "qwen-edit",
+                "image": "file_1",
+                "prompt": "red",
+                "ttlg": {"lr": 0.1},
+                "references": ["file_1", "file_1"],
+            },
         ),
         (("hunyuan-dit", "ink", "--image", "in.mp4"), {"model": "hunyuan-dit", "prompt": "ink", "image": "file_1"}),
     ],
