@@ -849,7 +849,26 @@ class TextToVideoJobFields(GraphFields, TextToVideoFields, total=False):
     ]
 
 
-class GenerationFields(FluxFields, total=False):
+class PictureOutputFields(TypedDict, total=False):
+    """The file format of the pictures in a response."""
+
+    output_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None, About("File format of the pictures.", default="png")
+    ]
+    output_compression: Annotated[
+        int | None,
+        About(
+            "Quality of JPEG and WebP; WebP is lossless at 100. Only 100 with PNG, which is lossless.",
+            limits="0 to 100",
+            default="100",
+        ),
+    ]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
+    ]
+
+
+class GenerationFields(PictureOutputFields, FluxFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -862,13 +881,9 @@ class GenerationFields(FluxFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
     quality: Annotated[
         Literal["auto", "standard"] | None,
         About("Accepted for compatibility; use `steps` to choose the quality.", default="auto"),
-    ]
-    background: Annotated[
-        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
     ]
     user: Annotated[str | None, About("Accepted for compatibility; ignored.", limits="at most 8000 characters")]
     safety_identifier: Annotated[
@@ -899,7 +914,7 @@ class ImageGenerationFields(GenerationFields, total=False):
     ]
 
 
-class ImageEditFields(EditFields, total=False):
+class ImageEditFields(PictureOutputFields, EditFields, total=False):
     """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     size: Annotated[
@@ -927,7 +942,6 @@ class ImageEditFields(EditFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
 
 
 class ContentOptions(TypedDict, total=False):
@@ -936,7 +950,14 @@ class ContentOptions(TypedDict, total=False):
     variant: Annotated[
         str | None, About("Variant of the content, e.g. `thumbnail`; by default the job's main variant.")
     ]
-    format: Annotated[Literal["csv", "json"] | None, About("Format of the variant `metrics`; by default `csv`.")]
+    format: Annotated[
+        Literal["mp4", "gif", "webp", "png", "jpeg", "csv", "json"] | None,
+        About(
+            "Format of the content: `mp4`, `gif`, `webp` or `png` (a zip archive of its frames) for a video "
+            "that is complete; `png`, `jpeg` or `webp` for a picture; `csv` or `json` for `metrics`. By default"
+            " the first of these."
+        ),
+    ]
 
 
 class ListOptions(TypedDict, total=False):

@@ -32,6 +32,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 _REFERENCES = ("file_", "data:")
 """Beginnings of file ids and of `data:` URLs."""
+_CONVERTED = ("gif", "webp", "png", "jpeg")
+"""Formats of content that the server makes when they are first requested."""
 _POLL_S = 1.0
 """Default interval between polls, in seconds."""
 _EVENT_TIMEOUT_S = 60.0
@@ -204,7 +206,11 @@ def cancel_video(video_id: str) -> Call[Video]:
 def get_content(
     video_id: str, options: ContentOptions, headers: Mapping[str, str] | None = None, *, live: bool = False
 ) -> Call[None]:
-    """Return a request for the bytes of a result. `live`: the job may still run, so there is no read timeout."""
+    """Return a request for the bytes of a result.
+
+    There is no read timeout if the job may still run (`live`), or if the server may have to convert the result first.
+    """
+    is_slow = live or options.get("format") in _CONVERTED
     return Call(
         "GET",
         f"/v1/videos/{_quote_segment(video_id)}/content",
@@ -212,7 +218,7 @@ def get_content(
         query=_make_query(options),
         # Byte ranges refer to the uncompressed file.
         headers={"Accept-Encoding": "identity", **(headers or {})},
-        read_timeout_s=math.inf if live else None,
+        read_timeout_s=math.inf if is_slow else None,
     )
 
 

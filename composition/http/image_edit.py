@@ -1,6 +1,5 @@
 """`POST /v1/images/edits`: edits a picture without a job."""
 
-import base64
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
+from composition.http.picture_output import PictureOutput
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject
 from composition.http.validation import parse_fields
-from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from composition.records.events import StageObject
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
@@ -41,7 +40,7 @@ def _read_size(size: object) -> object:
     return None if size == "auto" else size
 
 
-class ImageEditRequest(EditRequest):
+class ImageEditRequest(PictureOutput, EditRequest):
     """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "pictures", "edges": "image"}
@@ -61,8 +60,6 @@ class ImageEditRequest(EditRequest):
     """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the size of the picture."""
     response_format: Literal["b64_json"] = "b64_json"
     """Format of the response; pictures are not stored, so there are no URLs."""
-    output_format: Literal["png"] = "png"
-    """File format of the pictures."""
 
 
 class ImageEditor:
@@ -126,11 +123,14 @@ class ImageEditor:
                 picture, scores = await self._edit_once(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
             scores_object = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-            data = base64.b64encode(encode_png(picture.pixels[0])).decode()
+            data = await request.encode(picture)
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
         size, finished = f"{width}x{height}", [StageObject.from_stage(each) for each in stages.list_done()]
-        return ImagesObject(created=int(time.time()), data=results, size=size, facts=facts, stages=finished)
+        form = request.output_format
+        return ImagesObject(
+            created=int(time.time()), data=results, size=size, output_format=form, facts=facts, stages=finished
+        )
 
     async def _edit_once(
         self, edit: EditRequest, pictures: Pictures, facts: dict[str, JsonValue], stages: Stages

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MediaKind = Literal["image", "video", "pictures"]
 """`pictures` is a zip archive or a folder of pictures."""
+MAX_CONVERSION_PIXELS = 1_000_000_000
+"""Default limit on the pixels of a video that is converted, frames × width × height: 480 frames of 1920x1080."""
 
 
 class MediaLimits(BaseModel):

@@ -86,7 +86,9 @@ def test_what_is_asked_stands_before_the_configuration_s_defaults() -> None:
         (1, {"n": 5}, InvalidParameter, "n: input should be less than or equal to 4, got 5"),
         (1, {"size": "large"}, InvalidParameter, "size: string should match pattern"),
         (1, {"response_format": "url"}, InvalidParameter, "response_format: input should be 'b64_json', got 'url'"),
-        (1, {"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
+        (1, {"output_format": "gif"}, InvalidParameter, "output_format: input should be 'png', 'jpeg' or 'webp', got"),
+        (1, {"output_compression": 99}, InvalidParameter, "output_compression: must be 100 with output_format 'png'"),
+        (1, {"background": "transparent"}, InvalidParameter, "background: must be 'opaque' or 'auto': the models"),
         (1, {"step": 3}, InvalidParameter, "step: there is no such field; did you mean steps?"),
         (1, {"steps": 10}, LimitExceeded, "steps: 10 is more than the limit of 9"),
         (1, {"max_area": 5000}, LimitExceeded, "max_area: 5000 is more than the limit of 4096"),
@@ -136,6 +138,19 @@ async def test_edges_are_followed() -> None:
     assert (answer.size, answer.output_format) == ("51x37", "png")
     assert answer.facts == {"lpips": "random weights"}
     assert abs(answer.created - time.time()) < 60
+
+
+@pytest.mark.parametrize(("form", "quality", "most"), [("png", 100, 0), ("jpeg", 100, 4), ("webp", 100, 0)])
+async def test_the_picture_has_the_format_that_is_asked_for(form: str, quality: int, most: int) -> None:
+    service = EditService()
+    request = asked(seed=5, output_format=form, output_compression=quality)
+    answer = await editor(service).edit(request, ALONG_EDGES)
+    frames = results(service.asked[0].request, PICTURE, EDGES, PICTURE)[-1]
+    assert isinstance(frames, Frames)
+    with Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))) as picture:
+        assert (picture.format, picture.mode) == (form.upper(), "RGB")
+        assert np.abs(np.array(picture).astype(int) - frames.pixels[0]).max() <= most
+    assert answer.output_format == form
 
 
 async def test_one_picture_is_edited_without_edges() -> None:
