@@ -4,7 +4,7 @@ The set of types is closed, and all items are immutable. A failed stream raises 
 stream by closing it; there is no end marker and no error item.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -61,6 +61,12 @@ class Frames:
     def list_times(self) -> tuple[Fraction, ...]:
         """Return the time in seconds at which each frame appears and the last one disappears: `count` + 1 values."""
         return self.times or tuple(index / self.rate for index in range(self.first, self.stop + 1))
+
+    def split(self) -> Iterator["Frames"]:
+        """Yield each frame as a run of one."""
+        for index in range(self.count):
+            times = self.times and self.times[index : index + 2]
+            yield Frames(self.pixels[index : index + 1], self.first + index, self.rate, times)
 
     @property
     def count(self) -> int:

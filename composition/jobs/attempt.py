@@ -5,13 +5,17 @@ import base64
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph, Runnable
+from composition.graphs.request import apply_background
 from composition.graphs.run import Known
+from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
@@ -138,6 +142,28 @@ def _make_row(lease: Lease, done: StageDone) -> Stage:
     return Stage(job_id=lease.job_id, **StageObject.from_stage(done).model_dump())
 
 
+@dataclass(frozen=True)
+class ClipEnd:
+    """The end of a clip that is continued by the frames of a graph."""
+
+    frames: int
+    """Number of frames of the clip."""
+    last: Fraction
+    """When its last frame appears, in seconds."""
+    end: Fraction
+    """When its last frame disappears, in seconds."""
+
+    def append(self, run: Frames) -> Frames:
+        """Return frames of the continuation, which are numbered from 0, as frames of the video.
+
+        The first one appears when the clip has ended, but not before the clip's last frame was shown for the duration
+        of a frame of the continuation: it shows the scene that much later.
+        """
+        begin = max(self.end, self.last + 1 / run.rate)
+        times = tuple(begin + time for time in run.list_times())
+        return Frames(run.pixels, self.frames + run.first, run.rate, times)
+
+
 class Attempt:
     """One attempt at a job. It either completes the outputs or raises; stored outputs are kept in both cases."""
 
@@ -147,8 +173,8 @@ class Attempt:
         self._media = media
         self._job = job
         self._lease = lease
-        self._clip_frames = int(job.facts.get("clip_frames", 0))
-        """Number of frames at the start of the video that come from a clip and not from the graph."""
+        self._clip: ClipEnd | None = None
+        """The end of the clip that the video begins with; None if it begins with frames of the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
         self._stitch = Stitcher()
@@ -174,6 +200,7 @@ class Attempt:
         request = graph.request.model_validate({**job.params, **media})
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
+        self._media = apply_background(self._media, request)
         report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))
         known = await self._read_known(results, is_retry=is_retry)
         writing = asyncio.create_task(report.write_periodically())
@@ -199,7 +226,7 @@ class Attempt:
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
             case Frames():
-                run = Frames(item.pixels, item.first + self._clip_frames, item.rate)
+                run = item if self._clip is None else self._clip.append(item)
                 await results.video.take(run, self._scores, self._sketches)
                 self._scores, self._sketches = None, []
                 await results.finish_complete_videos()
@@ -219,22 +246,29 @@ class Attempt:
 
     async def _take_clip(self, clip: Clip, results: Results, report: ProgressReport) -> None:
         """Decode the frames of a clip into the video. The graph continues to run meanwhile."""
-        recorder = results.video
-        if clip.fit is None and "clip_frames" in self._job.facts:
-            return
         async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
-            if clip.fit is not None:
-                runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
-            else:
-                runs = decoder.stream_runs(start=recorder.taken)
+            if clip.fit is None:
+                await self._take_whole_clip(decoder, results.video, report)
+                return
+            runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             async with aclosing(runs):
                 async for run in runs:
-                    await recorder.take(run)
-        if clip.fit is None:
-            self._clip_frames = recorder.taken
-            if self._clip_frames == 0:
-                raise ModelFailed("the clip to be continued has no frames")
-            report.add_fact(Fact("clip_frames", self._clip_frames))
+                    await results.video.take(run)
+
+    async def _take_whole_clip(self, decoder: Decoder, recorder: Recorder, report: ProgressReport) -> None:
+        """Begin the video with all frames of a clip, each with its time, and note where the clip ends."""
+        frames = self._job.facts.get("clip_frames")
+        # Frames that are stored are decoded no more, except the last one, for its time.
+        start = max(0, (recorder.taken if frames is None else min(frames, recorder.taken)) - 1)
+        async with aclosing(decoder.stream_runs(start, None if frames is None else frames - start)) as runs:
+            async for run in runs:
+                times = run.list_times()
+                await recorder.take(replace(run, times=times))
+                self._clip = ClipEnd(run.stop, times[-2], times[-1])
+        if self._clip is None:
+            raise ModelFailed("the clip to be continued has no frames")
+        if frames is None:
+            report.add_fact(Fact("clip_frames", self._clip.frames))
 
     async def _take_rest(self, results: Results) -> None:
         """Store the frames that were held back for a cross-fade with a next clip."""

@@ -34,8 +34,8 @@ class Format:
 
     width: int
     height: int
-    rate: Fraction
-    """Frames per second."""
+    rate: Fraction | None
+    """Frames per second; None if the frame rate is variable."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ class Recorder:
         self.total: int | None = None
         """Number of frames of the complete video; None if unknown."""
         self._waiting: list[Pixels] = []
+        self._times: list[Fraction] = []
+        """When each waiting frame appears, in seconds."""
+        self._end = Fraction(0)
+        """When the last waiting frame disappears, in seconds."""
         self._taken = self.frames
         self._format: Format | None = None
         self._encoder: SegmentEncoder | None = None
@@ -86,10 +90,15 @@ class Recorder:
         return self._taken
 
     async def restore(self, rate: Fraction) -> None:
-        """Load the stored pictures of frames that are not in a segment yet."""
+        """Load the stored pictures of frames that are not in a segment yet.
+
+        Args:
+            rate: frames per second; the average if the stored frames have times.
+        """
         for still in self._kept:
             pixels = await asyncio.to_thread(self._read, still.key)
-            frame = Frames(pixels[None], still.index, rate)
+            times = tuple(Fraction(time) for time in still.times) if still.times else None
+            frame = Frames(pixels[None], still.index, rate, times)
             await self._check_format(frame)
             await self._take(frame)
 
@@ -112,16 +121,19 @@ class Recorder:
         await self._take(frames)
 
     async def _check_format(self, frames: Frames) -> None:
-        fmt = Format(frames.width, frames.height, frames.rate)
+        fmt = Format(frames.width, frames.height, frames.rate if frames.times is None else None)
         if self._encoder is None:
-            await self._begin(fmt)
+            await self._begin(fmt, frames.rate)
         if fmt != self._format:
             raise ModelFailed(f"the format of the frames changed from {self._format} to {fmt}")
 
     async def _take(self, frames: Frames) -> None:
-        fresh = frames.pixels[self._taken - frames.first :]
+        skipped = self._taken - frames.first
+        fresh = frames.pixels[skipped:]
         if len(fresh):
             self._waiting.append(fresh)
+            *times, self._end = frames.list_times()
+            self._times += times[skipped:]
             self._taken += len(fresh)
         while self._taken - self.frames >= self._segment_length:
             await self._cut(self._segment_length)
@@ -144,10 +156,11 @@ class Recorder:
     def _segment_length(self) -> int:
         return self._segments[0 if self._index == 0 else 1]
 
-    async def _begin(self, fmt: Format) -> None:
+    async def _begin(self, fmt: Format, rate: Fraction) -> None:
         self._format = fmt
-        self._encoder = SegmentEncoder(fmt.width, fmt.height, fmt.rate, total_frames=self.total)
-        changes: dict[str, Any] = {"rate": str(fmt.rate)}
+        variable = fmt.rate is None
+        self._encoder = SegmentEncoder(fmt.width, fmt.height, rate, total_frames=self.total, variable=variable)
+        changes: dict[str, Any] = {"rate": str(rate)}
         if self._output.main:
             changes |= {"width": fmt.width, "height": fmt.height}
         if self._index == -1:
@@ -156,12 +169,15 @@ class Recorder:
     async def _cut(self, count: int) -> None:
         pixels = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting = [pixels[count:]] if len(pixels) > count else []
-        await asyncio.to_thread(self._encode, pixels[:count])
+        times = [*self._times, self._end][: count + 1]
+        self._times = self._times[count:]
+        await asyncio.to_thread(self._encode, pixels[:count], times)
 
-    def _encode(self, pixels: Pixels) -> None:
-        if self._encoder is None:
+    def _encode(self, pixels: Pixels, times: list[Fraction]) -> None:
+        if self._encoder is None or self._format is None:
             raise AssertionError("a segment is cut only after a frame was received")
-        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1)
+        variable = self._format.rate is None
+        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         if self._output.main:
@@ -185,7 +201,8 @@ class Recorder:
         for name, picture in pictures.items():
             key = f"{self._folder}/stills/{index:06d}-{name}-{self._lease.fence}.png"
             self._artifacts.put(key, encode_png(picture.pixels[0]))
-            rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key))
+            times = frames.times and [str(time) for time in frames.times]
+            rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key, times=times))
         score_values = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
         rows[-1].scores = score_values and score_values.model_dump()
         self.safe = index + 1

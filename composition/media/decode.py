@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from composition.media.backgrounds import check_background
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
@@ -31,6 +32,9 @@ START_S = 30.0
 """Timeout for starting a decoder process, in seconds. Generous, for busy machines."""
 ANSWER_BYTES = 1 << 16
 """Maximum size of an answer without its pixels, in bytes."""
+
+Times: TypeAlias = tuple[Fraction, ...]
+"""When each frame of a run is shown, and when the last one ends, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ class Decoder:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, limits: MediaLimits | None = None, *, param: str | None = None
+        cls,
+        path: Path,
+        limits: MediaLimits | None = None,
+        *,
+        param: str | None = None,
+        background: str | None = None,
     ) -> AsyncGenerator["Decoder"]:
         """Open a file inside the `with` block; its process has ended when the block is left.
 
@@ -89,15 +98,20 @@ class Decoder:
             path: a local file, or a folder of pictures.
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            background: what transparent frames are composited on; by default that of `limits`.
 
         Raises:
+            ValueError: `background` is no colour.
             UndecodableMedia: the file, or a picture in it, is empty, truncated, has no frames or is no supported video
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
         """
+        limits = limits or MediaLimits()
+        if background is not None:
+            limits = limits.model_copy(update={"background": check_background(background)})
         try:
-            decoder = cls(path, limits or MediaLimits(), param)
+            decoder = cls(path, limits, param)
         except OSError as error:
             raise ServiceLost("the decoder process could not be started") from error
         try:
@@ -120,35 +134,50 @@ class Decoder:
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        return self._make_frames(await self._ask({"op": "sample", "count": count}), 0)
+        pixels, _ = await self._ask({"op": "sample", "count": count})
+        return self._make_frames(pixels, 0)
 
     async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""
-        pixels = await self._ask({"op": "last"})
+        pixels, _ = await self._ask({"op": "last"})
         return self._make_frames(pixels, self.facts.frames - 1)
+
+    async def read_picture_with_alpha(self) -> tuple[Frames, Frames | None]:
+        """Return the picture, or the last frame of a video, not composited, and its opacity.
+
+        Returns:
+            The colours, and a grey frame of the same size that is 255 where the picture is opaque; None if it is
+            opaque everywhere.
+        """
+        pixels, _ = await self._ask({"op": "straight"})
+        if pixels is None or pixels.shape[3] == 3:
+            return self._make_frames(pixels, 0), None
+        colours = np.ascontiguousarray(pixels[..., :3])
+        return self._make_frames(colours, 0), self._make_frames(np.repeat(pixels[..., 3:], 3, 3), 0)
 
     async def stream_runs(self, start: int = 0, count: int | None = None) -> AsyncGenerator[Frames]:
         """Yield `count` frames, or all, from index `start` on, in runs of 1 to 16 frames and at most 64 MiB.
 
         Each run is decoded when it is requested. All frames of a run have the same size: a run of pictures ends before
-        a picture of another size, and before one that cannot be decoded.
+        a picture of another size, and before one that cannot be decoded. If the frame rate is variable, each run has
+        its times, counted from the first frame of the video.
         """
         stop = sys.maxsize if count is None else start + count
         while start < stop:
-            pixels = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
+            pixels, times = await self._ask({"op": "run", "start": start, "most": min(MAX_RUN, stop - start)})
             if pixels is None:
                 return
-            yield self._make_frames(pixels, start)
+            yield self._make_frames(pixels, start, times)
             start += len(pixels)
 
     async def verify(self) -> None:
         """Decode the first frame, the last and some in between. Raises UndecodableMedia if the last does not decode."""
         await self._ask({"op": "verify"})
 
-    def _make_frames(self, pixels: Pixels | None, first: int) -> Frames:
+    def _make_frames(self, pixels: Pixels | None, first: int, times: Times | None = None) -> Frames:
         if pixels is None:
             raise self._make_error(UndecodableMedia, "the file has no frames")
-        return Frames(pixels, first, self.facts.rate or Fraction(1))
+        return Frames(pixels, first, self.facts.rate or Fraction(1), times)
 
     async def _open_file(self) -> None:
         path = await asyncio.to_thread(self._path.resolve)
@@ -160,8 +189,11 @@ class Decoder:
             raise ServiceLost("the decoder process did not start") from error
         await self._ask({"path": str(path), "limits": self._limits.model_dump()})
 
-    async def _ask(self, request: dict[str, Any]) -> Pixels | None:
-        """Send a request and return the pixels of the answer. If the exchange is cut short, the process is killed."""
+    async def _ask(self, request: dict[str, Any]) -> tuple[Pixels | None, Times | None]:
+        """Send a request, and return the pixels of the answer and their times.
+
+        If the exchange is cut short, the process is killed.
+        """
         async with self._lock:
             is_complete = False
             try:
@@ -184,7 +216,7 @@ class Decoder:
             raise self._make_error(kind, answer["message"])
         facts = answer["facts"]
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
-        return pixels
+        return pixels, _parse_times(answer.get("times"))
 
     async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         data = json.dumps(request).encode()
@@ -231,6 +263,14 @@ class Decoder:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
+
+
+def _parse_times(times: dict[str, Any] | None) -> Times | None:
+    """Return the times in an answer, in seconds."""
+    if times is None:
+        return None
+    base = Fraction(times["base"])
+    return tuple(ticks * base for ticks in times["ticks"])
 
 
 async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:

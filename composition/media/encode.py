@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,9 @@ THREADS = 4
 """Encoder threads. The output depends on it: x264 encodes slightly differently with another number."""
 MAX_RATE_TERM = 1 << 31
 """Upper bound (exclusive) of the numerator and denominator of a frame rate: MP4 time scales have 32 bits."""
+VARIABLE_TIMESCALE = 5_760_000
+"""Units per second of a video with a variable frame rate. A multiple of the usual rates (24000/1001, 30, 60 …) and time
+bases (1/600, 1/1000, 1/12800, 1/15360, 1/90000), so that their times are exact; others are rounded to 0.2 µs."""
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
 """Flags of swscale for the same result on every processor."""
 JPEG_QUANTISER = 3
@@ -55,9 +59,10 @@ class SegmentEncoder:
 
     Args:
         width, height: size of the frames in pixels.
-        rate: frames per second; timestamps are exact for every rate.
+        rate: frames per second; timestamps are exact for every rate. With `variable`, a typical one.
         total_frames: number of frames of the whole video, if known; players then show its duration.
         quality: quality settings.
+        variable: whether the frame rate is variable, so that segments are encoded with `times`.
 
     Raises:
         ValueError: the rate is not positive, or its numerator or denominator is too large for MP4.
@@ -71,6 +76,7 @@ class SegmentEncoder:
         *,
         total_frames: int | None = None,
         quality: Quality | None = None,
+        variable: bool = False,
     ) -> None:
         if rate <= 0 or max(rate.numerator, rate.denominator) >= MAX_RATE_TERM:
             raise ValueError(f"rate must be a positive fraction below {MAX_RATE_TERM}, got {rate}")
@@ -79,8 +85,9 @@ class SegmentEncoder:
         self._rate = rate
         self._total_frames = total_frames
         self._quality = quality or Quality()
+        self._variable = variable
         # A multiple of the rate's numerator, so that the duration of a frame is a whole number of units.
-        self._timescale = rate.numerator * max(1, 1000 // rate.numerator)
+        self._timescale = VARIABLE_TIMESCALE if variable else rate.numerator * max(1, 1000 // rate.numerator)
         self._reformatter = VideoReformatter()
 
     def encode_init(self) -> bytes:
@@ -90,34 +97,58 @@ class SegmentEncoder:
         container.start_encoding()
         head = target.getvalue()
         container.close()
-        if self._total_frames is None:
+        if self._total_frames is None or self._variable:
             return head
         return _add_duration(head, int(self._total_frames / self._rate * self._timescale))
 
-    def encode_segment(self, frames: Pixels | Sequence[Frames], first: int, sequence: int) -> bytes:
+    def encode_segment(
+        self, frames: Pixels | Sequence[Frames], first: int, sequence: int, times: Sequence[Fraction] | None = None
+    ) -> bytes:
         """Return a media segment (moof and mdat), which is a closed group of pictures.
 
         Args:
             frames: one or more frames, (n, height, width, 3) uint8 RGB, or runs of frames.
             first: index of the first frame in the video.
             sequence: number of the segment, from 1.
+            times: when each frame appears and the last one disappears, in seconds: one value more than frames. Given
+                if and only if the frame rate is variable.
 
         Raises:
-            ValueError: there are no frames, or a frame has a different size.
+            ValueError: there are no frames, a frame has a different size, or `times` do not suit the frames.
         """
+        pixels = list(_iterate_frames(frames))
+        if not pixels:
+            raise ValueError("frames: a segment needs at least 1 frame, got 0")
+        ticks = self._count_ticks(first, len(pixels), times)
+        ends = dict(pairwise(ticks))
         target = io.BytesIO()
         container, stream = self._open(target, sequence)
         container.start_encoding()
         begin = target.tell()
-        number = first
-        for pixels in _iterate_frames(frames):
-            container.mux(stream.encode(self._convert_frame(pixels, number)))
-            number += 1
-        if number == first:
-            raise ValueError("frames: a segment needs at least 1 frame, got 0")
-        container.mux(stream.encode())
+        for tick, frame in zip(ticks, [*pixels, None], strict=True):
+            for packet in stream.encode(None if frame is None else self._convert_frame(frame, tick)):
+                if self._variable and packet.pts is not None:  # the encoder has the time base of the ticks
+                    packet.duration = ends[packet.pts] - packet.pts
+                container.mux(packet)
         container.close()
         return target.getvalue()[begin:]
+
+    @property
+    def _time_base(self) -> Fraction:
+        """Unit of the encoder's timestamps, in seconds."""
+        return Fraction(1, self._timescale) if self._variable else 1 / self._rate
+
+    def _count_ticks(self, first: int, count: int, times: Sequence[Fraction] | None) -> list[int]:
+        """Return the time of each frame, and the end of the last one, in units of `_time_base`."""
+        if (times is not None) != self._variable or (times is not None and len(times) != count + 1):
+            expected = f"{count + 1} values" if self._variable else "absent, because the frame rate is constant"
+            raise ValueError(f"times: must be {expected}, got {times}")
+        if times is None:
+            return list(range(first, first + count + 1))
+        ticks = [round(time * self._timescale) for time in times]
+        if any(before >= after for before, after in pairwise(ticks)):
+            raise ValueError(f"times: must increase by at least 1/{self._timescale} s, got {times}")
+        return ticks
 
     def _open(self, target: io.BytesIO, sequence: int) -> tuple[OutputContainer, VideoStream]:
         container = av.open(
@@ -135,7 +166,7 @@ class SegmentEncoder:
         stream = container.add_stream("libx264", rate=self._rate)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self._width, self._height, "yuv420p"
-        context.time_base = 1 / self._rate
+        context.time_base = self._time_base
         context.thread_count = THREADS
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
@@ -146,7 +177,7 @@ class SegmentEncoder:
         }
         return container, stream
 
-    def _convert_frame(self, pixels: Pixels, number: int) -> VideoFrame:
+    def _convert_frame(self, pixels: Pixels, tick: int) -> VideoFrame:
         if pixels.shape != self._shape:
             raise ValueError(f"frames: every frame must have the shape {self._shape}, got {pixels.shape}")
         pad = [(0, self._height - pixels.shape[0]), (0, self._width - pixels.shape[1]), (0, 0)]
@@ -158,7 +189,7 @@ class SegmentEncoder:
             interpolation=Interpolation.AREA | EXACT,
             threads=1,
         )
-        frame.pts, frame.time_base = number, 1 / self._rate
+        frame.pts, frame.time_base = tick, self._time_base
         return frame
 
 
@@ -211,7 +242,7 @@ def resize_frames(frames: Frames, width: int, height: int) -> Frames:
     pixels = np.empty((frames.count, height, width, 3), np.uint8)
     for frame, out in zip(frames.pixels, pixels, strict=True):
         out[...] = _scale_frame(reformatter, frame, width, height).to_ndarray()
-    return Frames(pixels, frames.first, frames.rate)
+    return Frames(pixels, frames.first, frames.rate, frames.times)
 
 
 def _scale_frame(reformatter: VideoReformatter, pixels: Pixels, width: int, height: int) -> VideoFrame:

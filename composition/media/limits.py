@@ -1,17 +1,22 @@
 """Kinds of media files, and the limits that a file must keep."""
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from composition.media.backgrounds import check_background
 
 MediaKind = Literal["image", "video", "pictures"]
 """`pictures` is a zip archive or a folder of pictures."""
 MAX_CONVERSION_PIXELS = 1_000_000_000
 """Default limit on the pixels of a video that is converted, frames × width × height: 480 frames of 1920x1080."""
 
+Background: TypeAlias = Annotated[str, AfterValidator(check_background)]
+"""What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS (`white`)."""
+
 
 class MediaLimits(BaseModel):
-    """Limits on a media file and on the resources for decoding it."""
+    """Limits on a media file and on the resources for decoding it, and how transparency is shown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,3 +32,5 @@ class MediaLimits(BaseModel):
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
     memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
+    background: Background = "white"
+    """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""

@@ -2,11 +2,13 @@
 
 A clip of n frames lasts n / rate seconds, or `Fit.seconds`. Frame j of the clip in the video shows the clip at the time
 j / `Fit.rate`, so the clip takes ceil(seconds * `Fit.rate`) frames; if the rates are equal, each frame is shown once.
+Frames with times of their own are shown when they are due.
 Times are exact fractions: no frame is lost or doubled by rounding, and the result does not depend on how the clip is
 divided into runs.
 """
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -156,8 +158,8 @@ class _Clip:
         """The frames held back for the next cross-fade."""
         self._fit = fit
         self._length = None if fit.seconds is None else count_clip_frames(frames, rate, fit)
-        self._step = (rate if fit.seconds is None else frames / fit.seconds) / fit.rate
-        """Frames of the clip per frame of the video."""
+        self._step = (1 if fit.seconds is None else frames / rate / fit.seconds) / fit.rate
+        """Seconds of the clip per frame of the video."""
         self._before = before
         self._max_held = _limit_crossfade(count_clip_frames(frames, rate, fit), fit)
         self._fade = min(self._max_held, len(before))
@@ -167,6 +169,10 @@ class _Clip:
         """Frames of the clip received so far."""
         self._last: Pixels | None = None
         """The last frame received, resized."""
+        self._times: list[Fraction] = []
+        """When the frames appear in the clip, from the one before the current run on, and when the last disappears."""
+        self._oldest = 0
+        """Index of the frame of the first of these times."""
 
     @property
     def is_complete(self) -> bool:
@@ -176,7 +182,9 @@ class _Clip:
     def resample(self, run: Frames) -> Iterator[Pixels]:
         """Receive a run of the clip, and yield the frames of the video that it completes."""
         first, stop = self._received, self._received + run.count
-        positions = range(self._emitted, self._count_ready(stop))
+        self._times = [*self._times[-2:-1], *run.list_times()]
+        self._oldest = max(0, first - 1)
+        positions = range(self._emitted, self._count_ready())
         wanted = {stop - 1} | {
             index for position in positions for index in self._list_sources(position) if index >= first
         }
@@ -188,12 +196,12 @@ class _Clip:
         for position in positions:
             self._emitted = position + 1
             before, *after = (sources[index] for index in self._list_sources(position))
-            yield mix_frames(before, after[0], position * self._step % 1) if after else before
+            yield mix_frames(before, after[0], self._locate(position) % 1) if after else before
         self._last = sources[stop - 1].copy()  # a copy, so that the run is freed
 
     def finish(self) -> Iterator[Pixels]:
         """Yield the remaining frames, repeating the last one where some are missing, except those held back."""
-        length = ceil(self._received / self._step) if self._length is None else self._length
+        length = ceil(self._times[-1] / self._step) if self._length is None else self._length
         missing = max(length, self._fade) - self._emitted
         self._emitted += missing
         if self._last is not None:
@@ -217,16 +225,24 @@ class _Clip:
             if len(self.held) > self._max_held:
                 yield self.held.popleft()
 
-    def _count_ready(self, stop: int) -> int:
-        """Return how many frames of the video can be produced from the first `stop` frames of the clip."""
-        ready = floor((stop - 1) / self._step) + 1 if self._fit.blend else ceil(stop / self._step)
+    def _count_ready(self) -> int:
+        """Return how many frames of the video can be produced from the frames received so far."""
+        *_, last, end = self._times
+        ready = floor(last / self._step) + 1 if self._fit.blend else ceil(end / self._step)
         return ready if self._length is None else min(ready, self._length)
+
+    def _locate(self, position: int) -> Fraction:
+        """Return the index of the frame of the clip that a frame of the video shows, and how far it has come."""
+        time = position * self._step
+        before = bisect_right(self._times, time, hi=len(self._times) - 1) - 1
+        begin, end = self._times[before : before + 2]
+        return self._oldest + before + (time - begin) / (end - begin)
 
     def _list_sources(self, position: int) -> tuple[int, ...]:
         """Return the indices of the one or two frames of the clip that give a frame of the video."""
-        time = position * self._step
-        index = floor(time)
-        return (index, index + 1) if self._fit.blend and time != index else (index,)
+        place = self._locate(position)
+        index = floor(place)
+        return (index, index + 1) if self._fit.blend and place != index else (index,)
 
 
 def _select_frames(run: Frames, indices: list[int], first: int) -> Frames:
@@ -243,7 +259,7 @@ def fit_frames(frames: Frames, width: int, height: int) -> Frames:
     left, top = (width - across) // 2, (height - down) // 2
     pixels = np.zeros((frames.count, height, width, 3), np.uint8)
     pixels[:, top : top + down, left : left + across] = sized.pixels
-    return Frames(pixels, frames.first, frames.rate)
+    return Frames(pixels, frames.first, frames.rate, frames.times)
 
 
 def mix_frames(before: Pixels, after: Pixels, weight: Fraction) -> Pixels:

@@ -13,7 +13,7 @@ TERMINAL = ("completed", "failed")
 class Table(DeclarativeBase):
     """Base class of the tables."""
 
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own idiom
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON(none_as_null=True)}  # noqa: RUF012 - SQLAlchemy's own idiom
 
 
 class Job(Table):
@@ -91,6 +91,8 @@ class Still(Table):
     key: Mapped[str]
     scores: Mapped[dict[str, Any] | None]
     """Quality scores of the frame; None if it was not measured."""
+    times: Mapped[list[str] | None]
+    """When the frame appears and disappears, in seconds as fractions; None if the frame rate is constant."""
 
 
 class Stage(Table):

@@ -36,6 +36,6 @@ class RealEsrgan(Service[RealEsrganSettings, RealEsrganModel]):
 
         def work(outlet: Outlet[Item]) -> None:
             pixels = self._model.upscale(frames.pixels, request.scale, outlet.check)
-            outlet.put(Frames(pixels, frames.first, frames.rate))
+            outlet.put(Frames(pixels, frames.first, frames.rate, frames.times))
 
         return self._stream("upscale", work, key)

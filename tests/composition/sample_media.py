@@ -68,8 +68,9 @@ def clip(
     rate: Fraction | int = 25,
     coding: Coding = PLAIN,
     times: Sequence[int] | None = None,
+    last: int = 1,
 ) -> Path:
-    """Write a video. `times` are presentation times in frames, by default 0, 1, 2 …"""
+    """Write a video. `times` are presentation times in frames, by default 0, 1, 2 …; the last one lasts `last`."""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w", format=coding.form, options=coding.container) as container:
         stream: Any = container.add_stream(coding.codec, rate=rate, options=coding.options)
@@ -80,7 +81,10 @@ def clip(
             stream.set_display_rotation(coding.degrees, hflip=coding.mirrored)
         for number, pixels in zip(times or range(len(frames)), frames, strict=True):
             container.mux(stream.encode(_coded(pixels, coding, number, 1 / Fraction(rate))))
-        container.mux(stream.encode())
+        for packet in stream.encode():
+            if times is not None and packet.pts == times[-1]:
+                packet.duration = last
+            container.mux(packet)
     return path
 
 

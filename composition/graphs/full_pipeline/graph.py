@@ -169,8 +169,7 @@ class FullPipeline:
             async with aclosing(self._rename_items(call, "animate", "video")) as items:
                 async for item in items:
                     if isinstance(item, Frames):
-                        for number, pixels in enumerate(item.pixels, item.first):
-                            frame = Frames(np.ascontiguousarray(pixels)[None], number, item.rate)
+                        for frame in item.split():
                             queue.put_nowait(frame)
                             yield frame
                     elif not (isinstance(item, Progress) and item.stage not in plan.request.active_stages):
@@ -225,8 +224,8 @@ class FullPipeline:
                         yield replace(item, stage=stage)
                     case Fact(name="seed"):
                         pass
-                    case Fact(name="size"):
-                        yield Fact(f"{size}_size", item.value)
+                    case Fact(name="size" | "canvas"):
+                        yield Fact(f"{size}_{item.name}", item.value)
                     case _:
                         yield item
 

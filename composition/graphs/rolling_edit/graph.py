@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
-from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
+from services.frames import Fact, Frames, Item, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
 from services.qwen_edit.request import Editing, EditRequest
 from services.roles import GuidedEdit
@@ -34,9 +32,35 @@ class EditPlan:
     total: int
     """Number of frames, including the first."""
     rate: Fraction
+    has_own_rate: bool
+    """Whether the request sets the frame rate; otherwise the frames follow the edges."""
     start: int
     """Index of the edge picture from which frame 1 is made."""
     key: str
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of an edit along a video with a variable frame rate are shown: each as long as its edge picture.
+
+    Frame 0 has no edge picture and is shown for the average duration.
+    """
+
+    shift: Fraction
+    """Time in seconds from the appearance of an edge picture in its video to that of its frame in the result."""
+
+    def find_times(self, edge: Frames) -> tuple[Fraction, ...]:
+        """Return when the frame of an edge picture appears and disappears, in seconds."""
+        return tuple(time + self.shift for time in edge.list_times())
+
+
+async def _read_clock(plan: EditPlan, edges: Decoder) -> Clock | None:
+    """Return the clock of the edit; None if the frame rate is constant."""
+    if plan.has_own_rate or not edges.facts.is_variable:
+        return None
+    async with aclosing(edges.stream_runs(plan.start, 1)) as runs:
+        begin = (await anext(runs)).list_times()[0]
+    return Clock(1 / plan.rate - begin)
 
 
 class RollingEdit:
@@ -62,15 +86,17 @@ class RollingEdit:
             plan = _make_plan(request, style, edges, known)
             yield Fact("seed", plan.seed)
             yield Fact("frames_total", plan.total)
+            clock = await _read_clock(plan, edges)
             if known.frames == 0:
-                yield Frames(first.pixels, 0, plan.rate)
+                yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
             index = max(1, known.frames)
             stages = Stages()
             async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
-                    for pixels in run.pixels:
-                        async with aclosing(self._make_frame(plan, index, previous, pixels)) as items:
+                    for edge in run.split():
+                        timed = replace(edge, times=clock and clock.find_times(edge))
+                        async with aclosing(self._make_frame(plan, index, previous, timed)) as items:
                             async for item in items:
                                 if isinstance(item, Frames):
                                     previous = item
@@ -86,13 +112,13 @@ class RollingEdit:
         async with self._media.open(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
-    async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, pixels: Pixels) -> AsyncGenerator[Item]:
-        """Make frame `index` from the previous frame and from the pixels of its edge picture, (h, w, 3)."""
+    async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, edge: Frames) -> AsyncGenerator[Item]:
+        """Make frame `index` from the previous frame and its edge picture, which has the times of the new frame."""
         steps = plan.edit.steps
         seed = (plan.seed + plan.start + index) % (MAX_SEED + 1)
         edit = plan.edit.model_copy(update={"seed": seed})
-        edge = Frames(np.ascontiguousarray(pixels)[None])
-        call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, edge, plan.style, plan.key)
+        picture = Frames(edge.pixels)
+        call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, picture, plan.style, plan.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
@@ -100,7 +126,7 @@ class RollingEdit:
                         done = (index - 1) * steps + item.done
                         yield Progress("edit", done, (plan.total - 1) * steps)
                     case Frames():
-                        yield Frames(item.pixels, index, plan.rate)
+                        yield Frames(item.pixels, index, plan.rate, edge.times)
                     case Scores() | Sketch():
                         yield replace(item, frame=index)
                     case _:
@@ -119,4 +145,5 @@ def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.count_frames(edges.facts.frames)
-    return EditPlan(edit, style, draw_seed(request.seed), total, rate, request.edge_start, known.key)
+    has_own_rate = request.fps is not None
+    return EditPlan(edit, style, draw_seed(request.seed), total, rate, has_own_rate, request.edge_start, known.key)

@@ -1,21 +1,18 @@
 """V2V: describe a video, and generate its continuation from its last frame."""
 
 from collections.abc import AsyncIterator
-from fractions import Fraction
-from math import ceil, floor
-
-import numpy as np
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
+from composition.graphs.v2v.seam import ColourMatch, restore_shape
 from composition.media.decode import MediaFacts
-from composition.media.encode import resize_frames
 from services.errors import InvalidParameter
-from services.frames import MAX_RUN, Clip, Fact, Frames, Item, Text
+from services.frames import Clip, Fact, Frames, Item, Text
 from services.internvl.request import DescribeRequest
+from services.limits import PictureFit
 from services.roles import Describe, ImageToVideo
 from services.wan.request import WanRequest
 
@@ -71,53 +68,38 @@ class V2V:
     async def _continue(
         self, request: V2VRequest, prompt: str, last: Frames, facts: MediaFacts, known: Known
     ) -> AsyncIterator[Item]:
-        joint = Joint(facts.width, facts.height, facts.rate) if request.join and facts.rate is not None else None
-        if joint is None:
-            yield Fact("frames_total", request.num_frames)
-        else:
+        yield Fact("frames_total", request.num_frames + (facts.frames - 1 if request.join else 0))
+        if request.join:
             yield Clip(request.input_video)
-        start = known.frames if joint is None else 0
+        match = ColourMatch(last, request.fit) if request.match_colour else None
+        start = 0 if request.join or match else known.frames  # colours are compared at frame 0
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate
         call = stream(self._animator, animate, animation, last, start=start, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                if joint is None or not isinstance(item, Frames):
+                if not isinstance(item, Frames):
                     yield item
                     continue
-                if item.first == 0:
-                    yield Fact("frames_total", facts.frames + joint.count(request.num_frames, item.rate))
-                for frames in joint.fit(item):
-                    yield frames
+                frames = item if match is None else match.apply(item)
+                if not request.join:
+                    if frames.stop > known.frames:
+                        yield frames
+                elif (joined := join_frames(frames, facts.width, facts.height, request.fit)) is not None:
+                    yield joined
 
 
-class Joint:
-    """Converts a continuation to the size and frame rate of the clip to which it is joined.
+def join_frames(frames: Frames, width: int, height: int, fit: PictureFit) -> Frames | None:
+    """Return the frames of a continuation as those after the clip, or None if there are none.
 
-    Frames are repeated or dropped to reach the rate. Frame 0 of the continuation repeats the clip's last frame, so the
-    first frame after the clip shows the continuation at one frame duration after its start.
+    The first frame of a continuation repeats the clip's last frame and is left out.
 
     Args:
+        frames: a run of the continuation.
         width, height: size of the clip in pixels.
-        rate: of the clip, in frames per second.
+        fit: how the clip's last frame was fitted into the frames.
     """
-
-    def __init__(self, width: int, height: int, rate: Fraction) -> None:
-        self._width, self._height, self._rate = width, height, rate
-
-    def count(self, num_frames: int, rate: Fraction) -> int:
-        """Return how many frames at the clip's rate show the first `num_frames` frames of a continuation at `rate`."""
-        return ceil(num_frames / rate * self._rate) - 1
-
-    def fit(self, frames: Frames) -> list[Frames]:
-        """Return the frames at the clip's size and rate that show this run; 0 is the first frame after the clip."""
-        start = self.count(frames.first, frames.rate) if frames.first else 0
-        shown = range(start, self.count(frames.stop, frames.rate))
-        if not shown:
-            return []
-        sized = resize_frames(frames, self._width, self._height).pixels
-        sources = [floor((j + 1) / self._rate * frames.rate) - frames.first for j in shown]
-        return [
-            Frames(np.ascontiguousarray(sized[sources[i : i + MAX_RUN]]), start + i, self._rate)
-            for i in range(0, len(sources), MAX_RUN)
-        ]
+    fresh = frames.pixels[max(0, 1 - frames.first) :]
+    if not len(fresh):
+        return None
+    return restore_shape(Frames(fresh, max(0, frames.first - 1), frames.rate), width, height, fit)

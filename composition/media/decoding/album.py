@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from composition.media.decoding.archive import Archive, Folder, PictureSource, name_errors
 from composition.media.decoding.headers import Limits, explain_not_a_picture, is_gif, is_zip, read_header
 from composition.media.decoding.media_file import MediaFile
-from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -106,6 +106,11 @@ class Album:
     def read_last(self) -> Pixels:
         """Return the last picture as a run of one."""
         return self._decode_picture(self.count - 1)[None]
+
+    def read_straight(self) -> Pixels:
+        """Return the last picture, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
+        with self._open_picture(self.count - 1) as picture:
+            return drop_opaque(picture.converter.convert_straight(picture.read_last()))
 
     def verify(self, positions: list[int]) -> None:
         """Decode the pictures at `positions` and the last one."""

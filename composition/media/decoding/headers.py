@@ -8,10 +8,6 @@ from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
 """Bytes read from the beginning of a file."""
-MIRRORED_ORIENTATIONS = frozenset({2, 4, 5, 7})
-"""EXIF orientations with mirroring."""
-ORIENTATION_TAG = 0x0112
-"""EXIF tag of the orientation."""
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """First bytes of a zip archive: with files, empty, and split."""
 
@@ -27,6 +23,7 @@ class Limits:
     max_duration_s: float
     deadline_s: float
     memory_bytes: int
+    background: str
 
     def check_size(self, width: int, height: int) -> None:
         """Raise LimitExceeded unless a size in pixels is within the limits."""
@@ -56,8 +53,6 @@ class Header:
     """Width and height in pixels, for formats whose size FFmpeg reports only after decoding."""
     picture_format: str | None = None
     """FFmpeg's name of the picture format; None for videos, and for GIF, which may be one."""
-    is_mirrored: bool = False
-    """Whether the EXIF orientation mirrors. FFmpeg reports only the rotation."""
 
 
 def read_header(head: bytes) -> Header:
@@ -69,7 +64,7 @@ def read_header(head: bytes) -> Header:
         width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
         return Header((width, height))
     if head.startswith(b"\xff\xd8\xff"):
-        return Header(None, "jpeg_pipe", _read_exif_orientation(head) in MIRRORED_ORIENTATIONS)
+        return Header(None, "jpeg_pipe")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         if b"ANIM" in head[:64]:
             raise UndecodableMedia("animated WebP is not supported; send it as MP4 or GIF")
@@ -87,24 +82,6 @@ def _read_webp_size(head: bytes) -> tuple[int, int]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     width, height = struct.unpack("<HH", head[26:30])
     return width & 0x3FFF, height & 0x3FFF
-
-
-def _read_exif_orientation(head: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if there is none."""
-    start = head.find(b"Exif\0\0")
-    tiff = head[start + 6 :] if start >= 0 else b""
-    order = ">" if tiff.startswith(b"MM") else "<"
-    if len(tiff) < 10:
-        return 1
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    if directory + 2 > len(tiff):
-        return 1
-    (entries,) = struct.unpack_from(order + "H", tiff, directory)
-    for offset in range(directory + 2, min(directory + 2 + 12 * entries, len(tiff) - 11), 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, offset)
-        if tag == ORIENTATION_TAG:
-            return value
-    return 1
 
 
 def is_gif(head: bytes) -> bool:

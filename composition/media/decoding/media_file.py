@@ -3,12 +3,9 @@
 Runs only in decoder processes (`composition.media.decoding.worker`): files are untrusted, and FFmpeg is native code.
 """
 
-import bisect
 import io
 import itertools
-import sys
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -20,45 +17,21 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
 from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
+from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
+from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
+from composition.media.decoding.timing import Timing
+from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
 
-MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
 """The video formats that may be opened. None of them can refer to other files or to the network."""
-TIMED = frozenset({MOV, MATROSKA, "mpegts", "gif"})
-"""Formats with a presentation time for each frame. AVI has none: its frames are counted."""
 HEIF_BRANDS = frozenset({"heic", "heix", "hevc", "heim", "heis", "mif1", "msf1", "avif", "avis"})
 THREADS = 2
 UNTRIED, MISSING, DECODED, FLAWED = range(4)
-
-
-@dataclass
-class Index:
-    """The frames of a video stream, as read from its packets."""
-
-    frames: int
-    pts: list[int] | None = None
-    """Sorted presentation times, in the stream's time base; None if they are missing or not unique."""
-    keyframes: list[tuple[int, int]] | None = None
-    """Presentation and decoding time of each keyframe, in order; None if the file cannot be sought."""
-    rate: Fraction | None = None
-    """Average frames per second, from the presentation times."""
-
-    def find_keyframe(self, position: int) -> tuple[int, int] | None:
-        """Return the times of the last keyframe at or before `position`; None to decode from the beginning."""
-        if self.pts is None or self.keyframes is None:
-            return None
-        after = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
-        return self.keyframes[after - 1] if after else None
-
-    def find_position(self, pts: int | None) -> int | None:
-        """Return the position of the frame with the presentation time `pts`, or None."""
-        if self.pts is None or pts is None:
-            return None
-        found = bisect.bisect_left(self.pts, pts)
-        return found if found < len(self.pts) and self.pts[found] == pts else None
 
 
 class Cursor:
@@ -108,6 +81,7 @@ class MediaFile:
     def __init__(self, source: str | bytes, limits: Limits) -> None:
         self._source = source
         self._limits = limits
+        self._track: int | None = None
         head = _read_head(source)
         self._header = read_header(head)
         if self._header.size is not None:
@@ -118,43 +92,74 @@ class MediaFile:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
         self._check_header()
-        self._index = Index(1) if self._header.picture_format else self._read_index()
+        self._index = Index(1) if self._header.picture_format else read_index(self._container, self._stream, limits)
         self._states = bytearray(self._index.frames)
         self._cursor = self._seek(0)
         self._last_requested = -1
         first = self._cursor.peek()
         if first is None:
             raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
-        self.converter = RgbConverter(first, self._stream.codec_context.name, mirrored=self._header.is_mirrored)
+        self.converter = RgbConverter(first, self._read_presentation())
         limits.check_size(*self.converter.size)
 
-    def _open(self) -> tuple[InputContainer, VideoStream]:
-        # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
-        options = {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+    def _read_presentation(self) -> Presentation:
         form = self._header.picture_format
-        container = av.open(
+        return Presentation(
+            self._stream.codec_context.name,
+            self._limits.background,
+            read_pixel_aspect(self._stream, self._format),
+            self._source,
+            read_tags(self._source, form) if form else None,
+        )
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        container = self._open_container()
+        if self._track is None:
+            self._track = self._choose_track(container)
+            if len(list_videos(container)) > 1:  # choosing one may have read packets
+                container.close()
+                container = self._open_container()
+        stream = cast("VideoStream", container.streams[self._track])
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = THREADS
+        # Videos are decoded past errors. Pictures are not: a truncated one would be decoded to half a picture.
+        is_picture = self._header.picture_format is not None
+        stream.codec_context.options = self._decoder_options | ({"err_detect": "explode"} if is_picture else {})
+        return container, stream
+
+    def _open_container(self) -> InputContainer:
+        form = self._header.picture_format
+        return av.open(
             io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
             "r",
             format=form,
             options={}
             if form == "jpeg_pipe"
-            else options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
+            else self._decoder_options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
             container_options={"protocol_whitelist": "file", "format_whitelist": form or FORMATS},
             metadata_errors="replace",
         )
+
+    @property
+    def _decoder_options(self) -> dict[str, str]:
+        # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
+        return {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+
+    def _list_auxiliary_tracks(self, container: InputContainer) -> frozenset[int]:
+        """Return the numbers of the tracks of an MP4 file that belong to another one."""
+        is_needed = container.format.name == MOV and len(container.streams.video) > 1 and isinstance(self._source, str)
+        return read_auxiliary_tracks(str(self._source)) if is_needed else frozenset()
+
+    def _choose_track(self, container: InputContainer) -> int:
         if container.metadata.get("major_brand", "").strip() in HEIF_BRANDS:
             raise UndecodableMedia("HEIF and AVIF are not supported; send the picture as PNG, JPEG or WebP")
-        stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+        stream = choose_video(container, self._list_auxiliary_tracks(container))
         if stream is None:
             kinds = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise UndecodableMedia(f"the file has no video stream, only {kinds}")
         if cast("object", stream.codec_context) is None:
             raise UndecodableMedia("the video codec is not supported")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = THREADS
-        # Videos are decoded past errors. Pictures are not: a truncated one would be decoded to half a picture.
-        stream.codec_context.options = options | ({"err_detect": "explode"} if form else {})
-        return container, stream
+        return stream.index
 
     def _check_header(self) -> None:
         context, stream = self._stream.codec_context, self._stream
@@ -169,69 +174,21 @@ class MediaFile:
             total = Fraction(self._container.duration or 0, av.time_base)
             self._limits.check_length(stream.frames, float(max(duration, total)), "according to its header")
 
-    def _read_index(self) -> Index:
-        """Read all packets without decoding them, because the header may be wrong or incomplete."""
-        packets: list[tuple[int | None, int | None, bool]] = []
-        end = Fraction(0)
-        read = broken = 0
-        try:
-            for packet in self._container.demux():
-                if packet.size and packet.pts is not None:
-                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream_index != self._stream.index or not packet.size:
-                    continue
-                read += 1
-                broken = (
-                    broken + 1 if packet.is_corrupt else 0
-                )  # corrupt packets at the end of the file: it is truncated
-                if not packet.is_discard:
-                    packets.append((packet.pts, packet.dts, packet.is_keyframe))
-                    self._limits.check_length(len(packets), 0, "or more")
-        except FFmpegError:
-            broken += 1
-        self._check_complete(read - broken, end)
-        packets = packets[: len(packets) - broken]
-        if not packets:
-            raise UndecodableMedia("the video has no frames")
-        return self._build_index(packets)
-
-    def _check_complete(self, read: int, end: Fraction) -> None:
-        """Raise UndecodableMedia if there are fewer packets, or a shorter duration, than the header declares."""
-        declared = sum(entry.size > 0 for entry in self._stream.index_entries) if self._format == MOV else 0
-        if read < declared:
-            raise UndecodableMedia(f"the file is truncated: it has {read} of {declared} frames")
-        duration = Fraction(self._container.duration or 0, av.time_base)
-        if self._format == "avi" and self._stream.average_rate:
-            duration = max(duration, self._stream.frames / self._stream.average_rate)
-        found = max(end, end - Fraction(self._container.start_time or 0, av.time_base))
-        is_fragmented = self._format == MOV and not self._stream.frames
-        must_match = self._format in (MATROSKA, "avi") or is_fragmented
-        if must_match and found < duration * Fraction(99, 100) - Fraction(1, 4):
-            raise UndecodableMedia(f"the file is truncated: it has {float(found):.1f} of {float(duration):.1f} s")
-
-    def _build_index(self, packets: list[tuple[int | None, int | None, bool]]) -> Index:
-        pts = sorted(time for time, _, _ in packets if time is not None)
-        span = (pts[-1] - pts[0]) * (self._stream.time_base or Fraction(0)) if pts else Fraction(0)
-        self._limits.check_length(len(packets), float(span), "according to its frames")
-        index = Index(len(packets), rate=(len(pts) - 1) / span if span else None)
-        if self._format not in TIMED or len(set(pts)) < len(packets):
-            return index
-        index.pts, index.keyframes = pts, []
-        for presented, decoded, is_key in packets:
-            if is_key and presented is not None and decoded is not None:
-                index.keyframes.append((presented, decoded))
-        index.keyframes.sort()
-        return index
-
     @property
     def frames(self) -> int:
         """Number of frames; an estimate until frames without times were counted."""
         return self._index.frames
 
     @property
+    def timing(self) -> Timing:
+        """When the frames are shown."""
+        return self._index.timing
+
+    @property
     def is_indexed(self) -> bool:
-        """Whether the format has an index of frames, and every frame has a presentation time."""
-        return self._format in (MOV, MATROSKA) and self._index.pts is not None
+        """Whether the file has an index of frames, a presentation time for every frame, and one video track."""
+        is_alone = len(self._container.streams.video) == 1
+        return self._format in (MOV, MATROSKA) and self._index.pts is not None and is_alone
 
     @property
     def is_still(self) -> bool:
@@ -240,26 +197,19 @@ class MediaFile:
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
-        rate = None if self.is_still else self._choose_rate()
+        timing, is_still = self._index.timing, self.is_still
         return {
-            "kind": "image" if self.is_still else "video",
+            "kind": "image" if is_still else "video",
             "width": self.converter.size[0],
             "height": self.converter.size[1],
             "frames": self._index.frames,
-            "rate": None if rate is None else str(rate),
-            "duration_s": 0.0 if rate is None else float(self._index.frames / rate),
+            "rate": None if is_still else str(timing.rate),
+            "duration_s": 0.0 if is_still else float(timing.measure_duration(self._index.frames)),
             "damaged": self.damaged,
             "codec": self._stream.codec_context.name,
+            "changes": dict(self.converter.changes),
+            "is_variable": timing.is_variable and not is_still,
         }
-
-    def _choose_rate(self) -> Fraction:
-        """Return the frame rate of the header if it is within 2 % of the measured average, else the average."""
-        declared, measured = self._stream.average_rate, self._index.rate
-        if not measured:
-            return declared or Fraction(25)
-        if declared and abs(declared / measured - 1) < Fraction(1, 50):
-            return declared
-        return max(measured.limit_denominator(1001), Fraction(1, 1001))
 
     @property
     def damaged(self) -> str | None:
@@ -301,12 +251,13 @@ class MediaFile:
     ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, skipping frames that cannot be decoded."""
         has_times = self._index.pts is not None
+        decoder = choose_decoder(self._stream, THREADS)
         counted = expected = begin
         packet: Packet[VideoStream] | None
         while True:
             try:
                 packet = next(packets, None)
-                frames = packet.decode() if packet else []
+                frames = decoder.decode(packet) if packet else []
             except MemoryError:
                 raise
             except FFmpegError:

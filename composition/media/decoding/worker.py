@@ -3,8 +3,10 @@
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
-"sample", "count"}`, `{"op": "last"}` or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape"}` or
-`{"error", "message"}`, followed by the pixels that `shape` announces.
+"sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is not opaque) or
+`{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`, followed by
+the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run, and the
+seconds of one tick as a fraction.
 """
 
 import json
@@ -22,7 +24,8 @@ from av.video.frame import VideoFrame
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS, MediaFile
-from composition.media.decoding.pixels import RUN_BYTES
+from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.progressive import PlainReader, open_reader
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -59,44 +62,59 @@ class Video:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.file = MediaFile(path, limits)
+        self._reader = open_reader(self.file)
 
     @property
     def can_use_decord(self) -> bool:
         """Whether decord returns the same frames and pixels for this file."""
         file = self.file
         return (
-            file.is_indexed and file.converter.matches_decord and file.frames <= MAX_DECORD_FRAMES and not file.damaged
+            file.is_indexed
+            and file.converter.matches_decord
+            and file.frames <= MAX_DECORD_FRAMES
+            and not file.damaged
+            and isinstance(self._reader, PlainReader)
         )
 
     @property
     def count(self) -> int:
         """Number of frames; an estimate until frames without times were counted."""
-        return self.file.frames
+        return self._reader.frames
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
-        return self.file.describe()
+        return self._reader.describe()
 
     def read_run(self, start: int, most: int) -> Pixels | None:
         """Return up to `most` frames from `start` on; None past the last one."""
         width, height = self.file.converter.size
-        most = min(most, self.file.frames - start, max(1, RUN_BYTES // (width * height * 3)))
+        most = min(most, self._reader.frames - start, max(1, RUN_BYTES // (width * height * 3)))
         if most < 1:
             return None
-        frames = (self.file.read_frame(start + i) for i in range(most))
+        frames = (self._reader.read_frame(start + i) for i in range(most))
         return self._convert_frames((frame for frame in frames if frame is not None), most)
+
+    def list_times(self, start: int, count: int) -> dict[str, Any] | None:
+        """Return when the frames from `start` on are shown, and when the last ends; None if the rate is constant."""
+        timing = self.file.timing
+        ticks = timing.list_ticks(start, count)
+        return None if ticks is None else {"base": str(timing.time_base), "ticks": ticks}
 
     def sample(self, positions: list[int]) -> Pixels | None:
         """Return the frames at `positions`; None if there are none."""
         pixels = self._sample_with_decord(positions) if self.can_use_decord else None
         if pixels is None:
-            frames = (self.file.read_frame(position) for position in positions)
+            frames = (self._reader.read_frame(position) for position in positions)
             pixels = self._convert_frames((frame for frame in frames if frame is not None), len(positions))
         return pixels
 
     def read_last(self) -> Pixels | None:
         """Return the last frame that can be decoded, as a run of one."""
-        return self._convert_frames([self.file.read_last()], 1)
+        return self._convert_frames([self._reader.read_last()], 1)
+
+    def read_straight(self) -> Pixels:
+        """Return the last frame, not composited, (1, height, width, 4), or (1, height, width, 3) if it is opaque."""
+        return drop_opaque(self.file.converter.convert_straight(self.file.read_last()))
 
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one."""
@@ -139,7 +157,7 @@ class Video:
 
 
 def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | None:
-    """Run the operation of a request. Return (n, height, width, 3) uint8 RGB; None if it has no pixels."""
+    """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
     match request["op"]:
         case "run":
             return media.read_run(request["start"], request["most"])
@@ -147,6 +165,8 @@ def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | Non
             return media.sample(spread_positions(request["count"], media.count))
         case "last":
             return media.read_last()
+        case "straight":
+            return media.read_straight()
         case _:
             media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None
@@ -180,13 +200,16 @@ def serve_requests(link: socket.socket, limits: Limits, path: str) -> None:
     request: dict[str, Any] | None = {}
     while request is not None:
         extend_cpu_limit(limits)
-        pixels = None
+        pixels = times = None
         try:
             if media is None:
                 media = Album(path, limits) if is_album(path) else Video(path, limits)
             else:
                 pixels = run_operation(media, request)
-            send_answer(link, {"facts": media.describe(), "shape": None if pixels is None else pixels.shape}, pixels)
+                if pixels is not None and request["op"] == "run" and isinstance(media, Video):
+                    times = media.list_times(request["start"], len(pixels))
+            shape = None if pixels is None else pixels.shape
+            send_answer(link, {"facts": media.describe(), "shape": shape, "times": times}, pixels)
         except MemoryError:
             send_error(link, LimitExceeded(f"decoding needs more than {limits.memory_bytes} bytes (memory_bytes)"))
         except FFmpegError as error:

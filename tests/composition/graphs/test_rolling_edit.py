@@ -1,6 +1,7 @@
 """The rolling edit: which frame is made of what, how it is told, and where it goes on."""
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,21 @@ async def test_a_branch_from_any_frame_with_nothing_changed_is_the_same_video(
     assert branch.followed == whole.followed[frame:]
     assert [run.first for run in of(Frames, items)] == list(range(EDGES + 1 - frame))
     assert pictures(items) == pictures(expected)[frame:]
+
+
+VARYING = (0, 2, 3, 33, 34)
+"""Times of the edge frames of a video with a variable frame rate, in thirtieths of a second; the last one lasts one."""
+
+
+@pytest.mark.parametrize("start", [0, 2])
+async def test_a_frame_is_shown_as_long_as_its_edge_picture(room: Room, tmp_path: Path, start: int) -> None:
+    pixels = [media.numbered(n) for n in range(EDGES)]
+    video = str(media.clip(tmp_path / "edges.mp4", pixels, 30, media.PLAIN, VARYING))
+    fields: dict[str, Any] = {"edge_frames": None, "edge_video": video, "edge_start": start}
+    frames = of(Frames, await room.items(**fields))
+    pause = 1 / frames[0].rate
+    begins = [Fraction(0), *(pause + Fraction(time - VARYING[start], 30) for time in VARYING[start:])]
+    assert [run.list_times() for run in frames] == list(pairwise([*begins, begins[-1] + Fraction(1, 30)]))
+    later = of(Frames, await room.items(known=Known("job", frames=2, frame_urls=["", room.picture(FIRST)]), **fields))
+    assert [(run.first, run.times) for run in later] == [(run.first, run.times) for run in frames[2:]]
+    assert {run.times for run in of(Frames, await room.items(fps=10, **fields))} == {None}

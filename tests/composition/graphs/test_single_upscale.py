@@ -56,7 +56,7 @@ class Enlarging:
             if frames.first in self._failing:
                 raise self._failing[frames.first]
             pixels = frames.pixels.repeat(request.scale, 1).repeat(request.scale, 2)
-            yield Frames(pixels, frames.first, frames.rate)
+            yield Frames(pixels, frames.first, frames.rate, frames.times)
             yield StageDone("upscale", "realesrgan", "net", "", f"realesrgan#{number % 2}", 0.5)
         finally:
             self.working -= 1
@@ -152,3 +152,13 @@ async def test_of_damage_the_record_is_told(tmp_path: Path) -> None:
     room.video = str(media.damaged_middle(tmp_path))
     told = of(Fact, await room.items())
     assert [fact.name for fact in told if fact.name == "degraded"] == ["degraded"]
+
+
+async def test_every_frame_is_shown_when_it_was(room: Room, tmp_path: Path) -> None:
+    times = [n + 30 * (n > 20) for n in range(40)]
+    room.video = str(media.clip(tmp_path / "a.mp4", [media.numbered(n) for n in range(40)], 30, media.PLAIN, times))
+    runs = of(Frames, await room.items())
+    assert [time for run in runs for time in run.list_times()[:-1]] == [Fraction(time, 30) for time in times]
+    assert runs[-1].list_times()[-1] == Fraction(times[-1] + 1, 30)
+    later = of(Frames, await room.items(Known("job", frames=32)))
+    assert [(run.first, run.times) for run in later] == [(run.first, run.times) for run in runs[2:]]

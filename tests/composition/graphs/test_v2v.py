@@ -7,37 +7,20 @@ import pytest
 from pydantic import ValidationError
 
 from composition.graphs.fields import complete_request
-from composition.graphs.v2v.graph import Joint
+from composition.graphs.v2v.graph import join_frames
 from composition.graphs.v2v.request import V2VRequest
 from services.frames import Frames
 
 
-def shown(rate: Fraction, clip_rate: Fraction, count: int, length: int) -> list[int]:
-    """Which source frame each fitted frame shows, when the source comes in runs of `length`."""
-    joint = Joint(16, 16, clip_rate)
-    out: list[int] = []
-    for first in range(0, count, length):
-        grey = np.arange(first, min(first + length, count), dtype=np.uint8)
-        pixels = np.ascontiguousarray(np.broadcast_to(grey[:, None, None, None], (len(grey), 16, 16, 3)))
-        for run in joint.fit(Frames(pixels, first, rate)):
-            assert run.first == len(out)
-            assert run.rate == clip_rate
-            out += [int(frame[0, 0, 0]) for frame in run.pixels]
-    assert len(out) == joint.count(count, rate)
-    return out
-
-
 @pytest.mark.parametrize("length", [1, 4, 16])
-def test_at_the_same_rate_every_frame_but_the_first_is_shown_once(length: int) -> None:
-    assert shown(Fraction(25), Fraction(25), 33, length) == list(range(1, 33))
-
-
-@pytest.mark.parametrize("length", [1, 4, 16])
-@pytest.mark.parametrize("clip_rate", [Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(8), Fraction(5)])
-def test_at_another_rate_each_moment_shows_the_frame_of_that_moment(clip_rate: Fraction, length: int) -> None:
-    rate, count = Fraction(16), 33
-    expected = [int((j + 1) / clip_rate * rate) for j in range(1000) if (j + 1) / clip_rate * rate < count]
-    assert shown(rate, clip_rate, count, length) == expected
+def test_a_joined_continuation_is_all_of_it_but_the_first_frame(length: int) -> None:
+    grey = np.arange(33, dtype=np.uint8)
+    pixels = np.ascontiguousarray(np.broadcast_to(grey[:, None, None, None], (33, 16, 16, 3)))
+    runs = [Frames(pixels[first : first + length], first, Fraction(16)) for first in range(0, 33, length)]
+    joined = [run for each in runs if (run := join_frames(each, 24, 20, "stretch")) is not None]
+    assert [int(frame[0, 0, 0]) for run in joined for frame in run.pixels] == list(range(1, 33))
+    assert [run.first for run in joined] == [max(0, run.first - 1) for run in runs if run.stop > 1]
+    assert {(run.width, run.height, run.rate) for run in joined} == {(24, 20, Fraction(16))}
 
 
 def test_defaults_fill_only_what_was_left_out() -> None:

@@ -4,6 +4,7 @@ import io
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -65,6 +66,44 @@ async def recorded(room: Room, lease: Lease, frames: Iterator[Frames]) -> None:
     for run in frames:
         await recorder.take(run)
     await recorder.finish()
+
+
+def varying(start: int = 0) -> Iterator[Frames]:
+    """The same frames, of which every third stays for two seconds."""
+    times = list(
+        itertools.accumulate((Fraction(2 if i % 3 == 0 else 1, 30) for i in range(TOTAL)), initial=Fraction(0))
+    )
+    for run in runs(start):
+        yield replace(run, times=tuple(times[run.first : run.stop + 1]))
+
+
+async def test_frames_are_shown_when_they_are_due_also_when_the_job_was_interrupted(room: Room) -> None:
+    whole, resumed = room.held(), None
+    await recorded(room, whole, varying())
+    expected = [run.list_times()[i] for run in varying() for i in range(run.count)]
+    with av.open(io.BytesIO(room.bytes_of(whole)), "r") as container:
+        stream = container.streams.video[0]
+        assert [
+            frame.time_base * (frame.pts or 0) for frame in container.decode(video=0) if frame.time_base
+        ] == expected
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        assert stream.duration * stream.time_base == [*varying()][-1].list_times()[-1]
+    cut = room.held(lease_s=0.0)
+    recorder = room.recorder(cut)
+    for run in itertools.islice(varying(), 4):
+        await recorder.take(run)
+    resumed = room.again()
+    await recorded(room, resumed, varying(room.recorder(resumed).frames))
+    assert room.bytes_of(resumed) == room.bytes_of(whole)
+
+
+async def test_a_constant_rate_cannot_become_variable(room: Room) -> None:
+    recorder = room.recorder(room.held())
+    first, second = itertools.islice(varying(), 2)
+    await recorder.take(first)
+    with pytest.raises(ModelFailed, match="the format of the frames changed"):
+        await recorder.take(replace(second, times=None))
 
 
 async def test_all_frames_come_out_in_order(room: Room) -> None:

@@ -1,10 +1,13 @@
 """The recorder of a graph whose frames are kept: each is safe when it is taken, whenever the process dies."""
 
+import io
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from composition.http.content import format_scores_csv, stream_zip
@@ -154,6 +157,29 @@ async def test_without_sketches_there_is_no_debug(keeping: KeepingRoom) -> None:
     lease = keeping.held()
     await keeping.recorder(lease).take(drawing(0)[0])  # nor, without scores, any metrics
     assert sorted(keeping.store.get_job(lease.job_id).results) == ["frames"]
+
+
+async def test_kept_frames_keep_their_times(keeping: KeepingRoom) -> None:
+    """Frame n is shown for n + 1 tenths of a second, also if the process died between two frames."""
+    times = [Fraction(n * (n + 1), 20) for n in range(FRAMES + 1)]
+    made: list[bytes] = []
+    for pause in (FRAMES, 3):
+        lease = keeping.held(lease_s=0.0)
+        recorder = keeping.recorder(lease)
+        for index in range(FRAMES):
+            if index == pause:
+                lease = keeping.again()
+                recorder = keeping.recorder(lease)
+                await recorder.restore(RATE)
+            frame, scores, sketches = drawing(index)
+            await recorder.take(replace(frame, times=(times[index], times[index + 1])), scores, sketches)
+        await recorder.finish()
+        made.append(keeping.bytes_of(lease))
+    assert made[0] == made[1]
+    with av.open(io.BytesIO(made[0]), "r") as container:
+        assert [frame.time_base * (frame.pts or 0) for frame in container.decode(video=0) if frame.time_base] == times[
+            :-1
+        ]
 
 
 async def test_a_graph_that_does_not_keep_its_frames_has_none(tmp_path: Path) -> None:

@@ -151,6 +151,35 @@ def test_an_odd_edge_is_repeated() -> None:
     assert np.abs(picture[:, :30].astype(int) - 20).max() <= 6
 
 
+def test_times_of_a_variable_rate_are_exact(tmp_path: Path) -> None:
+    """A screen recording, continued at another rate, whose last frame stays for eleven seconds."""
+    still = [Fraction(n, 30) for n in (0, 1, 2, 3, 63, 64)]
+    times = [*still, *(still[-1] + n * Fraction(1001, 24000) for n in range(1, 8)), Fraction(14)]
+    encoder = SegmentEncoder(64, 48, Fraction(30), total_frames=13, variable=True)
+    pixels, data = frames(13), encoder.encode_init()
+    for sequence, (first, stop) in enumerate(((0, 4), (4, 13)), 1):
+        data += encoder.encode_segment(pixels[first:stop], first, sequence, times[first : stop + 1])
+    source, target = tmp_path / "fragments.mp4", tmp_path / "whole"
+    source.write_bytes(data)
+    remux(source, target)
+    for shown in (decoded(data), decoded(target.read_bytes())):
+        assert [media.number_of(rgb(frame)) for frame in shown.frames] == list(range(13))
+        assert shown.times == times[:-1]
+        assert shown.duration == 14
+
+
+def test_times_that_do_not_suit_the_frames_are_refused() -> None:
+    constant, variable = (SegmentEncoder(64, 48, Fraction(25), variable=varies) for varies in (False, True))
+    for encoder, times in (
+        (constant, (Fraction(0), Fraction(1))),
+        (variable, None),
+        (variable, (Fraction(0),)),
+        (variable, (Fraction(0), Fraction(1, 10**8))),
+    ):
+        with pytest.raises(ValueError, match="times: must"):
+            encoder.encode_segment(frames(1), 0, 1, times)
+
+
 def test_what_cannot_be_encoded_is_refused() -> None:
     encoder = SegmentEncoder(64, 48, Fraction(25))
     with pytest.raises(ValueError, match="needs at least 1 frame"):

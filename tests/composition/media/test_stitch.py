@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil, floor
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class Source:
     rate: Fraction = Fraction(25)
     cuts: Sequence[int] = ()
     """Where runs end, in addition to every sixteenth frame."""
+    times: tuple[Fraction, ...] | None = None
+    """When each frame appears, and when the last one disappears; None at a constant rate."""
     said: int | None = None
     """Declared number of frames, if it is wrong."""
     pulled: int = 0
@@ -60,7 +62,7 @@ class Source:
                 run = self.pixels[first:stop]
                 run.flags.writeable = False
                 self.pulled = stop
-                yield Frames(run, first, self.rate)
+                yield Frames(run, first, self.rate, self.times and self.times[first : stop + 1])
         finally:
             self.closed = True
 
@@ -146,6 +148,25 @@ def test_every_frame_shows_its_moment_and_every_fade_is_exact_in_runs_of_any_len
     video = asyncio.run(stitched(*clips))
     assert np.array_equal(video, expected(clips))
     assert len(video) == count_joined_frames([(source.frames, source.rate, fit) for source, fit in clips])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.sets(st.integers(1, 39)), fits, rates)
+def test_a_clip_of_a_variable_rate_shows_each_frame_when_it_is_due(durations, cuts, fit, rate) -> None:
+    times = tuple(accumulate((Fraction(each, 100) for each in durations), initial=Fraction(0)))
+    count, length = len(durations), times[-1]
+    source = Source(noise(count), count / length, [cut for cut in cuts if cut < count], times)
+    fit = replace(fit, rate=rate, crossfade=0)
+    seconds = length if fit.seconds is None else fit.seconds
+    if seconds * rate > 3000:
+        return
+    video = asyncio.run(stitched((source, fit)))
+    assert len(video) == ceil(seconds * rate)
+    for place, shown in enumerate(video):
+        at = place / rate * length / seconds
+        index = next(i for i in range(count) if at < times[i + 1])
+        weight = (at - times[index]) / (times[index + 1] - times[index]) if fit.blend else Fraction(0)
+        assert np.array_equal(shown, mix(source.pixels[index], source.pixels[min(index + 1, count - 1)], weight))
 
 
 @pytest.mark.parametrize("blend", [False, True])
