@@ -1,6 +1,7 @@
 """Requests as they are built, and answers as they are understood."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,13 @@ def test_a_list_of_both_paths_and_ids_is_refused() -> None:
 def test_only_where_pictures_go_a_folder_may_stand() -> None:
     call = wire.create_video("rolling-edit", {"edge_frames": Path("edges"), "init_frame": Path("a.png")})
     assert {part.name: part.accepts_folder for part in call.parts} == {"edge_frames": True, "init_frame": False}
+
+
+def test_a_server_may_take_its_time_to_convert_a_result() -> None:
+    for form in ("gif", "webp", "png", "jpeg"):
+        assert wire.get_content("video_1", {"format": form}).read_timeout_s == math.inf
+    assert wire.get_content("video_1", {"format": "mp4"}).read_timeout_s is None
+    assert wire.get_content("video_1", {}).read_timeout_s is None
 
 
 def test_one_picture_is_edited_or_several_in_order() -> None:
