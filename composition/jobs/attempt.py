@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -55,6 +56,7 @@ class ProgressReport:
         self._facts: dict[str, Any] = {}
         self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
+        self._stopped = asyncio.Event()
 
     def add(self, item: Item) -> None:
         """Add an item that is neither a frame nor another output."""
@@ -121,13 +123,19 @@ class ProgressReport:
             raise
 
     async def write_periodically(self) -> None:
-        """Write until cancelled or until the lease is lost. Failed writes are retried."""
+        """Write until stopped or until the lease is lost. Failed writes are retried."""
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), REPORT_EVERY_S)
+                return
             try:
                 await self.write()
             except SQLAlchemyError:
                 log.warning("progress not written yet", extra={"job": self._lease.job_id}, exc_info=True)
+
+    def stop(self) -> None:
+        """Make `write_periodically` end once it has no write under way: one that is cancelled may be lost."""
+        self._stopped.set()
 
     def _share(self, item: Progress) -> float:
         """Return the progress of the whole job, from 0 to 1."""
@@ -212,7 +220,8 @@ class Attempt:
                     await self._take(item, results, report)
             await self._take_rest(results)
         finally:
-            writing.cancel()
+            report.stop()
+            await asyncio.wait([writing])
         async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))

@@ -13,14 +13,13 @@ from av.video.stream import VideoStream
 
 from composition.media.decoding.h264_fields import FieldPairs
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.timing import USUAL_RATE, Timing, time_frames
+from composition.media.decoding.timing import SHORT_S, USUAL_RATE, USUAL_S, Timing, time_frames
 from services.errors import UndecodableMedia
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
-TIMED = frozenset({MOV, MATROSKA, "mpegts", "gif"})
+ANIMATIONS = frozenset({"gif", "apng"})
+TIMED = frozenset({MOV, MATROSKA, "mpegts", *ANIMATIONS})
 """Formats with a presentation time for each frame. AVI has none: its frames are counted."""
-MIN_GIF_DELAY, USUAL_GIF_DELAY = 2, 10
-"""Hundredths of a second: browsers show a frame with a shorter delay than the first for the second."""
 
 
 @dataclass
@@ -133,14 +132,14 @@ class _IndexReader:
     def _time_frames(self, packets: list[FramePacket]) -> Timing:
         """Return when the frames are shown. Times that are not unique give an average rate."""
         stream = self._stream
-        if self._format == "gif":
-            packets = _prolong_delays(packets)
+        if self._format in ANIMATIONS:
+            packets = _prolong_delays(packets, self._time_base)
         for times in ([packet.pts for packet in packets], [packet.dts for packet in packets]):
             known = sorted({time for time in times if time is not None})
             if len(known) == len(packets):
                 end = self._find_end(packets, known)
                 rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
-                is_exact = self._format in (MOV, "gif")
+                is_exact = self._format in (MOV, *ANIMATIONS)
                 return time_frames(known, end, self._time_base, rates, is_exact=is_exact)
         return Timing(self._average_rate([packet.pts for packet in packets if packet.pts is not None]))
 
@@ -181,12 +180,12 @@ class _IndexReader:
         return round(end / self._time_base)
 
 
-def _prolong_delays(packets: list[FramePacket]) -> list[FramePacket]:
-    """Return the packets of a GIF with the times at which browsers show them, in hundredths of a second."""
+def _prolong_delays(packets: list[FramePacket], time_base: Fraction) -> list[FramePacket]:
+    """Return the packets of an animation with the times at which browsers show them."""
     shown: list[FramePacket] = []
     time = 0
     for packet in packets:
-        duration = packet.duration if packet.duration >= MIN_GIF_DELAY else USUAL_GIF_DELAY
+        duration = packet.duration if packet.duration * time_base > SHORT_S else round(USUAL_S / time_base)
         shown.append(FramePacket(time, time, duration, packet.is_key))
         time += duration
     return shown
