@@ -12,7 +12,15 @@ from reelgraph.cli_pipeline import SHORT
 from reelgraph.field_options import Fields
 from reelgraph.objects import Video
 from reelgraph.option_groups import group_options
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, read_json_object
+from reelgraph.options import (
+    VIDEO_FORMATS,
+    MakeOptions,
+    RoleOptions,
+    assign_roles,
+    check_either,
+    read_json_object,
+    select_format,
+)
 from reelgraph.order import JobOrder, Result
 
 PLACEHOLDERS = 4
@@ -49,11 +57,11 @@ def make_storyboard(command: Command) -> Callable[..., None]:
         check_either(fields, "--face", "--identity")
         if fields.get("animate") is False:
             raise typer.BadParameter("not allowed: every scene is a video", param_hint="--no-animate")
-        check_suffix(how["out"], ".mp4", "--out")
+        options = select_format(how["out"], VIDEO_FORMATS, "--out")
         request = {**fields, **assign_roles(roles)}
         if script is not None:
             request["script"] = _read_script(script)
-        video = run_command(ctx, JobOrder(command.model, request, [Result(how["out"], {})]), how, stages=True)
+        video = run_command(ctx, JobOrder(command.model, request, [Result(how["out"], options)]), how, stages=True)
         if warning := _describe_placeholders(video):
             typer.echo(f"reel: {warning}", err=True)
             raise typer.Exit(PLACEHOLDERS)

@@ -502,8 +502,8 @@ class EditingFields(TypedDict, total=False):
     prompt: Annotated[
         str | None,
         About(
-            "Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; "
-            "otherwise image 1 is the image to edit.",
+            "Editing instruction. Image 1 is the image to edit and the references follow; with an edge image, "
+            "image 1 is the edges and the others follow.",
             limits="at most 8000 characters",
             default="将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出",
         ),
@@ -745,9 +745,17 @@ class RepaintJobFields(MediaFields, total=False):
 
 
 class EditJobFields(RepaintJobFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
-    edges: Annotated[Media | None, About("A picture of the edges to follow, white on black.", media="image")]
+    image: Annotated[Media | None, About("The picture to edit.", media="image", needed=True)]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
+    ]
+    references: Annotated[
+        Media | Sequence[Media] | None,
+        About("Pictures that the prompt may refer to: at most two, or one with `edges`.", media="pictures"),
+    ]
 
 
 class EditFields(EditingFields, total=False):
@@ -766,7 +774,7 @@ class EditFields(EditingFields, total=False):
 
 
 class QwenEditJobFields(EditJobFields, EditFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
     input_reference: Annotated[
         Media | None,
@@ -911,7 +919,26 @@ class TextToVideoJobFields(GraphFields, TextToVideoFields, total=False):
     ]
 
 
-class GenerationFields(FluxFields, total=False):
+class PictureOutputFields(TypedDict, total=False):
+    """The file format of the pictures in a response."""
+
+    output_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None, About("File format of the pictures.", default="png")
+    ]
+    output_compression: Annotated[
+        int | None,
+        About(
+            "Quality of JPEG and WebP; WebP is lossless at 100. Only 100 with PNG, which is lossless.",
+            limits="0 to 100",
+            default="100",
+        ),
+    ]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
+    ]
+
+
+class GenerationFields(PictureOutputFields, FluxFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -924,13 +951,9 @@ class GenerationFields(FluxFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
     quality: Annotated[
         Literal["auto", "standard"] | None,
         About("Accepted for compatibility; use `steps` to choose the quality.", default="auto"),
-    ]
-    background: Annotated[
-        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
     ]
     user: Annotated[str | None, About("Accepted for compatibility; ignored.", limits="at most 8000 characters")]
     safety_identifier: Annotated[
@@ -961,7 +984,7 @@ class ImageGenerationFields(GenerationFields, total=False):
     ]
 
 
-class ImageEditFields(EditFields, total=False):
+class ImageEditFields(PictureOutputFields, EditFields, total=False):
     """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     size: Annotated[
@@ -972,12 +995,16 @@ class ImageEditFields(EditFields, total=False):
         Annotated[
             Media | Sequence[Media],
             About(
-                "The picture to edit; or two pictures, of which the first has the edges to follow and the second is"
-                " edited.",
+                "The picture to edit, and after it the pictures that the prompt may refer to: at most three "
+                "pictures in all, including `edges`.",
                 media="pictures",
                 needed=True,
             ),
         ]
+    ]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
     ]
     model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
     n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
@@ -985,7 +1012,6 @@ class ImageEditFields(EditFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
 
 
 class ContentOptions(TypedDict, total=False):
@@ -994,7 +1020,14 @@ class ContentOptions(TypedDict, total=False):
     variant: Annotated[
         str | None, About("Variant of the content, e.g. `thumbnail`; by default the job's main variant.")
     ]
-    format: Annotated[Literal["csv", "json"] | None, About("Format of the variant `metrics`; by default `csv`.")]
+    format: Annotated[
+        Literal["mp4", "gif", "webp", "png", "jpeg", "csv", "json"] | None,
+        About(
+            "Format of the content: `mp4`, `gif`, `webp` or `png` (a zip archive of its frames) for a video "
+            "that is complete; `png`, `jpeg` or `webp` for a picture; `csv` or `json` for `metrics`. By default"
+            " the first of these."
+        ),
+    ]
 
 
 class ListOptions(TypedDict, total=False):
@@ -1063,6 +1096,7 @@ class VideoFields(TypedDict, total=False):
     image: Media | None
     last_image: Media | None
     edges: Media | None
+    references: Media | Sequence[Media] | None
     n: int | None
     strength: float | None
     guidance_rescale: float | None
@@ -1073,5 +1107,5 @@ class VideoFields(TypedDict, total=False):
     scale: int | None
 
 
-PICTURES: frozenset[str] = frozenset({"edge_frames"})
+PICTURES: frozenset[str] = frozenset({"edge_frames", "references"})
 """Media fields that take several pictures: a list, a zip, or a folder, which is sent as a zip."""

@@ -195,7 +195,7 @@ OUT = ("-o", "fox.mp4")
         (("a fox", "-o", "fox.png"), "fox.png must end with .mp4"),
         (("a fox", "-o", "fox.mp4", "--no-animate"), "fox.mp4 must end with .png"),
         (("a fox", "-o", "nowhere/fox.mp4"), "does not exist"),
-        (("a fox", *OUT, "--image-out", "fox.jpg"), "fox.jpg must end with .png"),
+        (("a fox", *OUT, "--image-out", "fox.gif"), "fox.gif must end with .png, .jpg, .jpeg or .webp"),
         (("a fox", *OUT, "--video-out", "fox.avi"), "fox.avi must end with .mp4"),
         (("a fox", *OUT, "--image-out", "nowhere/fox.png"), "does not exist"),
         (("a fox", *OUT, "--video-out", "./fox.mp4"), "each result must have a different file"),

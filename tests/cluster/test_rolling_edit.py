@@ -354,6 +354,8 @@ def _steps(http: httpx.Client, video_id: str) -> float | None:
 
 # Single pictures.
 
+MIRRORED = encode_png(np.ascontiguousarray(FIRST[:, ::-1]))
+
 
 def read_picture(item: Any) -> Pixels:
     return np.array(Image.open(io.BytesIO(base64.b64decode(item))))
@@ -361,8 +363,8 @@ def read_picture(item: Any) -> Pixels:
 
 def test_one_guided_edit(http: httpx.Client) -> None:
     images = [
-        ("image[]", ("edges.png", encode_png(draw_edges(REST)[0]))),
-        ("image[]", ("first.png", encode_png(FIRST))),
+        ("edges", ("edges.png", encode_png(draw_edges(REST)[0]))),
+        ("image", ("first.png", encode_png(FIRST))),
     ]
     made = {}
     for scale in ("0", "1"):
@@ -378,24 +380,25 @@ def test_one_guided_edit(http: httpx.Client) -> None:
         assert guided["scores"]["edge_loss"] < 0.95 * plain["scores"]["edge_loss"]
 
 
-def test_openais_client_edits_a_picture(server: Server) -> None:
+def test_openais_client_edits_a_picture_with_references(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
-    answer = client.images.edit(
-        model="qwen-edit",
-        image=("first.png", encode_png(FIRST)),
-        prompt="at night",
-        size="auto",
-        extra_body={"steps": 2},
-    )
-    assert answer.data
-    assert read_picture(answer.data[0].b64_json).shape == FIRST.shape
+    first = ("first.png", encode_png(FIRST))
+    made: list[Pixels] = []
+    for images in ([first], [first, ("dark.png", encode_png(FIRST // 4))], [first, ("mirror.png", MIRRORED)]):
+        answer = client.images.edit(
+            model="qwen-edit", image=images, prompt="at night", size="auto", extra_body={"steps": 2, "seed": 1}
+        )
+        assert answer.data
+        made.append(read_picture(answer.data[0].b64_json))
+    assert {pixels.shape for pixels in made} == {FIRST.shape}
+    assert len({pixels.tobytes() for pixels in made}) == 3, "each reference changes the result"
 
 
 @pytest.mark.parametrize(
     ("count", "fields", "param"),
     [
         (0, {"prompt": "x"}, "image"),
-        (3, {"prompt": "x"}, "image"),
+        (4, {"prompt": "x"}, "image"),
         (1, {}, "prompt"),
         (1, {"prompt": "x", "ttlg[edge_scale]": "1"}, "ttlg.edge_scale"),
         (1, {"prompt": "x", "n": "9"}, "n"),

@@ -1,10 +1,11 @@
 """Jobs of a single model."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 from pydantic import BaseModel
 
 from composition.graphs.calls import (
@@ -73,15 +74,23 @@ class Single:
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
         if IMAGE in known.picture_urls:
             return
-        call = self._call_picture(request, await self._read_pictures(request), known.key)
+        references = await self._read_references(request) if isinstance(request, EditJob) else []
+        call = self._call_picture(request, await self._read_pictures(request), references, known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
     async def _read_pictures(self, request: SingleRequest) -> dict[str, Frames]:
         """Read the pictures of the request. The keys are the names of the method's arguments."""
-        urls = {name: getattr(request, name) for name in request.MEDIA}
+        urls = {name: getattr(request, name) for name, kind in request.MEDIA.items() if kind == "image"}
         return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
+
+    async def _read_references(self, request: EditJob) -> list[Frames]:
+        """Read the pictures that an edit may refer to, which differ in size."""
+        if request.references is None:
+            return []
+        async with self._media.open(request.references) as pictures, aclosing(pictures.stream_runs()) as runs:
+            return [Frames(np.ascontiguousarray(pixels)[None]) async for run in runs for pixels in run.pixels]
 
     def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
         fields = self._select(request)
@@ -92,11 +101,14 @@ class Single:
         generate = TextToVideo[BaseModel].generate_video
         return stream(self._models.text_to_video, generate, fields, known.frames, known.key)
 
-    def _call_picture(self, request: PictureJob, pictures: Mapping[str, Frames], key: str) -> Call[Item]:
+    def _call_picture(
+        self, request: PictureJob, pictures: Mapping[str, Frames], references: Sequence[Frames], key: str
+    ) -> Call[Item]:
         fields = self._select(request)
         if isinstance(request, EditJob):
             image, edges = pictures["image"], pictures.get("edges")
-            return stream(self._models.guided_edit, GuidedEdit[BaseModel].edit, fields, image, edges, key=key)
+            edit = GuidedEdit[BaseModel].edit
+            return stream(self._models.guided_edit, edit, fields, image, edges, key=key, references=references)
         if isinstance(request, RepaintJob):
             return stream(self._models.restyle, Restyle[BaseModel].restyle, fields, pictures["image"], key)
         painter = self._models.text_to_image.prefer(getattr(fields, "lora_set", ""))

@@ -27,7 +27,8 @@ from av.video.frame import VideoFrame
 
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.media_file import THREADS, MediaFile
+from composition.media.decoding.media_file import THREADS
+from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from composition.media.decoding.progressive import PlainReader, open_reader
 from composition.media.decoding.sound import SoundTrack
@@ -68,7 +69,7 @@ class Video:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
-        self.file = MediaFile(path, limits)
+        self.file = open_frames(path, limits)
         self._reader = open_reader(self.file)
 
     @property
