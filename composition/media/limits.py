@@ -6,8 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from composition.media.backgrounds import check_background
 
-MediaKind = Literal["image", "video", "pictures"]
-"""`pictures` is a zip archive or a folder of pictures."""
+MediaKind = Literal["image", "video", "pictures", "sound"]
+"""`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
 MAX_CONVERSION_PIXELS = 1_000_000_000
 """Default limit on the pixels of a video that is converted, frames × width × height: 480 frames of 1920x1080."""
 

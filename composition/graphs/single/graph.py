@@ -26,7 +26,7 @@ from composition.graphs.single.request import AnimationJob, EditJob, PictureJob,
 from composition.media.transparency import fill_transparent, limit_alpha
 from composition.variants import IMAGE
 from services.errors import ModelFailed
-from services.frames import Fact, Frames, Item, Pixels, Progress, Result, StageDone
+from services.frames import Fact, Frames, Item, Pixels, Progress, Result, Sound, StageDone
 from services.realesrgan.request import UpscaleRequest
 from services.roles import GuidedEdit, ImageToVideo, Restyle, TextToImage, TextToVideo, Upscale
 
@@ -177,6 +177,8 @@ class Upscaling:
         count = known.frames
         async with self._media.open(url) as video:
             yield Fact("frames_total", video.facts.frames)
+            if video.facts.sound is not None:
+                yield Sound(url)
             async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
                     yield frames

@@ -40,9 +40,13 @@ def read_pixel_aspect(stream: VideoStream, container_format: str) -> Fraction:
     A ratio above 10:1 or below 1:10 is taken as 1.
     """
     ratio = stream.sample_aspect_ratio if container_format in SHAPED else None
-    if not ratio or not Fraction(1, MAX_ASPECT) <= ratio <= MAX_ASPECT:
-        return Fraction(1)
-    return ratio
+    return read_believable_aspect(ratio.numerator, ratio.denominator) if ratio else Fraction(1)
+
+
+def read_believable_aspect(width: int, height: int) -> Fraction:
+    """Return a sample aspect ratio, or 1 if it is above 10:1 or below 1:10 or meaningless."""
+    is_believable = min(width, height) > 0 and max(width, height) <= MAX_ASPECT * min(width, height)
+    return Fraction(width, height) if is_believable else Fraction(1)
 
 
 def find_square_size(width: int, height: int, pixel_aspect: Fraction) -> tuple[int, int]:
@@ -72,7 +76,8 @@ def choose_decoder(stream: VideoStream, threads: int) -> FrameDecoder:
         threads: number of threads.
     """
     name = ALPHA_DECODERS.get(stream.codec_context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    tags = {tag.lower(): value for tag, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
         return stream.codec_context
     context = CodecContext.create(name, "r")
     context.extradata = stream.codec_context.extradata
