@@ -45,9 +45,8 @@ def limit_alpha(enlarged: Pixels, alpha: Pixels) -> Pixels:
         alpha: (h, w) uint8, the original opacity.
     """
     scale, side = enlarged.shape[0] // alpha.shape[0], 2 * REACH + 1
-    ones = np.ones((scale, scale), np.uint8)
     least, most = (
-        np.kron(cast("Pixels", filtered(alpha, size=side, mode="nearest")), ones)
+        cast("Pixels", filtered(alpha, size=side, mode="nearest")).repeat(scale, 0).repeat(scale, 1)
         for filtered in (ndimage.minimum_filter, ndimage.maximum_filter)
     )
     return np.clip(enlarged, least, most)

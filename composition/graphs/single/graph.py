@@ -206,7 +206,7 @@ class Upscaling:
 
 def _read_opacity(alpha: Frames) -> Pixels:
     """Return the opacity, (h, w) uint8, in a frame that is grey, or nearly so."""
-    return alpha.pixels[0].mean(2).round().astype(np.uint8)
+    return ((alpha.pixels[0].sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
 
 
 async def upscale_run(
