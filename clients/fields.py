@@ -20,6 +20,18 @@ class GraphFields(TypedDict, total=False):
     ]
 
 
+class MediaFields(GraphFields, total=False):
+    """The field that every graph with media accepts."""
+
+    background: Annotated[
+        str | None,
+        About(
+            "What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set "
+            "in the configuration (white)."
+        ),
+    ]
+
+
 class SamplingFields(TypedDict, total=False):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
@@ -39,7 +51,21 @@ class SamplingFields(TypedDict, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
+    ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
     shift: Annotated[
@@ -68,7 +94,7 @@ class SamplingFields(TypedDict, total=False):
     ]
 
 
-class V2VFields(GraphFields, SamplingFields, total=False):
+class V2VFields(MediaFields, SamplingFields, total=False):
     """Continue a video from its last frame; a description of the video is the default prompt."""
 
     input_video: Annotated[
@@ -99,7 +125,17 @@ class V2VFields(GraphFields, SamplingFields, total=False):
         bool | None,
         About(
             "Return the input and its continuation as one video of the input's size. Every frame of the input "
-            "keeps its time, and the continuation follows at its own rate.",
+            "keeps its time, and the continuation follows at its own rate. What the last frame shows keeps its "
+            "place and shape: bars of `pad` are cut off, what `crop` cut off is filled by repeating edge "
+            "pixels, and `stretch` is undone.",
+            default="false",
+        ),
+    ]
+    match_colour: Annotated[
+        bool | None,
+        About(
+            "Correct the colours of all frames of the continuation alike, so that mean and spread of each "
+            "colour channel of its first frame are those of the input's last frame.",
             default="false",
         ),
     ]
@@ -247,6 +283,16 @@ class AnimationFields(TypedDict, total=False):
             default="3",
         ),
     ]
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
+        ),
+    ]
 
 
 class SvdFields(AnimationFields, total=False):
@@ -262,7 +308,11 @@ class SvdFields(AnimationFields, total=False):
     ]
     size: Annotated[
         str | None,
-        About("`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."),
+        About(
+            "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
+            "that the checkpoint can generate within it; where the image has another, its edge pixels are "
+            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
+        ),
     ]
     seed: Annotated[
         int | None,
@@ -366,7 +416,7 @@ class PictureStagesFields(PaintingFields, total=False):
     ]
 
 
-class FullPipelineFields(GraphFields, PictureStagesFields, total=False):
+class FullPipelineFields(MediaFields, PictureStagesFields, total=False):
     """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional."""
 
     prompt: Required[Annotated[str, About("What the picture shows.", limits="1 to 8000 characters", needed=True)]]
@@ -501,7 +551,7 @@ class EditingFields(TypedDict, total=False):
     ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
 
 
-class RollingEditFields(GraphFields, EditingFields, total=False):
+class RollingEditFields(MediaFields, EditingFields, total=False):
     """Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one."""
 
     init_frame: Annotated[
@@ -589,7 +639,7 @@ class ScriptFields(TypedDict, total=False):
     ]
 
 
-class StoryboardFields(GraphFields, PictureStagesFields, total=False):
+class StoryboardFields(MediaFields, PictureStagesFields, total=False):
     """Make a video of several scenes from a script or a topic."""
 
     script: Annotated[
@@ -638,7 +688,7 @@ class StoryboardFields(GraphFields, PictureStagesFields, total=False):
     ]
 
 
-class AnimationJobFields(GraphFields, total=False):
+class AnimationJobFields(MediaFields, total=False):
     """Generate a video that begins with a picture."""
 
     image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
@@ -670,7 +720,7 @@ class WanJobFields(AnimationJobFields, WanFields, total=False):
     ]
 
 
-class RepaintJobFields(GraphFields, total=False):
+class RepaintJobFields(MediaFields, total=False):
     """Restyle a picture."""
 
     image: Annotated[Media | None, About("The picture to restyle.", media="image", needed=True)]
@@ -754,7 +804,7 @@ class SvdJobFields(AnimationJobFields, SvdFields, total=False):
     ]
 
 
-class UpscaleJobFields(GraphFields, total=False):
+class UpscaleJobFields(MediaFields, total=False):
     """Upscale a video or a picture two to four times."""
 
     input_video: Annotated[
@@ -943,6 +993,7 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
+    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
@@ -951,11 +1002,13 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     models: Mapping[str, str] | None
+    background: str | None
     input_video: Media | None
     prompt: str | None
     describe_prompt: str | None
     num_segments: int | None
     join: bool | None
+    match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
     true_cfg_scale: float | None

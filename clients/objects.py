@@ -22,7 +22,7 @@ class File(Answer):
     """Purpose given in the upload."""
     status: str = "processed"
     """Always `processed`, for compatibility: files that cannot be decoded are rejected."""
-    kind: Literal["image", "video", "pictures"]
+    kind: Literal["image", "video", "pictures", "sound"]
     """Content: a video, a picture, or a zip archive of pictures."""
     width: int
     """Width in pixels."""

@@ -9,7 +9,7 @@ from composition.configuration.registry import Registry
 from composition.configuration.served import Assignment
 from composition.configuration.settings import StateSettings
 from composition.graphs.calls import Transport
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import GraphRequest, apply_background
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from services.errors import ModelFailed
 from services.frames import Item
@@ -62,7 +62,7 @@ class GraphHost:
     def _build_settings(self, assignment: Assignment, request: GraphRequest) -> GraphSettings:
         return GraphSettings(
             artifacts=self._state.artifact_store,
-            media=self._state.media,
+            media=apply_background(self._state.media, request),
             defaults=assignment.complete_fields(request.model_dump(exclude_unset=True)),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},

@@ -3,7 +3,7 @@
 import reprlib
 import secrets
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
@@ -22,6 +22,8 @@ JSON_SAFE = 2**53
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]
 """`WIDTHxHEIGHT` in pixels."""
+PictureFit: TypeAlias = Literal["pad", "crop", "stretch"]
+"""How a picture is fitted into frames of another shape; see `services.framing`."""
 
 
 def parse_json_object(value: object) -> object:

@@ -2,11 +2,13 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from services.frames import Frames, Pixels
+from services.framing import Framing
 
 
 def tensor_of(pixels: Pixels, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -38,9 +40,16 @@ def _shares(old: int, new: int) -> Tensor:
     return overlap.clamp_min(0) * new / old
 
 
-def fit_picture(frames: Frames, width: int, height: int) -> Image.Image:
-    """Return the first frame, scaled and centre-cropped to a size in pixels, as Wan's own code does.
+def fit_picture(frames: Frames, framing: Framing) -> Image.Image:
+    """Return the first frame, fitted into the canvas: padded with its edge pixels, centre-cropped or stretched.
 
     It is a PIL picture, because the pipelines do not scale tensors for CLIP.
     """
-    return ImageOps.fit(Image.fromarray(frames.pixels[0]), (width, height), Image.Resampling.LANCZOS)
+    picture, size = Image.fromarray(frames.pixels[0]), (framing.width, framing.height)
+    if framing.fit == "crop":  # as Wan's own code does
+        return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    if framing.fit == "stretch":
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    box = framing.place(frames.width, frames.height)
+    scaled = np.asarray(picture.resize((box.width, box.height), Image.Resampling.LANCZOS))
+    return Image.fromarray(box.surround(scaled[None], *size)[0])

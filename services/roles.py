@@ -38,11 +38,13 @@ class ImageToVideo(Protocol[Request_contra]):
         """Generate a video that begins with `image`, and ends with `last_image` if the checkpoint supports that.
 
         The stream has the facts `seed` and `size`, the progress of `denoise`, then frames and the progress of `decode`.
+        Frames have the size of the fact `size`. A model that samples more and cuts it off reports that as `canvas`.
 
         Args:
             request: the prompt and the sampling options.
-            image: one frame; it is cropped evenly at two sides to the video's aspect ratio.
-            last_image: one frame, cropped in the same way.
+            image: one frame. With `fit: pad` the whole of it is in the middle of the frames, where
+                `services.framing.place_picture` places it; with `crop` and `stretch` it fills them.
+            last_image: one frame, fitted in the same way.
             start: index of the first frame to send; earlier frames are generated but not sent.
             key: key of the stream, for `stop`.
         """

@@ -1,11 +1,13 @@
 """Sizes of pictures and frames: parsing, and rounding to sizes that a checkpoint supports. All values in pixels."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.errors import InvalidParameter
-from services.limits import check_limit
+from services.framing import Box, Framing, pad_canvas, scale_side
+from services.limits import PictureFit, check_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class SizedRequest(Protocol):
     def size(self) -> str | None: ...
     @property
     def max_area(self) -> int: ...
+    @property
+    def fit(self) -> PictureFit: ...
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -48,12 +52,15 @@ def round_size(size: str, max_area: int, sides: Sides) -> tuple[int, int]:
     return width, height
 
 
-def choose_size(request: SizedRequest, picture: tuple[int, int], max_area: int, sides: Sides) -> tuple[int, int]:
-    """Return the (width, height) for a request: its `size`, or the picture's aspect ratio within its `max_area`.
+def choose_framing(request: SizedRequest, picture: tuple[int, int], max_area: int, sides: Sides) -> Framing:
+    """Return the size at which to animate a picture, and how the picture is fitted into it.
+
+    The frames have the aspect ratio of `size`, or without it that of the picture. With `pad` this holds exactly: what
+    a canvas of supported size has in addition is cut off. With `crop` and `stretch` the frames are the whole canvas.
 
     Args:
         request: the request.
-        picture: (width, height) of the picture whose aspect ratio is kept.
+        picture: (width, height) of the picture.
         max_area: maximum number of pixels that this deployment accepts.
         sides: the sizes that the checkpoint supports.
 
@@ -62,26 +69,66 @@ def choose_size(request: SizedRequest, picture: tuple[int, int], max_area: int, 
         LimitExceeded: the request has more than `max_area` pixels.
     """
     if request.size is not None:
-        return round_size(request.size, max_area, sides)
-    check_limit("max_area", request.max_area, max_area, "pixels")
-    width, height = fit_size(*picture, request.max_area, sides.multiple)
-    if width * height > request.max_area:
-        raise _refuse_small("max_area", str(request.max_area), sides)
-    _check_longest("max_area", width, height, sides)
-    return width, height
+        canvas = round_size(request.size, max_area, sides)
+        shape = parse_size(request.size)
+        area = min(max_area, shape[0] * shape[1])
+    else:
+        check_limit("max_area", request.max_area, max_area, "pixels")
+        shape, area = picture, request.max_area
+        if sides.multiple**2 > area:
+            raise _refuse_small("max_area", str(area), sides)
+        canvas = fit_canvas(*shape, area, sides)
+    if request.fit != "pad":
+        return Framing(request.fit, *canvas, Box(0, 0, *canvas))
+    content = fit_content(*shape, area, sides)
+    return pad_canvas(content, _round_up(content, sides.multiple))
 
 
-def fit_size(width: int, height: int, max_area: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) with the nearest aspect ratio and at most `max_area` pixels, multiples of `multiple`.
+def fit_canvas(width: int, height: int, max_area: int, sides: Sides) -> tuple[int, int]:
+    """Return the (width, height) of the supported size that shows a picture as large as possible with least padding.
 
-    A side that would be rounded to 0 is set to `multiple`.
+    Args:
+        width: of the picture.
+        height: of the picture.
+        max_area: maximum number of pixels, at least `sides.multiple` squared.
+        sides: the sizes that the checkpoint supports.
     """
-    longest = max(multiple, max_area // multiple // multiple * multiple)
+    return _round_up(fit_content(width, height, max_area, sides), sides.multiple)
 
-    def round_side(side: int) -> int:
-        return min(longest, max(multiple, side // multiple * multiple))
 
-    return round_side(math.isqrt(max_area * width // height)), round_side(math.isqrt(max_area * height // width))
+def fit_content(width: int, height: int, max_area: int, sides: Sides) -> tuple[int, int]:
+    """Return the (width, height) to which a picture is scaled, so that it is as large as possible on its canvas.
+
+    One side is a supported one, the other is rounded to a whole pixel. The arguments are those of `fit_canvas`.
+    """
+    across = _scale_to_multiple(width, height, max_area, sides)
+    upright = _scale_to_multiple(height, width, max_area, sides)
+    found = [across] if across else []
+    if upright:
+        found.append((upright[1], upright[0]))
+    return max(found, key=lambda content: (math.prod(content), -math.prod(_round_up(content, sides.multiple))))
+
+
+def _scale_to_multiple(width: int, height: int, max_area: int, sides: Sides) -> tuple[int, int] | None:
+    """Return the largest size of the picture whose width is a multiple and whose canvas is supported, or None."""
+    multiple = sides.multiple
+    longest = max_area // multiple if sides.longest is None else min(sides.longest, max_area // multiple)
+
+    def scale(count: int) -> tuple[int, int]:
+        return count * multiple, scale_side(height, count * multiple, width)
+
+    def is_too_large(count: int) -> bool:
+        canvas = _round_up(scale(count), multiple)
+        return max(canvas) > longest or math.prod(canvas) > max_area
+
+    # The canvas grows with the count.
+    count = bisect_left(range(1, longest // multiple + 1), True, key=is_too_large)
+    return scale(count) if count else None
+
+
+def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    width, height = (-(-side // multiple) * multiple for side in size)
+    return width, height
 
 
 def choose_working_size(width: int, height: int, max_area: int) -> tuple[int, int]:

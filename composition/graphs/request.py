@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from composition.media.limits import MediaKind
+from composition.media.limits import Background, MediaKind, MediaLimits
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
 from services.limits import parse_json_object
@@ -117,3 +117,20 @@ class GraphRequest(BaseModel):
         Raises:
             InvalidParameter: the media do not suit the request.
         """
+
+
+class MediaRequest(GraphRequest):
+    """The field that every graph with media accepts."""
+
+    KEPT_ALPHA: ClassVar[Collection[str]] = ()
+    """The media fields whose transparency the result keeps, so that it is not composited."""
+
+    background: Background | None = None
+    """What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set in the
+    configuration (white)."""
+
+
+def apply_background(limits: MediaLimits, request: GraphRequest) -> MediaLimits:
+    """Return the limits with the background of a request, if it sets one."""
+    background = request.background if isinstance(request, MediaRequest) else None
+    return limits if background is None else limits.model_copy(update={"background": background})

@@ -11,7 +11,9 @@ from composition.configuration.registry import Registry
 from composition.configuration.served import Assignment
 from composition.graphs.branching import FIELD as BRANCH
 from composition.graphs.branching import Branching, Origin
+from composition.graphs.request import GraphRequest, MediaRequest
 from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
+from composition.http.changes import merge_changes, set_background
 from composition.http.uploads import Uploads
 from composition.http.validation import parse_fields
 from composition.records.artifacts import Artifacts
@@ -19,6 +21,7 @@ from composition.records.store import Store, make_id
 from composition.records.tables import File, Job, Still
 from composition.variants import VIDEO
 from services.errors import InvalidParameter, NotFound
+from services.frames import JsonValue
 from services.limits import parse_json_object
 from services.model import Role
 
@@ -83,6 +86,7 @@ class JobBuilder:
             params=request.model_dump(mode="json") | {name: file.id for name, file in files.items()},
             media={name: file.key for name, file in (files | mentioned).items()},
             main=None if request.main_variant == VIDEO else request.main_variant,
+            facts=_list_changes(request, files | mentioned),
         )
 
     async def _assign_models(self, fields: Mapping[str, Any]) -> Assignment:
@@ -178,6 +182,14 @@ class JobBuilder:
             raise NotFound(
                 f"{BRANCH}.video: the {name} of {old.id} was deleted; give {name} again", param=BRANCH
             ) from error
+
+
+def _list_changes(request: GraphRequest, files: Mapping[str, File]) -> dict[str, JsonValue]:
+    """Return what the decoder changes in the files of a request, as facts."""
+    background = request.background if isinstance(request, MediaRequest) else None
+    kept = request.KEPT_ALPHA if isinstance(request, MediaRequest) else ()
+    changes = {field: set_background(file.facts.get("changes", {}), background) for field, file in files.items()}
+    return merge_changes(changes, kept)
 
 
 def _parse_seconds(seconds: object) -> float:

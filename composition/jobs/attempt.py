@@ -13,19 +13,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph, Runnable
+from composition.graphs.request import apply_background
 from composition.graphs.run import Known
 from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
+from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, ProgressEvent, StageEvent, StageObject, TextEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
-from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
+from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, Sound, StageDone, Text
 
 REPORT_EVERY_S = 0.2
 """Interval in seconds at which progress is written to the database."""
@@ -176,6 +178,7 @@ class Attempt:
         """The end of the clip that the video begins with; None if it begins with frames of the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
+        self._sounds: list[Sound] = []
         self._stitch = Stitcher()
 
     async def run(self, handle: Handle[Runnable], graph: Graph, transport: Transport, *, is_retry: bool) -> None:
@@ -199,6 +202,7 @@ class Attempt:
         request = graph.request.model_validate({**job.params, **media})
         results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
         results.expect(job.frames_total)
+        self._media = apply_background(self._media, request)
         report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))
         known = await self._read_known(results, is_retry=is_retry)
         writing = asyncio.create_task(report.write_periodically())
@@ -209,8 +213,11 @@ class Attempt:
             await self._take_rest(results)
         finally:
             writing.cancel()
-        await report.write()
-        await results.finish()
+        async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
+            if made.fact is not None:
+                report.add_fact(Fact("sound", made.fact))
+            await report.write()
+            await results.finish(made.sound)
 
     async def _read_known(self, results: Results, *, is_retry: bool) -> Known:
         """Return the progress of earlier attempts, and restore the recorders to that state."""
@@ -236,6 +243,8 @@ class Attempt:
                 self._sketches.append(item)
             case Clip():
                 await self._take_clip(item, results, report)
+            case Sound():
+                self._sounds.append(item)
             case Fact(name="frames_total"):
                 results.expect(int(item.value or 0))
                 report.add_fact(item)

@@ -8,6 +8,7 @@ from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
 from composition.media.encode import encode_png
+from composition.media.encoded_sound import EncodedSound
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
@@ -68,11 +69,15 @@ class Results:
                 if recorder.taken == recorder.total:
                     await recorder.finish()
 
-    async def finish(self) -> None:
-        """Finish all videos. Raises ModelFailed if the main output does not exist."""
+    async def finish(self, sound: EncodedSound | None = None) -> None:
+        """Finish all videos. Raises ModelFailed if the main output does not exist.
+
+        Args:
+            sound: of the main video.
+        """
         for recorder in (self.video, *self._others.values()):
             if recorder.taken:
-                await recorder.finish()
+                await recorder.finish(sound if recorder is self.video else None)
         job = await asyncio.to_thread(self._store.get_job, self._lease.job_id)
         if self._request.main_variant not in job.results:
             raise ModelFailed(f"the graph produced no {self._request.main_variant}")

@@ -6,8 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from composition.media.backgrounds import check_background
 
-MediaKind = Literal["image", "video", "pictures"]
-"""`pictures` is a zip archive or a folder of pictures."""
+MediaKind = Literal["image", "video", "pictures", "sound"]
+"""`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
 
 Background: TypeAlias = Annotated[str, AfterValidator(check_background)]
 """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS (`white`)."""

@@ -69,7 +69,7 @@ class SvdModel:
             return {}
 
         latents = self._pipe(
-            image=fit_picture(plan.image, plan.width, plan.height),
+            image=fit_picture(plan.image, plan.framing),
             height=plan.height,
             width=plan.width,
             num_frames=request.num_frames,
@@ -97,7 +97,7 @@ class SvdModel:
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, latents, window, overlap, done):
             outlet.check()
-            pixels = pixels_of(video.float() * 0.5 + 0.5)
+            pixels = plan.framing.kept.cut(pixels_of(video.float() * 0.5 + 0.5))
             kept = pixels[max(0, plan.start - done) :]
             done += len(pixels)
             for at in range(0, len(kept), MAX_RUN):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.frames import Frames
+from services.framing import Framing
 from services.plan import VideoPlan
 from services.svd.request import SvdRequest
 
@@ -13,3 +14,5 @@ class SvdPlan(VideoPlan[SvdRequest]):
 
     image: Frames
     """The first picture of the video, one frame."""
+    framing: Framing
+    """How the picture is fitted into the frames."""

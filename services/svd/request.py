@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, Seed, Size
+from services.limits import MAX_STEPS, PictureFit, Seed, Size
 
 MAX_FRAMES = 250
 """Ten times the length that SVD-XT was trained on. The configuration sets the operator's lower limit."""
@@ -35,6 +35,10 @@ class Animation(BaseModel):
     max_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.0
     """Scale of classifier-free guidance for the last frame; 1 or less turns guidance off for all frames and halves the
     time. `guidance_scale` is an alias of this field."""
+    fit: PictureFit = "pad"
+    """How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, repeats its edge
+    pixels around it and cuts them off the video: nothing is lost or distorted. `crop` cuts off what extends beyond the
+    supported size, evenly at two sides. `stretch` changes the aspect ratio."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +78,8 @@ class SvdRequest(Animation):
     max_area: Annotated[int, Field(ge=64 * 64, le=4096 * 4096)] = 576 * 1024
     """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio."""
     size: Size | None = None
-    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."""
+    """`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio that the
+    checkpoint can generate within it; where the image has another, its edge pixels are repeated at two sides. With
+    `crop` and `stretch` rounded down to a supported size."""
     seed: Seed = -1
     """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""

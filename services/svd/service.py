@@ -4,7 +4,7 @@ from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
 from services.service import Service
-from services.sizes import choose_size
+from services.sizes import choose_framing
 from services.svd.model import SvdModel
 from services.svd.plan import SvdPlan
 from services.svd.request import SvdRequest
@@ -30,8 +30,11 @@ class Svd(Service[SvdSettings, SvdModel]):
         """
         if last_image is not None:
             raise InvalidParameter("last_image: this model cannot end at a given picture", param="last_image")
-        return self._sample("animate", self._plan(request, image, start), self._model.animate, key)
+        plan = self._plan(request, image, start)
+        return self._sample("animate", plan, self._model.animate, key, plan.framing.list_facts())
 
     def _plan(self, request: SvdRequest, image: Frames, start: int) -> SvdPlan:
-        width, height = choose_size(request, (image.width, image.height), self._settings.max_area, self._model.sides)
-        return SvdPlan(request, width, height, draw_seed(request.seed), start, image)
+        picture = image.width, image.height
+        framing = choose_framing(request, picture, self._settings.max_area, self._model.sides)
+        seed = draw_seed(request.seed)
+        return SvdPlan(request, framing.width, framing.height, seed, start, image, framing)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
 from services.frames import Frames, Item, Pixels, Progress
+from services.framing import Framing
 from services.pixels import fit_picture
 from services.sizes import Sides
 from services.wan.plan import WanPlan
@@ -84,12 +85,12 @@ class WanModel:
 
         def on_step_end(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
             outlet.check()
-            outlet.put(Progress("denoise", step + 1, request.steps, self._preview(step + 1)))
+            outlet.put(Progress("denoise", step + 1, request.steps, self._preview(step + 1, plan.framing)))
             return {}
 
         latents = self._pipe(
-            image=fit_picture(plan.image, plan.width, plan.height),
-            last_image=None if plan.last_image is None else fit_picture(plan.last_image, plan.width, plan.height),
+            image=fit_picture(plan.image, plan.framing),
+            last_image=None if plan.last_image is None else fit_picture(plan.last_image, plan.framing),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             height=plan.height,
@@ -111,14 +112,14 @@ class WanModel:
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, denormalise(self._pipe.vae, latents)):
             outlet.check()
-            pixels = to_pixels(video)
+            pixels = plan.framing.kept.cut(to_pixels(video))
             kept = pixels[max(0, plan.start - done) :]
             done += len(pixels)
             if len(kept):
                 outlet.put(Frames(kept, done - len(kept), self.rate))
             outlet.put(Progress("decode", done, total))
 
-    def _preview(self, step: int) -> Frames | None:
+    def _preview(self, step: int, framing: Framing) -> Frames | None:
         every = self._settings.preview_every
         if every == 0 or step % every:
             return None
@@ -126,7 +127,7 @@ class WanModel:
         estimate = self._pipe.scheduler.model_outputs[-1]  # (1, z, t, h, w) float32
         middle = estimate.shape[2] // 2
         latents = denormalise(self._pipe.vae, estimate[:, :, middle : middle + 1])
-        image = Image.fromarray(to_pixels(next(decode(self._pipe.vae, latents)))[0])
+        image = Image.fromarray(framing.kept.cut(to_pixels(next(decode(self._pipe.vae, latents))))[0])
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         return Frames(np.array(image)[None], max(0, 4 * middle - 3), self.rate)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.frames import Frames
+from services.framing import Framing
 from services.plan import VideoPlan
 from services.wan.request import WanRequest
 
@@ -15,3 +16,5 @@ class WanPlan(VideoPlan[WanRequest]):
     """The first picture of the video, one frame."""
     last_image: Frames | None
     """The last picture of the video, one frame; None if the model chooses the end."""
+    framing: Framing
+    """How the picture is fitted into the frames."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.limits import MAX_TEXT, Seed, Size
+from services.limits import MAX_TEXT, PictureFit, Seed, Size
 
 MAX_FRAMES = 1_000
 """Far beyond the length that Wan was trained on. The configuration sets the operator's lower limit."""
@@ -27,7 +27,13 @@ class Sampling(BaseModel):
     max_area: Annotated[int, Field(ge=16 * 16, le=4096 * 4096)] = 704 * 1280
     """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio."""
     size: Size | None = None
-    """`WIDTHxHEIGHT` in pixels, instead of `max_area`; rounded down to a size that the checkpoint supports."""
+    """`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio that the
+    checkpoint can generate within it; where the image has another, its edge pixels are repeated at two sides. With
+    `crop` and `stretch` rounded down to a supported size."""
+    fit: PictureFit = "pad"
+    """How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, repeats its edge
+    pixels around it and cuts them off the video: nothing is lost or distorted. `crop` cuts off what extends beyond the
+    supported size, evenly at two sides. `stretch` changes the aspect ratio."""
     steps: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Denoising steps."""
     shift: Annotated[float, Field(gt=0, le=100)] = 5.0

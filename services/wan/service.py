@@ -6,7 +6,7 @@ from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
 from services.service import Service
-from services.sizes import choose_size
+from services.sizes import choose_framing
 from services.wan.model import WanModel
 from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
@@ -36,7 +36,7 @@ class Wan(Service[WanSettings, WanModel]):
         latent frame.
         """
         plan = self._plan(request, image, last_image, start)
-        return self._sample("generate", plan, self._model.animate, key)
+        return self._sample("generate", plan, self._model.animate, key, plan.framing.list_facts())
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> WanPlan:
         if last_image is not None:
@@ -44,8 +44,9 @@ class Wan(Service[WanSettings, WanModel]):
         if request.guidance_scale_2 is not None:
             self._check_second_guidance(request.guidance_scale, request.guidance_scale_2)
         picture = image.width, image.height
-        width, height = choose_size(request, picture, self._settings.max_area, self._model.sides)
-        return WanPlan(request, width, height, draw_seed(request.seed), start, image, last_image)
+        framing = choose_framing(request, picture, self._settings.max_area, self._model.sides)
+        seed = draw_seed(request.seed)
+        return WanPlan(request, framing.width, framing.height, seed, start, image, last_image, framing)
 
     def _check_last_image(self, request: WanRequest) -> None:
         if not self._model.takes_last_image:

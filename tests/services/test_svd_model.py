@@ -159,7 +159,7 @@ async def test_frames_are_those_of_the_pipeline_itself(home, pipe, fields):
 
 
 async def test_frames_in_half_precision_are_those_of_the_pipeline_itself(home, half):
-    request = changed(num_frames=2, size="64x64", steps=1)
+    request = changed(num_frames=2, size="64x64", steps=1, fit="crop")
     assert np.array_equal(await made(half, request), made_by(pipeline_of(home, torch.float16), request, 8))
 
 
@@ -215,10 +215,10 @@ async def test_guidance_is_on_where_the_scale_is_above_one_in_the_dtype_it_is_us
     assert batches == [batch] * 2
 
 
-async def test_what_does_not_fit_the_aspect_is_cut_off_evenly(svd, plain):
+async def test_what_does_not_fit_the_aspect_is_cropped_evenly_if_asked(svd, plain):
     wide = np.zeros((1, 64, 168, 3), np.uint8)
     wide[:, :, 20:148] = PICTURE.pixels
-    assert np.array_equal(await made(svd, image=Frames(wide)), plain)
+    assert np.array_equal(await made(svd, changed(fit="crop"), Frames(wide)), plain)
 
 
 async def test_a_picture_that_may_not_be_written_to_is_fine(svd, plain):
@@ -299,6 +299,16 @@ def test_random_weights_have_the_real_ones_geometry(svd):
     pipe = svd._model._pipe
     assert svd._model.sides == Sides(64)
     assert (pipe.vae_scale_factor, pipe.unet.config.num_frames, pipe.vae.config.force_upcast) == (8, 25, True)
+
+
+# --- fitting ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_padded_picture_is_sampled_whole_and_cut_out_of_the_frames(svd):
+    narrow = np.ascontiguousarray(PICTURE.pixels[:, :, :100])  # the canvas is 128x64
+    frames = await made(svd, changed(size=None, max_area=128 * 64), Frames(narrow))
+    padded = np.pad(narrow, ((0, 0), (0, 0), (14, 14), (0, 0)), mode="edge")
+    assert np.array_equal(frames, (await made(svd, image=Frames(padded)))[:, :, 14:114])
 
 
 # --- failures -----------------------------------------------------------------------------------------------------

@@ -1,20 +1,16 @@
 """The Stable Video Diffusion service: order of the stream, rejected requests, and cancellation."""
 
 import asyncio
-import math
 from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from miniatures.random import written
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
-from services.sizes import fit_size
 from services.svd.request import Animation, SvdRequest
 from services.svd.service import Svd
 from services.svd.settings import SvdSettings
@@ -111,15 +107,17 @@ async def test_a_window_of_more_frames_than_travel_together_is_sent_in_runs(home
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"size": "191x130"}, "128x128"),
-        ({"size": None, "max_area": 192 * 128}, "192x128"),
-        ({"size": None, "max_area": 64 * 64}, "64x64"),
+        ({"size": "191x130"}, {"size": "188x128", "canvas": "192x128"}),
+        ({"size": "191x130", "fit": "crop"}, {"size": "128x128"}),
+        ({"size": "191x130", "fit": "stretch"}, {"size": "128x128"}),
+        ({"size": None, "max_area": 192 * 128}, {"size": "192x128"}),
+        ({"size": None, "max_area": 64 * 64}, {"size": "64x43", "canvas": "64x64"}),
     ],
 )
 async def test_the_size_is_told_and_kept(svd, fields, told):
     items = await collected(svd, changed(**fields, num_frames=2, steps=1))
-    width, height = map(int, told.split("x"))
-    assert fact(items, "size") == told
+    width, height = map(int, told["size"].split("x"))
+    assert {item.name: item.value for item in items if isinstance(item, Fact)} == {"seed": 3, **told}
     assert pixels_of(items).shape == (2, height, width, 3)
 
 
@@ -173,6 +171,7 @@ def test_the_defaults_are_those_of_svd_xt():
         "max_guidance_scale": 3.0,
         "max_area": 589_824,
         "size": None,
+        "fit": "pad",
         "seed": -1,
     }
 
@@ -248,37 +247,6 @@ def test_a_graph_can_nest_it():
     assert nested == Animation(fps=12, max_guidance_scale=2)
     assert Graph.model_validate({"animate": False}).animate is False
     assert SvdRequest(**Animation(fps=12).model_dump(), seed=3) == SvdRequest(fps=12, seed=3)
-
-
-SIDES = st.integers(1, 10_000)
-AREAS = st.integers(64 * 64, 4096 * 4096)
-
-
-@given(SIDES, SIDES, AREAS)
-def test_a_fitted_size_is_whole_multiples_within_the_area(width, height, max_area):
-    fitted = fit_size(width, height, max_area, 64)
-    assert all(side >= 64 and side % 64 == 0 for side in fitted)
-    assert math.prod(fitted) <= max_area
-
-
-@given(st.integers(100, 1000), st.integers(100, 1000))
-def test_a_fitted_size_keeps_the_aspect_to_within_one_multiple(width, height):
-    fitted_width, fitted_height = fit_size(width, height, 1024 * 1024, 64)
-    ideal = math.sqrt(1024 * 1024 * width / height)
-    assert ideal - 65 < fitted_width <= ideal + 1e-6
-    assert ideal * height / width - 65 < fitted_height <= ideal * height / width + 1e-6
-
-
-@given(SIDES, SIDES, AREAS)
-def test_a_picture_on_its_side_gets_the_size_on_its_side(width, height, max_area):
-    assert fit_size(height, width, max_area, 64) == fit_size(width, height, max_area, 64)[::-1]
-
-
-def test_official_sizes_fit_themselves():
-    assert fit_size(1024, 576, 576 * 1024, 64) == (1024, 576)
-    assert fit_size(1920, 1080, 576 * 1024, 64) == (1024, 576)
-    assert fit_size(720, 1280, 576 * 1024, 64) == (576, 1024)
-    assert fit_size(1, 1, 576 * 1024, 64) == (768, 768)
 
 
 # --- cancellation -------------------------------------------------------------------------------------------------

@@ -181,10 +181,27 @@ async def test_steps_that_fall_together_are_refused(ti2v):
         await made(ti2v, changed(steps=100, shift=60))
 
 
-async def test_what_does_not_fit_the_aspect_is_cut_off_evenly(ti2v, plain):
+async def test_what_does_not_fit_the_aspect_is_cropped_evenly_if_asked(ti2v, plain):
     wide = np.zeros((1, 32, 104, 3), np.uint8)
     wide[:, :, 20:84] = PICTURE.pixels
-    assert np.array_equal(await made(ti2v, image=Frames(wide)), plain["ti2v"])
+    assert np.array_equal(await made(ti2v, changed(fit="crop"), Frames(wide)), plain["ti2v"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_padded_picture_is_sampled_whole_and_cut_out_of_the_frames(form, request):
+    wan = request.getfixturevalue(form)
+    narrow = Frames(np.ascontiguousarray(PICTURE.pixels[:, :, :46]))  # 46x32: the canvas is 48x32 or 64x32
+    fields = {"size": None, "max_area": 64 * 32}
+    items = [
+        item async for item in wan.animate(changed(**fields), narrow, narrow if wan._model.takes_last_image else None)
+    ]
+    across = {"a14b": 48, "ti2v": 64}[form]
+    left = (across - 46) // 2
+    padded = Frames(np.pad(narrow.pixels, ((0, 0), (0, 0), (left, across - 46 - left), (0, 0)), mode="edge"))
+    last = padded if wan._model.takes_last_image else None
+    whole = await made(wan, changed(size=f"{across}x32"), padded, last)
+    frames = np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
+    assert np.array_equal(frames, whole[:, :, left : left + 46])
 
 
 async def test_a_picture_that_may_not_be_written_to_is_fine(ti2v, plain):
@@ -230,6 +247,15 @@ async def test_previews_are_small_and_come_every_so_many_steps(home):
     previews = [step.preview for step in steps if step.preview is not None]
     assert [(preview.count, preview.height, preview.width) for preview in previews] == [(1, 26, 256)] * 2
     assert [preview.first for preview in previews] == [1, 1]
+
+
+async def test_a_preview_shows_what_is_kept(home):
+    wan = loaded(home, "ti2v", preview_every=1)
+    narrow = Frames(np.ascontiguousarray(PICTURE.pixels[:, :, :46]))
+    items = [item async for item in wan.animate(changed(size=None, max_area=64 * 64, steps=1), narrow)]
+    (preview,) = (item.preview for item in items if isinstance(item, Progress) and item.preview is not None)
+    (frames, *_) = (item for item in items if isinstance(item, Frames))
+    assert (preview.width, preview.height) == (frames.width, frames.height) == (64, 45)
 
 
 async def test_a_preview_does_not_change_the_video(home, plain):

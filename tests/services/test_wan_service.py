@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from miniatures.random import written
 from services.errors import InvalidParameter
 from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
+from services.sizes import Sides
 from services.wan.request import WanRequest
 from services.wan.service import Wan
 from services.wan.settings import Lora, WanSettings
@@ -97,22 +98,25 @@ async def test_the_stream_in_its_order(home, wan):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"size": "100x79"}, "96x64"),
-        ({"size": None, "max_area": 96 * 64}, "96x64"),
-        ({"size": None, "max_area": 128 * 96}, "128x64"),
-        ({"size": None, "max_area": 32 * 32}, "32x32"),
+        ({"size": "100x79"}, {"size": "81x64", "canvas": "96x64"}),
+        ({"size": "100x79", "fit": "crop"}, {"size": "96x64"}),
+        ({"size": "100x79", "fit": "stretch"}, {"size": "96x64"}),
+        ({"size": None, "max_area": 96 * 64}, {"size": "96x64"}),
+        ({"size": None, "max_area": 128 * 96}, {"size": "128x85", "canvas": "128x96"}),
+        ({"size": None, "max_area": 32 * 32}, {"size": "32x21", "canvas": "32x32"}),
     ],
 )
 async def test_the_size_is_told_and_kept(wan, fields, told):
     items = await collected(wan, changed(**fields, num_frames=1, steps=1))
-    width, height = map(int, told.split("x"))
-    assert fact(items, "size") == told
+    width, height = map(int, told["size"].split("x"))
+    facts = {item.name: item.value for item in items if isinstance(item, Fact)}
+    assert facts == {"seed": 3, **told}
     assert pixels_of(items).shape == (1, height, width, 3)
 
 
 async def test_the_size_follows_the_checkpoint(two_experts):
     items = await collected(two_experts, changed(size="50x40", num_frames=1, steps=1))
-    assert fact(items, "size") == "48x32"
+    assert (fact(items, "size"), fact(items, "canvas")) == ("40x32", "48x32")
     assert next(item.rate for item in items if isinstance(item, Frames)) == Fraction(16)
 
 
@@ -149,12 +153,8 @@ async def test_what_two_experts_cannot_do(two_experts, fields, more, param, mess
     assert caught.value.param == param
 
 
-async def test_a_side_beyond_the_last_position(home):
-    settings = WanSettings(weights=written("wan", "ti2v", home), device="cpu", max_area=4096 * 4096)
-    wide = Frames(np.zeros((1, 1, 5000, 3), np.uint8))
-    with pytest.raises(InvalidParameter, match="no side may be longer than 32768 pixels") as caught:
-        await collected(Wan(settings, home, str), changed(size=None, max_area=4096 * 4096), wide)
-    assert caught.value.param == "max_area"
+def test_no_side_goes_beyond_the_last_position(wan):
+    assert wan._model.sides == Sides(32, longest=32768)
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ class FullPipeline:
                         yield replace(item, stage=stage)
                     case Fact(name="seed"):
                         pass
-                    case Fact(name="size"):
-                        yield Fact(f"{size}_size", item.value)
+                    case Fact(name="size" | "canvas"):
+                        yield Fact(f"{size}_{item.name}", item.value)
                     case _:
                         yield item
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from composition.graphs.fields import read_fps
 from composition.graphs.picture import PictureStages, expand_stages
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import MediaRequest
 from composition.variants import IMAGE, VIDEO
 from services.limits import MAX_TEXT
 from services.model import Role
@@ -24,7 +24,7 @@ ROLES: Mapping[str, Role] = {
 """Optional field → the role whose model it needs."""
 
 
-class FullPipelineRequest(GraphRequest, PictureStages):
+class FullPipelineRequest(MediaRequest, PictureStages):
     """Generate an image from a prompt, animate it and upscale the video. Every stage but the first is optional.
 
     Results: `image`, `video` and `hd`, each available as soon as it is complete, and `painted`, the picture before

@@ -6,13 +6,13 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from composition.graphs.branching import Branch
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import MediaRequest
 from services.errors import InvalidParameter
 from services.limits import parse_json_object
 from services.qwen_edit.request import EdgeFilter, Editing
 
 
-class RollingEditRequest(GraphRequest, Editing):
+class RollingEditRequest(MediaRequest, Editing):
     """Redraw a first frame along a sequence of edge pictures: each frame is an edit of the previous one.
 
     Frame 0 is the first frame itself; frame k + 1 is frame k edited to follow edge picture k. The result has one frame

@@ -23,7 +23,7 @@ from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.request import AnimationJob, EditJob, PictureJob, RepaintJob, SingleRequest, UpscaleJob
 from composition.variants import IMAGE
 from services.errors import ModelFailed
-from services.frames import Fact, Frames, Item, Progress, Result, StageDone
+from services.frames import Fact, Frames, Item, Progress, Result, Sound, StageDone
 from services.realesrgan.request import UpscaleRequest
 from services.roles import GuidedEdit, ImageToVideo, Restyle, TextToImage, TextToVideo, Upscale
 
@@ -136,6 +136,8 @@ class Upscaling:
         count = known.frames
         async with self._media.open(url) as video:
             yield Fact("frames_total", video.facts.frames)
+            if video.facts.sound is not None:
+                yield Sound(url)
             async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
                     yield frames

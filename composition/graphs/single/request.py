@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 from pydantic import model_validator
 
 from composition.graphs.fields import read_fps
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import GraphRequest, MediaRequest
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter
 from services.limits import parse_json_object
@@ -30,7 +30,7 @@ class SingleRequest(GraphRequest):
         return {**fields, "num_frames": max(2, round(seconds * fps))}
 
 
-class AnimationJob(SingleRequest):
+class AnimationJob(SingleRequest, MediaRequest):
     """Generate a video that begins with a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
@@ -59,7 +59,7 @@ class PictureJob(SingleRequest):
         return IMAGE
 
 
-class RepaintJob(PictureJob):
+class RepaintJob(PictureJob, MediaRequest):
     """Restyle a picture."""
 
     MEDIA = {"image": "image"}  # noqa: RUF012
@@ -96,7 +96,7 @@ class EditJob(RepaintJob):
         return fields
 
 
-class UpscaleJob(SingleRequest):
+class UpscaleJob(SingleRequest, MediaRequest):
     """Upscale a video or a picture two to four times."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012

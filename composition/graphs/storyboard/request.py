@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from composition.graphs.full_pipeline.request import ROLES
 from composition.graphs.picture import PictureStages, expand_stages
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import MediaRequest
 from composition.graphs.storyboard.script import MAX_SCENE_S, MAX_SCENES, MAX_TOPIC, Scene, Script
 from services.errors import InvalidParameter
 from services.model import Role
@@ -16,7 +16,7 @@ FILM: Role = "text-to-video"
 """The role whose model makes the scenes if they are not made by the full pipeline."""
 
 
-class StoryboardRequest(GraphRequest, PictureStages):
+class StoryboardRequest(MediaRequest, PictureStages):
     """Make a video of several scenes from a script or a topic.
 
     The fields of the full pipeline apply to every scene that does not override them.

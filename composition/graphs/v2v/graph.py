@@ -1,17 +1,19 @@
 """V2V: describe a video, and generate its continuation from its last frame."""
 
 from collections.abc import AsyncIterator
+from fractions import Fraction
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
+from composition.graphs.v2v.seam import ColourMatch, restore_shape
 from composition.media.decode import MediaFacts
-from composition.media.encode import resize_frames
 from services.errors import InvalidParameter
-from services.frames import Clip, Fact, Frames, Item, Text
+from services.frames import Clip, Fact, Frames, Item, Sound, Text
 from services.internvl.request import DescribeRequest
+from services.limits import PictureFit
 from services.roles import Describe, ImageToVideo
 from services.wan.request import WanRequest
 
@@ -70,19 +72,29 @@ class V2V:
         yield Fact("frames_total", request.num_frames + (facts.frames - 1 if request.join else 0))
         if request.join:
             yield Clip(request.input_video)
-        start = 0 if request.join else known.frames
+        match = ColourMatch(last, request.fit) if request.match_colour else None
+        if facts.sound is not None and request.join:
+            yield Sound(request.input_video, seconds=Fraction(facts.duration_s))
+        elif facts.sound is not None:
+            yield Fact("sound", "left out: the result shows only the continuation")
+        start = 0 if request.join or match else known.frames  # colours are compared at frame 0
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate
         call = stream(self._animator, animate, animation, last, start=start, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                if not request.join or not isinstance(item, Frames):
+                if not isinstance(item, Frames):
                     yield item
-                elif (frames := join_frames(item, facts.width, facts.height)) is not None:
-                    yield frames
+                    continue
+                frames = item if match is None else match.apply(item)
+                if not request.join:
+                    if frames.stop > known.frames:
+                        yield frames
+                elif (joined := join_frames(frames, facts.width, facts.height, request.fit)) is not None:
+                    yield joined
 
 
-def join_frames(frames: Frames, width: int, height: int) -> Frames | None:
+def join_frames(frames: Frames, width: int, height: int, fit: PictureFit) -> Frames | None:
     """Return the frames of a continuation as those after the clip, or None if there are none.
 
     The first frame of a continuation repeats the clip's last frame and is left out.
@@ -90,8 +102,9 @@ def join_frames(frames: Frames, width: int, height: int) -> Frames | None:
     Args:
         frames: a run of the continuation.
         width, height: size of the clip in pixels.
+        fit: how the clip's last frame was fitted into the frames.
     """
     fresh = frames.pixels[max(0, 1 - frames.first) :]
     if not len(fresh):
         return None
-    return resize_frames(Frames(fresh, max(0, frames.first - 1), frames.rate), width, height)
+    return restore_shape(Frames(fresh, max(0, frames.first - 1), frames.rate), width, height, fit)

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from composition.graphs.request import GraphRequest
+from composition.graphs.request import MediaRequest
 from services.frames import MAX_RUN
 from services.limits import MAX_TEXT
 from services.wan.request import Sampling, WanRequest
 
 
-class V2VRequest(GraphRequest, Sampling):
+class V2VRequest(MediaRequest, Sampling):
     """Continue a video from its last frame; a description of the video is the default prompt."""
 
     MEDIA = {"input_video": "video"}  # noqa: RUF012
@@ -27,7 +27,11 @@ class V2VRequest(GraphRequest, Sampling):
     """Number of frames that InternVL sees, spread evenly over the video."""
     join: bool = False
     """Return the input and its continuation as one video of the input's size. Every frame of the input keeps its time,
-    and the continuation follows at its own rate."""
+    and the continuation follows at its own rate. What the last frame shows keeps its place and shape: bars of `pad` are
+    cut off, what `crop` cut off is filled by repeating edge pixels, and `stretch` is undone."""
+    match_colour: bool = False
+    """Correct the colours of all frames of the continuation alike, so that mean and spread of each colour channel of
+    its first frame are those of the input's last frame."""
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
+from composition.media.decoding.sound import SoundTrack, name_sound
+from composition.media.decoding.sound_file import open_track
 from composition.media.decoding.timing import Timing
 from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
@@ -90,6 +92,7 @@ class MediaFile:
         except FFmpegError as error:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
+        self._sound = name_sound(self._container)
         self._check_header()
         self._index = self._read_index()
         self._states = bytearray(self._index.frames)
@@ -213,8 +216,22 @@ class MediaFile:
             "damaged": self.damaged,
             "codec": self._stream.codec.canonical_name,
             "changes": dict(self.converter.changes),
+            "sound": self._sound,
             "is_variable": timing.is_variable and not is_still,
         }
+
+    @property
+    def begin(self) -> Fraction:
+        """When the first frame is shown, in seconds of the file's clock."""
+        pts = self._index.pts
+        first = pts[0] if pts else self._stream.start_time or 0
+        return first * (self._stream.time_base or Fraction(0))
+
+    def open_track(self) -> SoundTrack:
+        """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
+        if self._sound is None or not isinstance(self._source, str):
+            raise UndecodableMedia("there is no sound")
+        return open_track(self._source, FORMATS, self.begin, self._limits)
 
     @property
     def damaged(self) -> str | None:

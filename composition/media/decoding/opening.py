@@ -10,6 +10,7 @@ from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_file import PictureFile
 from composition.media.decoding.picture_readers import open_reader
 from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import Timing
 
 
@@ -58,6 +59,10 @@ class FrameFile(Protocol):
 
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one. Raises UndecodableMedia if the last does not decode."""
+        ...
+
+    def open_track(self) -> SoundTrack:
+        """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
         ...
 
     def close(self) -> None:

@@ -13,7 +13,9 @@ from composition.media.decoding.headers import Limits
 from composition.media.decoding.picture_tags import PictureTags
 from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.presentation import Presentation
+from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import USUAL_RATE, Timing, time_frames
+from services.errors import UndecodableMedia
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -125,6 +127,10 @@ class PictureFile:
         """Decode the frames at `positions` and the last one."""
         for position in (*positions, self.frames - 1):
             self.read_frame(position)
+
+    def open_track(self) -> SoundTrack:
+        """Raise UndecodableMedia: pictures and animations have no sound."""
+        raise UndecodableMedia("there is no sound")
 
     def close(self) -> None:
         """Nothing is open."""

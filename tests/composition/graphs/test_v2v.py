@@ -17,7 +17,7 @@ def test_a_joined_continuation_is_all_of_it_but_the_first_frame(length: int) -> 
     grey = np.arange(33, dtype=np.uint8)
     pixels = np.ascontiguousarray(np.broadcast_to(grey[:, None, None, None], (33, 16, 16, 3)))
     runs = [Frames(pixels[first : first + length], first, Fraction(16)) for first in range(0, 33, length)]
-    joined = [run for each in runs if (run := join_frames(each, 24, 20)) is not None]
+    joined = [run for each in runs if (run := join_frames(each, 24, 20, "stretch")) is not None]
     assert [int(frame[0, 0, 0]) for run in joined for frame in run.pixels] == list(range(1, 33))
     assert [run.first for run in joined] == [max(0, run.first - 1) for run in runs if run.stop > 1]
     assert {(run.width, run.height, run.rate) for run in joined} == {(24, 20, Fraction(16))}
