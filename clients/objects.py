@@ -197,7 +197,7 @@ class ImagesResponse(Answer):
     """The pictures."""
     size: str = ""
     """Size of the pictures: `WIDTHxHEIGHT` in pixels."""
-    output_format: str = "png"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
     """File format of the pictures."""
     facts: dict[str, Any] = {}
     """Values determined by the models: `seed` of the first picture, `size`, and of a face `faces` and `notice`."""
@@ -373,7 +373,7 @@ class ShownImage(Picture):
 
     size: str | None = None
     """Size of the finished picture: `WIDTHxHEIGHT` in pixels."""
-    output_format: str = "png"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
     """File format of the picture."""
     quality: str = "auto"
     """Always `auto`, for compatibility."""
