@@ -22,7 +22,7 @@ class File(Answer):
     """Purpose given in the upload."""
     status: str = "processed"
     """Always `processed`, for compatibility: files that cannot be decoded are rejected."""
-    kind: Literal["image", "video", "pictures"]
+    kind: Literal["image", "video", "pictures", "sound"]
     """Content: a video, a picture, or a zip archive of pictures."""
     width: int
     """Width in pixels."""
@@ -173,7 +173,7 @@ class ImagesResponse(Answer):
     """The pictures."""
     size: str = ""
     """Size of the pictures: `WIDTHxHEIGHT` in pixels."""
-    output_format: str = "png"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
     """File format of the pictures."""
     facts: dict[str, Any] = {}
     """Values determined by the models: `seed` of the first picture, `size`, and of a face `faces` and `notice`."""
@@ -349,7 +349,7 @@ class ShownImage(Picture):
 
     size: str | None = None
     """Size of the finished picture: `WIDTHxHEIGHT` in pixels."""
-    output_format: str = "png"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
     """File format of the picture."""
     quality: str = "auto"
     """Always `auto`, for compatibility."""

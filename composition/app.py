@@ -121,6 +121,7 @@ class Front(Ingress):
             max_body_bytes=args.max_body_bytes,
             max_json_bytes=args.max_json_bytes,
             max_queued_jobs=args.max_queued_jobs,
+            max_conversion_pixels=args.max_conversion_pixels,
             roles=args.roles,
             allowed_hosts=args.allowed_hosts,
             allowed_origins=args.allowed_origins,

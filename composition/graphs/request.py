@@ -75,6 +75,11 @@ class GraphRequest(BaseModel):
         """Path of a nested field → the id of the picture file that it names."""
         return {}
 
+    @property
+    def mentioned_sounds(self) -> Mapping[str, str]:
+        """Path of a nested field → the id of the file whose sound it names."""
+        return {}
+
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         """Return `fields` with the number of frames set so that the video lasts about `seconds`.
@@ -123,7 +128,7 @@ class MediaRequest(GraphRequest):
     """The field that every graph with media accepts."""
 
     KEPT_ALPHA: ClassVar[Collection[str]] = ()
-    """The media fields whose transparency the result keeps, so that it is not composited."""
+    """The media fields whose transparency the result keeps, unless the request sets a background."""
 
     background: Background | None = None
     """What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set in the

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from composition.media.formats import PictureFormat
 from composition.media.limits import MediaKind
 from composition.records.events import ScoresObject, StageObject, Status, VideoError
 from composition.records.tables import File, Job, Stage
@@ -149,7 +150,7 @@ class ImageObject(BaseModel):
     """A generated or edited picture."""
 
     b64_json: str
-    """PNG file in base64."""
+    """The picture in base64, in the format `output_format`."""
     seed: int
     """Seed that reproduces the picture."""
     scores: ScoresObject | None = None
@@ -165,7 +166,7 @@ class ImagesObject(BaseModel):
     """The pictures."""
     size: str = ""
     """Size of the pictures: `WIDTHxHEIGHT` in pixels."""
-    output_format: Literal["png"] = "png"
+    output_format: PictureFormat = "png"
     """File format of the pictures."""
     facts: dict[str, Any] = {}
     """Values determined by the models: `seed` of the first picture, `size`, and of a face `faces` and `notice`."""
@@ -190,10 +191,10 @@ class ShownImage(BaseModel):
     """A picture in a stream of events."""
 
     b64_json: str
-    """PNG file in base64."""
+    """The picture in base64, in the format `output_format`."""
     size: str | None
     """Size of the finished picture: `WIDTHxHEIGHT` in pixels."""
-    output_format: Literal["png"] = "png"
+    output_format: PictureFormat = "png"
     """File format of the picture."""
     quality: Literal["auto"] = "auto"
     """Always `auto`, for compatibility."""

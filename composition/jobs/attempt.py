@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -20,13 +21,14 @@ from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
+from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, ProgressEvent, StageEvent, StageObject, TextEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Job, Stage
 from services.errors import ModelFailed
-from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, StageDone, Text
+from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, Sound, StageDone, Text
 
 REPORT_EVERY_S = 0.2
 """Interval in seconds at which progress is written to the database."""
@@ -54,6 +56,7 @@ class ProgressReport:
         self._facts: dict[str, Any] = {}
         self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
+        self._stopped = asyncio.Event()
 
     def add(self, item: Item) -> None:
         """Add an item that is neither a frame nor another output."""
@@ -120,13 +123,19 @@ class ProgressReport:
             raise
 
     async def write_periodically(self) -> None:
-        """Write until cancelled or until the lease is lost. Failed writes are retried."""
+        """Write until stopped or until the lease is lost. Failed writes are retried."""
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), REPORT_EVERY_S)
+                return
             try:
                 await self.write()
             except SQLAlchemyError:
                 log.warning("progress not written yet", extra={"job": self._lease.job_id}, exc_info=True)
+
+    def stop(self) -> None:
+        """Make `write_periodically` end once it has no write under way: one that is cancelled may be lost."""
+        self._stopped.set()
 
     def _share(self, item: Progress) -> float:
         """Return the progress of the whole job, from 0 to 1."""
@@ -177,6 +186,7 @@ class Attempt:
         """The end of the clip that the video begins with; None if it begins with frames of the graph."""
         self._scores: Scores | None = None
         self._sketches: list[Sketch] = []
+        self._sounds: list[Sound] = []
         self._stitch = Stitcher()
 
     async def run(self, handle: Handle[Runnable], graph: Graph, transport: Transport, *, is_retry: bool) -> None:
@@ -210,9 +220,13 @@ class Attempt:
                     await self._take(item, results, report)
             await self._take_rest(results)
         finally:
-            writing.cancel()
-        await report.write()
-        await results.finish()
+            report.stop()
+            await asyncio.wait([writing])
+        async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
+            if made.fact is not None:
+                report.add_fact(Fact("sound", made.fact))
+            await report.write()
+            await results.finish(made.sound)
 
     async def _read_known(self, results: Results, *, is_retry: bool) -> Known:
         """Return the progress of earlier attempts, and restore the recorders to that state."""
@@ -238,6 +252,8 @@ class Attempt:
                 self._sketches.append(item)
             case Clip():
                 await self._take_clip(item, results, report)
+            case Sound():
+                self._sounds.append(item)
             case Fact(name="frames_total"):
                 results.expect(int(item.value or 0))
                 report.add_fact(item)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
+from composition.media.encoded_sound import EncodedSound
 from composition.records.artifacts import Artifacts
 from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
@@ -138,15 +139,18 @@ class Recorder:
         while self._taken - self.frames >= self._segment_length:
             await self._cut(self._segment_length)
 
-    async def finish(self) -> None:
-        """Store the last segment, and then the whole video as one file. Raises ModelFailed if there are no frames."""
+    async def finish(self, sound: EncodedSound | None = None) -> None:
+        """Store the last segment, and then the whole video as one file, with its sound; segments have none.
+
+        Raises ModelFailed if there are no frames.
+        """
         if self._is_finished:
             return
         if self._taken > self.frames:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the graph produced no frames")
-        results = await asyncio.to_thread(self._assemble)
+        results = await asyncio.to_thread(self._assemble, sound)
         await asyncio.to_thread(
             self._store.update_job, self._lease, {"results": results}, [announce_result(self._output.variant)]
         )
@@ -230,7 +234,7 @@ class Recorder:
         self._index += 1
         self.frames += frames
 
-    def _assemble(self) -> dict[str, str]:
+    def _assemble(self, sound: EncodedSound | None) -> dict[str, str]:
         """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
         whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
@@ -239,7 +243,7 @@ class Recorder:
             with whole.open("wb") as file:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
-            remux(whole, target)
+            remux(whole, target, sound)
             video = f"{self._folder}/{self._output.variant}.mp4"
             self._artifacts.put_file(video, target)
         return {self._output.variant: video}

@@ -23,6 +23,7 @@ import numpy as np
 from composition.media.backgrounds import check_background
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
@@ -32,6 +33,8 @@ START_S = 30.0
 """Timeout for starting a decoder process, in seconds. Generous, for busy machines."""
 ANSWER_BYTES = 1 << 16
 """Maximum size of an answer without its pixels, in bytes."""
+MAX_SOUND_BYTES = 16 << 20
+"""Maximum size of a chunk of sound in bytes."""
 
 Times: TypeAlias = tuple[Fraction, ...]
 """When each frame of a run is shown, and when the last one ends, in seconds."""
@@ -89,6 +92,7 @@ class Decoder:
         *,
         param: str | None = None,
         background: str | None = None,
+        takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
         """Open a file inside the `with` block; its process has ended when the block is left.
 
@@ -99,6 +103,7 @@ class Decoder:
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
             background: what transparent frames are composited on; by default that of `limits`.
+            takes_sound: whether to open a file that holds only sound; otherwise it raises UndecodableMedia.
 
         Raises:
             ValueError: `background` is no colour.
@@ -115,7 +120,7 @@ class Decoder:
         except OSError as error:
             raise ServiceLost("the decoder process could not be started") from error
         try:
-            await decoder._open_file()
+            await decoder._open_file(takes_sound=takes_sound)
             yield decoder
         finally:
             await decoder._close()
@@ -174,12 +179,38 @@ class Decoder:
         """Decode the first frame, the last and some in between. Raises UndecodableMedia if the last does not decode."""
         await self._ask({"op": "verify"})
 
+    async def begin_sound(self, *, copied: bool, rate: int | None = None, channels: int | None = None) -> SoundForm:
+        """Begin to read the sound of the file, which `stream_sound` continues.
+
+        Args:
+            copied: whether to read the packets as they are, or else samples, which have no gaps.
+            rate: samples per second to convert to; None keeps the file's up to 48,000.
+            channels: 1, 2 or 6 channels to convert to; None keeps the file's, or the next smaller of these numbers.
+
+        Raises:
+            UnfitForCopying: MP4 cannot hold the packets as they are. `stream_sound` may raise it as well.
+            UndecodableMedia: there is no sound, or it cannot be decoded. The message has no name for the sound.
+        """
+        form = "packets" if copied else "samples"
+        answer, _ = await self._request({"op": "sound", "form": form, "rate": rate, "channels": channels})
+        _check_fitness(answer["sound"])
+        return parse_form(answer["sound"])
+
+    async def stream_sound(self) -> AsyncGenerator[SoundChunk]:
+        """Yield the packets or samples of the sound. Each chunk is read when it is requested."""
+        while True:
+            answer, _ = await self._request({"op": "sound_next"})
+            _check_fitness(answer["sound"])
+            if answer["sound"].get("end"):
+                return
+            yield parse_chunk(answer["sound"], answer["data"])
+
     def _make_frames(self, pixels: Pixels | None, first: int, times: Times | None = None) -> Frames:
         if pixels is None:
             raise self._make_error(UndecodableMedia, "the file has no frames")
         return Frames(pixels, first, self.facts.rate or Fraction(1), times)
 
-    async def _open_file(self) -> None:
+    async def _open_file(self, *, takes_sound: bool) -> None:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
@@ -187,13 +218,15 @@ class Decoder:
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
             await self._reap_process()
             raise ServiceLost("the decoder process did not start") from error
-        await self._ask({"path": str(path), "limits": self._limits.model_dump()})
+        await self._ask({"path": str(path), "limits": self._limits.model_dump(), "takes_sound": takes_sound})
 
     async def _ask(self, request: dict[str, Any]) -> tuple[Pixels | None, Times | None]:
-        """Send a request, and return the pixels of the answer and their times.
+        """Send a request, and return the pixels of the answer and their times."""
+        answer, pixels = await self._request(request)
+        return pixels, _parse_times(answer.get("times"))
 
-        If the exchange is cut short, the process is killed.
-        """
+    async def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+        """Send a request and return the answer and its pixels. If the exchange is cut short, the process is killed."""
         async with self._lock:
             is_complete = False
             try:
@@ -216,13 +249,15 @@ class Decoder:
             raise self._make_error(kind, answer["message"])
         facts = answer["facts"]
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
-        return pixels, _parse_times(answer.get("times"))
+        return answer, pixels
 
     async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         data = json.dumps(request).encode()
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
         answer = await self._receive_answer()
+        if "bytes" in answer:
+            answer["data"] = await self._receive_data(answer["bytes"])
         if answer.get("shape") is None:
             return answer, None
         shape = tuple(answer["shape"])
@@ -231,6 +266,13 @@ class Decoder:
         pixels = np.empty(shape, np.uint8)  # (n, h, w, 3) uint8 RGB
         await self._receive(pixels.data.cast("B"))
         return answer, pixels
+
+    async def _receive_data(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_SOUND_BYTES:
+            raise EOFError
+        data = bytearray(size)
+        await self._receive(memoryview(data))
+        return bytes(data)
 
     async def _receive_answer(self) -> dict[str, Any]:
         head = bytearray(4)
@@ -273,7 +315,15 @@ def _parse_times(times: dict[str, Any] | None) -> Times | None:
     return tuple(ticks * base for ticks in times["ticks"])
 
 
-async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: str | None = None) -> MediaFacts:
+def _check_fitness(answer: Mapping[str, Any]) -> None:
+    """Raise UnfitForCopying if the answer says so."""
+    if "unfit" in answer:
+        raise UnfitForCopying(str(answer["unfit"]))
+
+
+async def probe_media(
+    path: Path, limits: MediaLimits | None = None, *, param: str | None = None, takes_sound: bool = False
+) -> MediaFacts:
     """Check that a file is complete, decodable and within the limits, and return its properties.
 
     The header is checked before anything is decoded. Then all packets are read, and the first frame, the last and some
@@ -283,12 +333,13 @@ async def probe_media(path: Path, limits: MediaLimits | None = None, *, param: s
         path: a local file, or a folder of pictures.
         limits: limits on the file; by default those of `MediaLimits`.
         param: the request field to name in errors.
+        takes_sound: whether the file may hold only sound.
 
     Raises:
         UndecodableMedia: the file is damaged, incomplete or of an unsupported format.
         LimitExceeded: the file exceeds a limit.
         ServiceLost: the decoder process could not be started or was lost.
     """
-    async with Decoder.open(path, limits, param=param) as decoder:
+    async with Decoder.open(path, limits, param=param, takes_sound=takes_sound) as decoder:
         await decoder.verify()
         return decoder.facts

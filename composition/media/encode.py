@@ -6,23 +6,29 @@ All functions block; async callers run them in a thread.
 # PyAV's stubs omit the type arguments of Packet.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import contextlib
+import heapq
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from composition.media.encoded_sound import EncodedSound
+from composition.media.sound_header import open_template
 from services.frames import Frames, Pixels
 
 THREADS = 4
@@ -220,18 +226,45 @@ def _add_duration(head: bytes, duration: int) -> bytes:
     return bytes(result)
 
 
-def remux(source: Path, target: Path) -> None:
-    """Copy a fragmented MP4 to a progressive one with its index first. Does not re-encode; memory use is small."""
+def remux(source: Path, target: Path, sound: EncodedSound | None = None) -> None:
+    """Copy a fragmented MP4 to a progressive one with its index first. Does not re-encode; memory use is small.
+
+    Args:
+        source: the fragmented file, a video.
+        target: the file to write.
+        sound: is added to the video; see `EncodedSound.delay`.
+    """
+    options = {"movflags": "faststart"}
+    if sound is not None:
+        # Edit lists are in units of the movie's time scale.
+        options |= {"movie_timescale": str(sound.form.rate), "avoid_negative_ts": "disabled"}
+    delay = Fraction(0) if sound is None else sound.delay
     with (
+        contextlib.ExitStack() as templates,
         av.open(str(source)) as fragments,
-        av.open(str(target), "w", format="mp4", container_options={"movflags": "faststart"}) as progressive,
+        av.open(str(target), "w", format="mp4", container_options=options) as progressive,
     ):
         stream = fragments.streams.video[0]
-        copy = progressive.add_stream_from_template(stream)
-        for packet in fragments.demux(stream):
-            if packet.size:
-                packet.stream = copy
-                progressive.mux(packet)
+        packets = _direct_packets(fragments.demux(stream), progressive.add_stream_from_template(stream), delay)
+        if sound is not None:
+            track = progressive.add_stream_from_template(templates.enter_context(open_template(sound.form)))
+            packets = heapq.merge(packets, _direct_packets(sound.read_packets(), track, delay), key=_find_time)
+        for packet in packets:
+            progressive.mux(packet)
+
+
+def _direct_packets(packets: "Iterable[Packet[Any]]", stream: Stream, delay: Fraction) -> "Iterator[Packet[Any]]":
+    """Yield packets for a stream, `delay` seconds later."""
+    for packet in packets:
+        if packet.size and packet.pts is not None and packet.dts is not None:
+            ticks = round(delay / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+            packet.stream = stream
+            yield packet
+
+
+def _find_time(packet: "Packet[Any]") -> Fraction:
+    return (packet.dts or 0) * packet.time_base
 
 
 def resize_frames(frames: Frames, width: int, height: int) -> Frames:

@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from services.frames import Pixels
+from tests.composition import heif
 
 BUNNY = Path(__file__).parents[2] / "clients" / "media" / "bigbuckbunny.mp4"
 """132 frames, 1280x720, H.264 in one group of pictures, no colour tags, with sound."""
@@ -210,6 +211,12 @@ def _huge_picture(path: Path, form: str) -> None:
     Image.new("L", (9000, 2000)).convert("P" if form == "gif" else "RGB").save(path, form)
 
 
+def _cut_animation(path: Path, size: int) -> None:
+    """Write the first bytes of an animated WebP."""
+    picture(path, numbered(0), save_all=True, append_images=[Image.fromarray(numbered(1))])
+    path.write_bytes(path.read_bytes()[:size])
+
+
 def _text(text: str) -> Callable[[Path], None]:
     return lambda path: _written(path, text.encode()) and None
 
@@ -242,11 +249,18 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "half.png": (_halved, ("truncated",)),
     "half.jpg": (_halved, ("truncated",)),
     "half.webp": (_halved, ("truncated",)),
-    "moving.webp": (
-        lambda path: picture(path, numbered(0), save_all=True, append_images=[Image.fromarray(numbered(1))]),
-        ("animated WebP",),
+    "half.heic": (lambda path: path.write_bytes(heif.write_heic(numbered(0))[:-500]), ("HEIC", "truncated")),
+    "half.avif": (_halved, ("AVIF", "truncated")),
+    "no-frame.webp": (lambda path: _cut_animation(path, 60), ("WebP", "truncated", "first frame")),
+    "huge.heic": (
+        lambda path: path.write_bytes(heif.write_heic(numbered(0), ispe=(9000, 2000))),
+        ("9000x2000", "8192"),
     ),
-    "photo.avif": (lambda path: picture(path, numbered(0)), ("AVIF",)),
+    "huge.avif": (lambda path: _huge_picture(path, "avif"), ("9000x2000", "8192")),
+    "photo.jxl": (lambda path: path.write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)), ("JPEG XL", "PNG", "HEIC")),
+    "stream.jxl": (lambda path: path.write_bytes(b"\xff\x0a" + bytes(100)), ("JPEG XL", "PNG", "HEIC")),
+    "photo.tiff": (lambda path: picture(path, numbered(0)), ("format must be one of", "PNG", "HEIC")),
+    "photo.bmp": (lambda path: picture(path, numbered(0)), ("format must be one of", "PNG", "HEIC")),
     "list.m3u8": (_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{BUNNY}\n#EXT-X-ENDLIST\n"), ("text",)),
     "list.ffconcat": (_text(f"ffconcat version 1.0\nfile '{BUNNY}'\n"), ("text",)),
     "call.sdp": (_text("v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"), ("text",)),

@@ -1,6 +1,7 @@
 """V2V: describe a video, and generate its continuation from its last frame."""
 
 from collections.abc import AsyncIterator
+from fractions import Fraction
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
@@ -10,7 +11,7 @@ from composition.graphs.v2v.request import V2VRequest
 from composition.graphs.v2v.seam import ColourMatch, restore_shape
 from composition.media.decode import MediaFacts
 from services.errors import InvalidParameter
-from services.frames import Clip, Fact, Frames, Item, Text
+from services.frames import Clip, Fact, Frames, Item, Sound, Text
 from services.internvl.request import DescribeRequest
 from services.limits import PictureFit
 from services.roles import Describe, ImageToVideo
@@ -72,6 +73,10 @@ class V2V:
         if request.join:
             yield Clip(request.input_video)
         match = ColourMatch(last, request.fit) if request.match_colour else None
+        if facts.sound is not None and request.join:
+            yield Sound(request.input_video, seconds=Fraction(facts.duration_s))
+        elif facts.sound is not None:
+            yield Fact("sound", "left out: the result shows only the continuation")
         start = 0 if request.join or match else known.frames  # colours are compared at frame 0
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate

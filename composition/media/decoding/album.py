@@ -14,8 +14,9 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.decoding.archive import Archive, Folder, PictureSource, name_errors
-from composition.media.decoding.headers import Limits, explain_not_a_picture, is_gif, is_zip, read_header
-from composition.media.decoding.media_file import MediaFile
+from composition.media.decoding.frame_file import FrameFile
+from composition.media.decoding.headers import Limits, explain_not_a_picture, is_zip, read_header
+from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
@@ -126,11 +127,11 @@ class Album:
             with self._source.open(name) as file:
                 head = file.read(SIGNATURE_BYTES)
             header = read_header(head)
-            if header.picture_format is None and not is_gif(head):
+            if not header.may_be_picture:
                 raise UndecodableMedia(explain_not_a_picture(head))
             if header.size is not None:
                 self._limits.check_size(*header.size)
-        if header.picture_format is None:  # a GIF must be read whole to tell whether it is animated
+        if header.picture_format is None:  # must be read whole to tell whether it is animated
             self._decode_picture(position)
 
     @property
@@ -151,12 +152,12 @@ class Album:
         return self._cached[1]
 
     @contextmanager
-    def _open_picture(self, position: int) -> Generator[MediaFile]:
+    def _open_picture(self, position: int) -> Generator[FrameFile]:
         """Open a picture inside the `with` block. Errors name it."""
         name = self._names[position]
         with name_errors(name):
             try:
-                with closing(MediaFile(self._read(name), self._limits)) as picture:
+                with closing(open_frames(self._read(name), self._limits)) as picture:
                     if not picture.is_still:
                         raise UndecodableMedia("the picture is animated; send each of its frames as a picture")
                     yield picture

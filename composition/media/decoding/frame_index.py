@@ -11,15 +11,15 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from composition.media.decoding.h264_fields import FieldPairs
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.timing import USUAL_RATE, Timing, time_frames
+from composition.media.decoding.timing import SHORT_S, USUAL_RATE, USUAL_S, Timing, time_frames
 from services.errors import UndecodableMedia
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
-TIMED = frozenset({MOV, MATROSKA, "mpegts", "gif"})
+ANIMATIONS = frozenset({"gif", "apng"})
+TIMED = frozenset({MOV, MATROSKA, "mpegts", *ANIMATIONS})
 """Formats with a presentation time for each frame. AVI has none: its frames are counted."""
-MIN_GIF_DELAY, USUAL_GIF_DELAY = 2, 10
-"""Hundredths of a second: browsers show a frame with a shorter delay than the first for the second."""
 
 
 @dataclass
@@ -70,6 +70,7 @@ class _IndexReader:
         self._container, self._stream, self._limits = container, stream, limits
         self._format = container.format.name
         self._time_base = stream.time_base or Fraction(1)
+        self._fields = FieldPairs(stream.codec_context.extradata if stream.codec_context.name == "h264" else None)
 
     def read_index(self) -> Index:
         packets: list[FramePacket] = []
@@ -85,7 +86,10 @@ class _IndexReader:
                 broken = (
                     broken + 1 if packet.is_corrupt else 0
                 )  # corrupt packets at the end of the file: it is truncated
-                if not packet.is_discard:
+                is_second = self._fields.may_exist and self._fields.is_second(bytes(packet))
+                if is_second and packets:
+                    packets[-1] = packets[-1]._replace(duration=packets[-1].duration + (packet.duration or 0))
+                elif not packet.is_discard:
                     packets.append(FramePacket(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
                     self._limits.check_length(len(packets), 0, "or more")
         except FFmpegError:
@@ -128,14 +132,14 @@ class _IndexReader:
     def _time_frames(self, packets: list[FramePacket]) -> Timing:
         """Return when the frames are shown. Times that are not unique give an average rate."""
         stream = self._stream
-        if self._format == "gif":
-            packets = _prolong_delays(packets)
+        if self._format in ANIMATIONS:
+            packets = _prolong_delays(packets, self._time_base)
         for times in ([packet.pts for packet in packets], [packet.dts for packet in packets]):
             known = sorted({time for time in times if time is not None})
             if len(known) == len(packets):
                 end = self._find_end(packets, known)
                 rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
-                is_exact = self._format in (MOV, "gif")
+                is_exact = self._format in (MOV, *ANIMATIONS)
                 return time_frames(known, end, self._time_base, rates, is_exact=is_exact)
         return Timing(self._average_rate([packet.pts for packet in packets if packet.pts is not None]))
 
@@ -176,12 +180,12 @@ class _IndexReader:
         return round(end / self._time_base)
 
 
-def _prolong_delays(packets: list[FramePacket]) -> list[FramePacket]:
-    """Return the packets of a GIF with the times at which browsers show them, in hundredths of a second."""
+def _prolong_delays(packets: list[FramePacket], time_base: Fraction) -> list[FramePacket]:
+    """Return the packets of an animation with the times at which browsers show them."""
     shown: list[FramePacket] = []
     time = 0
     for packet in packets:
-        duration = packet.duration if packet.duration >= MIN_GIF_DELAY else USUAL_GIF_DELAY
+        duration = packet.duration if packet.duration * time_base > SHORT_S else round(USUAL_S / time_base)
         shown.append(FramePacket(time, time, duration, packet.is_key))
         time += duration
     return shown

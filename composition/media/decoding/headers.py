@@ -3,11 +3,21 @@
 import codecs
 import struct
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
 """Bytes read from the beginning of a file."""
+HEIF_STILLS = frozenset({b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"avif"})
+"""Major brands of still pictures in HEIF (ISO/IEC 23008-12)."""
+HEIF_SEQUENCES = frozenset({b"msf1", b"hevc", b"hevx", b"avis"})
+"""Major brands of image sequences in HEIF."""
+JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+"""First bytes of JPEG XL: of a codestream, and of a container."""
+WEBP_ANIMATED = 0x02
+"""Flag of an animated WebP, in its first chunk."""
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """First bytes of a zip archive: with files, empty, and split."""
 
@@ -45,6 +55,10 @@ class Limits:
             )
 
 
+Library = Literal["heif", "avif", "webp"]
+"""Libraries that decode what FFmpeg cannot: libheif, libavif, and libwebp for animations."""
+
+
 @dataclass(frozen=True)
 class Header:
     """Properties read from the first bytes of a file."""
@@ -52,24 +66,69 @@ class Header:
     size: tuple[int, int] | None = None
     """Width and height in pixels, for formats whose size FFmpeg reports only after decoding."""
     picture_format: str | None = None
-    """FFmpeg's name of the picture format; None for videos, and for GIF, which may be one."""
+    """FFmpeg's name of the picture format; None for videos, and for what may be one: GIF, APNG, HEIF, WebP."""
+    animation_format: str | None = None
+    """FFmpeg's name of the format of an animation that it takes for a picture."""
+    frames: int | None = None
+    """Declared number of frames of an animation."""
+    library: Library | None = None
+    """The library that decodes the file; None for FFmpeg."""
+    is_sequence: bool = False
+    """Whether the file is an image sequence in HEIF, which is read as a video."""
+
+    @property
+    def may_be_picture(self) -> bool:
+        """Whether the file is a picture, or an animation that may have one frame only."""
+        return any((self.picture_format, self.animation_format, self.library, self.is_sequence))
+
+
+def read_head(source: str | bytes) -> bytes:
+    """Return the first bytes of a file, given by its path or content."""
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    with Path(source).open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def read_header(head: bytes) -> Header:
-    """Read the first bytes of a file. Raises UndecodableMedia for an animated WebP."""
+    """Read the first bytes of a file. Raises UndecodableMedia for JPEG XL."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack(">II", head[16:24].ljust(8, b"\0"))
-        return Header((width, height), "png_pipe")
+        return _read_png_header(head)
     if is_gif(head):
         width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
-        return Header((width, height))
+        return Header((width, height), animation_format="gif")
     if head.startswith(b"\xff\xd8\xff"):
         return Header(None, "jpeg_pipe")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        if b"ANIM" in head[:64]:
-            raise UndecodableMedia("animated WebP is not supported; send it as MP4 or GIF")
-        return Header(_read_webp_size(head.ljust(30, b"\0")), "webp_pipe")
-    return Header()
+        size = _read_webp_size(head.ljust(30, b"\0"))
+        is_animated = head[12:16] == b"VP8X" and bool(head[20] & WEBP_ANIMATED)
+        return Header(size, library="webp") if is_animated else Header(size, "webp_pipe")
+    if head.startswith(JPEG_XL):
+        raise UndecodableMedia("JPEG XL is not supported; send the picture as PNG, JPEG, WebP, HEIC or AVIF")
+    return _read_heif_header(head)
+
+
+def _read_png_header(head: bytes) -> Header:
+    size = struct.unpack(">II", head[16:24].ljust(8, b"\0"))
+    at = 8
+    while at + 8 <= len(head):
+        length, kind = struct.unpack_from(">I4s", head, at)
+        if kind == b"acTL" and at + 12 <= len(head):
+            (frames,) = struct.unpack_from(">I", head, at + 8)
+            return Header(size, animation_format="apng", frames=frames) if frames > 1 else Header(size, "png_pipe")
+        if kind == b"IDAT":
+            break
+        at += length + 12
+    return Header(size, "png_pipe")
+
+
+def _read_heif_header(head: bytes) -> Header:
+    """Return the library for a still picture in HEIF; for all other files FFmpeg."""
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIF_STILLS:
+        return Header(is_sequence=head[4:8] == b"ftyp" and head[8:12] in HEIF_SEQUENCES)
+    size = min(struct.unpack(">I", head[:4])[0], len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
+    return Header(library="avif" if b"avif" in brands else "heif")
 
 
 def _read_webp_size(head: bytes) -> tuple[int, int]:
@@ -100,7 +159,10 @@ def explain_unreadable(head: bytes) -> str:
         return "the MP4 index (moov box) is missing or damaged: the file is truncated or was never finished"
     if _is_text(head):
         return "the file is text, not a video or picture"
-    return "the format must be one of MP4, MOV, WebM, MKV, AVI, TS, PNG, JPEG, WebP, GIF, zip; the file is none of them"
+    return (
+        "the format must be one of MP4, MOV, WebM, MKV, AVI, TS, PNG, JPEG, WebP, HEIC, AVIF, GIF, zip;"
+        " the file is none of them"
+    )
 
 
 def explain_not_a_picture(head: bytes) -> str:
@@ -109,7 +171,7 @@ def explain_not_a_picture(head: bytes) -> str:
         return "the file is empty"
     if _is_text(head):
         return "the file is text, not a picture"
-    return "the format must be one of PNG, JPEG, WebP, still GIF; the file is none of them"
+    return "the format must be one of PNG, JPEG, WebP, HEIC, AVIF, still GIF; the file is none of them"
 
 
 def _is_text(head: bytes) -> bool:

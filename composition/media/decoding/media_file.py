@@ -7,7 +7,6 @@ import io
 import itertools
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, cast
 
 import av
@@ -17,19 +16,21 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from composition.media.decoding.apng import time_apng
 from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
-from composition.media.decoding.headers import HEAD_BYTES, Limits, explain_unreadable, read_header
+from composition.media.decoding.headers import Limits, explain_unreadable, read_head, read_header
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
+from composition.media.decoding.sound import SoundTrack, name_sound
+from composition.media.decoding.sound_file import open_track
 from composition.media.decoding.timing import Timing
 from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
 
-FORMATS = f"{MOV},{MATROSKA},avi,mpegts,gif"
+FORMATS = f"{MOV},{MATROSKA},avi,mpegts"
 """The video formats that may be opened. None of them can refer to other files or to the network."""
-HEIF_BRANDS = frozenset({"heic", "heix", "hevc", "heim", "heis", "mif1", "msf1", "avif", "avis"})
 THREADS = 2
 UNTRIED, MISSING, DECODED, FLAWED = range(4)
 
@@ -82,7 +83,7 @@ class MediaFile:
         self._source = source
         self._limits = limits
         self._track: int | None = None
-        head = _read_head(source)
+        head = read_head(source)
         self._header = read_header(head)
         if self._header.size is not None:
             limits.check_size(*self._header.size)
@@ -91,8 +92,9 @@ class MediaFile:
         except FFmpegError as error:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
+        self._sound = name_sound(self._container)
         self._check_header()
-        self._index = Index(1) if self._header.picture_format else read_index(self._container, self._stream, limits)
+        self._index = self._read_index()
         self._states = bytearray(self._index.frames)
         self._cursor = self._seek(0)
         self._last_requested = -1
@@ -101,6 +103,14 @@ class MediaFile:
             raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
         self.converter = RgbConverter(first, self._read_presentation())
         limits.check_size(*self.converter.size)
+
+    def _read_index(self) -> Index:
+        if self._header.picture_format:
+            return Index(1)
+        index = read_index(self._container, self._stream, self._limits)
+        if self._format == "apng":
+            index.timing = time_apng(self._source, index.frames) or index.timing
+        return index
 
     def _read_presentation(self) -> Presentation:
         form = self._header.picture_format
@@ -128,7 +138,7 @@ class MediaFile:
         return container, stream
 
     def _open_container(self) -> InputContainer:
-        form = self._header.picture_format
+        form = self._header.picture_format or self._header.animation_format
         return av.open(
             io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
             "r",
@@ -151,8 +161,6 @@ class MediaFile:
         return read_auxiliary_tracks(str(self._source)) if is_needed else frozenset()
 
     def _choose_track(self, container: InputContainer) -> int:
-        if container.metadata.get("major_brand", "").strip() in HEIF_BRANDS:
-            raise UndecodableMedia("HEIF and AVIF are not supported; send the picture as PNG, JPEG or WebP")
         stream = choose_video(container, self._list_auxiliary_tracks(container))
         if stream is None:
             kinds = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
@@ -193,7 +201,7 @@ class MediaFile:
     @property
     def is_still(self) -> bool:
         """Whether the file is a picture, not a video."""
-        return self._header.picture_format is not None or (self._format == "gif" and self._index.frames == 1)
+        return self._header.picture_format is not None or (self._format in ("gif", "apng") and self._index.frames == 1)
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
@@ -206,10 +214,24 @@ class MediaFile:
             "rate": None if is_still else str(timing.rate),
             "duration_s": 0.0 if is_still else float(timing.measure_duration(self._index.frames)),
             "damaged": self.damaged,
-            "codec": self._stream.codec_context.name,
+            "codec": self._stream.codec.canonical_name,
             "changes": dict(self.converter.changes),
+            "sound": self._sound,
             "is_variable": timing.is_variable and not is_still,
         }
+
+    @property
+    def begin(self) -> Fraction:
+        """When the first frame is shown, in seconds of the file's clock."""
+        pts = self._index.pts
+        first = pts[0] if pts else self._stream.start_time or 0
+        return first * (self._stream.time_base or Fraction(0))
+
+    def open_track(self) -> SoundTrack:
+        """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
+        if self._sound is None or not isinstance(self._source, str):
+            raise UndecodableMedia("there is no sound")
+        return open_track(self._source, FORMATS, self.begin, self._limits)
 
     @property
     def damaged(self) -> str | None:
@@ -327,10 +349,3 @@ class MediaFile:
         """Stop decoding and close the file at once."""
         self._cursor.close()
         self._container.close()
-
-
-def _read_head(source: str | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source[:HEAD_BYTES]
-    with Path(source).open("rb") as file:
-        return file.read(HEAD_BYTES)

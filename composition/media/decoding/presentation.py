@@ -40,9 +40,13 @@ def read_pixel_aspect(stream: VideoStream, container_format: str) -> Fraction:
     A ratio above 10:1 or below 1:10 is taken as 1.
     """
     ratio = stream.sample_aspect_ratio if container_format in SHAPED else None
-    if not ratio or not Fraction(1, MAX_ASPECT) <= ratio <= MAX_ASPECT:
-        return Fraction(1)
-    return ratio
+    return read_believable_aspect(ratio.numerator, ratio.denominator) if ratio else Fraction(1)
+
+
+def read_believable_aspect(width: int, height: int) -> Fraction:
+    """Return a sample aspect ratio, or 1 if it is above 10:1 or below 1:10 or meaningless."""
+    is_believable = min(width, height) > 0 and max(width, height) <= MAX_ASPECT * min(width, height)
+    return Fraction(width, height) if is_believable else Fraction(1)
 
 
 def find_square_size(width: int, height: int, pixel_aspect: Fraction) -> tuple[int, int]:

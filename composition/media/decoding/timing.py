@@ -7,6 +7,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+SHORT_S, USUAL_S = Fraction(1, 100), Fraction(1, 10)
+"""Browsers show a frame of an animation for the second duration if its own is the first or less."""
 JITTER = Fraction(1, 1000)
 """Seconds by which the times of a constant frame rate may be rounded, e.g. to milliseconds in Matroska."""
 NTSC = Fraction(1000, 1001)

@@ -2,11 +2,15 @@
 
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
 itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
-a length (4 bytes, big endian) and JSON: first `{"path", "limits"}`, then `{"op": "run", "start", "most"}`, `{"op":
-"sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with its alpha, if it is not opaque) or
-`{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`, followed by
-the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run, and the
-seconds of one tick as a fraction.
+a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
+"most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
+opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
+followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
+and the seconds of one tick as a fraction.
+
+`{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
+"sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
+`SoundSession`.
 """
 
 import json
@@ -23,9 +27,12 @@ from av.video.frame import VideoFrame
 
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
-from composition.media.decoding.media_file import THREADS, MediaFile
+from composition.media.decoding.media_file import THREADS
+from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from composition.media.decoding.progressive import PlainReader, open_reader
+from composition.media.decoding.sound import SoundTrack
+from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -33,6 +40,7 @@ VERIFIED_FRAMES = 8
 """Number of evenly spread frames that are decoded to verify a file."""
 MAX_DECORD_FRAMES = 256
 """Maximum number of frames of a video that is sampled with decord."""
+SOUND_OPERATIONS = frozenset({"sound", "sound_next"})
 MAX_OPEN_FILES = 64
 MAX_WRITTEN_BYTES = 1 << 16
 """Maximum size of a file that the process writes: the messages of libraries on standard error."""
@@ -61,7 +69,7 @@ class Video:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
-        self.file = MediaFile(path, limits)
+        self.file = open_frames(path, limits)
         self._reader = open_reader(self.file)
 
     @property
@@ -97,7 +105,7 @@ class Video:
     def list_times(self, start: int, count: int) -> dict[str, Any] | None:
         """Return when the frames from `start` on are shown, and when the last ends; None if the rate is constant."""
         timing = self.file.timing
-        ticks = timing.list_ticks(start, count)
+        ticks = timing.list_ticks(start, count) if self.describe()["is_variable"] else None
         return None if ticks is None else {"base": str(timing.time_base), "ticks": ticks}
 
     def sample(self, positions: list[int]) -> Pixels | None:
@@ -107,6 +115,10 @@ class Video:
             frames = (self._reader.read_frame(position) for position in positions)
             pixels = self._convert_frames((frame for frame in frames if frame is not None), len(positions))
         return pixels
+
+    def open_track(self) -> SoundTrack:
+        """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
+        return self.file.open_track()
 
     def read_last(self) -> Pixels | None:
         """Return the last frame that can be decoded, as a run of one."""
@@ -156,8 +168,31 @@ class Video:
         return pixels
 
 
-def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | None:
+def open_media(path: str, limits: Limits, *, takes_sound: bool) -> Video | Album | SoundFile:
+    """Open a file. Raises UndecodableMedia, and LimitExceeded.
+
+    Args:
+        path: a file, or a folder of pictures.
+        limits: limits on the file.
+        takes_sound: whether a file that holds only sound is opened; otherwise it raises UndecodableMedia.
+    """
+    if is_album(path):
+        return Album(path, limits)
+    try:
+        return Video(path, limits)
+    except UndecodableMedia:
+        sound = open_sound_file(path, limits) if takes_sound else None
+        if sound is None:
+            raise
+        return sound
+
+
+def run_operation(media: Video | Album | SoundFile, request: dict[str, Any]) -> Pixels | None:
     """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
+    if isinstance(media, SoundFile):
+        if request["op"] != "verify":
+            raise UndecodableMedia("the file has no video stream, only audio")
+        return None
     match request["op"]:
         case "run":
             return media.read_run(request["start"], request["most"])
@@ -170,6 +205,17 @@ def run_operation(media: Video | Album, request: dict[str, Any]) -> Pixels | Non
         case _:
             media.verify(spread_positions(VERIFIED_FRAMES, media.count))
             return None
+
+
+def read_sound(
+    session: SoundSession, media: Video | Album | SoundFile, request: dict[str, Any]
+) -> tuple[dict[str, Any], bytes]:
+    """Begin or continue to read the sound of a file. Return a description, and data."""
+    if request["op"] == "sound_next":
+        return session.read()
+    if isinstance(media, Album):
+        raise UndecodableMedia("there is no sound")
+    return session.begin(media.open_track(), request)
 
 
 def limit_resources(limits: Limits) -> None:
@@ -194,16 +240,23 @@ def extend_cpu_limit(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def serve_requests(link: socket.socket, limits: Limits, path: str) -> None:
+def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_sound: bool) -> None:
     """Open the file, answer with its properties, then answer requests until the link is closed."""
-    media: Video | Album | None = None
+    media: Video | Album | SoundFile | None = None
+    session = SoundSession()
     request: dict[str, Any] | None = {}
     while request is not None:
         extend_cpu_limit(limits)
         pixels = times = None
         try:
             if media is None:
-                media = Album(path, limits) if is_album(path) else Video(path, limits)
+                media = open_media(path, limits, takes_sound=takes_sound)
+            elif request["op"] in SOUND_OPERATIONS:
+                sound, data = read_sound(session, media, request)
+                send_answer(link, {"facts": media.describe(), "sound": sound, "bytes": len(data)})
+                link.sendall(data)
+                request = receive_request(link)
+                continue
             else:
                 pixels = run_operation(media, request)
                 if pixels is not None and request["op"] == "run" and isinstance(media, Video):
@@ -247,4 +300,4 @@ def run_decoder(link: socket.socket) -> None:
     if request is not None:
         limits = Limits(**request["limits"])
         limit_resources(limits)
-        serve_requests(link, limits, request["path"])
+        serve_requests(link, limits, request["path"], takes_sound=request["takes_sound"])

@@ -174,13 +174,15 @@ async def test_what_every_call_says_is_said_once(room: Room) -> None:
 
 
 async def test_edges_that_end_early_make_a_shorter_video_that_says_so(room: Room) -> None:
-    path = media.count(room.folder / "a.avi", 8, media.Coding(options={"crf": "10", "bf": "2"}))
-    media.spoil(path, range(5, 8))  # whose frames are counted: there turn out to be 6
+    # More frames than are examined when a file is opened: the frames of an AVI file are counted while they are read.
+    path = media.count(room.folder / "a.avi", 120, media.Coding(options={"crf": "10", "bf": "2"}))
+    media.spoil(path, range(117, 120))
     items = await room.items(edge_frames=None, edge_video=str(path))
-    assert len(room.service.asked) == 6
-    assert len(of(Frames, items)) == 7
-    assert [fact.value for fact in of(Fact, items) if fact.name == "frames_total"] == [9, 7]
-    assert facts(items)["degraded"] == "edge_video: ended after 6 edges"
+    edges = len(room.service.asked)
+    assert 116 <= edges < 120
+    assert len(of(Frames, items)) == edges + 1
+    assert [fact.value for fact in of(Fact, items) if fact.name == "frames_total"] == [121, edges + 1]
+    assert facts(items)["degraded"] == f"edge_video: ended after {edges} edges"
     assert workers() == []
 
 
