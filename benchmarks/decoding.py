@@ -1,4 +1,4 @@
-"""Measures decoding to what a viewer sees against plain PyAV, which decodes and converts to RGB and does nothing else."""
+"""Measures decoding to what a viewer sees against plain PyAV, which only decodes and converts to RGB."""
 
 import asyncio
 import tempfile
@@ -25,8 +25,7 @@ CLIPS: Mapping[str, tuple[str, int, int, int]] = {SDR: ("yuv420p", 1, 1, 1), HDR
 """Name → pixel format, primaries, transfer function and matrix (ISO/IEC 23091-2)."""
 OURS, PLAIN = "reelgraph", "plain PyAV"
 LIMIT = 0.8
-"""Speed of an ordinary clip over plain PyAV. Before tone mapping, profiles and aspect ratios it was about 0.9: the pixels
-are copied once between the processes."""
+"""Least speed of an ordinary clip over plain PyAV. The pixels are copied between the processes."""
 
 METHOD = f"""\
 All {FRAMES} frames of a clip of {WIDTH}×{HEIGHT} are decoded to RGB, with {THREADS} threads. *{OURS}*: a file is opened
