@@ -177,6 +177,18 @@ async def test_a_cut_behind_the_telecine_leaves_no_combs(tmp_path: Path) -> None
         await assert_same_from_everywhere(path, everything)
 
 
+@pytest.mark.parametrize("name", ["dvd.ts", "dvd.mkv"])
+async def test_film_that_is_flagged_to_be_telecined_is_film_already(tmp_path: Path, name: str) -> None:
+    film = media.draw_film(24, hold=1)
+    async with Decoder.open(media.record_soft_telecine(tmp_path / name, film)) as decoder:
+        await decoder.verify()
+        facts = decoder.facts
+        everything = await read_all(decoder)
+    assert (facts.frames, facts.changes, facts.damaged) == (24, {}, None)
+    assert facts.duration_s == pytest.approx(float(24 / FILM), abs=0.01)
+    assert_no_combs(everything, film)
+
+
 @pytest.mark.parametrize(
     "recording",
     [Recording("psf.mp4"), Recording("psf.ts", **MPEG2), Recording("psf.mov", **PRORES), Recording("bff.mkv", "bff")],
