@@ -12,11 +12,57 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class EncodingFields(TypedDict, total=False):
+    """How a video is encoded."""
+
+    codec: Annotated[
+        Literal["h264", "hevc", "av1"] | None,
+        About(
+            "H.264 plays everywhere. HEVC and AV1 make smaller files, and take more time and newer players.",
+            default="h264",
+        ),
+    ]
+    bitrate: Annotated[
+        str | None,
+        About(
+            "Average rate instead of a constant quality, in bits per second: `5000k`, `5M` or `5000000`. Each "
+            "segment of 8 or 32 frames is encoded several times to come near it. A segment that needs less at "
+            "the best quality takes less."
+        ),
+    ]
+    crf: Annotated[
+        int | None,
+        About(
+            "Constant quality (constant rate factor); smaller is better: 0 to 51 for H.264 (by default 18) and "
+            "HEVC (20), 0 to 63 for AV1 (24). Not together with `bitrate`."
+        ),
+    ]
+    preset: Annotated[
+        str | None,
+        About(
+            "Speed of the encoder, at the expense of size: `ultrafast` to `placebo` for H.264 and HEVC (by "
+            "default `veryfast`), 13 (fastest) to 0 for AV1 (8)."
+        ),
+    ]
+    large: Annotated[
+        Literal["warn", "hevc", "av1"] | None,
+        About(
+            "What happens to H.264 beyond level 5.2 or 4096x2304 pixels, which browsers and hardware decoders "
+            "do not play: `warn` adds the fact `warning`, `hevc` and `av1` encode with this codec instead.",
+            default="warn",
+        ),
+    ]
+
+
 class GraphFields(TypedDict, total=False):
     """The fields that every graph, and every single model, accepts."""
 
     models: Annotated[
         Mapping[str, str] | None, About("Role → id of the model to use. The default is set in the configuration.")
+    ]
+    encoding: Annotated[
+        EncodingFields | None,
+        About("How the videos are encoded. Fields that are not given are those of the configuration."),
     ]
 
 
@@ -620,6 +666,13 @@ class SceneFields(TypedDict, total=False):
     description: Required[Annotated[str, About("What the scene shows.", limits="1 to 8000 characters", needed=True)]]
     duration: Required[Annotated[float, About("Duration in seconds.", limits="above 0, at most 60", needed=True)]]
     face: Annotated[str | None, About("The id of a picture file of the person to show.", limits="1 to 200 characters")]
+    audio: Annotated[
+        str | None,
+        About(
+            "The id of a sound file, or of a video, whose sound begins with the scene and is cut off at its end.",
+            limits="1 to 200 characters",
+        ),
+    ]
     lora: Annotated[
         Lora | str | Sequence[Lora | str] | None,
         About("LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."),
@@ -644,7 +697,10 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
 
     script: Annotated[
         ScriptFields | Mapping[str, object] | None,
-        About("`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; `face` is a file id."),
+        About(
+            "`{title, scenes: [{scene_number, description, duration, face?, audio?, lora?, style?}]}`; `face` "
+            "and `audio` are file ids."
+        ),
     ]
     topic: Annotated[
         str | None,
@@ -676,6 +732,14 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
             "Duration of the cross-fade between scenes in seconds, at most half of either scene.",
             limits="0 to 10",
             default="0",
+        ),
+    ]
+    audio: Annotated[
+        Media | None,
+        About(
+            "Sound of the whole video, mixed with that of the scenes: a sound file, or a video with sound. It "
+            "is cut off at the end of the video.",
+            media="sound",
         ),
     ]
     interpolate: Annotated[
@@ -818,7 +882,14 @@ class UpscaleJobFields(MediaFields, total=False):
     input_video: Annotated[
         Media | None, About("The video to upscale. A picture counts as a video of one frame.", media="video")
     ]
-    image: Annotated[Media | None, About("The picture to upscale; the result is the picture `image`.", media="image")]
+    image: Annotated[
+        Media | None,
+        About(
+            "The picture to upscale; the result is the picture `image`. It keeps its transparency, unless "
+            "`background` is set.",
+            media="image",
+        ),
+    ]
 
 
 class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):
@@ -1035,6 +1106,7 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     models: Mapping[str, str] | None
+    encoding: EncodingFields | None
     background: str | None
     input_video: Media | None
     prompt: str | None
@@ -1073,6 +1145,7 @@ class VideoFields(TypedDict, total=False):
     write_prompts: bool | None
     fallback: Literal["placeholder", "error"] | None
     crossfade_s: float | None
+    audio: Media | None
     interpolate: int | None
     image: Media | None
     last_image: Media | None

@@ -45,6 +45,7 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
+from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
@@ -72,6 +73,8 @@ class IngressSettings(BodySettings, DoorSettings):
     """Maximum number of queued jobs; a request for another one is answered 429."""
     max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
     """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
+    encoding: Encoding = Encoding()
+    """Default of the field `encoding` of requests."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
 
@@ -91,7 +94,7 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts)
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, settings.encoding)
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
@@ -213,7 +216,9 @@ class Ingress:
             if not isinstance(part, Part):
                 raise InvalidParameter("file: must be exactly one multipart form part", param="file")
             purpose = str(body.fields.get("purpose", "input"))[:64]
-            return file_object(await self._uploads.store_part(part, request.state.owner, purpose, "file"))
+            return file_object(
+                await self._uploads.store_part(part, request.state.owner, purpose, "file", takes_sound=True)
+            )
 
     async def list_files(self, request: Request, query: Annotated[PageQuery, Query()]) -> ListPage[FileObject]:
         """List the caller's files."""
