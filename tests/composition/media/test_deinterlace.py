@@ -16,6 +16,7 @@ from services.frames import Pixels
 from tests.composition import scanned_media as media
 from tests.composition.cards import read_code
 from tests.composition.field_coding import record_fields
+from tests.composition.media.test_decode import workers
 from tests.composition.scanned_media import BFF, FIELDS, FILM, NTSC, TFF, X264, Recording
 
 SAMPLES = Path(__file__).parents[2] / "data" / "media"
@@ -254,6 +255,19 @@ async def test_short_interlaced_videos(tmp_path: Path, count: int) -> None:
         everything = await read_all(decoder)
         assert np.array_equal((await decoder.sample(16)).pixels, everything)
     assert_no_combs(everything, film[::2])
+
+
+@pytest.mark.parametrize("is_film", [False, True])
+async def test_memory_does_not_grow_with_the_video(tmp_path: Path, is_film: bool) -> None:
+    cycle = media.draw_film(32, 640, 360, hold=1)
+    frames = media.telecine(cycle * 10, 320) if is_film else media.interlace(cycle * 20, "tff")
+    path = media.record(tmp_path, frames, Recording("long.mp4"), NTSC)
+    async with Decoder.open(path) as decoder:
+        (worker,) = workers()
+        seen = [worker.memory_info().rss async for _ in decoder.stream_runs()]
+        assert len(decoder.facts.changes) == 1
+    assert len(seen) == (16 if is_film else 20)
+    assert max(seen) - seen[2] < 16 << 20
 
 
 @pytest.mark.parametrize("name", ["interlaced.mp4", "interlaced.ts", "telecine.mp4"])
