@@ -245,6 +245,16 @@ async def test_only_the_interlaced_part_of_a_video_is_deinterlaced(tmp_path: Pat
     await assert_same_from_everywhere(path, everything)
 
 
+@pytest.mark.parametrize("flag", ["tff", "prog"])
+async def test_combs_behind_a_title_are_found(tmp_path: Path, flag: media.Order) -> None:
+    film = [media.draw_film(1)[0]] * 60 + media.draw_film(40)
+    recording = Recording("title.mkv", flag=flag, options=TFF if flag == "tff" else X264)
+    path = media.record(tmp_path, media.interlace(film, "tff"), recording)
+    async with Decoder.open(path) as decoder:
+        assert decoder.facts.changes == {"deinterlaced": True}
+        assert_no_combs(await read_all(decoder), film[::2])
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 async def test_short_interlaced_videos(tmp_path: Path, count: int) -> None:
     film = media.draw_film(2 * count)
