@@ -17,7 +17,7 @@ from reelgraph.field_options import Fields
 from reelgraph.fields import ContentOptions
 from reelgraph.objects import Model, Video
 from reelgraph.option_groups import group_options
-from reelgraph.options import PICTURE_FORMATS, VIDEO_FORMATS, After, AsJson, Limit, OutputFile
+from reelgraph.options import PICTURE_FORMATS, VIDEO_FORMATS, After, AsJson, Limit, OutputFile, read_format
 from reelgraph.order import Result, download_result, follow_job, upload_path
 from reelgraph.progress import make_display
 from reelgraph.server import exec_module
@@ -227,11 +227,16 @@ def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
 
 
 def _guess_format(video: Video, variant: str | None, out: Path) -> ContentOptions:
-    """Return the format that the suffix of a file stands for, or nothing if it stands for none of this variant's."""
+    """Return the format that the suffix of a file stands for, or nothing if it stands for no format.
+
+    Raises BadParameter if it stands for a format of pictures, and the variant is a video.
+    """
     variant = variant or video.main
     if variant in _ONE_FORMAT:
         return {}
     is_video = variant in _VIDEOS and video.rate is not None
+    if is_video and out.suffix.lower() in PICTURE_FORMATS:
+        read_format(out, VIDEO_FORMATS, "--out")
     found = (VIDEO_FORMATS if is_video else PICTURE_FORMATS).get(out.suffix.lower())
     return {} if found in (None, "mp4") else cast("ContentOptions", {"format": found})
 

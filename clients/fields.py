@@ -836,7 +836,14 @@ class UpscaleJobFields(MediaFields, total=False):
     input_video: Annotated[
         Media | None, About("The video to upscale. A picture counts as a video of one frame.", media="video")
     ]
-    image: Annotated[Media | None, About("The picture to upscale; the result is the picture `image`.", media="image")]
+    image: Annotated[
+        Media | None,
+        About(
+            "The picture to upscale; the result is the picture `image`. It keeps its transparency, unless "
+            "`background` is set.",
+            media="image",
+        ),
+    ]
 
 
 class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):

@@ -128,7 +128,7 @@ class MediaRequest(GraphRequest):
     """The field that every graph with media accepts."""
 
     KEPT_ALPHA: ClassVar[Collection[str]] = ()
-    """The media fields whose transparency the result keeps, so that it is not composited."""
+    """The media fields whose transparency the result keeps, unless the request sets a background."""
 
     background: Background | None = None
     """What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set in the

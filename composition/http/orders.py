@@ -188,7 +188,7 @@ class JobBuilder:
 def _list_changes(request: GraphRequest, files: Mapping[str, File]) -> dict[str, JsonValue]:
     """Return what the decoder changes in the files of a request, as facts."""
     background = request.background if isinstance(request, MediaRequest) else None
-    kept = request.KEPT_ALPHA if isinstance(request, MediaRequest) else ()
+    kept = request.KEPT_ALPHA if isinstance(request, MediaRequest) and background is None else ()
     changes = {
         field: set_background(file.facts.get("changes", {}), background)
         for field, file in files.items()

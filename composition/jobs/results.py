@@ -7,7 +7,7 @@ from typing import Any
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
-from composition.media.encode import encode_png
+from composition.media.encode_picture import blend_on_white, encode_picture
 from composition.media.encoded_sound import EncodedSound
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
@@ -83,11 +83,12 @@ class Results:
             raise ModelFailed(f"the graph produced no {self._request.main_variant}")
 
     def _take_picture(self, result: Result) -> None:
-        pixels = result.frames.pixels[0]
+        pixels, alpha = result.frames.pixels[0], None if result.alpha is None else result.alpha.pixels[0, ..., 0]
         key = f"{job_folder(self._lease)}/{result.name}-{self._lease.fence}.png"
-        self._artifacts.put(key, encode_png(pixels))
+        self._artifacts.put(key, encode_picture(pixels, "png", alpha=alpha))
+        shown = pixels if alpha is None else blend_on_white(pixels, alpha)
         changes: dict[str, Any] = {
-            "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, pixels)}
+            "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, shown)}
         }
         if result.name == self._request.main_variant:
             changes |= {"width": result.frames.width, "height": result.frames.height}

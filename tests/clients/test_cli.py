@@ -323,7 +323,7 @@ def test_a_suffix_that_stands_for_no_format(
         ("a.gif", (), {"format": "gif"}),
         ("a.zip", (), {"format": "png"}),
         ("a.mp4", (), {}),
-        ("a.png", (), {}),
+        ("a.avi", (), {}),
         ("a", ("--format", "webp"), {"format": "webp"}),
         ("a.gif", ("--format", "mp4"), {"format": "mp4"}),
         ("a.jpg", ("--variant", "thumbnail"), {"variant": "thumbnail", "format": "jpeg"}),
@@ -339,6 +339,8 @@ def test_the_suffix_selects_the_format_of_a_job_s_result(
         result = reel("jobs", "download", "video_1", *options, "-o", name)
     assert result.exit_code == 0, result.stderr
     assert server.requests("GET", "/v1/videos/video_1/content")[-1].query == query
+    with contextlib.chdir(clip.parent):
+        assert reel("jobs", "download", "video_1", "-o", "a.png").exit_code == 2, "a video is no picture"
 
 
 def test_openai_s_seconds_are_an_option(reel: Reel, server: VideoServer, clip: Path) -> None:

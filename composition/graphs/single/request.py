@@ -114,11 +114,13 @@ class UpscaleJob(SingleRequest, MediaRequest):
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
+    KEPT_ALPHA = frozenset({"image"})
 
     input_video: str | None = None
     """The video to upscale. A picture counts as a video of one frame."""
     image: str | None = None
-    """The picture to upscale; the result is the picture `image`."""
+    """The picture to upscale; the result is the picture `image`. It keeps its transparency, unless `background` is
+    set."""
 
     @model_validator(mode="after")
     def _check_source(self) -> "UpscaleJob":

@@ -246,7 +246,8 @@ class Desk:
 
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         media = {name: f"files/{name}" for name in fields.keys() & SINGLES[self.kind].request.MEDIA.keys()}
-        asked: SingleRequest = request_of(self.kind, seed=7, **fields)
+        seed = {"seed": 7} if "seed" in SINGLES[self.kind].request.model_fields else {}
+        asked: SingleRequest = request_of(self.kind, **seed, **fields)
         said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main_variant}
         self.store.create_job(Job(id=make_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
         claimed = self.store.claim_job(60)

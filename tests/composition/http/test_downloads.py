@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 from composition.http.ingress import Ingress, IngressSettings
+from composition.http.renditions import Renditions
 from composition.media.encode import encode_jpeg, encode_png
 from composition.media.encode_picture import encode_picture
+from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease
 from composition.records.tables import Job, Segment, Still
+from services.errors import NotFound
 from tests.composition.animations import read_animation, write_video
 from tests.composition.cards import draw_card, read_code
 from tests.composition.deployed import TRANSPORT, Cluster
@@ -181,6 +184,17 @@ async def test_converted_files_are_deleted_with_the_job(
     assert (await http.get(CONTENT, params={"format": "gif"})).status_code == 404
     Artifacts(cluster.where).remove(f"videos/{JOB}")  # as the runner does
     assert not made.exists()
+
+
+async def test_a_conversion_that_ends_after_its_job_leaves_nothing(tmp_path: Path, cluster: Cluster) -> None:
+    store_job(cluster, {"video": make_video(tmp_path)})
+    artifacts = Artifacts(cluster.where)
+    renditions = Renditions(cluster.store, artifacts, MediaLimits(), 10**9)
+    job = cluster.store.get_job(JOB)
+    cluster.store.stop_job(JOB, "", delete_it=True)
+    with pytest.raises(NotFound, match="there is no video"):
+        await renditions.find_file(job, "video", "gif")
+    assert not (tmp_path / "artifacts" / "videos" / JOB).exists()
 
 
 @pytest.mark.parametrize("form", ["gif", "webp", "png"])
