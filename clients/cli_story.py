@@ -25,6 +25,8 @@ from reelgraph.order import JobOrder, Result
 
 PLACEHOLDERS = 4
 """Exit status: the film was made, but some of its scenes failed."""
+_FILES = ("face", "audio")
+"""Fields of a scene that hold files."""
 _FILE_ID = "file_"
 ScriptFile = Annotated[
     Path | None,
@@ -33,7 +35,8 @@ ScriptFile = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
-        help="Script of scenes. A scene's face is a file in the script's folder, or a file id. Alternative: --topic.",
+        help="Script of scenes. A scene's face and audio are files in the script's folder, or file ids. "
+        "Alternative: --topic.",
     ),
 ]
 
@@ -72,26 +75,31 @@ def _read_script(path: Path) -> dict[str, object]:
     scenes = script.get("scenes")
     if not isinstance(scenes, list):
         return script
-    return {**script, "scenes": [_resolve_face(scene, path) for scene in cast("list[object]", scenes)]}
+    return {**script, "scenes": [_resolve_files(scene, path) for scene in cast("list[object]", scenes)]}
 
 
-def _resolve_face(scene: object, script: Path) -> object:
-    """Return a scene with the file name of its face replaced by a path. Raises BadParameter if it does not exist."""
+def _resolve_files(scene: object, script: Path) -> object:
+    """Return a scene with file names replaced by paths. Raises BadParameter if a file does not exist."""
     if not isinstance(scene, dict):
         return scene
-    fields = cast("dict[str, object]", scene)
-    face = fields.get("face")
-    if not isinstance(face, str) or face.startswith(_FILE_ID):
-        return fields
-    picture = script.parent / face
+    fields = dict(cast("dict[str, object]", scene))
+    for field in _FILES:
+        name = fields.get(field)
+        if isinstance(name, str) and not name.startswith(_FILE_ID):
+            fields[field] = _find_file(name, script, f"scene {fields.get('scene_number')}: {field}")
+    return fields
+
+
+def _find_file(name: str, script: Path, place: str) -> Path:
+    """Return the path of a file in the script's folder. Raises BadParameter, with `place`, if it does not exist."""
+    path = script.parent / name
     try:
-        exists = picture.is_file()
+        exists = path.is_file()
     except OSError:  # not a valid file name
         exists = False
     if not exists:
-        number = fields.get("scene_number")
-        raise typer.BadParameter(f"scene {number}: face: {face!r} is not a file in the folder of {script}")
-    return {**fields, "face": picture}
+        raise typer.BadParameter(f"{place}: {name!r} is not a file in the folder of {script}")
+    return path
 
 
 def _describe_placeholders(video: Video) -> str | None:

@@ -620,6 +620,13 @@ class SceneFields(TypedDict, total=False):
     description: Required[Annotated[str, About("What the scene shows.", limits="1 to 8000 characters", needed=True)]]
     duration: Required[Annotated[float, About("Duration in seconds.", limits="above 0, at most 60", needed=True)]]
     face: Annotated[str | None, About("The id of a picture file of the person to show.", limits="1 to 200 characters")]
+    audio: Annotated[
+        str | None,
+        About(
+            "The id of a sound file, or of a video, whose sound begins with the scene and is cut off at its end.",
+            limits="1 to 200 characters",
+        ),
+    ]
     lora: Annotated[
         Lora | str | Sequence[Lora | str] | None,
         About("LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."),
@@ -644,7 +651,10 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
 
     script: Annotated[
         ScriptFields | Mapping[str, object] | None,
-        About("`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; `face` is a file id."),
+        About(
+            "`{title, scenes: [{scene_number, description, duration, face?, audio?, lora?, style?}]}`; `face` "
+            "and `audio` are file ids."
+        ),
     ]
     topic: Annotated[
         str | None,
@@ -676,6 +686,14 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
             "Duration of the cross-fade between scenes in seconds, at most half of either scene.",
             limits="0 to 10",
             default="0",
+        ),
+    ]
+    audio: Annotated[
+        Media | None,
+        About(
+            "Sound of the whole video, mixed with that of the scenes: a sound file, or a video with sound. It "
+            "is cut off at the end of the video.",
+            media="sound",
         ),
     ]
     interpolate: Annotated[
@@ -1080,6 +1098,7 @@ class VideoFields(TypedDict, total=False):
     write_prompts: bool | None
     fallback: Literal["placeholder", "error"] | None
     crossfade_s: float | None
+    audio: Media | None
     interpolate: int | None
     image: Media | None
     last_image: Media | None

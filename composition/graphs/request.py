@@ -75,6 +75,11 @@ class GraphRequest(BaseModel):
         """Path of a nested field → the id of the picture file that it names."""
         return {}
 
+    @property
+    def mentioned_sounds(self) -> Mapping[str, str]:
+        """Path of a nested field → the id of the file whose sound it names."""
+        return {}
+
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         """Return `fields` with the number of frames set so that the video lasts about `seconds`.

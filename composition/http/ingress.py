@@ -213,7 +213,9 @@ class Ingress:
             if not isinstance(part, Part):
                 raise InvalidParameter("file: must be exactly one multipart form part", param="file")
             purpose = str(body.fields.get("purpose", "input"))[:64]
-            return file_object(await self._uploads.store_part(part, request.state.owner, purpose, "file"))
+            return file_object(
+                await self._uploads.store_part(part, request.state.owner, purpose, "file", takes_sound=True)
+            )
 
     async def list_files(self, request: Request, query: Annotated[PageQuery, Query()]) -> ListPage[FileObject]:
         """List the caller's files."""

@@ -31,9 +31,12 @@ class Room:
     folder: Path
     service: object
 
-    async def run(self, picture: Pixels, known: Known = NOTHING_KNOWN, **fields: Any) -> list[Item]:
-        """Continue a clip that shows a picture."""
-        clip = media.clip(self.folder / "clip.mkv", [picture, picture], coding=LOSSLESS)
+    async def run(self, given: Pixels | Path, known: Known = NOTHING_KNOWN, **fields: Any) -> list[Item]:
+        """Continue a clip, or one that shows a picture."""
+        if isinstance(given, Path):
+            clip = given
+        else:
+            clip = media.clip(self.folder / "clip.mkv", [given, given], coding=LOSSLESS)
         handle = Handle(self.service)
         settings = GraphSettings(artifacts=ArtifactSettings(url=str(self.folder / "artifacts")))
         graph = V2V(Models({"describe": handle, "image-to-video": handle}), settings, Transport())
@@ -41,11 +44,11 @@ class Room:
         async with aclosing(cast("AsyncGenerator[Item]", graph.run(request, known))) as items:
             return [item async for item in items]
 
-    async def join(self, picture: Pixels, **fields: Any) -> Pixels:
-        """Return the frames after the clip, (4, h, w, 3)."""
-        frames = of(Frames, await self.run(picture, join=True, **fields))
+    async def join(self, given: Pixels | Path, **fields: Any) -> Pixels:
+        """Return the frames after the clip, (num_frames - 1, h, w, 3)."""
+        frames = of(Frames, await self.run(given, join=True, **fields))
         assert [frame.first for frame in frames] == [0, *(before.stop for before in frames[:-1])]
-        assert frames[-1].stop == 4
+        assert frames[-1].stop == fields.get("num_frames", 5) - 1
         return np.concatenate([frame.pixels for frame in frames])
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from composition.media.decode import Decoder
+from composition.media.limits import MediaLimits
+from services.frames import Pixels
 from services.sizes import Sides, fit_content
 from services.wan.service import Wan
 from services.wan.settings import WanSettings
@@ -50,3 +53,21 @@ async def test_a_card_of_a_grey_that_it_has_not_learned_is_matched(tmp_path, wan
     card = media.solid((grey, grey, grey), 90, 50)
     joined = await Room(tmp_path, wan).join(card, prompt="a white background", match_colour=True, **FIELDS)
     assert measure_difference(joined[0], card) < 2
+
+
+@pytest.mark.parametrize("name", ["wide.mp4", "wide60.mp4", "tall_odd.mp4"])
+async def test_the_circle_of_a_clip_keeps_its_shape_behind_the_seam(tmp_path, wan, name):
+    clip = ROOT / "tests" / "data" / "media" / name
+    async with Decoder.open(clip, MediaLimits()) as decoder:
+        last = (await decoder.read_last()).pixels[0]
+    prompt = "a black circle moves right on an orange background"
+    joined = await Room(tmp_path, wan).join(clip, prompt=prompt, num_frames=17, **FIELDS)
+    assert joined.shape[1:] == last.shape
+    assert np.abs(np.subtract(measure_box(joined[0]), measure_box(last))).max() <= 1
+
+
+def measure_box(picture: Pixels) -> tuple[int, int]:
+    """Return the width and height of the dark circle in pixels."""
+    dark = picture.sum(-1, dtype=int) < 200
+    rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+    return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1

@@ -1,7 +1,7 @@
 """The plan of a storyboard, and the child jobs that make its scenes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -10,13 +10,13 @@ from typing import Any
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.picture import PictureStages
-from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_face
+from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_audio, field_of_face
 from composition.graphs.storyboard.script import Scene, Script
-from composition.media.stitch import count_joined_frames
+from composition.media.stitch import count_joined_frames, list_clip_starts
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
-from services.frames import Fit
+from services.frames import Fit, Sound
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import MAX_SEED, MAX_TEXT
 from services.text_to_video.request import TextToVideoRequest
@@ -51,7 +51,26 @@ class StoryboardPlan:
     @property
     def frames(self) -> int:
         """Number of frames of the video."""
-        return count_joined_frames([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
+        return count_joined_frames(self._clips)
+
+    @property
+    def _clips(self) -> list[tuple[int, Fraction, Fit]]:
+        return [(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes]
+
+    def list_sounds(self, open_url: Callable[[str], str]) -> list[Sound]:
+        """Return the sounds of the video: that of the whole, and those of the scenes.
+
+        Args:
+            open_url: returns the URL of a stored file, given its key.
+        """
+        media = self.parent.media
+        whole = [Sound(open_url(media["audio"]), seconds=self.frames / self.rate)] if "audio" in media else []
+        starts = zip(self.script.scenes, list_clip_starts(self._clips), strict=True)
+        return whole + [
+            Sound(open_url(media[field_of_audio(scene)]), start / self.rate, Fraction(str(scene.duration)))
+            for scene, start in starts
+            if scene.audio is not None
+        ]
 
 
 def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:

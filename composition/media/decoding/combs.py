@@ -34,9 +34,11 @@ ALONE_STRENGTH = 8
 """Minimum mean strength of combs in a block of a frame that cannot be compared with others."""
 CONSIDERABLE = 25
 """What is combed is considerable if it is more than this fraction of what moves."""
+PLAIN = 0.8
+"""Maximum of the detail within fields, as a fraction of that between them, of combs that are certainly such."""
 VISIBLE = 8
 """A block is combed if the strongest combs, of any combination of fields, are not this much stronger."""
-CLEAR = 4
+CLEAR = 2.5
 """A combination of fields is clearly worse than another if its combs are this much stronger."""
 
 
@@ -54,6 +56,9 @@ class Evidence:
     """The same, of its top field together with the bottom field of the frame before."""
     bottom: int = 0
     """The same, of its bottom field together with the top field of the frame before."""
+    is_plain: bool = False
+    """Whether the fields themselves have much less detail than the frame in the combed blocks. Noise and dense patterns
+    of lines look like combs, but are as dense in each field."""
 
     @property
     def is_combed(self) -> bool:
@@ -94,13 +99,18 @@ def measure_combs(top: Luma, bottom: Luma, moving: NDArray[np.bool_]) -> Blocks:
     """Return the strength of the combs, by block, of the even lines of `top` with the odd lines of `bottom`."""
     woven = top.copy()
     woven[1::2] = bottom[1::2]
-    middle = 2 * woven[2:-2]
-    strength = np.abs(woven[1:-3] + woven[3:-1] - middle)
-    strength -= np.abs(woven[:-4] + woven[4:] - middle)  # detail of the picture, not of its lines
+    between, within = _measure_detail(woven)
+    strength = between - within
     strength -= DEAD_ZONE
     np.maximum(strength, 0, out=strength)
     strength *= moving
     return sum_blocks(strength)
+
+
+def _measure_detail(luma: Luma) -> tuple[Luma, Luma]:
+    """Return the difference of each line to those beside it, and to those beside it in its field."""
+    middle = 2 * luma[2:-2]
+    return np.abs(luma[1:-3] + luma[3:-1] - middle), np.abs(luma[:-4] + luma[4:] - middle)
 
 
 def find_motion(before: Luma, after: Luma) -> NDArray[np.bool_]:
@@ -128,13 +138,17 @@ def compare_fields(frame: Luma, before: Luma) -> Evidence:
     strongest = np.maximum(np.maximum(own, top), bottom)
     least = np.maximum(MIN_STRENGTH * sum_blocks(motion), MIN_SUM)
     combed = (own >= least) & (own * VISIBLE > strongest)
+    if not combed.any():
+        return Evidence(int((strongest >= least).sum()))
     around = widen_blocks(combed)
+    between, within = (sum_blocks(difference * motion)[combed].sum() for difference in _measure_detail(frame))
     return Evidence(
         moving=int((strongest >= least).sum()),
         combed=int(combed.sum()),
         own=int(own[around].sum()),
         top=int(top[around].sum()),
         bottom=int(bottom[around].sum()),
+        is_plain=bool(within < PLAIN * between),
     )
 
 

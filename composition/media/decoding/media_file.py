@@ -229,7 +229,7 @@ class MediaFile:
 
     def open_track(self) -> SoundTrack:
         """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
-        if not isinstance(self._source, str):
+        if self._sound is None or not isinstance(self._source, str):
             raise UndecodableMedia("there is no sound")
         return open_track(self._source, FORMATS, self.begin, self._limits)
 

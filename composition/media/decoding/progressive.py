@@ -55,7 +55,7 @@ class ProgressiveReader:
         if self._film is None:
             return facts | {"changes": changes | {"deinterlaced": True}}
         rate = Fraction(facts["rate"]) * Fraction(CYCLE - 1, CYCLE)
-        film = {"frames": self.frames, "rate": str(rate), "duration_s": float(self.frames / rate)}
+        film = {"frames": self.frames, "rate": str(rate), "duration_s": float(self.frames / rate), "is_variable": False}
         return facts | film | {"changes": changes | {"inverse_telecined": True}}
 
 

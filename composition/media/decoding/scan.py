@@ -81,6 +81,12 @@ class Examination:
                 self.evidence[position] = evidence
         return True
 
+    def drop_doubtful(self) -> None:
+        """Drop the evidence of combs that may be detail of the pictures."""
+        self.evidence = {
+            position: found for position, found in self.evidence.items() if found.is_plain or not found.is_combed
+        }
+
     @property
     def clean(self) -> int:
         """Number of frames that are progressive."""
@@ -115,6 +121,8 @@ def find_scan(source: FrameSource) -> Scan | None:
     cadence = find_cadence(examination.evidence)
     if cadence is not None:
         return cadence
+    if not examination.is_flagged:
+        examination.drop_doubtful()
     if examination.is_flagged and not examination.combed:
         examination.examine_places()
     combed, clean = examination.combed, examination.clean
@@ -152,7 +160,8 @@ def find_cadence(evidence: dict[int, Evidence]) -> Scan | None:
 
     Of five frames, two that follow each other are combed (or one, by cameras' "advanced" pulldown), and their earlier
     field fits the later field of the frame before. The first of them begins with the same film frame as the one before
-    it, so it is dropped. Cuts that were made after the telecine may shift the cycle in some parts of the video.
+    it, so it is dropped. Compression hides some of that. Cuts that were made after the telecine may shift the cycle in
+    some parts of the video, but not change that earlier fields fit.
     """
     combed = {position: found for position, found in evidence.items() if found.is_combed}
     fitting_top = {position for position, found in combed.items() if found.fits_top}
@@ -160,9 +169,14 @@ def find_cadence(evidence: dict[int, Evidence]) -> Scan | None:
     is_top_first = len(fitting_top) > len(fitting_bottom)
     fitting = fitting_top if is_top_first else fitting_bottom
     dropped = max(range(CYCLE), key=lambda phase: (_count_at(fitting, phase, 2), _count_at(fitting, phase, 1)))
-    regular = _count_at(fitting, dropped, 2)
-    is_film = len(combed) - len(fitting) <= len(fitting) // 4 and len(evidence) >= CYCLE - 1
-    return Scan(is_top_first, dropped) if is_film and regular >= max(2, len(fitting) / 2) else None
+    inside = {position: found.combed for position, found in combed.items() if (position - dropped) % CYCLE < 2}
+    if not inside or max(inside) - min(inside) < CYCLE - 1:
+        return None
+    outside = sum(found.combed for found in combed.values()) - sum(inside.values())
+    is_regular = outside * 4 <= sum(inside.values()) and _count_at(fitting, dropped, 2) * 5 >= 2 * len(inside)
+    certain = sum(combed[position].is_plain for position in fitting)
+    is_cut = certain * 5 >= len(combed) * 4 and len(inside) * 2 >= len(combed)
+    return Scan(is_top_first, dropped) if is_regular or is_cut else None
 
 
 def _count_at(positions: Iterable[int], phase: int, length: int) -> int:

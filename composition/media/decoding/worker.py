@@ -105,7 +105,7 @@ class Video:
     def list_times(self, start: int, count: int) -> dict[str, Any] | None:
         """Return when the frames from `start` on are shown, and when the last ends; None if the rate is constant."""
         timing = self.file.timing
-        ticks = timing.list_ticks(start, count)
+        ticks = timing.list_ticks(start, count) if self.describe()["is_variable"] else None
         return None if ticks is None else {"base": str(timing.time_base), "ticks": ticks}
 
     def sample(self, positions: list[int]) -> Pixels | None:

@@ -1,6 +1,7 @@
 """Sound: whatever the file, it is heard when it was, copied where MP4 holds it, and never more than it was."""
 
 import struct
+import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fractions import Fraction
@@ -21,6 +22,7 @@ from services.errors import UndecodableMedia
 from services.frames import Sound
 from tests.composition import beeps
 from tests.composition.beeps import FLASHES, FRAMES, RATE, Take, write_take
+from tests.composition.media.test_decode import workers
 
 FRAME_S = float(1 / RATE)
 LATE = Fraction(12, 25)
@@ -390,7 +392,7 @@ async def test_mono_sounds_make_a_mono_mix_and_a_broken_one_is_left_out(tmp_path
     sound = write_sound(tmp_path / "a.wav", "pcm_s16le", 0.5, channels=1)
     broken = write_wave(tmp_path / "b.wav", samples=0)
     made = tmp_path / "made.mp4"
-    told = "mixed: 1 sound to aac; 1 of 2 left out: it has no samples"
+    told = "mixed: 1 sound to aac; 1 of 2 left out: the sound cannot be used: it has no samples"
     sounds = [Sound(str(sound), Fraction(1)), Sound(str(broken))]
     await collect(sounds, lambda result: remux(write_still(tmp_path / "still.mp4"), made, expect(result, told)))
     assert beeps.find_beeps(made) == pytest.approx([1.5], abs=0.002)
@@ -415,3 +417,32 @@ async def test_the_samples_of_a_mix_do_not_depend_on_how_they_are_read(tmp_path:
     for _ in range(2):
         await collect(sounds, lambda made: results.append(made.sound.path.read_bytes() if made.sound else b""))
     assert results[0] == results[1] != b""
+
+
+def read_peak(pid: int) -> int:
+    """Return the largest resident memory that a process had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+@pytest.mark.parametrize("copied", [True, False])
+async def test_memory_does_not_grow_with_the_length(tmp_path: Path, copied: bool) -> None:
+    """Neither that of the decoder nor ours."""
+    peaks: list[tuple[int, int]] = []
+    for seconds in (10, 100):
+        path = write_sound(
+            tmp_path / f"{seconds}.{'m4a' if copied else 'wav'}", "aac" if copied else "pcm_s16le", 1, seconds
+        )
+        async with Decoder.open(path, takes_sound=True) as decoder:
+            await decoder.begin_sound(copied=copied)
+            async for _ in decoder.stream_sound():
+                pass
+            (worker,) = workers()
+            decoders = read_peak(worker.pid)
+        tracemalloc.start()
+        await collect([Sound(str(path))], lambda made: None)
+        peaks.append((decoders, tracemalloc.get_traced_memory()[1]))
+        tracemalloc.stop()
+    (decoder_short, short), (decoder_long, long) = peaks
+    assert decoder_long < decoder_short + (4 << 20)
+    assert long < short + (1 << 20)
