@@ -4,12 +4,12 @@ from typing import Any, Protocol
 
 from av.video.frame import VideoFrame
 
+from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.headers import Limits, read_head, read_header
 from composition.media.decoding.media_file import MediaFile
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_file import PictureFile
 from composition.media.decoding.picture_readers import open_reader
-from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import Timing
 
@@ -17,7 +17,7 @@ from composition.media.decoding.timing import Timing
 class FrameFile(Protocol):
     """An open video or picture file."""
 
-    converter: RgbConverter
+    converter: FrameConverter
     """Converts the frames to what a viewer would see."""
 
     @property
