@@ -17,7 +17,7 @@ class About:
     """Minimum and maximum, as text."""
     default: str = ""
     """Default, as text; empty if there is none."""
-    media: Literal["", "video", "image", "pictures"] = ""
+    media: Literal["", "video", "image", "pictures", "sound"] = ""
     """Kind of media, if it is a media field."""
     needed: bool = False
     """Whether the field is required."""

@@ -13,8 +13,17 @@ from reelgraph.cli_pipeline import make_pipeline
 from reelgraph.cli_story import make_storyboard
 from reelgraph.commands import COMMANDS
 from reelgraph.field_options import Fields
+from reelgraph.fields import ContentOptions
 from reelgraph.option_groups import group_options
-from reelgraph.options import MakeOptions, ModelOption, RoleOptions, assign_roles, check_suffix
+from reelgraph.options import (
+    PICTURE_FORMATS,
+    VIDEO_FORMATS,
+    MakeOptions,
+    ModelOption,
+    RoleOptions,
+    assign_roles,
+    select_format,
+)
 from reelgraph.order import JobOrder, Result
 
 Run = Callable[..., None]
@@ -42,9 +51,9 @@ def make_command(command: Command) -> Run:
 def _make_graph_command(command: Command) -> Run:
     @group_options(fields=Fields(command.fields))
     def run(ctx: typer.Context, fields: dict[str, Any], roles: RoleOptions, how: MakeOptions) -> None:
-        _check(command, fields, how["out"])
+        options = _select_options(command, fields, how["out"])
         request = {**fields, **assign_roles(roles)}
-        run_command(ctx, JobOrder(command.model, request, [Result(how["out"], {})]), how)
+        run_command(ctx, JobOrder(command.model, request, [Result(how["out"], options)]), how)
 
     return run
 
@@ -52,16 +61,16 @@ def _make_graph_command(command: Command) -> Run:
 def _make_model_command(command: Command) -> Run:
     @group_options(fields=Fields(command.fields))
     def run(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: MakeOptions) -> None:
-        _check(command, fields, how["out"])
-        run_command(ctx, JobOrder(which.get("model") or command.model, fields, [Result(how["out"], {})]), how)
+        options = _select_options(command, fields, how["out"])
+        run_command(ctx, JobOrder(which.get("model") or command.model, fields, [Result(how["out"], options)]), how)
 
     return run
 
 
-def _check(command: Command, fields: Mapping[str, Any], out: Path) -> None:
-    """Raise BadParameter for options that no server accepts."""
+def _select_options(command: Command, fields: Mapping[str, Any], out: Path) -> ContentOptions:
+    """Return the options of the download. Raises BadParameter for options that no server accepts."""
     one_of = {"input_video", "image"} & fields.keys()
     if command.model == "realesrgan" and len(one_of) != 1:
         raise typer.BadParameter("give exactly one", param_hint="--video, --image")
-    if command.result == "image" or (command.model == "realesrgan" and "image" in fields):
-        check_suffix(out, ".png", "--out")
+    is_picture = command.result == "image" or (command.model == "realesrgan" and "image" in fields)
+    return select_format(out, PICTURE_FORMATS if is_picture else VIDEO_FORMATS, "--out")

@@ -12,7 +12,7 @@ from reelgraph.cli_make import run_command
 from reelgraph.field_options import Fields, Form
 from reelgraph.fields import BranchFrom
 from reelgraph.option_groups import group_options
-from reelgraph.options import RoleOptions, RunOptions, assign_roles, check_target
+from reelgraph.options import VIDEO_FORMATS, RoleOptions, RunOptions, assign_roles, check_target, select_format
 from reelgraph.order import JobOrder, Result
 
 _FRAMES = re.compile(r"[0-9]{6,9}\.png")
@@ -46,7 +46,10 @@ def _parse_branch(text: str) -> BranchFrom:
 class EditResults(TypedDict, total=False):
     """Options for the results to download."""
 
-    out_video: Annotated[Path | None, typer.Option(callback=check_target, help="File for the video.")]
+    out_video: Annotated[
+        Path | None,
+        typer.Option(callback=check_target, help="File for the video: .mp4, .gif, .webp or .zip (PNG frames)."),
+    ]
     out_frames_dir: Annotated[
         Path | None,
         typer.Option(file_okay=False, callback=_check_folder, help="Folder for the frames: 000000.png and so on."),
@@ -104,7 +107,7 @@ def _check(fields: Mapping[str, object], results: EditResults) -> None:
 def _list_results(results: EditResults) -> list[Result]:
     found: list[Result] = []
     if path := results.get("out_video"):
-        found.append(Result(path, {"variant": "video"}))
+        found.append(Result(path, {"variant": "video", **select_format(path, VIDEO_FORMATS, "--out-video")}))
     if path := results.get("out_frames_dir"):
         found.append(Result(path, {"variant": "frames"}, _FRAMES))
     if path := results.get("metrics_out"):

@@ -18,7 +18,15 @@ from reelgraph.field_options import Fields
 from reelgraph.fields import ImageGenerationFields
 from reelgraph.objects import CompletedImage, Face, ImageProgress, ProgressEvent, StatusEvent
 from reelgraph.option_groups import group_options
-from reelgraph.options import MakeOptions, ModelOption, RunOptions, check_either, check_target
+from reelgraph.options import (
+    PICTURE_FORMATS,
+    MakeOptions,
+    ModelOption,
+    RunOptions,
+    check_either,
+    check_target,
+    read_format,
+)
 from reelgraph.progress import Display, make_display
 
 _IMAGE_MODEL, _FACE_MODEL = "flux", "instantid"
@@ -39,13 +47,17 @@ IMAGE_FIELDS = Fields(
     without=frozenset({"stream", "progress", "partial_images", "response_format", "output_format"})
     | {"quality", "background", "user", "safety_identifier"},
 )
-"""Without the fields for the format of the response, and those that only OpenAI's server uses."""
+"""Without the fields for the format of the response, which the file's suffix selects, and those that only OpenAI's
+server uses."""
 
 
 class PictureOptions(MakeOptions):
     """Options of `reel image`."""
 
-    out: Annotated[Path, typer.Option("-o", "--out", callback=_check_png, help="File for the picture: .png.")]
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", callback=check_target, help="File for the picture: .png, .jpg or .webp."),
+    ]
 
 
 class FaceResults(TypedDict, total=False):
@@ -66,7 +78,9 @@ def image(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: P
     """Generate a picture from a prompt, optionally with a given face. Several are named NAME-1.png, NAME-2.png."""
     check_either(fields, "--face", "--identity")
     screen = make_display(sys.stderr)
-    request = cast("ImageGenerationFields", {**fields, **which, "progress": True})
+    form = read_format(how["out"], PICTURE_FORMATS, "--out")
+    output = {} if form == "png" else {"output_format": form}
+    request = cast("ImageGenerationFields", {**fields, **which, **output, "progress": True})
     only = [which.get("model") or _IMAGE_MODEL, *([_FACE_MODEL] if "face" in fields else [])]
     with _open_client(ctx, screen, only if how["local"] else None) as client:
         pictures = _generate(client, request, how["out"], screen)

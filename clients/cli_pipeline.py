@@ -10,7 +10,16 @@ from reelgraph.about import Command
 from reelgraph.cli_make import run_command
 from reelgraph.field_options import Fields, Form
 from reelgraph.option_groups import group_options
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, check_target
+from reelgraph.options import (
+    PICTURE_FORMATS,
+    VIDEO_FORMATS,
+    MakeOptions,
+    RoleOptions,
+    assign_roles,
+    check_either,
+    check_target,
+    select_format,
+)
 from reelgraph.order import JobOrder, Result
 
 SHORT = {
@@ -28,21 +37,12 @@ class PipelineResults(TypedDict, total=False):
     """Options for additional results."""
 
     image_out: Annotated[
-        Path | None, typer.Option(callback=check_target, help="File for the picture that is animated: .png.")
+        Path | None,
+        typer.Option(callback=check_target, help="File for the picture that is animated: .png, .jpg or .webp."),
     ]
     video_out: Annotated[
-        Path | None, typer.Option(callback=check_target, help="File for the video before it is upscaled: .mp4.")
-    ]
-
-
-class PipelineOutput(MakeOptions):
-    """Options of `reel pipeline`."""
-
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--out", callback=check_target, help="File for the result: .mp4, or .png with --no-animate."
-        ),
+        Path | None,
+        typer.Option(callback=check_target, help="File for the video before it is upscaled, with a suffix as for -o."),
     ]
 
 
@@ -51,7 +51,7 @@ def make_pipeline(command: Command) -> Callable[..., None]:
 
     @group_options(fields=Fields(command.fields, SHORT))
     def pipeline(
-        ctx: typer.Context, fields: dict[str, Any], results: PipelineResults, roles: RoleOptions, how: PipelineOutput
+        ctx: typer.Context, fields: dict[str, Any], results: PipelineResults, roles: RoleOptions, how: MakeOptions
     ) -> None:
         check_either(fields, "--face", "--identity")
         request = {**fields, **assign_roles(roles)}
@@ -67,9 +67,7 @@ def _list_results(request: Mapping[str, object], results: PipelineResults, out: 
     """Return the results in the order of their completion. Raises BadParameter."""
     image_out, video_out = results.get("image_out"), results.get("video_out")
     is_still = request["animate"] is False
-    check_suffix(out, ".png" if is_still else ".mp4", "--out")
-    check_suffix(image_out, ".png", "--image-out")
-    check_suffix(video_out, ".mp4", "--video-out")
+    options = select_format(out, PICTURE_FORMATS if is_still else VIDEO_FORMATS, "--out")
     if is_still and video_out:
         raise typer.BadParameter("not allowed with --no-animate", param_hint="--video-out")
     paths = [path.resolve() for path in (image_out, video_out, out) if path]
@@ -77,8 +75,10 @@ def _list_results(request: Mapping[str, object], results: PipelineResults, out: 
         raise typer.BadParameter("each result must have a different file", param_hint="--out, --image-out, --video-out")
     found: list[Result] = []
     if image_out:
-        found.append(Result(image_out, {"variant": "image"}))
+        found.append(
+            Result(image_out, {"variant": "image", **select_format(image_out, PICTURE_FORMATS, "--image-out")})
+        )
     if video_out:
-        found.append(Result(video_out, {"variant": "video"}))
+        found.append(Result(video_out, {"variant": "video", **select_format(video_out, VIDEO_FORMATS, "--video-out")}))
     is_upscaled_still = is_still and bool(request.get("upscale"))
-    return [*found, Result(out, {"variant": "hd"} if is_upscaled_still else {})]
+    return [*found, Result(out, {"variant": "hd", **options} if is_upscaled_still else options)]

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from reelgraph.client import Client
 from reelgraph.field_options import Fields
 from reelgraph.fields import ContentOptions
-from reelgraph.objects import Model
+from reelgraph.objects import Model, Video
 from reelgraph.option_groups import group_options
-from reelgraph.options import After, AsJson, Limit, OutputFile
+from reelgraph.options import PICTURE_FORMATS, VIDEO_FORMATS, After, AsJson, Limit, OutputFile, read_format
 from reelgraph.order import Result, download_result, follow_job, upload_path
 from reelgraph.progress import make_display
 from reelgraph.server import exec_module
@@ -29,6 +29,11 @@ _LEAST_ROLES = 20
 """Minimum width of the column for roles."""
 _HEALTHY = "HEALTHY"
 """State of a running deployment. A graph in this state that is not ready is missing a model."""
+
+_VIDEOS = ("video", "hd")
+"""Variants that are videos, if the job makes any."""
+_ONE_FORMAT = ("frames", "debug", "metrics")
+"""Variants whose format the suffix does not select."""
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Jobs and their videos.")
 files_app = typer.Typer(no_args_is_help=True, help="Uploaded files.")
@@ -103,12 +108,14 @@ def delete_job(ctx: typer.Context, video_id: Id, as_json: AsJson = False) -> Non
 @jobs_app.command("download")
 @group_options(options=Fields(ContentOptions))
 def download_job(ctx: typer.Context, video_id: Id, out: OutputFile, options: dict[str, Any]) -> None:
-    """Download a job's result; wait until the job has completed."""
+    """Download a job's result; wait until the job has completed. The file's suffix is the default of the format."""
     screen = make_display(sys.stderr)
     with connect(ctx) as client:
-        if not client.videos.retrieve(video_id).over:
+        video = client.videos.retrieve(video_id)
+        if not video.over:
             follow_job(client, video_id, screen)
-        download_result(client, video_id, Result(out, cast("ContentOptions", options)), screen)
+        wanted = cast("ContentOptions", {**_guess_format(video, options.get("variant"), out), **options})
+        download_result(client, video_id, Result(out, wanted), screen)
     typer.echo(str(out))
 
 
@@ -217,6 +224,21 @@ def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
         cells = [cell.ljust(widest) for cell, widest in zip(row[:-1], widths, strict=False)]
         lines += [_GAP.join([*cells, first]).rstrip(), *(f"{'':{indent}}{part}" for part in more)]
     return lines
+
+
+def _guess_format(video: Video, variant: str | None, out: Path) -> ContentOptions:
+    """Return the format that the suffix of a file stands for, or nothing if it stands for no format.
+
+    Raises BadParameter if it stands for a format of pictures, and the variant is a video.
+    """
+    variant = variant or video.main
+    if variant in _ONE_FORMAT:
+        return {}
+    is_video = variant in _VIDEOS and video.rate is not None
+    if is_video and out.suffix.lower() in PICTURE_FORMATS:
+        read_format(out, VIDEO_FORMATS, "--out")
+    found = (VIDEO_FORMATS if is_video else PICTURE_FORMATS).get(out.suffix.lower())
+    return {} if found in (None, "mp4") else cast("ContentOptions", {"format": found})
 
 
 def _describe_state(model: Model) -> str:

@@ -12,11 +12,21 @@ from reelgraph.cli_pipeline import SHORT
 from reelgraph.field_options import Fields
 from reelgraph.objects import Video
 from reelgraph.option_groups import group_options
-from reelgraph.options import MakeOptions, RoleOptions, assign_roles, check_either, check_suffix, read_json_object
+from reelgraph.options import (
+    VIDEO_FORMATS,
+    MakeOptions,
+    RoleOptions,
+    assign_roles,
+    check_either,
+    read_json_object,
+    select_format,
+)
 from reelgraph.order import JobOrder, Result
 
 PLACEHOLDERS = 4
 """Exit status: the film was made, but some of its scenes failed."""
+_FILES = ("face", "audio")
+"""Fields of a scene that hold files."""
 _FILE_ID = "file_"
 ScriptFile = Annotated[
     Path | None,
@@ -25,7 +35,8 @@ ScriptFile = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
-        help="Script of scenes. A scene's face is a file in the script's folder, or a file id. Alternative: --topic.",
+        help="Script of scenes. A scene's face and audio are files in the script's folder, or file ids. "
+        "Alternative: --topic.",
     ),
 ]
 
@@ -46,11 +57,11 @@ def make_storyboard(command: Command) -> Callable[..., None]:
         check_either(fields, "--face", "--identity")
         if fields.get("animate") is False:
             raise typer.BadParameter("not allowed: every scene is a video", param_hint="--no-animate")
-        check_suffix(how["out"], ".mp4", "--out")
+        options = select_format(how["out"], VIDEO_FORMATS, "--out")
         request = {**fields, **assign_roles(roles)}
         if script is not None:
             request["script"] = _read_script(script)
-        video = run_command(ctx, JobOrder(command.model, request, [Result(how["out"], {})]), how, stages=True)
+        video = run_command(ctx, JobOrder(command.model, request, [Result(how["out"], options)]), how, stages=True)
         if warning := _describe_placeholders(video):
             typer.echo(f"reel: {warning}", err=True)
             raise typer.Exit(PLACEHOLDERS)
@@ -64,26 +75,31 @@ def _read_script(path: Path) -> dict[str, object]:
     scenes = script.get("scenes")
     if not isinstance(scenes, list):
         return script
-    return {**script, "scenes": [_resolve_face(scene, path) for scene in cast("list[object]", scenes)]}
+    return {**script, "scenes": [_resolve_files(scene, path) for scene in cast("list[object]", scenes)]}
 
 
-def _resolve_face(scene: object, script: Path) -> object:
-    """Return a scene with the file name of its face replaced by a path. Raises BadParameter if it does not exist."""
+def _resolve_files(scene: object, script: Path) -> object:
+    """Return a scene with file names replaced by paths. Raises BadParameter if a file does not exist."""
     if not isinstance(scene, dict):
         return scene
-    fields = cast("dict[str, object]", scene)
-    face = fields.get("face")
-    if not isinstance(face, str) or face.startswith(_FILE_ID):
-        return fields
-    picture = script.parent / face
+    fields = dict(cast("dict[str, object]", scene))
+    for field in _FILES:
+        name = fields.get(field)
+        if isinstance(name, str) and not name.startswith(_FILE_ID):
+            fields[field] = _find_file(name, script, f"scene {fields.get('scene_number')}: {field}")
+    return fields
+
+
+def _find_file(name: str, script: Path, place: str) -> Path:
+    """Return the path of a file in the script's folder. Raises BadParameter, with `place`, if it does not exist."""
+    path = script.parent / name
     try:
-        exists = picture.is_file()
+        exists = path.is_file()
     except OSError:  # not a valid file name
         exists = False
     if not exists:
-        number = fields.get("scene_number")
-        raise typer.BadParameter(f"scene {number}: face: {face!r} is not a file in the folder of {script}")
-    return {**fields, "face": picture}
+        raise typer.BadParameter(f"{place}: {name!r} is not a file in the folder of {script}")
+    return path
 
 
 def _describe_placeholders(video: Video) -> str | None:

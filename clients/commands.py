@@ -52,8 +52,8 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.QwenEditJobFields,
         result="image",
         graph=False,
-        text="Edit a picture. Qwen-Image-Edit: image editing with a prompt and reference images, and loss "
-        "guidance during sampling.",
+        text="Edit a picture, with other pictures for reference. Qwen-Image-Edit: image editing with a prompt "
+        "and reference images, and loss guidance during sampling.",
     ),
     Command(
         name="flux",

@@ -29,10 +29,16 @@ class Form:
     metavar: str | None = None
     parser: Callable[[str], Any] | None = None
     """Parses the value. Raises BadParameter."""
+    is_repeatable: bool = False
+    """Whether the pictures of a field are given one by one, instead of as a folder or a zip archive."""
 
 
 PLAIN = Form()
-FORMS: Mapping[str, Form] = {"input_video": Form(("--video",)), "loras": Form(("--lora",), "NAME[:WEIGHT]")}
+FORMS: Mapping[str, Form] = {
+    "input_video": Form(("--video",)),
+    "loras": Form(("--lora",), "NAME[:WEIGHT]"),
+    "references": Form(("--reference",), is_repeatable=True),
+}
 """Field, in any request → its form."""
 
 
@@ -63,7 +69,8 @@ class FieldOption:
             info: Any = typer.Argument(help=text)
         else:
             info = typer.Option(*self._list_names(form), help=text, **self._make_checks(form))
-        kind = self.kind if needed else self.kind | None
+        own_kind = list[Path] if form.is_repeatable else self.kind
+        kind = own_kind if needed else own_kind | None
         default = inspect.Parameter.empty if needed else None
         annotation = Annotated[kind, info]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -78,7 +85,7 @@ class FieldOption:
         """Return typer's arguments for parsing and checking the value."""
         if form.parser is not None:
             return {"parser": form.parser, "metavar": form.metavar}
-        if self.about.media == "pictures":
+        if self.about.media == "pictures" and not form.is_repeatable:
             return {"exists": True, "readable": True, "callback": check_pictures}
         if self.about.media:
             return {"exists": True, "readable": True, "dir_okay": False}

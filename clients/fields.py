@@ -12,11 +12,57 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class EncodingFields(TypedDict, total=False):
+    """How a video is encoded."""
+
+    codec: Annotated[
+        Literal["h264", "hevc", "av1"] | None,
+        About(
+            "H.264 plays everywhere. HEVC and AV1 make smaller files, and take more time and newer players.",
+            default="h264",
+        ),
+    ]
+    bitrate: Annotated[
+        str | None,
+        About(
+            "Average rate instead of a constant quality, in bits per second: `5000k`, `5M` or `5000000`. Each "
+            "segment of 8 or 32 frames is encoded several times to come near it. A segment that needs less at "
+            "the best quality takes less."
+        ),
+    ]
+    crf: Annotated[
+        int | None,
+        About(
+            "Constant quality (constant rate factor); smaller is better: 0 to 51 for H.264 (by default 18) and "
+            "HEVC (20), 0 to 63 for AV1 (24). Not together with `bitrate`."
+        ),
+    ]
+    preset: Annotated[
+        str | None,
+        About(
+            "Speed of the encoder, at the expense of size: `ultrafast` to `placebo` for H.264 and HEVC (by "
+            "default `veryfast`), 13 (fastest) to 0 for AV1 (8)."
+        ),
+    ]
+    large: Annotated[
+        Literal["warn", "hevc", "av1"] | None,
+        About(
+            "What happens to H.264 beyond level 5.2 or 4096x2304 pixels, which browsers and hardware decoders "
+            "do not play: `warn` adds the fact `warning`, `hevc` and `av1` encode with this codec instead.",
+            default="warn",
+        ),
+    ]
+
+
 class GraphFields(TypedDict, total=False):
     """The fields that every graph, and every single model, accepts."""
 
     models: Annotated[
         Mapping[str, str] | None, About("Role → id of the model to use. The default is set in the configuration.")
+    ]
+    encoding: Annotated[
+        EncodingFields | None,
+        About("How the videos are encoded. Fields that are not given are those of the configuration."),
     ]
 
 
@@ -502,8 +548,8 @@ class EditingFields(TypedDict, total=False):
     prompt: Annotated[
         str | None,
         About(
-            "Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; "
-            "otherwise image 1 is the image to edit.",
+            "Editing instruction. Image 1 is the image to edit and the references follow; with an edge image, "
+            "image 1 is the edges and the others follow.",
             limits="at most 8000 characters",
             default="将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出",
         ),
@@ -620,6 +666,13 @@ class SceneFields(TypedDict, total=False):
     description: Required[Annotated[str, About("What the scene shows.", limits="1 to 8000 characters", needed=True)]]
     duration: Required[Annotated[float, About("Duration in seconds.", limits="above 0, at most 60", needed=True)]]
     face: Annotated[str | None, About("The id of a picture file of the person to show.", limits="1 to 200 characters")]
+    audio: Annotated[
+        str | None,
+        About(
+            "The id of a sound file, or of a video, whose sound begins with the scene and is cut off at its end.",
+            limits="1 to 200 characters",
+        ),
+    ]
     lora: Annotated[
         Lora | str | Sequence[Lora | str] | None,
         About("LoRAs for the picture of the scene, as `name` or `name:weight`. Default: those of the storyboard."),
@@ -644,7 +697,10 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
 
     script: Annotated[
         ScriptFields | Mapping[str, object] | None,
-        About("`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; `face` is a file id."),
+        About(
+            "`{title, scenes: [{scene_number, description, duration, face?, audio?, lora?, style?}]}`; `face` "
+            "and `audio` are file ids."
+        ),
     ]
     topic: Annotated[
         str | None,
@@ -676,6 +732,14 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
             "Duration of the cross-fade between scenes in seconds, at most half of either scene.",
             limits="0 to 10",
             default="0",
+        ),
+    ]
+    audio: Annotated[
+        Media | None,
+        About(
+            "Sound of the whole video, mixed with that of the scenes: a sound file, or a video with sound. It "
+            "is cut off at the end of the video.",
+            media="sound",
         ),
     ]
     interpolate: Annotated[
@@ -727,9 +791,17 @@ class RepaintJobFields(MediaFields, total=False):
 
 
 class EditJobFields(RepaintJobFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
-    edges: Annotated[Media | None, About("A picture of the edges to follow, white on black.", media="image")]
+    image: Annotated[Media | None, About("The picture to edit.", media="image", needed=True)]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
+    ]
+    references: Annotated[
+        Media | Sequence[Media] | None,
+        About("Pictures that the prompt may refer to: at most two, or one with `edges`.", media="pictures"),
+    ]
 
 
 class EditFields(EditingFields, total=False):
@@ -748,7 +820,7 @@ class EditFields(EditingFields, total=False):
 
 
 class QwenEditJobFields(EditJobFields, EditFields, total=False):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
     input_reference: Annotated[
         Media | None,
@@ -810,7 +882,14 @@ class UpscaleJobFields(MediaFields, total=False):
     input_video: Annotated[
         Media | None, About("The video to upscale. A picture counts as a video of one frame.", media="video")
     ]
-    image: Annotated[Media | None, About("The picture to upscale; the result is the picture `image`.", media="image")]
+    image: Annotated[
+        Media | None,
+        About(
+            "The picture to upscale; the result is the picture `image`. It keeps its transparency, unless "
+            "`background` is set.",
+            media="image",
+        ),
+    ]
 
 
 class RealesrganJobFields(UpscaleJobFields, UpscaleFields, total=False):
@@ -893,7 +972,26 @@ class TextToVideoJobFields(GraphFields, TextToVideoFields, total=False):
     ]
 
 
-class GenerationFields(FluxFields, total=False):
+class PictureOutputFields(TypedDict, total=False):
+    """The file format of the pictures in a response."""
+
+    output_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None, About("File format of the pictures.", default="png")
+    ]
+    output_compression: Annotated[
+        int | None,
+        About(
+            "Quality of JPEG and WebP; WebP is lossless at 100. Only 100 with PNG, which is lossless.",
+            limits="0 to 100",
+            default="100",
+        ),
+    ]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
+    ]
+
+
+class GenerationFields(PictureOutputFields, FluxFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -906,13 +1004,9 @@ class GenerationFields(FluxFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
     quality: Annotated[
         Literal["auto", "standard"] | None,
         About("Accepted for compatibility; use `steps` to choose the quality.", default="auto"),
-    ]
-    background: Annotated[
-        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
     ]
     user: Annotated[str | None, About("Accepted for compatibility; ignored.", limits="at most 8000 characters")]
     safety_identifier: Annotated[
@@ -943,7 +1037,7 @@ class ImageGenerationFields(GenerationFields, total=False):
     ]
 
 
-class ImageEditFields(EditFields, total=False):
+class ImageEditFields(PictureOutputFields, EditFields, total=False):
     """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
     size: Annotated[
@@ -954,12 +1048,16 @@ class ImageEditFields(EditFields, total=False):
         Annotated[
             Media | Sequence[Media],
             About(
-                "The picture to edit; or two pictures, of which the first has the edges to follow and the second is"
-                " edited.",
+                "The picture to edit, and after it the pictures that the prompt may refer to: at most three "
+                "pictures in all, including `edges`.",
                 media="pictures",
                 needed=True,
             ),
         ]
+    ]
+    edges: Annotated[
+        Media | None,
+        About("A picture of the edges to follow, white on black; with `edge_filter`, any picture.", media="image"),
     ]
     model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
     n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
@@ -967,7 +1065,6 @@ class ImageEditFields(EditFields, total=False):
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
     ]
-    output_format: Annotated[Literal["png"] | None, About("File format of the pictures.", default="png")]
 
 
 class ContentOptions(TypedDict, total=False):
@@ -976,7 +1073,14 @@ class ContentOptions(TypedDict, total=False):
     variant: Annotated[
         str | None, About("Variant of the content, e.g. `thumbnail`; by default the job's main variant.")
     ]
-    format: Annotated[Literal["csv", "json"] | None, About("Format of the variant `metrics`; by default `csv`.")]
+    format: Annotated[
+        Literal["mp4", "gif", "webp", "png", "jpeg", "csv", "json"] | None,
+        About(
+            "Format of the content: `mp4`, `gif`, `webp` or `png` (a zip archive of its frames) for a video "
+            "that is complete; `png`, `jpeg` or `webp` for a picture; `csv` or `json` for `metrics`. By default"
+            " the first of these."
+        ),
+    ]
 
 
 class ListOptions(TypedDict, total=False):
@@ -1002,6 +1106,7 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     models: Mapping[str, str] | None
+    encoding: EncodingFields | None
     background: str | None
     input_video: Media | None
     prompt: str | None
@@ -1040,10 +1145,12 @@ class VideoFields(TypedDict, total=False):
     write_prompts: bool | None
     fallback: Literal["placeholder", "error"] | None
     crossfade_s: float | None
+    audio: Media | None
     interpolate: int | None
     image: Media | None
     last_image: Media | None
     edges: Media | None
+    references: Media | Sequence[Media] | None
     n: int | None
     strength: float | None
     guidance_rescale: float | None
@@ -1054,5 +1161,5 @@ class VideoFields(TypedDict, total=False):
     scale: int | None
 
 
-PICTURES: frozenset[str] = frozenset({"edge_frames"})
+PICTURES: frozenset[str] = frozenset({"edge_frames", "references"})
 """Media fields that take several pictures: a list, a zip, or a folder, which is sent as a zip."""

@@ -49,10 +49,13 @@ class Images:
 
         Args:
             on_progress: called while the request is sent.
-            fields: see ImageEditFields. `image` is a local file; of two files, the first has the edges to follow and
-                the second is edited.
+            fields: see ImageEditFields. `image` is a local file, a file id or a `data:` URL, or a list of these: the
+                first is edited, and the prompt may refer to the others. `edges` has the edges to follow. To send a
+                local file whose name begins with `file_`, give a path object.
 
-        Raises OSError if a file cannot be read, before anything is sent.
+        Raises:
+            OSError: a file cannot be read; raised before anything is sent.
+            ValueError: `image` has both local files and ids.
         """
         return self._connection.send(wire.edit_image(fields), on_progress)
 

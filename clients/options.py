@@ -3,12 +3,23 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypedDict, cast
+from typing import Annotated, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import typer
 
+from reelgraph.fields import ContentOptions
+
 _MAX_JSON_BYTES = 32 << 20
 """Maximum size of a JSON file, in bytes: more than a script of a hundred scenes with texts of maximum length."""
+
+PictureFormat: TypeAlias = Literal["png", "jpeg", "webp"]
+VideoFormat: TypeAlias = Literal["mp4", "gif", "webp", "png"]
+F = TypeVar("F", bound=PictureFormat | VideoFormat)
+PICTURE_FORMATS: Mapping[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""Suffix of the file for a picture → its format; the first is the one that is stored."""
+VIDEO_FORMATS: Mapping[str, VideoFormat] = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".zip": "png"}
+"""Suffix of the file for a video → its format; the first is the one that is stored, and a zip archive has the frames as
+PNG files."""
 
 
 def check_target(path: Path | None) -> Path | None:
@@ -36,13 +47,42 @@ def read_json_object(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def check_suffix(path: Path | None, suffix: str, option: str) -> None:
-    """Raise BadParameter if a path does not end with `suffix`."""
-    if path is not None and path.suffix.lower() != suffix:
-        raise typer.BadParameter(f"{path} must end with {suffix}", param_hint=option)
+def read_format(path: Path, formats: Mapping[str, F], option: str) -> F:
+    """Return the file format that a path's suffix stands for. Raises BadParameter if it stands for none.
+
+    Args:
+        path: the file to write.
+        formats: suffix → format; PICTURE_FORMATS or VIDEO_FORMATS.
+        option: the option that has the path, for the error.
+    """
+    found = formats.get(path.suffix.lower())
+    if found is None:
+        *others, last = formats
+        raise typer.BadParameter(f"{path} must end with {', '.join(others)} or {last}", param_hint=option)
+    return found
+
+
+def select_format(path: Path, formats: Mapping[str, PictureFormat | VideoFormat], option: str) -> ContentOptions:
+    """Return the options of a download with the format that a path's suffix stands for; none for the stored format.
+
+    A video may be written to a file without a suffix. Args, Raises: as `read_format`.
+    """
+    if not path.suffix and formats is VIDEO_FORMATS:
+        return {}
+    found = read_format(path, formats, option)
+    return cast("ContentOptions", {} if found == next(iter(formats.values())) else {"format": found})
 
 
 OutputFile = Annotated[Path, typer.Option("-o", "--out", callback=check_target, help="File for the result.")]
+MadeFile = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        callback=check_target,
+        help="File for the result: .mp4, .gif, .webp or .zip (PNG frames); for a picture .png, .jpg or .webp.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="Maximum number of entries.")]
 After = Annotated[str | None, typer.Option(help="Start after the entry with this id.")]
@@ -60,7 +100,7 @@ class RunOptions(TypedDict):
 class MakeOptions(RunOptions):
     """Options of every command with one result file."""
 
-    out: OutputFile
+    out: MadeFile
 
 
 class ModelOption(TypedDict, total=False):

@@ -30,6 +30,10 @@ M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+_REFERENCES = ("file_", "data:")
+"""Beginnings of file ids and of `data:` URLs."""
+_CONVERTED = ("gif", "webp", "png", "jpeg")
+"""Formats of content that the server makes when they are first requested."""
 _POLL_S = 1.0
 """Default interval between polls, in seconds."""
 _EVENT_TIMEOUT_S = 60.0
@@ -147,15 +151,19 @@ def create_video(model: str, fields: VideoFields) -> Call[Video]:
 
 
 def edit_image(fields: ImageEditFields) -> Call[ImagesResponse]:
-    """Return a request to edit a picture; of two, the first has the edges to follow and the second is edited."""
-    others = _drop_none(fields)
-    others.pop("image")
-    image = fields["image"]
-    if isinstance(image, str | PathLike):
-        parts = [Part("image", Path(image))]
+    """Return a request to edit the first of one or more pictures; the others are references.
+
+    Raises ValueError if a list has both local files and other values.
+    """
+    given = _drop_none(fields)
+    image, edges = given.pop("image"), given.pop("edges", None)
+    media: dict[str, object] = {"edges": _read_path(edges)} if edges is not None else {}
+    if isinstance(image, list | tuple):
+        images = [_read_path(each) for each in cast("Sequence[object]", image)]
+        media["image[]" if any(isinstance(each, PathLike) for each in images) else "image"] = images
     else:
-        parts = [Part("image[]", Path(path)) for path in image]
-    return Call("POST", "/v1/images/edits", _parse_as(ImagesResponse), form=_make_form(others), parts=parts)
+        media["image"] = _read_path(image)
+    return _make_post("/v1/images/edits", _parse_as(ImagesResponse), {**given, **media})
 
 
 def generate_image(fields: GenerationFields) -> Call[ImagesResponse]:
@@ -198,7 +206,11 @@ def cancel_video(video_id: str) -> Call[Video]:
 def get_content(
     video_id: str, options: ContentOptions, headers: Mapping[str, str] | None = None, *, live: bool = False
 ) -> Call[None]:
-    """Return a request for the bytes of a result. `live`: the job may still run, so there is no read timeout."""
+    """Return a request for the bytes of a result.
+
+    There is no read timeout if the job may still run (`live`), or if the server may have to convert the result first.
+    """
+    is_slow = live or options.get("format") in _CONVERTED
     return Call(
         "GET",
         f"/v1/videos/{_quote_segment(video_id)}/content",
@@ -206,7 +218,7 @@ def get_content(
         query=_make_query(options),
         # Byte ranges refer to the uncompressed file.
         headers={"Accept-Encoding": "identity", **(headers or {})},
-        read_timeout_s=math.inf if live else None,
+        read_timeout_s=math.inf if is_slow else None,
     )
 
 
@@ -272,6 +284,11 @@ def _format_value(value: object) -> str | list[str]:
     entries = cast("Sequence[object]", value if isinstance(value, list | tuple) else ())
     texts = [entry for entry in entries if isinstance(entry, str)]
     return texts if texts and len(texts) == len(entries) else json.dumps(value)
+
+
+def _read_path(value: object) -> object:
+    """Return a medium that is neither a file id nor a `data:` URL as a path."""
+    return Path(value) if isinstance(value, str) and not value.startswith(_REFERENCES) else value
 
 
 def _list_parts(name: str, value: object) -> Iterator[Part]:

@@ -11,7 +11,7 @@ call with the same `key` stops the first. All methods raise:
 - Cancelled: by `stop`, or by a second call with the same key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from services.frames import Face, Frames, Stream
@@ -94,6 +94,7 @@ class GuidedEdit(Protocol[Request_contra]):
         edges: Frames | None = None,
         first: Frames | None = None,
         key: str = "",
+        references: Sequence[Frames] = (),
     ) -> Stream:
         """Edit a picture.
 
@@ -105,6 +106,8 @@ class GuidedEdit(Protocol[Request_contra]):
             edges: one frame, edges in white on black or, with `edge_filter`, any picture; resized to the result's size.
             first: one frame, the first of the clip, whose style is kept; by default `image`.
             key: key of the stream, for `stop`.
+            references: pictures that the prompt may refer to, each one frame of any size. The model sees the edges, the
+                image and the references in this order.
         """
         ...
 

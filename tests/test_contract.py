@@ -328,7 +328,7 @@ def test_what_is_added_to_the_catalogue_is_everywhere() -> None:
     names: dict[str, Any] = {}
     exec(files["clients/fields.py"], names)  # noqa: S102
     assert names["ToyFields"].__required_keys__ == {"clip"}
-    assert names["PICTURES"] == {"edge_frames", "marks"}
+    assert names["PICTURES"] == {"edge_frames", "references", "marks"}
     assert 'model: Literal["toy"]' in files["clients/create.py"]
     assert 'name="turn"' in files["clients/commands.py"]
     row = "| `turns` | integer | 1 to 9 | 2 | How often. |"

@@ -8,7 +8,7 @@ from pydantic_core import PydanticUndefined
 from composition.contract.definitions import Field
 
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
-_MEDIA = {"video": "a video", "image": "a picture", "pictures": "pictures"}
+_MEDIA = {"video": "a video", "image": "a picture", "pictures": "pictures", "sound": "a sound"}
 
 
 def describe_limits(field: Field) -> str:

@@ -36,6 +36,14 @@ class Media:
         async with self._artifacts.open_local(url) as path:
             return Frames(await asyncio.to_thread(_read, path))
 
+    async def read_picture_with_alpha(self, url: str) -> tuple[Frames, Frames | None]:
+        """Read a picture's colours, not composited, and its opacity as a grey frame; None if it is opaque.
+
+        Raises NotFound, UndecodableMedia, LimitExceeded.
+        """
+        async with self.open(url) as decoder:
+            return await decoder.read_picture_with_alpha()
+
     async def read_picture(self, url: str) -> Frames:
         """Read a picture, or the last frame of a video. Raises NotFound, UndecodableMedia, LimitExceeded."""
         async with self.open(url) as decoder:

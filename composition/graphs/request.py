@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from composition.media.encoding import Encoding
 from composition.media.limits import Background, MediaKind, MediaLimits
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
@@ -25,6 +26,8 @@ class GraphRequest(BaseModel):
 
     models: Annotated[Mapping[Role, str], BeforeValidator(parse_json_object)] = Field(default_factory=dict[Role, str])
     """Role → id of the model to use. The default is set in the configuration."""
+    encoding: Annotated[Encoding, BeforeValidator(parse_json_object)] = Encoding()
+    """How the videos are encoded. Fields that are not given are those of the configuration."""
 
     @property
     def main_variant(self) -> str:
@@ -75,6 +78,11 @@ class GraphRequest(BaseModel):
         """Path of a nested field → the id of the picture file that it names."""
         return {}
 
+    @property
+    def mentioned_sounds(self) -> Mapping[str, str]:
+        """Path of a nested field → the id of the file whose sound it names."""
+        return {}
+
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
         """Return `fields` with the number of frames set so that the video lasts about `seconds`.
@@ -123,7 +131,7 @@ class MediaRequest(GraphRequest):
     """The field that every graph with media accepts."""
 
     KEPT_ALPHA: ClassVar[Collection[str]] = ()
-    """The media fields whose transparency the result keeps, so that it is not composited."""
+    """The media fields whose transparency the result keeps, unless the request sets a background."""
 
     background: Background | None = None
     """What transparent media are shown on: `#rrggbb` or a basic colour name of CSS. The default is set in the

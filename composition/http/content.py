@@ -7,10 +7,11 @@ import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
+from composition.media.formats import ContentFormat
 from composition.records.artifacts import Artifacts
 from composition.records.events import ScoresObject
 from composition.records.store import Store
@@ -31,8 +32,9 @@ class ContentQuery(BaseModel):
 
     variant: str | None = None
     """Variant of the content, e.g. `thumbnail`; by default the job's main variant."""
-    format: Literal["csv", "json"] | None = None
-    """Format of the variant `metrics`; by default `csv`."""
+    format: ContentFormat | None = None
+    """Format of the content: `mp4`, `gif`, `webp` or `png` (a zip archive of its frames) for a video that is complete;
+    `png`, `jpeg` or `webp` for a picture; `csv` or `json` for `metrics`. By default the first of these."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

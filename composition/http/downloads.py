@@ -1,6 +1,7 @@
 """Responses with the content of a job: a stored result or a range of it, or a stream of what exists so far."""
 
 import asyncio
+from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -16,13 +17,22 @@ from composition.http.content import (
     stream_zip,
 )
 from composition.http.listing import find_graph
+from composition.http.renditions import Form, Renditions, check_format
+from composition.media.formats import ContentFormat
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
 from composition.records.tables import Job
 from composition.variants import VIDEO
-from services.errors import InvalidParameter, NotFound
+from services.errors import Conflict, InvalidParameter, NotFound
 
-MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png"}
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "zip": "application/zip",
+}
 """Extension of a stored result → its `Content-Type`."""
 SCORES = "metrics"
 """The variant with the scores of a job's frames."""
@@ -37,12 +47,14 @@ class Downloads:
         store: the database.
         artifacts: the artifact store.
         served: the served graphs and models, which define the variants of a job that is not finished.
+        renditions: converts results to other formats.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, served: Registry) -> None:
+    def __init__(self, store: Store, artifacts: Artifacts, served: Registry, renditions: Renditions) -> None:
         self._store = store
         self._artifacts = artifacts
         self._served = served
+        self._renditions = renditions
 
     async def respond(self, request: Request, job: Job, query: ContentQuery) -> Response:
         """Return a response with one variant of a job's content.
@@ -54,18 +66,22 @@ class Downloads:
 
         Raises:
             NotFound: the job has no such variant, or ended before its first frame.
-            InvalidParameter: a format is given for another variant than the scores.
+            InvalidParameter: the variant does not exist in this format.
+            LimitExceeded: the video is too long or too large for this format.
+            Conflict: the variant will exist in this format only when it is complete.
             RangeNotSatisfiable: the range is outside the content.
         """
-        variant = query.variant or job.main or VIDEO
-        if query.format is not None and variant != SCORES:
-            raise InvalidParameter(f"format: allowed only with variant={SCORES}, got {query.format!r}", param="format")
+        variant, form = query.variant or job.main or VIDEO, query.format
+        if variant in FRAME_VARIANTS:
+            _check_frame_format(variant, form)
         if variant in job.results and variant in FRAME_VARIANTS:
-            return await self._respond_with_frames(job, variant, is_json=query.format == "json")
+            return await self._respond_with_frames(job, variant, is_json=form == "json")
         key = job.results.get(variant)
-        if key is not None:
-            return await self._respond_with_file(request, job, variant, key)
-        return await self._respond_with_segments(request, job, variant)
+        if key is None:
+            return await self._respond_with_segments(request, job, variant, form)
+        if form is not None:
+            key = await self._renditions.find_file(job, variant, cast("Form", form))
+        return await self._respond_with_file(request, job, variant, key)
 
     async def _respond_with_frames(self, job: Job, variant: str, *, is_json: bool) -> Response:
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
@@ -79,7 +95,8 @@ class Downloads:
 
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.get_size, key)
-        etag = f'"{job.id}-{variant}"'
+        extension = key.rpartition(".")[2]
+        etag = f'"{job.id}-{variant}{"" if key in job.results.values() else f"-{extension}"}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
@@ -89,18 +106,24 @@ class Downloads:
         headers["Content-Length"] = str(stop - start)
         if span is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        status, media_type = (206 if span else 200), MEDIA_TYPES[key.rpartition(".")[2]]
+        status, media_type = (206 if span else 200), MEDIA_TYPES[extension]
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers, media_type=media_type)
         chunks = self._artifacts.read(key, start, stop)
         return StreamingResponse(chunks, status_code=status, headers=headers, media_type=media_type)
 
-    async def _respond_with_segments(self, request: Request, job: Job, variant: str) -> Response:
+    async def _respond_with_segments(
+        self, request: Request, job: Job, variant: str, form: ContentFormat | None
+    ) -> Response:
         """Return a response with the segments of a video that is not complete."""
         videos = await asyncio.to_thread(self._list_videos, job)
         if variant not in videos:
             available = ", ".join(sorted({*job.results, *videos})) or "none yet"
             raise NotFound(f"variant: {job.id} has no {variant[:60]!r}; available: {available}", param="variant")
+        if form not in (None, "mp4"):
+            check_format(".mp4", variant, str(form))
+            state = f"the job is {job.status}, with {job.frames_done} of {job.frames_total or 'its'} frames"
+            raise Conflict(f"format: {form} is available when the video is complete; {state}", param="format")
         if job.has_ended and not await asyncio.to_thread(self._store.list_segments, job.id, variant=variant):
             raise NotFound(f"the job ended before its first frame: {job.error_message or job.status}")
         if request.method == "HEAD":
@@ -113,3 +136,11 @@ class Downloads:
         """Return the variants that are videos, whether or not they exist yet."""
         graph = find_graph(job.model, self._served.read_snapshot())
         return {VIDEO} if graph is None else graph.request.list_videos(job.params, graph.outputs)
+
+
+def _check_frame_format(variant: str, form: ContentFormat | None) -> None:
+    """Raise InvalidParameter if a variant that is put together on request does not exist in a format."""
+    if form is None or (variant == SCORES and form in ("csv", "json")):
+        return
+    allowed = "must be one of csv, json" if variant == SCORES else "must not be given"
+    raise InvalidParameter(f"format: {allowed} with variant={variant}, got {form!r}", param="format")

@@ -1,8 +1,9 @@
 """`POST /v1/images/edits`: edits a picture without a job."""
 
-import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,32 +12,44 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
+from composition.http.picture_output import PictureOutput
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject
 from composition.http.validation import parse_fields
-from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from composition.records.events import StageObject
-from services.errors import InvalidParameter, ModelFailed
+from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, JsonValue, Scores, StageDone
 from services.limits import MAX_SEED, Size, draw_seed
-from services.qwen_edit.request import EditRequest
+from services.qwen_edit.request import MAX_PICTURES, EditRequest
 from services.roles import GuidedEdit
 
-MAX_PICTURES = 2
-"""Maximum number of pictures in a request: one with the edges to follow, and the one to edit."""
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a request."""
+
+    image: Frames
+    """The picture to edit."""
+    references: Sequence[Frames] = ()
+    """Pictures that the prompt may refer to."""
+    edges: Frames | None = None
+    """The edges to follow."""
 
 
 def _read_size(size: object) -> object:
     return None if size == "auto" else size
 
 
-class ImageEditRequest(EditRequest):
+class ImageEditRequest(PictureOutput, EditRequest):
     """Edit a picture, with OpenAI's fields and Qwen-Image-Edit's own."""
 
-    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "pictures"}
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"image": "pictures", "edges": "image"}
 
     image: str
-    """The picture to edit; or two pictures, of which the first has the edges to follow and the second is edited."""
+    """The picture to edit, and after it the pictures that the prompt may refer to: at most three pictures in all,
+    including `edges`."""
+    edges: str | None = None
+    """A picture of the edges to follow, white on black; with `edge_filter`, any picture."""
     model: str | None = None
     """Id of a served model that edits pictures; by default the first."""
     n: Annotated[int, Field(ge=1, le=4)] = 1
@@ -47,8 +60,6 @@ class ImageEditRequest(EditRequest):
     """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the size of the picture."""
     response_format: Literal["b64_json"] = "b64_json"
     """Format of the response; pictures are not stored, so there are no URLs."""
-    output_format: Literal["png"] = "png"
-    """File format of the pictures."""
 
 
 class ImageEditor:
@@ -65,34 +76,36 @@ class ImageEditor:
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
-    def parse_request(self, fields: Mapping[str, Any], pictures: int) -> ImageEditRequest:
+    def parse_request(self, fields: Mapping[str, Any], pictures: int, *, has_edges: bool) -> ImageEditRequest:
         """Validate the fields of a request.
 
         Args:
             fields: the fields of the body, without media.
-            pictures: number of pictures given.
+            pictures: number of pictures given as `image`.
+            has_edges: whether the media field `edges` is given.
 
         Raises InvalidParameter, LimitExceeded.
         """
-        if not 1 <= pictures <= MAX_PICTURES:
-            raise InvalidParameter(
-                f"image: must be one picture, or an edge picture and a picture, got {pictures} pictures",
-                param="image",
-            )
-        merged = {**self._defaults, **fields, "image": PENDING}
-        if pictures == 1 and not merged.get("prompt"):
-            raise InvalidParameter("prompt: field required", param="prompt")
+        if not pictures:
+            raise InvalidParameter("image: field required", param="image")
+        most = MAX_PICTURES - has_edges
+        if pictures > most:
+            limit = f"at most {most} pictures beside edges" if has_edges else f"at most {most} pictures"
+            raise LimitExceeded(f"image: {limit}, got {pictures}", param="image")
+        merged = {**self._defaults, **fields, "image": PENDING, **({"edges": PENDING} if has_edges else {})}
+        if not has_edges and not merged.get("prompt"):
+            raise InvalidParameter("prompt: field required if no edges are given", param="prompt")
         request = parse_fields(ImageEditRequest, merged, self._limits)
-        if pictures == 1 and "edge_scale" not in request.ttlg.model_fields_set:  # no edges to follow
+        if not has_edges and "edge_scale" not in request.ttlg.model_fields_set:
             return request.model_copy(update={"ttlg": request.ttlg.model_copy(update={"edge_scale": 0.0})})
         return request
 
-    async def edit(self, request: ImageEditRequest, pictures: Sequence[Frames]) -> ImagesObject:
+    async def edit(self, request: ImageEditRequest, pictures: Pictures) -> ImagesObject:
         """Edit a picture `n` times. Cancelling stops the model within one denoising step.
 
         Args:
             request: as returned by `parse_request`.
-            pictures: the edge picture, if there is one, and the picture.
+            pictures: the pictures of the request.
 
         Raises:
             InvalidParameter, LimitExceeded: the model rejects the request or a picture.
@@ -106,23 +119,27 @@ class ImageEditor:
         width, height = 0, 0
         for index in range(request.n):
             edit = EditRequest.model_validate({**fields, "seed": (seed + index) % (MAX_SEED + 1)})
-            picture, scores = await self._edit_once(edit, pictures, facts, stages)
+            with _naming_images():
+                picture, scores = await self._edit_once(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
             scores_object = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-            data = base64.b64encode(encode_png(picture.pixels[0])).decode()
+            data = await request.encode(picture)
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
         size, finished = f"{width}x{height}", [StageObject.from_stage(each) for each in stages.list_done()]
-        return ImagesObject(created=int(time.time()), data=results, size=size, facts=facts, stages=finished)
+        form = request.output_format
+        return ImagesObject(
+            created=int(time.time()), data=results, size=size, output_format=form, facts=facts, stages=finished
+        )
 
     async def _edit_once(
-        self, edit: EditRequest, pictures: Sequence[Frames], facts: dict[str, JsonValue], stages: Stages
+        self, edit: EditRequest, pictures: Pictures, facts: dict[str, JsonValue], stages: Stages
     ) -> tuple[Frames, Scores | None]:
         """Return one result and its scores. Its facts and stages are added to `facts` and `stages`."""
-        edges = pictures[0] if len(pictures) == MAX_PICTURES else None
         result: Frames | None = None
         scores: Scores | None = None
-        call = stream(self._handle, GuidedEdit[EditRequest].edit, edit, pictures[-1], edges)
+        image, edges, references = pictures.image, pictures.edges, pictures.references
+        call = stream(self._handle, GuidedEdit[EditRequest].edit, edit, image, edges, references=references)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:
@@ -139,3 +156,15 @@ class ImageEditor:
         if result is None:
             raise ModelFailed("the model returned no picture")
         return result, scores
+
+
+@contextmanager
+def _naming_images() -> Generator[None]:
+    """Name the field `image` in the errors of the model's argument `references`, which is a part of it here."""
+    try:
+        yield
+    except InvalidParameter as error:
+        if error.param != "references":
+            raise
+        message = f"image{error.message.removeprefix('references')}"
+        raise type(error)(message, param="image") from error

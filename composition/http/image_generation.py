@@ -1,7 +1,5 @@
 """`POST /v1/images/generations`: generates pictures without a job; the response is an object or a stream of events."""
 
-import asyncio
-import base64
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -14,6 +12,7 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
+from composition.http.picture_output import PictureOutput
 from composition.http.schemas import (
     CompletedImage,
     ImageEvent,
@@ -25,7 +24,6 @@ from composition.http.schemas import (
 )
 from composition.http.sse import format_event
 from composition.http.validation import parse_fields
-from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, ModelFailed
 from services.flux.request import FluxRequest
@@ -41,7 +39,6 @@ STARTED = ": begun\n\n"
 UNSUPPORTED = {
     "style": "describe it in the prompt, or give loras",
     "moderation": "generated pictures are not moderated",
-    "output_compression": "the output is PNG, which is lossless",
 }
 """OpenAI's fields that are not supported → the reason."""
 AUTO = ("size", "auto")
@@ -50,7 +47,7 @@ NO_TOKENS["input_tokens_details"] = {"image_tokens": 0, "text_tokens": 0}
 """`usage` of OpenAI's events, which is required there; tokens are not counted here."""
 
 
-class GenerationRequest(FluxRequest):
+class GenerationRequest(PictureOutput, FluxRequest):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own.
 
     `size` may also be `auto`, which selects the default.
@@ -66,12 +63,8 @@ class GenerationRequest(FluxRequest):
     """The person to show, as returned by `POST /v1/faces`; given instead of `face`."""
     response_format: Literal["b64_json"] = "b64_json"
     """Format of the response; pictures are not stored, so there are no URLs."""
-    output_format: Literal["png"] = "png"
-    """File format of the pictures."""
     quality: Literal["auto", "standard"] = "auto"
     """Accepted for compatibility; use `steps` to choose the quality."""
-    background: Literal["auto", "opaque"] = "auto"
-    """Background of the pictures, which are always opaque."""
     user: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Accepted for compatibility; ignored."""
     safety_identifier: Annotated[str, Field(max_length=MAX_TEXT)] = ""
@@ -173,7 +166,8 @@ class ImageGenerator:
             async for item in items:
                 match item:
                     case Frames():
-                        pictures.append(ImageObject(b64_json=await _encode_picture(item), seed=_find_seed(facts, item)))
+                        data = await request.encode(item)
+                        pictures.append(ImageObject(b64_json=data, seed=_find_seed(facts, item)))
                         size = f"{item.width}x{item.height}"
                     case Fact():
                         facts[item.name] = item.value
@@ -182,7 +176,10 @@ class ImageGenerator:
                     case _:
                         pass
         _check_count(len(pictures), request)
-        return ImagesObject(created=int(time.time()), data=pictures, size=size, facts=facts, stages=stages)
+        form = request.output_format
+        return ImagesObject(
+            created=int(time.time()), data=pictures, size=size, output_format=form, facts=facts, stages=stages
+        )
 
     async def stream_events(self, request: ImageGenerationRequest, face: Frames | None) -> AsyncGenerator[str]:
         """Generate pictures, and yield OpenAI's events for each as soon as it is finished. Closing stops the model.
@@ -285,7 +282,8 @@ class EventFormatter:
     async def _make_fields(self, picture: Frames) -> dict[str, Any]:
         """Return the fields that partial and completed images have in common."""
         return {
-            "b64_json": await _encode_picture(picture),
+            "b64_json": await self._request.encode(picture),
+            "output_format": self._request.output_format,
             "size": self._facts.get("size"),
             "created_at": int(time.time()),
             "index": picture.first,
@@ -295,12 +293,6 @@ class EventFormatter:
 
 def _format_event(event: ImageEvent) -> str:
     return format_event(event.KIND, {"type": event.KIND, **event.model_dump(mode="json")})
-
-
-async def _encode_picture(picture: Frames) -> str:
-    """Return a picture as a PNG file in base64."""
-    data = await asyncio.to_thread(encode_png, picture.pixels[0])
-    return base64.b64encode(data).decode()
 
 
 def _find_seed(facts: Mapping[str, JsonValue], picture: Frames) -> int:

@@ -30,6 +30,7 @@ from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import JobBuilder
+from composition.http.renditions import Renditions
 from composition.http.schemas import (
     Deleted,
     Entry,
@@ -44,7 +45,8 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
-from composition.media.limits import MediaLimits
+from composition.media.encoding import Encoding
+from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -69,6 +71,10 @@ class IngressSettings(BodySettings, DoorSettings):
     media: MediaLimits = MediaLimits()
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
+    max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
+    """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
+    encoding: Encoding = Encoding()
+    """Default of the field `encoding` of requests."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
 
@@ -88,8 +94,9 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts)
-        self._downloads = Downloads(self._store, artifacts, served)
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, settings.encoding)
+        renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
+        self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
@@ -209,7 +216,9 @@ class Ingress:
             if not isinstance(part, Part):
                 raise InvalidParameter("file: must be exactly one multipart form part", param="file")
             purpose = str(body.fields.get("purpose", "input"))[:64]
-            return file_object(await self._uploads.store_part(part, request.state.owner, purpose, "file"))
+            return file_object(
+                await self._uploads.store_part(part, request.state.owner, purpose, "file", takes_sound=True)
+            )
 
     async def list_files(self, request: Request, query: Annotated[PageQuery, Query()]) -> ListPage[FileObject]:
         """List the caller's files."""
@@ -263,9 +272,10 @@ class Ingress:
         """Return one variant of a job's content, or a range of it; by default the job's main variant, mostly `video`.
 
         For a video that is still being made, the response streams the frames that exist and then each new one. For a
-        job that was cancelled or failed, it has the frames made until then. `frames` and `debug` are zip archives of
-        PNG files, and `metrics` is a table of the frames' scores; they cover the frames that exist at the time of the
-        request.
+        job that was cancelled or failed, it has the frames made until then. A complete video is also available as GIF,
+        WebP or a zip archive of PNG files, and a picture as JPEG or WebP (`format`). `frames` and `debug` are zip
+        archives of PNG files, and `metrics` is a table of the frames' scores; they cover the frames that exist at the
+        time of the request.
         """
         return await self._downloads.respond(request, await self._find_job(request, video_id), query)
 

@@ -11,11 +11,14 @@ from composition.configuration.registry import Registry
 from composition.configuration.served import Assignment
 from composition.graphs.branching import FIELD as BRANCH
 from composition.graphs.branching import Branching, Origin
+from composition.graphs.fields import ENCODING, merge_fields
 from composition.graphs.request import GraphRequest, MediaRequest
 from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
 from composition.http.changes import merge_changes, set_background
-from composition.http.uploads import Uploads
+from composition.http.uploads import Uploads, check_kind
 from composition.http.validation import parse_fields
+from composition.media.encoding import DEFAULT_ENCODING, Encoding
+from composition.media.limits import MediaKind
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
 from composition.records.tables import File, Job, Still
@@ -40,13 +43,22 @@ class JobBuilder:
         uploads: stores the media.
         store: the database, with files and older jobs.
         artifacts: the artifact store, with the frames of older jobs.
+        encoding: default of the field `encoding`.
     """
 
-    def __init__(self, served: Registry, uploads: Uploads, store: Store, artifacts: Artifacts) -> None:
+    def __init__(
+        self,
+        served: Registry,
+        uploads: Uploads,
+        store: Store,
+        artifacts: Artifacts,
+        encoding: Encoding = DEFAULT_ENCODING,
+    ) -> None:
         self._served = served
         self._uploads = uploads
         self._store = store
         self._artifacts = artifacts
+        self._defaults = {ENCODING: encoding.model_dump(mode="json", exclude_unset=True)}
 
     async def build_job(self, body: Body, owner: str) -> Job:
         """Return the job for a request. The job is not stored yet; its media are.
@@ -75,18 +87,17 @@ class JobBuilder:
         files |= {
             name: await self._store_frame(still, owner) for name, still in inherited.items() if isinstance(still, Still)
         }
-        mentioned = {
-            place: await self._find_picture(place, file_id, owner) for place, file_id in request.mentioned_files.items()
-        }
+        pictures = await self._find_mentioned(request.mentioned_files, "image", owner)
+        sounds = await self._find_mentioned(request.mentioned_sounds, "sound", owner)
         return Job(
             id=make_id("video"),
             owner=owner,
             created_at=time.time(),
             model=assignment.name,
             params=request.model_dump(mode="json") | {name: file.id for name, file in files.items()},
-            media={name: file.key for name, file in (files | mentioned).items()},
+            media={name: file.key for name, file in (files | pictures | sounds).items()},
             main=None if request.main_variant == VIDEO else request.main_variant,
-            facts=_list_changes(request, files | mentioned),
+            facts=_list_changes(request, files | pictures),
         )
 
     async def _assign_models(self, fields: Mapping[str, Any]) -> Assignment:
@@ -101,22 +112,23 @@ class JobBuilder:
     async def _complete_fields(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with defaults and the ids of the models, and with `seconds` converted to `num_frames`."""
         expanded = assignment.request.expand_shorthands(given)
-        fields = assignment.complete_fields(expanded)
+        fields = merge_fields(self._defaults, assignment.complete_fields(expanded))
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _list_names(expanded):
             rate = await self._served.find_rate(assignment)
             fields = assignment.request.set_duration(_parse_seconds(seconds), fields, rate)
         return {**fields, "models": assignment.ids}
 
-    async def _find_picture(self, place: str, file_id: str, owner: str) -> File:
-        """Return a picture whose id is given in a nested field. Raises NotFound, InvalidParameter."""
-        try:
-            file = await asyncio.to_thread(self._store.get_file, file_id, owner)
-        except NotFound as error:
-            raise NotFound(f"{place}: {error.message}", param=place) from error
-        if file.facts["kind"] != "image":
-            raise InvalidParameter(f"{place}: must be a picture, got a file of kind {file.facts['kind']}", param=place)
-        return file
+    async def _find_mentioned(self, ids: Mapping[str, str], kind: MediaKind, owner: str) -> dict[str, File]:
+        """Return the files whose ids are given in nested fields, by these fields. Raises NotFound, InvalidParameter."""
+        files: dict[str, File] = {}
+        for place, file_id in ids.items():
+            try:
+                files[place] = await asyncio.to_thread(self._store.get_file, file_id, owner)
+            except NotFound as error:
+                raise NotFound(f"{place}: {error.message}", param=place) from error
+            check_kind(files[place], kind, place, place)
+        return files
 
     async def _inherit(
         self, name: str, branching: Branching, fields: dict[str, Any], given: set[str], owner: str
@@ -187,8 +199,12 @@ class JobBuilder:
 def _list_changes(request: GraphRequest, files: Mapping[str, File]) -> dict[str, JsonValue]:
     """Return what the decoder changes in the files of a request, as facts."""
     background = request.background if isinstance(request, MediaRequest) else None
-    kept = request.KEPT_ALPHA if isinstance(request, MediaRequest) else ()
-    changes = {field: set_background(file.facts.get("changes", {}), background) for field, file in files.items()}
+    kept = request.KEPT_ALPHA if isinstance(request, MediaRequest) and background is None else ()
+    changes = {
+        field: set_background(file.facts.get("changes", {}), background)
+        for field, file in files.items()
+        if request.MEDIA.get(field) != "sound"
+    }
     return merge_changes(changes, kept)
 
 

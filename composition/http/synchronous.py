@@ -22,7 +22,7 @@ from composition.http.bodies import (
 )
 from composition.http.errors import format_error_event
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
-from composition.http.image_edit import ImageEditor, ImageEditRequest
+from composition.http.image_edit import ImageEditor, ImageEditRequest, Pictures
 from composition.http.image_generation import ImageGenerationRequest, ImageGenerator
 from composition.http.schemas import ImagesObject
 from composition.http.sse import EventStream
@@ -84,9 +84,11 @@ class SynchronousRoutes:
             editor = ImageEditor(model, served, self._transport)
             value = media.get("image")
             values = value if isinstance(value, list) else [value] if value is not None else []
-            parsed = editor.parse_request(fields, len(values))
-            pictures = [await self._uploads.decode_picture(value, request.state.owner, "image") for value in values]
-        return await editor.edit(parsed, pictures)
+            edges = media.get("edges")
+            parsed = editor.parse_request(fields, len(values), has_edges=edges is not None)
+            image, *references = [await self._decode_picture(value, request, "image") for value in values]
+            followed = None if edges is None else await self._decode_picture(edges, request, "edges")
+        return await editor.edit(parsed, Pictures(image, references, followed))
 
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture."""

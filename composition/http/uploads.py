@@ -28,15 +28,21 @@ MAX_LIST = 10_000
 """Maximum number of pictures in a list."""
 CHUNK = 1 << 20
 """Bytes copied at a time."""
-KIND_NAMES: dict[MediaKind, str] = {"image": "a picture", "video": "a video", "pictures": "a zip of pictures"}
+KIND_NAMES: dict[MediaKind, str] = {
+    "image": "a picture",
+    "video": "a video",
+    "pictures": "a zip of pictures",
+    "sound": "a file with no video stream, only audio",
+}
 ACCEPTED: dict[MediaKind, tuple[str, frozenset[MediaKind]]] = {
     "image": ("a picture", frozenset({"image"})),
     "video": ("a video", frozenset({"video", "image"})),
     "pictures": ("pictures", frozenset({"pictures", "image"})),
+    "sound": ("a sound file, or a video with sound", frozenset({"sound", "video"})),
 }
 """Kind of a media field → its name in messages, and the kinds of file it accepts.
 
-A picture is accepted as a video of one frame, and as a list of one picture.
+A picture is accepted as a video of one frame, and as a list of one picture. A video is accepted as its sound.
 """
 
 
@@ -57,8 +63,15 @@ class Uploads:
         self._max_list_bytes = max_list_bytes
         self._checking = asyncio.Semaphore(CONCURRENT_CHECKS)
 
-    async def store_part(self, part: Part, owner: str, purpose: str, param: str) -> File:
+    async def store_part(self, part: Part, owner: str, purpose: str, param: str, *, takes_sound: bool = False) -> File:
         """Validate and store a file.
+
+        Args:
+            part: the file.
+            owner: its owner.
+            purpose: what it is for.
+            param: the field, for errors.
+            takes_sound: whether the file may hold only sound.
 
         Raises:
             UndecodableMedia, LimitExceeded: with `param` as the name of the field.
@@ -66,7 +79,7 @@ class Uploads:
         draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(_copy, part.file, draft)
-            return await self._store_draft(draft, part.name, owner, purpose, param)
+            return await self._store_draft(draft, part.name, owner, purpose, param, takes_sound=takes_sound)
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
@@ -92,8 +105,8 @@ class Uploads:
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
         else:
             part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
-            file = await self.store_part(part, owner, "input", param)
-        _check_kind(file, kind, param, param)
+            file = await self.store_part(part, owner, "input", param, takes_sound=kind == "sound")
+        check_kind(file, kind, param, param)
         return file
 
     async def decode_picture(self, value: Part | str, owner: str, param: str) -> Frames:
@@ -126,10 +139,12 @@ class Uploads:
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
             return await decoder.read_last()
 
-    async def _store_draft(self, draft: Path, name: str, owner: str, purpose: str, param: str) -> File:
+    async def _store_draft(
+        self, draft: Path, name: str, owner: str, purpose: str, param: str, *, takes_sound: bool = False
+    ) -> File:
         """Validate a local file and copy it to the artifact store and the database."""
         async with self._checking:
-            facts = await probe_media(draft, self._limits, param=param)
+            facts = await probe_media(draft, self._limits, param=param, takes_sound=takes_sound)
         file_id = make_id("file")
         file = File(
             id=file_id,
@@ -177,7 +192,7 @@ class Uploads:
         """Yield the bytes of one picture of a list. `place` names the item in messages, e.g. `edge_frames[3]`."""
         if isinstance(value, str) and value.startswith("file_"):
             file = self._find_file(value, owner, param, place)
-            _check_kind(file, "image", param, place)
+            check_kind(file, "image", param, place)
             yield from self._artifacts.read(file.key)
             return
         source = value.file if isinstance(value, Part) else _decode_data_url(value, param, place)
@@ -204,11 +219,13 @@ def _copy(source: IO[bytes], target: Path) -> None:
         shutil.copyfileobj(source, file, CHUNK)
 
 
-def _check_kind(file: File, kind: MediaKind, param: str, place: str) -> None:
+def check_kind(file: File, kind: MediaKind, param: str, place: str) -> None:
     """Raise InvalidParameter if a field of this kind does not accept the file."""
     expected, accepted = ACCEPTED[kind]
     if file.facts["kind"] not in accepted:
         raise InvalidParameter(f"{place}: must be {expected}, got {KIND_NAMES[file.facts['kind']]}", param=param)
+    if kind == "sound" and not file.facts.get("sound"):
+        raise InvalidParameter(f"{place}: must be {expected}, got a video without sound", param=param)
 
 
 def _decode_data_url(url: str, param: str, place: str) -> IO[bytes]:

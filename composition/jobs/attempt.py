@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
+from composition.media.encoders import Hardware
 from composition.media.limits import MediaLimits
 from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
@@ -55,6 +57,7 @@ class ProgressReport:
         self._facts: dict[str, Any] = {}
         self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
+        self._stopped = asyncio.Event()
 
     def add(self, item: Item) -> None:
         """Add an item that is neither a frame nor another output."""
@@ -121,13 +124,19 @@ class ProgressReport:
             raise
 
     async def write_periodically(self) -> None:
-        """Write until cancelled or until the lease is lost. Failed writes are retried."""
+        """Write until stopped or until the lease is lost. Failed writes are retried."""
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), REPORT_EVERY_S)
+                return
             try:
                 await self.write()
             except SQLAlchemyError:
                 log.warning("progress not written yet", extra={"job": self._lease.job_id}, exc_info=True)
+
+    def stop(self) -> None:
+        """Make `write_periodically` end once it has no write under way: one that is cancelled may be lost."""
+        self._stopped.set()
 
     def _share(self, item: Progress) -> float:
         """Return the progress of the whole job, from 0 to 1."""
@@ -168,10 +177,19 @@ class ClipEnd:
 class Attempt:
     """One attempt at a job. It either completes the outputs or raises; stored outputs are kept in both cases."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, media: MediaLimits, job: Job, lease: Lease) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        media: MediaLimits,
+        job: Job,
+        lease: Lease,
+        hardware: Hardware = "never",
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._media = media
+        self._hardware: Hardware = hardware
         self._job = job
         self._lease = lease
         self._clip: ClipEnd | None = None
@@ -200,7 +218,9 @@ class Attempt:
             field: self._artifacts.get_url(key) for field, key in job.media.items() if field in graph.request.MEDIA
         }
         request = graph.request.model_validate({**job.params, **media})
-        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
+        results = await asyncio.to_thread(
+            Results, self._store, self._artifacts, self._lease, graph, request, self._hardware
+        )
         results.expect(job.frames_total)
         self._media = apply_background(self._media, request)
         report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))
@@ -212,7 +232,8 @@ class Attempt:
                     await self._take(item, results, report)
             await self._take_rest(results)
         finally:
-            writing.cancel()
+            report.stop()
+            await asyncio.wait([writing])
         async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))

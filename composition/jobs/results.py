@@ -7,8 +7,9 @@ from typing import Any
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
-from composition.media.encode import encode_png
+from composition.media.encode_picture import blend_on_white, encode_picture
 from composition.media.encoded_sound import EncodedSound
+from composition.media.encoders import Hardware
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
@@ -19,12 +20,21 @@ from services.frames import Result
 class Results:
     """Stores the outputs of a run. Continues after the outputs of an earlier attempt."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, graph: Graph, request: GraphRequest) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        lease: Lease,
+        graph: Graph,
+        request: GraphRequest,
+        hardware: Hardware = "never",
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
         self._graph = graph
         self._request = request
+        self._hardware: Hardware = hardware
         job = store.get_job(lease.job_id)
         self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key of each stored picture."""
@@ -35,7 +45,8 @@ class Results:
 
     def _open_recorder(self, variant: str) -> Recorder:
         keeps = self._graph.keeps_frames and variant == VIDEO
-        output = Output(variant, variant == self._request.main_variant, keeps, self._graph.segments)
+        main = variant == self._request.main_variant
+        output = Output(variant, main, keeps, self._graph.segments, self._request.encoding, self._hardware)
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property
@@ -83,11 +94,12 @@ class Results:
             raise ModelFailed(f"the graph produced no {self._request.main_variant}")
 
     def _take_picture(self, result: Result) -> None:
-        pixels = result.frames.pixels[0]
+        pixels, alpha = result.frames.pixels[0], None if result.alpha is None else result.alpha.pixels[0, ..., 0]
         key = f"{job_folder(self._lease)}/{result.name}-{self._lease.fence}.png"
-        self._artifacts.put(key, encode_png(pixels))
+        self._artifacts.put(key, encode_picture(pixels, "png", alpha=alpha))
+        shown = pixels if alpha is None else blend_on_white(pixels, alpha)
         changes: dict[str, Any] = {
-            "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, pixels)}
+            "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, shown)}
         }
         if result.name == self._request.main_variant:
             changes |= {"width": result.frames.width, "height": result.frames.height}

@@ -8,6 +8,8 @@ from composition.media.backgrounds import check_background
 
 MediaKind = Literal["image", "video", "pictures", "sound"]
 """`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
+MAX_CONVERSION_PIXELS = 1_000_000_000
+"""Default limit on the pixels of a video that is converted, frames × width × height: 480 frames of 1920x1080."""
 
 Background: TypeAlias = Annotated[str, AfterValidator(check_background)]
 """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS (`white`)."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from fractions import Fraction
-from itertools import repeat
+from itertools import accumulate, repeat
 from math import ceil, floor
 
 import numpy as np
@@ -45,6 +45,14 @@ def count_joined_frames(clips: Sequence[tuple[int, Fraction, Fit]]) -> int:
     counts = [count_clip_frames(*clip) for clip in clips]
     halves = [_limit_crossfade(count, fit) for count, (_, _, fit) in zip(counts, clips, strict=True)]
     return sum(counts) - sum(map(min, halves, halves[1:]))
+
+
+def list_clip_starts(clips: Sequence[tuple[int, Fraction, Fit]]) -> list[int]:
+    """Return at which frame of the joined video the first frame of each clip appears; see `count_joined_frames`."""
+    counts = [count_clip_frames(*clip) for clip in clips]
+    halves = [_limit_crossfade(count, fit) for count, (_, _, fit) in zip(counts, clips, strict=True)]
+    fades = map(min, halves, halves[1:])
+    return [*accumulate((count - fade for count, fade in zip(counts, fades, strict=False)), initial=0)]
 
 
 def _limit_crossfade(count: int, fit: Fit) -> int:

@@ -131,7 +131,7 @@ class QwenEditModel:
             return moved
 
         images = [_picture(_grey(edges))] if edges is not None else []
-        images.append(Image.fromarray(plan.image.pixels[0]))
+        images += [Image.fromarray(picture.pixels[0]) for picture in (plan.image, *plan.references)]
         guided = request.true_cfg_scale > 1
         # The pipeline reads these only from its module.
         edit_plus.VAE_IMAGE_SIZE = self._settings.reference_area

@@ -1,5 +1,6 @@
 """Validated requests of Qwen-Image-Edit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.frames import Frames
@@ -19,3 +20,5 @@ class QwenEditPlan(Plan[EditRequest]):
     """The clip's first frame: the reference for the style and for the scores."""
     size: tuple[int, int]
     """Width and height of the result, in pixels."""
+    references: Sequence[Frames] = ()
+    """Pictures that the prompt may refer to, each one frame of any size."""

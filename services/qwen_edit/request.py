@@ -10,6 +10,10 @@ from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
 """In English: deform image 2 to follow the fine outlines in image 1, and generate one image."""
 
+MAX_PICTURES = 3
+"""Maximum number of pictures that the model sees: the edges, the image to edit, and references. The 2509 checkpoint was
+trained with one to three."""
+
 EdgeFilter = Literal["none", "sobel", "laplacian"]
 LossKind = Literal["mse", "l1", "charbonnier"]
 
@@ -81,8 +85,8 @@ class Editing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: Prompt = DEFAULT_PROMPT
-    """Editing instruction. With an edge image, image 1 is the edges and image 2 the image to edit; otherwise image 1 is
-    the image to edit."""
+    """Editing instruction. Image 1 is the image to edit and the references follow; with an edge image, image 1 is the
+    edges and the others follow."""
     negative_prompt: Prompt = " "
     """What the image should not show; used if `true_cfg_scale` is above 1."""
     steps: Annotated[int, Field(ge=2, le=MAX_STEPS)] = 40

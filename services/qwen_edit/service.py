@@ -1,14 +1,16 @@
 """The Qwen-Image-Edit service: edits a picture and scores the result."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from services.errors import InvalidParameter
+from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Frames, Stream
 from services.limits import check_limit, draw_seed
 from services.qwen_edit.model import QwenEditModel
 from services.qwen_edit.plan import QwenEditPlan
-from services.qwen_edit.request import EditRequest, Guidance
+from services.qwen_edit.request import MAX_PICTURES, EditRequest, Guidance
 from services.qwen_edit.settings import QwenEditSettings
 from services.service import Service
 from services.sizes import choose_working_size, parse_size
@@ -34,6 +36,7 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
         edges: Frames | None = None,
         first: Frames | None = None,
         key: str = "",
+        references: Sequence[Frames] = (),
     ) -> Stream:
         """Edit `image`; see `services.roles.GuidedEdit`.
 
@@ -42,8 +45,10 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
 
         Raises:
             InvalidParameter: in addition, if a picture is too long and narrow, or a loss lacks its edges or network.
+            LimitExceeded: in addition, if there are more than MAX_PICTURES pictures.
         """
-        plan = self._plan(request, image, edges, first or image)
+        plan = replace(self._plan(request, image, edges, first or image), references=references)
+        self._check_references(plan)
         nets = {name: self._describe_net(name) for name in NETS}
         return self._sample("edit", plan, self._model.edit, key, nets)
 
@@ -66,6 +71,15 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
         if edges is not None:  # edges are resized to the sampling size
             self._model.check_shape(width, height, "size" if request.size else "image")
         return QwenEditPlan(request, width, height, draw_seed(request.seed), image, edges, first, size)
+
+    def _check_references(self, plan: QwenEditPlan) -> None:
+        most = MAX_PICTURES - (1 if plan.edges is None else 2)
+        if len(plan.references) > most:
+            others = "the picture to edit" if plan.edges is None else "the picture to edit and the edges"
+            message = f"references: at most {most} beside {others}, got {len(plan.references)}"
+            raise LimitExceeded(message, param="references")
+        for reference in plan.references:
+            self._model.check_shape(reference.width, reference.height, "references")
 
     def _check_guidance(self, ttlg: Guidance, edges: Frames | None) -> None:
         check_limit("ttlg.inner_steps", ttlg.inner_steps, self._settings.max_inner_steps, "updates")

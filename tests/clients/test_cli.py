@@ -244,8 +244,14 @@ def test_a_model_alone_is_chosen_by_its_id(
     [
         (("flux", "a fox", "--lora", "ink:0.5"), {"model": "flux", "prompt": "a fox", "loras": ["ink:0.5"]}),
         (
-            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1"),
-            {"model": "qwen-edit", "image": "file_1", "prompt": "red", "ttlg": {"lr": 0.1}},
+            ("qwen-edit", "--image", "in.mp4", "--prompt", "red", "--ttlg-lr", "0.1", *("--reference", "in.mp4") * 2),
+            {
+                "model": "qwen-edit",
+                "image": "file_1",
+                "prompt": "red",
+                "ttlg": {"lr": 0.1},
+                "references": ["file_1", "file_1"],
+            },
         ),
         (("hunyuan-dit", "ink", "--image", "in.mp4"), {"model": "hunyuan-dit", "prompt": "ink", "image": "file_1"}),
     ],
@@ -260,6 +266,81 @@ def test_a_model_that_paints_gives_a_picture(
         assert result.exit_code == 0, result.stderr
         assert Path("out.png").read_bytes() == PAINTED
     assert server.jobs["video_1"].fields == told
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "form"),
+    [
+        (("v2v", "--video", "in.mp4"), "a.mp4", None),
+        (("v2v", "--video", "in.mp4"), "a.GIF", "gif"),
+        (("animate", "--image", "in.mp4"), "a.webp", "webp"),
+        (("upscale", "--video", "in.mp4"), "frames.zip", "png"),
+        (("upscale", "--image", "in.mp4"), "a.png", None),
+        (("upscale", "--image", "in.mp4"), "a.jpg", "jpeg"),
+        (("flux", "a fox"), "a.jpeg", "jpeg"),
+        (("flux", "a fox"), "a.webp", "webp"),
+        (("edit", "--rgb-video", "in.mp4"), "a.gif", "gif"),
+        (("pipeline", "a fox"), "a.gif", "gif"),
+        (("pipeline", "a fox", "--no-animate"), "a.jpg", "jpeg"),
+        (("storyboard", "--topic", "foxes"), "a.gif", "gif"),
+    ],
+)
+def test_the_suffix_selects_the_format(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], name: str, form: str | None
+) -> None:
+    with contextlib.chdir(clip.parent):
+        result = reel(*command, "--out-video" if command[0] == "edit" else "-o", name)
+        assert result.exit_code == 0, result.stderr
+        assert Path(name).is_file()
+    (seen,) = server.requests("GET", "/v1/videos/video_1/content")
+    assert seen.query.get("format") == form
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "told"),
+    [
+        (("v2v", "--video", "in.mp4"), "a.avi", "a.avi must end with .mp4, .gif, .webp or .zip"),
+        (("v2v", "--video", "in.mp4"), "a.png", "a.png must end with .mp4, .gif, .webp or .zip"),
+        (("edit", "--rgb-video", "in.mp4"), "a.mov", "a.mov must end with .mp4, .gif, .webp or .zip"),
+        (("upscale", "--image", "in.mp4"), "a.gif", "a.gif must end with .png, .jpg, .jpeg or .webp"),
+        (("flux", "a fox"), "a.bmp", "a.bmp must end with .png, .jpg, .jpeg or .webp"),
+        (("storyboard", "--topic", "foxes"), "a.mkv", "a.mkv must end with .mp4, .gif, .webp or .zip"),
+    ],
+)
+def test_a_suffix_that_stands_for_no_format(
+    reel: Reel, server: VideoServer, clip: Path, command: tuple[str, ...], name: str, told: str
+) -> None:
+    with contextlib.chdir(clip.parent):
+        result = reel(*command, "--out-video" if command[0] == "edit" else "-o", name)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "query"),
+    [
+        ("a.gif", (), {"format": "gif"}),
+        ("a.zip", (), {"format": "png"}),
+        ("a.mp4", (), {}),
+        ("a.avi", (), {}),
+        ("a", ("--format", "webp"), {"format": "webp"}),
+        ("a.gif", ("--format", "mp4"), {"format": "mp4"}),
+        ("a.jpg", ("--variant", "thumbnail"), {"variant": "thumbnail", "format": "jpeg"}),
+        ("a.zip", ("--variant", "frames"), {"variant": "frames"}),
+        ("a.json", ("--variant", "metrics"), {"variant": "metrics"}),
+    ],
+)
+def test_the_suffix_selects_the_format_of_a_job_s_result(
+    reel: Reel, server: VideoServer, clip: Path, name: str, options: tuple[str, ...], query: dict[str, str]
+) -> None:
+    with contextlib.chdir(clip.parent):
+        assert reel("v2v", "--video", "in.mp4", "-o", "first.mp4").exit_code == 0
+        result = reel("jobs", "download", "video_1", *options, "-o", name)
+    assert result.exit_code == 0, result.stderr
+    assert server.requests("GET", "/v1/videos/video_1/content")[-1].query == query
+    with contextlib.chdir(clip.parent):
+        assert reel("jobs", "download", "video_1", "-o", "a.png").exit_code == 2, "a video is no picture"
 
 
 def test_openai_s_seconds_are_an_option(reel: Reel, server: VideoServer, clip: Path) -> None:

@@ -158,15 +158,21 @@ def test_a_picture_is_edited(client: Any, way: Way, server: VideoServer, clip: P
     assert server.edits == [(fields, [("image", "in.mp4", clip.read_bytes())])]
 
 
-def test_a_picture_is_edited_along_the_edges_before_it(client: Any, way: Way, server: VideoServer, clip: Path) -> None:
+def test_a_picture_is_edited_along_edges_with_a_reference(
+    client: Any, way: Way, server: VideoServer, clip: Path
+) -> None:
     edges = clip.with_name("edges.png")
     edges.write_bytes(b"edges")
     seen: list[tuple[int, int | None]] = []
     fields = {"edge_filter": "sobel", "model": "qwen-edit-2511"}
-    way.take(client.images.edit(image=[edges, clip], **fields, on_progress=lambda *at: seen.append(at)))
-    files = [("image[]", "edges.png", b"edges"), ("image[]", "in.mp4", clip.read_bytes())]
+    way.take(client.images.edit(image=[clip, edges], edges=edges, **fields, on_progress=lambda *at: seen.append(at)))
+    files = [
+        ("edges", "edges.png", b"edges"),
+        ("image[]", "in.mp4", clip.read_bytes()),
+        ("image[]", "edges.png", b"edges"),
+    ]
     assert server.edits == [(fields, files)]
-    assert seen[-1] == (6005, 6005)
+    assert seen[-1] == (6010, 6010)
 
 
 def test_an_edit_that_is_refused_says_why(client: Any, way: Way, server: VideoServer, clip: Path) -> None:

@@ -172,6 +172,17 @@ def test_one_picture(reel: Reel, server: VideoServer, place: Path) -> None:
     assert server.asked == [({"prompt": "a fox", "progress": True, "stream": True}, {})]
 
 
+@pytest.mark.parametrize(
+    ("name", "form"), [("picture.jpg", "jpeg"), ("picture.JPEG", "jpeg"), ("picture.webp", "webp")]
+)
+def test_the_suffix_selects_the_format(reel: Reel, server: VideoServer, place: Path, name: str, form: str) -> None:
+    result = reel("image", "a fox", "--output-compression", "80", "-o", name)
+    assert result.exit_code == 0, result.stderr
+    fields, _ = server.asked[0]
+    assert (fields["output_format"], fields["output_compression"]) == (form, 80)
+    assert made(place) == {name: PAINTED + b"0"}
+
+
 def test_several_pictures_are_numbered(reel: Reel, place: Path) -> None:
     result = reel("image", "a fox", "--n", "2", "-o", "a.picture.PNG", "--json")
     assert result.exit_code == 0, result.stderr
@@ -216,7 +227,7 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
     [
         ((), "Missing argument"),
         (("a fox",), "Missing option"),
-        (("a fox", "-o", "picture.jpg"), "must end with .png"),
+        (("a fox", "-o", "picture.bmp"), "must end with .png, .jpg, .jpeg or .webp"),
         (("a fox", "-o", "nowhere/picture.png"), "does not exist"),
         (("a fox", "-o", "p.png", "--face", "face.png", "--identity", "me.json"), "give only one"),
         (("a fox", "-o", "p.png", "--face", "nowhere.png"), "does not exist"),
@@ -265,7 +276,7 @@ def test_an_interrupt_stops_the_server(program: Program, server: VideoServer, sc
 
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for command, count in (("image", 18), ("face", 6)):
+    for command, count in (("image", 19), ("face", 6)):
         options = [line for line in reel(command, "--help").stdout.splitlines() if " --" in line]
         assert len(options) == count
         assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

@@ -195,7 +195,7 @@ OUT = ("-o", "fox.mp4")
         (("a fox", "-o", "fox.png"), "fox.png must end with .mp4"),
         (("a fox", "-o", "fox.mp4", "--no-animate"), "fox.mp4 must end with .png"),
         (("a fox", "-o", "nowhere/fox.mp4"), "does not exist"),
-        (("a fox", *OUT, "--image-out", "fox.jpg"), "fox.jpg must end with .png"),
+        (("a fox", *OUT, "--image-out", "fox.gif"), "fox.gif must end with .png, .jpg, .jpeg or .webp"),
         (("a fox", *OUT, "--video-out", "fox.avi"), "fox.avi must end with .mp4"),
         (("a fox", *OUT, "--image-out", "nowhere/fox.png"), "does not exist"),
         (("a fox", *OUT, "--video-out", "./fox.mp4"), "each result must have a different file"),
@@ -250,7 +250,7 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
     assert made(place) == {}
 
 
-@pytest.mark.parametrize(("command", "count"), [("pipeline", 42), ("storyboard", 46), ("upscale", 8), ("film", 13)])
+@pytest.mark.parametrize(("command", "count"), [("pipeline", 44), ("storyboard", 48), ("upscale", 9), ("film", 13)])
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:

@@ -1,6 +1,7 @@
 """Requests as they are built, and answers as they are understood."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,33 @@ def test_only_where_pictures_go_a_folder_may_stand() -> None:
     assert {part.name: part.accepts_folder for part in call.parts} == {"edge_frames": True, "init_frame": False}
 
 
-def test_one_picture_is_edited_or_two_in_order() -> None:
+def test_a_server_may_take_its_time_to_convert_a_result() -> None:
+    for form in ("gif", "webp", "png", "jpeg"):
+        assert wire.get_content("video_1", {"format": form}).read_timeout_s == math.inf
+    assert wire.get_content("video_1", {"format": "mp4"}).read_timeout_s is None
+    assert wire.get_content("video_1", {}).read_timeout_s is None
+
+
+def test_one_picture_is_edited_or_several_in_order() -> None:
     one = wire.edit_image({"image": "a.png", "prompt": "4", "n": 2, "ttlg": {"loss": "l1"}, "seed": None})
     assert one.parts == [wire.Part("image", Path("a.png"))]
     assert one.form == {"prompt": "4", "n": "2", "ttlg": '{"loss": "l1"}'}
-    two = wire.edit_image({"image": [Path("edges.png"), Path("a.png")]})
-    assert two.parts == [wire.Part("image[]", Path("edges.png")), wire.Part("image[]", Path("a.png"))]
+    two = wire.edit_image({"image": [Path("a.png"), "b.png"], "edges": Path("edges.png")})
+    parts = [("edges", "edges.png"), ("image[]", "a.png"), ("image[]", "b.png")]
+    assert two.parts == [wire.Part(name, Path(path)) for name, path in parts]
+
+
+def test_pictures_of_an_edit_may_be_ids_or_data_urls() -> None:
+    one = wire.edit_image({"image": "file_1", "edges": "data:image/png;base64,AA=="})
+    assert (one.json, one.parts) == ({"image": "file_1", "edges": "data:image/png;base64,AA=="}, ())
+    some = wire.edit_image({"image": ["file_1", "file_2"], "edges": "edges.png", "n": 2})
+    assert some.parts == [wire.Part("edges", Path("edges.png"))]
+    assert some.form == {"image": ["file_1", "file_2"], "n": "2"}
+    several = wire.edit_image({"image": ["file_1", "file_2"]})
+    assert several.json == {"image": ["file_1", "file_2"]}
+    with pytest.raises(ValueError, match="a list must have either only paths or only file ids"):
+        wire.edit_image({"image": [Path("a.png"), "file_1"]})
+    assert wire.edit_image({"image": Path("file_1.png")}).parts == [wire.Part("image", Path("file_1.png"))]
 
 
 @pytest.mark.parametrize(

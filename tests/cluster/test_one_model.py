@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from composition.media.encode_picture import encode_picture
 from tests.cluster.conftest import fetch_content, wait_for_end
 from tests.cluster.edges import encode_png, read_clip
 from tests.cluster.faults import Outcome, compare_outcomes
 from tests.cluster.server import Server
 from tests.composition import sample_media as media
+from tests.composition.serving import noise
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -73,6 +75,22 @@ def test_a_picture_comes_out_larger(http: httpx.Client, tmp_path: Path) -> None:
     assert answer.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(answer.content)) as picture:
         assert picture.size == (3 * width, 3 * height)
+
+
+def test_a_transparent_picture_comes_out_larger_and_transparent(http: httpx.Client, tmp_path: Path) -> None:
+    alpha = np.zeros((32, 48), np.uint8)
+    alpha[:, 24:] = 255
+    (tmp_path / "a.png").write_bytes(encode_picture(noise(1, 48, 32), "png", alpha=alpha))
+    video = wait_for_end(http, create_job(http, tmp_path / "a.png", "image", model="realesrgan", scale="2")["id"])
+    assert (video["status"], video["size"]) == ("completed", "96x64"), video
+    assert "alpha" not in video["facts"]
+    with Image.open(io.BytesIO(fetch_content(http, video["id"]))) as picture:
+        assert (picture.mode, picture.size) == ("RGBA", (96, 64))
+        opacity = np.array(picture)[..., 3]
+    assert (opacity[:, :44].max(), opacity[:, 53:].min()) == (0, 255)
+    shown = http.get(f"/v1/videos/{video['id']}/content", params={"format": "jpeg"})
+    with Image.open(io.BytesIO(shown.content)) as picture:
+        assert np.array(picture)[:, :40].min() > 245
 
 
 def test_a_picture_moves(http: httpx.Client, tmp_path: Path) -> None:

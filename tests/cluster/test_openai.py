@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import av
 import openai
 import pytest
+from PIL import Image
 
 from tests.cluster.server import CLIP, Server
 
@@ -52,6 +53,9 @@ def test_create_and_poll_retrieve_list_download_delete(client: openai.OpenAI) ->
     with av.open(io.BytesIO(data), "r") as container:
         assert sum(1 for _ in container.decode(video=0)) == 9
     assert client.videos.download_content(video.id, variant="thumbnail").read()[:2] == b"\xff\xd8"
+    animation = client.videos.download_content(video.id, extra_query={"format": "gif"}).read()
+    with Image.open(io.BytesIO(animation)) as picture:
+        assert (picture.format, getattr(picture, "n_frames", 1)) == ("GIF", 9)
     assert client.videos.delete(video.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(video.id)

@@ -78,7 +78,8 @@ def test_curl_with_the_full_pipeline(server: Server, folder: Path) -> None:
 
 def test_images_and_a_storyboard_on_the_command_line(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(USAGE, "reel storyboard"))
-    assert (folder / "large.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("large.png", "edited.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert count_frames(folder / "film.mp4") == 12 + 12 - 3
 
 
@@ -86,6 +87,7 @@ def test_videos_on_the_command_line(server: Server, folder: Path) -> None:
     run_shell(server, folder, find_block(USAGE, "reel v2v"))
     assert count_frames(folder / "joined.mp4") > 21
     assert count_frames(folder / "edited.mp4") == 9
+    assert (folder / "continued.gif").read_bytes().startswith(b"GIF89a")
     assert len(list((folder / "frames").iterdir())) == 9
 
 

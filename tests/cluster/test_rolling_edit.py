@@ -110,6 +110,21 @@ def test_a_frame_more_than_edges_and_the_first_as_given(http: httpx.Client, tmp_
     assert job["rate"] == ("16" if form == "zip" else "12")
 
 
+def test_the_video_in_other_formats(http: httpx.Client, made: dict[str, Any]) -> None:
+    route = f"/v1/videos/{made['id']}/content"
+    for form, kind in (("gif", "image/gif"), ("webp", "image/webp")):
+        answer = http.get(route, params={"format": form})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+        with Image.open(io.BytesIO(answer.content)) as picture:
+            assert (getattr(picture, "n_frames", 1), picture.size) == (made["frames_total"], (WIDTH, HEIGHT))
+    lossless = unzip_pictures(fetch_variant(http, made["id"], "frames").content)
+    files = unzip_pictures(http.get(route, params={"format": "png"}).content)
+    assert files.keys() == lossless.keys()
+    assert all(np.array_equal(files[name], lossless[name]) for name in files)
+    part = http.get(route, params={"format": "gif"}, headers={"Range": "bytes=0-5"})
+    assert (part.status_code, part.content) == (206, b"GIF89a")
+
+
 @pytest.mark.parametrize("form", ["zip", "edge video", "rgb video"])
 def test_reel_edit(server: Server, tmp_path: Path, form: str) -> None:
     field, data = make_input(form, tmp_path)
@@ -354,6 +369,8 @@ def _steps(http: httpx.Client, video_id: str) -> float | None:
 
 # Single pictures.
 
+MIRRORED = encode_png(np.ascontiguousarray(FIRST[:, ::-1]))
+
 
 def read_picture(item: Any) -> Pixels:
     return np.array(Image.open(io.BytesIO(base64.b64decode(item))))
@@ -361,8 +378,8 @@ def read_picture(item: Any) -> Pixels:
 
 def test_one_guided_edit(http: httpx.Client) -> None:
     images = [
-        ("image[]", ("edges.png", encode_png(draw_edges(REST)[0]))),
-        ("image[]", ("first.png", encode_png(FIRST))),
+        ("edges", ("edges.png", encode_png(draw_edges(REST)[0]))),
+        ("image", ("first.png", encode_png(FIRST))),
     ]
     made = {}
     for scale in ("0", "1"):
@@ -378,24 +395,31 @@ def test_one_guided_edit(http: httpx.Client) -> None:
         assert guided["scores"]["edge_loss"] < 0.95 * plain["scores"]["edge_loss"]
 
 
-def test_openais_client_edits_a_picture(server: Server) -> None:
+def test_openais_client_edits_a_picture_with_references(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
-    answer = client.images.edit(
-        model="qwen-edit",
-        image=("first.png", encode_png(FIRST)),
-        prompt="at night",
-        size="auto",
-        extra_body={"steps": 2},
+    first = ("first.png", encode_png(FIRST))
+    made: list[Pixels] = []
+    for images in ([first], [first, ("dark.png", encode_png(FIRST // 4))], [first, ("mirror.png", MIRRORED)]):
+        answer = client.images.edit(
+            model="qwen-edit", image=images, prompt="at night", size="auto", extra_body={"steps": 2, "seed": 1}
+        )
+        assert answer.data
+        made.append(read_picture(answer.data[0].b64_json))
+    jpeg = client.images.edit(
+        model="qwen-edit", image=first, prompt="x", output_format="jpeg", output_compression=80, extra_body={"steps": 2}
     )
-    assert answer.data
-    assert read_picture(answer.data[0].b64_json).shape == FIRST.shape
+    assert jpeg.output_format == "jpeg"
+    assert jpeg.data
+    assert base64.b64decode(jpeg.data[0].b64_json or "").startswith(b"\xff\xd8")
+    assert {pixels.shape for pixels in made} == {FIRST.shape}
+    assert len({pixels.tobytes() for pixels in made}) == 3, "each reference changes the result"
 
 
 @pytest.mark.parametrize(
     ("count", "fields", "param"),
     [
         (0, {"prompt": "x"}, "image"),
-        (3, {"prompt": "x"}, "image"),
+        (4, {"prompt": "x"}, "image"),
         (1, {}, "prompt"),
         (1, {"prompt": "x", "ttlg[edge_scale]": "1"}, "ttlg.edge_scale"),
         (1, {"prompt": "x", "n": "9"}, "n"),

@@ -58,7 +58,7 @@ def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str, un
     assert sorted(video["results"]) == ["thumbnail", "video"]
     width, height = map(int, video["size"].split("x"))
     assert width * height <= 128 * 72
-    assert abs(width / height - 1280 / 720) < 0.35
+    assert abs(width / height - 1280 / 720) < 0.02
     made = decode_frames(fetch_content(http, video["id"]))
     assert len(made) == 9
     assert made[0].shape == (height, width, 3)

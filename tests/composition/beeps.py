@@ -41,6 +41,10 @@ class Take:
     size: tuple[int, int] = (64, 48)
     options: dict[str, str] = field(default_factory=dict[str, str])
     """Options of the container."""
+    codec: dict[str, str] = field(default_factory=dict[str, str])
+    """Options of the sound's encoder."""
+    times: tuple[int, ...] = tuple(range(FRAMES))
+    """When each frame is shown, in 1/25 s."""
 
 
 def make_samples(take: Take) -> NDArray[np.int16]:
@@ -50,7 +54,7 @@ def make_samples(take: Take) -> NDArray[np.int16]:
     time = np.arange(count) / take.rate + float(shift)
     wave = 0.002 * np.sin(2 * np.pi * 200 * time)
     for flash in FLASHES:
-        since = time - float(flash / RATE)
+        since = time - float(take.times[flash] / RATE)
         wave = np.where((since >= 0) & (since < BEEP_S), 0.5 * np.sin(2 * np.pi * BEEP_HZ * since), wave)
     return np.repeat((wave * 32767).astype(np.int16)[:, None], take.channels, axis=1)
 
@@ -61,17 +65,17 @@ def write_take(path: Path, take: Take = Take()) -> Path:
         video: Any = container.add_stream(take.video, rate=RATE, options={"g": "25"})
         video.width, video.height = take.size
         video.pix_fmt = "yuv420p"
-        audio: Any = container.add_stream(take.audio, rate=take.rate)
+        audio: Any = container.add_stream(take.audio, rate=take.rate, options=take.codec)
         audio.layout = LAYOUTS[take.channels]
         container.start_encoding()
         packets: list[Any] = []
         for number in range(FRAMES):
             white = 255 if number in FLASHES else 0
             frame = VideoFrame.from_ndarray(np.full((*take.size[::-1], 3), white, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = number + round(take.video_start * RATE), 1 / RATE
+            frame.pts, frame.time_base = take.times[number] + round(take.video_start * RATE), 1 / RATE
             packets += video.encode(frame)
         packets += video.encode()
-        for frame in _split_samples(make_samples(take), take, audio):
+        for frame in split_samples(make_samples(take), take, audio):
             packets += audio.encode(frame)
         packets += audio.encode()
         packets = [packet for packet in packets if packet.size]
@@ -81,7 +85,7 @@ def write_take(path: Path, take: Take = Take()) -> Path:
     return path
 
 
-def _split_samples(samples: NDArray[np.int16], take: Take, stream: Any) -> list[AudioFrame]:
+def split_samples(samples: NDArray[np.int16], take: Take, stream: Any) -> list[AudioFrame]:
     """Return frames in the format and length that the encoder takes."""
     resampler = AudioResampler(
         stream.format.name, LAYOUTS[take.channels], take.rate, stream.codec_context.frame_size or 1024

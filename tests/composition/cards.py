@@ -1,8 +1,14 @@
 """Test cards: pictures whose colours and number can be read from what a decoder or a model made of them."""
 
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from services.frames import Pixels
+
+Values: TypeAlias = NDArray[Any]
+"""(height, width, 3) of any type."""
 
 QUARTERS = ((200, 30, 30), (30, 180, 40), (40, 50, 210), (220, 210, 40))
 """Colours of the quarters, RGB: top left, top right, bottom left, bottom right."""
@@ -27,12 +33,12 @@ def read_code(pixels: Pixels) -> int:
     return sum(bool(is_white) << bit for bit, is_white in enumerate(bits))
 
 
-def read_quarters(pixels: Pixels) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def read_quarters(pixels: Values) -> NDArray[np.float64]:
     """Return the mean colour around the middle of each quarter of a card of any size, (4, 3), ordered as QUARTERS."""
     return np.stack([_average(pixels, x, y) for y in (0.19, 0.81) for x in (0.25, 0.75)])
 
 
-def _average(pixels: Pixels, x: float, y: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def _average(pixels: Values, x: float, y: float) -> NDArray[np.float64]:
     """Return the mean colour, (3,), of the surroundings of a place; `x` and `y` are shares of the sides."""
     height, width = pixels.shape[:2]
     top, left = int(height * y), int(width * x)

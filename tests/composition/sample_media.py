@@ -277,3 +277,15 @@ def box(data: bytes, *path: str) -> bytes:
     for name in path:
         data = dict(reversed(boxes(data)))[name]
     return data
+
+
+def turn(source: Path, target: Path, degrees: int) -> Path:
+    """Copy the video of a file with a rotation on display, in degrees counterclockwise."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream: Any = new.add_stream_from_template(old.streams.video[0])
+        stream.set_display_rotation(degrees)
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target

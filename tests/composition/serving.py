@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +152,7 @@ class Asked:
     edges: Frames | None
     first: Frames | None
     key: str
+    references: Sequence[Frames] = ()
 
 
 class EditService:
@@ -179,9 +180,10 @@ class EditService:
         edges: Frames | None = None,
         first: Frames | None = None,
         key: str = "",
+        references: Sequence[Frames] = (),
     ) -> AsyncGenerator[Item]:
         number = len(self.asked)
-        self.asked.append(Asked(request, image, edges, first, key))
+        self.asked.append(Asked(request, image, edges, first, key, references))
         self.working += 1
         try:
             yield Fact("seed", request.seed)

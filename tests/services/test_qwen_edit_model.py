@@ -4,7 +4,7 @@ import asyncio
 import logging
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tests.services.qwen import AREAS, loaded, pixels_of, scores_of
 RANDOM = np.random.default_rng(7)
 WIDTH, HEIGHT = 64, 48
 PICTURE, OTHER = (Frames(RANDOM.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)) for _ in range(2))
+TALL = Frames(RANDOM.integers(0, 256, (1, 90, 40, 3), np.uint8))
 EDGES_16 = Frames(np.where(np.indices((1, HEIGHT, WIDTH, 3))[2] // 8 % 2, 255, 0).astype(np.uint8))
 """Edges: bars 16 pixels apart."""
 UNGUIDED = Guidance(edge_scale=0)
@@ -76,14 +77,19 @@ async def collected(
     image: Frames = PICTURE,
     edges: Frames | None = EDGES_16,
     first: Frames | None = None,
+    references: Sequence[Frames] = (),
 ) -> list[Item]:
-    return [item async for item in qwen.edit(request, image, edges, first)]
+    return [item async for item in qwen.edit(request, image, edges, first, references=references)]
 
 
 async def made(
-    qwen: QwenEdit, request: EditRequest = REQUEST, image: Frames = PICTURE, edges: Frames | None = EDGES_16
+    qwen: QwenEdit,
+    request: EditRequest = REQUEST,
+    image: Frames = PICTURE,
+    edges: Frames | None = EDGES_16,
+    references: Sequence[Frames] = (),
 ) -> Pixels:
-    return pixels_of(await collected(qwen, request, image, edges))
+    return pixels_of(await collected(qwen, request, image, edges, references=references))
 
 
 def sketches_of(items: list[Item]) -> dict[str, Pixels]:
@@ -120,12 +126,16 @@ def calls_of(module: torch.nn.Module) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("edges", [EDGES_16, None], ids=["edges", "no edges"])
-async def test_without_guidance_the_picture_is_the_pipeline_s_own(home, qwen, edges, scale):
+@pytest.mark.parametrize(
+    ("edges", "references"),
+    [(EDGES_16, ()), (None, ()), (EDGES_16, (OTHER,)), (None, (OTHER, TALL))],
+    ids=["edges", "no edges", "edges and a reference", "two references"],
+)
+async def test_without_guidance_the_picture_is_the_pipeline_s_own(home, qwen, edges, references, scale):
     pipe = pipeline_of(home)
     repair_text_encoder(pipe.text_encoder)
     own = pipe(
-        image=[picture_of(frames) for frames in (edges, PICTURE) if frames is not None],
+        image=[picture_of(frames) for frames in (edges, PICTURE, *references) if frames is not None],
         prompt="a boat",
         negative_prompt=" " if scale > 1 else None,
         true_cfg_scale=scale,
@@ -135,7 +145,7 @@ async def test_without_guidance_the_picture_is_the_pipeline_s_own(home, qwen, ed
         generator=torch.Generator().manual_seed(3),
         max_sequence_length=1024,
     ).images[0]
-    ours = await made(qwen, changed(true_cfg_scale=scale), edges=edges)
+    ours = await made(qwen, changed(true_cfg_scale=scale), edges=edges, references=references)
     assert np.array_equal(ours[0], np.array(own))
 
 
@@ -168,6 +178,14 @@ async def test_what_is_given_matters(qwen, plain):
     assert not np.array_equal(await made(qwen, image=OTHER), plain)
     assert not np.array_equal(await made(qwen, edges=OTHER), plain)
     assert not np.array_equal(await made(qwen, edges=None), plain)
+    with_other, with_tall, with_itself = [
+        await made(qwen, references=references) for references in ((OTHER,), (TALL,), (PICTURE,))
+    ]
+    assert not np.array_equal(with_other, plain)
+    assert not np.array_equal(with_other, with_tall)
+    assert not np.array_equal(with_other, with_itself)
+    one_way, other_way = [await made(qwen, edges=None, references=each) for each in ((OTHER, TALL), (TALL, OTHER))]
+    assert not np.array_equal(one_way, other_way)
     blank, blurred = [await made(qwen, changed(true_cfg_scale=4.0, negative_prompt=text)) for text in (" ", "blurred")]
     assert not np.array_equal(blank, blurred)
 
@@ -263,6 +281,16 @@ async def test_guidance_lowers_its_loss(seeing, name, most, ttlg):
         ]
         ratios.append(getattr(under, name) / getattr(without, name))
     assert statistics.median(ratios) <= most
+
+
+async def test_references_change_neither_what_is_scored_nor_the_size(seeing):
+    request = changed(ttlg=Guidance(gram_scale=0.1))
+    scores = scores_of(await collected(seeing, request, references=(TALL,)))
+    items = await collected(seeing, request, references=(TALL,))
+    assert pixels_of(items).shape == PICTURE.pixels.shape
+    measured = await collected(seeing, changed(debug=True, ttlg=Guidance(gram_scale=0.1)), references=(TALL,))
+    assert np.array_equal(sketches_of(measured)["target_edges"], EDGES_16.pixels[0])
+    assert scores.lpips_to_init == scores.lpips_to_prev
 
 
 async def test_steps_outside_the_window_are_not_guided(qwen, plain, guided):

@@ -177,6 +177,18 @@ async def test_what_this_deployment_cannot_do(blind, fields, image, edges, param
     assert caught.value.param == param
 
 
+async def test_references_that_this_deployment_cannot_take(blind):
+    two, narrow_one = (PICTURE, EDGES), (PICTURE, narrow(3000, 16))
+    for edges, references, kind, message in (
+        (EDGES, two, LimitExceeded, "references: at most 1 beside the picture to edit and the edges, got 2"),
+        (None, (*two, EDGES), LimitExceeded, "references: at most 2 beside the picture to edit, got 3"),
+        (None, narrow_one, InvalidParameter, "references: 3000x16 is too long and narrow for this model"),
+    ):
+        with pytest.raises(kind) as caught:
+            await anext(blind.edit(changed(ttlg=UNGUIDED), PICTURE, edges, references=references))
+        assert (caught.value.message, caught.value.param) == (message, "references")
+
+
 async def test_a_picture_too_narrow_for_the_text_encoder_at_the_real_areas(home):
     """Qwen2.5-VL rejects aspect ratios above 200."""
     qwen = loaded(home, reference_area=1024 * 1024, condition_area=384 * 384)

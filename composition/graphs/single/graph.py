@@ -1,10 +1,12 @@
 """Jobs of a single model."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 from pydantic import BaseModel
 
 from composition.graphs.calls import (
@@ -21,9 +23,10 @@ from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.request import AnimationJob, EditJob, PictureJob, RepaintJob, SingleRequest, UpscaleJob
+from composition.media.transparency import fill_transparent, limit_alpha
 from composition.variants import IMAGE
 from services.errors import ModelFailed
-from services.frames import Fact, Frames, Item, Progress, Result, Sound, StageDone
+from services.frames import Fact, Frames, Item, Pixels, Progress, Result, Sound, StageDone
 from services.realesrgan.request import UpscaleRequest
 from services.roles import GuidedEdit, ImageToVideo, Restyle, TextToImage, TextToVideo, Upscale
 
@@ -73,15 +76,23 @@ class Single:
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
         if IMAGE in known.picture_urls:
             return
-        call = self._call_picture(request, await self._read_pictures(request), known.key)
+        references = await self._read_references(request) if isinstance(request, EditJob) else []
+        call = self._call_picture(request, await self._read_pictures(request), references, known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
 
     async def _read_pictures(self, request: SingleRequest) -> dict[str, Frames]:
         """Read the pictures of the request. The keys are the names of the method's arguments."""
-        urls = {name: getattr(request, name) for name in request.MEDIA}
+        urls = {name: getattr(request, name) for name, kind in request.MEDIA.items() if kind == "image"}
         return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
+
+    async def _read_references(self, request: EditJob) -> list[Frames]:
+        """Read the pictures that an edit may refer to, which differ in size."""
+        if request.references is None:
+            return []
+        async with self._media.open(request.references) as pictures, aclosing(pictures.stream_runs()) as runs:
+            return [Frames(np.ascontiguousarray(pixels)[None]) async for run in runs for pixels in run.pixels]
 
     def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
         fields = self._select(request)
@@ -92,11 +103,14 @@ class Single:
         generate = TextToVideo[BaseModel].generate_video
         return stream(self._models.text_to_video, generate, fields, known.frames, known.key)
 
-    def _call_picture(self, request: PictureJob, pictures: Mapping[str, Frames], key: str) -> Call[Item]:
+    def _call_picture(
+        self, request: PictureJob, pictures: Mapping[str, Frames], references: Sequence[Frames], key: str
+    ) -> Call[Item]:
         fields = self._select(request)
         if isinstance(request, EditJob):
             image, edges = pictures["image"], pictures.get("edges")
-            return stream(self._models.guided_edit, GuidedEdit[BaseModel].edit, fields, image, edges, key=key)
+            edit = GuidedEdit[BaseModel].edit
+            return stream(self._models.guided_edit, edit, fields, image, edges, key=key, references=references)
         if isinstance(request, RepaintJob):
             return stream(self._models.restyle, Restyle[BaseModel].restyle, fields, pictures["image"], key)
         painter = self._models.text_to_image.prefer(getattr(fields, "lora_set", ""))
@@ -125,11 +139,38 @@ class Upscaling:
                 async for item in items:
                     yield item
         elif IMAGE not in known.picture_urls:
-            yield Progress("upscale", 0, 1)
-            picture = await self._media.read_picture(request.image)
-            large, done = await upscale_run(self._model, upscale, picture, self._transport)
-            yield Result(IMAGE, large, still=True)
-            yield done
+            async with aclosing(self._picture(upscale, request)) as items:
+                async for item in items:
+                    yield item
+
+    async def _picture(self, upscale: UpscaleRequest, request: UpscaleJob) -> AsyncGenerator[Item]:
+        """Yield the upscaled picture. The opacity of a transparent picture is upscaled like a grey picture."""
+        picture, alpha = await self._read_picture(request)
+        parts = 1 if alpha is None else 2
+        yield Progress("upscale", 0, parts)
+        stages = Stages()
+        if alpha is not None:
+            filled = await asyncio.to_thread(fill_transparent, picture.pixels[0], _read_opacity(alpha))
+            picture = Frames(filled[None], picture.first, picture.rate)
+        large, done = await upscale_run(self._model, upscale, picture, self._transport)
+        stages.add(done)
+        large_alpha: Frames | None = None
+        if alpha is not None:
+            yield Progress("upscale", 1, parts)
+            grey, done = await upscale_run(self._model, upscale, alpha, self._transport)
+            stages.add(done)
+            limited = await asyncio.to_thread(limit_alpha, _read_opacity(grey), _read_opacity(alpha))
+            large_alpha = Frames(np.repeat(limited[None, ..., None], 3, 3))
+        yield Progress("upscale", parts, parts)
+        yield Result(IMAGE, large, still=True, alpha=large_alpha)
+        for stage in stages.list_done():
+            yield stage
+
+    async def _read_picture(self, request: UpscaleJob) -> tuple[Frames, Frames | None]:
+        """Read the colours and the opacity; None if the picture is opaque, or shown on a background."""
+        if request.background is not None:
+            return await self._media.read_picture(request.image or ""), None
+        return await self._media.read_picture_with_alpha(request.image or "")
 
     async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
@@ -161,6 +202,11 @@ class Upscaling:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for result in results:
                 yield result
+
+
+def _read_opacity(alpha: Frames) -> Pixels:
+    """Return the opacity, (h, w) uint8, in a frame that is grey, or nearly so."""
+    return ((alpha.pixels[0].sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
 
 
 async def upscale_run(

@@ -8,9 +8,10 @@ from pydantic import model_validator
 from composition.graphs.fields import read_fps
 from composition.graphs.request import GraphRequest, MediaRequest
 from composition.variants import IMAGE, VIDEO
-from services.errors import InvalidParameter
+from services.errors import InvalidParameter, LimitExceeded
 from services.limits import parse_json_object
 from services.model import Offer
+from services.qwen_edit.request import MAX_PICTURES
 
 
 class SingleRequest(GraphRequest):
@@ -70,12 +71,16 @@ class RepaintJob(PictureJob, MediaRequest):
 
 
 class EditJob(RepaintJob):
-    """Edit a picture."""
+    """Edit a picture, with other pictures for reference."""
 
-    MEDIA = {"image": "image", "edges": "image"}  # noqa: RUF012
+    MEDIA = {"image": "image", "edges": "image", "references": "pictures"}  # noqa: RUF012
 
+    image: str
+    """The picture to edit."""
     edges: str | None = None
-    """A picture of the edges to follow, white on black."""
+    """A picture of the edges to follow, white on black; with `edge_filter`, any picture."""
+    references: str | None = None
+    """Pictures that the prompt may refer to: at most two, or one with `edges`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,17 +100,27 @@ class EditJob(RepaintJob):
             fields = {**fields, "ttlg": {"edge_scale": 0.0, **cast("Mapping[str, Any]", guidance)}}
         return fields
 
+    def check_media(self, frames: Mapping[str, int]) -> None:
+        """Check the number of pictures. Raises LimitExceeded."""
+        most = MAX_PICTURES - (1 if self.edges is None else 2)
+        given = frames.get("references", 0)
+        if given > most:
+            beside = "image" if self.edges is None else "image and edges"
+            raise LimitExceeded(f"references: at most {most} beside {beside}, got {given}", param="references")
+
 
 class UpscaleJob(SingleRequest, MediaRequest):
     """Upscale a video or a picture two to four times."""
 
     MEDIA = {"input_video": "video", "image": "image"}  # noqa: RUF012
     REFERENCE = "input_video"
+    KEPT_ALPHA = frozenset({"image"})
 
     input_video: str | None = None
     """The video to upscale. A picture counts as a video of one frame."""
     image: str | None = None
-    """The picture to upscale; the result is the picture `image`."""
+    """The picture to upscale; the result is the picture `image`. It keeps its transparency, unless `background` is
+    set."""
 
     @model_validator(mode="after")
     def _check_source(self) -> "UpscaleJob":

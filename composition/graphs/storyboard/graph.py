@@ -71,6 +71,8 @@ class Storyboard:
         prompts = cast("list[str]", json.loads(str(facts["prompts"])))
         plan = StoryboardPlan(request, parent, script, prompts, draw_seed(request.seed))
         yield Fact("frames_total", plan.frames)
+        for sound in plan.list_sounds(self._artifacts.get_url):
+            yield sound
         defaults = self._settings.role_defaults.get(FILM, {})
         for index, scene in enumerate(script.scenes):
             await asyncio.to_thread(self._store.create_child, make_scene_job(plan, scene, index, defaults))

@@ -22,10 +22,11 @@ class StoryboardRequest(MediaRequest, PictureStages):
     The fields of the full pipeline apply to every scene that does not override them.
     """
 
-    MEDIA = {"face": "image"}  # noqa: RUF012
+    MEDIA = {"face": "image", "audio": "sound"}  # noqa: RUF012
 
     script: Script | None = None
-    """`{title, scenes: [{scene_number, description, duration, face?, lora?, style?}]}`; `face` is a file id."""
+    """`{title, scenes: [{scene_number, description, duration, face?, audio?, lora?, style?}]}`; `face` and `audio` are
+    file ids."""
     topic: Annotated[str, Field(min_length=1, max_length=MAX_TOPIC)] | None = None
     """The subject of a script to be written; an alternative to `script`."""
     scenes: Annotated[int, Field(ge=1, le=MAX_SCENES)] | None = None
@@ -38,6 +39,9 @@ class StoryboardRequest(MediaRequest, PictureStages):
     """What to do if a scene fails: show a title card instead, or fail the whole job."""
     crossfade_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Duration of the cross-fade between scenes in seconds, at most half of either scene."""
+    audio: str | None = None
+    """Sound of the whole video, mixed with that of the scenes: a sound file, or a video with sound. It is cut off at
+    the end of the video."""
     interpolate: Annotated[int, Field(ge=1, le=4)] = 1
     """Multiplies the frame rate of the scenes; the added frames are blends of their neighbours."""
 
@@ -59,6 +63,11 @@ class StoryboardRequest(MediaRequest, PictureStages):
         return {field_of_face(scene): scene.face for scene in scenes if scene.face is not None}
 
     @property
+    def mentioned_sounds(self) -> Mapping[str, str]:
+        scenes = self.script.scenes if self.script else ()
+        return {field_of_audio(scene): scene.audio for scene in scenes if scene.audio is not None}
+
+    @property
     def wants(self) -> Mapping[str, Role]:
         has_faces = self.face is not None or bool(self.mentioned_files)
         is_set = {"face": has_faces, "restyle": self.restyle is not None, "upscale": self.upscale is not None}
@@ -72,3 +81,8 @@ class StoryboardRequest(MediaRequest, PictureStages):
 def field_of_face(scene: Scene) -> str:
     """Return the path of a scene's face field in the request."""
     return f"script.scenes.{scene.scene_number}.face"
+
+
+def field_of_audio(scene: Scene) -> str:
+    """Return the path of a scene's audio field in the request."""
+    return f"script.scenes.{scene.scene_number}.audio"

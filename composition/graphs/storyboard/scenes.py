@@ -1,7 +1,7 @@
 """The plan of a storyboard, and the child jobs that make its scenes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -10,13 +10,13 @@ from typing import Any
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.picture import PictureStages
-from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_face
+from composition.graphs.storyboard.request import FILM, StoryboardRequest, field_of_audio, field_of_face
 from composition.graphs.storyboard.script import Scene, Script
-from composition.media.stitch import count_joined_frames
+from composition.media.stitch import count_joined_frames, list_clip_starts
 from composition.records.tables import Job
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
-from services.frames import Fit
+from services.frames import Fit, Sound
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import MAX_SEED, MAX_TEXT
 from services.text_to_video.request import TextToVideoRequest
@@ -51,7 +51,26 @@ class StoryboardPlan:
     @property
     def frames(self) -> int:
         """Number of frames of the video."""
-        return count_joined_frames([(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes])
+        return count_joined_frames(self._clips)
+
+    @property
+    def _clips(self) -> list[tuple[int, Fraction, Fit]]:
+        return [(1, self.rate, self.fit(scene, 1, 1)) for scene in self.script.scenes]
+
+    def list_sounds(self, open_url: Callable[[str], str]) -> list[Sound]:
+        """Return the sounds of the video: that of the whole, and those of the scenes.
+
+        Args:
+            open_url: returns the URL of a stored file, given its key.
+        """
+        media = self.parent.media
+        whole = [Sound(open_url(media["audio"]), seconds=self.frames / self.rate)] if "audio" in media else []
+        starts = zip(self.script.scenes, list_clip_starts(self._clips), strict=True)
+        return whole + [
+            Sound(open_url(media[field_of_audio(scene)]), start / self.rate, Fraction(str(scene.duration)))
+            for scene, start in starts
+            if scene.audio is not None
+        ]
 
 
 def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
@@ -72,7 +91,8 @@ def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults
     if FILM in models:
         job.model = models[FILM]
         film = _make_film_request(plan, scene, fields, film_defaults)
-        job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}}
+        encoding = plan.request.encoding.model_dump(mode="json")
+        job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}, "encoding": encoding}
         return job
     request = _make_pipeline_request(plan, scene, fields, restyles="restyle" in models)
     job.model, job.params = PIPELINE.name, request.model_dump(mode="json")
@@ -103,6 +123,7 @@ def _make_pipeline_request(
     elif scene.style:
         shared["prompt"] = f"{shared['prompt']}, {scene.style}"[:MAX_TEXT]
     roles = {need.role for need in PIPELINE.roles}
+    shared["encoding"] = request.encoding
     shared["models"] = {role: name for role, name in request.models.items() if role in roles}
     return FullPipelineRequest(**shared)
 

@@ -73,6 +73,8 @@ class Scene(BaseModel):
     """Duration in seconds."""
     face: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """The id of a picture file of the person to show."""
+    audio: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """The id of a sound file, or of a video, whose sound begins with the scene and is cut off at its end."""
     loras: Annotated[
         tuple[Lora, ...],
         BeforeValidator(_parse_loras, json_schema_input_type=Lora | str | tuple[Lora | str, ...]),
@@ -203,7 +205,7 @@ def parse_script(text: str, scenes: int | None = None) -> Script:
         scenes: the requested number of scenes; None accepts any number.
 
     Raises:
-        Malformed: the answer is not a valid script, or sets faces or LoRAs, which the model cannot know.
+        Malformed: the answer is not a valid script, or sets faces, sounds or LoRAs, which the model cannot know.
     """
     try:
         script = Script.model_validate(_parse_object(text))
@@ -286,8 +288,8 @@ def _check_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("an object has the same name twice")
-    if not found.keys().isdisjoint(("face", "lora", "loras")):
-        raise ValueError("faces and LoRAs must not be set")
+    if not found.keys().isdisjoint(("face", "audio", "lora", "loras")):
+        raise ValueError("faces, sounds and LoRAs must not be set")
     return found
 
 

@@ -14,8 +14,9 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.decoding.archive import Archive, Folder, PictureSource, name_errors
+from composition.media.decoding.frame_file import FrameFile
 from composition.media.decoding.headers import Limits, explain_not_a_picture, is_zip, read_header
-from composition.media.decoding.opening import FrameFile, open_frames
+from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels

@@ -18,17 +18,15 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 BT709, BT2020, DCI_P3, DISPLAY_P3 = 1, 9, 11, 12
-PQ, HLG = 16, 18
+LINEAR, PQ, HLG = 8, 16, 18
 UNKNOWN = frozenset({0, 2})
 """Codes of primaries that were not given."""
 BT2020_MATRICES = frozenset({9, 10})
-BT601_PRIMARIES = frozenset({5, 6, 7, 22})
-"""Primaries close to BT.709, which viewers show unchanged."""
 WIDE = {BT2020: "bt2020", DCI_P3: "dci-p3", DISPLAY_P3: "display-p3"}
-"""Primaries that are converted."""
+"""Primaries that are converted. Those of BT.601 are close to BT.709, and viewers show them unchanged."""
 HDR = {PQ: "pq", HLG: "hlg"}
 """Transfer functions that are tone-mapped."""
-POWERS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
+POWERS = {4: 2.2, 5: 2.8, LINEAR: 1.0, 17: 2.6}
 """Transfer functions that are powers: gamma 2.2 and 2.8, linear, SMPTE ST 428. All others are shown as sRGB."""
 CHROMATICITIES = {
     BT709: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060, 0.3127, 0.3290),
@@ -69,6 +67,8 @@ class SourceColour:
             changes["tone_mapped"] = HDR[self.transfer]
         if self.primaries in WIDE:
             changes["colours"] = WIDE[self.primaries]
+        elif self.transfer == LINEAR:
+            changes["colours"] = "linear"
         return changes
 
 

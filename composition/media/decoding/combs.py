@@ -34,34 +34,31 @@ ALONE_STRENGTH = 8
 """Minimum mean strength of combs in a block of a frame that cannot be compared with others."""
 CONSIDERABLE = 25
 """What is combed is considerable if it is more than this fraction of what moves."""
+PLAIN = 0.8
+"""Maximum of the detail within fields, as a fraction of that between them, of combs that are certainly such."""
 VISIBLE = 8
 """A block is combed if the strongest combs, of any combination of fields, are not this much stronger."""
-CLEAR = 4
+CLEAR = 2.5
 """A combination of fields is clearly worse than another if its combs are this much stronger."""
-ORDERED = 1.5
-"""The same, for two combinations of fields from different times."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a frame shows about its fields, compared with the frame before it. Each value is a number of blocks."""
+    """What a frame shows about its fields, compared with the frame before it."""
 
     moving: int = 0
-    """Blocks with motion, in which fields that do not fit would be combed."""
+    """Number of blocks with motion, in which fields that do not fit would be combed."""
     combed: int = 0
-    """Blocks that are combed in the frame as it is stored."""
-    combed_top: int = 0
-    """Blocks that are combed if the top field is combined with the bottom field of the frame before."""
-    combed_bottom: int = 0
-    """Blocks that are combed if the bottom field is combined with the top field of the frame before."""
-    top_first: int = 0
-    """Combed blocks in which the top field is earlier."""
-    bottom_first: int = 0
-    """Combed blocks in which the bottom field is earlier."""
-    fits_top: int = 0
-    """Combed blocks in which the top field fits the bottom field of the frame before, and only that."""
-    fits_bottom: int = 0
-    """Combed blocks in which the bottom field fits the top field of the frame before, and only that."""
+    """Number of blocks that are combed in the frame as it is stored."""
+    own: int = 0
+    """Strength of the combs in the frame as it is stored, in and around these blocks."""
+    top: int = 0
+    """The same, of its top field together with the bottom field of the frame before."""
+    bottom: int = 0
+    """The same, of its bottom field together with the top field of the frame before."""
+    is_plain: bool = False
+    """Whether the fields themselves have much less detail than the frame in the combed blocks. Noise and dense patterns
+    of lines look like combs, but are as dense in each field."""
 
     @property
     def is_combed(self) -> bool:
@@ -72,6 +69,16 @@ class Evidence:
     def is_clean(self) -> bool:
         """Whether the frame is progressive: something moves, and is not combed."""
         return self.moving > 0 and not self.is_combed
+
+    @property
+    def fits_top(self) -> bool:
+        """Whether the top field fits the bottom field of the frame before, and only that."""
+        return self.top * CLEAR < min(self.own, self.bottom)
+
+    @property
+    def fits_bottom(self) -> bool:
+        """Whether the bottom field fits the top field of the frame before, and only that."""
+        return self.bottom * CLEAR < min(self.own, self.top)
 
 
 def read_luma(frame: VideoFrame) -> Luma:
@@ -92,13 +99,18 @@ def measure_combs(top: Luma, bottom: Luma, moving: NDArray[np.bool_]) -> Blocks:
     """Return the strength of the combs, by block, of the even lines of `top` with the odd lines of `bottom`."""
     woven = top.copy()
     woven[1::2] = bottom[1::2]
-    middle = 2 * woven[2:-2]
-    strength = np.abs(woven[1:-3] + woven[3:-1] - middle)
-    strength -= np.abs(woven[:-4] + woven[4:] - middle)  # detail of the picture, not of its lines
+    between, within = _measure_detail(woven)
+    strength = between - within
     strength -= DEAD_ZONE
     np.maximum(strength, 0, out=strength)
     strength *= moving
     return sum_blocks(strength)
+
+
+def _measure_detail(luma: Luma) -> tuple[Luma, Luma]:
+    """Return the difference of each line to those beside it, and to those beside it in its field."""
+    middle = 2 * luma[2:-2]
+    return np.abs(luma[1:-3] + luma[3:-1] - middle), np.abs(luma[:-4] + luma[4:] - middle)
 
 
 def find_motion(before: Luma, after: Luma) -> NDArray[np.bool_]:
@@ -125,17 +137,26 @@ def compare_fields(frame: Luma, before: Luma) -> Evidence:
     bottom = measure_combs(before, frame, motion) if (own >= MIN_SUM).any() else top
     strongest = np.maximum(np.maximum(own, top), bottom)
     least = np.maximum(MIN_STRENGTH * sum_blocks(motion), MIN_SUM)
-    combed, combed_top, combed_bottom = ((x >= least) & (x * VISIBLE > strongest) for x in (own, top, bottom))
+    combed = (own >= least) & (own * VISIBLE > strongest)
+    if not combed.any():
+        return Evidence(int((strongest >= least).sum()))
+    around = widen_blocks(combed)
+    between, within = (sum_blocks(difference * motion)[combed].sum() for difference in _measure_detail(frame))
     return Evidence(
         moving=int((strongest >= least).sum()),
         combed=int(combed.sum()),
-        combed_top=int(combed_top.sum()),
-        combed_bottom=int(combed_bottom.sum()),
-        top_first=int((combed & (bottom > ORDERED * np.maximum(own, top))).sum()),
-        bottom_first=int((combed & (top > ORDERED * np.maximum(own, bottom))).sum()),
-        fits_top=int((combed & (top * CLEAR < np.minimum(own, bottom))).sum()),
-        fits_bottom=int((combed & (bottom * CLEAR < np.minimum(own, top))).sum()),
+        own=int(own[around].sum()),
+        top=int(top[around].sum()),
+        bottom=int(bottom[around].sum()),
+        is_plain=bool(within < PLAIN * between),
     )
+
+
+def widen_blocks(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the chosen blocks and those around them: what moves fast is in one block now and was in another before."""
+    padded = np.pad(chosen, 1)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
 def has_combs(frame: Luma, *neighbours: Luma | None) -> bool:

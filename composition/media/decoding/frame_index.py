@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from composition.media.decoding.h264_fields import FieldPairs
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.timing import SHORT_S, USUAL_RATE, USUAL_S, Timing, time_frames
 from services.errors import UndecodableMedia
@@ -89,6 +90,7 @@ class _IndexReader:
         self._time_base = stream.time_base or Fraction(1)
         self._truncated: str | None = None
         self._incomplete: frozenset[int] = frozenset()
+        self._fields = FieldPairs(stream.codec_context.extradata if stream.codec_context.name == "h264" else None)
 
     def read_index(self) -> Index:
         packets: list[FramePacket] = []
@@ -102,7 +104,10 @@ class _IndexReader:
                     continue
                 read += 1
                 broken = broken + 1 if packet.is_corrupt else 0  # those at the end of the file: it is truncated
-                if not packet.is_discard:
+                is_second = self._fields.may_exist and self._fields.is_second(bytes(packet))
+                if is_second and packets:
+                    packets[-1] = packets[-1]._replace(duration=packets[-1].duration + (packet.duration or 0))
+                elif not packet.is_discard:
                     packets.append(FramePacket(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
                     self._limits.check_length(len(packets), 0, "or more")
         except FFmpegError:

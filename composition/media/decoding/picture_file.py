@@ -129,7 +129,7 @@ class PictureFile:
             self.read_frame(position)
 
     def open_track(self) -> SoundTrack:
-        """Raise UndecodableMedia: pictures and animations have no sound."""
+        """Raise UndecodableMedia: a picture has no sound."""
         raise UndecodableMedia("there is no sound")
 
     def close(self) -> None:

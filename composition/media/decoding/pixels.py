@@ -53,16 +53,14 @@ class RgbConverter:
         self._source = identify_colour(first)
         self._tables: dict[tuple[str, tuple[int, int]], ColourTable] = {}
         self._profile = None if self._source.changes else _open_profile(first, shown)
-        self._cmyk: Pixels | None = None
-        if self._profile is not None and self._profile.mode == "CMYK":
-            self._cmyk = read_cmyk(shown.source)
+        self._cmyk = read_cmyk(shown.source) if self._profile is not None and self._profile.mode == "CMYK" else None
         self._changes: dict[str, str | bool] = {**self._source.changes}
         if self._profile is not None:
             self._changes["colours"] = f"icc: {self._profile.name}"
         if self._square != self._stored:
             ratio = shown.pixel_aspect
             self._changes["pixel_aspect"] = f"{ratio.numerator}:{ratio.denominator}"
-        if has_alpha(first) and (shown.codec not in UNTOLD or self._is_seen_through(first)):
+        if self._has_alpha(first) and (shown.codec not in UNTOLD or self._is_seen_through(first)):
             self._tell_alpha()
         known = first.colorspace in DECORD_MATRICES or (first.colorspace not in SWSCALE_MATRICES and self._sd)
         upright = not self._mirrored and self._quarters == 0
@@ -86,7 +84,7 @@ class RgbConverter:
 
     def convert(self, frame: VideoFrame) -> Pixels:
         """Return a frame as (height, width, 3) uint8 RGB, possibly not contiguous. Raises FFmpegError."""
-        if not has_alpha(frame):
+        if not self._has_alpha(frame):
             return self._orient(self._convert_colours(frame, "rgb24", self._square))
         pixels = self._convert_colours(frame, "rgba", self._stored)
         return self._orient(self._resize(self._composite(pixels)))
@@ -104,9 +102,11 @@ class RgbConverter:
 
     def _convert_colours(self, frame: VideoFrame, form: str, size: tuple[int, int]) -> Pixels:
         """Return a frame as (height, width, channels) sRGB in stored orientation."""
+        if self._shown.codec == "mjpeg" and has_alpha(frame):
+            return self._convert_cmyk(frame, form)
         if not self._source.changes:
             pixels = np.asarray(self._reformat(frame, form, size).to_ndarray(), np.uint8)
-            return pixels if self._profile is None else self._apply_profile(pixels, self._profile)
+            return pixels if self._profile is None else _apply_profile(pixels, self._profile)
         if (form, size) not in self._tables:
             self._tables[form, size] = ColourTable(self._source, *size, has_alpha=form == "rgba")
         table = self._tables[form, size]
@@ -133,16 +133,15 @@ class RgbConverter:
             return Colorspace.BT2020
         return Colorspace.ITU601 if self._sd else Colorspace.ITU709
 
-    def _apply_profile(self, pixels: Pixels, profile: Profile) -> Pixels:
-        """Return (height, width, 3 or 4) pixels with the colours converted and alpha kept."""
-        match profile.mode:
-            case "CMYK":
-                colours = pixels[..., :3] if self._cmyk is None else profile.convert(self._cmyk)
-            case "L":
-                colours = profile.convert(pixels[..., 0])
-            case _:
-                colours = profile.convert(pixels[..., :3])
-        return np.concatenate([colours, pixels[..., 3:]], 2)
+    def _convert_cmyk(self, frame: VideoFrame, form: str) -> Pixels:
+        """Return a CMYK JPEG. FFmpeg decodes cyan, magenta and yellow to RGB, and black to alpha."""
+        if self._profile is not None and self._cmyk is not None:
+            colours = self._profile.convert(self._cmyk)
+        else:
+            pixels = np.asarray(self._reformat(frame, "rgba", self._square).to_ndarray(), np.uint16)
+            colours = ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+        opaque = np.full((*colours.shape[:2], 1), 255, np.uint8)
+        return colours if form == "rgb24" else np.concatenate([colours, opaque], 2)
 
     def _composite(self, pixels: Pixels) -> Pixels:
         """Return (height, width, 4) pixels composited on the background, (height, width, 3)."""
@@ -155,6 +154,10 @@ class RgbConverter:
 
     def _tell_alpha(self) -> None:
         self._changes["alpha"] = f"on {self._shown.background}"
+
+    def _has_alpha(self, frame: VideoFrame) -> bool:
+        """Whether a frame has an alpha channel. JPEG has none, though FFmpeg returns one for CMYK."""
+        return self._shown.codec != "mjpeg" and has_alpha(frame)
 
     def _is_seen_through(self, frame: VideoFrame) -> bool:
         """Whether a pixel of a frame is not opaque."""
@@ -183,6 +186,12 @@ def has_alpha(frame: VideoFrame) -> bool:
     return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
 
 
+def _apply_profile(pixels: Pixels, profile: Profile) -> Pixels:
+    """Return (height, width, 3 or 4) pixels with the colours converted and alpha kept."""
+    colours = profile.convert(pixels[..., 0] if profile.mode == "L" else pixels[..., :3])
+    return np.concatenate([colours, pixels[..., 3:]], 2)
+
+
 def _open_profile(frame: VideoFrame, shown: Presentation) -> Profile | None:
     """Return the ICC profile of a stream, if it is for frames of this kind; None if there is none to apply."""
     data = _read_side_data(frame, SideDataType.ICC_PROFILE) if shown.tags is None else shown.tags.profile
@@ -190,8 +199,9 @@ def _open_profile(frame: VideoFrame, shown: Presentation) -> Profile | None:
     if profile is None:
         return None
     is_grey = frame.format.name.startswith(("gray", "ya", "mono"))
-    is_for_it = {"L": is_grey, "CMYK": shown.codec == "mjpeg"}.get(profile.mode, True)
-    return profile if is_for_it else None
+    is_cmyk = shown.tags is not None and shown.codec == "mjpeg" and has_alpha(frame)
+    suits = {"L": is_grey, "CMYK": is_cmyk, "RGB": not is_cmyk}[profile.mode]
+    return profile if suits else None
 
 
 def _is_display_mirrored(frame: VideoFrame) -> bool:

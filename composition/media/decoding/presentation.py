@@ -76,7 +76,8 @@ def choose_decoder(stream: VideoStream, threads: int) -> FrameDecoder:
         threads: number of threads.
     """
     name = ALPHA_DECODERS.get(stream.codec_context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    tags = {tag.lower(): value for tag, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
         return stream.codec_context
     context = CodecContext.create(name, "r")
     context.extradata = stream.codec_context.extradata

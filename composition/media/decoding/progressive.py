@@ -1,13 +1,14 @@
 """Progressive frames of interlaced and telecined files."""
 
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 from av.video.frame import VideoFrame
 
 from composition.media.decoding.deinterlace import Deinterlacer
 from composition.media.decoding.fields import Neighbours
-from composition.media.decoding.scan import CYCLE, FrameSource, Scan, find_scan
+from composition.media.decoding.frame_file import FrameFile
+from composition.media.decoding.scan import CYCLE, Scan, find_scan
 from composition.media.decoding.telecine import FilmReader
 
 HELD = CYCLE + 2
@@ -16,23 +17,6 @@ KEPT_BYTES = 32 << 20
 """Size from which on no more frames are kept of those that were examined, in bytes."""
 DRAWN_CODECS = frozenset({"gif", "apng", "webp", "png"})
 """Codecs that are not examined: what they hold is drawn, not scanned."""
-
-
-class FrameFile(FrameSource, Protocol):
-    """A video file, as the readers need it."""
-
-    @property
-    def is_still(self) -> bool:
-        """Whether the file is a picture, not a video."""
-        ...
-
-    def read_last(self) -> VideoFrame:
-        """Return the last frame that can be decoded. Counts the frames if they have no times."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return the fields of `composition.media.decode.MediaFacts`."""
-        ...
 
 
 class ProgressiveReader:
@@ -46,7 +30,8 @@ class ProgressiveReader:
     def __init__(self, file: FrameFile, scan: Scan) -> None:
         self._file = file
         source = Neighbours(file, HELD)
-        self._film = None if scan.dropped is None else FilmReader(source, scan.top_first is not False, scan.dropped)
+        dropped = None if file.describe()["is_variable"] else scan.dropped
+        self._film = None if dropped is None else FilmReader(source, scan.top_first is not False, dropped)
         self._reader = self._film or Deinterlacer(source, scan.top_first)
 
     @property

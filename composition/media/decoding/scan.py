@@ -27,6 +27,10 @@ PLACES = 3
 """Number of later places in which a flagged video without combs at its beginning is examined."""
 PLACE_FRAMES = 5
 """Number of frames that are examined in each."""
+DIFFERENT = 1.1
+"""Ratio of two strengths of combs from which on they tell the order of the fields."""
+ORDERED, FEW = 1.3, 4
+"""The same, if there are fewer than this many frames that tell it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,12 @@ class Examination:
                 self.evidence[position] = evidence
         return True
 
+    def drop_doubtful(self) -> None:
+        """Drop the evidence of combs that may be detail of the pictures."""
+        self.evidence = {
+            position: found for position, found in self.evidence.items() if found.is_plain or not found.is_combed
+        }
+
     @property
     def clean(self) -> int:
         """Number of frames that are progressive."""
@@ -111,18 +121,32 @@ def find_scan(source: FrameSource) -> Scan | None:
     cadence = find_cadence(examination.evidence)
     if cadence is not None:
         return cadence
+    if not examination.is_flagged:
+        examination.drop_doubtful()
     if examination.is_flagged and not examination.combed:
         examination.examine_places()
     combed, clean = examination.combed, examination.clean
-    top = sum(evidence.top_first for evidence in combed)
-    bottom = sum(evidence.bottom_first for evidence in combed)
-    is_ordered = max(top, bottom) > 2 * min(top, bottom)
-    scan = Scan(top > bottom if is_ordered else None)
+    top_first = find_order(combed)
     if examination.is_flagged:
-        return scan if combed or (not clean and _is_doubtful(source)) else None
-    blocks = sum(evidence.combed for evidence in combed)
-    is_certain = is_ordered and max(top, bottom) * 4 > blocks and len(combed) * 3 > clean
-    return scan if is_certain and len(combed) >= min(2, source.frames - 1) else None
+        return Scan(top_first) if combed or (not clean and _is_doubtful(source)) else None
+    is_certain = top_first is not None and len(combed) >= min(2, source.frames - 1) and len(combed) * 3 > clean
+    return Scan(top_first) if is_certain else None
+
+
+def find_order(combed: list[Evidence]) -> bool | None:
+    """Return whether the top field of each frame is the earlier one; None if the frames do not tell.
+
+    The earlier field of a frame is nearer in time to the frame before, so it fits the later field there better than
+    the later field here fits the earlier one there. In progressive pictures full of detail both are alike.
+    """
+    top_votes = sum(found.bottom > DIFFERENT * found.top for found in combed)
+    bottom_votes = sum(found.top > DIFFERENT * found.bottom for found in combed)
+    votes = top_votes + bottom_votes
+    top, bottom = sum(found.top for found in combed), sum(found.bottom for found in combed)
+    is_agreed = max(top_votes, bottom_votes) * 5 >= votes * 4 and votes * 2 >= len(combed)
+    is_top_first = top_votes > bottom_votes
+    better, worse = (top, bottom) if is_top_first else (bottom, top)
+    return is_top_first if votes and is_agreed and worse > better * (ORDERED if votes < FEW else DIFFERENT) else None
 
 
 def _is_doubtful(source: FrameSource) -> bool:
@@ -136,21 +160,23 @@ def find_cadence(evidence: dict[int, Evidence]) -> Scan | None:
 
     Of five frames, two that follow each other are combed (or one, by cameras' "advanced" pulldown), and their earlier
     field fits the later field of the frame before. The first of them begins with the same film frame as the one before
-    it, so it is dropped.
+    it, so it is dropped. Compression hides some of that. Cuts that were made after the telecine may shift the cycle in
+    some parts of the video, but not change that earlier fields fit.
     """
     combed = {position: found for position, found in evidence.items() if found.is_combed}
-    top = sum(found.fits_top for found in combed.values())
-    is_top_first = top > sum(found.fits_bottom for found in combed.values())
-    fitting = {
-        position
-        for position, found in combed.items()
-        if (found.fits_top if is_top_first else found.fits_bottom) * 2 > found.combed
-    }
+    fitting_top = {position for position, found in combed.items() if found.fits_top}
+    fitting_bottom = {position for position, found in combed.items() if found.fits_bottom}
+    is_top_first = len(fitting_top) > len(fitting_bottom)
+    fitting = fitting_top if is_top_first else fitting_bottom
     dropped = max(range(CYCLE), key=lambda phase: (_count_at(fitting, phase, 2), _count_at(fitting, phase, 1)))
-    regular = _count_at(fitting, dropped, 2)
-    if regular < 2 or len(combed) - regular > regular // 4 or len(evidence) < CYCLE - 1:
+    inside = {position: found.combed for position, found in combed.items() if (position - dropped) % CYCLE < 2}
+    if not inside or max(inside) - min(inside) < CYCLE - 1:
         return None
-    return Scan(is_top_first, dropped)
+    outside = sum(found.combed for found in combed.values()) - sum(inside.values())
+    is_regular = outside * 4 <= sum(inside.values()) and _count_at(fitting, dropped, 2) * 5 >= 2 * len(inside)
+    certain = sum(combed[position].is_plain for position in fitting)
+    is_cut = certain * 5 >= len(combed) * 4 and len(inside) * 2 >= len(combed)
+    return Scan(is_top_first, dropped) if is_regular or is_cut else None
 
 
 def _count_at(positions: Iterable[int], phase: int, length: int) -> int:

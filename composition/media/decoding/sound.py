@@ -3,6 +3,7 @@
 Runs only in decoder processes (`composition.media.decoding.worker`): files are untrusted, and FFmpeg is native code.
 """
 
+import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import Any, cast
@@ -28,6 +29,8 @@ LESS_WANTED = (
 
 Chunk = tuple[dict[str, Any], bytes]
 """A description (JSON), and data."""
+Chunks = Generator[Chunk]
+"""The description of a track, then its chunks."""
 
 
 def choose_sound(container: InputContainer) -> AudioStream | None:
@@ -121,7 +124,7 @@ class SoundTrack:
         Args:
             packet: the packet.
             ticks: its presentation time.
-            duration: seconds of sound in it.
+            duration: seconds of sound in it, audible or not.
         """
         surplus = (packet.duration or 0) * self.time_base - duration
         return self.measure_time(ticks) + (surplus if surplus > TOLERANCE else 0)
@@ -150,5 +153,9 @@ def check_form(rate: int, channels: int) -> None:
         raise UndecodableMedia(f"it must have 1 to {MAX_CHANNELS} channels, got {channels}")
 
 
-Chunks = Generator[Chunk]
-"""The description of a track, then its chunks."""
+def read_skip(packet: "Packet[AudioStream]") -> tuple[int, int]:
+    """Return the number of samples at the beginning and at the end of a packet that are not played."""
+    if not packet.has_sidedata("skip_samples"):
+        return 0, 0
+    begin, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")).ljust(8, b"\0"))
+    return begin, end

@@ -55,7 +55,10 @@ class SoundFile:
         track.close()
         self._limits.check_length(0, self._duration_s, "according to its packets")
         track = self.open_track()
-        next(SampleReader(track, None, None).read())
+        try:
+            next(SampleReader(track, None, None).read())
+        except UndecodableMedia as error:
+            raise UndecodableMedia(f"the sound cannot be used: {error.message}") from error
         track.close()
 
     def open_track(self) -> SoundTrack:

@@ -16,7 +16,7 @@ from av.codec.context import Flags2
 from av.error import FFmpegError
 from av.packet import Packet
 
-from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, SoundTrack, check_form
+from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, SoundTrack, check_form, read_skip
 from composition.media.sound_form import COPIED, MAX_CONFIGURATION, UnfitForCopying
 from services.errors import LimitExceeded, UndecodableMedia
 
@@ -118,7 +118,7 @@ class PacketReader:
         for packet in self._track.read_packets():
             data = self._unwrap(bytes(packet))
             frames = _decode(packet)
-            skipped, trimmed = _read_skip(packet)
+            skipped, trimmed = read_skip(packet)
             if not self._rate:
                 if not frames:
                     raise UnfitForCopying("its first packet has no samples")
@@ -176,14 +176,6 @@ def _decode(packet: "Packet[AudioStream]") -> list[AudioFrame]:
     if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
         raise UnfitForCopying(DAMAGED)
     return frames
-
-
-def _read_skip(packet: "Packet[AudioStream]") -> tuple[int, int]:
-    """Return the number of samples at the beginning and at the end of a packet that are not played."""
-    if not packet.has_sidedata("skip_samples"):
-        return 0, 0
-    begin, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")).ljust(8, b"\0"))
-    return begin, end
 
 
 def _unwrap_adts(data: bytes) -> tuple[bytes, bytes]:

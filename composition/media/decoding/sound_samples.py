@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, SoundTrack, check_form
+from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, SoundTrack, check_form, read_skip
 from composition.media.sound_form import LAYOUTS
 from services.errors import LimitExceeded, UndecodableMedia
 
@@ -130,7 +130,8 @@ class SampleReader:
         if packet is None:
             self._base = self._track.measure_time(ticks)
         else:
-            self._base = self._track.measure_first(packet, ticks, Fraction(frame.samples, rate))
+            duration = Fraction(frame.samples + sum(read_skip(packet)), rate)
+            self._base = self._track.measure_first(packet, ticks, duration)
         self._anchor = self._base
 
     def _make_silence(self, time: Fraction) -> Iterator[Samples]:

@@ -3,7 +3,7 @@
 import numpy as np
 from av.video.frame import VideoFrame
 
-from composition.media.decoding.combs import CONSIDERABLE, compare_fields
+from composition.media.decoding.combs import compare_fields, read_luma
 from composition.media.decoding.deinterlace import Deinterlacer
 from composition.media.decoding.fields import Neighbours, weave_fields
 from composition.media.decoding.scan import CYCLE
@@ -80,9 +80,9 @@ class FilmReader:
         if frame is None or luma is None or before is None or luma_before is None:
             return self._deinterlacer.read_frame(position)
         found = compare_fields(luma, luma_before)
-        crossed = found.combed_top if self._top_first else found.combed_bottom
-        if min(found.combed, crossed) * CONSIDERABLE > found.moving:
-            return self._deinterlacer.filter_frame(position)
-        if crossed >= found.combed:
+        if not found.is_combed:
             return frame
-        return weave_fields(frame, before) if self._top_first else weave_fields(before, frame)
+        woven = weave_fields(frame, before) if self._top_first else weave_fields(before, frame)
+        if compare_fields(read_luma(woven), luma_before).is_combed:  # a part of the video that is interlaced
+            return self._deinterlacer.filter_frame(position)
+        return woven

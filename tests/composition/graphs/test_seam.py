@@ -4,32 +4,24 @@ Wan's place is taken by a service that fits the picture as Wan and SVD do and re
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from composition.graphs.calls import Models, Transport
-from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
-from composition.graphs.v2v.graph import V2V
-from composition.graphs.v2v.request import V2VRequest
+from composition.graphs.run import Known
 from composition.graphs.v2v.seam import ColourMatch
-from composition.records.artifacts import ArtifactSettings
 from services.frames import Fact, Frames, Item, Pixels
 from services.pixels import fit_picture
 from services.sizes import Sides, choose_framing
 from services.wan.request import WanRequest
 from tests.composition import sample_media as media
 from tests.composition.rolling import facts, of
-from tests.composition.serving import Handle
+from tests.composition.seams import Room, draw_circle, measure_circle, measure_difference
 
-LOSSLESS = media.Coding(codec="ffv1", pix_fmt="bgr0", form="matroska", tagged=False)
-GROUND, CIRCLE, MARK = 64, 200, 250
+GROUND, CIRCLE, MARK = (64, 64, 64), (64, 200, 64), 250
 CLIPS = [
     *((1920, 1080), (1280, 720), (1080, 1920), (1440, 1080), (1080, 1080), (2560, 1080), (720, 900)),
     *((853, 479), (640, 359), (479, 853), (90, 50), (51, 91)),
@@ -73,43 +65,15 @@ class Repeater:
         """Nothing runs that could be stopped."""
 
 
-@dataclass(frozen=True)
-class Room:
-    """The graph with a service in Wan's place, and a folder for clips."""
-
-    folder: Path
-    service: Repeater
-
-    async def run(self, picture: Pixels, known: Known = NOTHING_KNOWN, **fields: Any) -> list[Item]:
-        """Continue a clip that shows a picture."""
-        clip = media.clip(self.folder / "clip.mkv", [picture, picture], coding=LOSSLESS)
-        handle = Handle(self.service)
-        settings = GraphSettings(artifacts=ArtifactSettings(url=str(self.folder / "artifacts")))
-        graph = V2V(Models({"describe": handle, "image-to-video": handle}), settings, Transport())
-        request = V2VRequest.model_validate({"input_video": str(clip), "prompt": "still", "num_frames": 5, **fields})
-        async with aclosing(cast("AsyncGenerator[Item]", graph.run(request, known))) as items:
-            return [item async for item in items]
-
-    async def join(self, picture: Pixels, **fields: Any) -> Pixels:
-        """Return the frames after the clip, (4, h, w, 3)."""
-        frames = of(Frames, await self.run(picture, join=True, **fields))
-        assert [frame.first for frame in frames] == [0, 1, 3]
-        return np.concatenate([frame.pixels for frame in frames])
-
-
 def room(
-    folder: Path, multiple: int = 16, max_area: int = 704 * 1280, *, gain: float = 1.0, offset: float = 0.0
+    folder: Path, multiple: int = 16, max_area: int = 704 * 1280, levels: tuple[float, float] = (1.0, 0.0)
 ) -> Room:
-    return Room(folder, Repeater(multiple, max_area, gain, offset))
+    return Room(folder, Repeater(multiple, max_area, *levels))
 
 
 def draw(width: int, height: int) -> Pixels:
     """Draw a circle in green on grey, and a mark in red in each corner."""
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
-    radius = 0.3 * min(width, height)
-    distance = np.hypot(x - 0.45 * width, y - 0.52 * height)
-    picture = np.full((height, width, 3), GROUND, np.uint8)
-    picture[..., 1] = np.rint(GROUND + (CIRCLE - GROUND) * np.clip(radius - distance + 0.5, 0, 1))
+    picture = draw_circle(width, height, GROUND, CIRCLE)
     side = max(3, min(width, height) // 20)
     for rows in (slice(side), slice(-side, None)):
         for columns in (slice(side), slice(-side, None)):
@@ -118,15 +82,8 @@ def draw(width: int, height: int) -> Pixels:
 
 
 def measure(picture: Pixels) -> NDArray[np.float64]:
-    """Return the centre and the diameters of the circle, (x, y, across, down), from its moments."""
-    weights = (picture[..., 1].astype(np.float64) - GROUND) / (CIRCLE - GROUND)
-    found: list[tuple[float, float]] = []
-    for axis in (0, 1):
-        profile = weights.sum(axis)
-        places = np.arange(len(profile))
-        centre = float(np.average(places, weights=profile))
-        found.append((centre, 4 * float(np.average((places - centre) ** 2, weights=profile)) ** 0.5))
-    return np.array([[centre for centre, _ in found], [diameter for _, diameter in found]]).ravel()
+    """Return the centre and the diameters of the circle, whatever the marks."""
+    return measure_circle(picture[..., 1:], GROUND[1:], CIRCLE[1:])
 
 
 def check_marks(picture: Pixels, height: int) -> None:
@@ -210,14 +167,8 @@ async def test_stretching_loses_nothing_and_cropping_the_borders(tmp_path):
 # --- colours ------------------------------------------------------------------------------------------------------
 
 
-def paler_room(folder: Path) -> Room:
-    """Return a room whose model lowers the contrast."""
-    return room(folder, gain=0.8, offset=20.0)
-
-
-def difference(one: Pixels, other: Pixels) -> float:
-    """Return the mean absolute difference in levels."""
-    return float(np.abs(one.astype(int) - other).mean())
+PALER = 0.8, 20.0
+"""Gain and offset of a model that lowers the contrast."""
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
@@ -226,27 +177,28 @@ async def test_matched_colours_are_those_of_the_clip(tmp_path, fields, fit):
     picture = draw(853, 479)
     fields = {**fields, "fit": fit}
     faithful = await room(tmp_path).join(picture, **fields)
-    assert difference(await paler_room(tmp_path).join(picture, **fields), faithful) > 5
-    matched = await paler_room(tmp_path).join(picture, match_colour=True, **fields)
-    assert difference(matched, faithful) < 0.7
+    assert measure_difference(await room(tmp_path, levels=PALER).join(picture, **fields), faithful) > 5
+    matched = await room(tmp_path, levels=PALER).join(picture, match_colour=True, **fields)
+    assert measure_difference(matched, faithful) < 0.7
     assert np.array_equal(matched[0], matched[-1])
 
 
 async def test_a_card_is_matched_in_its_mean_alone(tmp_path):
     card = media.solid((118, 90, 200), 853, 479)
-    matched = await room(tmp_path, gain=0.9, offset=30.0).join(card, match_colour=True)
+    matched = await room(tmp_path, levels=(0.9, 30.0)).join(card, match_colour=True)
     assert (matched == card).all()
 
 
 async def test_a_resumed_run_has_the_same_colours(tmp_path):
-    picture, here = draw(320, 180), paler_room(tmp_path)
+    service = Repeater(16, 704 * 1280, *PALER)
+    picture, here, starts = draw(320, 180), Room(tmp_path, service), service.starts
     whole = of(Frames, await here.run(picture, match_colour=True))
     rest = of(Frames, await here.run(picture, Known(key="job", frames=4), match_colour=True))
-    assert here.service.starts == [0, 0]
+    assert starts == [0, 0]
     assert [run.first for run in rest] == [4]
     assert np.array_equal(rest[0].pixels, whole[2].pixels)
     await here.run(picture, Known(key="job", frames=4))
-    assert here.service.starts[-1] == 4, "without the match, nothing is sent again"
+    assert starts[-1] == 4, "without the match, nothing is sent again"
 
 
 def test_a_match_needs_the_first_frame():

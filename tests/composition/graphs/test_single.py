@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, make_id
 from composition.records.tables import Job
 from services.catalogue import KINDS
-from services.errors import InvalidParameter, ModelFailed, ServiceLost
+from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ServiceLost
 from services.frames import Frames
 from services.qwen_edit.request import DEFAULT_PROMPT
 from services.wan.request import WanRequest
@@ -49,7 +50,13 @@ def request_of(kind: str, **fields: Any) -> Any:
         ("text-to-video", {}, "", "video", {"video"}),
         ("flux", {}, "", "image", set[str]()),
         ("hunyuan-dit", {"image": "image"}, "image", "image", set[str]()),
-        ("qwen-edit", {"image": "image", "edges": "image"}, "image", "image", set[str]()),
+        (
+            "qwen-edit",
+            {"image": "image", "edges": "image", "references": "pictures"},
+            "image",
+            "image",
+            set[str](),
+        ),
     ],
 )
 def test_what_a_job_takes_and_makes(
@@ -195,6 +202,22 @@ async def test_an_edit_is_ordered_like_any_other_job(counter: Counter) -> None:
         await counter.ordered("qwen", image=counter.first.id, prompt="x", seconds=2)
 
 
+async def test_an_edit_sees_three_pictures_at_most(counter: Counter) -> None:
+    counter.cluster.host_models({"qwen": Hosted("qwen-edit")})
+    first = counter.first.id
+    two = await counter.ordered("qwen", image=first, prompt="x", references=[first, first])
+    assert two.media.keys() == {"image", "references"}
+    one = await counter.ordered("qwen", image=first, edges=first, references=first)
+    assert one.media["references"] == counter.first.key
+    for fields, message in (
+        ({"references": [first] * 3}, "references: at most 2 beside image, got 3"),
+        ({"references": [first] * 2, "edges": first}, "references: at most 1 beside image and edges, got 2"),
+    ):
+        with pytest.raises(LimitExceeded) as caught:
+            await counter.ordered("qwen", image=first, prompt="x", **fields)
+        assert (caught.value.message, caught.value.param) == (message, "references")
+
+
 async def test_a_field_of_an_edit_that_cannot_be_read_is_named(counter: Counter) -> None:
     counter.cluster.host_models({"qwen": Hosted("qwen-edit")})
     for bad in ("{", "3", [1], 3):
@@ -223,7 +246,8 @@ class Desk:
 
     def job(self, **fields: Any) -> tuple[Job, Lease]:
         media = {name: f"files/{name}" for name in fields.keys() & SINGLES[self.kind].request.MEDIA.keys()}
-        asked: SingleRequest = request_of(self.kind, seed=7, **fields)
+        seed = {"seed": 7} if "seed" in SINGLES[self.kind].request.model_fields else {}
+        asked: SingleRequest = request_of(self.kind, **seed, **fields)
         said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": media, "main": asked.main_variant}
         self.store.create_job(Job(id=make_id("video"), owner="", model=self.kind, created_at=time.time(), **said), 99)
         claimed = self.store.claim_job(60)
@@ -305,6 +329,22 @@ async def test_an_edit_reaches_its_model_with_its_pictures(tmp_path: Path, edges
     assert isinstance(frames, Frames)
     assert desk.picture(done) == encode_png(frames.pixels[0])
     assert (done.progress, done.stage) == (1.0, "denoise")
+
+
+async def test_references_of_any_size_reach_the_model(tmp_path: Path) -> None:
+    service = EditService()
+    desk = Desk(tmp_path, "qwen-edit", service)
+    references = [noise(2, 20, 30), noise(3, 40, 16)]
+    with zipfile.ZipFile(tmp_path / "artifacts" / "references.zip", "w") as archive:
+        for index, pixels in enumerate(references):
+            archive.writestr(f"{index:06}", encode_png(pixels))
+    desk.artifacts.put("files/references", (tmp_path / "artifacts" / "references.zip").read_bytes())
+    job, lease = desk.job(image="file_1", references="file_2", prompt="x", steps=2)
+    await desk.work(job, lease)
+    (asked,) = service.asked
+    assert [np.array_equal(given.pixels[0], made) for given, made in zip(asked.references, references, strict=True)]
+    assert [given.pixels.shape for given in asked.references] == [(1, 30, 20, 3), (1, 16, 40, 3)]
+    assert np.array_equal(asked.image.pixels[0], PICTURE)
 
 
 async def test_a_model_that_makes_nothing_has_failed(tmp_path: Path) -> None:

@@ -99,12 +99,13 @@ def test_what_openai_s_clients_say_and_what_means_nothing_here() -> None:
         ({"size": "100x100"}, LimitExceeded, "size: 100x100 has 10000 pixels, and the limit is 4096"),
         ({"response_format": "url"}, InvalidParameter, "response_format: must be 'b64_json'"),
         ({"response_format": "png"}, InvalidParameter, "response_format: input should be 'b64_json', got 'png'"),
-        ({"output_format": "jpeg"}, InvalidParameter, "output_format: input should be 'png', got 'jpeg'"),
+        ({"output_format": "gif"}, InvalidParameter, "output_format: input should be 'png', 'jpeg' or 'webp', got"),
         ({"quality": "hd"}, InvalidParameter, "quality: input should be 'auto' or 'standard', got 'hd'"),
-        ({"background": "transparent"}, InvalidParameter, "background: input should be 'auto' or 'opaque'"),
+        ({"background": "transparent"}, InvalidParameter, "background: must be 'opaque' or 'auto': the models"),
         ({"style": "vivid"}, InvalidParameter, "style: not supported: describe it in the prompt"),
         ({"moderation": "low"}, InvalidParameter, "moderation: not supported"),
-        ({"output_compression": 50}, InvalidParameter, "output_compression: not supported"),
+        ({"output_compression": 50}, InvalidParameter, "output_compression: must be 100 with output_format 'png', got"),
+        ({"output_compression": 101, "output_format": "webp"}, InvalidParameter, "output_compression: input should be"),
         ({"partial_images": 4, "stream": True}, InvalidParameter, "partial_images: input should be less than"),
         ({"partial_images": 1}, InvalidParameter, "partial_images: allowed only with stream, got 1"),
         ({"progress": True}, InvalidParameter, "progress: allowed only with stream, got True"),
@@ -157,6 +158,21 @@ async def test_each_picture_has_its_seed() -> None:
     ]
     assert abs(answer.created - time.time()) < 60
     assert handle.preferred == ["a+style/b"]
+
+
+async def test_pictures_have_the_format_and_the_quality_that_are_asked_for() -> None:
+    sizes: dict[tuple[str, int], int] = {}
+    for form in ("jpeg", "webp"):
+        for quality in (5, 60, 100):
+            request = asked(output_format=form, output_compression=quality, seed=1, size="64x64")
+            answer = await painter(PaintService()).generate(request, None)
+            data = base64.b64decode(answer.data[0].b64_json)
+            with Image.open(io.BytesIO(data)) as picture:
+                assert (picture.format, picture.size) == (form.upper(), (64, 64))
+            assert answer.output_format == form
+            sizes[form, quality] = len(data)
+    for form in ("jpeg", "webp"):
+        assert sizes[form, 5] < sizes[form, 60] < sizes[form, 100]
 
 
 async def test_a_picture_of_a_face_is_looked_at_first() -> None:

@@ -92,6 +92,17 @@ async def test_each_picture_and_its_previews(tmp_path: Path) -> None:
     assert {event["size"] for _, event in events} == {"48x32"}
 
 
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+async def test_pictures_and_previews_have_the_format_that_is_asked_for(tmp_path: Path, form: str) -> None:
+    service = PaintService(preview_every=1)
+    answer = await streamed(front_door(tmp_path, flux(service)), partial_images=1, output_format=form)
+    events = read(answer.text)
+    assert [event["output_format"] for _, event in events] == [form] * 2
+    for _, event in events:
+        with Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))) as picture:
+            assert picture.format == form.upper()
+
+
 @pytest.mark.parametrize("every", [0, 1])
 async def test_no_preview_is_told_that_nobody_asked_for(tmp_path: Path, every: int) -> None:
     most = 3 if every == 0 else 0

@@ -98,9 +98,13 @@ class Set:
         finally:
             await runner.close()
 
-    def ordered(self, **fields: Any) -> Job:
+    def ordered(self, media: Mapping[str, str] | None = None, **fields: Any) -> Job:
         asked = StoryboardRequest.model_validate({**SHOT, **fields})
-        said: dict[str, Any] = {"params": asked.model_dump(mode="json"), "media": {}, "created_at": time.time()}
+        said: dict[str, Any] = {
+            "params": asked.model_dump(mode="json"),
+            "media": dict(media or {}),
+            "created_at": time.time(),
+        }
         return self.store.create_job(Job(id=make_id("video"), owner="ann", model="storyboard", **said), 99)
 
     async def ended(self, job: Job) -> Job:
