@@ -12,11 +12,57 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class EncodingFields(TypedDict, total=False):
+    """How a video is encoded."""
+
+    codec: Annotated[
+        Literal["h264", "hevc", "av1"] | None,
+        About(
+            "H.264 plays everywhere. HEVC and AV1 make smaller files, and take more time and newer players.",
+            default="h264",
+        ),
+    ]
+    bitrate: Annotated[
+        str | None,
+        About(
+            "Average rate instead of a constant quality, in bits per second: `5000k`, `5M` or `5000000`. Each "
+            "segment of 8 or 32 frames is encoded several times to come near it. A segment that needs less at "
+            "the best quality takes less."
+        ),
+    ]
+    crf: Annotated[
+        int | None,
+        About(
+            "Constant quality (constant rate factor); smaller is better: 0 to 51 for H.264 (by default 18) and "
+            "HEVC (20), 0 to 63 for AV1 (24). Not together with `bitrate`."
+        ),
+    ]
+    preset: Annotated[
+        str | None,
+        About(
+            "Speed of the encoder, at the expense of size: `ultrafast` to `placebo` for H.264 and HEVC (by "
+            "default `veryfast`), 13 (fastest) to 0 for AV1 (8)."
+        ),
+    ]
+    large: Annotated[
+        Literal["warn", "hevc", "av1"] | None,
+        About(
+            "What happens to H.264 beyond level 5.2 or 4096x2304 pixels, which browsers and hardware decoders "
+            "do not play: `warn` adds the fact `warning`, `hevc` and `av1` encode with this codec instead.",
+            default="warn",
+        ),
+    ]
+
+
 class GraphFields(TypedDict, total=False):
     """The fields that every graph, and every single model, accepts."""
 
     models: Annotated[
         Mapping[str, str] | None, About("Role → id of the model to use. The default is set in the configuration.")
+    ]
+    encoding: Annotated[
+        EncodingFields | None,
+        About("How the videos are encoded. Fields that are not given are those of the configuration."),
     ]
 
 
@@ -940,9 +986,6 @@ class PictureOutputFields(TypedDict, total=False):
             default="100",
         ),
     ]
-    background: Annotated[
-        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
-    ]
 
 
 class GenerationFields(PictureOutputFields, FluxFields, total=False):
@@ -957,6 +1000,9 @@ class GenerationFields(PictureOutputFields, FluxFields, total=False):
     response_format: Annotated[
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
+    ]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
     ]
     quality: Annotated[
         Literal["auto", "standard"] | None,
@@ -1015,6 +1061,14 @@ class ImageEditFields(PictureOutputFields, EditFields, total=False):
     ]
     model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
     n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
+    background: Annotated[
+        str | None,
+        About(
+            "What transparent pictures are shown on: `#rrggbb` or a basic colour name of CSS; with `auto` and "
+            "`opaque`, the configured colour (white). The results are always opaque.",
+            default="auto",
+        ),
+    ]
     response_format: Annotated[
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
@@ -1060,6 +1114,7 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     models: Mapping[str, str] | None
+    encoding: EncodingFields | None
     background: str | None
     input_video: Media | None
     prompt: str | None

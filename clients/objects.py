@@ -55,6 +55,23 @@ class VideoError(Answer):
     """Error message."""
 
 
+class VideoFacts(Answer):
+    """The facts of a video, as a player finds them in its file."""
+
+    size: str
+    """`WIDTHxHEIGHT` in pixels."""
+    frames: int
+    """Number of frames."""
+    rate: str
+    """Frames per second as a fraction, such as `25` or `24000/1001`; the average if the frame rate is variable."""
+    seconds: float
+    """Duration in seconds."""
+    codec: str
+    """FFmpeg's name of the codec: `h264`, `hevc` or `av1`."""
+    sound: str | None = None
+    """FFmpeg's name of the codec of the sound; null if there is no sound."""
+
+
 class Child(Ending):
     """A job that is a part of another job."""
 
@@ -101,7 +118,8 @@ class Video(Ending):
     expires_at: int | None = None
     """Time when the results are deleted, in seconds since 1970, UTC; null if they are kept."""
     size: str = ""
-    """`WIDTHxHEIGHT` in pixels; empty until it is known."""
+    """`WIDTHxHEIGHT` in pixels; empty until it is known. When the video is complete, this and the other properties
+    of the main video are read from its file."""
     seconds: str = "0"
     """Duration of the video in seconds; `0` until it is known."""
     prompt: str | None = None
@@ -119,7 +137,13 @@ class Video(Ending):
     frames_total: int | None = None
     """Total number of frames of the main video; null until it is known."""
     rate: str | None = None
-    """Frames per second as a fraction; null until it is known."""
+    """Frames per second as a fraction; null until it is known. The average if the frame rate is variable."""
+    codec: str | None = None
+    """FFmpeg's name of the codec of the main video: `h264`, `hevc` or `av1`; null until the video is complete."""
+    sound: str | None = None
+    """FFmpeg's name of the codec of the sound of the main video; null if there is none, or until it is complete."""
+    videos: dict[str, VideoFacts] = {}
+    """Variant → the facts of each complete video, as read from its file."""
     eta_s: float | None = None
     """Estimated time until completion, in seconds; null if it cannot be estimated."""
     params: dict[str, Any] = {}

@@ -100,6 +100,7 @@ class Jobs(JobRunner):
             concurrency=args.concurrency,
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
+            hardware=args.hardware,
         )
         served = open_registry(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.waits]
@@ -121,6 +122,7 @@ class Front(Ingress):
             max_body_bytes=args.max_body_bytes,
             max_json_bytes=args.max_json_bytes,
             max_queued_jobs=args.max_queued_jobs,
+            encoding=args.encoding,
             max_conversion_pixels=args.max_conversion_pixels,
             roles=args.roles,
             allowed_hosts=args.allowed_hosts,

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from composition.configuration.origins import DoorSettings
+from composition.media.encoders import Hardware
+from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.allowance import MAX_JSON_BYTES
@@ -145,6 +147,8 @@ class JobsSettings(StateSettings):
     """Duration of a job's lease in seconds: the time until another runner resumes the jobs of a runner that died."""
     max_attempts: int = Field(default=5, ge=1)
     """Number of lost attempts after which a job fails."""
+    hardware: Hardware = "never"
+    """`auto` encodes videos on a GPU of the runner (NVENC) where there is one that can."""
 
 
 class FrontSettings(StateSettings, DoorSettings):
@@ -159,6 +163,8 @@ class FrontSettings(StateSettings, DoorSettings):
     """Maximum size of a JSON body."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; further requests are answered with 429."""
+    encoding: Encoding = Encoding()
+    """Default of the field `encoding` of requests."""
     max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
     """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, Name] = Field(default_factory=dict[Role, Name])

@@ -6,8 +6,11 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from composition.graphs.request import GraphRequest
+from composition.media.encoding import complete_encoding
 
 MAX_FPS = 60
+ENCODING = "encoding"
+"""The field whose values exclude each other, so that it has its own way to be completed."""
 
 Request = TypeVar("Request", bound=GraphRequest)
 
@@ -26,7 +29,9 @@ def merge_fields(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict
     merged = dict(defaults)
     for name, value in fields.items():
         default = merged.get(name)
-        if isinstance(default, Mapping) and isinstance(value, Mapping):
+        if name == ENCODING and isinstance(default, Mapping):
+            merged[name] = complete_encoding(cast("Mapping[str, Any]", default), value)
+        elif isinstance(default, Mapping) and isinstance(value, Mapping):
             merged[name] = merge_fields(cast("Mapping[str, Any]", default), cast("Mapping[str, Any]", value))
         elif not (isinstance(default, Mapping) and value is True):
             merged[name] = value

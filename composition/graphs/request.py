@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from composition.media.encoding import Encoding
 from composition.media.limits import Background, MediaKind, MediaLimits
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
@@ -25,6 +26,8 @@ class GraphRequest(BaseModel):
 
     models: Annotated[Mapping[Role, str], BeforeValidator(parse_json_object)] = Field(default_factory=dict[Role, str])
     """Role → id of the model to use. The default is set in the configuration."""
+    encoding: Annotated[Encoding, BeforeValidator(parse_json_object)] = Encoding()
+    """How the videos are encoded. Fields that are not given are those of the configuration."""
 
     @property
     def main_variant(self) -> str:

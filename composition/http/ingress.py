@@ -45,6 +45,7 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
+from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
@@ -70,6 +71,8 @@ class IngressSettings(BodySettings, DoorSettings):
     media: MediaLimits = MediaLimits()
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
+    encoding: Encoding = Encoding()
+    """Default of the field `encoding` of requests."""
     max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
     """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
@@ -91,7 +94,7 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts)
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, settings.encoding)
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)

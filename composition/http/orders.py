@@ -11,11 +11,13 @@ from composition.configuration.registry import Registry
 from composition.configuration.served import Assignment
 from composition.graphs.branching import FIELD as BRANCH
 from composition.graphs.branching import Branching, Origin
+from composition.graphs.fields import ENCODING, merge_fields
 from composition.graphs.request import GraphRequest, MediaRequest
 from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
 from composition.http.changes import merge_changes, set_background
 from composition.http.uploads import Uploads, check_kind
 from composition.http.validation import parse_fields
+from composition.media.encoding import DEFAULT_ENCODING, Encoding
 from composition.media.limits import MediaKind
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
@@ -41,13 +43,22 @@ class JobBuilder:
         uploads: stores the media.
         store: the database, with files and older jobs.
         artifacts: the artifact store, with the frames of older jobs.
+        encoding: default of the field `encoding`.
     """
 
-    def __init__(self, served: Registry, uploads: Uploads, store: Store, artifacts: Artifacts) -> None:
+    def __init__(
+        self,
+        served: Registry,
+        uploads: Uploads,
+        store: Store,
+        artifacts: Artifacts,
+        encoding: Encoding = DEFAULT_ENCODING,
+    ) -> None:
         self._served = served
         self._uploads = uploads
         self._store = store
         self._artifacts = artifacts
+        self._defaults = {ENCODING: encoding.model_dump(mode="json", exclude_unset=True)}
 
     async def build_job(self, body: Body, owner: str) -> Job:
         """Return the job for a request. The job is not stored yet; its media are.
@@ -101,7 +112,7 @@ class JobBuilder:
     async def _complete_fields(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with defaults and the ids of the models, and with `seconds` converted to `num_frames`."""
         expanded = assignment.request.expand_shorthands(given)
-        fields = assignment.complete_fields(expanded)
+        fields = merge_fields(self._defaults, assignment.complete_fields(expanded))
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _list_names(expanded):
             rate = await self._served.find_rate(assignment)

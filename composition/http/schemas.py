@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from composition.media.formats import PictureFormat
 from composition.media.limits import MediaKind
+from composition.media.written import VideoFacts
 from composition.records.events import ScoresObject, StageObject, Status, VideoError
 from composition.records.tables import File, Job, Stage
 from composition.variants import VIDEO
@@ -107,7 +108,8 @@ class VideoObject(BaseModel):
     expires_at: int | None = None
     """Time when the results are deleted, in seconds since 1970, UTC; null if they are kept."""
     size: str = ""
-    """`WIDTHxHEIGHT` in pixels; empty until it is known."""
+    """`WIDTHxHEIGHT` in pixels; empty until it is known. When the video is complete, this and the other properties of
+    the main video are read from its file."""
     seconds: str = "0"
     """Duration of the video in seconds; `0` until it is known."""
     prompt: str | None
@@ -125,7 +127,13 @@ class VideoObject(BaseModel):
     frames_total: int | None
     """Total number of frames of the main video; null until it is known."""
     rate: str | None
-    """Frames per second as a fraction; null until it is known."""
+    """Frames per second as a fraction; null until it is known. The average if the frame rate is variable."""
+    codec: str | None = None
+    """FFmpeg's name of the codec of the main video: `h264`, `hevc` or `av1`; null until the video is complete."""
+    sound: str | None = None
+    """FFmpeg's name of the codec of the sound of the main video; null if there is none, or until it is complete."""
+    videos: dict[str, VideoFacts] = {}
+    """Variant → the facts of each complete video, as read from its file."""
     eta_s: float | None
     """Estimated time until completion, in seconds; null if it cannot be estimated."""
     params: dict[str, Any] = {}
@@ -297,6 +305,8 @@ def file_object(file: File) -> FileObject:
 
 def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()) -> VideoObject:
     """Return the object of a stored job, with its stages and the jobs that are parts of it."""
+    videos = {variant: VideoFacts.model_validate(facts) for variant, facts in (job.videos or {}).items()}
+    main = videos.get(job.main or VIDEO)
     seconds = float(job.frames_total / Fraction(job.rate)) if job.frames_total and job.rate else 0.0
     error = VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None
     return VideoObject(
@@ -308,7 +318,7 @@ def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()
         started_at=int(job.started_at) if job.started_at else None,
         completed_at=int(job.completed_at) if job.completed_at else None,
         size=f"{job.width}x{job.height}" if job.width else str(job.params.get("size") or ""),
-        seconds=f"{seconds:.3f}".rstrip("0").rstrip("."),
+        seconds=f"{main.seconds if main else seconds:.3f}".rstrip("0").rstrip("."),
         prompt=job.params.get("prompt"),
         caption=job.facts.get("caption"),
         error=error,
@@ -316,6 +326,9 @@ def video_object(job: Job, stages: Sequence[Stage], children: Sequence[Job] = ()
         frames_done=job.frames_done,
         frames_total=job.frames_total,
         rate=job.rate,
+        codec=main and main.codec,
+        sound=main and main.sound,
+        videos=videos,
         eta_s=_estimate_remaining_s(job),
         params=job.params,
         facts=job.facts,

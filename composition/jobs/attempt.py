@@ -20,6 +20,7 @@ from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
+from composition.media.encoders import Hardware
 from composition.media.limits import MediaLimits
 from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
@@ -176,10 +177,19 @@ class ClipEnd:
 class Attempt:
     """One attempt at a job. It either completes the outputs or raises; stored outputs are kept in both cases."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, media: MediaLimits, job: Job, lease: Lease) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        media: MediaLimits,
+        job: Job,
+        lease: Lease,
+        hardware: Hardware = "never",
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._media = media
+        self._hardware: Hardware = hardware
         self._job = job
         self._lease = lease
         self._clip: ClipEnd | None = None
@@ -208,7 +218,9 @@ class Attempt:
             field: self._artifacts.get_url(key) for field, key in job.media.items() if field in graph.request.MEDIA
         }
         request = graph.request.model_validate({**job.params, **media})
-        results = await asyncio.to_thread(Results, self._store, self._artifacts, self._lease, graph, request)
+        results = await asyncio.to_thread(
+            Results, self._store, self._artifacts, self._lease, graph, request, self._hardware
+        )
         results.expect(job.frames_total)
         self._media = apply_background(self._media, request)
         report = ProgressReport(self._store, self._lease, request.stage_shares(graph.stages))

@@ -15,10 +15,14 @@ import numpy as np
 from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
+from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.media.encoded_sound import EncodedSound
+from composition.media.encoders import SOFTWARE, Hardware
+from composition.media.encoding import DEFAULT_ENCODING, Encoding
+from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
-from composition.records.events import FrameEvent, ResultEvent, ScoresObject, SegmentEvent
+from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, VIDEO
@@ -50,6 +54,13 @@ class Output:
     """Whether each frame is also stored as a lossless picture."""
     segments: tuple[int, int] = DEFAULT_SEGMENTS
     """Number of frames in the first segment, and in each later one."""
+    encoding: Encoding = DEFAULT_ENCODING
+    hardware: Hardware = "never"
+    """Whether it is encoded on a GPU where one can."""
+
+    def name_fact(self, name: str) -> str:
+        """Return the name of a fact about this video in the record of the job."""
+        return name if self.main else f"{self.variant}_{name}"
 
 
 class Recorder:
@@ -150,10 +161,13 @@ class Recorder:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the graph produced no frames")
-        results = await asyncio.to_thread(self._assemble, sound)
-        await asyncio.to_thread(
-            self._store.update_job, self._lease, {"results": results}, [announce_result(self._output.variant)]
-        )
+        results, facts = await asyncio.to_thread(self._assemble, sound)
+        changes: dict[str, Any] = {"results": results, "videos": {self._output.variant: facts.model_dump()}}
+        if self._output.main:
+            width, height = facts.sides
+            changes |= {"width": width, "height": height, "rate": facts.rate, "frames_total": facts.frames}
+        news = [announce_result(self._output.variant)]
+        await asyncio.to_thread(self._store.update_job, self._lease, changes, news)
         self._is_finished = True
 
     @property
@@ -162,13 +176,23 @@ class Recorder:
 
     async def _begin(self, fmt: Format, rate: Fraction) -> None:
         self._format = fmt
-        variable = fmt.rate is None
-        self._encoder = SegmentEncoder(fmt.width, fmt.height, rate, total_frames=self.total, variable=variable)
-        changes: dict[str, Any] = {"rate": str(rate)}
-        if self._output.main:
-            changes |= {"width": fmt.width, "height": fmt.height}
+        video = VideoFormat(fmt.width, fmt.height, rate, fmt.rate is None, self.total)
+        begun = await asyncio.to_thread(self._find_begun) if self._index >= 0 else None
+        output = self._output
+        choice = await asyncio.to_thread(choose_segment_encoder, video, output.encoding, output.hardware, begun)
+        self._encoder = choice.encoder
         if self._index == -1:
-            await asyncio.to_thread(self._write, self._encoder.encode_init(), 0, changes, [])
+            facts = {output.name_fact(name): value for name, value in choice.facts.items()}
+            changes: dict[str, Any] = {"rate": str(rate), "facts": facts}
+            if output.main:
+                changes["width"], changes["height"] = choice.encoder.size
+            news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in facts.items()]
+            await asyncio.to_thread(self._write, choice.init, 0, changes, news)
+
+    def _find_begun(self) -> str:
+        """Return the name of the encoder with which an earlier attempt began the video."""
+        facts = self._store.get_job(self._lease.job_id).facts
+        return str(facts.get(self._output.name_fact("encoder"), SOFTWARE[self._output.encoding.codec]))
 
     async def _cut(self, count: int) -> None:
         pixels = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
@@ -234,8 +258,11 @@ class Recorder:
         self._index += 1
         self.frames += frames
 
-    def _assemble(self, sound: EncodedSound | None) -> dict[str, str]:
-        """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
+    def _assemble(self, sound: EncodedSound | None) -> tuple[dict[str, str], VideoFacts]:
+        """Join the segments into one progressive mp4 file, which is seekable and states its duration.
+
+        Return the result, and the facts that the file states.
+        """
         whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
             for draft in (whole, target):
@@ -244,9 +271,10 @@ class Recorder:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
             remux(whole, target, sound)
+            facts = read_video_facts(target)
             video = f"{self._folder}/{self._output.variant}.mp4"
             self._artifacts.put_file(video, target)
-        return {self._output.variant: video}
+        return {self._output.variant: video}, facts
 
     @property
     def _folder(self) -> str:

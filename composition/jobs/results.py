@@ -9,6 +9,7 @@ from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
 from composition.media.encode_picture import blend_on_white, encode_picture
 from composition.media.encoded_sound import EncodedSound
+from composition.media.encoders import Hardware
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
@@ -19,12 +20,21 @@ from services.frames import Result
 class Results:
     """Stores the outputs of a run. Continues after the outputs of an earlier attempt."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, lease: Lease, graph: Graph, request: GraphRequest) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        lease: Lease,
+        graph: Graph,
+        request: GraphRequest,
+        hardware: Hardware = "never",
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
         self._graph = graph
         self._request = request
+        self._hardware: Hardware = hardware
         job = store.get_job(lease.job_id)
         self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key of each stored picture."""
@@ -35,7 +45,8 @@ class Results:
 
     def _open_recorder(self, variant: str) -> Recorder:
         keeps = self._graph.keeps_frames and variant == VIDEO
-        output = Output(variant, variant == self._request.main_variant, keeps, self._graph.segments)
+        main = variant == self._request.main_variant
+        output = Output(variant, main, keeps, self._graph.segments, self._request.encoding, self._hardware)
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Graph, Runnable
 from composition.jobs.attempt import Attempt
+from composition.media.encoders import Hardware
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store
@@ -35,6 +36,8 @@ class RunnerSettings(BaseModel):
     """Duration of a lease in seconds: the time after which another runner takes over the jobs of a dead one."""
     poll_s: float = Field(default=0.2, gt=0)
     """Interval in seconds at which a runner looks for new jobs and for cancelled ones."""
+    hardware: Hardware = "never"
+    """Whether videos are encoded on a GPU where one can."""
     max_attempts: int = Field(default=5, ge=1)
     """Maximum number of attempts; after that a job that was interrupted each time has failed."""
 
@@ -168,7 +171,8 @@ class JobRunner:
         while True:
             try:
                 handle, graph = await asyncio.to_thread(self._find_graph, job)
-                attempt = Attempt(self._store, self._artifacts, self._settings.media, job, lease)
+                settings = self._settings
+                attempt = Attempt(self._store, self._artifacts, settings.media, job, lease, settings.hardware)
                 return await attempt.run(handle, graph, self._transport, is_retry=is_retry)
             except LeaseLost:
                 raise

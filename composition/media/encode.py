@@ -9,9 +9,7 @@ All functions block; async callers run them in a thread.
 import contextlib
 import heapq
 import io
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -24,15 +22,17 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from composition.media.bitrate import BitrateSearch
 from composition.media.encoded_sound import EncodedSound
+from composition.media.encoders import SOFTWARE, TAGS, Encoder
+from composition.media.encoding import Encoding
+from composition.media.mp4 import add_duration, set_picture_size
 from composition.media.sound_header import open_template
 from services.frames import Frames, Pixels
 
-THREADS = 4
-"""Encoder threads. The output depends on it: x264 encodes slightly differently with another number."""
 MAX_RATE_TERM = 1 << 31
 """Upper bound (exclusive) of the numerator and denominator of a frame rate: MP4 time scales have 32 bits."""
 VARIABLE_TIMESCALE = 5_760_000
@@ -46,28 +46,18 @@ PNG_COMPRESSION = "3"
 """From 1 (fastest) to 9 (smallest file). 3 takes a third of the default's time for 6 % more bytes."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Quality settings of H.264."""
-
-    crf: int = 18
-    """Constant rate factor, 0 to 51; lower is better. 18 is nearly always indistinguishable from the source."""
-    preset: str = "veryfast"
-    """Name of an x264 preset."""
-
-
 class SegmentEncoder:
-    """Encodes a fragmented MP4 (ISO/IEC 14496-12) segment by segment: H.264, BT.709 limited range, no B-frames.
+    """Encodes a fragmented MP4 (ISO/IEC 14496-12) segment by segment: BT.709 limited range, 4:2:0, no B-frames.
 
     The result of `encode_init` followed by consecutive segments is a playable file. A segment depends only on its
-    frames, `first` and `sequence`, so encoding it again, on any machine, gives the same bytes. An odd width or height
-    is padded by repeating the last column or row, since 4:2:0 needs even sizes.
+    frames, `first` and `sequence`, so encoding it again, on any machine, gives the same bytes. Where the encoder needs
+    even sizes, the last column or row is repeated; H.264 is cropped to the odd size by the container.
 
     Args:
         width, height: size of the frames in pixels.
         rate: frames per second; timestamps are exact for every rate. With `variable`, a typical one.
         total_frames: number of frames of the whole video, if known; players then show its duration.
-        quality: quality settings.
+        encoder: the encoder; by default that of H.264.
         variable: whether the frame rate is variable, so that segments are encoded with `times`.
 
     Raises:
@@ -81,16 +71,18 @@ class SegmentEncoder:
         rate: Fraction,
         *,
         total_frames: int | None = None,
-        quality: Quality | None = None,
+        encoder: Encoder | None = None,
         variable: bool = False,
     ) -> None:
         if rate <= 0 or max(rate.numerator, rate.denominator) >= MAX_RATE_TERM:
             raise ValueError(f"rate must be a positive fraction below {MAX_RATE_TERM}, got {rate}")
         self._shape = height, width, 3
-        self._width, self._height = width + width % 2, height + height % 2
+        self._encoder = encoder or Encoder(SOFTWARE["h264"], Encoding())
+        self._width, self._height = self._encoder.find_coded_size(width, height)
+        self.size = self._encoder.find_written_size(width, height)
+        """Width and height of the video in pixels."""
         self._rate = rate
         self._total_frames = total_frames
-        self._quality = quality or Quality()
         self._variable = variable
         # A multiple of the rate's numerator, so that the duration of a frame is a whole number of units.
         self._timescale = VARIABLE_TIMESCALE if variable else rate.numerator * max(1, 1000 // rate.numerator)
@@ -99,13 +91,15 @@ class SegmentEncoder:
     def encode_init(self) -> bytes:
         """Return the initialisation segment (ftyp and moov)."""
         target = io.BytesIO()
-        container, _ = self._open(target, 1)
+        container, _ = self._open(target, 1, self._encoder.default_crf)
         container.start_encoding()
         head = target.getvalue()
         container.close()
+        if self.size != (self._width, self._height):
+            head = set_picture_size(head, *self.size)
         if self._total_frames is None or self._variable:
             return head
-        return _add_duration(head, int(self._total_frames / self._rate * self._timescale))
+        return add_duration(head, int(self._total_frames / self._rate * self._timescale))
 
     def encode_segment(
         self, frames: Pixels | Sequence[Frames], first: int, sequence: int, times: Sequence[Fraction] | None = None
@@ -126,9 +120,26 @@ class SegmentEncoder:
         if not pixels:
             raise ValueError("frames: a segment needs at least 1 frame, got 0")
         ticks = self._count_ticks(first, len(pixels), times)
+        bitrate = self._encoder.encoding.bits_per_second
+        if bitrate is None:
+            return self._encode(pixels, ticks, sequence, self._encoder.default_crf)
+        search = BitrateSearch(self._encoder, float(bitrate * (ticks[-1] - ticks[0]) * self._time_base / 8))
+        while (crf := search.next) is not None:
+            search.add(crf, self._encode(pixels, ticks, sequence, crf))
+        return search.best
+
+    def _encode(self, pixels: Sequence[Pixels], ticks: Sequence[int], sequence: int, crf: float) -> bytes:
+        """Encode a segment with a constant quality.
+
+        Args:
+            pixels: the frames.
+            ticks: the time of each frame, and the end of the last one, in units of `_time_base`.
+            sequence: number of the segment, from 1.
+            crf: the quality.
+        """
         ends = dict(pairwise(ticks))
         target = io.BytesIO()
-        container, stream = self._open(target, sequence)
+        container, stream = self._open(target, sequence, crf)
         container.start_encoding()
         begin = target.tell()
         for tick, frame in zip(ticks, [*pixels, None], strict=True):
@@ -156,7 +167,7 @@ class SegmentEncoder:
             raise ValueError(f"times: must increase by at least 1/{self._timescale} s, got {times}")
         return ticks
 
-    def _open(self, target: io.BytesIO, sequence: int) -> tuple[OutputContainer, VideoStream]:
+    def _open(self, target: io.BytesIO, sequence: int, crf: float) -> tuple[OutputContainer, VideoStream]:
         container = av.open(
             target,
             "w",
@@ -169,18 +180,9 @@ class SegmentEncoder:
                 "movie_timescale": str(self._timescale),
             },
         )
-        stream = container.add_stream("libx264", rate=self._rate)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = self._width, self._height, "yuv420p"
-        context.time_base = self._time_base
-        context.thread_count = THREADS
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        context.options = {
-            "crf": str(self._quality.crf),
-            "preset": self._quality.preset,
-            "x264-params": "bframes=0:open-gop=0:cpu-independent=1",
-        }
+        stream = cast("VideoStream", container.add_stream(self._encoder.name, rate=self._rate))
+        stream.codec_context.time_base = self._time_base
+        self._encoder.configure(stream.codec_context, self._shape[1], self._shape[0], crf)
         return container, stream
 
     def _convert_frame(self, pixels: Pixels, tick: int) -> VideoFrame:
@@ -214,18 +216,6 @@ def _wrap_pixels(pixels: Pixels) -> VideoFrame:
     return frame
 
 
-def _add_duration(head: bytes, duration: int) -> bytes:
-    """Add the `mehd` box, which has the duration of all fragments, in units of the movie's time scale."""
-    box = struct.pack(">I4sB3xQ", 20, b"mehd", 1, duration)
-    moov, mvex = head.index(b"moov") - 4, head.rindex(b"mvex") - 4
-    result = bytearray(head)
-    for offset in (moov, mvex):
-        (size,) = struct.unpack_from(">I", result, offset)
-        struct.pack_into(">I", result, offset, size + len(box))
-    result[mvex + 8 : mvex + 8] = box
-    return bytes(result)
-
-
 def remux(source: Path, target: Path, sound: EncodedSound | None = None) -> None:
     """Copy a fragmented MP4 to a progressive one with its index first. Does not re-encode; memory use is small.
 
@@ -245,7 +235,9 @@ def remux(source: Path, target: Path, sound: EncodedSound | None = None) -> None
         av.open(str(target), "w", format="mp4", container_options=options) as progressive,
     ):
         stream = fragments.streams.video[0]
-        packets = _direct_packets(fragments.demux(stream), progressive.add_stream_from_template(stream), delay)
+        copy = progressive.add_stream_from_template(stream, opaque=True)  # there may be no encoder of the same name
+        copy.codec_context.codec_tag = next((tag for tag in TAGS.values() if tag == stream.codec_context.codec_tag), "")
+        packets = _direct_packets(fragments.demux(stream), copy, delay)
         if sound is not None:
             track = progressive.add_stream_from_template(templates.enter_context(open_template(sound.form)))
             packets = heapq.merge(packets, _direct_packets(sound.read_packets(), track, delay), key=_find_time)

@@ -27,6 +27,8 @@ Order = Literal["asc", "desc"]
 
 
 Row = TypeVar("Row", Job, File)
+MERGED = ("facts", "results", "videos")
+"""Columns of Job whose new values are merged into the stored ones."""
 
 
 @dataclass(frozen=True)
@@ -261,14 +263,14 @@ class Store:
 
         Args:
             lease: the runner's lease.
-            changes: column of Job → new value; the values of `facts` and `results` are merged into the stored ones.
+            changes: column of Job → new value; `facts`, `results` and `videos` are merged into the stored ones.
             events: events to add.
             rows: segments, stills or stages to add.
         """
         with self._write() as session, session.begin():
             job = _lock_job(session, lease)
             for name, value in changes.items():
-                setattr(job, name, {**getattr(job, name), **value} if name in ("facts", "results") else value)
+                setattr(job, name, {**(getattr(job, name) or {}), **value} if name in MERGED else value)
             session.add_all(rows)
             _add_events(session, job, events)
 

@@ -47,6 +47,8 @@ class Job(Table):
     rate: Mapped[str | None]
     """Frames per second, as a fraction such as `25` or `24000/1001`."""
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    videos: Mapped[dict[str, Any] | None]
+    """Variant → the facts of the written video (`VideoFacts`); None before any is complete."""
     results: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Variant → key in the artifact store."""
     degraded: Mapped[str | None]

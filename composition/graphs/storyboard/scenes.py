@@ -91,7 +91,8 @@ def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults
     if FILM in models:
         job.model = models[FILM]
         film = _make_film_request(plan, scene, fields, film_defaults)
-        job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}}
+        encoding = plan.request.encoding.model_dump(mode="json")
+        job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}, "encoding": encoding}
         return job
     request = _make_pipeline_request(plan, scene, fields, restyles="restyle" in models)
     job.model, job.params = PIPELINE.name, request.model_dump(mode="json")
@@ -122,6 +123,7 @@ def _make_pipeline_request(
     elif scene.style:
         shared["prompt"] = f"{shared['prompt']}, {scene.style}"[:MAX_TEXT]
     roles = {need.role for need in PIPELINE.roles}
+    shared["encoding"] = request.encoding
     shared["models"] = {role: name for role, name in request.models.items() if role in roles}
     return FullPipelineRequest(**shared)
 
