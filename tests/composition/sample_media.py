@@ -161,19 +161,6 @@ def _no_index(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
 
 
-def _half(path: Path) -> None:
-    """Write a video with its index first, and half of its frames."""
-    faststart = Coding(options=PLAIN.options, container={"movflags": "faststart"})
-    whole = clip(path, list(_noise(40)), coding=faststart).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-
-
-def _half_matroska(path: Path) -> None:
-    coding = Coding(options=PLAIN.options, form="matroska")
-    whole = clip(path, list(_noise(50)), coding=coding).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-
-
 def spoil(path: Path, packets: Iterable[int]) -> None:
     """Overwrite some packets of a video, in file order, so that they cannot be decoded."""
     with av.open(str(path)) as container:
@@ -234,8 +221,6 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "sound.mp4": (_sound, ("no video", "audio")),
     "no-frames.mp4": (_no_frames, ("frame",)),
     "no-index.mp4": (_no_index, ("index", "truncated")),
-    "half.mp4": (_half, ("truncated", "of 40 frames")),
-    "half.mkv": (_half_matroska, ("truncated", "of 2.0 s")),
     "broken-end.mp4": (_broken_end, ("end of the video cannot be decoded", "30 of 40")),
     "three-hours.mp4": (_three_hours, ("duration", "10801.0 s", "1800 s", "max_duration_s")),
     "huge-header.mov": (_huge_header, ("exceeds", "9437184", "max_pixels")),

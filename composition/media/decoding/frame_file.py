@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from av.video.frame import VideoFrame
 
-from composition.media.decoding.pixels import RgbConverter
+from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import Timing
 
@@ -12,7 +12,7 @@ from composition.media.decoding.timing import Timing
 class FrameFile(Protocol):
     """An open video or picture file."""
 
-    converter: RgbConverter
+    converter: FrameConverter
     """Converts the frames to what a viewer would see."""
 
     @property

@@ -17,11 +17,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from composition.media.decoding.apng import time_apng
-from composition.media.decoding.frame_index import MATROSKA, MOV, Index, read_index
+from composition.media.decoding.endings import is_cut
+from composition.media.decoding.fitting import FrameConverter
+from composition.media.decoding.frame_index import MATROSKA, MOV, TS, Index, read_index
 from composition.media.decoding.headers import Limits, explain_unreadable, read_head, read_header
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_tags import read_tags
-from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
 from composition.media.decoding.sound import SoundTrack, name_sound
 from composition.media.decoding.sound_file import open_track
@@ -32,6 +33,8 @@ from services.errors import LimitExceeded, UndecodableMedia
 FORMATS = f"{MOV},{MATROSKA},avi,mpegts"
 """The video formats that may be opened. None of them can refer to other files or to the network."""
 THREADS = 2
+CUT_FRAMES = 2
+"""Maximum number of frames at the end of a file that was cut short that need not be decodable."""
 UNTRIED, MISSING, DECODED, FLAWED = range(4)
 
 
@@ -101,15 +104,18 @@ class MediaFile:
         first = self._cursor.peek()
         if first is None:
             raise UndecodableMedia("no frame can be decoded: the file is damaged or truncated")
-        self.converter = RgbConverter(first, self._read_presentation())
+        self.converter = FrameConverter(first, self._read_presentation())
         limits.check_size(*self.converter.size)
 
     def _read_index(self) -> Index:
         if self._header.picture_format:
             return Index(1)
-        index = read_index(self._container, self._stream, self._limits)
+        cut = isinstance(self._source, str) and is_cut(self._source, self._format)
+        index = read_index(self._container, self._stream, self._limits, is_cut=cut)
         if self._format == "apng":
             index.timing = time_apng(self._source, index.frames) or index.timing
+            if index.frames < (self._header.frames or 0):
+                index.truncated = f"{index.frames} of {self._header.frames} frames"
         return index
 
     def _read_presentation(self) -> Presentation:
@@ -163,6 +169,8 @@ class MediaFile:
     def _choose_track(self, container: InputContainer) -> int:
         stream = choose_video(container, self._list_auxiliary_tracks(container))
         if stream is None:
+            if isinstance(self._source, str) and is_cut(self._source, container.format.name):
+                raise UndecodableMedia(explain_unreadable(read_head(self._source)))
             kinds = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise UndecodableMedia(f"the file has no video stream, only {kinds}")
         if cast("object", stream.codec_context) is None:
@@ -236,12 +244,18 @@ class MediaFile:
     @property
     def damaged(self) -> str | None:
         """Description of the damage in the frames decoded so far; None if there is none."""
+        truncated = f"truncated: {self._index.truncated}" if self._index.truncated else None
+        return "; ".join(filter(None, (truncated, self._describe_errors()))) or None
+
+    def _describe_errors(self) -> str | None:
         missing, flawed = self._states.count(MISSING), self._states.count(FLAWED)
         if not missing and not flawed:
             return None
         frames = self._index.frames
         tried = frames - self._states.count(UNTRIED)
         of = f"{frames} frames" if tried == frames else f"{tried} frames checked ({frames} in total)"
+        if not missing:
+            return f"{flawed} of {of} have errors"
         return f"{missing} of {of} could not be decoded" + (f", and {flawed} have errors" if flawed else "")
 
     def _seek(self, position: int) -> Cursor:
@@ -273,16 +287,9 @@ class MediaFile:
     ) -> Generator[tuple[int, VideoFrame]]:
         """Yield frames with their positions, skipping frames that cannot be decoded."""
         has_times = self._index.pts is not None
-        decoder = choose_decoder(self._stream, THREADS)
         counted = expected = begin
-        packet: Packet[VideoStream] | None
-        while True:
-            try:
-                packet = next(packets, None)
-                frames = decoder.decode(packet) if packet else []
-            except MemoryError:
-                raise
-            except FFmpegError:
+        for frames in self._decode_all(packets):
+            if frames is None:
                 counted += 1
                 continue
             for frame in frames:
@@ -292,12 +299,32 @@ class MediaFile:
                     self._mark_frames(expected, position, FLAWED if frame.is_corrupt else DECODED)
                     expected = position + 1
                     yield position, frame
-            if packet is None:
-                break
         if not has_times:
             self._index.frames = counted
             self._states = self._states[:counted].ljust(counted, bytes([UNTRIED]))
         self._mark_frames(expected, self._index.frames, MISSING)
+
+    def _decode_all(self, packets: "Iterator[Packet[VideoStream]]") -> Iterator[list[VideoFrame] | None]:
+        """Yield the frames that each packet completes, None for a packet that cannot be read or decoded.
+
+        The frames that the decoder holds back come last, also if reading ends with an error.
+        """
+        decoder = choose_decoder(self._stream, THREADS)
+        is_flushed = False
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None and is_flushed:
+                    return
+                if packet is not None and packet.size and packet.pts in self._index.incomplete:
+                    continue  # decoding it would cost the frames that the decoder holds back
+                is_flushed = packet is None or not packet.size
+                frames = decoder.decode(packet)
+            except MemoryError:
+                raise
+            except FFmpegError:
+                frames = None
+            yield frames
 
     def _mark_frames(self, expected: int, position: int, state: int) -> None:
         """Record the state of the frame at `position`, and that the frames from `expected` up to it are missing."""
@@ -337,10 +364,13 @@ class MediaFile:
     def verify(self, positions: list[int]) -> None:
         """Decode the frames at `positions` and the last one. Raises UndecodableMedia if the last does not decode."""
         for position in positions:
-            self.read_frame(position)
-        self.read_last()
+            frame = self.read_frame(position)
+            if frame is not None:
+                self.converter.notice(frame)
+        self.converter.notice(self.read_last())
         decoded = self._cursor.position + 1
-        if decoded < self._index.frames:
+        may_be_cut = self._index.truncated or self._format == TS  # the last frames may be there in part
+        if decoded < self._index.frames - (CUT_FRAMES if may_be_cut else 0):
             raise UndecodableMedia(
                 f"the end of the video cannot be decoded, only the first {decoded} of {self._index.frames} frames"
             )

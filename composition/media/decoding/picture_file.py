@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from av.video.frame import VideoFrame
 
+from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.picture_tags import PictureTags
-from composition.media.decoding.pixels import RgbConverter
 from composition.media.decoding.presentation import Presentation
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import USUAL_RATE, Timing, time_frames
@@ -62,7 +62,7 @@ class PictureFile:
             duration = self.timing.measure_duration(self.frames)
             limits.check_length(self.frames, float(duration), "according to its header")
         self._current = 0, reader.read_frame(0)
-        self.converter = RgbConverter(self._current[1], self._read_presentation(limits))
+        self.converter = FrameConverter(self._current[1], self._read_presentation(limits))
         limits.check_size(*self.converter.size)
 
     def _time_frames(self) -> Timing:

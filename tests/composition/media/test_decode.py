@@ -279,18 +279,6 @@ async def test_film_s_own_rate_is_exact(tmp_path: Path) -> None:
     assert (await probe_media(path)).rate == Fraction(24000, 1001)
 
 
-async def test_a_size_that_changes_on_the_way_is_made_the_first(tmp_path: Path) -> None:
-    small = media.count(tmp_path / "a.ts", coding=CODINGS["h264.ts"]).read_bytes()
-    frames = [media.numbered(n, 96, 64) for n in range(40, 80)]
-    large = media.clip(tmp_path / "b.ts", frames, coding=CODINGS["h264.ts"]).read_bytes()
-    path = tmp_path / "both.ts"
-    path.write_bytes(small + large)
-    async with Decoder.open(path) as decoder:
-        everything = await pulled(decoder)
-        assert everything.shape[1:] == (48, 64, 3)
-        assert numbers(everything) == list(range(80))
-
-
 async def test_a_bomb_of_memory_costs_one_process(tmp_path: Path) -> None:
     path = media.picture(tmp_path / "a.png", np.zeros((2300, 4000, 3), np.uint8))
     assert (await probe_media(path)).width == 4000
