@@ -986,9 +986,6 @@ class PictureOutputFields(TypedDict, total=False):
             default="100",
         ),
     ]
-    background: Annotated[
-        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
-    ]
 
 
 class GenerationFields(PictureOutputFields, FluxFields, total=False):
@@ -1003,6 +1000,9 @@ class GenerationFields(PictureOutputFields, FluxFields, total=False):
     response_format: Annotated[
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),
+    ]
+    background: Annotated[
+        Literal["auto", "opaque"] | None, About("Background of the pictures, which are always opaque.", default="auto")
     ]
     quality: Annotated[
         Literal["auto", "standard"] | None,
@@ -1061,6 +1061,14 @@ class ImageEditFields(PictureOutputFields, EditFields, total=False):
     ]
     model: Annotated[str | None, About("Id of a served model that edits pictures; by default the first.")]
     n: Annotated[int | None, About("Number of results; each uses the next seed.", limits="1 to 4", default="1")]
+    background: Annotated[
+        str | None,
+        About(
+            "What transparent pictures are shown on: `#rrggbb` or a basic colour name of CSS; with `auto` and "
+            "`opaque`, the configured colour (white). The results are always opaque.",
+            default="auto",
+        ),
+    ]
     response_format: Annotated[
         Literal["b64_json"] | None,
         About("Format of the response; pictures are not stored, so there are no URLs.", default="b64_json"),

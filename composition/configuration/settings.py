@@ -163,10 +163,10 @@ class FrontSettings(StateSettings, DoorSettings):
     """Maximum size of a JSON body."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; further requests are answered with 429."""
-    max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
-    """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     encoding: Encoding = Encoding()
     """Default of the field `encoding` of requests."""
+    max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
+    """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, Name] = Field(default_factory=dict[Role, Name])
     """Role → id of the model for requests without a job (`/v1/images/…`, `/v1/faces`) that name no model; by default
     the first suitable one."""

@@ -3,18 +3,19 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
-from composition.http.picture_output import PictureOutput
+from composition.http.picture_output import PictureOutput, refuse_transparency
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject
 from composition.http.validation import parse_fields
+from composition.media.backgrounds import check_background
 from composition.media.limits import MediaKind
 from composition.records.events import StageObject
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed
@@ -22,6 +23,9 @@ from services.frames import Fact, Frames, JsonValue, Scores, StageDone
 from services.limits import MAX_SEED, Size, draw_seed
 from services.qwen_edit.request import MAX_PICTURES, EditRequest
 from services.roles import GuidedEdit
+
+DEFAULT_BACKGROUNDS = ("auto", "opaque")
+"""OpenAI's values of `background`, with which the configured colour is used."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,16 @@ class Pictures:
     """Pictures that the prompt may refer to."""
     edges: Frames | None = None
     """The edges to follow."""
+    changes: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """What the decoder changed in the pictures, as facts."""
 
 
 def _read_size(size: object) -> object:
     return None if size == "auto" else size
+
+
+def _check_background(name: str) -> str:
+    return name if name in DEFAULT_BACKGROUNDS else check_background(name)
 
 
 class ImageEditRequest(PictureOutput, EditRequest):
@@ -58,8 +68,16 @@ class ImageEditRequest(PictureOutput, EditRequest):
         None
     )
     """`WIDTHxHEIGHT` of the result in pixels; by default, and with `auto`, the size of the picture."""
+    background: Annotated[str, BeforeValidator(refuse_transparency), AfterValidator(_check_background)] = "auto"
+    """What transparent pictures are shown on: `#rrggbb` or a basic colour name of CSS; with `auto` and `opaque`, the
+    configured colour (white). The results are always opaque."""
     response_format: Literal["b64_json"] = "b64_json"
     """Format of the response; pictures are not stored, so there are no URLs."""
+
+    @property
+    def shown_on(self) -> str | None:
+        """The background of transparent pictures; None for the configured one."""
+        return None if self.background in DEFAULT_BACKGROUNDS else self.background
 
 
 class ImageEditor:
@@ -113,7 +131,7 @@ class ImageEditor:
         """
         results: list[ImageObject] = []
         stages = Stages()
-        facts: dict[str, JsonValue] = {}
+        facts: dict[str, JsonValue] = dict(pictures.changes)
         seed = draw_seed(request.seed)
         fields: dict[str, Any] = {name: getattr(request, name) for name in EditRequest.model_fields}
         width, height = 0, 0

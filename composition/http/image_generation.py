@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
-from composition.http.picture_output import PictureOutput
+from composition.http.picture_output import PictureOutput, refuse_transparency
 from composition.http.schemas import (
     CompletedImage,
     ImageEvent,
@@ -63,6 +63,8 @@ class GenerationRequest(PictureOutput, FluxRequest):
     """The person to show, as returned by `POST /v1/faces`; given instead of `face`."""
     response_format: Literal["b64_json"] = "b64_json"
     """Format of the response; pictures are not stored, so there are no URLs."""
+    background: Annotated[Literal["auto", "opaque"], BeforeValidator(refuse_transparency)] = "auto"
+    """Background of the pictures, which are always opaque."""
     quality: Literal["auto", "standard"] = "auto"
     """Accepted for compatibility; use `steps` to choose the quality."""
     user: Annotated[str, Field(max_length=MAX_TEXT)] = ""

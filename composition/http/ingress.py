@@ -71,10 +71,10 @@ class IngressSettings(BodySettings, DoorSettings):
     media: MediaLimits = MediaLimits()
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
-    max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
-    """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     encoding: Encoding = Encoding()
     """Default of the field `encoding` of requests."""
+    max_conversion_pixels: int = Field(default=MAX_CONVERSION_PIXELS, ge=1)
+    """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
 

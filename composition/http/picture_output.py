@@ -2,9 +2,9 @@
 
 import asyncio
 import base64
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from composition.media.encode_picture import BEST, encode_picture
 from composition.media.formats import PictureFormat
@@ -12,7 +12,8 @@ from services.errors import InvalidParameter
 from services.frames import Frames
 
 
-def _refuse_transparency(value: object) -> object:
+def refuse_transparency(value: object) -> object:
+    """Raise ValueError for OpenAI's background `transparent`."""
     if value == "transparent":
         raise ValueError("must be 'opaque' or 'auto': the models generate opaque pictures")
     return value
@@ -27,8 +28,6 @@ class PictureOutput(BaseModel):
     """File format of the pictures."""
     output_compression: Annotated[int, Field(ge=0, le=BEST)] = BEST
     """Quality of JPEG and WebP; WebP is lossless at 100. Only 100 with PNG, which is lossless."""
-    background: Annotated[Literal["auto", "opaque"], BeforeValidator(_refuse_transparency)] = "auto"
-    """Background of the pictures, which are always opaque."""
 
     @model_validator(mode="after")
     def _check_compression(self) -> "PictureOutput":

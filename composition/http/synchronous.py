@@ -20,13 +20,14 @@ from composition.http.bodies import (
     read_body,
     take_media,
 )
+from composition.http.changes import merge_changes
 from composition.http.errors import format_error_event
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditor, ImageEditRequest, Pictures
 from composition.http.image_generation import ImageGenerationRequest, ImageGenerator
 from composition.http.schemas import ImagesObject
 from composition.http.sse import EventStream
-from composition.http.uploads import Uploads
+from composition.http.uploads import DecodedPicture, Uploads
 from composition.http.validation import parse_fields
 from services.errors import InvalidParameter, NotFound
 from services.flux.request import FluxRequest
@@ -86,9 +87,16 @@ class SynchronousRoutes:
             values = value if isinstance(value, list) else [value] if value is not None else []
             edges = media.get("edges")
             parsed = editor.parse_request(fields, len(values), has_edges=edges is not None)
-            image, *references = [await self._decode_picture(value, request, "image") for value in values]
-            followed = None if edges is None else await self._decode_picture(edges, request, "edges")
-        return await editor.edit(parsed, Pictures(image, references, followed))
+            given = [(f"image[{place}]" if place else "image", value) for place, value in enumerate(values)]
+            given += [] if edges is None else [("edges", edges)]
+            found = {
+                place: await self._read_picture(value, request, place.partition("[")[0], parsed.shown_on)
+                for place, value in given
+            }
+        image, *references = [each.frames for place, each in found.items() if place != "edges"]
+        followed = found["edges"].frames if edges is not None else None
+        changes = merge_changes({place: each.changes for place, each in found.items()})
+        return await editor.edit(parsed, Pictures(image, references, followed, changes))
 
     async def find_face(self, request: Request) -> FaceObject:
         """Find the largest face in a picture."""
@@ -126,6 +134,11 @@ class SynchronousRoutes:
             return None
 
     async def _decode_picture(self, value: MediaValue, request: Request, param: str) -> Frames:
+        return (await self._read_picture(value, request, param)).frames
+
+    async def _read_picture(
+        self, value: MediaValue, request: Request, param: str, background: str | None = None
+    ) -> DecodedPicture:
         if isinstance(value, list):
             raise InvalidParameter(f"{param}: {ONLY_ONE_MEDIA_VALUE}", param=param)
-        return await self._uploads.decode_picture(value, request.state.owner, param)
+        return await self._uploads.decode_picture(value, request.state.owner, param, background)

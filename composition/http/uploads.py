@@ -8,11 +8,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from composition.http.bodies import MEDIA_VALUE, ONLY_ONE_MEDIA_VALUE, MediaValue
+from composition.http.changes import Changes
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
@@ -44,6 +45,15 @@ ACCEPTED: dict[MediaKind, tuple[str, frozenset[MediaKind]]] = {
 
 A picture is accepted as a video of one frame, and as a list of one picture. A video is accepted as its sound.
 """
+
+
+@dataclass(frozen=True)
+class DecodedPicture:
+    """A picture as a viewer would see it."""
+
+    frames: Frames
+    changes: Changes
+    """What the decoder changed in it."""
 
 
 class Uploads:
@@ -109,19 +119,27 @@ class Uploads:
         check_kind(file, kind, param, param)
         return file
 
-    async def decode_picture(self, value: Part | str, owner: str, param: str) -> Frames:
+    async def decode_picture(
+        self, value: Part | str, owner: str, param: str, background: str | None = None
+    ) -> DecodedPicture:
         """Decode a picture without storing it: a form part, a `data:` URL or the id of an upload.
+
+        Args:
+            value: the picture.
+            owner: owner of the upload.
+            param: the request field to name in errors.
+            background: what a transparent picture is composited on; by default the configured colour.
 
         Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decode_path(path, param)
+                return await self._decode_path(path, param, background)
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decode_path(Path(draft.name), param)
+            return await self._decode_path(Path(draft.name), param, background)
 
     async def delete_file(self, file_id: str, owner: str) -> None:
         """Delete a file.
@@ -133,11 +151,12 @@ class Uploads:
         file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
-    async def _decode_path(self, path: Path, param: str) -> Frames:
-        async with self._checking, Decoder.open(path, self._limits, param=param) as decoder:
+    async def _decode_path(self, path: Path, param: str, background: str | None) -> DecodedPicture:
+        opening = Decoder.open(path, self._limits, param=param, background=background)
+        async with self._checking, opening as decoder:
             if decoder.facts.kind != "image":
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
-            return await decoder.read_last()
+            return DecodedPicture(await decoder.read_last(), decoder.facts.changes)
 
     async def _store_draft(
         self, draft: Path, name: str, owner: str, purpose: str, param: str, *, takes_sound: bool = False

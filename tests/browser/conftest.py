@@ -28,7 +28,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     options = Options()
     options.binary_location = chromium
     switches = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "no-proxy-server"]
-    switches += ["disable-background-networking", "disable-component-update"]
+    switches += [
+        "disable-background-networking",
+        "disable-component-update",
+        "autoplay-policy=no-user-gesture-required",
+    ]
     switches += [f"user-data-dir={tmp_path_factory.mktemp('browser')}", f"host-resolver-rules=MAP {STRANGER} 127.0.0.1"]
     if os.geteuid() == 0:
         switches.append("no-sandbox")  # Chromium refuses to run its sandbox as root

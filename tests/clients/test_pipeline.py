@@ -254,7 +254,7 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "320")
+    monkeypatch.setenv("COLUMNS", "600")
     options = [line for line in reel(command, "--help").stdout.splitlines() if re.match(r"│ [ *] +--", line)]
     assert len(options) == count
     assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

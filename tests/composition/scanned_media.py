@@ -90,6 +90,37 @@ def record(folder: Path, frames: Sequence[VideoFrame], recording: Recording, rat
     return path
 
 
+def record_soft_telecine(path: Path, film: Sequence[Pixels]) -> Path:
+    """Write a film as on a DVD: its own frames, flagged to be shown for 3, 2, 3, 2 … fields of NTSC video."""
+    with av.open(str(path), "w") as container:
+        options = {**FIELDS, "qscale": "2", "bf": "0", "g": "6"}
+        stream: Any = container.add_stream("mpeg2video", rate=NTSC, options=options)
+        height, width = film[0].shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1
+        packets: list[Any] = []
+        for number, picture in enumerate(film):
+            frame = encode_picture(picture)
+            frame.pts, frame.time_base = number, 1 / NTSC
+            packets += stream.encode(frame)
+        fields = 0
+        for number, packet in enumerate([*packets, *stream.encode()]):
+            count = 3 - number % 2
+            data = bytearray(bytes(packet))
+            extension = next(
+                at for at in range(len(data)) if data[at : at + 4] == b"\0\0\1\xb5" and data[at + 4] >> 4 == 8
+            )
+            top_first, repeats = (number + 1) // 2 % 2 == 0, count == 3
+            data[extension + 7] = data[extension + 7] & 0x7D | top_first << 7 | repeats << 1
+            data[extension + 8] |= 0x80  # a progressive frame
+            coded = av.Packet(bytes(data))
+            coded.stream, coded.time_base = stream, 1 / (2 * NTSC)
+            coded.pts, coded.dts, coded.duration, coded.is_keyframe = fields, fields, count, packet.is_keyframe
+            container.mux(coded)
+            fields += count
+    return path
+
+
 def measure_lines(pixels: Pixels) -> float:
     """Return how much lines differ from the mean of their neighbours, on average, in levels."""
     grey = pixels.mean(-1)

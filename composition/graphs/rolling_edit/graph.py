@@ -86,6 +86,8 @@ class RollingEdit:
             plan = _make_plan(request, style, edges, known)
             yield Fact("seed", plan.seed)
             yield Fact("frames_total", plan.total)
+            if edges.facts.sound is not None:
+                yield Fact("sound", "left out: the result is a new video, which follows only the edges")
             clock = await _read_clock(plan, edges)
             if known.frames == 0:
                 yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))

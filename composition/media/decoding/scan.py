@@ -19,6 +19,8 @@ CLEAN = 5
 """Number of clean frames, among none that is combed, after which a video is progressive. Telecined ones have fewer."""
 UNSUSPECTED = 24
 """Maximum number of frames that are examined of a video that is not flagged and has no combs in them."""
+QUIET = 48
+"""Maximum number of frames that are examined of such a video if nothing moves in them, e.g. of a title."""
 SUSPECTED = 60
 """Maximum number of frames that are examined at the beginning of any other video."""
 TELLING = 25
@@ -102,7 +104,8 @@ class Examination:
         for position in range(SUSPECTED):
             is_suspected = self.is_flagged or bool(self.combed)
             is_told = len(self.evidence) >= (TELLING if self.combed else CLEAN)
-            if is_told or (position >= UNSUSPECTED and not is_suspected) or not self.examine_frame(position):
+            most = SUSPECTED if is_suspected else UNSUSPECTED if self.evidence else QUIET
+            if is_told or position >= most or not self.examine_frame(position):
                 return
 
     def examine_places(self) -> None:

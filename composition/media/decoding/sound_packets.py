@@ -16,8 +16,9 @@ from av.codec.context import Flags2
 from av.error import FFmpegError
 from av.packet import Packet
 
-from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, SoundTrack, check_form, read_skip
-from composition.media.sound_form import COPIED, MAX_CONFIGURATION, UnfitForCopying
+from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunk, Chunks, SoundTrack, check_form, read_skip
+from composition.media.decoding.trial import MuxTrial
+from composition.media.sound_form import COPIED, MAX_CONFIGURATION, UnfitForCopying, parse_form
 from services.errors import LimitExceeded, UndecodableMedia
 
 CONFIGURED = frozenset({"aac", "alac", "opus", "flac"})
@@ -40,6 +41,31 @@ class Unit:
     """Number of samples that are played if it is the last one."""
     is_hidden: bool
     """Whether none of it is audible."""
+
+
+class _Batch:
+    """The packets of a chunk. Each is muxed on trial."""
+
+    def __init__(self, trial: MuxTrial) -> None:
+        self.trial = trial
+        self._sizes: list[tuple[int, int]] = []
+        self._data = bytearray()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._data) >= CHUNK_BYTES or len(self._sizes) >= CHUNK_PACKETS
+
+    def add(self, data: bytes, samples: int) -> None:
+        """Add a packet. Raises UnfitForCopying."""
+        self.trial.add(data, samples)
+        self._sizes.append((samples, len(data)))
+        self._data += data
+
+    def take(self) -> Chunk:
+        """Return the chunk, and begin the next one."""
+        chunk: Chunk = {"packets": self._sizes}, bytes(self._data)
+        self._sizes, self._data = [], bytearray()
+        return chunk
 
 
 class PacketReader:
@@ -73,35 +99,40 @@ class PacketReader:
         self._track.stream.codec_context.flags2 |= int(Flags2.skip_manual)
         units = self._read_units()
         leading = self._read_leading(units)
+        batch = _Batch(MuxTrial(parse_form(self._describe())))
         yield self._describe(), b""
         unit = leading.pop()
-        sizes: list[tuple[int, int]] = [(each.samples, len(each.data)) for each in leading]
-        data = bytearray(b"".join(each.data for each in leading))
+        for each in leading:
+            batch.add(each.data, each.samples)
         for following in units:
             if following.is_hidden:
                 raise UnfitForCopying("parts of it are cut out")
-            sizes.append((unit.samples, len(unit.data)))
-            data += unit.data
+            batch.add(unit.data, unit.samples)
             unit = following
-            if len(data) >= CHUNK_BYTES or len(sizes) >= CHUNK_PACKETS:
-                yield {"packets": sizes}, bytes(data)
-                sizes, data = [], bytearray()
-        sizes.append((unit.played, len(unit.data)))
-        yield {"packets": sizes}, bytes(data + unit.data)
+            if batch.is_full:
+                yield batch.take()
+        batch.add(unit.data, unit.played)
+        batch.trial.finish()
+        yield batch.take()
 
     def _read_leading(self, units: Iterator[Unit]) -> deque[Unit]:
         """Return the first audible packet, and the packets before it that its decoder needs."""
         leading: deque[Unit] = deque()
+        hidden = dropped = kept = 0
         for unit in units:
             leading.append(unit)
             if not unit.is_hidden:
                 break
+            hidden += unit.samples
+            kept += unit.samples
+            while kept - leading[0].samples > PREROLL * self._rate:
+                kept -= leading[0].samples
+                dropped += leading.popleft().samples
         else:
             raise UndecodableMedia("it has no samples")
-        self._skip = max(self._skip, sum(unit.samples for unit in leading) - leading[-1].samples)
-        self._start = self._track.find_start(self._first + Fraction(self._skip, self._rate), self._rate)
-        while len(leading) > 1 and self._skip - leading[0].samples > PREROLL * self._rate:
-            self._skip -= leading.popleft().samples
+        skipped = max(self._skip, hidden)
+        self._start = self._track.find_start(self._first + Fraction(skipped, self._rate), self._rate)
+        self._skip = skipped - dropped
         return leading
 
     def _describe(self) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from composition.media.decoding.sound import CHUNK_BYTES, TOLERANCE, Chunks, Sou
 from composition.media.sound_form import LAYOUTS
 from services.errors import LimitExceeded, UndecodableMedia
 
-RATES = frozenset({8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000})
-"""Sample rates that are kept; all others are converted to the last."""
+RATES = frozenset({22_050, 24_000, 32_000, 44_100, 48_000})
+"""Sample rates that are kept; all others are converted to the last. At low rates AAC would smear short sounds."""
 FULL_RATE = 48_000
 
 Samples = NDArray[np.int16]

@@ -16,6 +16,7 @@ from services.frames import Pixels
 from tests.composition import scanned_media as media
 from tests.composition.cards import read_code
 from tests.composition.field_coding import record_fields
+from tests.composition.media.test_decode import workers
 from tests.composition.scanned_media import BFF, FIELDS, FILM, NTSC, TFF, X264, Recording
 
 SAMPLES = Path(__file__).parents[2] / "data" / "media"
@@ -177,6 +178,18 @@ async def test_a_cut_behind_the_telecine_leaves_no_combs(tmp_path: Path) -> None
         await assert_same_from_everywhere(path, everything)
 
 
+@pytest.mark.parametrize("name", ["dvd.ts", "dvd.mkv"])
+async def test_film_that_is_flagged_to_be_telecined_is_film_already(tmp_path: Path, name: str) -> None:
+    film = media.draw_film(24, hold=1)
+    async with Decoder.open(media.record_soft_telecine(tmp_path / name, film)) as decoder:
+        await decoder.verify()
+        facts = decoder.facts
+        everything = await read_all(decoder)
+    assert (facts.frames, facts.changes, facts.damaged) == (24, {}, None)
+    assert facts.duration_s == pytest.approx(float(24 / FILM), abs=0.01)
+    assert_no_combs(everything, film)
+
+
 @pytest.mark.parametrize(
     "recording",
     [Recording("psf.mp4"), Recording("psf.ts", **MPEG2), Recording("psf.mov", **PRORES), Recording("bff.mkv", "bff")],
@@ -232,6 +245,16 @@ async def test_only_the_interlaced_part_of_a_video_is_deinterlaced(tmp_path: Pat
     await assert_same_from_everywhere(path, everything)
 
 
+@pytest.mark.parametrize("flag", ["tff", "prog"])
+async def test_combs_behind_a_title_are_found(tmp_path: Path, flag: media.Order) -> None:
+    film = [media.draw_film(1)[0]] * 60 + media.draw_film(40)
+    recording = Recording("title.mkv", flag=flag, options=TFF if flag == "tff" else X264)
+    path = media.record(tmp_path, media.interlace(film, "tff"), recording)
+    async with Decoder.open(path) as decoder:
+        assert decoder.facts.changes == {"deinterlaced": True}
+        assert_no_combs(await read_all(decoder), film[::2])
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 async def test_short_interlaced_videos(tmp_path: Path, count: int) -> None:
     film = media.draw_film(2 * count)
@@ -242,6 +265,19 @@ async def test_short_interlaced_videos(tmp_path: Path, count: int) -> None:
         everything = await read_all(decoder)
         assert np.array_equal((await decoder.sample(16)).pixels, everything)
     assert_no_combs(everything, film[::2])
+
+
+@pytest.mark.parametrize("is_film", [False, True])
+async def test_memory_does_not_grow_with_the_video(tmp_path: Path, is_film: bool) -> None:
+    cycle = media.draw_film(32, 640, 360, hold=1)
+    frames = media.telecine(cycle * 10, 320) if is_film else media.interlace(cycle * 20, "tff")
+    path = media.record(tmp_path, frames, Recording("long.mp4"), NTSC)
+    async with Decoder.open(path) as decoder:
+        (worker,) = workers()
+        seen = [worker.memory_info().rss async for _ in decoder.stream_runs()]
+        assert len(decoder.facts.changes) == 1
+    assert len(seen) == (16 if is_film else 20)
+    assert max(seen) - seen[2] < 16 << 20
 
 
 @pytest.mark.parametrize("name", ["interlaced.mp4", "interlaced.ts", "telecine.mp4"])
