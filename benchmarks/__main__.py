@@ -13,6 +13,7 @@ BENCHMARKS = (
     "overlap",
     "job_call",
     "decoder_start",
+    "encode",
     "decoding",
     "memory",
     "cancel",

@@ -1,7 +1,7 @@
 """Deployed models and graphs, and the assignment of models to the roles of a request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from composition.configuration.settings import GraphEntry
@@ -68,6 +68,10 @@ class Assignment:
     def ids(self) -> dict[Role, str]:
         """Role → id of its model."""
         return {role: served.id for role, served in self.models.items()}
+
+    def add_defaults(self, defaults: Mapping[str, Any]) -> "Assignment":
+        """Return a copy with further defaults, which the graph's own and those of a request complete."""
+        return replace(self, own_defaults=merge_fields(defaults, self.own_defaults))
 
     def complete_fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Merge the defaults into the fields of a request.

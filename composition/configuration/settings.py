@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from composition.configuration.origins import DoorSettings
-from composition.media.encoders import Hardware
-from composition.media.encoding import Encoding
+from composition.media.encoding import Encoding, Hardware
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.allowance import MAX_JSON_BYTES

@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from composition.configuration.origins import DoorSettings
 from composition.configuration.registry import Registry
 from composition.graphs.calls import Transport
+from composition.graphs.fields import ENCODING
 from composition.http.bodies import BodySettings, is_number, read_body
 from composition.http.content import ContentQuery, stream_events
 from composition.http.door import Door
@@ -78,6 +79,12 @@ class IngressSettings(BodySettings, DoorSettings):
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default values of fields of all requests for videos."""
+        encoding = self.encoding.model_dump(mode="json", exclude_unset=True)
+        return {ENCODING: encoding} if encoding else {}
+
 
 class Ingress:
     """The HTTP application.
@@ -94,7 +101,8 @@ class Ingress:
         self._store = Store(settings.database)
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
-        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, settings.encoding)
+        self._defaults = settings.defaults
+        self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, self._defaults)
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
@@ -194,7 +202,7 @@ class Ingress:
         The body of `POST /v1/videos` has one schema for each graph or model that `model` can name.
         """
         snapshot = await asyncio.to_thread(self._served.read_snapshot)
-        bodies = describe_bodies(snapshot, self._settings.roles)
+        bodies = describe_bodies(snapshot, self._settings.roles, self._defaults)
         document = {**app.openapi()}
         document["paths"] = {
             path: {**route, "post": {**route["post"], **bodies[path]}} if path in bodies else route
@@ -205,7 +213,7 @@ class Ingress:
     async def list_models(self) -> ListPage[ModelObject]:
         """List the graphs and models that requests can name, and whether they are ready."""
         snapshot = await asyncio.to_thread(self._served.read_snapshot)
-        return ListPage(data=list_models(snapshot, self._started))
+        return ListPage(data=list_models(snapshot, self._started, self._defaults))
 
     # Files.
 

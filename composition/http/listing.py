@@ -28,6 +28,7 @@ ANSWERED_AT_ONCE: Mapping[str, tuple[Need, type[BaseModel]]] = {
     "/v1/faces": (Need("face"), FaceRequest),
 }
 """Path of a request that is answered without a job → the role of the model, and the class of the body."""
+NO_DEFAULTS: Mapping[str, Any] = {}
 MAX_PAGE = 100
 """Maximum number of entries in a page of a list."""
 HIDDEN = ("models",)
@@ -51,16 +52,19 @@ class PageQuery(BaseModel):
         return Page(self.limit, self.after, self.order)
 
 
-def list_models(snapshot: Snapshot, created: int) -> list[ModelObject]:
+def list_models(snapshot: Snapshot, created: int, defaults: Mapping[str, Any] = NO_DEFAULTS) -> list[ModelObject]:
     """Return the graphs, then the models, then the aliases of models.
 
     Args:
         snapshot: the served graphs and models.
         created: time when the server was started, in seconds since 1970, UTC.
+        defaults: default values of fields of all graphs and models.
     """
-    graphs = [_graph_object(snapshot, name, created) for name in snapshot.list_names() if name in snapshot.graphs]
+    graphs = [
+        _graph_object(snapshot, name, created, defaults) for name in snapshot.list_names() if name in snapshot.graphs
+    ]
     models = {**snapshot.models, **snapshot.aliases}
-    return [*graphs, *(_model_object(snapshot, name, served, created) for name, served in models.items())]
+    return [*graphs, *(_model_object(snapshot, name, served, created, defaults) for name, served in models.items())]
 
 
 def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
@@ -71,7 +75,7 @@ def find_graph(name: str, snapshot: Snapshot) -> Graph | None:
     return SINGLES.get(served.model.kind) if served else None
 
 
-def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
+def _graph_object(snapshot: Snapshot, name: str, created: int, defaults: Mapping[str, Any]) -> ModelObject:
     served = snapshot.graphs[name]
     assignment = snapshot.assign_models(name, {})
     needed = [assignment.models[need.role].state for need in served.graph.needs]
@@ -82,11 +86,13 @@ def _graph_object(snapshot: Snapshot, name: str, created: int) -> ModelObject:
         roles=[need.role for need in served.graph.roles],
         ready=all(state == HEALTHY for state in (served.state, *needed)),
         state=served.state,
-        fields=describe_request(assignment)["properties"],
+        fields=describe_request(assignment.add_defaults(defaults))["properties"],
     )
 
 
-def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: int) -> ModelObject:
+def _model_object(
+    snapshot: Snapshot, name: str, served: ServedModel, created: int, defaults: Mapping[str, Any]
+) -> ModelObject:
     return ModelObject(
         id=name,
         created=created,
@@ -94,26 +100,31 @@ def _model_object(snapshot: Snapshot, name: str, served: ServedModel, created: i
         roles=[offer.role for offer in served.model.offers],
         ready=served.state == HEALTHY,
         state=served.state,
-        fields=_model_fields(snapshot, served),
+        fields=_model_fields(snapshot, served, defaults),
     )
 
 
-def _model_fields(snapshot: Snapshot, served: ServedModel) -> dict[str, dict[str, Any]]:
+def _model_fields(snapshot: Snapshot, served: ServedModel, defaults: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if served.id in snapshot.list_names():
-        fields = describe_request(snapshot.assign_models(served.id, {}))["properties"]
+        fields = describe_request(snapshot.assign_models(served.id, {}).add_defaults(defaults))["properties"]
         return {name: schema for name, schema in fields.items() if name not in HIDDEN}
     request_type = served.model.offers[0].request
     return {} if request_type is None else describe_model_request(request_type, served)["properties"]
 
 
-def describe_bodies(snapshot: Snapshot, roles: Mapping[Role, str]) -> dict[str, dict[str, Any]]:
+def describe_bodies(
+    snapshot: Snapshot, roles: Mapping[Role, str], defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> dict[str, dict[str, Any]]:
     """Return path → the OpenAPI description of its body, with the defaults and limits of the served models.
 
     Args:
         snapshot: the served graphs and models.
         roles: role → id of the configured model for requests that are answered without a job.
+        defaults: default values of fields of all requests for videos.
     """
-    assignments = [snapshot.assign_models(name, {}) for name in (*snapshot.list_names(), *snapshot.aliases)]
+    assignments = [
+        snapshot.assign_models(name, {}).add_defaults(defaults) for name in (*snapshot.list_names(), *snapshot.aliases)
+    ]
     schemas = [video_schema(each.name, each.request, describe_request(each)) for each in assignments]
     bodies = {"/v1/videos": video_body(schemas)}
     for path, (need, request_type) in ANSWERED_AT_ONCE.items():

@@ -11,13 +11,12 @@ from composition.configuration.registry import Registry
 from composition.configuration.served import Assignment
 from composition.graphs.branching import FIELD as BRANCH
 from composition.graphs.branching import Branching, Origin
-from composition.graphs.fields import ENCODING, merge_fields
 from composition.graphs.request import GraphRequest, MediaRequest
 from composition.http.bodies import MAX_SECONDS, PENDING, Body, take_media
 from composition.http.changes import merge_changes, set_background
+from composition.http.listing import NO_DEFAULTS
 from composition.http.uploads import Uploads, check_kind
 from composition.http.validation import parse_fields
-from composition.media.encoding import DEFAULT_ENCODING, Encoding
 from composition.media.limits import MediaKind
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
@@ -43,7 +42,7 @@ class JobBuilder:
         uploads: stores the media.
         store: the database, with files and older jobs.
         artifacts: the artifact store, with the frames of older jobs.
-        encoding: default of the field `encoding`.
+        defaults: default values of fields of all requests.
     """
 
     def __init__(
@@ -52,13 +51,13 @@ class JobBuilder:
         uploads: Uploads,
         store: Store,
         artifacts: Artifacts,
-        encoding: Encoding = DEFAULT_ENCODING,
+        defaults: Mapping[str, Any] = NO_DEFAULTS,
     ) -> None:
         self._served = served
         self._uploads = uploads
         self._store = store
         self._artifacts = artifacts
-        self._defaults = {ENCODING: encoding.model_dump(mode="json", exclude_unset=True)}
+        self._defaults = defaults
 
     async def build_job(self, body: Body, owner: str) -> Job:
         """Return the job for a request. The job is not stored yet; its media are.
@@ -112,7 +111,7 @@ class JobBuilder:
     async def _complete_fields(self, assignment: Assignment, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields with defaults and the ids of the models, and with `seconds` converted to `num_frames`."""
         expanded = assignment.request.expand_shorthands(given)
-        fields = merge_fields(self._defaults, assignment.complete_fields(expanded))
+        fields = assignment.add_defaults(self._defaults).complete_fields(expanded)
         seconds = fields.pop("seconds", None)
         if seconds is not None and "num_frames" not in _list_names(expanded):
             rate = await self._served.find_rate(assignment)

@@ -20,7 +20,7 @@ from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
-from composition.media.encoders import Hardware
+from composition.media.encoding import Hardware
 from composition.media.limits import MediaLimits
 from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from composition.media.encode import SegmentEncoder
-from composition.media.encoders import MAX_SIDES, SOFTWARE, Hardware, choose_encoder
-from composition.media.encoding import Encoding
+from composition.media.encoders import MAX_SIDES, SOFTWARE, choose_encoder
+from composition.media.encoding import Encoding, Hardware
 from composition.media.mp4 import read_avc_level
 from services.frames import JsonValue
 

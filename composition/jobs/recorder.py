@@ -18,8 +18,8 @@ from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.media.encoded_sound import EncodedSound
-from composition.media.encoders import SOFTWARE, Hardware
-from composition.media.encoding import DEFAULT_ENCODING, Encoding
+from composition.media.encoders import SOFTWARE
+from composition.media.encoding import DEFAULT_ENCODING, Encoding, Hardware
 from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent

@@ -9,7 +9,7 @@ from composition.graphs.request import GraphRequest
 from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
 from composition.media.encode_picture import blend_on_white, encode_picture
 from composition.media.encoded_sound import EncodedSound
-from composition.media.encoders import Hardware
+from composition.media.encoding import Hardware
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO

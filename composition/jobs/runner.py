@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Graph, Runnable
 from composition.jobs.attempt import Attempt
-from composition.media.encoders import Hardware
+from composition.media.encoding import Hardware
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store

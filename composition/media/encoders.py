@@ -4,18 +4,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 import av
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from composition.media.encoding import DEFAULT_CRF, MAX_CRF, PRESETS, Codec, Encoding
+from composition.media.encoding import DEFAULT_CRF, MAX_CRF, PRESETS, Codec, Encoding, Hardware
 from services.errors import LimitExceeded, ServiceLost
-
-Hardware: TypeAlias = Literal["never", "auto"]
-"""`auto`: encode on a GPU (NVENC), where there is one that can."""
 
 THREADS = 4
 """Encoder threads. The output depends on it: x264 encodes slightly differently with another number."""

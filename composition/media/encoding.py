@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 from services.limits import parse_json_object
 
 Codec: TypeAlias = Literal["h264", "hevc", "av1"]
+Hardware: TypeAlias = Literal["never", "auto"]
+"""`auto`: encode on a GPU (NVENC), where there is one that can."""
 
 MAX_CRF: Mapping[Codec, int] = {"h264": 51, "hevc": 51, "av1": 63}
 DEFAULT_CRF: Mapping[Codec, int] = {"h264": 18, "hevc": 20, "av1": 24}
@@ -50,7 +52,7 @@ class Encoding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     codec: Codec = "h264"
-    """H.264 plays everywhere. HEVC and AV1 make smaller files, and take more time and newer players."""
+    """H.264 plays everywhere and is the fastest. HEVC and AV1 also play beyond 4096x2304, in newer players."""
     bitrate: Annotated[str, BeforeValidator(_name_number)] | None = None
     """Average rate instead of a constant quality, in bits per second: `5000k`, `5M` or `5000000`. Each segment of 8 or
     32 frames is encoded several times to come near it. A segment that needs less at the best quality takes less."""

@@ -67,6 +67,11 @@ class Shop:
                 pass
         return video
 
+    async def list_fields(self, model: str) -> dict[str, Any]:
+        """Return the fields of requests to a model, as the server lists them."""
+        models = (await self._http.get("/v1/models")).json()["data"]
+        return next(each["fields"] for each in models if each["id"] == model)
+
     async def read(self, video: str) -> dict[str, Any]:
         return (await self._http.get(f"/v1/videos/{video}")).json()
 

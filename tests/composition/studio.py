@@ -106,7 +106,8 @@ class Studio:
         self._enter("svd", request)
         self.working += 1
         try:
-            yield Fact("seed", request.seed)
+            for name, value in (("seed", request.seed), ("size", "60x40"), ("canvas", "64x64")):
+                yield Fact(name, value)
             yield Progress("denoise", 1, request.steps)
             whole = pixels_of(request.model_dump(), image.pixels.tobytes(), count=request.num_frames)
             for low in range(start // WINDOW * WINDOW, request.num_frames, WINDOW):

@@ -46,9 +46,14 @@ class Neighbours:
             self.read_frame(position)
 
     def read_beside(self, position: int, offset: int) -> VideoFrame | None:
-        """Return the frame at an offset from a position; None unless there is one of the same size and format."""
+        """Return the frame at an offset from a position; None unless there is one of the same size and format.
+
+        A frame that stands for a missing one is no neighbour of itself: it would hide what moves.
+        """
         frame, beside = self.read_frame(position), self.read_frame(position + offset)
-        return beside if frame and beside and _kind(frame) == _kind(beside) else None
+        if frame is None or beside is None or _kind(frame) != _kind(beside):
+            return None
+        return None if offset and frame.pts is not None and frame.pts == beside.pts else beside
 
     def read_luma(self, position: int, offset: int = 0) -> Luma | None:
         """Return the brightness of the frame at an offset from a position; None where `read_beside` returns it."""

@@ -47,6 +47,7 @@ async def test_every_stage_runs_on_what_the_one_before_it_made(room: Room) -> No
         given = np.concatenate([frame.pixels for frame in frames[run.first : run.stop]])
         assert np.array_equal(run.pixels[:, ::2, ::2] ^ np.uint8(run.count), given)
     assert facts(items)["seed"] == 7
+    assert (facts(items)["video_size"], facts(items)["video_canvas"]) == ("60x40", "64x64")
     assert {
         stage.seed for stage in (*room.studio.of("flux"), *room.studio.of("svd"), *room.studio.of("hunyuan-dit"))
     } == {7}

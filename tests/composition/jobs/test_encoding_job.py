@@ -31,11 +31,13 @@ def check_claims(video: dict[str, Any], data: bytes) -> None:
         stream: Any = container.streams.video[0]
         sound = [each.codec_context.name for each in container.streams.audio]
         pictures = list(container.decode(stream))
+        rate, duration_s = stream.average_rate, float(stream.duration * stream.time_base)
+        codec = stream.codec_context.codec.canonical_name  # a closed container has none of these
     assert video["size"] == f"{pictures[0].width}x{pictures[0].height}"
     assert video["frames_total"] == video["frames_done"] == len(pictures)
-    assert Fraction(video["rate"]) == stream.average_rate
-    assert float(video["seconds"]) == pytest.approx(float(stream.duration * stream.time_base), abs=0.001)
-    assert video["codec"] == stream.codec_context.codec.canonical_name
+    assert Fraction(video["rate"]) == rate
+    assert float(video["seconds"]) == pytest.approx(duration_s, abs=0.001)
+    assert video["codec"] == codec
     assert video["sound"] == (sound[0] if sound else None)
     written = video["videos"]["video"]
     assert {name: written[name] for name in ("size", "rate", "codec", "sound")} == {

@@ -170,3 +170,16 @@ async def test_a_model_s_own_error_ends_the_job(tmp_path: Path) -> None:
     async with line.working():
         done = await line.ended(line.order("flux", {"prompt": "a fox", "seed": 1}, main="image"))
     assert (done.status, done.error_message) == ("failed", "no memory")
+
+
+async def test_a_storyboard_s_scenes_are_encoded_as_it_is(tmp_path: Path) -> None:
+    hosted = {kind.replace("-", "_"): Hosted(kind, Studio()) for kind in ("flux", "svd")}
+    line = Line(tmp_path, **hosted)
+    scenes = [{"scene_number": 1, "description": "a fox", "duration": 0.5}]
+    params = {"script": {"scenes": scenes}, "seed": 7, "animate": {"num_frames": 3}, "upscale": None}
+    async with line.working():
+        done = await line.ended(line.order("storyboard", {**params, "encoding": {"codec": "av1", "crf": 30}}))
+    assert (done.status, done.error_message) == ("completed", None)
+    (scene,) = line.store.list_children([done.id])[done.id]
+    assert (scene.params["encoding"]["codec"], scene.params["encoding"]["crf"]) == ("av1", 30)
+    assert [video.videos and video.videos["video"]["codec"] for video in (scene, done)] == ["av1", "av1"]

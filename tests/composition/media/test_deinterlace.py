@@ -17,6 +17,7 @@ from tests.composition import scanned_media as media
 from tests.composition.cards import read_code
 from tests.composition.field_coding import record_fields
 from tests.composition.media.test_decode import workers
+from tests.composition.sample_media import spoil
 from tests.composition.scanned_media import BFF, FIELDS, FILM, NTSC, TFF, X264, Recording
 
 SAMPLES = Path(__file__).parents[2] / "data" / "media"
@@ -242,6 +243,20 @@ async def test_only_the_interlaced_part_of_a_video_is_deinterlaced(tmp_path: Pat
         everything = await read_all(decoder)
     assert_no_combs(everything, film[::2])
     assert np.array_equal(everything[:9], read_unfiltered(path)[:9])
+    await assert_same_from_everywhere(path, everything)
+
+
+@pytest.mark.parametrize("is_film", [False, True])
+async def test_what_stands_for_missing_frames_has_no_combs(tmp_path: Path, is_film: bool) -> None:
+    film = media.draw_film(80, hold=1 if is_film else 2)
+    frames = media.telecine(film, 40) if is_film else media.interlace(film, "tff")
+    options = {**TFF, "x264-params": "tff=1:keyint=10:scenecut=0"}
+    path = media.record(tmp_path, frames, Recording("damaged.mp4", options=options), NTSC)
+    spoil(path, range(16, 20))  # up to the next keyframe
+    async with Decoder.open(path) as decoder:
+        everything = await read_all(decoder)
+        assert decoder.facts.damaged is not None
+    assert max(map(media.measure_lines, everything)) < max(map(media.measure_lines, film)) + 2
     await assert_same_from_everywhere(path, everything)
 
 
