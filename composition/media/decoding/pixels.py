@@ -53,7 +53,10 @@ class RgbConverter:
         self._source = identify_colour(first)
         self._tables: dict[tuple[str, tuple[int, int]], ColourTable] = {}
         self._profile = None if self._source.changes else _open_profile(first, shown)
-        self._cmyk = read_cmyk(shown.source) if self._profile is not None and self._profile.mode == "CMYK" else None
+        self._cmyk: Pixels | None = None
+        if self._profile is not None and self._profile.mode == "CMYK":
+            self._cmyk = read_cmyk(shown.source)
+            self._profile = None if self._cmyk is None else self._profile
         self._changes: dict[str, str | bool] = {**self._source.changes}
         if self._profile is not None:
             self._changes["colours"] = f"icc: {self._profile.name}"

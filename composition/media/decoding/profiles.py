@@ -91,14 +91,17 @@ def open_profile(data: bytes | None) -> Profile | None:
 
 
 def read_cmyk(source: str | bytes) -> Pixels | None:
-    """Return the pixels of a CMYK JPEG as (height, width, 4), in stored orientation; None if the file is another.
+    """Return the pixels of a CMYK JPEG as (height, width, 4), in stored orientation.
 
-    FFmpeg returns such pictures as RGB only.
+    FFmpeg returns such pictures as RGB only. Returns None if Pillow cannot read the file.
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("JPEG",)) as picture:
-        return np.array(picture) if picture.mode == "CMYK" else None
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("JPEG",)) as picture:
+            return np.array(picture) if picture.mode == "CMYK" else None
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _clean_name(name: str) -> str:

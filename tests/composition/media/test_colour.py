@@ -24,6 +24,7 @@ from tests.composition.filming import (
     encode_srgb,
     film,
 )
+from tests.composition.media.test_alpha import png
 
 FILES = Path(__file__).parents[2] / "data" / "media"
 X264 = {"crf": "4", "preset": "ultrafast"}
@@ -171,3 +172,14 @@ def test_white_stays_white_with_every_primaries() -> None:
 def test_the_formulas_of_the_tests_are_consistent() -> None:
     card = draw_card(42)
     assert np.abs(encode_srgb(decode_srgb(card)) * 255 - card).max() < 0.01
+
+
+@pytest.mark.parametrize(("transfer", "primaries"), [(PQ, BT2020), (HLG, BT2020), (SRGB, DISPLAY_P3)])
+async def test_a_png_that_names_its_colours(tmp_path: Path, transfer: int, primaries: int) -> None:
+    """A PNG of 16 bits with the chunk cICP."""
+    code = np.round(encode_card(draw_card(42), transfer, primaries) * 65535).astype(">u2")
+    chunk = b"cICP", bytes([primaries, transfer, 0, 1])
+    path = png(tmp_path / "a.png", code.view(np.uint8).reshape(48, -1), 2, 16, chunk)
+    facts, shown = await show(path)
+    assert facts.changes == list_changes(Film(transfer, primaries=primaries))
+    assert np.abs(read_quarters(shown) - QUARTERS).max() <= 5
