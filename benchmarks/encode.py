@@ -27,7 +27,8 @@ METHOD = f"""\
 The first {sum(SEGMENTS)} frames of Big Buck Bunny (1280×720, 25 fps) are encoded in segments of {SEGMENTS[0]} and
 {SEGMENTS[1]} frames, from RGB to fragmented MP4, with the default quality and preset of each codec. {ROUNDS} rounds
 with alternating order after a warm-up round; medians, with the extremes in brackets. PSNR: of the decoded frames
-against the RGB input, mean over the frames. The last row searches for a bitrate: each segment is encoded several times."""
+against the RGB input, mean over the frames. The last row searches for a bitrate:
+each segment is encoded several times."""
 
 
 def measure() -> Report:

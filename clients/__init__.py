@@ -43,6 +43,7 @@ from reelgraph.objects import (
     TextEvent,
     Video,
     VideoError,
+    VideoFacts,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ __all__ = [
     "UnexpectedAnswer",
     "Video",
     "VideoError",
+    "VideoFacts",
     "WaitTimedOut",
 ]
 

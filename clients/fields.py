@@ -180,9 +180,10 @@ class V2VFields(MediaFields, SamplingFields, total=False):
     match_colour: Annotated[
         bool | None,
         About(
-            "Correct the colours of all frames of the continuation alike, so that mean and spread of each "
-            "colour channel of its first frame are those of the input's last frame.",
-            default="false",
+            "Correct the colours of the continuation, so that mean and spread of each colour channel of its "
+            "first frame are those of the input's last frame, and in part those of the next 8 frames too. "
+            "`false` leaves them as generated.",
+            default="true",
         ),
     ]
     input_reference: Annotated[

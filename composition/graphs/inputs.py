@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from composition.graphs.run import GraphSettings
-from composition.media.decode import Decoder
+from composition.media.decode import Decoder, MediaFacts
 from composition.records.artifacts import Artifacts
-from services.frames import Frames, Pixels
+from services.frames import Fact, Frames, Pixels
 
 
 class Media:
@@ -48,6 +48,17 @@ class Media:
         """Read a picture, or the last frame of a video. Raises NotFound, UndecodableMedia, LimitExceeded."""
         async with self.open(url) as decoder:
             return await decoder.read_last()
+
+
+def report_reading(field: str, facts: MediaFacts) -> list[Fact]:
+    """Return what was found only by reading a file: damage, and frames of another size, which were fitted.
+
+    Args:
+        field: the media field, for messages.
+        facts: the properties of the file after it was read.
+    """
+    found = [Fact("degraded", f"{field}: {facts.damaged}")] if facts.damaged else []
+    return [*found, Fact("resized", facts.changes["resized"])] if "resized" in facts.changes else found
 
 
 def _read(path: Path) -> Pixels:

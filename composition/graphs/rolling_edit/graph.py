@@ -8,7 +8,7 @@ from typing import Any
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
-from composition.graphs.inputs import Media
+from composition.graphs.inputs import Media, report_reading
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
@@ -139,7 +139,7 @@ def _report_edges(plan: EditPlan, field: str, edges: Decoder, count: int) -> lis
     """Return facts about the edges that are known only after all of them have been read."""
     if count < plan.total:  # the frame count in the file was wrong
         return [Fact("frames_total", count), Fact("degraded", f"{field}: ended after {count - 1} edges")]
-    return [Fact("degraded", f"{field}: {edges.facts.damaged}")] if edges.facts.damaged else []
+    return report_reading(field, edges.facts)
 
 
 def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> EditPlan:

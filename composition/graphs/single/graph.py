@@ -20,7 +20,7 @@ from composition.graphs.calls import (
     stream,
 )
 from composition.graphs.fields import complete_request, select_fields
-from composition.graphs.inputs import Media
+from composition.graphs.inputs import Media, report_reading
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.graphs.single.request import AnimationJob, EditJob, PictureJob, RepaintJob, SingleRequest, UpscaleJob
 from composition.media.transparency import fill_transparent, limit_alpha
@@ -185,8 +185,8 @@ class Upscaling:
                     count = frames.stop
                     stages.add(done)
                     yield Progress("upscale", count, max(count, video.facts.frames))
-            if video.facts.damaged:  # known only after reading
-                yield Fact("degraded", f"input_video: {video.facts.damaged}")
+            for fact in report_reading("input_video", video.facts):
+                yield fact
         yield Fact("frames_total", count)
         for stage in stages.list_done():
             yield stage

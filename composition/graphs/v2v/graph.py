@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request, select_fields
-from composition.graphs.inputs import Media
+from composition.graphs.inputs import Media, report_reading
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.v2v.request import V2VRequest
 from composition.graphs.v2v.seam import ColourMatch, restore_shape
@@ -44,8 +44,8 @@ class V2V:
             facts = video.facts  # complete only after reading: damage is found on the way
         if request.join and facts.rate is None:
             raise InvalidParameter("join: a picture has no frame rate; give a video to join to", param="join")
-        if facts.damaged:
-            yield Fact("degraded", f"input_video: {facts.damaged}")
+        for fact in report_reading("input_video", facts):
+            yield fact
         if samples is not None:
             async for item in self._describe(request, samples, known.key):
                 if isinstance(item, Fact):

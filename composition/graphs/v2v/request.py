@@ -29,9 +29,9 @@ class V2VRequest(MediaRequest, Sampling):
     """Return the input and its continuation as one video of the input's size. Every frame of the input keeps its time,
     and the continuation follows at its own rate. What the last frame shows keeps its place and shape: bars of `pad` are
     cut off, what `crop` cut off is filled by repeating edge pixels, and `stretch` is undone."""
-    match_colour: bool = False
-    """Correct the colours of all frames of the continuation alike, so that mean and spread of each colour channel of
-    its first frame are those of the input's last frame."""
+    match_colour: bool = True
+    """Correct the colours of the continuation, so that mean and spread of each colour channel of its first frame are
+    those of the input's last frame, and in part those of the next 8 frames too. `false` leaves them as generated."""
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Whether a file ends in the middle of something: a recording that was cut off, or a transfer that was."""
 
 import io
-import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +17,10 @@ MAX_PARTS = 1_000_000
 """Maximum number of boxes or elements that are looked at."""
 TS_PACKETS = (188, 192, 204)
 """Sizes of a packet in an MPEG transport stream."""
-GIF_TRAILER = b";"
+GIF_END = b"\0;"
+"""End of the last block of a GIF, and its trailer."""
+TAIL_BYTES = 64
+"""Size of the end of a file in which they are searched for, because some programs append a few bytes."""
 
 
 def is_cut(path: str, form: str) -> bool:
@@ -101,5 +103,5 @@ def _is_avi_cut(file: BinaryIO, length: int) -> bool:
 
 
 def _is_gif_cut(file: BinaryIO, length: int) -> bool:
-    file.seek(max(0, length - 1024), os.SEEK_SET)
-    return not file.read().rstrip(b"\0\r\n").endswith(GIF_TRAILER)
+    file.seek(max(0, length - TAIL_BYTES))
+    return GIF_END not in file.read()

@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from composition.media.decoding.containers import read_fraction
 from composition.media.decoding.h264_fields import FieldPairs
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.timing import SHORT_S, USUAL_RATE, USUAL_S, Timing, time_frames
@@ -87,7 +88,7 @@ class _IndexReader:
         self._container, self._stream, self._limits = container, stream, limits
         self._is_cut = is_cut
         self._format = container.format.name
-        self._time_base = stream.time_base or Fraction(1)
+        self._time_base = read_fraction(stream.time_base) or Fraction(1)
         self._truncated: str | None = None
         self._incomplete: frozenset[int] = frozenset()
         self._fields = FieldPairs(stream.codec_context.extradata if stream.codec_context.name == "h264" else None)
@@ -112,7 +113,7 @@ class _IndexReader:
                     self._limits.check_length(len(packets), 0, "or more")
         except FFmpegError:
             self._is_cut = True
-        if self._is_cut and self._format == TS:  # whose packets do not tell that they are not whole
+        if self._is_cut and self._format in (TS, "gif"):  # whose packets do not tell that they are not whole
             broken = max(broken, 1)
         self._incomplete = frozenset(
             packet.pts for packet in packets[len(packets) - broken :] if packet.pts is not None
@@ -184,14 +185,14 @@ class _IndexReader:
             known = sorted({time for time in times if time is not None})
             if len(known) == len(packets):
                 end = self._find_end(packets, known)
-                rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
+                rates = [read_fraction(rate) for rate in (stream.average_rate, stream.base_rate, stream.guessed_rate)]
                 is_exact = self._format in (MOV, *ANIMATIONS)
                 return time_frames(known, end, self._time_base, rates, is_exact=is_exact)
         return Timing(self._average_rate([packet.pts for packet in packets if packet.pts is not None]))
 
     def _average_rate(self, pts: list[int]) -> Fraction:
         """Return the frame rate of the header if it is within 2 % of the measured average, else the average."""
-        declared = self._stream.average_rate
+        declared = read_fraction(self._stream.average_rate)
         span = (max(pts) - min(pts)) * self._time_base if pts else 0
         if not span:
             return declared or USUAL_RATE

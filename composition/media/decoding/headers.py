@@ -10,7 +10,7 @@ from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
 """Bytes read from the beginning of a file."""
-HEIF_STILLS = frozenset({b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"avif"})
+HEIF_STILLS = frozenset({b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"avif", b"miaf"})
 """Major brands of still pictures in HEIF (ISO/IEC 23008-12)."""
 HEIF_SEQUENCES = frozenset({b"msf1", b"hevc", b"hevx", b"avis"})
 """Major brands of image sequences in HEIF."""

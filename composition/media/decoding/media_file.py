@@ -3,7 +3,6 @@
 Runs only in decoder processes (`composition.media.decoding.worker`): files are untrusted, and FFmpeg is native code.
 """
 
-import io
 import itertools
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -17,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from composition.media.decoding.apng import time_apng
+from composition.media.decoding.containers import open_container, read_fraction
 from composition.media.decoding.endings import is_cut
 from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.frame_index import MATROSKA, MOV, TS, Index, read_index
@@ -145,16 +145,9 @@ class MediaFile:
 
     def _open_container(self) -> InputContainer:
         form = self._header.picture_format or self._header.animation_format
-        return av.open(
-            io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}",
-            "r",
-            format=form,
-            options={}
-            if form == "jpeg_pipe"
-            else self._decoder_options,  # with max_pixels set, FFmpeg does not report the size of a JPEG
-            container_options={"protocol_whitelist": "file", "format_whitelist": form or FORMATS},
-            metadata_errors="replace",
-        )
+        # With max_pixels set, FFmpeg does not report the size of a JPEG.
+        options = {} if form == "jpeg_pipe" else self._decoder_options
+        return open_container(self._source, form or FORMATS, form=form, options=options)
 
     @property
     def _decoder_options(self) -> dict[str, str]:
@@ -186,7 +179,7 @@ class MediaFile:
             )
         self._limits.check_size(width, height)
         if self._header.picture_format is None:
-            duration = (stream.duration or 0) * (stream.time_base or Fraction(0))
+            duration = (stream.duration or 0) * (read_fraction(stream.time_base) or Fraction(0))
             total = Fraction(self._container.duration or 0, av.time_base)
             self._limits.check_length(stream.frames, float(max(duration, total)), "according to its header")
 
@@ -233,7 +226,7 @@ class MediaFile:
         """When the first frame is shown, in seconds of the file's clock."""
         pts = self._index.pts
         first = pts[0] if pts else self._stream.start_time or 0
-        return first * (self._stream.time_base or Fraction(0))
+        return first * (read_fraction(self._stream.time_base) or Fraction(0))
 
     def open_track(self) -> SoundTrack:
         """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""

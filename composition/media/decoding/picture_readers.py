@@ -139,7 +139,9 @@ def name_failures(what: str) -> Generator[None]:
     try:
         yield
     except FAILURES as error:
-        raise UndecodableMedia(f"{what} cannot be decoded: the file is truncated or damaged") from error
+        raise UndecodableMedia(
+            f"{what} cannot be decoded: the file is truncated, damaged or of an unsupported kind"
+        ) from error
 
 
 def open_picture(data: bytes, form: str) -> Any:

@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
+from composition.media.decoding.containers import read_fraction
 from services.errors import UndecodableMedia
 
 MIN_RATE, MAX_RATE = 2_000, 768_000
@@ -97,7 +98,7 @@ class SoundTrack:
     @property
     def time_base(self) -> Fraction:
         """Seconds of one tick of the packets' times."""
-        return self.stream.time_base or Fraction(1)
+        return read_fraction(self.stream.time_base) or Fraction(1)
 
     def read_packets(self) -> "Iterator[Packet[AudioStream]]":
         """Yield the packets. The track ends where the file cannot be read."""

@@ -6,11 +6,10 @@ Runs only in decoder processes (`composition.media.decoding.worker`).
 from fractions import Fraction
 from typing import Any, cast
 
-import av
-from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from composition.media.decoding.containers import open_container
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.sound import Chunk, Chunks, SoundTrack
 from composition.media.decoding.sound_packets import PacketReader
@@ -88,7 +87,7 @@ def open_sound_file(path: str, limits: Limits) -> SoundFile | None:
         LimitExceeded: it is too long.
     """
     try:
-        with _open_container(path, FORMATS) as container:
+        with open_container(path, FORMATS) as container:
             is_cover = Disposition.attached_pic
             has_video = any(not stream.disposition & is_cover for stream in container.streams.video)
             if has_video or not container.streams.audio:
@@ -107,15 +106,7 @@ def open_track(path: str, formats: str, begin: Fraction | None, limits: Limits) 
         begin: see `SoundTrack`.
         limits: limits on the sound.
     """
-    return SoundTrack(_open_container(path, formats), begin, limits.max_duration_s)
-
-
-def _open_container(path: str, formats: str) -> InputContainer:
-    return av.open(
-        f"file:{path}",
-        container_options={"protocol_whitelist": "file", "format_whitelist": formats},
-        metadata_errors="replace",
-    )
+    return SoundTrack(open_container(path, formats), begin, limits.max_duration_s)
 
 
 class SoundSession:

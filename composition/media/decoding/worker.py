@@ -219,10 +219,11 @@ def read_sound(
 
 
 def limit_resources(limits: Limits) -> None:
-    """Set the resource limits of this process.
+    """Set the resource limits of this process, which writes no files: Python's caches would be cut at the limit.
 
     The address space includes what is shared with the prepared process: about 200 MiB of libraries.
     """
+    sys.dont_write_bytecode = True
     for kind, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),

@@ -94,7 +94,11 @@ async def test_every_field_reaches_the_service(tmp_path: Path) -> None:
         "size": "64x48",
         "seed": 5,
     }
-    assert fields.keys() == TextToVideoRequest.model_fields.keys() == FILM.request.model_fields.keys() - {"models"}
+    assert (
+        fields.keys()
+        == TextToVideoRequest.model_fields.keys()
+        == FILM.request.model_fields.keys() - {"models", "encoding"}
+    )
     await Room(tmp_path, service).items(Known("job", frames=8), **fields)
     assert service.heard == [TextToVideoRequest(**fields), 8, "job"]
 

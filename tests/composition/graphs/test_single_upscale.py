@@ -24,6 +24,7 @@ from tests.composition.media.test_decode import workers
 from tests.composition.rolling import Gone, facts, gathered, of
 from tests.composition.serving import Handle
 
+SAMPLES = Path(__file__).parents[2] / "data" / "media"
 UPSCALE = SINGLES["realesrgan"]
 FRAMES = 70
 """More than four runs."""
@@ -152,6 +153,21 @@ async def test_of_damage_the_record_is_told(tmp_path: Path) -> None:
     room.video = str(media.damaged_middle(tmp_path))
     told = of(Fact, await room.items())
     assert [fact.name for fact in told if fact.name == "degraded"] == ["degraded"]
+
+
+async def test_of_a_cut_recording_what_is_there_is_enlarged_and_the_record_is_told(room: Room) -> None:
+    room.video = str(SAMPLES / "frag_cut.mp4")
+    items = await room.items()
+    told = {fact.name: fact.value for fact in of(Fact, items)}
+    assert told["degraded"] == "input_video: truncated: 12 of 15 frames"
+    assert told["frames_total"] == sum(run.count for run in of(Frames, items)) == 12
+
+
+async def test_of_a_size_that_changes_the_record_is_told(room: Room) -> None:
+    room.video = str(SAMPLES / "resize.webm")
+    items = await room.items()
+    assert {fact.name: fact.value for fact in of(Fact, items)}["resized"] == "64x48 to 48x64"
+    assert {(run.width, run.height) for run in of(Frames, items)} == {(128, 96)}
 
 
 async def test_every_frame_is_shown_when_it_was(room: Room, tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Page, Store
 from composition.records.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound, ReelError, UndecodableMedia
-from tests.composition import albums
+from tests.composition import albums, heif
 from tests.composition import sample_media as media
 from tests.composition.albums import encoded, noisy, numbered
+from tests.composition.cards import draw_card, read_code
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.media.test_decode import numbers, pulled, workers
 from tests.composition.records.test_artifacts import artifacts, s3  # noqa: F401 - fixtures
@@ -283,3 +284,33 @@ async def test_taking_two_lists_at_once(takes: Uploads, disk: Artifacts) -> None
     lists: list[MediaValue] = [[part(numbered(n + offset)) for n in range(20)] for offset in (0, 100)]
     files = await asyncio.gather(*(takes.store_media(each, "pictures", "ann", "edge_frames") for each in lists))
     assert [await shown(file, disk) for file in files] == [list(range(20)), list(range(100, 120))]
+
+
+@pytest.mark.parametrize("form", ["heic", "avif"])
+async def test_a_phone_s_picture_is_taken_wherever_a_picture_is(
+    takes: Uploads, disk: Artifacts, tmp_path: Path, form: str
+) -> None:
+    card = draw_card(5, 96, 72)
+    data = heif.write_tiled(card, 64) if form == "heic" else media.picture(tmp_path / "a.avif", card).read_bytes()
+    for value in (part(data, f"IMG_0001.{form.upper()}"), url(data)):
+        file = await takes.store_media(value, "image", "ann", "image")
+        assert [file.facts[name] for name in ("kind", "width", "height")] == ["image", 96, 72]
+        assert read_code((await takes.decode_picture(value, "ann", "image")).pixels[0]) == 5
+        assert read_code((await takes.decode_picture(file.id, "ann", "image")).pixels[0]) == 5
+    several = await takes.store_media([part(data), file.id, url(numbered(7))], "pictures", "ann", "edge_frames")
+    assert [several.facts[name] for name in ("kind", "frames")] == ["pictures", 3]
+    async with disk.open_local(disk.get_url(several.key)) as path, Decoder.open(path) as decoder:
+        runs = [run async for run in decoder.stream_runs()]
+    assert [(run.count, run.width, run.height) for run in runs] == [(2, 96, 72), (1, 64, 48)]
+
+
+async def test_what_is_known_of_an_animation_and_of_a_cut_recording_is_kept(takes: Uploads) -> None:
+    files = Path(__file__).parents[2] / "data" / "media"
+    moving = await takes.store_part(part((files / "durations.gif").read_bytes()), "ann", "input", "file")
+    assert [moving.facts[name] for name in ("kind", "frames", "is_variable", "duration_s")] == ["video", 4, True, 2.0]
+    cut = await takes.store_part(part((files / "frag_cut.mp4").read_bytes()), "ann", "input", "file")
+    assert (cut.facts["frames"], cut.facts["damaged"]) == (12, "truncated: 12 of 15 frames")
+    turned = await takes.store_part(part((files / "resize.webm").read_bytes()), "ann", "input", "file")
+    assert turned.facts["changes"] == {"resized": "64x48 to 48x64"}
+    with pytest.raises(InvalidParameter, match="image: must be a picture, got a video"):
+        await takes.store_media(part((files / "anim.png").read_bytes()), "image", "ann", "image")

@@ -16,7 +16,7 @@ from services.frames import Pixels
 from tests.composition import heif
 from tests.composition import sample_media as media
 from tests.composition.albums import zipped
-from tests.composition.cards import draw_card, read_code
+from tests.composition.cards import QUARTERS, draw_card, read_code, read_quarters
 from tests.composition.media.test_decode import pulled
 from tests.composition.media.test_times import list_joined_times, read_runs
 
@@ -123,6 +123,24 @@ async def test_a_heic_picture_in_display_p3_by_number_is_converted(tmp_path: Pat
     assert facts.changes == {"colours": "display-p3"}
     red = pixels[12, 30]
     assert np.abs(red.astype(int) - (215, 0, 13)).max() < 12  # (200, 30, 30) of Display P3 in sRGB
+
+
+def encode_pq(pixels: Pixels) -> Pixels:
+    """Return sRGB colours as BT.2020 and PQ codes of 8 bits, with white at 203 cd/m² (BT.2408)."""
+    to_2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+    coded = pixels / 255
+    light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4) @ to_2020.T * 203 / 10_000
+    power = light ** (1305 / 8192)
+    return np.round(255 * ((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)).astype(np.uint8)
+
+
+async def test_an_hdr_heic_picture_is_tone_mapped(tmp_path: Path) -> None:
+    item = heif.make_picture(encode_pq(CARD), "yuv444p10le")
+    item.properties.append(heif.make_colours(9, 16, 1))
+    pixels, facts = await read_picture(written(tmp_path / "a.heic", heif.write_items([item])))
+    assert facts.changes == {"tone_mapped": "pq", "colours": "bt2020"}
+    assert measure_error(pixels, CARD) < 6
+    assert np.abs(read_quarters(pixels) - QUARTERS).max() < 12
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 5, 6, 8])

@@ -113,6 +113,22 @@ async def test_a_decoder_has_its_own_limits_and_the_prepared_process_none(video:
             assert server.rlimit(limit) == resource.getrlimit(limit)
 
 
+def test_a_decoder_writes_none_of_python_s_caches() -> None:
+    """Its limit of written bytes would cut them, and Python would keep what was written."""
+    script = """
+import sys
+from composition.media.decoding.headers import Limits
+from composition.media.decoding.worker import limit_resources
+from composition.media.limits import MediaLimits
+limit_resources(Limits(**MediaLimits().model_dump()))
+print(sys.dont_write_bytecode)
+"""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert run.stdout == "True\n"
+
+
 async def test_the_memory_limit_counts_what_is_shared(video: Path) -> None:
     """Shared libraries count in full for every process."""
     async with Decoder.open(video):
