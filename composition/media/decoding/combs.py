@@ -97,10 +97,12 @@ def read_luma(frame: VideoFrame) -> Luma:
 
 def measure_combs(top: Luma, bottom: Luma, moving: NDArray[np.bool_]) -> Blocks:
     """Return the strength of the combs, by block, of the even lines of `top` with the odd lines of `bottom`."""
-    woven = top.copy()
-    woven[1::2] = bottom[1::2]
-    between, within = _measure_detail(woven)
-    strength = between - within
+    woven = top
+    if bottom is not top:
+        woven = top.copy()
+        woven[1::2] = bottom[1::2]
+    strength, within = _measure_detail(woven)
+    strength -= within
     strength -= DEAD_ZONE
     np.maximum(strength, 0, out=strength)
     strength *= moving
@@ -110,7 +112,11 @@ def measure_combs(top: Luma, bottom: Luma, moving: NDArray[np.bool_]) -> Blocks:
 def _measure_detail(luma: Luma) -> tuple[Luma, Luma]:
     """Return the difference of each line to those beside it, and to those beside it in its field."""
     middle = 2 * luma[2:-2]
-    return np.abs(luma[1:-3] + luma[3:-1] - middle), np.abs(luma[:-4] + luma[4:] - middle)
+    between, within = luma[1:-3] + luma[3:-1], luma[:-4] + luma[4:]
+    for detail in (between, within):  # in place: new arrays cost a young process more than the arithmetic
+        detail -= middle
+        np.abs(detail, out=detail)
+    return between, within
 
 
 def find_motion(before: Luma, after: Luma) -> NDArray[np.bool_]:
@@ -120,10 +126,13 @@ def find_motion(before: Luma, after: Luma) -> NDArray[np.bool_]:
 
 
 def sum_blocks(values: NDArray[np.int16] | NDArray[np.bool_]) -> Blocks:
-    """Return the sum of the values in each block."""
+    """Return the sum of the values in each block; those at the bottom and on the right may be smaller."""
     height, width = values.shape
-    rows = np.add.reduceat(values, range(0, height, BLOCK), axis=0, dtype=np.int64)
-    return np.add.reduceat(rows, range(0, width, BLOCK), axis=1)
+    whole = height // BLOCK * BLOCK
+    rows = values[:whole].reshape(-1, BLOCK, width).sum(1, dtype=np.int32)
+    if whole < height:
+        rows = np.concatenate([rows, values[whole:].sum(0, dtype=np.int32)[None]])
+    return np.add.reduceat(rows, range(0, width, BLOCK), axis=1, dtype=np.int64)
 
 
 def compare_fields(frame: Luma, before: Luma) -> Evidence:
