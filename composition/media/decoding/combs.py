@@ -114,8 +114,7 @@ def _measure_detail(luma: Luma) -> tuple[Luma, Luma]:
     middle = 2 * luma[2:-2]
     between, within = luma[1:-3] + luma[3:-1], luma[:-4] + luma[4:]
     for detail in (between, within):  # in place: new arrays cost a young process more than the arithmetic
-        detail -= middle
-        np.abs(detail, out=detail)
+        np.abs(np.subtract(detail, middle, out=detail), out=detail)
     return between, within
 
 
