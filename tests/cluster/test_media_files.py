@@ -1,6 +1,7 @@
 """Files as people send them, through HTTP: what comes back is what a viewer of the file saw."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.composition.cards import draw_card, read_code, read_quarters
 pytestmark = pytest.mark.cluster
 
 FILES = ROOT / "tests" / "data" / "media"
+NOTHING: Mapping[str, str] = {}
 P3_TO_SRGB = ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979))
 """Linear Display P3 to linear sRGB."""
 
@@ -39,15 +41,15 @@ class Video:
         return self.record["facts"]
 
 
-def order(http: httpx.Client, name: str, field: str, scale: int, **fields: str) -> str:
+def order(http: httpx.Client, name: str, field: str, scale: int, fields: Mapping[str, str] = NOTHING) -> str:
     data = {"model": "realesrgan", "scale": str(scale), **fields}
     answer = http.post("/v1/videos", data=data, files={field: (Path(name).name, (FILES / name).read_bytes())})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
-def enlarge(http: httpx.Client, name: str, scale: int = 2, **fields: str) -> Video:
-    record = wait_for_end(http, order(http, name, "input_video", scale, **fields))
+def enlarge(http: httpx.Client, name: str, scale: int = 2, fields: Mapping[str, str] = NOTHING) -> Video:
+    record = wait_for_end(http, order(http, name, "input_video", scale, fields))
     assert record["status"] == "completed", record
     with av.open(io.BytesIO(fetch_content(http, record["id"])), "r") as container:
         stream = container.streams.video[0]
@@ -170,7 +172,7 @@ def test_the_main_track_is_taken(http: httpx.Client) -> None:
 def test_what_is_transparent_is_composited_on_one_background(
     http: httpx.Client, fields: dict[str, str], colour: str
 ) -> None:
-    videos = [enlarge(http, name, **fields) for name in ("alpha_vp9.webm", "alpha_prores.mov")]
+    videos = [enlarge(http, name, fields=fields) for name in ("alpha_vp9.webm", "alpha_prores.mov")]
     for video in videos:
         assert video.facts["alpha"] == f"on {fields.get('background', 'white')}"
         height, width = video.frames[0].shape[:2]
