@@ -1,7 +1,8 @@
 """Requests for the contract tests of every service: pictures by role, fields by model kind."""
 
 import asyncio
-from collections.abc import Generator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -95,29 +96,65 @@ def _freeze(value: Any) -> Any:
     return value
 
 
+WAIT_S = 60.0
+
+
 class Forwards:
     """Number of module calls in all models."""
 
     def __init__(self) -> None:
         self.count = 0
         self.begun = asyncio.Event()
+        self._may_run = threading.Event()
+
+    async def resume(self) -> None:
+        """Let the first call run, after the tasks that are ready have had their turn."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self._may_run.set()
+
+    def wait(self) -> None:
+        """Wait for `resume`, in the thread of a model."""
+        assert self._may_run.wait(WAIT_S)
 
 
 @contextmanager
-def count_forwards() -> Generator[Forwards]:
-    """Count the calls of all modules within the block."""
+def count_forwards(*, held: bool = False) -> Generator[Forwards]:
+    """Count the calls of all modules within the block. If `held`, the first one waits for `Forwards.resume`."""
     forwards, loop = Forwards(), asyncio.get_running_loop()
 
     def count(_module: torch.nn.Module, _args: Any) -> None:
         forwards.count += 1
         if forwards.count == 1:
             loop.call_soon_threadsafe(forwards.begun.set)
+            if held:
+                forwards.wait()
 
     hook = register_module_forward_pre_hook(count)
     try:
         yield forwards
     finally:
         hook.remove()
+
+
+async def close_while_decoding(stream: AsyncGenerator[Item], decoder: torch.nn.Module) -> int:
+    """Close a stream behind its first frames, during the second call of `decoder`. Return the number of calls."""
+    forwards = Forwards()
+
+    def count(*_: object) -> None:
+        forwards.count += 1
+        if forwards.count == 2:
+            forwards.wait()
+
+    hook = decoder.register_forward_hook(count)
+    async for item in stream:
+        if isinstance(item, Frames):
+            break
+    closing = asyncio.create_task(stream.aclose())
+    await forwards.resume()
+    await closing
+    hook.remove()
+    return forwards.count
 
 
 @contextmanager

@@ -160,11 +160,12 @@ async def drain(stream: Any) -> None:
 async def test_closing_the_stream_stops_the_work_within_a_step(subject: Subject, undisturbed: list[Item]) -> None:
     with count_forwards() as short:
         await subject.make()
-    with count_forwards() as long:
+    with count_forwards(held=True) as long:
         reading = asyncio.create_task(drain(subject.ask(subject.long, large=True)))
         await long.begun.wait()
         before = long.count
         reading.cancel()
+        await long.resume()
         with pytest.raises(asyncio.CancelledError):
             await reading
         # The running step and at most one more: a short request has at least as many.
@@ -174,24 +175,26 @@ async def test_closing_the_stream_stops_the_work_within_a_step(subject: Subject,
 
 
 async def test_stop_ends_the_stream_of_that_key(subject: Subject) -> None:
-    with count_forwards() as forwards:
+    with count_forwards(held=True) as forwards:
         reading = asyncio.create_task(drain(subject.ask(subject.long, large=True, key="job")))
         await forwards.begun.wait()
         await subject.service.stop("another")
         assert (await subject.service.info()).busy
         await subject.service.stop("job")
+        await forwards.resume()
         with pytest.raises(Cancelled):
             await reading
 
 
 async def test_a_second_call_with_the_key_stops_the_first(subject: Subject, undisturbed: list[Item]) -> None:
-    with count_forwards() as forwards:
+    with count_forwards(held=True) as forwards:
         older = asyncio.create_task(drain(subject.ask(subject.long, large=True, key="job")))
         await forwards.begun.wait()
-        newer = await subject.make(key="job")
+        newer = asyncio.create_task(subject.make(key="job"))
+        await forwards.resume()
         with pytest.raises(Cancelled):
             await older
-    assert compare(newer) == compare(undisturbed)
+        assert compare(await newer) == compare(undisturbed)
 
 
 async def test_requests_take_turns(subject: Subject, undisturbed: list[Item]) -> None:
