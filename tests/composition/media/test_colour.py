@@ -29,7 +29,7 @@ from tests.composition.media.test_alpha import png
 FILES = Path(__file__).parents[2] / "data" / "media"
 X264 = {"crf": "4", "preset": "ultrafast"}
 VP9 = {"crf": "4", "deadline": "realtime", "cpu-used": "8", "b": "20M"}
-AV1 = {"crf": "4", "preset": "11"}
+AV1 = {"crf": "4", "preset": "8", "g": "1"}
 FILMS = {
     "hlg-h264": Film(HLG, codec="libx264", options=X264),
     "pq-h264": Film(PQ, codec="libx264", options=X264, suffix=".mov"),
