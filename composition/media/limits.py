@@ -20,7 +20,7 @@ class MediaLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    max_pixels: int = Field(default=4096 * 2304, gt=0)
+    max_pixels: int = Field(default=4096 * 4096, gt=0)
     """Pixels of one frame."""
     max_side: int = Field(default=8192, gt=0)
     """Pixels of width or height."""

@@ -292,3 +292,11 @@ async def test_the_limits_of_an_animation_hold_before_it_is_decoded(tmp_path: Pa
         await probe_media(path, MediaLimits(max_duration_s=1.8))
     with pytest.raises(LimitExceeded, match="70x50"):
         await probe_media(path, MediaLimits(max_pixels=3499))
+
+
+async def test_a_phone_s_photograph_is_within_the_limits(tmp_path: Path) -> None:
+    """12 megapixels, in either orientation."""
+    for size in ((4032, 3024), (3024, 4032)):
+        Image.new("RGB", size, (200, 120, 90)).save(tmp_path / "a.jpg")
+        facts = await probe_media(tmp_path / "a.jpg")
+        assert (facts.width, facts.height) == size
