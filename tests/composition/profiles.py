@@ -50,7 +50,7 @@ def build_cmyk() -> bytes:
         lightness, a, b = INKS.get(ink, (15.0, 0.0, 0.0))
         nodes += bytes([round(lightness * 2.55), round(a + 128), round(b + 128)])
     ramp = bytes(range(256))
-    matrix = b"".join(_fixed(float(row == column)) for row in range(3) for column in range(3))
+    matrix = b"".join(_encode_fixed(float(row == column)) for row in range(3) for column in range(3))
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + bytes(nodes) + ramp * 3
     return _build(b"prtr", b"CMYK", b"Lab ", "made inks", {b"A2B0": table})
 
@@ -80,16 +80,18 @@ def _build(kind: bytes, space: bytes, connection: bytes, name: str, tags: dict[b
         table += tag + struct.pack(">II", offset + len(data), len(value))
         data += value + bytes(-len(value) % 4)
     head = struct.pack(">I4sI", offset + len(data), b"lcms", 0x02100000) + kind + space + connection
-    head += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + b"".join(map(_fixed, D50)) + bytes(48)
+    head += (
+        struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + b"".join(map(_encode_fixed, D50)) + bytes(48)
+    )
     return head + struct.pack(">I", len(tags)) + table + data
 
 
-def _fixed(value: float) -> bytes:
+def _encode_fixed(value: float) -> bytes:
     return struct.pack(">i", round(value * 65536))
 
 
 def _xyz(values: tuple[float, ...]) -> bytes:
-    return b"XYZ \0\0\0\0" + b"".join(map(_fixed, values))
+    return b"XYZ \0\0\0\0" + b"".join(map(_encode_fixed, values))
 
 
 def _power(gamma: float) -> bytes:

@@ -5,7 +5,7 @@ from composition.media.decoding.headers import Limits, read_head, read_header
 from composition.media.decoding.media_file import MediaFile
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_file import PictureFile
-from composition.media.decoding.picture_readers import open_reader
+from composition.media.decoding.picture_readers import open_picture_reader
 
 
 def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
@@ -25,4 +25,4 @@ def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
         library = "avif"  # FFmpeg does not join the tracks of colours and alpha
     if library is None:
         return MediaFile(source, limits)
-    return PictureFile(open_reader(source, library, limits), limits)
+    return PictureFile(open_picture_reader(source, library, limits), limits)

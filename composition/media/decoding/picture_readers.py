@@ -32,7 +32,7 @@ FAILURES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, IndexError
 """Exceptions that pi_heif and Pillow raise for damaged files."""
 
 
-def open_reader(source: str | bytes, library: Library, limits: Limits) -> PictureReader:
+def open_picture_reader(source: str | bytes, library: Library, limits: Limits) -> PictureReader:
     """Open a file with a library. Raises UndecodableMedia, LimitExceeded."""
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if library == "webp":

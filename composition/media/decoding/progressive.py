@@ -105,7 +105,7 @@ class ExaminedFrames:
         return frame
 
 
-def open_reader(file: FrameFile) -> PlainReader | ProgressiveReader:
+def open_progressive_reader(file: FrameFile) -> PlainReader | ProgressiveReader:
     """Return a reader of the frames of a file as a viewer would see them: deinterlaced, or as film, where need be."""
     if file.is_still or file.describe()["codec"] in DRAWN_CODECS:
         return PlainReader(file, {})

@@ -95,15 +95,15 @@ class Examination:
         return sum(evidence.is_clean for evidence in self.evidence.values())
 
     @property
-    def combed(self) -> list[Evidence]:
+    def combed_frames(self) -> list[Evidence]:
         """Evidence of the frames that are combed."""
         return [evidence for evidence in self.evidence.values() if evidence.is_combed]
 
     def examine_beginning(self) -> None:
         """Examine frames from the first on, until they tell enough."""
         for position in range(SUSPECTED):
-            is_suspected = self.is_flagged or bool(self.combed)
-            is_told = len(self.evidence) >= (TELLING if self.combed else CLEAN)
+            is_suspected = self.is_flagged or bool(self.combed_frames)
+            is_told = len(self.evidence) >= (TELLING if self.combed_frames else CLEAN)
             most = SUSPECTED if is_suspected else UNSUSPECTED if self.evidence else QUIET
             if is_told or position >= most or not self.examine_frame(position):
                 return
@@ -113,7 +113,7 @@ class Examination:
         for place in range(1, PLACES + 1):
             start = self._source.frames * place // (PLACES + 1)
             for position in range(start, start + PLACE_FRAMES):
-                if self.combed or not self.examine_frame(position):
+                if self.combed_frames or not self.examine_frame(position):
                     break
 
 
@@ -126,9 +126,9 @@ def find_scan(source: FrameSource) -> Scan | None:
         return cadence
     if not examination.is_flagged:
         examination.drop_doubtful()
-    if examination.is_flagged and not examination.combed:
+    if examination.is_flagged and not examination.combed_frames:
         examination.examine_places()
-    combed, clean = examination.combed, examination.clean
+    combed, clean = examination.combed_frames, examination.clean
     top_first = find_order(combed)
     if examination.is_flagged:
         return Scan(top_first) if combed or (not clean and _is_doubtful(source)) else None

@@ -30,7 +30,7 @@ from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
-from composition.media.decoding.progressive import PlainReader, open_reader
+from composition.media.decoding.progressive import PlainReader, open_progressive_reader
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
@@ -70,7 +70,7 @@ class Video:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.file = open_frames(path, limits)
-        self._reader = open_reader(self.file)
+        self._reader = open_progressive_reader(self.file)
 
     @property
     def can_use_decord(self) -> bool:

@@ -52,7 +52,7 @@ def decode(data: bytes) -> tuple[list[Pixels], Any]:
         return shown, stream
 
 
-def numbered(count: int) -> Pixels:
+def draw_numbers(count: int) -> Pixels:
     return np.stack([media.numbered(number) for number in range(count)])
 
 
@@ -66,7 +66,7 @@ def noise(count: int, width: int, height: int) -> Pixels:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_prefix_plays_from_a_header_that_says_how(codec: Codec) -> None:
-    init, *segments = encode(make_encoder(64, 48, Encoding(codec=codec)), numbered(14), (1, 8, 5))
+    init, *segments = encode(make_encoder(64, 48, Encoding(codec=codec)), draw_numbers(14), (1, 8, 5))
     assert HEADERS[codec] in init
     data = init
     for played, segment in zip((1, 9, 14), segments, strict=True):
