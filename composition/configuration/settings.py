@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from composition.configuration.origins import DoorSettings
 from composition.media.encoding import Encoding, Hardware
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
+from composition.media.marks.settings import MarksSettings
 from composition.records.artifacts import ArtifactSettings
 from services.allowance import MAX_JSON_BYTES
 from services.catalogue import KINDS
@@ -41,6 +42,8 @@ class StateSettings(BaseModel):
     artifacts: ArtifactSettings | None = None
     """Store of results and uploads; by default a directory in `home`."""
     media: MediaLimits = MediaLimits()
+    marks: MarksSettings = MarksSettings()
+    """What finished files say about how they were made."""
 
     @property
     def state(self) -> Path:
