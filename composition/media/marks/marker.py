@@ -1,13 +1,10 @@
 """Writing the marks into finished files."""
 
 from pathlib import Path
-from typing import Literal
 
+from composition.media.marks.labels import MarkedFormat
 from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MarksSettings
-
-MarkedFormat = Literal["mp4", "png", "jpeg", "webp", "gif"]
-"""Formats that can be marked."""
 
 
 class Marker:
