@@ -161,9 +161,8 @@ def _replace_file(path: Path) -> Generator[BinaryIO]:
             yield cast("BinaryIO", target)
         temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _recognise_format(start: bytes) -> MarkedFormat | None:
