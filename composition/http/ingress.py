@@ -31,6 +31,7 @@ from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import JobBuilder
+from composition.http.provenance import ProvenanceRequest, ProvenanceRoutes
 from composition.http.renditions import Renditions
 from composition.http.schemas import (
     Deleted,
@@ -48,6 +49,7 @@ from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
 from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
+from composition.media.marks.settings import MarksSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -70,6 +72,8 @@ class IngressSettings(BodySettings, DoorSettings):
     auth: Literal["keys", "none"] = "keys"
     """Whether requests need an API key."""
     media: MediaLimits = MediaLimits()
+    marks: MarksSettings = MarksSettings()
+    """Marks of finished files, and whose marks are trusted."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
     encoding: Encoding = Encoding()
@@ -106,6 +110,7 @@ class Ingress:
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
+        self._provenance = ProvenanceRoutes(self._uploads, settings, settings.media, settings.marks)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -151,6 +156,10 @@ class Ingress:
         )
         face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self._synchronous.find_face, methods=["POST"], openapi_extra=face)
+        check = picture_body(ProvenanceRequest)
+        v1.add_api_route(
+            "/content_provenance_checks", self._provenance.check_content, methods=["POST"], openapi_extra=check
+        )
 
     def _add_video_routes(self, v1: APIRouter) -> None:
         v1.add_api_route("/videos", self.create_video, methods=["POST"])

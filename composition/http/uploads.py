@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -132,14 +133,24 @@ class Uploads:
 
         Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
         """
+        async with self.open_value(value, owner, param) as path:
+            return await self._decode_path(path, param, background)
+
+    @asynccontextmanager
+    async def open_value(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
+        """Yield a local copy of a file of any kind, not stored: a form part, a `data:` URL or the id of an upload.
+
+        The copy is removed at the end of the `async with` block. Raises InvalidParameter and NotFound.
+        """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decode_path(path, param, background)
+                yield path
+            return
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decode_path(Path(draft.name), param, background)
+            yield Path(draft.name)
 
     async def delete_file(self, file_id: str, owner: str) -> None:
         """Delete a file.
