@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from composition.media.marks.c2pa_settings import make_settings
+from composition.media.marks.label_reading import MAX_SCANNED_BYTES
 from composition.media.marks.vocabulary import GENERATION, is_generated
 
 MAX_ENTRIES = 100
@@ -24,7 +25,7 @@ ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound", "_C2paIo"})
 """Errors of c2pa for files that have no manifest: of a format that it does not know, or truncated."""
 STORE = b"jumb"
 """Name of the boxes that a manifest store consists of."""
-SCANNED_BYTES = 1 << 20
+WINDOW_BYTES = 1 << 20
 
 Json = Mapping[str, Any]
 
@@ -207,13 +208,13 @@ def _cut(text: str) -> str:
 
 
 def _contains(file: BinaryIO, part: bytes) -> bool:
-    """Whether a file contains these bytes."""
+    """Whether the first MAX_SCANNED_BYTES of a file contain these bytes."""
     return any(part in window for window in _read_windows(file, len(part) - 1))
 
 
 def _read_windows(file: BinaryIO, overlap: int) -> Iterator[bytes]:
     """Yield the file in pieces, each with the last bytes of the one before."""
     end = b""
-    while chunk := file.read(SCANNED_BYTES):
+    while file.tell() < MAX_SCANNED_BYTES and (chunk := file.read(WINDOW_BYTES)):
         yield end + chunk
         end = chunk[-overlap:]
