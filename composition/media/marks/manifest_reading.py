@@ -21,8 +21,8 @@ MAX_PROMPT = 10_000
 UNTRUSTED = "signingCredential.untrusted"
 """C2PA's code of an intact manifest whose signer is not trusted."""
 ACTIONS = ("c2pa.actions.v2", "c2pa.actions")
-ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound", "_C2paIo"})
-"""Errors of c2pa for files that have no manifest: of a format that it does not know, or truncated."""
+ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound"})
+"""Errors of c2pa for files that have no manifest, and for formats that it does not know."""
 STORE = b"jumb"
 """Name of the boxes that a manifest store consists of."""
 WINDOW_BYTES = 1 << 20
@@ -39,6 +39,7 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
 
     Raises:
         OSError: the file cannot be read.
+        MemoryError: reading it needs more memory than the process has.
     """
     from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
 
@@ -50,6 +51,8 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
             with reader:
                 store = cast("Json", json.loads(reader.json()))
     except C2paError as error:
+        if "out of memory" in str(error):
+            raise MemoryError from error
         with path.open("rb") as file:
             is_absent = type(error).__name__ in ABSENT or not _contains(file, STORE)
         return None if is_absent else {"state": "invalid", "failures": [_cut(str(error))]}
