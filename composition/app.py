@@ -101,6 +101,8 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
             hardware=args.hardware,
+            marks=args.marks,
+            state=args.state,
         )
         served = open_registry(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.waits]
@@ -127,6 +129,8 @@ class Front(Ingress):
             roles=args.roles,
             allowed_hosts=args.allowed_hosts,
             allowed_origins=args.allowed_origins,
+            marks=args.marks,
+            state=args.state,
         )
         super().__init__(settings, open_registry(Store(args.database_url)), TRANSPORT)
 

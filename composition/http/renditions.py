@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
 from composition.http.content import stream_zip
+from composition.jobs.publishing import ArchiveMarker, Publisher
 from composition.media.animation import AnimationFormat
 from composition.media.convert import convert_video
 from composition.media.encode_picture import convert_picture
@@ -35,15 +36,19 @@ class Renditions:
         artifacts: the artifact store; the converted files are kept in the job's folder and deleted with it.
         limits: deadline and memory of the decoder.
         max_pixels: maximum number of pixels of a video, frames × width × height.
+        marker: writes the marks into the files; None if they have none.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, limits: MediaLimits, max_pixels: int) -> None:
+    def __init__(
+        self, store: Store, artifacts: Artifacts, limits: MediaLimits, max_pixels: int, marker: Marker | None = None
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         # The limits on files that people send do not apply to results.
         sizes = {"max_pixels": max_pixels, "max_side": MAX_SIDE, "min_side": 1, "max_frames": max_pixels}
         self._limits = limits.model_copy(update={**sizes, "max_duration_s": MAX_DURATION_S})
         self._max_pixels = max_pixels
+        self._publisher = Publisher(store, artifacts, marker)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Key of a file → the task that makes it."""
         self._converting = asyncio.Semaphore(1)
@@ -89,7 +94,8 @@ class Renditions:
         try:
             async with self._converting:
                 await self._convert(job, variant, form, draft)
-            await asyncio.to_thread(self._artifacts.put_file, key, draft)
+            # Another server may have made it meanwhile; signatures differ, and clients may have parts of that one.
+            await asyncio.to_thread(self._artifacts.put_new_file, key, draft)
         except OSError as error:
             raise StorageFailed(f"converting to {form} failed: {error.strerror or type(error).__name__}") from error
         finally:

@@ -1,0 +1,93 @@
+"""Publishing the files that a job leaves: each one is marked once, and then stored."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from composition.jobs.provenance import OriginReader
+from composition.media.encoding import Hardware
+from composition.media.marks.marker import MarkedFormat, Marker
+from composition.media.marks.settings import VisibleLabel
+from composition.media.visible_label import draw_label, uncover_label
+from composition.records.artifacts import Artifacts
+from composition.records.store import Store
+from services.frames import Pixels
+
+FORMATS: dict[str, MarkedFormat] = {"mp4": "mp4", "png": "png", "jpg": "jpeg", "webp": "webp", "gif": "gif"}
+"""Extension of a file → its format."""
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How the outputs of jobs are encoded and marked."""
+
+    hardware: Hardware = "never"
+    """Whether videos are encoded on a GPU where one can."""
+    marker: Marker | None = None
+    """Writes the marks; None if files have none."""
+
+    @property
+    def label(self) -> VisibleLabel | None:
+        """The label that people see; None if there is none."""
+        return None if self.marker is None else self.marker.settings.visible
+
+    def draw_label(self, pixels: Pixels) -> Pixels:
+        """Return frames or pictures, (…, h, w, 3) uint8 RGB, with the label that people see, if there is one."""
+        return pixels if self.label is None else draw_label(pixels, self.label)
+
+    def draw_label_on(self, pixels: Pixels, alpha: Pixels | None) -> tuple[Pixels, Pixels | None]:
+        """Return a picture, (h, w, 3), and its opacity, (h, w) or None, with the label; the label is opaque."""
+        if alpha is None or self.label is None:
+            return self.draw_label(pixels), alpha
+        return self.draw_label(pixels), uncover_label(alpha, self.label)
+
+
+class Publisher:
+    """Marks finished files of jobs and stores them.
+
+    Args:
+        store: the database.
+        artifacts: the artifact store.
+        marker: writes the marks; None if files have none.
+    """
+
+    def __init__(self, store: Store, artifacts: Artifacts, marker: Marker | None = None) -> None:
+        self._artifacts = artifacts
+        self._origins = OriginReader(store, artifacts)
+        self._marker = None if marker is None or marker.settings.are_off else marker
+
+    async def publish_file(self, job_id: str, variant: str, draft: Path, key: str) -> None:
+        """Mark a finished file in place, and move it into the artifact store.
+
+        Args:
+            job_id: the job that made it.
+            variant: the result, e.g. `video`.
+            draft: the local file, see `Artifacts.create_draft`.
+            key: its key; the extension tells the format.
+
+        Raises:
+            StorageFailed: the file cannot be written.
+            ModelFailed: signing failed.
+            NotFound: the job has been deleted.
+        """
+        await self.mark_file(job_id, variant, draft, key.rpartition(".")[2])
+        await asyncio.to_thread(self._artifacts.put_file, key, draft)
+
+    async def mark_file(self, job_id: str, variant: str, draft: Path, extension: str) -> None:
+        """Mark a finished file in place. Raises what `publish_file` raises."""
+        if self._marker is not None and extension in FORMATS:
+            async with self._origins.open(job_id, variant, extension) as provenance:
+                marking = asyncio.ensure_future(self._marker.mark_file(draft, FORMATS[extension], provenance))
+                try:
+                    await asyncio.shield(marking)
+                finally:  # if this is cancelled, the file is in use until its thread ends
+                    await asyncio.wait([marking])
+
+    async def publish_bytes(self, job_id: str, variant: str, data: bytes, key: str) -> None:
+        """Mark a finished picture and store it. Raises what `publish_file` raises."""
+        draft = await asyncio.to_thread(self._artifacts.create_draft)
+        try:
+            await asyncio.to_thread(draft.write_bytes, data)
+            await self.publish_file(job_id, variant, draft, key)
+        finally:
+            await asyncio.to_thread(draft.unlink, missing_ok=True)
