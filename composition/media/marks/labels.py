@@ -1,6 +1,7 @@
 """Labels: marks in the metadata of a file that are not signed, IPTC's in XMP and the implicit label `AIGC`."""
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Generator, Mapping
@@ -83,20 +84,23 @@ def add_labels(path: Path, form: MarkedFormat, settings: MarksSettings, provenan
     """
     if not (settings.source_type or settings.aigc):
         return
-    packet = xmp.build_packet(_list_properties(settings, provenance))
     try:
-        with Source(path) as source:
-            if form == "mp4":
-                values = {aigc.KEY: _build_aigc(settings, provenance)} if settings.aigc else {}
-                pieces = mp4.set_labels(source, packet, values)
-            else:
-                pieces = WRITERS[form](source, packet)
+        with path.open("rb", buffering=0) as file:
+            source = Source(cast("BinaryIO", file))
+            pieces = _plan_file(source, form, settings, provenance)
             with _replace_file(path) as target:
                 source.write_pieces(pieces, target)
-    except Malformed as error:
-        raise ModelFailed(f"the finished {form} cannot be labelled: {error}") from error
     except OSError as error:
         raise StorageFailed(f"the finished file cannot be labelled: {error.strerror}") from error
+
+
+def label_bytes(data: bytes, form: MarkedFormat, settings: MarksSettings, provenance: Provenance) -> bytes:
+    """Return a finished file with the labels, as `add_labels` writes them. Raises ModelFailed."""
+    if not (settings.source_type or settings.aigc):
+        return data
+    source, target = Source(io.BytesIO(data)), io.BytesIO()
+    source.write_pieces(_plan_file(source, form, settings, provenance), target)
+    return target.getvalue()
 
 
 def read_labels(path: Path) -> Labels:
@@ -107,7 +111,8 @@ def read_labels(path: Path) -> Labels:
     Raises:
         OSError: the file cannot be read.
     """
-    with Source(path) as source:
+    with path.open("rb", buffering=0) as file:
+        source = Source(cast("BinaryIO", file))
         form = _recognise_format(source.read_start(START_BYTES))
         properties = xmp.parse_packet(_find_packet(source, form) or b"")
         text = properties.get(xmp.AIGC)
@@ -124,6 +129,17 @@ def read_labels(path: Path) -> Labels:
         prompt=properties.get(xmp.PROMPT),
         aigc=None if text is None else aigc.parse_label(text),
     )
+
+
+def _plan_file(source: Source, form: MarkedFormat, settings: MarksSettings, provenance: Provenance) -> list[Piece]:
+    """Return the pieces of a labelled file. Raises ModelFailed if the file is not of this format."""
+    packet = xmp.build_packet(_list_properties(settings, provenance))
+    try:
+        if form != "mp4":
+            return WRITERS[form](source, packet)
+        return mp4.set_labels(source, packet, {aigc.KEY: _build_aigc(settings, provenance)} if settings.aigc else {})
+    except Malformed as error:
+        raise ModelFailed(f"the finished {form} cannot be labelled: {error}") from error
 
 
 def _list_properties(settings: MarksSettings, provenance: Provenance) -> dict[str, str]:
@@ -161,9 +177,8 @@ def _replace_file(path: Path) -> Generator[BinaryIO]:
             yield cast("BinaryIO", target)
         temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _recognise_format(start: bytes) -> MarkedFormat | None:
