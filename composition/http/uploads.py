@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -152,14 +153,24 @@ class Uploads:
 
         Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
         """
+        async with self.open_picture(value, owner, param) as path:
+            return await self.decode_path(path, param, background)
+
+    @asynccontextmanager
+    async def open_picture(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
+        """Open a picture as a local file inside the `with` block; see `decode_picture`.
+
+        Raises InvalidParameter, NotFound.
+        """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decode_path(path, param, background)
+                yield path
+            return
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decode_path(Path(draft.name), param, background)
+            yield Path(draft.name)
 
     async def delete_file(self, file_id: str, owner: str) -> None:
         """Delete a file.
@@ -171,7 +182,8 @@ class Uploads:
         file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
-    async def _decode_path(self, path: Path, param: str, background: str | None) -> DecodedPicture:
+    async def decode_path(self, path: Path, param: str, background: str | None = None) -> DecodedPicture:
+        """Decode a local file; see `decode_picture`."""
         opening = Decoder.open(path, self._limits, param=param, background=background)
         async with self._checking, opening as decoder:
             if decoder.facts.kind != "image":

@@ -16,8 +16,8 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph, Runnable
 from composition.graphs.request import apply_background
 from composition.graphs.run import Known
-from composition.jobs.publishing import OutputSettings
-from composition.jobs.recorder import DEFAULT_SETTINGS, Recorder
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings
+from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
@@ -189,7 +189,7 @@ class Attempt:
         media: MediaLimits,
         job: Job,
         lease: Lease,
-        outputs: OutputSettings = DEFAULT_SETTINGS,
+        outputs: OutputSettings = DEFAULT_OUTPUTS,
     ) -> None:
         self._store = store
         self._artifacts = artifacts

@@ -17,7 +17,7 @@ from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
-from composition.jobs.publishing import OutputSettings, Publisher
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.media.encoded_sound import EncodedSound
 from composition.media.encoders import SOFTWARE
@@ -33,7 +33,6 @@ from services.frames import Frames, Pixels, Scores, Sketch
 
 THUMBNAIL_SIDE = 640
 """Longer side of a thumbnail, in pixels."""
-DEFAULT_SETTINGS = OutputSettings()
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Output:
     segments: tuple[int, int] = DEFAULT_SEGMENTS
     """Number of frames in the first segment, and in each later one."""
     encoding: Encoding = DEFAULT_ENCODING
-    settings: OutputSettings = DEFAULT_SETTINGS
+    settings: OutputSettings = DEFAULT_OUTPUTS
     """How it is encoded and marked."""
 
     def name_fact(self, name: str) -> str:
@@ -80,7 +79,7 @@ class Recorder:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
-        self._publisher = Publisher(store, artifacts, output.settings.marker)
+        self._publisher = Publisher(store, artifacts, output.settings)
         self._keys = [segment.key for segment in stored]
         self._index = max((segment.index for segment in stored), default=-2) + 1
         self.frames = sum(segment.frames for segment in stored)

@@ -6,9 +6,8 @@ from typing import Any
 
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
-from composition.jobs.publishing import OutputSettings, Publisher
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher
 from composition.jobs.recorder import (
-    DEFAULT_SETTINGS,
     THUMBNAIL_SIDE,
     Output,
     Recorder,
@@ -36,7 +35,7 @@ class Results:
         lease: Lease,
         graph: Graph,
         request: GraphRequest,
-        settings: OutputSettings = DEFAULT_SETTINGS,
+        settings: OutputSettings = DEFAULT_OUTPUTS,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
@@ -44,7 +43,7 @@ class Results:
         self._graph = graph
         self._request = request
         self._settings = settings
-        self._publisher = Publisher(store, artifacts, settings.marker)
+        self._publisher = Publisher(store, artifacts, settings)
         job = store.get_job(lease.job_id)
         self.pictures = {name: self._find_clean(key) for name, key in job.results.items() if str(key).endswith(".png")}
         """Variant → key of each stored picture, without the label that people see."""

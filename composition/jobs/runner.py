@@ -73,7 +73,7 @@ class JobRunner:
         self._transport = transport
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
-        self._outputs = OutputSettings(settings.hardware, Marker(settings.marks, settings.state))
+        self._outputs = OutputSettings(settings.hardware, Marker(settings.marks, settings.state, settings.media))
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         """Running jobs that mostly wait for child jobs. Separate slots keep them from starving the other jobs."""

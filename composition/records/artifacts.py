@@ -1,7 +1,6 @@
 """The artifact store for results and uploads: a directory, or a bucket through fsspec (`s3://…`)."""
 
 import asyncio
-import contextlib
 import errno
 import hashlib
 import os
@@ -165,9 +164,15 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as written:
         os.fsync(written.fileno())
-    with contextlib.suppress(FileExistsError):
+    try:
         target.hardlink_to(source)
-    source.unlink()
+    except FileExistsError:
+        pass
+    except OSError:
+        if target.exists():
+            raise
+        return _move(source, target)  # the file system has no links
+    return source.unlink()
 
 
 def _move(source: Path, target: Path) -> None:
