@@ -17,14 +17,17 @@ from composition.http.changes import Changes
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
 from composition.records.tables import File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
 
-CONCURRENT_CHECKS = 2
-"""Maximum number of files that are decoded at the same time, each in its own process."""
+CONCURRENT_CHECKS = 32
+"""Maximum number of files that are open at the same time, each in its own process. They decode in turns."""
+OWNER_CHECKS = 8
+"""Maximum number of files of one owner that are open at the same time."""
 MAX_LIST = 10_000
 """Maximum number of pictures in a list."""
 CHUNK = 1 << 20
@@ -71,7 +74,7 @@ class Uploads:
         self._artifacts = artifacts
         self._limits = limits
         self._max_list_bytes = max_list_bytes
-        self._checking = asyncio.Semaphore(CONCURRENT_CHECKS)
+        self._checks = Turns(CONCURRENT_CHECKS, OWNER_CHECKS)
 
     async def store_part(self, part: Part, owner: str, purpose: str, param: str, *, takes_sound: bool = False) -> File:
         """Validate and store a file.
@@ -85,6 +88,7 @@ class Uploads:
 
         Raises:
             UndecodableMedia, LimitExceeded: with `param` as the name of the field.
+            ServiceBusy: other files are being decoded.
         """
         draft = self._artifacts.create_draft()
         try:
@@ -105,7 +109,7 @@ class Uploads:
         Raises:
             InvalidParameter: the value is malformed, or the file is of the wrong kind.
             NotFound: the owner has no file with this id.
-            UndecodableMedia, LimitExceeded: as `store_part`; LimitExceeded also if the list is too long.
+            UndecodableMedia, LimitExceeded, ServiceBusy: as `store_part`; LimitExceeded also if the list is too long.
         """
         if isinstance(value, list):
             if kind != "pictures":
@@ -130,16 +134,16 @@ class Uploads:
             param: the request field to name in errors.
             background: what a transparent picture is composited on; by default the configured colour.
 
-        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
+        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decode_path(path, param, background)
+                return await self._decode_path(path, owner, param, background)
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decode_path(Path(draft.name), param, background)
+            return await self._decode_path(Path(draft.name), owner, param, background)
 
     async def delete_file(self, file_id: str, owner: str) -> None:
         """Delete a file.
@@ -151,9 +155,9 @@ class Uploads:
         file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
-    async def _decode_path(self, path: Path, param: str, background: str | None) -> DecodedPicture:
-        opening = Decoder.open(path, self._limits, param=param, background=background)
-        async with self._checking, opening as decoder:
+    async def _decode_path(self, path: Path, owner: str, param: str, background: str | None) -> DecodedPicture:
+        opening = Decoder.open(path, self._limits, param=param, owner=owner, background=background)
+        async with self._checks.take(owner, self._limits.turn_wait_s), opening as decoder:
             if decoder.facts.kind != "image":
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
             return DecodedPicture(await decoder.read_last(), decoder.facts.changes)
@@ -162,8 +166,8 @@ class Uploads:
         self, draft: Path, name: str, owner: str, purpose: str, param: str, *, takes_sound: bool = False
     ) -> File:
         """Validate a local file and copy it to the artifact store and the database."""
-        async with self._checking:
-            facts = await probe_media(draft, self._limits, param=param, takes_sound=takes_sound)
+        async with self._checks.take(owner, self._limits.turn_wait_s):
+            facts = await probe_media(draft, self._limits, param=param, owner=owner, takes_sound=takes_sound)
         file_id = make_id("file")
         file = File(
             id=file_id,
