@@ -239,7 +239,8 @@ class Attempt:
         finally:
             report.stop()
             await asyncio.wait([writing])
-        async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
+        collector = SoundCollector(self._artifacts.open_local, self._media, self._job.owner)
+        async with collector.collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))
             await report.write()
@@ -252,7 +253,8 @@ class Attempt:
         await results.restore()
         frame_urls = [self._artifacts.get_url(still.key) for still in stills]
         picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
-        return Known(job.id, is_retry, job.facts, results.video.safe, frame_urls, results.safe, picture_urls)
+        frames = results.video.safe
+        return Known(job.id, is_retry, job.facts, frames, frame_urls, results.safe, picture_urls, job.owner)
 
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
@@ -291,7 +293,10 @@ class Attempt:
 
     async def _take_clip(self, clip: Clip, results: Results, report: ProgressReport) -> None:
         """Decode the frames of a clip into the video. The graph continues to run meanwhile."""
-        async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
+        async with (
+            self._artifacts.open_local(clip.url) as path,
+            Decoder.open(path, self._media, owner=self._job.owner) as decoder,
+        ):
             if clip.fit is None:
                 await self._take_whole_clip(decoder, results.video, report)
                 return
