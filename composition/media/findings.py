@@ -5,6 +5,7 @@ All thresholds are in levels of 0 to 255, and come from the distributions in `be
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
@@ -25,9 +26,9 @@ MAX_RANGES = 8
 class Thresholds:
     """From which values on a signal is a finding."""
 
-    still_change: float = 0.25
+    still_change: float = 0.1
     """Largest mean difference of a frame that does not change."""
-    still_peak: float = 2.5
+    still_peak: float = 6.0
     """Largest difference of one cell of a frame that does not change."""
     frozen_frames: int = 4
     """Fewest frames that are alike."""
@@ -35,7 +36,7 @@ class Thresholds:
     """Shortest time for which frames are alike, in seconds."""
     swing: float = 1.2
     """Smallest change of brightness, colour or contrast from one turn of a flicker to the next."""
-    swing_share: float = 0.15
+    swing_share: float = 0.3
     """The same as a share of the residual: where much moves, the mean colour is measured less exactly."""
     turns: int = 4
     """Fewest turns of a flicker."""
@@ -43,12 +44,16 @@ class Thresholds:
     """Most frames from one turn to the next."""
     cut: float = 8.0
     """Smallest residual of a cut."""
-    cut_ratio: float = 3.0
-    """The same as a multiple of the residuals nearby."""
+    cut_ratio: float = 3.5
+    """The same as a multiple of the residuals nearby, if the colours are the same."""
+    cut_ratio_jump: float = 1.6
+    """The same if there is also a jump of the colours."""
     jump: float = 3.0
     """Smallest shift of a jump."""
     jump_ratio: float = 4.0
     """The same as a multiple of the shifts nearby."""
+    jump_share: float = 0.25
+    """The same as a share of the residual: where much moves, the colours change too."""
     flat_extent: float = 2.5
     """Largest extent of a flat frame."""
     abrupt_contrast: float = 6.0
@@ -200,6 +205,13 @@ class _Table:
         return found
 
     def find_frozen(self) -> Flags:
+        return self._frozen
+
+    def find_flicker(self) -> Flags:
+        return self._flickering
+
+    @cached_property
+    def _frozen(self) -> Flags:
         """Frames that are alike for longer than the frames of their shot usually are, if anything moves in it."""
         found, limits = np.zeros(len(self.flat), np.bool_), self._limits
         for shot in self.list_shots():
@@ -218,12 +230,13 @@ class _Table:
                     found[first : last + 1] = True
         return found
 
-    def find_flicker(self) -> Flags:
+    @cached_property
+    def _flickering(self) -> Flags:
         """Frames between turns that follow each other quickly, of any channel's mean or of the contrast."""
         found = np.zeros(len(self.flat), np.bool_)
         limits = self._limits
         for shot in self.list_shots():
-            moved = np.median(_look_around(self.residual[shot], limits.near), axis=1)
+            moved = np.nanmedian(_look_around(self.residual[shot], limits.near), axis=1)
             least = np.maximum(limits.swing, limits.swing_share * moved)
             for column in self.colours[shot].T:
                 for first, last in self._find_quick(_find_turns(column, least)):
@@ -241,46 +254,51 @@ class _Table:
 
     def find_cuts(self) -> Flags:
         """Frames that show another picture than the previous one, by much more than frames nearby do."""
-        return self._find_breaks()[0]
+        return self._breaks[0]
 
     def find_jumps(self) -> Flags:
         """Frames whose colours differ from the previous ones, by much more than those of frames nearby do."""
-        return self._find_breaks()[1]
+        return self._breaks[1]
 
-    def _find_breaks(self) -> tuple[Flags, Flags]:
-        """Return the cuts and the jumps, except those at the end of frozen and of flickering frames."""
-        limits = self._limits
-        others = self.find_frozen() | self.find_flicker()
-        asked = self.compared.copy()
-        asked[1:] &= ~others[:-1]
-        asked &= ~others
-        asked[:-1] &= ~self.find_flicker()[1:]
-        residual, shift = self.residual, self.measure_shifts()
-        usual_residual, usual_shift = self._find_usual(residual), self._find_usual(shift)
-        cuts = asked & (residual >= limits.cut) & (residual >= limits.cut_ratio * usual_residual)
-        jumps = asked & (shift >= limits.jump) & (shift >= limits.jump_ratio * usual_shift) & ~cuts
-        return cuts, jumps
+    @cached_property
+    def _breaks(self) -> tuple[Flags, Flags]:
+        """The cuts and the jumps, except those in, before and behind frozen and flickering frames."""
+        judged = self.compared & ~self._frozen & ~self._flickering
+        judged[1:] &= ~(self._frozen | self._flickering)[:-1]
+        judged[:-1] &= ~self._flickering[1:]
+        cuts, jumps = self._find_breaks(judged, judged)
+        return self._find_breaks(judged, judged & ~cuts & ~jumps)
 
-    def measure_shifts(self) -> Numbers:
-        """Return how far mean and spread of the channels are from those of the previous frame."""
+    def _find_breaks(self, judged: Flags, usual: Flags) -> tuple[Flags, Flags]:
+        """Return the cuts and the jumps among the frames `judged`, compared with those frames nearby that are `usual`.
+
+        Frames that do not change are not usual: where a video shows each frame twice, every second one is still.
+        """
+        limits, residual = self._limits, self.residual
+        usual = usual & ~self.still
+        shift = self._measure_shifts(usual)
+        usual_residual, usual_shift = (_find_usual(values, usual, limits.near) for values in (residual, shift))
+        jumps = judged & (shift >= limits.jump) & (shift >= limits.jump_share * residual)
+        jumps &= (shift >= limits.jump_ratio * usual_shift) & (_count_near(usual, limits.near) >= FEWEST)
+        ratio = np.where(jumps, limits.cut_ratio_jump, limits.cut_ratio)
+        cuts = judged & (residual >= limits.cut) & (residual >= ratio * usual_residual)
+        return cuts, jumps & ~cuts
+
+    def _measure_shifts(self, usual: Flags) -> Numbers:
+        """Return how far mean and spread of the channels are from where the frames before and after lead.
+
+        A step of the colours that is like the steps nearby is a slow change.
+        """
         both = np.concatenate((self.colours[:, :3], self.spreads), axis=1)
         steps = np.diff(both, axis=0, prepend=both[:1])
-        return np.sqrt(np.square(steps).sum(axis=1) / 3)
-
-    def _find_usual(self, values: Numbers) -> Numbers:
-        """Return the upper quartile of the values nearby, without the frame's own; 0 if there are none.
-
-        Frames that do not change do not count: where a video shows each frame twice, every second one is still.
-        """
-        usual, near = np.zeros(len(values)), self._limits.near
-        moving = np.flatnonzero(self.compared & ~self.still)
-        if len(moving):
-            around = _look_around(values[moving], near)
-            around[:, near] = np.nan
-            usual[moving] = _find_quartiles(around)
-        return usual
+        drifts = np.stack([_find_drift(column, usual) for column in steps.T], axis=1)
+        return np.sqrt(np.square(steps - drifts).sum(axis=1) / 3)
 
 
+DRIFT_FRAMES = 2
+"""Frames before and after whose steps tell where a slow change leads."""
+FEWEST = 2
+"""Fewest frames nearby with which the colours of a frame can be compared."""
 FADE_FRAMES = 3
 """Length of a cross-fade from which on its frames must follow each other smoothly."""
 
@@ -288,16 +306,37 @@ FADE_FRAMES = 3
 def _look_around(values: Numbers, near: int) -> Numbers:
     """Return (n, 2 * near + 1): each value with those before and after it; NaN where there are none."""
     padded = np.pad(values, near, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1).copy()
-    return np.where(np.isnan(windows).all(axis=1, keepdims=True), 0.0, windows)
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1).copy()
 
 
-def _find_quartiles(values: Numbers) -> Numbers:
-    """Return the upper quartile of each row, without NaN; 0 of a row that has nothing else."""
-    ordered = np.sort(values, axis=1)  # NaN comes last
-    count = (~np.isnan(values)).sum(axis=1)
-    place = np.maximum(0, np.ceil(0.75 * count).astype(int) - 1)
-    return np.where(count > 0, ordered[np.arange(len(values)), place], 0.0)
+def _find_usual(values: Numbers, usual: Flags, near: int) -> Numbers:
+    """Return the upper quartile of `near` usual values before and after each, without its own; 0 if there are none."""
+    places = np.flatnonzero(usual)
+    found = np.zeros(len(values))
+    for index in range(len(values)):
+        at = int(np.searchsorted(places, index))
+        own = at < len(places) and places[at] == index
+        around = np.concatenate((places[max(0, at - near) : at], places[at + own : at + own + near]))
+        if len(around):
+            found[index] = np.sort(values[around])[-(-3 * len(around) // 4) - 1]
+    return found
+
+
+def _find_drift(steps: Numbers, usual: Flags) -> Numbers:
+    """Return the median of the usual steps among the DRIFT_FRAMES before and after each; 0 where there are none."""
+    around = _look_around(np.where(usual, steps, np.nan), DRIFT_FRAMES)
+    around[:, DRIFT_FRAMES] = np.nan
+    ordered, count, rows = np.sort(around, axis=1), (~np.isnan(around)).sum(axis=1), np.arange(len(steps))
+    low, high = ordered[rows, np.maximum(0, (count - 1) // 2)], ordered[rows, count // 2]
+    return np.where(count > 0, (low + high) / 2, 0.0)
+
+
+def _count_near(flags: Flags, near: int) -> NDArray[np.intp]:
+    """Return how many of the `near` frames before and after each are flagged."""
+    sums = np.concatenate(([0], np.cumsum(flags)))
+    index = np.arange(len(flags))
+    around = sums[np.minimum(len(flags), index + near + 1)] - sums[np.maximum(0, index - near)]
+    return around - flags
 
 
 def _find_turns(values: Numbers, least: Numbers) -> list[int]:
