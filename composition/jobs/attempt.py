@@ -303,6 +303,9 @@ class Attempt:
             runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             async with aclosing(runs):
                 async for run in runs:
+                    begin, behind = self._stitch.border
+                    results.video.mark_frames(begin, behind, "fade")
+                    results.video.mark_frames(behind, behind + 1, "shot")
                     await results.video.take(run)
 
     async def _take_whole_clip(self, decoder: Decoder, recorder: Recorder, report: ProgressReport) -> None:
@@ -313,6 +316,7 @@ class Attempt:
         async with aclosing(decoder.stream_runs(start, None if frames is None else frames - start)) as runs:
             async for run in runs:
                 times = run.list_times()
+                recorder.mark_frames(run.first, run.stop, "given")
                 await recorder.take(replace(run, times=times))
                 self._clip = ClipEnd(run.stop, times[-2], times[-1])
         if self._clip is None:
