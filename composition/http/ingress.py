@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -47,9 +48,11 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
+from composition.jobs.publishing import OutputSettings
 from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
-from composition.media.marks.settings import MarksSettings
+from composition.media.marks.marker import Marker
+from composition.media.marks.settings import MARKS_OFF, MarksSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -72,8 +75,6 @@ class IngressSettings(BodySettings, DoorSettings):
     auth: Literal["keys", "none"] = "keys"
     """Whether requests need an API key."""
     media: MediaLimits = MediaLimits()
-    marks: MarksSettings = MarksSettings()
-    """Marks of finished files, and whose marks are trusted."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Maximum number of queued jobs; a request for another one is answered 429."""
     encoding: Encoding = Encoding()
@@ -82,6 +83,10 @@ class IngressSettings(BodySettings, DoorSettings):
     """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
+    marks: MarksSettings = MARKS_OFF
+    """What finished files say about how they were made, and whose manifests are trusted."""
+    state: Path = Path()
+    """The state folder, in which the key is kept that signs the marks."""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -103,13 +108,14 @@ class Ingress:
         self._settings = settings
         self._served = served
         self._store = Store(settings.database)
+        outputs = OutputSettings(marker=Marker(settings.marks, settings.state, settings.media))
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
         self._defaults = settings.defaults
         self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, self._defaults)
-        renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
+        renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels, outputs)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
-        self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
+        self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport, outputs)
         self._provenance = ProvenanceRoutes(self._uploads, settings, settings.media, settings.marks)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
