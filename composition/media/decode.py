@@ -24,6 +24,7 @@ from composition.media.backgrounds import check_background
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
+from composition.media.turns import Pace
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
@@ -71,17 +72,19 @@ class MediaFacts:
 class Decoder:
     """An open media file, decoded in a separate process. Create it with `Decoder.open`. Operations run one at a time.
 
-    Every operation raises UndecodableMedia, LimitExceeded, or ServiceLost if the process was lost for a reason other
-    than the file. Once the process was killed, every later operation fails.
+    Every operation waits for its turn (`composition.media.turns`). It raises UndecodableMedia, LimitExceeded,
+    ServiceBusy if there was no turn, or ServiceLost if the process was lost for a reason other than the file. Once the
+    process was killed, every later operation fails.
     """
 
-    def __init__(self, path: Path, limits: MediaLimits, param: str | None) -> None:
+    def __init__(self, path: Path, limits: MediaLimits, param: str | None, owner: str) -> None:
         self._path = path
         self._limits = limits
         self._param = param
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
+        self._pace = Pace(self._process, owner, limits.turn_wait_s)
 
     @classmethod
     @asynccontextmanager
@@ -91,6 +94,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        owner: str = "",
         background: str | None = None,
         takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
@@ -102,6 +106,7 @@ class Decoder:
             path: a local file, or a folder of pictures.
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            owner: the owner of the file, among whom the processor is shared; empty if it is not known.
             background: what transparent frames are composited on; by default that of `limits`.
             takes_sound: whether to open a file that holds only sound; otherwise it raises UndecodableMedia.
 
@@ -111,11 +116,12 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other files are being decoded.
         """
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
-        async with cls._start(path, limits, param) as decoder:
+        async with cls._start(path, limits, param, owner) as decoder:
             await decoder._open_file(takes_sound=takes_sound)
             yield decoder
 
@@ -128,6 +134,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        owner: str = "",
     ) -> tuple[dict[str, Any], bytes]:
         """Run a task that decodes nothing, e.g. reading marks, in a decoder process of its own.
 
@@ -137,6 +144,7 @@ class Decoder:
             options: its options, as JSON.
             limits: limits on the process; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            owner: the owner of the file; empty if it is not known.
 
         Returns:
             JSON and bytes. Their maker has read a file that may be hostile.
@@ -145,15 +153,16 @@ class Decoder:
             UndecodableMedia: the file cannot be read, or the process crashed on it or took too long.
             LimitExceeded: the file exceeds a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other files are being decoded.
         """
-        async with cls._start(path, limits or MediaLimits(), param) as decoder:
+        async with cls._start(path, limits or MediaLimits(), param, owner) as decoder:
             return await decoder._run_task(task, options)
 
     @classmethod
     @asynccontextmanager
-    async def _start(cls, path: Path, limits: MediaLimits, param: str | None) -> AsyncGenerator["Decoder"]:
+    async def _start(cls, path: Path, limits: MediaLimits, param: str | None, owner: str) -> AsyncGenerator["Decoder"]:
         try:
-            decoder = cls(path, limits, param)
+            decoder = cls(path, limits, param, owner)
         except OSError as error:
             raise ServiceLost("the decoder process could not be started") from error
         try:
@@ -262,7 +271,7 @@ class Decoder:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
-                await self._receive_answer()
+                self._process.identify((await self._receive_answer())["pid"])
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
             await self._reap_process()
             raise ServiceLost("the decoder process did not start") from error
@@ -278,8 +287,7 @@ class Decoder:
         async with self._lock:
             is_complete = False
             try:
-                async with asyncio.timeout(self._limits.deadline_s):
-                    answer, pixels = await self._exchange(request)
+                answer, pixels = await self._pace.run(lambda: self._exchange(request), self._limits.deadline_s)
                 is_complete = True
             except TimeoutError:
                 raise self._make_error(
@@ -371,7 +379,12 @@ def _check_fitness(answer: Mapping[str, Any]) -> None:
 
 
 async def probe_media(
-    path: Path, limits: MediaLimits | None = None, *, param: str | None = None, takes_sound: bool = False
+    path: Path,
+    limits: MediaLimits | None = None,
+    *,
+    param: str | None = None,
+    owner: str = "",
+    takes_sound: bool = False,
 ) -> MediaFacts:
     """Check that a file is complete, decodable and within the limits, and return its properties.
 
@@ -382,13 +395,15 @@ async def probe_media(
         path: a local file, or a folder of pictures.
         limits: limits on the file; by default those of `MediaLimits`.
         param: the request field to name in errors.
+        owner: the owner of the file; empty if it is not known.
         takes_sound: whether the file may hold only sound.
 
     Raises:
         UndecodableMedia: the file is damaged, incomplete or of an unsupported format.
         LimitExceeded: the file exceeds a limit.
         ServiceLost: the decoder process could not be started or was lost.
+        ServiceBusy: other files are being decoded.
     """
-    async with Decoder.open(path, limits, param=param, takes_sound=takes_sound) as decoder:
+    async with Decoder.open(path, limits, param=param, owner=owner, takes_sound=takes_sound) as decoder:
         await decoder.verify()
         return decoder.facts

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from composition.media.marks.ingredients import PreparedIngredient
-from composition.media.marks.labels import SYSTEM, choose_source_type, read_system_version
+from composition.media.marks.labels import choose_source_type, read_system_version
 from composition.media.marks.provenance import ModelUse, Provenance
 from composition.media.marks.settings import MarksSettings
+from composition.media.marks.vocabulary import GENERATION, SYSTEM
 
-GENERATION = "org.reelgraph.generation"
-"""Label of the assertion with models, LoRAs, seed, stages, inputs and prompts."""
 LOCAL = "path:"
 """Prefix of the source of weights in a local folder."""
 
@@ -84,6 +83,8 @@ def _describe_generation(
         data["seed"] = provenance.seed
     if ingredients:
         data["inputs"] = [ingredient.describe() for ingredient in ingredients]
+    if provenance.lost_ingredients:
+        data["deletedInputs"] = provenance.lost_ingredients
     if settings.prompts and provenance.prompts:
         data["prompts"] = dict(provenance.prompts)
     return data

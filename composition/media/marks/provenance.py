@@ -27,7 +27,10 @@ class Ingredient:
     path: Path
     """A local copy of the file."""
     is_parent: bool = False
-    """Whether the result is an edited version of this file, rather than made with it as an input."""
+    """Whether the result is an edited version of this file, rather than made with it as an input. If there are several,
+    it is the first."""
+    owner: str = ""
+    """Owner of the file, among whom decoders take turns; empty if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class Provenance:
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     """Request field → prompt. Written only if `MarksSettings.prompts` is on."""
     ingredients: Sequence[Ingredient] = ()
+    lost_ingredients: int = 0
+    """Number of files of the user that it was made from and that were deleted since."""
 
     @property
     def is_composite(self) -> bool:
         """Whether files of the user are part of it."""
-        return bool(self.ingredients)
+        return bool(self.ingredients) or self.lost_ingredients > 0
