@@ -121,7 +121,7 @@ class Decoder:
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
-        async with cls._start(path, limits, param) as decoder:
+        async with cls._start(path, limits, param, owner) as decoder:
             await decoder._open_file(takes_sound=takes_sound)
             yield decoder
 
@@ -134,6 +134,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        owner: str = "",
     ) -> tuple[dict[str, Any], bytes]:
         """Run a task that decodes nothing, e.g. reading marks, in a decoder process of its own.
 
@@ -143,6 +144,7 @@ class Decoder:
             options: its options, as JSON.
             limits: limits on the process; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            owner: the owner of the file, among whom the processor is shared; empty if it is not known.
 
         Returns:
             JSON and bytes. Their maker has read a file that may be hostile.
@@ -152,12 +154,12 @@ class Decoder:
             LimitExceeded: the file exceeds a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
         """
-        async with cls._start(path, limits or MediaLimits(), param) as decoder:
+        async with cls._start(path, limits or MediaLimits(), param, owner) as decoder:
             return await decoder._run_task(task, options)
 
     @classmethod
     @asynccontextmanager
-    async def _start(cls, path: Path, limits: MediaLimits, param: str | None) -> AsyncGenerator["Decoder"]:
+    async def _start(cls, path: Path, limits: MediaLimits, param: str | None, owner: str) -> AsyncGenerator["Decoder"]:
         try:
             decoder = cls(path, limits, param, owner)
         except OSError as error:
