@@ -26,6 +26,8 @@ class Ingredient:
     """The request field, e.g. `video`. The user's name of the file is not recorded."""
     path: Path
     """A local copy of the file."""
+    is_parent: bool = False
+    """Whether the result is an edited version of this file, rather than made with it as an input."""
 
 
 @dataclass(frozen=True)
