@@ -32,6 +32,7 @@ from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import JobBuilder
+from composition.http.provenance import ProvenanceRequest, ProvenanceRoutes
 from composition.http.renditions import Renditions
 from composition.http.schemas import (
     Deleted,
@@ -83,7 +84,7 @@ class IngressSettings(BodySettings, DoorSettings):
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
     marks: MarksSettings = MARKS_OFF
-    """What finished files say about how they were made."""
+    """What finished files say about how they were made, and whose manifests are trusted."""
     state: Path = Path()
     """The state folder, in which the key is kept that signs the marks."""
 
@@ -115,6 +116,7 @@ class Ingress:
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels, outputs)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport, outputs)
+        self._provenance = ProvenanceRoutes(self._uploads, settings, settings.media, settings.marks)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -160,6 +162,10 @@ class Ingress:
         )
         face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self._synchronous.find_face, methods=["POST"], openapi_extra=face)
+        check = picture_body(ProvenanceRequest)
+        v1.add_api_route(
+            "/content_provenance_checks", self._provenance.check_content, methods=["POST"], openapi_extra=check
+        )
 
     def _add_video_routes(self, v1: APIRouter) -> None:
         v1.add_api_route("/videos", self.create_video, methods=["POST"])

@@ -38,7 +38,7 @@ class InputPictures:
         """
         if isinstance(value, list):
             raise InvalidParameter(f"{field}: {ONLY_ONE_MEDIA_VALUE}", param=field)
-        path = await self._files.enter_async_context(self._uploads.open_picture(value, self._owner, field))
+        path = await self._files.enter_async_context(self._uploads.open_value(value, self._owner, field))
         picture = await self._uploads.decode_path(path, field, background)
         self.ingredients.append(Ingredient(field, path))
         return picture

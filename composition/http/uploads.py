@@ -153,14 +153,14 @@ class Uploads:
 
         Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
         """
-        async with self.open_picture(value, owner, param) as path:
+        async with self.open_value(value, owner, param) as path:
             return await self.decode_path(path, param, background)
 
     @asynccontextmanager
-    async def open_picture(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
-        """Open a picture as a local file inside the `with` block; see `decode_picture`.
+    async def open_value(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
+        """Yield a local copy of a file of any kind, not stored: a form part, a `data:` URL or the id of an upload.
 
-        Raises InvalidParameter, NotFound.
+        The copy is removed at the end of the `async with` block. Raises InvalidParameter and NotFound.
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)

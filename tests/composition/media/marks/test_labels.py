@@ -14,17 +14,10 @@ from composition.media.marks import aigc, xmp
 from composition.media.marks.containers import mp4, webp
 from composition.media.marks.containers.boxes import build_box
 from composition.media.marks.containers.source import MAX_PACKET_BYTES, Source
-from composition.media.marks.labels import (
-    COMPOSITE,
-    GENERATED,
-    MAX_PROMPT_BYTES,
-    Labels,
-    add_labels,
-    label_bytes,
-    read_labels,
-    read_system_version,
-)
+from composition.media.marks.label_reading import Labels, read_labels
+from composition.media.marks.labels import MAX_PROMPT_BYTES, add_labels, label_bytes, read_system_version
 from composition.media.marks.settings import MARKS_OFF, MarksSettings
+from composition.media.marks.vocabulary import COMPOSITE, GENERATED
 from services.errors import ModelFailed, StorageFailed
 from tests.composition.media.marks.generated import (
     COMPOSITE as COMPOSITE_PROVENANCE,
