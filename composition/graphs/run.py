@@ -29,6 +29,8 @@ class Known:
     """Variant of a secondary video → number of frames that are stored."""
     picture_urls: Mapping[str, str] = field(default_factory=dict[str, str])
     """Variant of a picture → its URL."""
+    owner: str = ""
+    """The job's owner, among whom decoders share the processor; empty if it is not known."""
 
 
 NOTHING_KNOWN = Known()

@@ -39,6 +39,6 @@ class InputPictures:
         if isinstance(value, list):
             raise InvalidParameter(f"{field}: {ONLY_ONE_MEDIA_VALUE}", param=field)
         path = await self._files.enter_async_context(self._uploads.open_value(value, self._owner, field))
-        picture = await self._uploads.decode_path(path, field, background)
+        picture = await self._uploads.decode_path(path, self._owner, field, background)
         self.ingredients.append(Ingredient(field, path))
         return picture

@@ -12,6 +12,7 @@ from composition.media.convert import convert_video
 from composition.media.encode_picture import convert_picture
 from composition.media.formats import PictureFormat, VideoFormat
 from composition.media.limits import MediaLimits
+from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -24,12 +25,14 @@ STORED: Mapping[str, Form] = {"mp4": "mp4", "png": "png", "jpg": "jpeg"}
 """Extension of a stored result → its format."""
 MAX_DURATION_S = 1e9
 """Maximum duration of a result, in seconds."""
+CONCURRENT_CONVERSIONS = 2
+"""Maximum number of results that are converted at the same time, each for another owner."""
 MAX_SIDE = 65535
 """Maximum width and height of a result, in pixels."""
 
 
 class Renditions:
-    """Converts results of jobs, one at a time.
+    """Converts results of jobs, one at a time for each owner.
 
     Args:
         store: the database.
@@ -56,7 +59,7 @@ class Renditions:
         self._publisher = Publisher(store, artifacts, outputs)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Key of a file → the task that makes it."""
-        self._converting = asyncio.Semaphore(1)
+        self._turns = Turns(CONCURRENT_CONVERSIONS, 1)
 
     async def find_file(self, job: Job, variant: str, form: Form) -> str:
         """Return the key of a result in a format; it is converted if it is not there yet.
@@ -73,6 +76,7 @@ class Renditions:
             LimitExceeded: the video is too long or too large to be converted.
             NotFound: the job has been deleted.
             StorageFailed: the file cannot be written.
+            ServiceBusy: other files are being converted.
         """
         source = str(job.results[variant])
         check_format(source, variant, form)
@@ -97,7 +101,7 @@ class Renditions:
     async def _make_file(self, job: Job, variant: str, form: Form, key: str) -> None:
         draft = await asyncio.to_thread(self._artifacts.create_draft)
         try:
-            async with self._converting:
+            async with self._turns.take(job.owner, self._limits.turn_wait_s):
                 await self._convert(job, variant, form, draft)
                 await self._publisher.mark_file(job.id, variant, draft, key.rpartition(".")[2])
             # Another server may have made it meanwhile; signatures differ, and clients may have parts of that one.
@@ -120,7 +124,8 @@ class Renditions:
         async with self._artifacts.open_local(self._artifacts.get_url(source)) as path:
             if source.endswith(".mp4"):
                 animation, most = cast("AnimationFormat", form), self._max_pixels
-                await convert_video(path, animation, target, max_pixels=most, limits=self._limits)
+                limits, owner = self._limits, job.owner
+                await convert_video(path, animation, target, max_pixels=most, limits=limits, owner=owner)
             else:
                 data = await asyncio.to_thread(convert_picture, path, cast("PictureFormat", form))
                 await asyncio.to_thread(target.write_bytes, data)

@@ -18,14 +18,17 @@ from composition.http.changes import Changes
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
 from composition.records.tables import COPIED_FRAMES, File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
 
-CONCURRENT_CHECKS = 2
-"""Maximum number of files that are decoded at the same time, each in its own process."""
+CONCURRENT_CHECKS = 32
+"""Maximum number of files that are open at the same time, each in its own process. They decode in turns."""
+OWNER_CHECKS = 8
+"""Maximum number of files of one owner that are open at the same time."""
 MAX_LIST = 10_000
 """Maximum number of pictures in a list."""
 CHUNK = 1 << 20
@@ -85,7 +88,7 @@ class Uploads:
         self._artifacts = artifacts
         self._limits = limits
         self._max_list_bytes = max_list_bytes
-        self._checking = asyncio.Semaphore(CONCURRENT_CHECKS)
+        self._checks = Turns(CONCURRENT_CHECKS, OWNER_CHECKS)
 
     async def store_part(self, part: Part, owner: str, purpose: str, param: str, *, takes_sound: bool = False) -> File:
         """Validate and store a file.
@@ -99,6 +102,7 @@ class Uploads:
 
         Raises:
             UndecodableMedia, LimitExceeded: with `param` as the name of the field.
+            ServiceBusy: other files are being decoded.
         """
         draft = self._artifacts.create_draft()
         try:
@@ -126,7 +130,7 @@ class Uploads:
         Raises:
             InvalidParameter: the value is malformed, or the file is of the wrong kind.
             NotFound: the owner has no file with this id.
-            UndecodableMedia, LimitExceeded: as `store_part`; LimitExceeded also if the list is too long.
+            UndecodableMedia, LimitExceeded, ServiceBusy: as `store_part`; LimitExceeded also if the list is too long.
         """
         if isinstance(value, list):
             if kind != "pictures":
@@ -151,10 +155,10 @@ class Uploads:
             param: the request field to name in errors.
             background: what a transparent picture is composited on; by default the configured colour.
 
-        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
+        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
         """
         async with self.open_value(value, owner, param) as path:
-            return await self.decode_path(path, param, background)
+            return await self.decode_path(path, owner, param, background)
 
     @asynccontextmanager
     async def open_value(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
@@ -182,18 +186,19 @@ class Uploads:
         file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
-    async def decode_path(self, path: Path, param: str, background: str | None = None) -> DecodedPicture:
+    async def decode_path(self, path: Path, owner: str, param: str, background: str | None = None) -> DecodedPicture:
         """Decode a local file; see `decode_picture`."""
-        opening = Decoder.open(path, self._limits, param=param, background=background)
-        async with self._checking, opening as decoder:
+        opening = Decoder.open(path, self._limits, param=param, owner=owner, background=background)
+        async with self._checks.take(owner, self._limits.turn_wait_s), opening as decoder:
             if decoder.facts.kind != "image":
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
             return DecodedPicture(await decoder.read_last(), decoder.facts.changes)
 
     async def _store_draft(self, draft: Path, about: _Description, param: str, *, takes_sound: bool = False) -> File:
         """Validate a local file and copy it to the artifact store and the database."""
-        async with self._checking:
-            facts = await probe_media(draft, self._limits, param=param, takes_sound=takes_sound)
+        owner = about.owner
+        async with self._checks.take(owner, self._limits.turn_wait_s):
+            facts = await probe_media(draft, self._limits, param=param, owner=owner, takes_sound=takes_sound)
         file_id = make_id("file")
         file = File(
             id=file_id,

@@ -239,7 +239,8 @@ class Attempt:
         finally:
             report.stop()
             await asyncio.wait([writing])
-        async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
+        collector = SoundCollector(self._artifacts.open_local, self._media, self._job.owner)
+        async with collector.collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))
             await report.write()
@@ -252,7 +253,8 @@ class Attempt:
         await results.restore()
         frame_urls = [self._artifacts.get_url(still.key) for still in stills]
         picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
-        return Known(job.id, is_retry, job.facts, results.video.safe, frame_urls, results.safe, picture_urls)
+        frames = results.video.safe
+        return Known(job.id, is_retry, job.facts, frames, frame_urls, results.safe, picture_urls, job.owner)
 
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
@@ -291,13 +293,19 @@ class Attempt:
 
     async def _take_clip(self, clip: Clip, results: Results, report: ProgressReport) -> None:
         """Decode the frames of a clip into the video. The graph continues to run meanwhile."""
-        async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
+        async with (
+            self._artifacts.open_local(clip.url) as path,
+            Decoder.open(path, self._media, owner=self._job.owner) as decoder,
+        ):
             if clip.fit is None:
                 await self._take_whole_clip(decoder, results.video, report)
                 return
             runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             async with aclosing(runs):
                 async for run in runs:
+                    begin, behind = self._stitch.border
+                    results.video.mark_frames(begin, behind, "fade")
+                    results.video.mark_frames(behind, behind + 1, "shot")
                     await results.video.take(run)
 
     async def _take_whole_clip(self, decoder: Decoder, recorder: Recorder, report: ProgressReport) -> None:
@@ -308,6 +316,7 @@ class Attempt:
         async with aclosing(decoder.stream_runs(start, None if frames is None else frames - start)) as runs:
             async for run in runs:
                 times = run.list_times()
+                recorder.mark_frames(run.first, run.stop, "given")
                 await recorder.take(replace(run, times=times))
                 self._clip = ClipEnd(run.stop, times[-2], times[-1])
         if self._clip is None:

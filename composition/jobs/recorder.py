@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, re
 from composition.media.encoded_sound import EncodedSound
 from composition.media.encoders import SOFTWARE
 from composition.media.encoding import DEFAULT_ENCODING, Encoding
+from composition.media.fault_kinds import KINDS, FaultKind
+from composition.media.findings import describe_findings, judge_parts
+from composition.media.signals import Origin, SignalMeter, pack_signals
 from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
@@ -59,6 +63,10 @@ class Output:
     encoding: Encoding = DEFAULT_ENCODING
     settings: OutputSettings = DEFAULT_OUTPUTS
     """How it is encoded and marked."""
+    faults: tuple[FaultKind, ...] = KINDS
+    """Kinds of faults that are looked for in its frames."""
+    given: int = 0
+    """Number of frames at the beginning that a user gave: their faults are not looked for."""
 
     def name_fact(self, name: str) -> str:
         """Return the name of a fact about this video in the record of the job."""
@@ -99,6 +107,9 @@ class Recorder:
         self._encoder: SegmentEncoder | None = None
         self._is_finished = output.variant in store.get_job(lease.job_id).results
         """Whether the whole video is stored. It is marked once, so a resumed job does not write it again."""
+        self._meter = SignalMeter((stored[-1].signals or {}).get("state", "") if stored else "")
+        self._origins: dict[int, Origin] = dict.fromkeys(range(output.given), "given")
+        """Index of a frame that is not in a segment yet → where it comes from, if not simply from a model."""
 
     @property
     def taken(self) -> int:
@@ -117,6 +128,10 @@ class Recorder:
             frame = Frames(pixels[None], still.index, rate, times)
             await self._check_format(frame)
             await self._take(frame)
+
+    def mark_frames(self, first: int, stop: int, origin: Origin) -> None:
+        """Note where frames `first` to `stop` - 1 come from; call it before they are taken."""
+        self._origins |= dict.fromkeys(range(max(first, self._taken), stop), origin)
 
     async def take(self, frames: Frames, scores: Scores | None = None, sketches: Sequence[Sketch] = ()) -> None:
         """Store the next frames; frames that are stored already are skipped.
@@ -172,13 +187,21 @@ class Recorder:
         if self._output.main:
             thumbnail = b"".join(await asyncio.to_thread(list, self._artifacts.read(self._thumbnail)))
             results |= await publish_thumbnail(self._publisher, self._lease, variant, thumbnail)
-        changes: dict[str, Any] = {"results": results, "videos": {variant: facts.model_dump()}}
+        found = await asyncio.to_thread(self._find_faults)
+        changes: dict[str, Any] = {"results": results, "videos": {variant: facts.model_dump()}, "facts": found}
         if self._output.main:
             width, height = facts.sides
             changes |= {"width": width, "height": height, "rate": facts.rate, "frames_total": facts.frames}
-        news = [announce_result(variant)]
+        news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in found.items()]
+        news.append(announce_result(variant))
         await asyncio.to_thread(self._store.update_job, self._lease, changes, news)
         self._is_finished = True
+
+    def _find_faults(self) -> dict[str, str]:
+        """Return the fact that names the faults of the frames, if there are any."""
+        segments = self._store.list_segments(self._lease.job_id, variant=self._output.variant)
+        text = describe_findings(judge_parts([segment.signals for segment in segments]).findings)
+        return {self._output.name_fact("signals"): text} if text else {}
 
     @property
     def is_complete(self) -> bool:
@@ -203,7 +226,8 @@ class Recorder:
             if output.main:
                 changes["width"], changes["height"] = choice.encoder.size
             news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in facts.items()]
-            await asyncio.to_thread(self._write, choice.init, 0, changes, news)
+            signals: dict[str, Any] = {"faults": list(output.faults)}
+            await asyncio.to_thread(self._write, choice.init, 0, changes, news, signals)
 
     def _find_begun(self) -> str:
         """Return the name of the encoder with which an earlier attempt began the video."""
@@ -225,6 +249,7 @@ class Recorder:
         data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
+        signals = self._measure(pixels, times)
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:  # marked and published with the video
@@ -237,7 +262,15 @@ class Recorder:
             frames_done=done,
             frames_total=self.total,
         )
-        self._write(data, len(pixels), changes, [EventDraft.of(segment)])
+        self._write(data, len(pixels), changes, [EventDraft.of(segment)], signals)
+
+    def _measure(self, pixels: Pixels, times: Sequence[Fraction]) -> dict[str, Any]:
+        """Measure the frames of the next segment, and return what is stored of that."""
+        origins: list[Origin] = [
+            self._origins.pop(index, "made") for index in range(self.frames, self.frames + len(pixels))
+        ]
+        seconds = [float(end - begin) for begin, end in pairwise(times)]
+        return pack_signals(self._meter.measure(pixels, origins, seconds), self._meter.state)
 
     def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
         index = frames.first
@@ -262,14 +295,15 @@ class Recorder:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
             return np.array(picture)
 
-    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft]) -> None:
+    def _write(
+        self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft], signals: dict[str, Any]
+    ) -> None:
         # The fence is part of the name, so that a runner that lost its lease cannot overwrite files of its successor.
         variant, index = self._output.variant, self._index
         key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
         self._artifacts.put(key, data)
-        row = Segment(
-            job_id=self._lease.job_id, key=key, variant=variant, index=index, first=self.frames, frames=frames
-        )
+        place = {"index": index, "first": self.frames, "frames": frames}
+        row = Segment(job_id=self._lease.job_id, key=key, variant=variant, **place, signals=signals)
         self._store.update_job(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1

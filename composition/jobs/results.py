@@ -55,7 +55,17 @@ class Results:
     def _open_recorder(self, variant: str) -> Recorder:
         keeps = self._graph.keeps_frames and variant == VIDEO
         main = variant == self._request.main_variant
-        output = Output(variant, main, keeps, self._graph.segments, self._request.encoding, self._settings)
+        request = self._request
+        output = Output(
+            variant,
+            main,
+            keeps,
+            self._graph.segments,
+            request.encoding,
+            self._settings,
+            tuple(request.faults),
+            request.given_frames,
+        )
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property

@@ -128,7 +128,7 @@ class FullPipeline:
         face: Face | None = read_identity(request.identity) if request.identity else None
         if request.face is not None:
             yield Progress("face", 0, 1)
-            image = await self._media.read_picture(request.face)
+            image = await self._media.read_picture(request.face, plan.known.owner)
             face, other_items = await find_face(self._models.face, image, self._transport, key)
             for item in other_items:
                 yield item

@@ -1,7 +1,7 @@
 """The code of a decoder process: it decodes one file, and may be killed at any time.
 
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
-itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
+itself. It sends its process id when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
 "most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
 opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
@@ -17,6 +17,7 @@ and ends.
 """
 
 import json
+import os
 import resource
 import socket
 import struct
@@ -317,7 +318,7 @@ def receive_request(link: socket.socket) -> dict[str, Any] | None:
 
 def run_decoder(link: socket.socket) -> None:
     """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
-    send_answer(link, {})
+    send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
         limits = Limits(**request["limits"])
