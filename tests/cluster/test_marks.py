@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from composition.media.marks.labels import read_labels
+from composition.media.marks.label_reading import read_labels
 from composition.media.marks.manifest import COMPOSITE, GENERATED, GENERATION
 from composition.media.marks.marker import MarkedFormat, Marker
 from composition.media.marks.settings import MarksSettings
@@ -157,7 +157,8 @@ async def test_the_manifest_of_an_input_is_kept(http: httpx.Client, tmp_path: Pa
 def test_a_continued_clip_is_an_ingredient(http: httpx.Client, clip_id: str, tmp_path: Path) -> None:
     video = wait_for_end(http, create_video(http, input_video=clip_id)["id"])
     assert video["status"] == "completed", video
-    for query, form in (({}, "mp4"), ({"variant": "thumbnail"}, "jpeg"), ({"format": "gif"}, "gif")):
+    asked: dict[MarkedFormat, dict[str, str]] = {"mp4": {}, "jpeg": {"variant": "thumbnail"}, "gif": {"format": "gif"}}
+    for form, query in asked.items():
         data = fetch(http, video["id"], **query).content
         told = check_marks(tmp_path, data, form, COMPOSITE)
         assert [each["model"] for each in told["models"]] == ["internvl", "wan"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from composition.http.ingress import Ingress
 from composition.media.encode import encode_png
-from composition.media.marks.labels import read_labels
+from composition.media.marks.label_reading import read_labels
 from composition.media.marks.manifest import COMPOSITE, GENERATED, GENERATION
 from composition.media.marks.marker import MarkedFormat
 from composition.media.marks.settings import MARKS_OFF, MarksSettings, VisibleLabel
@@ -24,7 +24,7 @@ from composition.media.visible_label import draw_label
 from composition.records.artifacts import Artifacts
 from composition.records.events import ResultEvent, StageEvent
 from composition.records.store import EventDraft, Lease
-from composition.records.tables import Job, Still
+from composition.records.tables import Deployed, Job, Still
 from services.flux.request import FluxRequest
 from services.frames import Face, Fact, Item, StageDone
 from tests.composition.animations import write_video
@@ -101,8 +101,9 @@ async def test_streamed_pictures_and_previews_are_complete_when_they_are_sent(tm
     """The end of the stage comes after all pictures, so the model is named as it is served."""
     cluster = Cluster(tmp_path).host_models({"flux": flux(PaintService(preview_every=1))})
     (row,) = cluster.store.list_deployed()
-    row.facts = {**row.facts, "source": "black-forest-labs/FLUX.1-dev", "revision": "c" * 40}
-    cluster.store.replace_deployed(row.application, [row])
+    facts = {**row.facts, "source": "black-forest-labs/FLUX.1-dev", "revision": "c" * 40}
+    served = Deployed(application=row.application, name=row.name, position=0, kind=row.kind, facts=facts)
+    cluster.store.replace_deployed(row.application, [served])
     door = open_door(cluster, marks=MarksSettings(), state=tmp_path)
     answer = await post(door, "/v1/images/generations", **PAINT, n=2, stream=True, partial_images=1)
     pictures = [
@@ -132,7 +133,7 @@ async def test_a_picture_of_a_face_is_an_ingredient(tmp_path: Path, streams: boo
 
 async def test_edited_pictures_have_all_pictures_as_ingredients(tmp_path: Path) -> None:
     door = open_marked(tmp_path, Hosted("qwen-edit", EditService(), {"max_area": 64 * 64, "steps": 9}))
-    given = {"prompt": "at night", "steps": 2, "image": [PICTURE, PICTURE], "edges": PICTURE, "n": 2}
+    given = {"prompt": "at night", "steps": 2, "max_area": 4096, "image": [PICTURE, PICTURE], "edges": PICTURE, "n": 2}
     for data in list_pictures(await post(door, "/v1/images/edits", **given)):
         store = read_store(data, "png")
         assert len(get_active(store)["ingredients"]) == 3

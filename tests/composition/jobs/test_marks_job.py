@@ -16,7 +16,7 @@ from composition.jobs.publishing import OutputSettings, change_pictures
 from composition.media.encode import encode_png
 from composition.media.marks.manifest import GENERATION
 from composition.media.marks.marker import MarkedFormat, Marker
-from composition.media.marks.provenance import ModelUse
+from composition.media.marks.provenance import ModelUse, Provenance
 from composition.media.marks.settings import MARKS_OFF, MarksSettings, VisibleLabel
 from composition.media.visible_label import draw_label
 from composition.records.events import StageEvent
@@ -146,7 +146,7 @@ async def test_prompts_are_told_only_if_the_setting_is_on(tmp_path: Path) -> Non
 class BrokenMarker(Marker):
     """A marker whose key service is away."""
 
-    async def mark_file(self, *args: Any) -> None:
+    async def mark_file(self, path: Path, form: MarkedFormat, provenance: Provenance) -> None:
         raise ModelFailed("the file could not be signed; the reason has been logged")
 
 

@@ -76,8 +76,10 @@ def test_a_font_file_is_used(tmp_path: Path) -> None:
     default = ImageFont.load_default(20)
     assert isinstance(default, ImageFont.FreeTypeFont)
     file = tmp_path / "font.ttf"
-    file.write_bytes(default.font_bytes if hasattr(default, "font_bytes") else b"")
+    file.write_bytes(default.font_bytes)
     label = VisibleLabel(font=file)
     check_label(label)
-    picture = np.full((100, 200, 3), GREY, np.uint8)
-    assert np.array_equal(draw_label(picture, label), draw_label(picture, VisibleLabel()))
+    _, _, right, bottom = find_box(draw_label(np.full((100, 200, 3), GREY, np.uint8), label))
+    assert (right, bottom) == (200, 100)
+    with pytest.raises(ConfigError, match="the font has no '生'"):
+        check_label(VisibleLabel(text="生", font=file))
