@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from composition.media.marks.label_reading import read_labels
-from composition.media.marks.manifest import COMPOSITE, GENERATED, GENERATION
+from composition.media.marks.manifest import GENERATION
 from composition.media.marks.marker import MarkedFormat, Marker
 from composition.media.marks.settings import MarksSettings
+from composition.media.marks.vocabulary import COMPOSITE, GENERATED
 from tests.cluster.conftest import create_video, wait_for_end
 from tests.cluster.studio import FACE, SMALL, fetch_result, make_small, upload
 from tests.composition.media.marks.samples import MADE, get_active, get_assertion, read_store
@@ -72,9 +73,8 @@ def test_each_result_is_marked(http: httpx.Client, pipeline: dict[str, Any], tmp
     chain = ["flux", "hunyuan-dit", "svd", "realesrgan"]
     models = {"painted": chain[:1], "image": chain[:2], "video": chain[:3]}.get(variant, chain)
     assert [each["model"] for each in told["models"]] == models
-    assert {each["source"] for each in told["models"]} <= {
-        f"path:{Path(stage['source'].removeprefix('path:')).name}" for stage in pipeline["stages"]
-    }
+    known = {Path(stage["source"].removeprefix("path:")).name for stage in pipeline["stages"]}
+    assert {each["source"].removeprefix("path:") for each in told["models"]} <= known
     assert told["seed"] == SMALL["seed"]
     again = fetch(http, pipeline["id"], variant=variant)
     assert (again.content, again.headers["etag"]) == (answer.content, answer.headers["etag"])

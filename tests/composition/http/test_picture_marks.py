@@ -17,9 +17,10 @@ from PIL import Image
 from composition.http.ingress import Ingress
 from composition.media.encode import encode_png
 from composition.media.marks.label_reading import read_labels
-from composition.media.marks.manifest import COMPOSITE, GENERATED, GENERATION
+from composition.media.marks.manifest import GENERATION
 from composition.media.marks.marker import MarkedFormat
 from composition.media.marks.settings import MARKS_OFF, MarksSettings, VisibleLabel
+from composition.media.marks.vocabulary import COMPOSITE, GENERATED
 from composition.media.visible_label import draw_label
 from composition.records.artifacts import Artifacts
 from composition.records.events import ResultEvent, StageEvent

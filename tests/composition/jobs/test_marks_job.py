@@ -214,6 +214,28 @@ async def test_a_branch_names_the_models_and_files_of_the_older_job_and_not_its_
         assert [each.path.name for each in origin.ingredients] == ["file_c", "b"], "who made the frame is not known"
 
 
+@pytest.mark.parametrize(
+    ("stage", "params", "fields", "parents"),
+    [
+        ("upscale", {}, ["input_video"], ["input_video"]),
+        ("edit", {}, ["edges", "image", "references"], ["image"]),
+        ("restyle", {}, ["image"], ["image"]),
+        ("edit", {}, ["init_frame", "edge_video"], []),
+        ("generate", {"join": True}, ["input_video"], ["input_video"]),
+        ("generate", {"join": False}, ["input_video"], []),
+        ("animate", {}, ["image"], []),
+    ],
+)
+async def test_the_file_of_which_a_result_is_an_edited_version_is_its_parent(
+    tmp_path: Path, stage: str, params: dict[str, Any], fields: list[str], parents: list[str]
+) -> None:
+    desk = make_desk(tmp_path)
+    job = store_job(desk, stage, params=params, media={name: put(desk, f"files/{name}") for name in fields})
+    async with OriginReader(desk.store, desk.artifacts).open(job.id, "video", "mp4") as origin:
+        assert [each.field for each in origin.ingredients if each.is_parent] == parents
+        assert {each.owner for each in origin.ingredients} == {"ann"}
+
+
 async def test_a_file_that_was_deleted_since_still_makes_it_a_composite(tmp_path: Path) -> None:
     desk = make_desk(tmp_path)
     job = store_job(desk, "restyle", media={"image": put(desk, "files/a")})
