@@ -13,7 +13,6 @@ decord is imported only by the children that use it: it would take 43 MiB of eve
 import contextlib
 import ctypes
 import gc
-import importlib
 import os
 import selectors
 import signal
@@ -22,6 +21,7 @@ import struct
 import sys
 from pathlib import Path
 
+from composition.media.decoding.preloading import preload_modules
 from composition.media.decoding.worker import run_decoder
 
 FILE_COUNT = 3
@@ -139,7 +139,7 @@ def _send_status(lifeline: socket.socket, code: int) -> None:
 
 
 def main() -> None:
-    importlib.import_module("av.subtitles.stream")  # PyAV imports it when it opens a file
+    preload_modules()
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     gc.collect()
     gc.freeze()  # keeps the current objects shared with the children
