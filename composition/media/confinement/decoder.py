@@ -51,8 +51,9 @@ def confine(path: str, packages: Sequence[str], policy: ConfinementPolicy) -> No
             become_nobody()
         elif os.geteuid() == 0:
             drop_capabilities(path)
-        set_attribute(PR_SET_DUMPABLE, 0)
         if confinement.seccomp:
             seccomp.restrict_calls()
+        else:  # other decoders may not read its memory. The prepared process can no longer lower its session's priority
+            set_attribute(PR_SET_DUMPABLE, 0)
     except OSError as error:
         raise ConfigError(f"the decoder process could not be confined: {error}") from error

@@ -1,12 +1,15 @@
 """The code of a decoder process: it decodes one file, and may be killed at any time.
 
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
-itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
+itself. It sends its process id when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
 "most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
 opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
 followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
 and the seconds of one tick as a fraction.
+
+A decoder whose first request is `{"path", "limits", "marks"}` reads the marks of the file instead, answers `{"marks"}`
+and ends.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
@@ -14,11 +17,14 @@ and the seconds of one tick as a fraction.
 """
 
 import json
+import os
 import resource
 import socket
 import struct
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -31,7 +37,7 @@ from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
-from composition.media.decoding.preloading import list_packages, load_decord
+from composition.media.decoding.preloading import list_packages, load_decord, load_mark_readers
 from composition.media.decoding.progressive import PlainReader, open_progressive_reader
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
@@ -272,6 +278,22 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
         request = receive_request(link)
 
 
+def answer_marks(link: socket.socket, limits: Limits, path: str, trust_anchors: str | None) -> None:
+    """Answer with the marks of a file: the fields of `composition.media.marks.report.MarksReport`."""
+    # Imported here: most decoders do not read marks. `load_mark_readers` has done so before.
+    from composition.media.marks.label_reading import read_labels
+    from composition.media.marks.manifest_reading import read_manifest
+
+    extend_cpu_limit(limits)
+    try:
+        manifest, labels = read_manifest(Path(path), trust_anchors), read_labels(Path(path))
+        send_answer(link, {"marks": {"manifest": manifest, "labels": asdict(labels)}})
+    except MemoryError:
+        send_error(link, LimitExceeded(f"reading the marks needs more than {limits.memory_bytes} bytes (memory_bytes)"))
+    except OSError as error:
+        send_error(link, UndecodableMedia(f"the file cannot be read: {error.strerror}"))
+
+
 def send_answer(link: socket.socket, answer: dict[str, Any], pixels: Pixels | None = None) -> None:
     """Send an answer and its pixels."""
     data = json.dumps(answer).encode()
@@ -304,7 +326,9 @@ def confine_process(request: dict[str, Any]) -> tuple[Limits, str]:
     """
     limits = Limits(**request["limits"])
     path = take_input(request["path"], limits.confinement)
-    if path != request["path"]:
+    if "marks" in request:
+        load_mark_readers()
+    elif path != request["path"]:
         load_decord()  # the user that decodes may not be able to read its files
     limit_resources(limits)
     confine(path, list_packages(), limits.confinement)
@@ -313,7 +337,7 @@ def confine_process(request: dict[str, Any]) -> tuple[Limits, str]:
 
 def run_decoder(link: socket.socket) -> None:
     """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
-    send_answer(link, {})
+    send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
         try:
@@ -321,4 +345,7 @@ def run_decoder(link: socket.socket) -> None:
         except ReelError as error:
             send_error(link, error)
             return
-        serve_requests(link, limits, path, takes_sound=request["takes_sound"])
+        if "marks" in request:
+            answer_marks(link, limits, path, request["marks"]["trust_anchors"])
+        else:
+            serve_requests(link, limits, path, takes_sound=request["takes_sound"])

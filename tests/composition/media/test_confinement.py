@@ -22,6 +22,7 @@ from composition.media.confinement import landlock, seccomp
 from composition.media.confinement.status import Confinement, read_confinement, report_confinement
 from composition.media.confinement.system_calls import NUMBERS
 from composition.media.decode import Decoder, probe_media
+from composition.media.decoding.lifeline import STATUS, Status
 from composition.media.decoding.process import ENVIRONMENT
 from composition.media.limits import MediaLimits
 from tests.composition import albums
@@ -72,8 +73,8 @@ def attempt(server: socket.socket, path: Path, what: str, **more: Any) -> dict[s
         assert receive(ours) == {}
         ours.sendall(struct.pack(">I", len(data)) + data)
         answer = receive(ours)
-        (status,) = struct.unpack("<i", lifeline.recv(4))
-    return status if answer is None else answer
+        status = Status.parse(lifeline.recv(STATUS.size))
+    return status.code if answer is None else answer
 
 
 def receive(link: socket.socket) -> dict[str, Any] | None:
@@ -198,7 +199,7 @@ def lacking(*calls: int) -> tuple[str, ...]:
 
 LANDLOCK = (444, 445, 446)
 SECCOMP = (seccomp.MACHINES[MACHINE][2],)
-STATUS = """
+REPORT = """
 import json, logging
 from composition.media.confinement.status import read_confinement, report_confinement
 from services.errors import ConfigError
@@ -217,7 +218,7 @@ except ConfigError as error:
 
 def test_what_is_missing_is_logged_once_and_refused_if_required() -> None:
     done = subprocess.run(
-        [*lacking(*LANDLOCK, *SECCOMP), sys.executable, "-c", STATUS],
+        [*lacking(*LANDLOCK, *SECCOMP), sys.executable, "-c", REPORT],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     (level, message, missing), refusal = map(json.loads, done.stdout.splitlines())
