@@ -2,9 +2,9 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from composition.media.confinement import landlock, seccomp
 from composition.media.confinement.privileges import NOBODY
@@ -38,6 +38,10 @@ class Confinement:
             found.append("no seccomp: decoders can open sockets and make other system calls")
         return tuple(found)
 
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of a log line."""
+        return {**asdict(self), "missing": list(self.missing)}
+
 
 @cache
 def read_confinement() -> Confinement:
@@ -62,8 +66,8 @@ def require_confinement(policy: ConfinementPolicy) -> Confinement:
 def report_confinement(policy: ConfinementPolicy) -> None:
     """Log once in this process what confines decoders, and what could not be had. Raises ConfigError as above."""
     confinement = require_confinement(policy)
-    facts = {"landlock": confinement.landlock, "seccomp": confinement.seccomp, "user": confinement.user}
+    facts = confinement.describe()
     if confinement.missing:
-        log.warning("decoders are not fully confined", extra={**facts, "missing": list(confinement.missing)})
+        log.warning("decoders are not fully confined", extra=facts)
     else:
         log.info("decoders are confined", extra=facts)
