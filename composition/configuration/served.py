@@ -31,6 +31,8 @@ class ServedModel:
     """Frame rate of its videos in frames per second; None if only the loaded model knows it."""
     built_at: float = 0.0
     """Time when the application was built, in Unix seconds."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Score that it does not measure → the setting that it lacks."""
 
     def can_take(self, need: Need) -> bool:
         """Whether the model can take a role."""
@@ -102,6 +104,13 @@ class Assignment:
             f"{need.at}.{name}" if need.at else name: limit
             for need, served in self._list_request_models()
             for name, limit in served.limits.items()
+        }
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """Score that the models do not measure → the setting that is missing."""
+        return {
+            score: setting for _, served in self._list_request_models() for score, setting in served.unmeasured.items()
         }
 
     def _list_request_models(self) -> list[tuple[Need, ServedModel]]:

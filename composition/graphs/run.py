@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
-from services.frames import Fact, Item, JsonValue, StageDone
+from services.frames import Fact, Item, JsonValue, Scores, StageDone
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Known:
     """Variant of a secondary video → number of frames that are stored."""
     picture_urls: Mapping[str, str] = field(default_factory=dict[str, str])
     """Variant of a picture → its URL."""
+    frame_scores: Sequence[Scores] = ()
+    """Scores of the stored frames that have scores, in order."""
 
 
 NOTHING_KNOWN = Known()

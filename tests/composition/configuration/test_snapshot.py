@@ -373,9 +373,15 @@ def test_a_model_is_written_down_with_what_requests_must_know() -> None:
         "limits": {"num_frames": 81, "max_area": 4096, "steps": 30},
         "defaults": {"num_frames": 17},
         "rate": 16.0,
+        "unmeasured": {},
     }
     upscaler = describe_model("a", 0, "b", ModelEntry.model_validate({"kind": "realesrgan"}))
-    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None}
+    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None, "unmeasured": {}}
+    editor = ModelEntry.model_validate({"kind": "qwen-edit", "weights": {"path": "."}, "vgg16": "random"})
+    assert describe_model("a", 0, "b", editor).facts["unmeasured"] == {
+        "lpips_to_init": "lpips",
+        "lpips_to_prev": "lpips",
+    }
 
 
 def test_a_graph_is_written_down_with_its_settings(cluster: Cluster) -> None:
