@@ -106,9 +106,9 @@ class RollingEdit:
         request = complete_request(request, self._settings.defaults)
         if known.is_retry:
             await stop_everywhere(self._editor, known.key, self._transport)
-        first = await self._read_first(request)
-        style = await self._media.read_picture(request.style_frame) if request.style_frame else first
-        async with self._media.open(request.edges[1]) as edges:
+        first = await self._read_first(request, known.owner)
+        style = await self._media.read_picture(request.style_frame, known.owner) if request.style_frame else first
+        async with self._media.open(request.edges[1], known.owner) as edges:
             plan = _make_plan(request, style, edges, known)
             yield Fact("seed", plan.seed)
             yield Fact("frames_total", plan.total)
@@ -118,7 +118,7 @@ class RollingEdit:
             if known.frames == 0:
                 yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
-            count, stages, scores = max(1, known.frames), Stages(), list(known.frame_scores)
+            count, stages, scores = max(1, known.frames), Stages(plan.total), list(known.frame_scores)
             async with aclosing(self._make_frames(plan, count, previous, edges, clock)) as items:
                 async for item in items:
                     if isinstance(item, Frames):
@@ -128,13 +128,13 @@ class RollingEdit:
                     if stages.add(item):
                         yield item
             ending = [*_report_edges(plan, request.edges[0], edges, count), *_report_gate(plan, scores)]
-            for item in [*combine_degraded(ending), *stages.list_done()]:
+            for item in [*combine_degraded(ending), *stages.finish()]:
                 yield item
 
-    async def _read_first(self, request: RollingEditRequest) -> Frames:
+    async def _read_first(self, request: RollingEditRequest, owner: str) -> Frames:
         if request.init_frame:
-            return await self._media.read_picture(request.init_frame)
-        async with self._media.open(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
+            return await self._media.read_picture(request.init_frame, owner)
+        async with self._media.open(request.rgb_video or "", owner) as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
     async def _make_frames(

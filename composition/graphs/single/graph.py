@@ -66,7 +66,7 @@ class Single:
                 yield item
 
     async def _video(self, request: SingleRequest, known: Known) -> AsyncGenerator[Item]:
-        pictures = await self._read_pictures(request)
+        pictures = await self._read_pictures(request, known.owner)
         yield Fact("frames_total", cast("Any", request).num_frames)
         call = self._call_video(request, pictures, known)
         async with open_stream(call, self._transport) as items:
@@ -76,22 +76,30 @@ class Single:
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
         if IMAGE in known.picture_urls:
             return
-        references = await self._read_references(request) if isinstance(request, EditJob) else []
-        call = self._call_picture(request, await self._read_pictures(request), references, known.key)
+        references = await self._read_references(request, known.owner) if isinstance(request, EditJob) else []
+        pictures = await self._read_pictures(request, known.owner)
+        call = self._call_picture(request, pictures, references, known.key)
+        picture: Result | None = None  # complete when its stage is done
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
+                if isinstance(item, Frames):
+                    picture = Result(IMAGE, item, still=True)
+                else:
+                    yield item
+        if picture is not None:
+            yield picture
 
-    async def _read_pictures(self, request: SingleRequest) -> dict[str, Frames]:
+    async def _read_pictures(self, request: SingleRequest, owner: str) -> dict[str, Frames]:
         """Read the pictures of the request. The keys are the names of the method's arguments."""
         urls = {name: getattr(request, name) for name, kind in request.MEDIA.items() if kind == "image"}
-        return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
+        return {name: await self._media.read_picture(url, owner) for name, url in urls.items() if url is not None}
 
-    async def _read_references(self, request: EditJob) -> list[Frames]:
+    async def _read_references(self, request: EditJob, owner: str) -> list[Frames]:
         """Read the pictures that an edit may refer to, which differ in size."""
         if request.references is None:
             return []
-        async with self._media.open(request.references) as pictures, aclosing(pictures.stream_runs()) as runs:
+        opening = self._media.open(request.references, owner)
+        async with opening as pictures, aclosing(pictures.stream_runs()) as runs:
             return [Frames(np.ascontiguousarray(pixels)[None]) async for run in runs for pixels in run.pixels]
 
     def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
@@ -139,13 +147,13 @@ class Upscaling:
                 async for item in items:
                     yield item
         elif IMAGE not in known.picture_urls:
-            async with aclosing(self._picture(upscale, request)) as items:
+            async with aclosing(self._picture(upscale, request, known.owner)) as items:
                 async for item in items:
                     yield item
 
-    async def _picture(self, upscale: UpscaleRequest, request: UpscaleJob) -> AsyncGenerator[Item]:
+    async def _picture(self, upscale: UpscaleRequest, request: UpscaleJob, owner: str) -> AsyncGenerator[Item]:
         """Yield the upscaled picture. The opacity of a transparent picture is upscaled like a grey picture."""
-        picture, alpha = await self._read_picture(request)
+        picture, alpha = await self._read_picture(request, owner)
         parts = 1 if alpha is None else 2
         yield Progress("upscale", 0, parts)
         stages = Stages()
@@ -162,34 +170,41 @@ class Upscaling:
             limited = await asyncio.to_thread(limit_alpha, _read_opacity(grey), _read_opacity(alpha))
             large_alpha = Frames(np.repeat(limited[None, ..., None], 3, 3))
         yield Progress("upscale", parts, parts)
-        yield Result(IMAGE, large, still=True, alpha=large_alpha)
         for stage in stages.list_done():
             yield stage
+        yield Result(IMAGE, large, still=True, alpha=large_alpha)
 
-    async def _read_picture(self, request: UpscaleJob) -> tuple[Frames, Frames | None]:
+    async def _read_picture(self, request: UpscaleJob, owner: str) -> tuple[Frames, Frames | None]:
         """Read the colours and the opacity; None if the picture is opaque, or shown on a background."""
         if request.background is not None:
-            return await self._media.read_picture(request.image or ""), None
-        return await self._media.read_picture_with_alpha(request.image or "")
+            return await self._media.read_picture(request.image or "", owner), None
+        return await self._media.read_picture_with_alpha(request.image or "", owner)
 
     async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
         count = known.frames
-        async with self._media.open(url) as video:
+        last: Frames | None = None
+        async with self._media.open(url, known.owner) as video:
             yield Fact("frames_total", video.facts.frames)
             if video.facts.sound is not None:
                 yield Sound(url)
             async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
-                    yield frames
                     count = frames.stop
                     stages.add(done)
+                    if count == video.facts.frames:
+                        last = frames
+                        continue
+                    yield frames
                     yield Progress("upscale", count, max(count, video.facts.frames))
             for fact in report_reading("input_video", video.facts):
                 yield fact
         yield Fact("frames_total", count)
         for stage in stages.list_done():
             yield stage
+        if last is not None:  # follows the end of the stage, because the video is complete with it
+            yield last
+            yield Progress("upscale", count, count)
 
     async def _runs(
         self, request: UpscaleRequest, runs: AsyncGenerator[Frames]

@@ -144,7 +144,7 @@ async def test_frames_and_scores_are_kept_as_they_come(keeping: KeepingRoom) -> 
             "tries": 1,
         },
     ]
-    assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics", "thumbnail"]
+    assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics"]
 
 
 async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:
