@@ -260,8 +260,7 @@ class Attempt:
         finally:
             report.stop()
             await asyncio.wait([writing])
-        collector = SoundCollector(self._artifacts.open_local, self._media, self._job.owner)
-        async with collector.collect(self._sounds) as made:
+        async with SoundCollector(self._artifacts.open_local, self._media, job.owner).collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))
             await report.write()
