@@ -24,7 +24,7 @@ from services.flux.request import Lora
 from services.flux.settings import FluxSettings, LoraRepository
 from services.limits import check_limit
 from services.weights.local import check_licence, resolve
-from services.weights.loras import UnsafeLora, check_lora
+from services.weights.loras import UnsafeLora, check_lora, hash_lora
 from services.weights.weights import Weights
 
 PARAM = "loras"
@@ -74,6 +74,8 @@ class Slot:
     """Name of the adapter in peft."""
     stamp: tuple[int, int]
     """Modification time in nanoseconds and size in bytes of the file as it was read."""
+    sha256: str
+    """SHA-256 of the file as it was read, in hex."""
 
 
 class Library:
@@ -162,8 +164,10 @@ class Loras:
         self.check = self._library.check
 
     @contextmanager
-    def on(self, wanted: Sequence[Lora]) -> Iterator[None]:
+    def on(self, wanted: Sequence[Lora]) -> Iterator[dict[str, str]]:
         """Activate the LoRAs of a request within the block, and no LoRA after it.
+
+        The block receives the name of each active LoRA → SHA-256 of its file.
 
         LoRAs of weight 0 are skipped, so that the result is the same as without them.
 
@@ -174,9 +178,10 @@ class Loras:
         """
         acting = [lora for lora in wanted if lora.weight != 0]
         try:
+            slots = [self._slot(lora.name, acting) for lora in acting]
             if acting:
-                self._activate([self._slot(lora.name, acting) for lora in acting], [lora.weight for lora in acting])
-            yield
+                self._activate(slots, [lora.weight for lora in acting])
+            yield {lora.name: slot.sha256 for lora, slot in zip(acting, slots, strict=True)}
         finally:
             if self._layers:
                 self._pipe.transformer.set_adapters([], [])
@@ -208,7 +213,7 @@ class Loras:
         if slot is None or slot.stamp != stamp or slot.adapter not in adapters:
             adaptation = self._read(name, path)
             self._slots.pop(name, None)
-            slot = Slot(self._room(adapters, {lora.name for lora in acting}), stamp)
+            slot = Slot(self._room(adapters, {lora.name for lora in acting}), stamp, hash_lora(path))
             self._load(slot.adapter, adaptation)
             self._slots[name] = slot
         self._slots.move_to_end(name)

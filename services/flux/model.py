@@ -20,11 +20,12 @@ from services.flux.identity import Identity, drawn_points
 from services.flux.loras import Loras
 from services.flux.plan import FluxPlan
 from services.flux.settings import FluxSettings
-from services.frames import Frames, Item, Pixels, Progress
+from services.frames import Fact, Frames, Item, Pixels, Progress
 from services.pixels import averaged, pixels_of
 from services.schedulers import CapturingEuler
 from services.sizes import Sides
 from services.weights.local import resolve
+from services.weights.loras import report_loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -70,9 +71,11 @@ class FluxModel:
         task = f"{plan.width}x{plan.height} pixels"
         with (
             report_device_errors(task, "ask for a smaller size or fewer LoRAs", self._release),
-            self.loras.on(plan.request.loras),
+            self.loras.on(plan.request.loras) as hashes,
             self._facing(plan),
         ):
+            for name, value in report_loras(hashes).items():
+                outlet.put(Fact(name, value))
             outlet.put(Progress("paint", 0, plan.request.n * plan.request.steps))
             for index in range(plan.request.n):
                 outlet.put(Frames(self._paint(plan, index, outlet), first=index))

@@ -29,6 +29,7 @@ from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
 from services.weights.local import resolve
+from services.weights.loras import hash_lora
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -43,7 +44,8 @@ class WanModel:
         device = find_device(settings.device)
         self._pipe = _load(settings, home)
         self._schedule = dict(self._pipe.scheduler.config)
-        _load_loras(self._pipe, settings)
+        self.lora_hashes = _load_loras(self._pipe, settings)
+        """Name of each LoRA → SHA-256 of its file, in hex."""
         set_attention(_experts(self._pipe).values(), settings.attention)
         # With a step cache some steps skip layers.
         place(self._pipe, device, settings.offload, in_order=settings.step_cache is None)
@@ -205,10 +207,13 @@ def _experts(pipe: WanImageToVideoPipeline) -> dict[str, WanTransformer3DModel]:
     return {name: expert for name, expert in experts.items() if expert is not None}
 
 
-def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> None:
+def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> dict[str, str]:
+    """Load the LoRAs of the settings. Return the name of each → SHA-256 of its file, in hex."""
+    hashes: dict[str, str] = {}
     active: dict[str, dict[str, float]] = {name: {} for name in _experts(pipe)}
     for index, lora in enumerate(settings.loras):
         path, adapter = settings.path_of(lora), f"lora_{index}"
+        hashes[path.name if Path(lora.file).is_absolute() else lora.file] = hash_lora(path)
         for name in active if lora.expert == "both" else [lora.expert]:
             if name not in active:
                 raise ConfigError(f"loras: {path.name}: this checkpoint has no {name}-noise expert", param="loras")
@@ -217,6 +222,7 @@ def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> None:
     for name, adapters in active.items():
         if adapters:
             _experts(pipe)[name].set_adapters(list(adapters), list(adapters.values()))
+    return hashes
 
 
 def _load_lora(pipe: WanImageToVideoPipeline, path: Path, adapter: str, expert: str) -> None:

@@ -11,6 +11,7 @@ from services.wan.model import WanModel
 from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
+from services.weights.loras import report_loras
 
 
 class Wan(Service[WanSettings, WanModel]):
@@ -36,7 +37,8 @@ class Wan(Service[WanSettings, WanModel]):
         latent frame.
         """
         plan = self._plan(request, image, last_image, start)
-        return self._sample("generate", plan, self._model.animate, key, plan.framing.list_facts())
+        facts = {**plan.framing.list_facts(), **report_loras(self._model.lora_hashes)}
+        return self._sample("generate", plan, self._model.animate, key, facts)
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> WanPlan:
         if last_image is not None:

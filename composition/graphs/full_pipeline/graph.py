@@ -105,16 +105,23 @@ class FullPipeline:
                 async for item in items:
                     if isinstance(item, Frames):
                         picture = item
-                        yield Result(name, item, still=True)
                     else:
                         yield item
+            if picture is not None:  # complete when its stage is done
+                yield Result(name, picture, still=True)
         if request.restyle is None or picture is None:
             return
+        restyled: Frames | None = None
         restyle = _with_seed(request.restyle, plan.seed)
         call = stream(self._models.restyle, Restyle[RestyleRequest].restyle, restyle, picture, plan.known.key)
         async with aclosing(self._rename_items(call, "restyle", "restyle")) as items:
             async for item in items:
-                yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
+                if isinstance(item, Frames):
+                    restyled = item
+                else:
+                    yield item
+        if restyled is not None:
+            yield Result(IMAGE, restyled, still=True)
 
     async def _paint(self, plan: PipelinePlan) -> AsyncGenerator[Item]:
         request, key = plan.request, plan.known.key
@@ -138,8 +145,8 @@ class FullPipeline:
             return
         yield Progress("upscale", 0, 1)
         large, done = await upscale_run(self._models.upscale, plan.request.upscale, picture, self._transport)
-        yield Result(HD, large, still=True)
         yield done
+        yield Result(HD, large, still=True)
 
     async def _make_videos(self, plan: PipelinePlan, picture: Frames) -> AsyncGenerator[Item]:
         """Yield the frames of the animation and, concurrently, the upscaled frames."""
@@ -158,8 +165,12 @@ class FullPipeline:
     async def _animate(
         self, plan: PipelinePlan, animate: SvdRequest, picture: Frames, queue: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
-        """Yield the frames that are not stored yet, and also put them into the queue; None marks the end."""
+        """Yield the frames that are not stored yet, and also put them into the queue; None marks the end.
+
+        The last frame follows the end of the stage, because the video is complete with it.
+        """
         known = plan.known
+        last: Frames | None = None
         if known.frames < animate.num_frames:
             animation = _with_seed(animate, plan.seed)
             animate_picture = ImageToVideo[SvdRequest].animate
@@ -170,10 +181,16 @@ class FullPipeline:
                 async for item in items:
                     if isinstance(item, Frames):
                         for frame in item.split():
-                            queue.put_nowait(frame)
-                            yield frame
+                            if frame.stop < animate.num_frames:
+                                queue.put_nowait(frame)
+                                yield frame
+                            else:
+                                last = frame
                     elif not (isinstance(item, Progress) and item.stage not in plan.request.active_stages):
                         yield item
+        if last is not None:
+            queue.put_nowait(last)
+            yield last
         queue.put_nowait(None)
 
     async def _upscale(
@@ -181,6 +198,7 @@ class FullPipeline:
     ) -> AsyncGenerator[Item]:
         """Yield the upscaled frames that are not stored yet, in order."""
         stages = Stages()
+        last: list[Item] = []
 
         async def calls() -> AsyncGenerator[Callable[[], Awaitable[tuple[Frames, StageDone]]]]:
             batch: list[Frames] = []
@@ -195,10 +213,14 @@ class FullPipeline:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
                 stages.add(done)
-                yield Result(HD, run)
-                yield Progress("upscale", run.stop, animate.num_frames)
-        for stage in stages.list_done():
-            yield stage
+                news = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
+                if run.stop == animate.num_frames:
+                    last = news
+                    continue
+                for item in news:
+                    yield item
+        for item in [*stages.list_done(), *last]:  # the stage is done before the video is complete
+            yield item
 
     async def _frames_to_upscale(
         self, plan: PipelinePlan, animate: SvdRequest, queue: asyncio.Queue[Frames | None]

@@ -94,6 +94,7 @@ class RollingEdit:
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
             index = max(1, known.frames)
             stages = Stages()
+            last: Frames | None = None
             async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
                     for edge in run.split():
@@ -102,11 +103,15 @@ class RollingEdit:
                             async for item in items:
                                 if isinstance(item, Frames):
                                     previous = item
-                                if stages.add(item):
+                                if isinstance(item, Frames) and item.stop == plan.total:
+                                    last = item
+                                elif stages.add(item):
                                     yield item
                         index += 1
             for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.list_done()]:
                 yield item
+            if last is not None:  # follows the end of the stage, because the video is complete with it
+                yield last
 
     async def _read_first(self, request: RollingEditRequest, owner: str) -> Frames:
         if request.init_frame:

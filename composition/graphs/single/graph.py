@@ -79,9 +79,15 @@ class Single:
         references = await self._read_references(request, known.owner) if isinstance(request, EditJob) else []
         pictures = await self._read_pictures(request, known.owner)
         call = self._call_picture(request, pictures, references, known.key)
+        picture: Result | None = None  # complete when its stage is done
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                yield Result(IMAGE, item, still=True) if isinstance(item, Frames) else item
+                if isinstance(item, Frames):
+                    picture = Result(IMAGE, item, still=True)
+                else:
+                    yield item
+        if picture is not None:
+            yield picture
 
     async def _read_pictures(self, request: SingleRequest, owner: str) -> dict[str, Frames]:
         """Read the pictures of the request. The keys are the names of the method's arguments."""
@@ -164,9 +170,9 @@ class Upscaling:
             limited = await asyncio.to_thread(limit_alpha, _read_opacity(grey), _read_opacity(alpha))
             large_alpha = Frames(np.repeat(limited[None, ..., None], 3, 3))
         yield Progress("upscale", parts, parts)
-        yield Result(IMAGE, large, still=True, alpha=large_alpha)
         for stage in stages.list_done():
             yield stage
+        yield Result(IMAGE, large, still=True, alpha=large_alpha)
 
     async def _read_picture(self, request: UpscaleJob, owner: str) -> tuple[Frames, Frames | None]:
         """Read the colours and the opacity; None if the picture is opaque, or shown on a background."""
@@ -177,21 +183,28 @@ class Upscaling:
     async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
         count = known.frames
+        last: Frames | None = None
         async with self._media.open(url, known.owner) as video:
             yield Fact("frames_total", video.facts.frames)
             if video.facts.sound is not None:
                 yield Sound(url)
             async with aclosing(self._runs(upscale, video.stream_runs(known.frames))) as results:
                 async for frames, done in results:
-                    yield frames
                     count = frames.stop
                     stages.add(done)
+                    if count == video.facts.frames:
+                        last = frames
+                        continue
+                    yield frames
                     yield Progress("upscale", count, max(count, video.facts.frames))
             for fact in report_reading("input_video", video.facts):
                 yield fact
         yield Fact("frames_total", count)
         for stage in stages.list_done():
             yield stage
+        if last is not None:  # follows the end of the stage, because the video is complete with it
+            yield last
+            yield Progress("upscale", count, count)
 
     async def _runs(
         self, request: UpscaleRequest, runs: AsyncGenerator[Frames]

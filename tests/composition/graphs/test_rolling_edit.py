@@ -170,7 +170,8 @@ async def test_what_every_call_says_is_said_once(room: Room) -> None:
     stages = of(StageDone, items)
     assert [(stage.replica, stage.seconds) for stage in stages] == [("replica 0", 1.5), ("replica 1", 1.0)]
     assert {(stage.stage, stage.model) for stage in stages} == {("edit", "qwen-edit")}
-    assert items[-2:] == stages
+    assert items[-3:-1] == stages
+    assert isinstance(items[-1], Frames), "the frame that completes the video follows the stages"
 
 
 async def test_edges_that_end_early_make_a_shorter_video_that_says_so(room: Room) -> None:

@@ -19,8 +19,8 @@ from tests.composition.media.test_decode import workers
 from tests.waiting import until
 
 SLOW_FILES = 4
-FRAMES = 1500
-"""Frames of a slow file: it takes several seconds of processor time, and is accepted."""
+FRAMES = 150
+"""Frames of a slow file: it takes a second of processor time, and is accepted."""
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""Finished files to mark, and what is said of them."""
+
+import json
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from c2pa import Context, Reader  # pyright: ignore[reportMissingTypeStubs]
+from PIL import Image
+
+from composition.media.marks.marker import MIME_TYPES, MarkedFormat
+from composition.media.marks.provenance import ModelUse, Provenance
+from services.frames import Pixels
+from tests.composition.sample_media import clip, numbered
+
+FORMATS: tuple[MarkedFormat, ...] = ("mp4", "png", "jpeg", "webp", "gif")
+CREATED_AT = datetime(2026, 11, 30, 12, 30, 15, 999, tzinfo=UTC)
+MADE = Provenance(
+    content_id="video_1/video",
+    created_at=CREATED_AT,
+    task="v2v",
+    models=[
+        ModelUse("restyle", "flux", "black-forest-labs/FLUX.1-Kontext-dev", "a" * 40),
+        ModelUse("animate", "wan", "path:/srv/secret/wan", "b" * 40),
+    ],
+    loras={"ink": "c" * 64},
+    seed=2**63 - 1,
+    prompts={"prompt": "a red fox"},
+)
+
+
+def noise(width: int = 96, height: int = 64) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_file(folder: Path, form: MarkedFormat) -> Path:
+    """Write a finished file of a format, without marks."""
+    path = folder / f"made.{form}"
+    if form == "mp4":
+        return clip(path, [numbered(i) for i in range(12)])
+    Image.fromarray(noise()).save(path, form)
+    return path
+
+
+def read_store(data: bytes | Path, form: MarkedFormat, anchors: str | None = None) -> dict[str, Any]:
+    """Read a manifest store with c2pa-python alone."""
+    content = data if isinstance(data, bytes) else data.read_bytes()
+    settings: dict[str, Any] = {"verify": {"remote_manifest_fetch": False}}
+    if anchors is not None:
+        settings["trust"] = {"trust_anchors": anchors}
+    with (
+        Context.from_json(json.dumps(settings)) as context,
+        Reader(MIME_TYPES[form], BytesIO(content), context=context) as reader,
+    ):
+        return json.loads(reader.json())
+
+
+def get_active(store: dict[str, Any]) -> dict[str, Any]:
+    """Return the active manifest of a store."""
+    return store["manifests"][store["active_manifest"]]
+
+
+def get_assertion(store: dict[str, Any], label: str) -> Any:
+    """Return the data of an assertion of the active manifest."""
+    (assertion,) = [item for item in get_active(store)["assertions"] if item["label"] == label]
+    return assertion["data"]
+
+
+def list_failures(store: dict[str, Any]) -> list[str]:
+    return [failure["code"] for failure in store["validation_results"]["activeManifest"]["failure"]]
