@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
 from composition.http.content import stream_zip
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher, change_pictures
 from composition.media.animation import AnimationFormat
 from composition.media.convert import convert_video
 from composition.media.encode_picture import convert_picture
@@ -38,15 +39,24 @@ class Renditions:
         artifacts: the artifact store; the converted files are kept in the job's folder and deleted with it.
         limits: deadline and memory of the decoder.
         max_pixels: maximum number of pixels of a video, frames × width × height.
+        outputs: how the files are marked.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, limits: MediaLimits, max_pixels: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        limits: MediaLimits,
+        max_pixels: int,
+        outputs: OutputSettings = DEFAULT_OUTPUTS,
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         # The limits on files that people send do not apply to results.
         sizes = {"max_pixels": max_pixels, "max_side": MAX_SIDE, "min_side": 1, "max_frames": max_pixels}
         self._limits = limits.model_copy(update={**sizes, "max_duration_s": MAX_DURATION_S})
         self._max_pixels = max_pixels
+        self._publisher = Publisher(store, artifacts, outputs)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Key of a file → the task that makes it."""
         self._turns = Turns(CONCURRENT_CONVERSIONS, 1)
@@ -93,7 +103,9 @@ class Renditions:
         try:
             async with self._turns.take(job.owner, self._limits.turn_wait_s):
                 await self._convert(job, variant, form, draft)
-            await asyncio.to_thread(self._artifacts.put_file, key, draft)
+                await self._publisher.mark_file(job.id, variant, draft, key.rpartition(".")[2])
+            # Another server may have made it meanwhile; signatures differ, and clients may have parts of that one.
+            await asyncio.to_thread(self._artifacts.put_new_file, key, draft)
         except OSError as error:
             raise StorageFailed(f"converting to {form} failed: {error.strerror or type(error).__name__}") from error
         finally:
@@ -119,11 +131,13 @@ class Renditions:
                 await asyncio.to_thread(target.write_bytes, data)
 
     async def _write_kept_frames(self, job: Job, target: Path) -> None:
-        """Write the zip archive of the frames that are stored losslessly."""
+        """Write the zip archive of the frames that are stored losslessly, with the label that people see."""
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         with await asyncio.to_thread(target.open, "wb") as file:
             async for chunk in stream_zip(self._artifacts, stills, with_names=False):
                 await asyncio.to_thread(file.write, chunk)
+        if self._publisher.outputs.label is not None:
+            await asyncio.to_thread(change_pictures, target, self._publisher.outputs.draw_label_on_png)
 
 
 def list_formats(key: str) -> tuple[str, ...]:

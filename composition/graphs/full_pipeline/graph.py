@@ -213,7 +213,7 @@ class FullPipeline:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
                 stages.add(done)
-                news = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
+                news: list[Item] = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
                 if run.stop == animate.num_frames:
                     last = news
                     continue

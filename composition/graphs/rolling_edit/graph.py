@@ -93,8 +93,7 @@ class RollingEdit:
                 yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
             index = max(1, known.frames)
-            stages = Stages()
-            last: Frames | None = None
+            stages = Stages(plan.total)
             async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
                     for edge in run.split():
@@ -103,15 +102,11 @@ class RollingEdit:
                             async for item in items:
                                 if isinstance(item, Frames):
                                     previous = item
-                                if isinstance(item, Frames) and item.stop == plan.total:
-                                    last = item
-                                elif stages.add(item):
+                                if stages.add(item):
                                     yield item
                         index += 1
-            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.list_done()]:
+            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.finish()]:
                 yield item
-            if last is not None:  # follows the end of the stage, because the video is complete with it
-                yield last
 
     async def _read_first(self, request: RollingEditRequest, owner: str) -> Frames:
         if request.init_frame:
