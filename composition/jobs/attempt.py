@@ -5,7 +5,7 @@ import base64
 import contextlib
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -22,7 +22,7 @@ from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
 from composition.media.limits import MediaLimits
-from composition.media.sound import SoundCollector, SoundResult
+from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, ProgressEvent, StageEvent, StageObject, TextEvent
@@ -239,15 +239,11 @@ class Attempt:
         finally:
             report.stop()
             await asyncio.wait([writing])
-        async with self._collect_sound() as made:
+        async with SoundCollector(self._artifacts.open_local, self._media, job.owner).collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))
             await report.write()
             await results.finish(made.sound)
-
-    def _collect_sound(self) -> AbstractAsyncContextManager[SoundResult]:
-        """Make the sound of the video."""
-        return SoundCollector(self._artifacts.open_local, self._media, self._job.owner).collect(self._sounds)
 
     async def _read_known(self, results: Results, *, is_retry: bool) -> Known:
         """Return the progress of earlier attempts, and restore the recorders to that state."""

@@ -245,15 +245,15 @@ class Recorder:
         if self._encoder is None or self._format is None:
             raise AssertionError("a segment is cut only after a frame was received")
         variable = self._format.rate is None
-        pixels = self._output.settings.draw_label(pixels)
-        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
+        shown = self._output.settings.draw_label(pixels)
+        data = self._encoder.encode_segment(shown, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         signals = self._measure(pixels, times)
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:  # marked and published with the video
-                self._artifacts.put(self._thumbnail, encode_jpeg(pixels[0], THUMBNAIL_SIDE))
+                self._artifacts.put(self._thumbnail, encode_jpeg(shown[0], THUMBNAIL_SIDE))
         segment = SegmentEvent(
             variant=self._output.variant,
             index=self._index,
