@@ -114,7 +114,8 @@ class Downloads:
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.get_size, key)
         extension = key.rpartition(".")[2]
-        etag = f'"{job.id}-{variant}{"" if key in job.results.values() else f"-{extension}"}"'
+        tag = await asyncio.to_thread(self._artifacts.get_tag, key)
+        etag = f'"{job.id}-{variant}-{extension}-{tag}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)

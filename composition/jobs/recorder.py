@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.media.encoded_sound import EncodedSound
 from composition.media.encoders import SOFTWARE
-from composition.media.encoding import DEFAULT_ENCODING, Encoding, Hardware
+from composition.media.encoding import DEFAULT_ENCODING, Encoding
 from composition.media.fault_kinds import KINDS, FaultKind
 from composition.media.findings import describe_findings, judge_parts
 from composition.media.signals import Origin, SignalMeter, pack_signals
@@ -29,7 +31,7 @@ from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
-from composition.variants import FRAME, VIDEO
+from composition.variants import FRAME, THUMBNAIL, VIDEO
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Scores, Sketch
 
@@ -59,8 +61,8 @@ class Output:
     segments: tuple[int, int] = DEFAULT_SEGMENTS
     """Number of frames in the first segment, and in each later one."""
     encoding: Encoding = DEFAULT_ENCODING
-    hardware: Hardware = "never"
-    """Whether it is encoded on a GPU where one can."""
+    settings: OutputSettings = DEFAULT_OUTPUTS
+    """How it is encoded and marked."""
     faults: tuple[FaultKind, ...] = KINDS
     """Kinds of faults that are looked for in its frames."""
     given: int = 0
@@ -85,6 +87,7 @@ class Recorder:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
+        self._publisher = Publisher(store, artifacts, output.settings)
         self._keys = [segment.key for segment in stored]
         self._index = max((segment.index for segment in stored), default=-2) + 1
         self.frames = sum(segment.frames for segment in stored)
@@ -102,7 +105,8 @@ class Recorder:
         self._taken = self.frames
         self._format: Format | None = None
         self._encoder: SegmentEncoder | None = None
-        self._is_finished = False
+        self._is_finished = output.variant in store.get_job(lease.job_id).results
+        """Whether the whole video is stored. It is marked once, so a resumed job does not write it again."""
         self._meter = SignalMeter((stored[-1].signals or {}).get("state", "") if stored else "")
         self._origins: dict[int, Origin] = dict.fromkeys(range(output.given), "given")
         """Index of a frame that is not in a segment yet → where it comes from, if not simply from a model."""
@@ -176,15 +180,20 @@ class Recorder:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the graph produced no frames")
-        results, facts = await asyncio.to_thread(self._assemble, sound)
-        changes: dict[str, Any] = {"results": results, "videos": {self._output.variant: facts.model_dump()}}
+        variant = self._output.variant
+        key = f"{self._folder}/{variant}-{self._lease.fence}.mp4"
+        facts = await self._publish(key, sound)
+        results = {variant: key}
+        if self._output.main:
+            thumbnail = b"".join(await asyncio.to_thread(list, self._artifacts.read(self._thumbnail)))
+            results |= await publish_thumbnail(self._publisher, self._lease, variant, thumbnail)
         found = await asyncio.to_thread(self._find_faults)
-        changes["facts"] = found
+        changes: dict[str, Any] = {"results": results, "videos": {variant: facts.model_dump()}, "facts": found}
         if self._output.main:
             width, height = facts.sides
             changes |= {"width": width, "height": height, "rate": facts.rate, "frames_total": facts.frames}
         news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in found.items()]
-        news.append(announce_result(self._output.variant))
+        news.append(announce_result(variant))
         await asyncio.to_thread(self._store.update_job, self._lease, changes, news)
         self._is_finished = True
 
@@ -195,6 +204,11 @@ class Recorder:
         return {self._output.name_fact("signals"): text} if text else {}
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it has all of its frames and is not finished."""
+        return self._taken == self.total and not self._is_finished
+
+    @property
     def _segment_length(self) -> int:
         return self._segments[0 if self._index == 0 else 1]
 
@@ -203,7 +217,8 @@ class Recorder:
         video = VideoFormat(fmt.width, fmt.height, rate, fmt.rate is None, self.total)
         begun = await asyncio.to_thread(self._find_begun) if self._index >= 0 else None
         output = self._output
-        choice = await asyncio.to_thread(choose_segment_encoder, video, output.encoding, output.hardware, begun)
+        hardware = output.settings.hardware
+        choice = await asyncio.to_thread(choose_segment_encoder, video, output.encoding, hardware, begun)
         self._encoder = choice.encoder
         if self._index == -1:
             facts = {output.name_fact(name): value for name, value in choice.facts.items()}
@@ -230,14 +245,15 @@ class Recorder:
         if self._encoder is None or self._format is None:
             raise AssertionError("a segment is cut only after a frame was received")
         variable = self._format.rate is None
+        pixels = self._output.settings.draw_label(pixels)
         data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         signals = self._measure(pixels, times)
         if self._output.main:
             changes["frames_done"] = done
-            if self.frames == 0:
-                changes["results"] = {"thumbnail": store_thumbnail(self._artifacts, self._lease, pixels[0])}
+            if self.frames == 0:  # marked and published with the video
+                self._artifacts.put(self._thumbnail, encode_jpeg(pixels[0], THUMBNAIL_SIDE))
         segment = SegmentEvent(
             variant=self._output.variant,
             index=self._index,
@@ -293,23 +309,31 @@ class Recorder:
         self._index += 1
         self.frames += frames
 
-    def _assemble(self, sound: EncodedSound | None) -> tuple[dict[str, str], VideoFacts]:
-        """Join the segments into one progressive mp4 file, which is seekable and states its duration.
+    async def _publish(self, key: str, sound: EncodedSound | None) -> VideoFacts:
+        """Store the whole video as one marked file, and return the facts that it states."""
+        target = await asyncio.to_thread(self._artifacts.create_draft)
+        try:
+            facts = await asyncio.to_thread(self._assemble, target, sound)
+            await self._publisher.publish_file(self._lease.job_id, self._output.variant, target, key)
+        finally:
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+        return facts
 
-        Return the result, and the facts that the file states.
-        """
-        whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
+    def _assemble(self, target: Path, sound: EncodedSound | None) -> VideoFacts:
+        """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
+        whole = self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
-            for draft in (whole, target):
-                drafts.callback(draft.unlink, missing_ok=True)
+            drafts.callback(whole.unlink, missing_ok=True)
             with whole.open("wb") as file:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
             remux(whole, target, sound)
-            facts = read_video_facts(target)
-            video = f"{self._folder}/{self._output.variant}.mp4"
-            self._artifacts.put_file(video, target)
-        return {self._output.variant: video}, facts
+        return read_video_facts(target)
+
+    @property
+    def _thumbnail(self) -> str:
+        """Key of the thumbnail that is not marked yet."""
+        return f"{self._folder}/thumbnail.jpg"
 
     @property
     def _folder(self) -> str:
@@ -321,11 +345,11 @@ def job_folder(lease: Lease) -> str:
     return f"videos/{lease.job_id}"
 
 
-def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
-    """Store a small copy of a picture, (h, w, 3), and return its key."""
-    key = f"{job_folder(lease)}/thumbnail.jpg"
-    artifacts.put(key, encode_jpeg(pixels, THUMBNAIL_SIDE))
-    return key
+async def publish_thumbnail(publisher: Publisher, lease: Lease, variant: str, data: bytes) -> dict[str, str]:
+    """Store the thumbnail of a result, a JPEG file, with its marks. Return it as a result: its name and its key."""
+    key = f"{job_folder(lease)}/thumbnail-{variant}-{lease.fence}.jpg"
+    await publisher.publish_bytes(lease.job_id, THUMBNAIL, data, key)
+    return {THUMBNAIL: key}
 
 
 def announce_result(variant: str) -> EventDraft:

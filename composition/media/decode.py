@@ -24,6 +24,7 @@ from composition.media.backgrounds import check_background
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
+from composition.media.turns import Pace
 from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
@@ -71,17 +72,19 @@ class MediaFacts:
 class Decoder:
     """An open media file, decoded in a separate process. Create it with `Decoder.open`. Operations run one at a time.
 
-    Every operation raises UndecodableMedia, LimitExceeded, or ServiceLost if the process was lost for a reason other
-    than the file. Once the process was killed, every later operation fails.
+    Every operation waits for its turn (`composition.media.turns`). It raises UndecodableMedia, LimitExceeded,
+    ServiceBusy if there was no turn, or ServiceLost if the process was lost for a reason other than the file. Once the
+    process was killed, every later operation fails.
     """
 
-    def __init__(self, path: Path, limits: MediaLimits, param: str | None) -> None:
+    def __init__(self, path: Path, limits: MediaLimits, param: str | None, owner: str) -> None:
         self._path = path
         self._limits = limits
         self._param = param
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
+        self._pace = Pace(self._process, owner, limits.turn_wait_s)
 
     @classmethod
     @asynccontextmanager
@@ -91,6 +94,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        owner: str = "",
         background: str | None = None,
         takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
@@ -102,6 +106,7 @@ class Decoder:
             path: a local file, or a folder of pictures.
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            owner: the owner of the file, among whom the processor is shared; empty if it is not known.
             background: what transparent frames are composited on; by default that of `limits`.
             takes_sound: whether to open a file that holds only sound; otherwise it raises UndecodableMedia.
 
@@ -111,12 +116,13 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other files are being decoded.
         """
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
         try:
-            decoder = cls(path, limits, param)
+            decoder = cls(path, limits, param, owner)
         except OSError as error:
             raise ServiceLost("the decoder process could not be started") from error
         try:
@@ -214,7 +220,7 @@ class Decoder:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
-                await self._receive_answer()
+                self._process.identify((await self._receive_answer())["pid"])
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
             await self._reap_process()
             raise ServiceLost("the decoder process did not start") from error
@@ -230,8 +236,7 @@ class Decoder:
         async with self._lock:
             is_complete = False
             try:
-                async with asyncio.timeout(self._limits.deadline_s):
-                    answer, pixels = await self._exchange(request)
+                answer, pixels = await self._pace.run(lambda: self._exchange(request), self._limits.deadline_s)
                 is_complete = True
             except TimeoutError:
                 raise self._make_error(
@@ -322,7 +327,12 @@ def _check_fitness(answer: Mapping[str, Any]) -> None:
 
 
 async def probe_media(
-    path: Path, limits: MediaLimits | None = None, *, param: str | None = None, takes_sound: bool = False
+    path: Path,
+    limits: MediaLimits | None = None,
+    *,
+    param: str | None = None,
+    owner: str = "",
+    takes_sound: bool = False,
 ) -> MediaFacts:
     """Check that a file is complete, decodable and within the limits, and return its properties.
 
@@ -333,13 +343,15 @@ async def probe_media(
         path: a local file, or a folder of pictures.
         limits: limits on the file; by default those of `MediaLimits`.
         param: the request field to name in errors.
+        owner: the owner of the file; empty if it is not known.
         takes_sound: whether the file may hold only sound.
 
     Raises:
         UndecodableMedia: the file is damaged, incomplete or of an unsupported format.
         LimitExceeded: the file exceeds a limit.
         ServiceLost: the decoder process could not be started or was lost.
+        ServiceBusy: other files are being decoded.
     """
-    async with Decoder.open(path, limits, param=param, takes_sound=takes_sound) as decoder:
+    async with Decoder.open(path, limits, param=param, owner=owner, takes_sound=takes_sound) as decoder:
         await decoder.verify()
         return decoder.facts

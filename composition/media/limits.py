@@ -30,6 +30,8 @@ class MediaLimits(BaseModel):
     max_duration_s: float = Field(default=1800, gt=0)
     deadline_s: float = Field(default=60, gt=0)
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
+    turn_wait_s: float = Field(default=120, gt=0)
+    """Seconds that an operation may wait until a processor is free for it; they do not count towards `deadline_s`."""
     memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
     background: Background = "white"

@@ -8,6 +8,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 TERMINAL = ("completed", "failed")
 """The final states of a job."""
+COPIED_FRAMES = "frames/"
+"""Beginning of the keys of files that are copies of frames which a job has made, and no uploads."""
 
 
 class Table(DeclarativeBase):

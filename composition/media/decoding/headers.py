@@ -32,6 +32,7 @@ class Limits:
     max_frames: int
     max_duration_s: float
     deadline_s: float
+    turn_wait_s: float
     memory_bytes: int
     background: str
 
