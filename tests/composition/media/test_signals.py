@@ -29,7 +29,7 @@ def draw_pan(frames: int = FRAMES, seed: int = 0, size: tuple[int, int] = (64, 4
     upper = coarse[low_rows][:, low_columns] * (1 - across) + coarse[low_rows][:, low_columns + 1] * across
     lower = coarse[low_rows + 1][:, low_columns] * (1 - across) + coarse[low_rows + 1][:, low_columns + 1] * across
     picture = (upper * (1 - down) + lower * down).astype(np.uint8)
-    return np.stack([picture[:, index : index + width] for index in range(frames)])
+    return np.ascontiguousarray([picture[:, index : index + width] for index in range(frames)])
 
 
 def measure(pixels: Pixels, origins: Sequence[Origin] | None = None, rate: int = RATE) -> list[FrameSignals]:
