@@ -3,15 +3,19 @@
 The process (`composition.media.decoding.worker`) is forked from a prepared one: a crash, a hang or a decompression bomb
 costs that process only. It has limits of memory, processor time and open files, and is killed if an operation misses
 its deadline. It decodes on demand, at the pace of the consumer.
+
+A decoder first reads headers, with little memory and time. Then it tells what decoding the file costs. That memory is
+reserved in one budget of all decoders of the machine (`composition.media.memory_budget`), and is its limit.
 """
 
 import asyncio
 import json
 import logging
+import signal
 import struct
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -21,10 +25,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from composition.media.backgrounds import check_background
+from composition.media.cost import HEADER_BYTES, Cost
+from composition.media.decoding.allowance import HEADER_CPU_S
+from composition.media.decoding.exit_report import ExitReport
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.memory_budget import MemoryBudget, Reservation, find_default_budget
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
-from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
+from services.errors import LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
 log = logging.getLogger(__name__)
@@ -75,10 +83,12 @@ class Decoder:
     than the file. Once the process was killed, every later operation fails.
     """
 
-    def __init__(self, path: Path, limits: MediaLimits, param: str | None) -> None:
+    def __init__(self, path: Path, limits: MediaLimits, param: str | None, reservation: Reservation) -> None:
         self._path = path
         self._limits = limits
         self._param = param
+        self._reservation = reservation
+        self._cost: Cost | None = None
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
@@ -111,19 +121,23 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other decoders have taken the memory, and did not give it back in time.
         """
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
-        try:
-            decoder = cls(path, limits, param)
-        except OSError as error:
-            raise ServiceLost("the decoder process could not be started") from error
-        try:
-            await decoder._open_file(takes_sound=takes_sound)
-            yield decoder
-        finally:
-            await decoder._close()
+        budget = MemoryBudget(limits.node_memory_bytes or find_default_budget(), limits.node_memory_wait_s)
+        with closing(budget.open_reservation()) as reservation:
+            await reservation.resize(HEADER_BYTES)
+            try:
+                decoder = cls(path, limits, param, reservation)
+            except OSError as error:
+                raise ServiceLost("the decoder process could not be started") from error
+            try:
+                await decoder._open_file(takes_sound=takes_sound)
+                yield decoder
+            finally:
+                await decoder._close()
 
     @property
     def facts(self) -> MediaFacts:
@@ -131,6 +145,13 @@ class Decoder:
         if self._facts is None:
             raise AssertionError("create a Decoder with Decoder.open")
         return self._facts
+
+    @property
+    def cost(self) -> Cost:
+        """What decoding the file costs, estimated from its headers; it grows if the file turns out to need more."""
+        if self._cost is None:
+            raise AssertionError("create a Decoder with Decoder.open")
+        return self._cost
 
     async def sample(self, count: int) -> Frames:
         """Return `count` (1 to 16) frames at InternVL's sampling positions, or all frames if there are fewer.
@@ -230,17 +251,15 @@ class Decoder:
         async with self._lock:
             is_complete = False
             try:
-                async with asyncio.timeout(self._limits.deadline_s):
-                    answer, pixels = await self._exchange(request)
+                async with asyncio.timeout(self._limits.deadline_s) as deadline:
+                    answer, pixels = await self._exchange(request, deadline)
                 is_complete = True
             except TimeoutError:
                 raise self._make_error(
                     UndecodableMedia, f"decoding takes longer than {self._limits.deadline_s:g} s (deadline_s)"
                 ) from None
             except (OSError, EOFError):
-                if await self._reap_process() is None:
-                    raise ServiceLost("the decoder process was lost") from None
-                raise self._make_error(UndecodableMedia, "the decoder crashed on the file") from None
+                raise self._explain_end(await self._reap_process()) from None
             finally:
                 if not is_complete:
                     self._process.kill()
@@ -251,11 +270,32 @@ class Decoder:
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
         return answer, pixels
 
-    async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
-        data = json.dumps(request).encode()
+    def _explain_end(self, report: ExitReport | None) -> ReelError:
+        """Return the error for a process that has ended; `report` is None if it was lost."""
+        if report is None:
+            return ServiceLost("the decoder process was lost")
+        limit_s = self._limits.cpu_s if self._cost else min(HEADER_CPU_S, self._limits.cpu_s)
+        if report.code != -signal.SIGXCPU or report.cpu_s < limit_s:
+            return self._make_error(UndecodableMedia, "the decoder crashed on the file")
+        if self._cost:
+            text = f"decoding takes more than {limit_s:g} s of processor time (cpu_s)"
+        else:
+            text = f"reading its headers takes more than {limit_s:g} s of processor time, which is the limit"
+        return self._make_error(LimitExceeded, text)
+
+    async def _exchange(
+        self, request: dict[str, Any], deadline: asyncio.Timeout
+    ) -> tuple[dict[str, Any], Pixels | None]:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
+        await self._send(request)
         answer = await self._receive_answer()
+        while "cost" in answer:
+            left = (deadline.when() or 0) - loop.time()
+            deadline.reschedule(None)  # waiting for memory is no fault of the file
+            await self._reserve(Cost(**answer["cost"]), answer["used"])
+            deadline.reschedule(loop.time() + left)
+            await self._send({})
+            answer = await self._receive_answer()
         if "bytes" in answer:
             answer["data"] = await self._receive_data(answer["bytes"])
         if answer.get("shape") is None:
@@ -266,6 +306,27 @@ class Decoder:
         pixels = np.empty(shape, np.uint8)  # (n, h, w, 3) uint8 RGB
         await self._receive(pixels.data.cast("B"))
         return answer, pixels
+
+    async def _reserve(self, cost: Cost, used: int) -> None:
+        """Reserve memory in the budget of the machine. Raises LimitExceeded, ServiceBusy.
+
+        Args:
+            cost: of the file.
+            used: memory that the decoder uses now, in bytes. The rest of what was reserved for reading headers is
+                given back first, so that decoders that wait for each other do not hold it.
+        """
+        if self._cost is None:
+            await self._reservation.resize(min(used, self._reservation.size))
+        try:
+            await self._reservation.resize(cost.memory_bytes)
+        except (LimitExceeded, ServiceBusy) as error:
+            raise self._make_error(type(error), error.message) from None
+        self._cost = cost
+
+    async def _send(self, request: dict[str, Any]) -> None:
+        data = json.dumps(request).encode()
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
 
     async def _receive_data(self, size: int) -> bytes:
         if not 0 <= size <= MAX_SOUND_BYTES:
@@ -293,10 +354,11 @@ class Decoder:
                 raise EOFError
             buffer = buffer[count:]
 
-    async def _reap_process(self) -> int | None:
-        code = await asyncio.to_thread(self._process.end)
+    async def _reap_process(self) -> ExitReport | None:
+        report = await asyncio.to_thread(self._process.end)
+        code = None if report is None else report.code
         log.warning("a decoder process died", extra={"exit": code, "said": self._process.stderr_text[-2000:]})
-        return code
+        return report
 
     def _make_error(self, kind: type[ReelError], message: str) -> Any:
         return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
@@ -304,7 +366,9 @@ class Decoder:
     async def _close(self) -> None:
         self._process.kill()
         self._process.link.close()
-        await asyncio.shield(asyncio.to_thread(self._process.close))
+        report = await asyncio.shield(asyncio.to_thread(self._process.close))
+        if report is not None:
+            log.debug("a decoder ended", extra={"cpu_s": report.cpu_s, "memory_bytes": report.memory_bytes})
 
 
 def _parse_times(times: dict[str, Any] | None) -> Times | None:

@@ -30,7 +30,14 @@ class MediaLimits(BaseModel):
     max_duration_s: float = Field(default=1800, gt=0)
     deadline_s: float = Field(default=60, gt=0)
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
-    memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
+    cpu_s: float = Field(default=60, gt=0)
+    """Seconds of processor time that one operation may take. A file whose headers let expect more is refused."""
+    memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
+    """Memory of the decoder of one file in bytes, of which its libraries take 72 MiB. A decoder gets what the headers
+    of its file let expect."""
+    node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
+    """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""
+    node_memory_wait_s: float = Field(default=30, ge=0)
+    """Seconds that a file waits for this memory before it is refused with status 503."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""

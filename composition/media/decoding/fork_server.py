@@ -3,8 +3,8 @@
 It has imported the decoding libraries, opened no file and started no thread. For each decoder, its owner sends one byte
 and three file descriptors over the socket FD: the decoder's lifeline, its link and its standard error. The child keeps
 the link and decodes a file (`composition.media.decoding.worker`). This process keeps the lifeline: when the owner shuts
-it down, the child is killed; when the child has ended, its exit status (4 bytes, little endian) is sent over it, and it
-is closed. This process ends when its owner ends, and the kernel kills its children when it ends for any reason.
+it down, the child is killed; when the child has ended, an `ExitReport` is sent over it, and it is closed. This process
+ends when its owner ends, and the kernel kills its children when it ends for any reason.
 
 decord is imported only by the children that use it: it would take 43 MiB of every decoder's address space
 (`memory_bytes`), and save 10 ms when a short video is sampled.
@@ -18,10 +18,10 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 from pathlib import Path
 
+from composition.media.decoding.exit_report import ExitReport
 from composition.media.decoding.worker import run_decoder
 
 FILE_COUNT = 3
@@ -105,7 +105,7 @@ class ForkServer:
             os.close(file)
         if files:
             with socket.socket(fileno=files[0]) as lifeline:
-                _send_status(lifeline, 1)
+                _send_report(lifeline, ExitReport(1))
 
     def _become_decoder(self, link: int, stderr: int) -> socket.socket:
         """In the child: bind its life to this process, and close all files but its own. Returns the link."""
@@ -124,18 +124,20 @@ class ForkServer:
         """Reap the children that have ended, and send their exit statuses to the owner."""
         with contextlib.suppress(ChildProcessError):  # there are no children
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
                 with self._lifelines.pop(pid) as lifeline:
                     with contextlib.suppress(KeyError):  # unregistered when the child was killed
                         self._selector.unregister(lifeline)
-                    _send_status(lifeline, os.waitstatus_to_exitcode(status))
+                    code = os.waitstatus_to_exitcode(status)
+                    cpu_s = used.ru_utime + used.ru_stime
+                    _send_report(lifeline, ExitReport(code, cpu_s, used.ru_maxrss * 1024))
 
 
-def _send_status(lifeline: socket.socket, code: int) -> None:
+def _send_report(lifeline: socket.socket, report: ExitReport) -> None:
     with contextlib.suppress(OSError):  # the owner has closed it
-        lifeline.send(struct.pack("<i", code))
+        lifeline.send(report.encode())
 
 
 def main() -> None:

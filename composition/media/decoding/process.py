@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+from composition.media.decoding.exit_report import REPORT_BYTES, ExitReport, parse_report
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class DecoderProcess:
         self._prepared = prepared
         self._lock = threading.Lock()
         self._ended = False
-        self._code: int | None = None
+        self._report: ExitReport | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.link, link = socket.socketpair()
         """Non-blocking socket for requests and answers."""
@@ -133,30 +134,29 @@ class DecoderProcess:
         with contextlib.suppress(OSError):  # the prepared process has ended, and the decoder with it
             self._lifeline.shutdown(socket.SHUT_WR)
 
-    def end(self) -> int | None:
+    def end(self) -> ExitReport | None:
         """Kill the process and wait until it has ended. Blocks.
 
         Returns:
-            The exit status, negative if a signal ended it; None if it was lost with its prepared process.
+            How it ended, and what it used; None if it was lost with its prepared process.
         """
         with self._lock:
             if not self._ended:
                 self.kill()
-                self._code = self._receive_status()
+                self._report = self._receive_report()
                 self._ended = True
-        return self._code
+        return self._report
 
-    def _receive_status(self) -> int | None:
+    def _receive_report(self) -> ExitReport | None:
         try:
-            status = self._lifeline.recv(4)
+            data = self._lifeline.recv(REPORT_BYTES)
         except TimeoutError:
             self._prepared.end(HUNG)
-            status = self._lifeline.recv(4)
-        if not status:
+            data = self._lifeline.recv(REPORT_BYTES)
+        if not data:
             self._prepared.await_end()
             return None
-        (code,) = struct.unpack("<i", status)
-        return code
+        return parse_report(data)
 
     @property
     def stderr_text(self) -> str:
@@ -164,10 +164,11 @@ class DecoderProcess:
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="replace")
 
-    def close(self) -> None:
-        """Kill the process, wait until it has ended, and close its files. Blocks."""
-        self.end()
+    def close(self) -> ExitReport | None:
+        """Kill the process, wait until it has ended, and close its files. Blocks. Returns what `end` does."""
+        report = self.end()
         self._release()
+        return report
 
     def _release(self) -> None:
         self.link.close()
