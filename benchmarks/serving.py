@@ -22,17 +22,21 @@ START_S = 300.0
 
 
 @contextmanager
-def serve_application(front: dict[str, Any] | None = None, *, run_jobs: bool = True) -> Iterator[httpx.Client]:
+def serve_application(
+    front: dict[str, Any] | None = None, *, database: str | None = None, run_jobs: bool = True
+) -> Iterator[httpx.Client]:
     """Serve the local configuration with random weights, and yield an HTTP client of it.
 
     Args:
         front: settings that replace those of the front door.
+        database: URL of the database; by default a new one.
         run_jobs: whether a job runner is started.
     """
     with tempfile.TemporaryDirectory(prefix="reelgraph-bench-") as home:
+        state = {"home": home, "database": database or f"sqlite:///{home}/reelgraph.db"}
         raw = use_random_weights(yaml.safe_load(LOCAL_CONFIG.read_text()), Path(home))
         for application in raw["applications"]:
-            application["args"] |= {"home": home, **((front or {}) if application["name"] == "front" else {})}
+            application["args"] |= {**state, **((front or {}) if application["name"] == "front" else {})}
             if application["name"] == "jobs" and not run_jobs:  # nothing calls it, so it stays at 0 replicas
                 application["deployments"][0]["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}
         config = Path(home) / "serve_config.yaml"

@@ -13,6 +13,7 @@ from reelgraph.fields import ListOptions
 from reelgraph.flows import Backoff, OnBytes
 from reelgraph.images import AsyncImages, Images
 from reelgraph.objects import Deleted, File, Model, Page
+from reelgraph.provenance import AsyncContentProvenanceChecks, ContentProvenanceChecks
 from reelgraph.videos import AsyncVideos, Videos
 
 _TIMEOUT_S = 300.0
@@ -44,6 +45,7 @@ class Client:
         self.videos = Videos(self._connection, backoff)
         self.images = Images(self._connection)
         self.faces = Faces(self._connection)
+        self.content_provenance_checks = ContentProvenanceChecks(self._connection)
         self.models = Models(self._connection)
 
     def health(self) -> None:
@@ -76,6 +78,7 @@ class AsyncClient:
         self.videos = AsyncVideos(self._connection, backoff)
         self.images = AsyncImages(self._connection)
         self.faces = AsyncFaces(self._connection)
+        self.content_provenance_checks = AsyncContentProvenanceChecks(self._connection)
         self.models = AsyncModels(self._connection)
 
     async def health(self) -> None:

@@ -23,7 +23,7 @@ from reelgraph.fields import (
     ListOptions,
     VideoFields,
 )
-from reelgraph.objects import Deleted, Face, File, ImagesResponse, Model, Page, Video
+from reelgraph.objects import ContentProvenanceCheck, Deleted, Face, File, ImagesResponse, Model, Page, Video
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -179,6 +179,10 @@ def stream_image(fields: ImageGenerationFields) -> Call[None]:
 
 def find_face(image: Media, model: str | None = None) -> Call[Face]:
     return _make_post("/v1/faces", _parse_as(Face), _drop_none({"image": image, "model": model}))
+
+
+def check_provenance(file: Media) -> Call[ContentProvenanceCheck]:
+    return _make_post("/v1/content_provenance_checks", _parse_as(ContentProvenanceCheck), {"file": file})
 
 
 def list_videos(**options: Unpack[ListOptions]) -> Call[Page[Video]]:

@@ -24,6 +24,7 @@ from composition.graphs.calls import Transport
 from composition.graphs.catalogue import GRAPHS
 from composition.http.ingress import Ingress, IngressSettings
 from composition.jobs.runner import JobRunner, RunnerSettings
+from composition.media.marks.trial import check_marks
 from composition.records.store import Store
 from composition.records.tables import Deployed
 from services.errors import ConfigError, ServiceBusy
@@ -65,13 +66,18 @@ def graphs(args: GraphsSettings) -> Application:
 
 
 def jobs(args: JobsSettings) -> Application:
-    """Build the application of the job runners."""
+    """Build the application of the job runners. Raises ConfigError if files cannot be marked as `marks` says."""
+    check_marks(args.marks, args.state)
     return _define_deployment(Jobs, "jobs").bind(args)
 
 
 def front(args: FrontSettings) -> Application:
-    """Build the application of the front door. Raises ConfigError if `auth` is `keys` and there is no key."""
+    """Build the application of the front door.
+
+    Raises ConfigError if `auth` is `keys` and there is no key, or files cannot be marked as `marks` says.
+    """
     _require_keys(args)
+    check_marks(args.marks, args.state)
     ingress = cast("Any", serve.ingress)()(Front)  # pyright: ignore[reportUnknownMemberType]
     return _define_deployment(ingress, "front").bind(args)
 
@@ -101,6 +107,8 @@ class Jobs(JobRunner):
             lease_s=args.lease_s,
             max_attempts=args.max_attempts,
             hardware=args.hardware,
+            marks=args.marks,
+            state=args.state,
         )
         served = open_registry(Store(args.database_url))
         waiting = [graph.name for graph in GRAPHS if graph.waits]
@@ -127,6 +135,8 @@ class Front(Ingress):
             roles=args.roles,
             allowed_hosts=args.allowed_hosts,
             allowed_origins=args.allowed_origins,
+            marks=args.marks,
+            state=args.state,
         )
         super().__init__(settings, open_registry(Store(args.database_url)), TRANSPORT)
 

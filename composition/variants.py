@@ -9,3 +9,6 @@ FRAME = "frame"
 
 IMAGE = "image"
 """The variant of a job whose main result is a picture."""
+
+THUMBNAIL = "thumbnail"
+"""The variant that is a small picture of the main result."""

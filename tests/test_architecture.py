@@ -53,6 +53,7 @@ MAY_ALSO = {
     "composition/app.py": ("host", "settings"),
     "composition/configuration/blocks.py": ("settings",),
     "composition/graphs/v2v/seam.py": ("framing",),
+    "composition/jobs/provenance.py": ("weights",),
     "composition/server/pull.py": ("settings", "weights"),
 }
 """File of `composition` → modules of `services` it may import besides those of its room."""

@@ -31,6 +31,10 @@ class ServedModel:
     """Frame rate of its videos in frames per second; None if only the loaded model knows it."""
     built_at: float = 0.0
     """Time when the application was built, in Unix seconds."""
+    source: str = ""
+    """Source of the weights: a repository, or `path:FOLDER`."""
+    revision: str = ""
+    """Revision of the weights."""
 
     def can_take(self, need: Need) -> bool:
         """Whether the model can take a role."""

@@ -188,6 +188,8 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "limits": dict(entry.settings.limits),
         "defaults": dict(entry.defaults),
         "rate": None if rate is None else float(rate),
+        "source": entry.settings.source,
+        "revision": entry.settings.revision,
     }
     return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
 
@@ -211,6 +213,8 @@ def _read_model(row: Deployed, state: str) -> ServedModel:
         defaults=row.facts["defaults"],
         rate=row.facts["rate"],
         built_at=row.built_at,
+        source=row.facts.get("source", ""),
+        revision=row.facts.get("revision", ""),
     )
 
 

@@ -17,6 +17,7 @@ from composition.http.content import ContentQuery
 from composition.http.descriptions import describe_fields, input_type, wire_name
 from composition.http.faces import FaceObject
 from composition.http.listing import ANSWERED_AT_ONCE, PageQuery
+from composition.http.provenance import ContentProvenanceCheckObject, ProvenanceRequest
 from composition.http.schemas import IMAGE_EVENTS, Deleted, FileObject, ImagesObject, ListPage, ModelObject, VideoObject
 from composition.media.limits import MediaKind
 from composition.records.events import JOB_EVENTS
@@ -32,6 +33,7 @@ ANSWERS: tuple[type[BaseModel], ...] = (
     VideoObject,
     ImagesObject,
     FaceObject,
+    ContentProvenanceCheckObject,
     ModelObject,
     Deleted,
     ListPage,
@@ -105,7 +107,8 @@ def list_definitions() -> list[Definition]:
     """Return the definitions of graphs, of single models, and of requests that are answered without a job."""
     alone = [define_single(KINDS[kind], graph) for kind, graph in SINGLES.items()]
     at_once = [Definition(path, request, summarize(request)) for path, (_, request) in ANSWERED_AT_ONCE.items()]
-    return [*map(define_graph, GRAPHS), *alone, *at_once]
+    check = Definition("/v1/content_provenance_checks", ProvenanceRequest, summarize(ProvenanceRequest))
+    return [*map(define_graph, GRAPHS), *alone, *at_once, check]
 
 
 def list_fields(kind: type[BaseModel]) -> list[Field]:

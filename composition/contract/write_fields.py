@@ -21,6 +21,7 @@ from composition.graphs.identity import Identity
 from composition.graphs.request import GraphRequest
 from composition.http.descriptions import find_classes
 from composition.http.faces import FaceRequest
+from composition.http.provenance import ProvenanceRequest
 from composition.media.limits import MediaKind
 from services.errors import ConfigError
 
@@ -31,7 +32,7 @@ NAMES: dict[str, str] = {
     "Lora": "Lora",
 }
 """Request class → name of its TypedDict, if it differs from the default name."""
-ARGUMENTS = (FaceRequest,)
+ARGUMENTS = (FaceRequest, ProvenanceRequest)
 """Request classes whose fields are arguments of a client method."""
 _HEAD = f'''{HEAD}"""Fields of requests, with the same names in HTTP, in Python and (with dashes) on the command line.
 

@@ -22,13 +22,16 @@ class Media:
         self._limits = settings.media
 
     @asynccontextmanager
-    async def open(self, url: str) -> AsyncGenerator[Decoder]:
-        """Open a media file, or a folder of pictures. Raises NotFound, UndecodableMedia, LimitExceeded."""
+    async def open(self, url: str, owner: str = "") -> AsyncGenerator[Decoder]:
+        """Open a media file, or a folder of pictures, in the turns of an owner.
+
+        Raises NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
+        """
         if "://" not in url and await asyncio.to_thread(Path(url).is_dir):
-            async with Decoder.open(Path(url), self._limits) as decoder:
+            async with Decoder.open(Path(url), self._limits, owner=owner) as decoder:
                 yield decoder
             return
-        async with self._artifacts.open_local(url) as path, Decoder.open(path, self._limits) as decoder:
+        async with self._artifacts.open_local(url) as path, Decoder.open(path, self._limits, owner=owner) as decoder:
             yield decoder
 
     async def read_stored(self, url: str) -> Frames:
@@ -36,17 +39,20 @@ class Media:
         async with self._artifacts.open_local(url) as path:
             return Frames(await asyncio.to_thread(_read, path))
 
-    async def read_picture_with_alpha(self, url: str) -> tuple[Frames, Frames | None]:
+    async def read_picture_with_alpha(self, url: str, owner: str = "") -> tuple[Frames, Frames | None]:
         """Read a picture's colours, not composited, and its opacity as a grey frame; None if it is opaque.
 
-        Raises NotFound, UndecodableMedia, LimitExceeded.
+        Raises NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
         """
-        async with self.open(url) as decoder:
+        async with self.open(url, owner) as decoder:
             return await decoder.read_picture_with_alpha()
 
-    async def read_picture(self, url: str) -> Frames:
-        """Read a picture, or the last frame of a video. Raises NotFound, UndecodableMedia, LimitExceeded."""
-        async with self.open(url) as decoder:
+    async def read_picture(self, url: str, owner: str = "") -> Frames:
+        """Read a picture, or the last frame of a video.
+
+        Raises NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
+        """
+        async with self.open(url, owner) as decoder:
             return await decoder.read_last()
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from composition.media.encoding import Encoding
+from composition.media.fault_kinds import KINDS, FaultKind
 from composition.media.limits import Background, MediaKind, MediaLimits
 from composition.variants import VIDEO
 from services.errors import InvalidParameter
@@ -33,6 +34,16 @@ class GraphRequest(BaseModel):
     def main_variant(self) -> str:
         """The variant of the main output, which is returned if no variant is requested."""
         return VIDEO
+
+    @property
+    def faults(self) -> Collection[FaultKind]:
+        """Kinds of faults that are looked for in the frames of its videos; fewer if they follow a user's video."""
+        return KINDS
+
+    @property
+    def given_frames(self) -> int:
+        """Number of frames at the beginning of the video that are the user's own."""
+        return 0
 
     @classmethod
     def list_videos(cls, params: Mapping[str, Any], outputs: Collection[str]) -> set[str]:

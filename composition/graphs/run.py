@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
-from services.frames import Fact, Item, JsonValue, StageDone
+from services.frames import Fact, Frames, Item, JsonValue, StageDone
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Known:
     """Variant of a secondary video → number of frames that are stored."""
     picture_urls: Mapping[str, str] = field(default_factory=dict[str, str])
     """Variant of a picture → its URL."""
+    owner: str = ""
+    """The job's owner, among whom decoders share the processor; empty if it is not known."""
 
 
 NOTHING_KNOWN = Known()
@@ -50,14 +52,23 @@ class GraphSettings(BaseModel):
 
 
 class Stages:
-    """Merges the facts and stage times of per-frame calls into one report per video."""
+    """Merges the facts and stage times of per-frame calls into one report per video.
 
-    def __init__(self) -> None:
+    Args:
+        total: number of frames of the video. The frame that completes it is held back until the stages are reported.
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        self._total = total
+        self._last: Frames | None = None
         self._facts: dict[str, object] = {}
         self._done: dict[str, StageDone] = {}
 
     def add(self, item: Item) -> bool:
-        """Record an item, and return whether it is news: not a StageDone, and not a fact whose value is unchanged."""
+        """Record an item, and return whether it is news: no StageDone, last frame, or fact whose value is unchanged."""
+        if isinstance(item, Frames) and item.stop == self._total:
+            self._last = item
+            return False
         if isinstance(item, StageDone):
             earlier = self._done.get(item.replica)
             self._done[item.replica] = replace(item, seconds=item.seconds + (earlier.seconds if earlier else 0.0))
@@ -71,3 +82,7 @@ class Stages:
     def list_done(self) -> list[StageDone]:
         """Return one StageDone per replica, with the total time."""
         return list(self._done.values())
+
+    def finish(self) -> list[Item]:
+        """Return one StageDone per replica, and then the frame that completes the video, if it was made."""
+        return [*self.list_done(), *([self._last] if self._last else [])]

@@ -6,11 +6,12 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
 
 from pydantic import BaseModel
 
+from composition.media.findings import Judgement
 from composition.media.formats import ContentFormat
 from composition.records.artifacts import Artifacts
 from composition.records.events import ScoresObject
@@ -24,7 +25,9 @@ KEEP_ALIVE_S = 15.0
 """Interval of keep-alive comments in an event stream without events, in seconds."""
 
 SCORES = tuple(ScoresObject.model_fields)
-"""Columns of a job's metrics after the frame index."""
+"""Columns of a job's metrics after the frame index, if frames were scored."""
+SIGNALS = ("brightness", "contrast", "change", "residual", "flags")
+"""Columns of a job's metrics after these: what was measured of each frame (`FrameSignals`), and its faults."""
 
 
 class ContentQuery(BaseModel):
@@ -117,8 +120,48 @@ async def stream_events(store: Store, job_id: str, after: int) -> AsyncIterator[
 
 def format_scores_csv(stills: Sequence[Still]) -> str:
     """Return the scores of a job's frames as CSV with a header line; see `list_scores`."""
-    rows = (("" if value is None else repr(value) for value in row.values()) for row in list_scores(stills))
-    return "".join(f"{','.join(row)}\r\n" for row in (("frame", *SCORES), *rows))
+    return _format_csv(("frame", *SCORES), list_scores(stills))
+
+
+def format_metrics_csv(stills: Sequence[Still], judgement: Judgement) -> str:
+    """Return the metrics of a job's frames as CSV with a header line; see `list_metrics`."""
+    rows = list_metrics(stills, judgement)
+    return _format_csv(tuple(rows[0]) if rows else ("frame", *SIGNALS), rows)
+
+
+def _format_csv(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [header, *([_format_value(value) for value in row.values()] for row in rows)]
+    return "".join(f"{','.join(line)}\r\n" for line in lines)
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(cast("list[str]", value))
+    return "" if value is None else repr(value)
+
+
+def list_metrics(stills: Sequence[Still], judgement: Judgement) -> list[dict[str, Any]]:
+    """Return an object for each frame of a video: its index, scores if any frame was scored, signals and faults.
+
+    Args:
+        stills: the losslessly stored frames, with their scores.
+        judgement: of the frames in segments. A frame that is stored only as a picture so far has no signals.
+    """
+    scores = {row["frame"]: row for row in list_scores(stills)}
+    measured = list(zip(judgement.frames, judgement.list_flags(), strict=True))
+    rows: list[dict[str, Any]] = []
+    for index in range(max(len(measured), max(scores, default=-1) + 1)):
+        row: dict[str, Any] = {"frame": index}
+        if scores:
+            row |= scores.get(index, dict.fromkeys(SCORES))
+        if index < len(measured):
+            frame, flags = measured[index]
+            values = (frame.brightness, frame.contrast, frame.change, frame.residual, flags)
+            row |= zip(SIGNALS, values, strict=True)
+        else:
+            row |= dict.fromkeys(SIGNALS)
+        rows.append(row)
+    return rows
 
 
 def list_scores(stills: Sequence[Still]) -> list[dict[str, Any]]:

@@ -10,14 +10,15 @@ from composition.configuration.registry import Registry
 from composition.http.content import (
     ContentQuery,
     follow_video,
-    format_scores_csv,
-    list_scores,
+    format_metrics_csv,
+    list_metrics,
     parse_range,
     read_video,
     stream_zip,
 )
 from composition.http.listing import find_graph
 from composition.http.renditions import Form, Renditions, check_format
+from composition.media.findings import Judgement, judge_parts
 from composition.media.formats import ContentFormat
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
@@ -34,9 +35,9 @@ MEDIA_TYPES = {
     "zip": "application/zip",
 }
 """Extension of a stored result → its `Content-Type`."""
-SCORES = "metrics"
-"""The variant with the scores of a job's frames."""
-FRAME_VARIANTS = ("frames", "debug", SCORES)
+METRICS = "metrics"
+"""The variant with the scores and signals of a video's frames."""
+FRAME_VARIANTS = ("frames", "debug", METRICS)
 """Variants that are put together from a job's stored frames when they are requested."""
 
 
@@ -74,8 +75,10 @@ class Downloads:
         variant, form = query.variant or job.main or VIDEO, query.format
         if variant in FRAME_VARIANTS:
             _check_frame_format(variant, form)
+        if variant == METRICS:
+            return await self._respond_with_metrics(job, is_json=form == "json")
         if variant in job.results and variant in FRAME_VARIANTS:
-            return await self._respond_with_frames(job, variant, is_json=form == "json")
+            return await self._respond_with_frames(job, variant)
         key = job.results.get(variant)
         if key is None:
             return await self._respond_with_segments(request, job, variant, form)
@@ -83,20 +86,36 @@ class Downloads:
             key = await self._renditions.find_file(job, variant, cast("Form", form))
         return await self._respond_with_file(request, job, variant, key)
 
-    async def _respond_with_frames(self, job: Job, variant: str, *, is_json: bool) -> Response:
+    async def _respond_with_frames(self, job: Job, variant: str) -> Response:
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=variant != "debug")
+        chunks = stream_zip(self._artifacts, stills, with_names=variant == "debug")
+        return StreamingResponse(chunks, media_type="application/zip", headers={"Cache-Control": "no-store"})
+
+    async def _respond_with_metrics(self, job: Job, *, is_json: bool) -> Response:
+        """Return a response with the scores and signals of the frames that exist."""
+        videos = await asyncio.to_thread(self._judge_videos, job)
+        main = job.main if job.main in videos else VIDEO
+        if main not in videos:
+            raise NotFound(f"variant: {job.id} has no frames of a video that could be measured yet", param="variant")
+        stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True) if main == VIDEO else []
         headers = {"Cache-Control": "no-store"}
-        if variant != SCORES:
-            chunks = stream_zip(self._artifacts, stills, with_names=variant == "debug")
-            return StreamingResponse(chunks, media_type="application/zip", headers=headers)
-        if is_json:
-            return JSONResponse({"video": job.id, "facts": job.facts, "frames": list_scores(stills)}, headers=headers)
-        return Response(format_scores_csv(stills), media_type="text/csv; charset=utf-8", headers=headers)
+        if not is_json:
+            text = await asyncio.to_thread(format_metrics_csv, stills, videos[main])
+            return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+        frames = await asyncio.to_thread(list_metrics, stills, videos.pop(main))
+        others = {name: await asyncio.to_thread(list_metrics, [], judged) for name, judged in videos.items()}
+        return JSONResponse({"video": job.id, "facts": job.facts, "frames": frames, "others": others}, headers=headers)
+
+    def _judge_videos(self, job: Job) -> dict[str, Judgement]:
+        """Return the judgement of each video of a job that has begun."""
+        stored = {name: self._store.list_segments(job.id, variant=name) for name in self._list_videos(job)}
+        return {name: judge_parts([each.signals for each in parts]) for name, parts in stored.items() if parts}
 
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.get_size, key)
         extension = key.rpartition(".")[2]
-        etag = f'"{job.id}-{variant}{"" if key in job.results.values() else f"-{extension}"}"'
+        tag = await asyncio.to_thread(self._artifacts.get_tag, key)
+        etag = f'"{job.id}-{variant}-{extension}-{tag}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
@@ -140,7 +159,7 @@ class Downloads:
 
 def _check_frame_format(variant: str, form: ContentFormat | None) -> None:
     """Raise InvalidParameter if a variant that is put together on request does not exist in a format."""
-    if form is None or (variant == SCORES and form in ("csv", "json")):
+    if form is None or (variant == METRICS and form in ("csv", "json")):
         return
-    allowed = "must be one of csv, json" if variant == SCORES else "must not be given"
+    allowed = "must be one of csv, json" if variant == METRICS else "must not be given"
     raise InvalidParameter(f"format: {allowed} with variant={variant}, got {form!r}", param="format")

@@ -12,7 +12,7 @@ from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.run import Stages
 from composition.http.bodies import PENDING
-from composition.http.picture_output import PictureOutput, refuse_transparency
+from composition.http.picture_output import PictureOutput, PictureWriter, refuse_transparency
 from composition.http.schemas import ImageObject, ImagesObject, ScoresObject
 from composition.http.validation import parse_fields
 from composition.media.backgrounds import check_background
@@ -118,17 +118,21 @@ class ImageEditor:
             return request.model_copy(update={"ttlg": request.ttlg.model_copy(update={"edge_scale": 0.0})})
         return request
 
-    async def edit(self, request: ImageEditRequest, pictures: Pictures) -> ImagesObject:
+    async def edit(
+        self, request: ImageEditRequest, pictures: Pictures, writer: PictureWriter | None = None
+    ) -> ImagesObject:
         """Edit a picture `n` times. Cancelling stops the model within one denoising step.
 
         Args:
             request: as returned by `parse_request`.
             pictures: the pictures of the request.
+            writer: writes the results; by default without marks.
 
         Raises:
             InvalidParameter, LimitExceeded: the model rejects the request or a picture.
             ModelFailed, ServiceLost, ServiceBusy: the call to the model failed.
         """
+        writer = writer or PictureWriter(request)
         results: list[ImageObject] = []
         stages = Stages()
         facts: dict[str, JsonValue] = dict(pictures.changes)
@@ -141,7 +145,9 @@ class ImageEditor:
                 picture, scores = await self._edit_once(edit, pictures, facts, stages)
             width, height = picture.width, picture.height
             scores_object = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
-            data = await request.encode(picture)
+            for stage in stages.list_done():
+                writer.add(stage)
+            data = await writer.write(picture, str(index), edit.seed)
             results.append(ImageObject(b64_json=data, seed=edit.seed, scores=scores_object))
         facts.pop("seed", None)
         size, finished = f"{width}x{height}", [StageObject.from_stage(each) for each in stages.list_done()]

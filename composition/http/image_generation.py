@@ -12,7 +12,7 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.faces import find_face, read_identity
 from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
-from composition.http.picture_output import PictureOutput, refuse_transparency
+from composition.http.picture_output import PictureOutput, PictureWriter, refuse_transparency
 from composition.http.schemas import (
     CompletedImage,
     ImageEvent,
@@ -149,27 +149,33 @@ class ImageGenerator:
             raise InvalidParameter("face: no model that finds faces is served; give an identity instead", param="face")
         return self._faces
 
-    async def generate(self, request: ImageGenerationRequest, face: Frames | None) -> ImagesObject:
+    async def generate(
+        self, request: ImageGenerationRequest, face: Frames | None, writer: PictureWriter | None = None
+    ) -> ImagesObject:
         """Generate all pictures of a request. Cancelling stops the model within one denoising step.
 
         Args:
             request: as returned by `parse_request`.
             face: a picture of the person to show.
+            writer: writes the pictures; by default without marks.
 
         Raises:
             InvalidParameter, LimitExceeded: a model rejects the request or the picture of the face.
             ModelFailed, ServiceLost, ServiceBusy: a call to a model failed.
         """
+        writer = writer or PictureWriter(request)
         pictures: list[ImageObject] = []
         facts: dict[str, JsonValue] = {}
         stages: list[StageObject] = []
         size = ""
         async with aclosing(self._stream_items(request, face)) as items:
             async for item in items:
+                writer.add(item)
                 match item:
                     case Frames():
-                        data = await request.encode(item)
-                        pictures.append(ImageObject(b64_json=data, seed=_find_seed(facts, item)))
+                        seed = _find_seed(facts, item)
+                        data = await writer.write(item, str(item.first), seed)
+                        pictures.append(ImageObject(b64_json=data, seed=seed))
                         size = f"{item.width}x{item.height}"
                     case Fact():
                         facts[item.name] = item.value
@@ -183,14 +189,16 @@ class ImageGenerator:
             created=int(time.time()), data=pictures, size=size, output_format=form, facts=facts, stages=stages
         )
 
-    async def stream_events(self, request: ImageGenerationRequest, face: Frames | None) -> AsyncGenerator[str]:
+    async def stream_events(
+        self, request: ImageGenerationRequest, face: Frames | None, writer: PictureWriter | None = None
+    ) -> AsyncGenerator[str]:
         """Generate pictures, and yield OpenAI's events for each as soon as it is finished. Closing stops the model.
 
         The first item is a comment, yielded when the model has started.
 
         Args, Raises: as `generate`.
         """
-        formatter = EventFormatter(request)
+        formatter = EventFormatter(request, writer or PictureWriter(request))
         async with aclosing(self._stream_items(request, face)) as items:
             async for item in items:
                 if text := await formatter.format_item(item):
@@ -248,8 +256,9 @@ class PreviewSelector:
 class EventFormatter:
     """Formats the items of a text-to-image model as OpenAI's events."""
 
-    def __init__(self, request: ImageGenerationRequest) -> None:
+    def __init__(self, request: ImageGenerationRequest, writer: PictureWriter) -> None:
         self._request = request
+        self._writer = writer
         self._previews = PreviewSelector(request.steps, request.partial_images)
         self._facts: dict[str, JsonValue] = {}
         self.finished = 0
@@ -257,6 +266,7 @@ class EventFormatter:
 
     async def format_item(self, item: Item) -> str:
         """Return the formatted events for an item, or "" if there are none."""
+        self._writer.add(item)
         match item:
             case Fact():
                 self._facts[item.name] = item.value
@@ -265,7 +275,8 @@ class EventFormatter:
                 return self._format_progress(item) + await self._format_preview(item)
             case Frames():
                 self.finished += 1
-                fields, seed = await self._make_fields(item), _find_seed(self._facts, item)
+                seed = _find_seed(self._facts, item)
+                fields = await self._make_fields(item, str(item.first), seed)
                 return _format_event(CompletedImage(**fields, seed=seed, facts=self._facts, usage=NO_TOKENS))
             case _:
                 return ""
@@ -278,13 +289,16 @@ class EventFormatter:
     async def _format_preview(self, item: Progress) -> str:
         if item.preview is None or not self._previews.select(item.done):
             return ""
-        fields = await self._make_fields(item.preview)
-        return _format_event(PartialImage(**fields, partial_image_index=self._previews.selected - 1))
+        number = self._previews.selected - 1
+        name, seed = f"{item.preview.first}-partial-{number}", _find_seed(self._facts, item.preview)
+        return _format_event(
+            PartialImage(**await self._make_fields(item.preview, name, seed), partial_image_index=number)
+        )
 
-    async def _make_fields(self, picture: Frames) -> dict[str, Any]:
-        """Return the fields that partial and completed images have in common."""
+    async def _make_fields(self, picture: Frames, name: str, seed: int) -> dict[str, Any]:
+        """Return the fields that partial and completed images have in common; `name` is that of the file."""
         return {
-            "b64_json": await self._request.encode(picture),
+            "b64_json": await self._writer.write(picture, name, seed),
             "output_format": self._request.output_format,
             "size": self._facts.get("size"),
             "created_at": int(time.time()),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -31,6 +32,7 @@ from composition.http.listing import PageQuery, describe_bodies, list_models
 from composition.http.metrics import JobCollector
 from composition.http.openapi import file_body, picture_body
 from composition.http.orders import JobBuilder
+from composition.http.provenance import ProvenanceRequest, ProvenanceRoutes
 from composition.http.renditions import Renditions
 from composition.http.schemas import (
     Deleted,
@@ -46,8 +48,11 @@ from composition.http.schemas import (
 )
 from composition.http.synchronous import SynchronousRoutes
 from composition.http.uploads import Uploads
+from composition.jobs.publishing import OutputSettings
 from composition.media.encoding import Encoding
 from composition.media.limits import MAX_CONVERSION_PIXELS, MediaLimits
+from composition.media.marks.marker import Marker
+from composition.media.marks.settings import MARKS_OFF, MarksSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -78,6 +83,10 @@ class IngressSettings(BodySettings, DoorSettings):
     """Maximum number of pixels, frames × width × height, of a video that is converted to GIF, WebP or PNG files."""
     roles: Mapping[Role, str] = Field(default_factory=dict[Role, str])
     """Role → id of the model that answers synchronous requests if they name none; by default the first served one."""
+    marks: MarksSettings = MARKS_OFF
+    """What finished files say about how they were made, and whose manifests are trusted."""
+    state: Path = Path()
+    """The state folder, in which the key is kept that signs the marks."""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -99,13 +108,15 @@ class Ingress:
         self._settings = settings
         self._served = served
         self._store = Store(settings.database)
+        outputs = OutputSettings(marker=Marker(settings.marks, settings.state, settings.media))
         artifacts = Artifacts(settings.artifacts)
         self._uploads = Uploads(self._store, artifacts, settings.media, settings.max_body_bytes)
         self._defaults = settings.defaults
         self._jobs = JobBuilder(served, self._uploads, self._store, artifacts, self._defaults)
-        renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels)
+        renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels, outputs)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
-        self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport)
+        self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport, outputs)
+        self._provenance = ProvenanceRoutes(self._uploads, settings, settings.media, settings.marks)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))
@@ -151,6 +162,10 @@ class Ingress:
         )
         face = picture_body(FaceRequest)
         v1.add_api_route("/faces", self._synchronous.find_face, methods=["POST"], openapi_extra=face)
+        check = picture_body(ProvenanceRequest)
+        v1.add_api_route(
+            "/content_provenance_checks", self._provenance.check_content, methods=["POST"], openapi_extra=check
+        )
 
     def _add_video_routes(self, v1: APIRouter) -> None:
         v1.add_api_route("/videos", self.create_video, methods=["POST"])

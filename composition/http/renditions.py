@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
 from composition.http.content import stream_zip
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher, change_pictures
 from composition.media.animation import AnimationFormat
 from composition.media.convert import convert_video
 from composition.media.encode_picture import convert_picture
 from composition.media.formats import PictureFormat, VideoFormat
 from composition.media.limits import MediaLimits
+from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
 from composition.records.tables import Job
@@ -23,30 +25,41 @@ STORED: Mapping[str, Form] = {"mp4": "mp4", "png": "png", "jpg": "jpeg"}
 """Extension of a stored result → its format."""
 MAX_DURATION_S = 1e9
 """Maximum duration of a result, in seconds."""
+CONCURRENT_CONVERSIONS = 2
+"""Maximum number of results that are converted at the same time, each for another owner."""
 MAX_SIDE = 65535
 """Maximum width and height of a result, in pixels."""
 
 
 class Renditions:
-    """Converts results of jobs, one at a time.
+    """Converts results of jobs, one at a time for each owner.
 
     Args:
         store: the database.
         artifacts: the artifact store; the converted files are kept in the job's folder and deleted with it.
         limits: deadline and memory of the decoder.
         max_pixels: maximum number of pixels of a video, frames × width × height.
+        outputs: how the files are marked.
     """
 
-    def __init__(self, store: Store, artifacts: Artifacts, limits: MediaLimits, max_pixels: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        limits: MediaLimits,
+        max_pixels: int,
+        outputs: OutputSettings = DEFAULT_OUTPUTS,
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         # The limits on files that people send do not apply to results.
         sizes = {"max_pixels": max_pixels, "max_side": MAX_SIDE, "min_side": 1, "max_frames": max_pixels}
         self._limits = limits.model_copy(update={**sizes, "max_duration_s": MAX_DURATION_S})
         self._max_pixels = max_pixels
+        self._publisher = Publisher(store, artifacts, outputs)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Key of a file → the task that makes it."""
-        self._converting = asyncio.Semaphore(1)
+        self._turns = Turns(CONCURRENT_CONVERSIONS, 1)
 
     async def find_file(self, job: Job, variant: str, form: Form) -> str:
         """Return the key of a result in a format; it is converted if it is not there yet.
@@ -63,6 +76,7 @@ class Renditions:
             LimitExceeded: the video is too long or too large to be converted.
             NotFound: the job has been deleted.
             StorageFailed: the file cannot be written.
+            ServiceBusy: other files are being converted.
         """
         source = str(job.results[variant])
         check_format(source, variant, form)
@@ -87,9 +101,11 @@ class Renditions:
     async def _make_file(self, job: Job, variant: str, form: Form, key: str) -> None:
         draft = await asyncio.to_thread(self._artifacts.create_draft)
         try:
-            async with self._converting:
+            async with self._turns.take(job.owner, self._limits.turn_wait_s):
                 await self._convert(job, variant, form, draft)
-            await asyncio.to_thread(self._artifacts.put_file, key, draft)
+                await self._publisher.mark_file(job.id, variant, draft, key.rpartition(".")[2])
+            # Another server may have made it meanwhile; signatures differ, and clients may have parts of that one.
+            await asyncio.to_thread(self._artifacts.put_new_file, key, draft)
         except OSError as error:
             raise StorageFailed(f"converting to {form} failed: {error.strerror or type(error).__name__}") from error
         finally:
@@ -108,17 +124,20 @@ class Renditions:
         async with self._artifacts.open_local(self._artifacts.get_url(source)) as path:
             if source.endswith(".mp4"):
                 animation, most = cast("AnimationFormat", form), self._max_pixels
-                await convert_video(path, animation, target, max_pixels=most, limits=self._limits)
+                limits, owner = self._limits, job.owner
+                await convert_video(path, animation, target, max_pixels=most, limits=limits, owner=owner)
             else:
                 data = await asyncio.to_thread(convert_picture, path, cast("PictureFormat", form))
                 await asyncio.to_thread(target.write_bytes, data)
 
     async def _write_kept_frames(self, job: Job, target: Path) -> None:
-        """Write the zip archive of the frames that are stored losslessly."""
+        """Write the zip archive of the frames that are stored losslessly, with the label that people see."""
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         with await asyncio.to_thread(target.open, "wb") as file:
             async for chunk in stream_zip(self._artifacts, stills, with_names=False):
                 await asyncio.to_thread(file.write, chunk)
+        if self._publisher.outputs.label is not None:
+            await asyncio.to_thread(change_pictures, target, self._publisher.outputs.draw_label_on_png)
 
 
 def list_formats(key: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,18 +18,23 @@ from composition.http.changes import Changes
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
-from composition.records.tables import File
+from composition.records.tables import COPIED_FRAMES, File
 from services.errors import InvalidParameter, LimitExceeded, NotFound
 from services.frames import Frames
 
-CONCURRENT_CHECKS = 2
-"""Maximum number of files that are decoded at the same time, each in its own process."""
+CONCURRENT_CHECKS = 32
+"""Maximum number of files that are open at the same time, each in its own process. They decode in turns."""
+OWNER_CHECKS = 8
+"""Maximum number of files of one owner that are open at the same time."""
 MAX_LIST = 10_000
 """Maximum number of pictures in a list."""
 CHUNK = 1 << 20
 """Bytes copied at a time."""
+UPLOADS = "files/"
+"""Beginning of the keys of uploads."""
 KIND_NAMES: dict[MediaKind, str] = {
     "image": "a picture",
     "video": "a video",
@@ -45,6 +51,17 @@ ACCEPTED: dict[MediaKind, tuple[str, frozenset[MediaKind]]] = {
 
 A picture is accepted as a video of one frame, and as a list of one picture. A video is accepted as its sound.
 """
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What is stored about a file besides its facts."""
+
+    name: str
+    owner: str
+    purpose: str = "input"
+    folder: str = UPLOADS
+    """Beginning of its key."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class Uploads:
         self._artifacts = artifacts
         self._limits = limits
         self._max_list_bytes = max_list_bytes
-        self._checking = asyncio.Semaphore(CONCURRENT_CHECKS)
+        self._checks = Turns(CONCURRENT_CHECKS, OWNER_CHECKS)
 
     async def store_part(self, part: Part, owner: str, purpose: str, param: str, *, takes_sound: bool = False) -> File:
         """Validate and store a file.
@@ -85,17 +102,25 @@ class Uploads:
 
         Raises:
             UndecodableMedia, LimitExceeded: with `param` as the name of the field.
+            ServiceBusy: other files are being decoded.
         """
         draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(_copy, part.file, draft)
-            return await self._store_draft(draft, part.name, owner, purpose, param, takes_sound=takes_sound)
+            return await self._store_draft(
+                draft, _Description(part.name, owner, purpose), param, takes_sound=takes_sound
+            )
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def store_bytes(self, data: bytes, owner: str, name: str) -> File:
-        """Store a file that the server itself produced, exactly like an upload."""
-        return await self.store_part(Part(io.BytesIO(data), name), owner, "input", name)
+        """Store a copy of a frame that a job has made, like an upload."""
+        draft = self._artifacts.create_draft()
+        try:
+            await asyncio.to_thread(draft.write_bytes, data)
+            return await self._store_draft(draft, _Description(name, owner, folder=COPIED_FRAMES), name)
+        finally:
+            await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def store_media(self, value: MediaValue, kind: MediaKind, owner: str, param: str) -> File:
         """Return the stored file for the value of a media field; a form part or a `data:` URL is stored first.
@@ -105,7 +130,7 @@ class Uploads:
         Raises:
             InvalidParameter: the value is malformed, or the file is of the wrong kind.
             NotFound: the owner has no file with this id.
-            UndecodableMedia, LimitExceeded: as `store_part`; LimitExceeded also if the list is too long.
+            UndecodableMedia, LimitExceeded, ServiceBusy: as `store_part`; LimitExceeded also if the list is too long.
         """
         if isinstance(value, list):
             if kind != "pictures":
@@ -130,16 +155,26 @@ class Uploads:
             param: the request field to name in errors.
             background: what a transparent picture is composited on; by default the configured colour.
 
-        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded.
+        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
+        """
+        async with self.open_value(value, owner, param) as path:
+            return await self.decode_path(path, owner, param, background)
+
+    @asynccontextmanager
+    async def open_value(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:
+        """Yield a local copy of a file of any kind, not stored: a form part, a `data:` URL or the id of an upload.
+
+        The copy is removed at the end of the `async with` block. Raises InvalidParameter and NotFound.
         """
         if isinstance(value, str) and value.startswith("file_"):
             file = await asyncio.to_thread(self._find_file, value, owner, param, param)
             async with self._artifacts.open_local(self._artifacts.get_url(file.key)) as path:
-                return await self._decode_path(path, param, background)
+                yield path
+            return
         part = value if isinstance(value, Part) else Part(_decode_data_url(value, param, param), param)
         with tempfile.NamedTemporaryFile(prefix="reelgraph-") as draft:
             await asyncio.to_thread(_copy, part.file, Path(draft.name))
-            return await self._decode_path(Path(draft.name), param, background)
+            yield Path(draft.name)
 
     async def delete_file(self, file_id: str, owner: str) -> None:
         """Delete a file.
@@ -151,28 +186,28 @@ class Uploads:
         file = await asyncio.to_thread(self._store.remove_file, file_id, owner)
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
-    async def _decode_path(self, path: Path, param: str, background: str | None) -> DecodedPicture:
-        opening = Decoder.open(path, self._limits, param=param, background=background)
-        async with self._checking, opening as decoder:
+    async def decode_path(self, path: Path, owner: str, param: str, background: str | None = None) -> DecodedPicture:
+        """Decode a local file; see `decode_picture`."""
+        opening = Decoder.open(path, self._limits, param=param, owner=owner, background=background)
+        async with self._checks.take(owner, self._limits.turn_wait_s), opening as decoder:
             if decoder.facts.kind != "image":
                 raise InvalidParameter(f"{param}: must be a picture, got {KIND_NAMES[decoder.facts.kind]}", param=param)
             return DecodedPicture(await decoder.read_last(), decoder.facts.changes)
 
-    async def _store_draft(
-        self, draft: Path, name: str, owner: str, purpose: str, param: str, *, takes_sound: bool = False
-    ) -> File:
+    async def _store_draft(self, draft: Path, about: _Description, param: str, *, takes_sound: bool = False) -> File:
         """Validate a local file and copy it to the artifact store and the database."""
-        async with self._checking:
-            facts = await probe_media(draft, self._limits, param=param, takes_sound=takes_sound)
+        owner = about.owner
+        async with self._checks.take(owner, self._limits.turn_wait_s):
+            facts = await probe_media(draft, self._limits, param=param, owner=owner, takes_sound=takes_sound)
         file_id = make_id("file")
         file = File(
             id=file_id,
-            owner=owner,
+            owner=about.owner,
             created_at=time.time(),
-            filename=name[:NAME_LENGTH],
-            purpose=purpose,
+            filename=about.name[:NAME_LENGTH],
+            purpose=about.purpose,
             bytes=(await asyncio.to_thread(draft.stat)).st_size,
-            key=f"files/{file_id}",
+            key=f"{about.folder}{file_id}",
             facts=_encode_facts(facts),
         )
         await asyncio.to_thread(self._artifacts.put_file, file.key, draft)
@@ -186,7 +221,7 @@ class Uploads:
         draft = self._artifacts.create_draft()
         try:
             await asyncio.to_thread(self._write_zip, values, draft, owner, param)
-            return await self._store_draft(draft, f"{param}.zip", owner, "input", param)
+            return await self._store_draft(draft, _Description(f"{param}.zip", owner), param)
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 

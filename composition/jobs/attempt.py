@@ -16,11 +16,11 @@ from composition.graphs.calls import Handle, Transport, open_stream, stream
 from composition.graphs.graph import Graph, Runnable
 from composition.graphs.request import apply_background
 from composition.graphs.run import Known
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings
 from composition.jobs.recorder import Recorder
 from composition.jobs.results import Results
 from composition.media.decode import Decoder
 from composition.media.encode import encode_jpeg
-from composition.media.encoding import Hardware
 from composition.media.limits import MediaLimits
 from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
@@ -57,6 +57,7 @@ class ProgressReport:
         self._facts: dict[str, Any] = {}
         self._news: list[EventDraft] = []
         self._done: list[StageDone] = []
+        self._writing = asyncio.Lock()
         self._stopped = asyncio.Event()
 
     def add(self, item: Item) -> None:
@@ -110,6 +111,10 @@ class ProgressReport:
             LeaseLost: another runner holds the lease.
             SQLAlchemyError: the database failed.
         """
+        async with self._writing:  # in order, and done when it returns
+            await self._write()
+
+    async def _write(self) -> None:
         changes, facts, news, done = self._changes, self._facts, self._news, self._done
         if not (changes or facts or news or done):
             return
@@ -184,12 +189,12 @@ class Attempt:
         media: MediaLimits,
         job: Job,
         lease: Lease,
-        hardware: Hardware = "never",
+        outputs: OutputSettings = DEFAULT_OUTPUTS,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._media = media
-        self._hardware: Hardware = hardware
+        self._outputs = outputs
         self._job = job
         self._lease = lease
         self._clip: ClipEnd | None = None
@@ -219,7 +224,7 @@ class Attempt:
         }
         request = graph.request.model_validate({**job.params, **media})
         results = await asyncio.to_thread(
-            Results, self._store, self._artifacts, self._lease, graph, request, self._hardware
+            Results, self._store, self._artifacts, self._lease, graph, request, self._outputs
         )
         results.expect(job.frames_total)
         self._media = apply_background(self._media, request)
@@ -234,7 +239,8 @@ class Attempt:
         finally:
             report.stop()
             await asyncio.wait([writing])
-        async with SoundCollector(self._artifacts.open_local, self._media).collect(self._sounds) as made:
+        collector = SoundCollector(self._artifacts.open_local, self._media, self._job.owner)
+        async with collector.collect(self._sounds) as made:
             if made.fact is not None:
                 report.add_fact(Fact("sound", made.fact))
             await report.write()
@@ -247,7 +253,8 @@ class Attempt:
         await results.restore()
         frame_urls = [self._artifacts.get_url(still.key) for still in stills]
         picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
-        return Known(job.id, is_retry, job.facts, results.video.safe, frame_urls, results.safe, picture_urls)
+        frames = results.video.safe
+        return Known(job.id, is_retry, job.facts, frames, frame_urls, results.safe, picture_urls, job.owner)
 
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
@@ -255,9 +262,12 @@ class Attempt:
                 run = item if self._clip is None else self._clip.append(item)
                 await results.video.take(run, self._scores, self._sketches)
                 self._scores, self._sketches = None, []
-                await results.finish_complete_videos()
+                await self._finish_complete_videos(results, report)
             case Result():
+                if item.still:
+                    await report.write()
                 await results.take(item)
+                await self._finish_complete_videos(results, report)
             case Scores():
                 self._scores = item
             case Sketch():
@@ -269,18 +279,33 @@ class Attempt:
             case Fact(name="frames_total"):
                 results.expect(int(item.value or 0))
                 report.add_fact(item)
+            case StageDone():
+                report.add(item)
+                await report.write()  # what it completes is stored after it
             case _:
                 report.add(item)
 
+    async def _finish_complete_videos(self, results: Results, report: ProgressReport) -> None:
+        """Finish each video that has all of its frames, if there are several. Its marks need the facts so far."""
+        if results.has_complete_videos:
+            await report.write()
+            await results.finish_complete_videos()
+
     async def _take_clip(self, clip: Clip, results: Results, report: ProgressReport) -> None:
         """Decode the frames of a clip into the video. The graph continues to run meanwhile."""
-        async with self._artifacts.open_local(clip.url) as path, Decoder.open(path, self._media) as decoder:
+        async with (
+            self._artifacts.open_local(clip.url) as path,
+            Decoder.open(path, self._media, owner=self._job.owner) as decoder,
+        ):
             if clip.fit is None:
                 await self._take_whole_clip(decoder, results.video, report)
                 return
             runs = self._stitch.add_clip(decoder.stream_runs(), decoder.facts.frames, clip.fit)
             async with aclosing(runs):
                 async for run in runs:
+                    begin, behind = self._stitch.border
+                    results.video.mark_frames(begin, behind, "fade")
+                    results.video.mark_frames(behind, behind + 1, "shot")
                     await results.video.take(run)
 
     async def _take_whole_clip(self, decoder: Decoder, recorder: Recorder, report: ProgressReport) -> None:
@@ -291,6 +316,7 @@ class Attempt:
         async with aclosing(decoder.stream_runs(start, None if frames is None else frames - start)) as runs:
             async for run in runs:
                 times = run.list_times()
+                recorder.mark_frames(run.first, run.stop, "given")
                 await recorder.take(replace(run, times=times))
                 self._clip = ClipEnd(run.stop, times[-2], times[-1])
         if self._clip is None:

@@ -9,6 +9,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,20 @@ from PIL import Image
 
 from composition.graphs.graph import DEFAULT_SEGMENTS
 from composition.jobs.encoder_choice import VideoFormat, choose_segment_encoder
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher
 from composition.media.encode import SegmentEncoder, encode_jpeg, encode_png, remux
 from composition.media.encoded_sound import EncodedSound
 from composition.media.encoders import SOFTWARE
-from composition.media.encoding import DEFAULT_ENCODING, Encoding, Hardware
+from composition.media.encoding import DEFAULT_ENCODING, Encoding
+from composition.media.fault_kinds import KINDS, FaultKind
+from composition.media.findings import describe_findings, judge_parts
+from composition.media.signals import Origin, SignalMeter, pack_signals
 from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
 from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
-from composition.variants import FRAME, VIDEO
+from composition.variants import FRAME, THUMBNAIL, VIDEO
 from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Scores, Sketch
 
@@ -55,8 +61,12 @@ class Output:
     segments: tuple[int, int] = DEFAULT_SEGMENTS
     """Number of frames in the first segment, and in each later one."""
     encoding: Encoding = DEFAULT_ENCODING
-    hardware: Hardware = "never"
-    """Whether it is encoded on a GPU where one can."""
+    settings: OutputSettings = DEFAULT_OUTPUTS
+    """How it is encoded and marked."""
+    faults: tuple[FaultKind, ...] = KINDS
+    """Kinds of faults that are looked for in its frames."""
+    given: int = 0
+    """Number of frames at the beginning that a user gave: their faults are not looked for."""
 
     def name_fact(self, name: str) -> str:
         """Return the name of a fact about this video in the record of the job."""
@@ -77,6 +87,7 @@ class Recorder:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
+        self._publisher = Publisher(store, artifacts, output.settings)
         self._keys = [segment.key for segment in stored]
         self._index = max((segment.index for segment in stored), default=-2) + 1
         self.frames = sum(segment.frames for segment in stored)
@@ -94,7 +105,11 @@ class Recorder:
         self._taken = self.frames
         self._format: Format | None = None
         self._encoder: SegmentEncoder | None = None
-        self._is_finished = False
+        self._is_finished = output.variant in store.get_job(lease.job_id).results
+        """Whether the whole video is stored. It is marked once, so a resumed job does not write it again."""
+        self._meter = SignalMeter((stored[-1].signals or {}).get("state", "") if stored else "")
+        self._origins: dict[int, Origin] = dict.fromkeys(range(output.given), "given")
+        """Index of a frame that is not in a segment yet → where it comes from, if not simply from a model."""
 
     @property
     def taken(self) -> int:
@@ -113,6 +128,10 @@ class Recorder:
             frame = Frames(pixels[None], still.index, rate, times)
             await self._check_format(frame)
             await self._take(frame)
+
+    def mark_frames(self, first: int, stop: int, origin: Origin) -> None:
+        """Note where frames `first` to `stop` - 1 come from; call it before they are taken."""
+        self._origins |= dict.fromkeys(range(max(first, self._taken), stop), origin)
 
     async def take(self, frames: Frames, scores: Scores | None = None, sketches: Sequence[Sketch] = ()) -> None:
         """Store the next frames; frames that are stored already are skipped.
@@ -161,14 +180,33 @@ class Recorder:
             await self._cut(self._taken - self.frames)
         if self.frames == 0:
             raise ModelFailed("the graph produced no frames")
-        results, facts = await asyncio.to_thread(self._assemble, sound)
-        changes: dict[str, Any] = {"results": results, "videos": {self._output.variant: facts.model_dump()}}
+        variant = self._output.variant
+        key = f"{self._folder}/{variant}-{self._lease.fence}.mp4"
+        facts = await self._publish(key, sound)
+        results = {variant: key}
+        if self._output.main:
+            thumbnail = b"".join(await asyncio.to_thread(list, self._artifacts.read(self._thumbnail)))
+            results |= await publish_thumbnail(self._publisher, self._lease, variant, thumbnail)
+        found = await asyncio.to_thread(self._find_faults)
+        changes: dict[str, Any] = {"results": results, "videos": {variant: facts.model_dump()}, "facts": found}
         if self._output.main:
             width, height = facts.sides
             changes |= {"width": width, "height": height, "rate": facts.rate, "frames_total": facts.frames}
-        news = [announce_result(self._output.variant)]
+        news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in found.items()]
+        news.append(announce_result(variant))
         await asyncio.to_thread(self._store.update_job, self._lease, changes, news)
         self._is_finished = True
+
+    def _find_faults(self) -> dict[str, str]:
+        """Return the fact that names the faults of the frames, if there are any."""
+        segments = self._store.list_segments(self._lease.job_id, variant=self._output.variant)
+        text = describe_findings(judge_parts([segment.signals for segment in segments]).findings)
+        return {self._output.name_fact("signals"): text} if text else {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has all of its frames and is not finished."""
+        return self._taken == self.total and not self._is_finished
 
     @property
     def _segment_length(self) -> int:
@@ -179,7 +217,8 @@ class Recorder:
         video = VideoFormat(fmt.width, fmt.height, rate, fmt.rate is None, self.total)
         begun = await asyncio.to_thread(self._find_begun) if self._index >= 0 else None
         output = self._output
-        choice = await asyncio.to_thread(choose_segment_encoder, video, output.encoding, output.hardware, begun)
+        hardware = output.settings.hardware
+        choice = await asyncio.to_thread(choose_segment_encoder, video, output.encoding, hardware, begun)
         self._encoder = choice.encoder
         if self._index == -1:
             facts = {output.name_fact(name): value for name, value in choice.facts.items()}
@@ -187,7 +226,8 @@ class Recorder:
             if output.main:
                 changes["width"], changes["height"] = choice.encoder.size
             news = [EventDraft.of(FactEvent(name=name, value=value)) for name, value in facts.items()]
-            await asyncio.to_thread(self._write, choice.init, 0, changes, news)
+            signals: dict[str, Any] = {"faults": list(output.faults)}
+            await asyncio.to_thread(self._write, choice.init, 0, changes, news, signals)
 
     def _find_begun(self) -> str:
         """Return the name of the encoder with which an earlier attempt began the video."""
@@ -205,13 +245,15 @@ class Recorder:
         if self._encoder is None or self._format is None:
             raise AssertionError("a segment is cut only after a frame was received")
         variable = self._format.rate is None
+        pixels = self._output.settings.draw_label(pixels)
         data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
+        signals = self._measure(pixels, times)
         if self._output.main:
             changes["frames_done"] = done
-            if self.frames == 0:
-                changes["results"] = {"thumbnail": store_thumbnail(self._artifacts, self._lease, pixels[0])}
+            if self.frames == 0:  # marked and published with the video
+                self._artifacts.put(self._thumbnail, encode_jpeg(pixels[0], THUMBNAIL_SIDE))
         segment = SegmentEvent(
             variant=self._output.variant,
             index=self._index,
@@ -220,7 +262,15 @@ class Recorder:
             frames_done=done,
             frames_total=self.total,
         )
-        self._write(data, len(pixels), changes, [EventDraft.of(segment)])
+        self._write(data, len(pixels), changes, [EventDraft.of(segment)], signals)
+
+    def _measure(self, pixels: Pixels, times: Sequence[Fraction]) -> dict[str, Any]:
+        """Measure the frames of the next segment, and return what is stored of that."""
+        origins: list[Origin] = [
+            self._origins.pop(index, "made") for index in range(self.frames, self.frames + len(pixels))
+        ]
+        seconds = [float(end - begin) for begin, end in pairwise(times)]
+        return pack_signals(self._meter.measure(pixels, origins, seconds), self._meter.state)
 
     def _keep(self, frames: Frames, scores: Scores | None, sketches: Sequence[Sketch]) -> None:
         index = frames.first
@@ -245,36 +295,45 @@ class Recorder:
         with Image.open(io.BytesIO(b"".join(self._artifacts.read(key)))) as picture:
             return np.array(picture)
 
-    def _write(self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft]) -> None:
+    def _write(
+        self, data: bytes, frames: int, changes: dict[str, Any], news: list[EventDraft], signals: dict[str, Any]
+    ) -> None:
         # The fence is part of the name, so that a runner that lost its lease cannot overwrite files of its successor.
         variant, index = self._output.variant, self._index
         key = f"{self._folder}/{variant}-{index + 1:06d}-{self._lease.fence}.m4s"
         self._artifacts.put(key, data)
-        row = Segment(
-            job_id=self._lease.job_id, key=key, variant=variant, index=index, first=self.frames, frames=frames
-        )
+        place = {"index": index, "first": self.frames, "frames": frames}
+        row = Segment(job_id=self._lease.job_id, key=key, variant=variant, **place, signals=signals)
         self._store.update_job(self._lease, changes, news, [row])
         self._keys.append(key)
         self._index += 1
         self.frames += frames
 
-    def _assemble(self, sound: EncodedSound | None) -> tuple[dict[str, str], VideoFacts]:
-        """Join the segments into one progressive mp4 file, which is seekable and states its duration.
+    async def _publish(self, key: str, sound: EncodedSound | None) -> VideoFacts:
+        """Store the whole video as one marked file, and return the facts that it states."""
+        target = await asyncio.to_thread(self._artifacts.create_draft)
+        try:
+            facts = await asyncio.to_thread(self._assemble, target, sound)
+            await self._publisher.publish_file(self._lease.job_id, self._output.variant, target, key)
+        finally:
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+        return facts
 
-        Return the result, and the facts that the file states.
-        """
-        whole, target = self._artifacts.create_draft(), self._artifacts.create_draft()
+    def _assemble(self, target: Path, sound: EncodedSound | None) -> VideoFacts:
+        """Join the segments into one progressive mp4 file, which is seekable and states its duration."""
+        whole = self._artifacts.create_draft()
         with contextlib.ExitStack() as drafts:
-            for draft in (whole, target):
-                drafts.callback(draft.unlink, missing_ok=True)
+            drafts.callback(whole.unlink, missing_ok=True)
             with whole.open("wb") as file:
                 for key in self._keys:
                     file.writelines(self._artifacts.read(key))
             remux(whole, target, sound)
-            facts = read_video_facts(target)
-            video = f"{self._folder}/{self._output.variant}.mp4"
-            self._artifacts.put_file(video, target)
-        return {self._output.variant: video}, facts
+        return read_video_facts(target)
+
+    @property
+    def _thumbnail(self) -> str:
+        """Key of the thumbnail that is not marked yet."""
+        return f"{self._folder}/thumbnail.jpg"
 
     @property
     def _folder(self) -> str:
@@ -286,11 +345,11 @@ def job_folder(lease: Lease) -> str:
     return f"videos/{lease.job_id}"
 
 
-def store_thumbnail(artifacts: Artifacts, lease: Lease, pixels: Pixels) -> str:
-    """Store a small copy of a picture, (h, w, 3), and return its key."""
-    key = f"{job_folder(lease)}/thumbnail.jpg"
-    artifacts.put(key, encode_jpeg(pixels, THUMBNAIL_SIDE))
-    return key
+async def publish_thumbnail(publisher: Publisher, lease: Lease, variant: str, data: bytes) -> dict[str, str]:
+    """Store the thumbnail of a result, a JPEG file, with its marks. Return it as a result: its name and its key."""
+    key = f"{job_folder(lease)}/thumbnail-{variant}-{lease.fence}.jpg"
+    await publisher.publish_bytes(lease.job_id, THUMBNAIL, data, key)
+    return {THUMBNAIL: key}
 
 
 def announce_result(variant: str) -> EventDraft:

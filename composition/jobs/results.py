@@ -6,14 +6,22 @@ from typing import Any
 
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
-from composition.jobs.recorder import Output, Recorder, announce_result, job_folder, store_thumbnail
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings, Publisher
+from composition.jobs.recorder import (
+    THUMBNAIL_SIDE,
+    Output,
+    Recorder,
+    announce_result,
+    job_folder,
+    publish_thumbnail,
+)
+from composition.media.encode import encode_jpeg
 from composition.media.encode_picture import blend_on_white, encode_picture
 from composition.media.encoded_sound import EncodedSound
-from composition.media.encoding import Hardware
 from composition.records.artifacts import Artifacts
 from composition.records.store import Lease, Store
 from composition.variants import VIDEO
-from services.errors import ModelFailed
+from services.errors import ModelFailed, NotFound
 from services.frames import Result
 
 
@@ -27,17 +35,18 @@ class Results:
         lease: Lease,
         graph: Graph,
         request: GraphRequest,
-        hardware: Hardware = "never",
+        settings: OutputSettings = DEFAULT_OUTPUTS,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
         self._graph = graph
         self._request = request
-        self._hardware: Hardware = hardware
+        self._settings = settings
+        self._publisher = Publisher(store, artifacts, settings)
         job = store.get_job(lease.job_id)
-        self.pictures = {name: key for name, key in job.results.items() if str(key).endswith(".png")}
-        """Variant → key of each stored picture."""
+        self.pictures = {name: self._find_clean(key) for name, key in job.results.items() if str(key).endswith(".png")}
+        """Variant → key of each stored picture, without the label that people see."""
         self._others = {name: self._open_recorder(name) for name in graph.outputs if name != VIDEO}
         self.video = self._open_recorder(VIDEO)
         """The recorder of the main video."""
@@ -46,7 +55,17 @@ class Results:
     def _open_recorder(self, variant: str) -> Recorder:
         keeps = self._graph.keeps_frames and variant == VIDEO
         main = variant == self._request.main_variant
-        output = Output(variant, main, keeps, self._graph.segments, self._request.encoding, self._hardware)
+        request = self._request
+        output = Output(
+            variant,
+            main,
+            keeps,
+            self._graph.segments,
+            request.encoding,
+            self._settings,
+            tuple(request.faults),
+            request.given_frames,
+        )
         return Recorder(self._store, self._artifacts, self._lease, output)
 
     @property
@@ -67,17 +86,20 @@ class Results:
     async def take(self, result: Result) -> None:
         """Store a picture, or the next frames of another video. Raises what `Recorder.take` raises."""
         if result.still:
-            await asyncio.to_thread(self._take_picture, result)
+            await self._take_picture(result)
             return
-        recorder = self._others[result.name]
-        await recorder.take(result.frames)
-        await self.finish_complete_videos()
+        await self._others[result.name].take(result.frames)
+
+    @property
+    def has_complete_videos(self) -> bool:
+        """Whether the job has several videos, one of which has all of its frames and is not finished."""
+        return bool(self._others) and any(each.is_complete for each in (self.video, *self._others.values()))
 
     async def finish_complete_videos(self) -> None:
         """If the job has several videos, finish each one that has all of its frames."""
         if self._others:
             for recorder in (self.video, *self._others.values()):
-                if recorder.taken == recorder.total:
+                if recorder.is_complete:
                     await recorder.finish()
 
     async def finish(self, sound: EncodedSound | None = None) -> None:
@@ -93,15 +115,34 @@ class Results:
         if self._request.main_variant not in job.results:
             raise ModelFailed(f"the graph produced no {self._request.main_variant}")
 
-    def _take_picture(self, result: Result) -> None:
+    async def _take_picture(self, result: Result) -> None:
+        """Store a picture with its marks. If people see a label on it, it is stored without the label as well."""
         pixels, alpha = result.frames.pixels[0], None if result.alpha is None else result.alpha.pixels[0, ..., 0]
         key = f"{job_folder(self._lease)}/{result.name}-{self._lease.fence}.png"
-        self._artifacts.put(key, encode_picture(pixels, "png", alpha=alpha))
-        shown = pixels if alpha is None else blend_on_white(pixels, alpha)
-        changes: dict[str, Any] = {
-            "results": {result.name: key, "thumbnail": store_thumbnail(self._artifacts, self._lease, shown)}
-        }
+        if self._settings.label is not None:
+            data = await asyncio.to_thread(encode_picture, pixels, "png", alpha=alpha)
+            await asyncio.to_thread(self._artifacts.put, _name_clean(key), data)
+        shown, opacity = self._settings.draw_label_on(pixels, alpha)
+        data = await asyncio.to_thread(encode_picture, shown, "png", alpha=opacity)
+        await self._publisher.publish_bytes(self._lease.job_id, result.name, data, key)
+        opaque = shown if opacity is None else blend_on_white(shown, opacity)
+        small = await asyncio.to_thread(encode_jpeg, opaque, THUMBNAIL_SIDE)
+        thumbnail = await publish_thumbnail(self._publisher, self._lease, result.name, small)
+        changes: dict[str, Any] = {"results": {result.name: key, **thumbnail}}
         if result.name == self._request.main_variant:
             changes |= {"width": result.frames.width, "height": result.frames.height}
-        self._store.update_job(self._lease, changes, [announce_result(result.name)])
+        await asyncio.to_thread(self._store.update_job, self._lease, changes, [announce_result(result.name)])
         self.pictures[result.name] = key
+
+    def _find_clean(self, key: str) -> str:
+        """Return the key of a picture without the label that people see."""
+        try:
+            self._artifacts.get_size(_name_clean(key))
+        except NotFound:  # it has no label
+            return key
+        return _name_clean(key)
+
+
+def _name_clean(key: str) -> str:
+    """Return the key of a picture without the label that people see, if it has one."""
+    return f"{key.removesuffix('.png')}-clean.png"

@@ -5,14 +5,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition.graphs.calls import Handle, Transport
 from composition.graphs.graph import Graph, Runnable
 from composition.jobs.attempt import Attempt
+from composition.jobs.publishing import OutputSettings
 from composition.media.encoding import Hardware
 from composition.media.limits import MediaLimits
+from composition.media.marks.marker import Marker
+from composition.media.marks.settings import MARKS_OFF, MarksSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store
 from composition.records.tables import Job
@@ -38,6 +42,10 @@ class RunnerSettings(BaseModel):
     """Interval in seconds at which a runner looks for new jobs and for cancelled ones."""
     hardware: Hardware = "never"
     """Whether videos are encoded on a GPU where one can."""
+    marks: MarksSettings = MARKS_OFF
+    """What finished files say about how they were made."""
+    state: Path = Path()
+    """The state folder, in which the key is kept that signs the marks."""
     max_attempts: int = Field(default=5, ge=1)
     """Maximum number of attempts; after that a job that was interrupted each time has failed."""
 
@@ -65,6 +73,7 @@ class JobRunner:
         self._transport = transport
         self._store = Store(settings.database)
         self._artifacts = Artifacts(settings.artifacts)
+        self._outputs = OutputSettings(settings.hardware, Marker(settings.marks, settings.state, settings.media))
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         """Running jobs that mostly wait for child jobs. Separate slots keep them from starving the other jobs."""
@@ -171,8 +180,7 @@ class JobRunner:
         while True:
             try:
                 handle, graph = await asyncio.to_thread(self._find_graph, job)
-                settings = self._settings
-                attempt = Attempt(self._store, self._artifacts, settings.media, job, lease, settings.hardware)
+                attempt = Attempt(self._store, self._artifacts, self._settings.media, job, lease, self._outputs)
                 return await attempt.run(handle, graph, self._transport, is_retry=is_retry)
             except LeaseLost:
                 raise

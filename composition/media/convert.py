@@ -27,7 +27,7 @@ from services.frames import Frames
 
 
 async def convert_video(
-    source: Path, form: AnimationFormat, target: Path, *, max_pixels: int, limits: MediaLimits
+    source: Path, form: AnimationFormat, target: Path, *, max_pixels: int, limits: MediaLimits, owner: str = ""
 ) -> None:
     """Write a video, or a folder or zip archive of its frames, to the file `target` in another format.
 
@@ -39,12 +39,13 @@ async def convert_video(
         target: the file to write.
         max_pixels: limit of frames × width × height.
         limits: limits of the decoder.
+        owner: the owner of the video; empty if it is not known.
 
     Raises:
         LimitExceeded: the video has more than `max_pixels` pixels, or is too large for the format.
-        UndecodableMedia, ServiceLost: as `Decoder.open`.
+        UndecodableMedia, ServiceLost, ServiceBusy: as `Decoder.open`.
     """
-    async with Decoder.open(source, limits) as video:
+    async with Decoder.open(source, limits, owner=owner) as video:
         facts = video.facts
         _check_size(form, facts.width, facts.height, facts.frames, max_pixels)
         size = facts.width, facts.height

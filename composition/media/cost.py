@@ -63,6 +63,10 @@ SOUND_COST = Cost(FIXED_BYTES + 64 * MIB, START_S, "a file of sound")
 """What decoding a file that holds only sound costs."""
 
 
+MARKS_COST = Cost(256 * MIB, START_S, "reading the marks")
+"""What reading the marks of a file costs."""
+
+
 @dataclass(frozen=True)
 class FrameForm:
     """The form of the frames of a file, by its headers."""

@@ -27,11 +27,11 @@ import numpy as np
 from composition.media.backgrounds import check_background
 from composition.media.cost import HEADER_BYTES, Cost
 from composition.media.decoding.allowance import HEADER_CPU_S
-from composition.media.decoding.exit_report import ExitReport
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.memory_budget import MemoryBudget, Reservation, find_default_budget
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
+from composition.media.turns import Pace
 from services.errors import LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
@@ -79,11 +79,14 @@ class MediaFacts:
 class Decoder:
     """An open media file, decoded in a separate process. Create it with `Decoder.open`. Operations run one at a time.
 
-    Every operation raises UndecodableMedia, LimitExceeded, or ServiceLost if the process was lost for a reason other
-    than the file. Once the process was killed, every later operation fails.
+    Every operation waits for its turn (`composition.media.turns`). It raises UndecodableMedia, LimitExceeded,
+    ServiceBusy if there was no turn, or ServiceLost if the process was lost for a reason other than the file. Once the
+    process was killed, every later operation fails.
     """
 
-    def __init__(self, path: Path, limits: MediaLimits, param: str | None, reservation: Reservation) -> None:
+    def __init__(
+        self, path: Path, limits: MediaLimits, param: str | None, owner: str, reservation: Reservation
+    ) -> None:
         self._path = path
         self._limits = limits
         self._param = param
@@ -92,6 +95,7 @@ class Decoder:
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
+        self._pace = Pace(self._process, owner, limits.turn_wait_s)
 
     @classmethod
     @asynccontextmanager
@@ -101,6 +105,7 @@ class Decoder:
         limits: MediaLimits | None = None,
         *,
         param: str | None = None,
+        owner: str = "",
         background: str | None = None,
         takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
@@ -112,6 +117,7 @@ class Decoder:
             path: a local file, or a folder of pictures.
             limits: limits on the file; by default those of `MediaLimits`.
             param: the request field to name in errors.
+            owner: the owner of the file, among whom the processor is shared; empty if it is not known.
             background: what transparent frames are composited on; by default that of `limits`.
             takes_sound: whether to open a file that holds only sound; otherwise it raises UndecodableMedia.
 
@@ -121,16 +127,16 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
-            ServiceBusy: other decoders have taken the memory, and did not give it back in time.
+            ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         """
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
         budget = MemoryBudget(limits.node_memory_bytes or find_default_budget(), limits.node_memory_wait_s)
-        with closing(budget.open_reservation()) as reservation:
+        with closing(budget.open_reservation(owner)) as reservation:
             await reservation.resize(HEADER_BYTES)
             try:
-                decoder = cls(path, limits, param, reservation)
+                decoder = cls(path, limits, param, owner, reservation)
             except OSError as error:
                 raise ServiceLost("the decoder process could not be started") from error
             try:
@@ -235,7 +241,7 @@ class Decoder:
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
-                await self._receive_answer()
+                self._process.identify((await self._receive_answer())["pid"])
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
             await self._reap_process()
             raise ServiceLost("the decoder process did not start") from error
@@ -251,8 +257,7 @@ class Decoder:
         async with self._lock:
             is_complete = False
             try:
-                async with asyncio.timeout(self._limits.deadline_s) as deadline:
-                    answer, pixels = await self._exchange(request, deadline)
+                answer, pixels = await self._exchange_in_turn(request)
                 is_complete = True
             except TimeoutError:
                 raise self._make_error(
@@ -270,12 +275,13 @@ class Decoder:
         self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
         return answer, pixels
 
-    def _explain_end(self, report: ExitReport | None) -> ReelError:
-        """Return the error for a process that has ended; `report` is None if it was lost."""
-        if report is None:
+    def _explain_end(self, code: int | None) -> ReelError:
+        """Return the error for a process that has ended with this status; None if it was lost."""
+        if code is None:
             return ServiceLost("the decoder process was lost")
         limit_s = self._limits.cpu_s if self._cost else min(HEADER_CPU_S, self._limits.cpu_s)
-        if report.code != -signal.SIGXCPU or report.cpu_s < limit_s:
+        used_s = self._process.status.cpu_s if self._process.status else 0.0
+        if code != -signal.SIGXCPU or used_s < limit_s:
             return self._make_error(UndecodableMedia, "the decoder crashed on the file")
         if self._cost:
             text = f"decoding takes more than {limit_s:g} s of processor time (cpu_s)"
@@ -283,19 +289,19 @@ class Decoder:
             text = f"reading its headers takes more than {limit_s:g} s of processor time, which is the limit"
         return self._make_error(LimitExceeded, text)
 
-    async def _exchange(
-        self, request: dict[str, Any], deadline: asyncio.Timeout
-    ) -> tuple[dict[str, Any], Pixels | None]:
-        loop = asyncio.get_running_loop()
-        await self._send(request)
-        answer = await self._receive_answer()
+    async def _exchange_in_turn(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+        """Send a request and return the answer and its pixels. Memory is waited for without holding a turn."""
+        answer, pixels = await self._pace.run(lambda: self._exchange(request), self._limits.deadline_s)
         while "cost" in answer:
-            left = (deadline.when() or 0) - loop.time()
-            deadline.reschedule(None)  # waiting for memory is no fault of the file
             await self._reserve(Cost(**answer["cost"]), answer["used"])
-            deadline.reschedule(loop.time() + left)
-            await self._send({})
-            answer = await self._receive_answer()
+            answer, pixels = await self._pace.run(lambda: self._exchange({}), self._limits.deadline_s)
+        return answer, pixels
+
+    async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+        data = json.dumps(request).encode()
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
+        answer = await self._receive_answer()
         if "bytes" in answer:
             answer["data"] = await self._receive_data(answer["bytes"])
         if answer.get("shape") is None:
@@ -323,11 +329,6 @@ class Decoder:
             raise self._make_error(type(error), error.message) from None
         self._cost = cost
 
-    async def _send(self, request: dict[str, Any]) -> None:
-        data = json.dumps(request).encode()
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._process.link, struct.pack(">I", len(data)) + data)
-
     async def _receive_data(self, size: int) -> bytes:
         if not 0 <= size <= MAX_SOUND_BYTES:
             raise EOFError
@@ -354,11 +355,10 @@ class Decoder:
                 raise EOFError
             buffer = buffer[count:]
 
-    async def _reap_process(self) -> ExitReport | None:
-        report = await asyncio.to_thread(self._process.end)
-        code = None if report is None else report.code
+    async def _reap_process(self) -> int | None:
+        code = await asyncio.to_thread(self._process.end)
         log.warning("a decoder process died", extra={"exit": code, "said": self._process.stderr_text[-2000:]})
-        return report
+        return code
 
     def _make_error(self, kind: type[ReelError], message: str) -> Any:
         return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
@@ -366,9 +366,7 @@ class Decoder:
     async def _close(self) -> None:
         self._process.kill()
         self._process.link.close()
-        report = await asyncio.shield(asyncio.to_thread(self._process.close))
-        if report is not None:
-            log.debug("a decoder ended", extra={"cpu_s": report.cpu_s, "memory_bytes": report.memory_bytes})
+        await asyncio.shield(asyncio.to_thread(self._process.close))
 
 
 def _parse_times(times: dict[str, Any] | None) -> Times | None:
@@ -386,7 +384,12 @@ def _check_fitness(answer: Mapping[str, Any]) -> None:
 
 
 async def probe_media(
-    path: Path, limits: MediaLimits | None = None, *, param: str | None = None, takes_sound: bool = False
+    path: Path,
+    limits: MediaLimits | None = None,
+    *,
+    param: str | None = None,
+    owner: str = "",
+    takes_sound: bool = False,
 ) -> MediaFacts:
     """Check that a file is complete, decodable and within the limits, and return its properties.
 
@@ -397,13 +400,15 @@ async def probe_media(
         path: a local file, or a folder of pictures.
         limits: limits on the file; by default those of `MediaLimits`.
         param: the request field to name in errors.
+        owner: the owner of the file; empty if it is not known.
         takes_sound: whether the file may hold only sound.
 
     Raises:
         UndecodableMedia: the file is damaged, incomplete or of an unsupported format.
         LimitExceeded: the file exceeds a limit.
         ServiceLost: the decoder process could not be started or was lost.
+        ServiceBusy: other files are being decoded.
     """
-    async with Decoder.open(path, limits, param=param, takes_sound=takes_sound) as decoder:
+    async with Decoder.open(path, limits, param=param, owner=owner, takes_sound=takes_sound) as decoder:
         await decoder.verify()
         return decoder.facts

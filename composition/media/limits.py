@@ -30,6 +30,8 @@ class MediaLimits(BaseModel):
     max_duration_s: float = Field(default=1800, gt=0)
     deadline_s: float = Field(default=60, gt=0)
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
+    turn_wait_s: float = Field(default=120, gt=0)
+    """Seconds that an operation may wait until a processor is free for it; they do not count towards `deadline_s`."""
     cpu_s: float = Field(default=60, gt=0)
     """Seconds of processor time that one operation may take. A file whose headers let expect more is refused."""
     memory_bytes: int = Field(default=2 << 30, ge=256 << 20)

@@ -12,6 +12,7 @@ import stat
 import struct
 import time
 import weakref
+import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,8 +22,12 @@ from services.errors import LimitExceeded, ServiceBusy, ServiceLost
 
 UNIT_BYTES = 8 << 20
 """Memory that one byte of the file stands for."""
-GATE = 1 << 40
+LANE = 1 << 24
+"""Distance between the bytes of the budget and those of each owner, whose units are locked a second time there."""
+GATE = 1 << 62
 """The byte that is locked while units are taken, so that of two processes that want the last ones one gets them."""
+OWNER_SHARE = 3, 4
+"""The part of the budget that one owner may take, as a fraction."""
 POLL_S = 0.05
 """Seconds between two tries to take memory that is not free."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is private, and checked
@@ -74,10 +79,19 @@ class MemoryBudget:
         """Number of units."""
         return self.total_bytes // UNIT_BYTES
 
-    def open_reservation(self) -> "Reservation":
-        """Return a reservation of nothing yet, to be closed. Raises ServiceLost if the file cannot be opened."""
+    @property
+    def most_units(self) -> int:
+        """Number of units that one owner may take: the rest is kept for others."""
+        return self.units * OWNER_SHARE[0] // OWNER_SHARE[1]
+
+    def open_reservation(self, owner: str = "") -> "Reservation":
+        """Return a reservation of nothing yet, to be closed. Raises ServiceLost if the file cannot be opened.
+
+        Args:
+            owner: for whom; no owner gets more than `most_units`.
+        """
         try:
-            return Reservation(self, _open_file(self._folder))
+            return Reservation(self, _open_file(self._folder), owner)
         except OSError as error:
             raise ServiceLost(
                 f"the budget of memory for decoding cannot be used: {self._folder} must be a folder of this user that "
@@ -96,19 +110,23 @@ class Reservation:
     Args:
         budget: that it is a part of.
         file: descriptor of the file of the budget, opened for this reservation.
+        owner: for whom it is.
     """
 
-    def __init__(self, budget: MemoryBudget, file: int) -> None:
+    def __init__(self, budget: MemoryBudget, file: int, owner: str) -> None:
         self._budget = budget
         self._file = file
-        self._held: list[int] = []
-        """Numbers of the units that are taken."""
+        self._lanes = (
+            _Lane(file, 0, budget.units),
+            _Lane(file, (1 + zlib.crc32(owner.encode())) * LANE, budget.most_units),
+        )
+        """The units of the budget, and those of the owner."""
         _open_reservations.add(self)
 
     @property
     def size(self) -> int:
         """Bytes that are taken."""
-        return len(self._held) * UNIT_BYTES
+        return len(self._lanes[0].held) * UNIT_BYTES
 
     async def resize(self, size: int) -> float:
         """Take memory until at least `size` bytes are taken, or give the rest back. Returns the seconds waited.
@@ -117,13 +135,13 @@ class Reservation:
             LimitExceeded: `size` is more than the whole budget.
             ServiceBusy: others have taken the memory, and did not give it back in time.
         """
-        if size > self._budget.total_bytes:
-            raise LimitExceeded(
-                f"decoding needs {format_bytes(size)} of memory; the limit of all decoders of a machine is "
-                f"{format_bytes(self._budget.total_bytes)} (node_memory_bytes)"
-            )
         units = -(-size // UNIT_BYTES)
-        units = min(units, self._budget.units)
+        if units > self._budget.most_units:
+            raise LimitExceeded(
+                f"decoding needs {format_bytes(size)} of memory; the limit is "
+                f"{format_bytes(self._budget.most_units * UNIT_BYTES)}, three quarters of what all decoders of a "
+                "machine may take (node_memory_bytes)"
+            )
         started = time.monotonic()
         while not self._try_resize(units):
             if time.monotonic() - started >= self._budget.wait_s:
@@ -137,50 +155,77 @@ class Reservation:
             return f"{wanted}: the machine is near the memory from which on Ray ends processes; try again later"
         return (
             f"{wanted}: other files are being decoded, and the limit of all decoders of a machine is "
-            f"{format_bytes(self._budget.total_bytes)} (node_memory_bytes); try again later"
+            f"{format_bytes(self._budget.total_bytes)} (node_memory_bytes), of an owner three quarters; try again later"
         )
 
     def _try_resize(self, units: int) -> bool:
         """Take or give back units until there are `units`. Returns False, and changes nothing, if they are not free."""
-        missing = units - len(self._held)
-        if missing <= 0:
-            self._give_back(units)
+        held = len(self._lanes[0].held)
+        if units <= held:
+            for lane in self._lanes:
+                lane.give_back(units)
             return True
-        if not self._budget.is_room_on_node(missing * UNIT_BYTES) or not self._lock(GATE):
+        if not self._budget.is_room_on_node((units - held) * UNIT_BYTES) or not lock_byte(self._file, GATE):
             return False
-        kept = len(self._held)
-        for number in range(self._budget.units):
-            if number not in self._held and self._lock(number):
-                self._held.append(number)
-                if len(self._held) == units:
-                    break
-        else:
-            self._give_back(kept)
-        self._unlock(GATE)
-        return len(self._held) == units
-
-    def _give_back(self, kept: int) -> None:
-        """Give back all units but the first `kept`."""
-        for number in self._held[kept:]:
-            self._unlock(number)
-        del self._held[kept:]
-
-    def _lock(self, place: int) -> bool:
-        try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _describe_lock(fcntl.F_WRLCK, place))
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def _unlock(self, place: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _describe_lock(fcntl.F_UNLCK, place))
+        is_taken = all(lane.take(units) for lane in self._lanes)
+        if not is_taken:
+            for lane in self._lanes:
+                lane.give_back(held)
+        unlock_byte(self._file, GATE)
+        return is_taken
 
     def close(self) -> None:
         """Give everything back. May be called again."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
-        self._held = []
+        for lane in self._lanes:
+            lane.held.clear()
+
+
+class _Lane:
+    """Bytes of the file of which a reservation locks some.
+
+    Args:
+        file: descriptor of the file.
+        begin: number of the first byte.
+        count: number of bytes.
+    """
+
+    def __init__(self, file: int, begin: int, count: int) -> None:
+        self._file = file
+        self._places = range(begin, begin + count)
+        self.held: list[int] = []
+        """The bytes that are locked."""
+
+    def take(self, count: int) -> bool:
+        """Lock bytes until `count` are. Returns whether there were so many free ones."""
+        for place in self._places:
+            if len(self.held) >= count:
+                break
+            if place not in self.held and lock_byte(self._file, place):
+                self.held.append(place)
+        return len(self.held) >= count
+
+    def give_back(self, kept: int) -> None:
+        """Unlock all bytes but the first `kept`."""
+        for place in self.held[kept:]:
+            unlock_byte(self._file, place)
+        del self.held[kept:]
+
+
+def lock_byte(file: int, place: int) -> bool:
+    """Lock a byte of a file for the open file description. Returns False if another one has locked it."""
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _describe_lock(fcntl.F_WRLCK, place))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def unlock_byte(file: int, place: int) -> None:
+    """Unlock a byte of a file."""
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _describe_lock(fcntl.F_UNLCK, place))
 
 
 def _describe_lock(kind: int, place: int) -> bytes:

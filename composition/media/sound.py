@@ -47,11 +47,13 @@ class SoundCollector:
     Args:
         open_file: opens a file by its URL.
         limits: limits on the files.
+        owner: their owner; empty if it is not known.
     """
 
-    def __init__(self, open_file: OpenFile, limits: MediaLimits) -> None:
+    def __init__(self, open_file: OpenFile, limits: MediaLimits, owner: str = "") -> None:
         self._open_file = open_file
         self._limits = limits
+        self._owner = owner
 
     @asynccontextmanager
     async def collect(self, sounds: Sequence[Sound]) -> AsyncGenerator[SoundResult]:
@@ -63,6 +65,7 @@ class SoundCollector:
         Raises:
             NotFound, StorageFailed: a file cannot be read.
             ServiceLost: a decoder process was lost.
+            ServiceBusy: other files are being decoded.
         """
         with NamedTemporaryFile(prefix="reelgraph-sound-") as file:
             if len(sounds) == 1 and sounds[0].start == 0:
@@ -121,7 +124,8 @@ class SoundCollector:
 
     async def _open_decoder(self, url: str, stack: AsyncExitStack) -> Decoder:
         path = await stack.enter_async_context(self._open_file(url))
-        return await stack.enter_async_context(Decoder.open(path, self._limits, takes_sound=True))
+        opening = Decoder.open(path, self._limits, owner=self._owner, takes_sound=True)
+        return await stack.enter_async_context(opening)
 
 
 async def _copy(decoder: Decoder, seconds: Fraction | None, file: IO[bytes]) -> EncodedSound:

@@ -74,6 +74,8 @@ class Stitcher:
         self._filled = 0
         self._emitted = 0
         self._held: deque[Pixels] = deque()
+        self.border = 0, 0
+        """Index of the first frame of the last clip that was added, and of the first one behind its cross-fade."""
 
     async def add_clip(self, runs: AsyncGenerator[Frames], frames: int, fit: Fit) -> AsyncGenerator[Frames]:
         """Append a clip, and yield the frames of the video that are ready, in runs of 1 to 16 frames.
@@ -95,7 +97,10 @@ class Stitcher:
         part: _Clip | None = None
         async with aclosing(runs):
             async for run in runs:
-                part = part or _Clip(frames, run.rate, fit, self._held)
+                if part is None:
+                    part = _Clip(frames, run.rate, fit, self._held)
+                    behind = self._emitted + len(self._held)
+                    self.border = behind - part.fade, behind
                 ready = part.crossfade(part.resample(run))
                 del run  # so that it is freed as soon as `ready` ends, before the next run is received
                 while await asyncio.to_thread(self._fill_run, ready):
@@ -170,7 +175,8 @@ class _Clip:
         """Seconds of the clip per frame of the video."""
         self._before = before
         self._max_held = _limit_crossfade(count_clip_frames(frames, rate, fit), fit)
-        self._fade = min(self._max_held, len(before))
+        self.fade = min(self._max_held, len(before))
+        """Length of the cross-fade from the previous clip."""
         self._emitted = 0
         """Frames of the video produced so far."""
         self._received = 0
@@ -210,21 +216,21 @@ class _Clip:
     def finish(self) -> Iterator[Pixels]:
         """Yield the remaining frames, repeating the last one where some are missing, except those held back."""
         length = ceil(self._times[-1] / self._step) if self._length is None else self._length
-        missing = max(length, self._fade) - self._emitted
+        missing = max(length, self.fade) - self._emitted
         self._emitted += missing
         if self._last is not None:
             yield from self.crossfade(repeat(self._last, missing))
-        while len(self.held) > self._emitted - self._fade:
+        while len(self.held) > self._emitted - self.fade:
             yield self.held.popleft()
 
     def crossfade(self, frames: Iterator[Pixels]) -> Iterator[Pixels]:
         """Mix the first frames with those of the previous clip, and hold back the last ones for the next clip."""
-        while len(self._before) > self._fade:
+        while len(self._before) > self.fade:
             yield self._before.popleft()
         for frame in frames:
             result = frame
             if self._before:
-                weight = 1 - Fraction(len(self._before), self._fade + 1)
+                weight = 1 - Fraction(len(self._before), self.fade + 1)
                 result = mix_frames(self._before.popleft(), frame, weight)
             if self._max_held == 0:
                 yield result

@@ -1,27 +1,22 @@
 """Title cards, which replace a scene that could not be generated, as a picture or as a video."""
 
-import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from composition.media.encode import SegmentEncoder
+from composition.media.fonts import MIN_FONT_SIZE, load_font, strip_undrawable
 from services.frames import Pixels
 
 BACKGROUND, HEADING, BODY = (24, 26, 31), (236, 236, 236), (172, 177, 187)
 """Colours of the background, the heading and the text, RGB."""
-MIN_FONT_SIZE = 8
-"""Smallest legible font size in pixels."""
 MAX_TEXT = 600
 """Characters of the text that are shown."""
 SEGMENT_FRAMES = 32
 """Frames per segment of the video."""
-REPLACEMENTS = {"–": "-", "—": "-", "\u2010": "-", "\u2011": "-"}
-"""Characters that the font lacks → their replacements."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +84,15 @@ def _lay_out(text: str, width: int, height: int) -> list[_Line]:
     """Break a text into lines that fit into `width` × `height` pixels."""
     first, _, rest = text.strip().partition("\n")
     large = max(MIN_FONT_SIZE, min(width // 7, height // 6))
-    body = _load_font(max(MIN_FONT_SIZE, large // 2))
-    first = _strip_undrawable(first)
+    body = load_font(max(MIN_FONT_SIZE, large // 2))
+    first = strip_undrawable(first)
     sizes = range(large, int(body.size) - 1, -1)
-    fitting = next((size for size in sizes if first and _load_font(size).getlength(first) <= width), None)
+    fitting = next((size for size in sizes if first and load_font(size).getlength(first) <= width), None)
     lines: list[_Line] = []
-    if fitting is not None and sum(_load_font(fitting).getmetrics()) <= height:
-        lines.append(_Line(first, _load_font(fitting), HEADING, fitting // 4))
+    if fitting is not None and sum(load_font(fitting).getmetrics()) <= height:
+        lines.append(_Line(first, load_font(fitting), HEADING, fitting // 4))
     room = height - sum(line.height for line in lines)
-    words = _strip_undrawable(rest if lines else text).split()
+    words = strip_undrawable(rest if lines else text).split()
     wrapped = _wrap_words(words, body, width, max(0, room) // sum(body.getmetrics()))
     return lines + [_Line(line, body, BODY) for line in wrapped]
 
@@ -121,31 +116,3 @@ def _wrap_words(words: list[str], font: ImageFont.FreeTypeFont, width: int, most
     while last and font.getlength(f"{last}…") > width:
         last = last[:-1].rstrip()
     return [*lines[: most - 1], f"{last}…"] if last else lines[: most - 1]
-
-
-def _strip_undrawable(text: str) -> str:
-    """Drop accents, and words with letters that the font lacks."""
-    plain = "".join(REPLACEMENTS.get(letter, letter) for letter in unicodedata.normalize("NFKD", text))
-    bare = "".join(letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf"))
-    return " ".join(word for word in bare.split() if all(map(_has_glyph, word)))
-
-
-@lru_cache(maxsize=64)
-def _load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Return Pillow's default font in a size (pixels). Raises OSError if Pillow was built without FreeType."""
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise OSError("Pillow has no scalable font: it was built without FreeType")
-    return font
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(letter: str) -> bool:
-    """Whether the font has a letter; all letters that it lacks are drawn as the same box."""
-    return _draw_letter(letter) != _draw_letter("\uffff")
-
-
-def _draw_letter(letter: str) -> bytes:
-    picture = Image.new("L", (4 * MIN_FONT_SIZE, 4 * MIN_FONT_SIZE))
-    ImageDraw.Draw(picture).text((MIN_FONT_SIZE, MIN_FONT_SIZE), letter, 255, _load_font(2 * MIN_FONT_SIZE))
-    return picture.tobytes()

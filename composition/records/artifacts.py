@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -68,6 +69,33 @@ class Artifacts:
                 f"writing to the artifact store failed: {error.strerror or type(error).__name__}"
             ) from error
 
+    def put_new_file(self, key: str, source: Path) -> None:
+        """Move the local file `source` into the store, unless there is a file of this key. Raises StorageFailed.
+
+        In a bucket, of two that are stored at the same time the later one may replace the earlier one.
+        """
+        if not self._is_local:
+            if self._system.exists(self._get_path(key)):
+                source.unlink()
+            else:
+                self.put_file(key, source)
+            return
+        try:
+            _link(source, Path(self._get_path(key)))
+        except OSError as error:
+            raise StorageFailed(
+                f"writing to the artifact store failed: {error.strerror or type(error).__name__}"
+            ) from error
+
+    def get_tag(self, key: str) -> str:
+        """Return a text that changes when the content of an artifact changes. Raises NotFound."""
+        try:
+            info = self._system.info(self._get_path(key))
+        except FileNotFoundError as error:
+            raise NotFound("the content is no longer there") from error
+        about = [str(info.get(name)) for name in ("size", "ETag", "etag", "LastModified", "mtime", "ino")]
+        return hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
+
     def get_size(self, key: str) -> int:
         """Return the size of an artifact in bytes. Raises NotFound."""
         try:
@@ -129,6 +157,22 @@ class Artifacts:
         folder = Path(self._root) / ".drafts"
         folder.mkdir(exist_ok=True)
         return str(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Flush a file to disk, then give it its new name, unless another file has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as written:
+        os.fsync(written.fileno())
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        pass
+    except OSError:
+        if target.exists():
+            raise
+        return _move(source, target)  # the file system has no links
+    return source.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

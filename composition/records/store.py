@@ -18,7 +18,15 @@ from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from composition.records.database import mark_writing, open_database
-from composition.records.events import JobEvent, Status, StatusEvent, VideoError
+from composition.records.events import (
+    JobEvent,
+    ResultEvent,
+    StageEvent,
+    StageObject,
+    Status,
+    StatusEvent,
+    VideoError,
+)
 from composition.records.tables import TERMINAL, ApiKey, Deployed, Event, File, Job, Segment, Stage, Still, Table
 from composition.variants import FRAME, VIDEO
 from services.errors import Cancelled, Conflict, LeaseLost, NotFound, QueueFull
@@ -184,6 +192,24 @@ class Store:
         with self._read() as session:
             for stage in session.scalars(select(Stage).where(Stage.job_id.in_(job_ids)).order_by(Stage.id)):
                 found[stage.job_id].append(stage)
+        return found
+
+    def list_stages_of(self, job_id: str, variant: str | None = None) -> list[StageObject]:
+        """Return the stages that a job completed before one of its results, in order; all stages if it has none yet.
+
+        Args:
+            job_id: the job.
+            variant: the result; None for all stages of the job.
+        """
+        kinds = (StageEvent.KIND, ResultEvent.KIND)
+        found: list[StageObject] = []
+        with self._read() as session:
+            query = select(Event).where(Event.job_id == job_id, Event.kind.in_(kinds)).order_by(Event.number)
+            for event in session.scalars(query):
+                if event.kind == StageEvent.KIND:
+                    found.append(StageObject.model_validate(event.data))
+                elif event.data["variant"] == variant:
+                    break
         return found
 
     def list_segments(self, job_id: str, after: int = -2, variant: str = VIDEO) -> list[Segment]:

@@ -8,6 +8,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 TERMINAL = ("completed", "failed")
 """The final states of a job."""
+COPIED_FRAMES = "frames/"
+"""Beginning of the keys of files that are copies of frames which a job has made, and no uploads."""
 
 
 class Table(DeclarativeBase):
@@ -78,6 +80,9 @@ class Segment(Table):
     key: Mapped[str]
     first: Mapped[int]
     frames: Mapped[int]
+    signals: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What was measured of its frames (`composition/media/signals.py`), and of which kinds faults are looked for
+    (index -1); None if the segment was written by an older version."""
 
 
 class Still(Table):

@@ -128,7 +128,7 @@ class FullPipeline:
         face: Face | None = read_identity(request.identity) if request.identity else None
         if request.face is not None:
             yield Progress("face", 0, 1)
-            image = await self._media.read_picture(request.face)
+            image = await self._media.read_picture(request.face, plan.known.owner)
             face, other_items = await find_face(self._models.face, image, self._transport, key)
             for item in other_items:
                 yield item
@@ -213,7 +213,7 @@ class FullPipeline:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
                 stages.add(done)
-                news = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
+                news: list[Item] = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
                 if run.stop == animate.num_frames:
                     last = news
                     continue

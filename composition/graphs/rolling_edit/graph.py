@@ -80,9 +80,9 @@ class RollingEdit:
         request = complete_request(request, self._settings.defaults)
         if known.is_retry:
             await stop_everywhere(self._editor, known.key, self._transport)
-        first = await self._read_first(request)
-        style = await self._media.read_picture(request.style_frame) if request.style_frame else first
-        async with self._media.open(request.edges[1]) as edges:
+        first = await self._read_first(request, known.owner)
+        style = await self._media.read_picture(request.style_frame, known.owner) if request.style_frame else first
+        async with self._media.open(request.edges[1], known.owner) as edges:
             plan = _make_plan(request, style, edges, known)
             yield Fact("seed", plan.seed)
             yield Fact("frames_total", plan.total)
@@ -93,8 +93,7 @@ class RollingEdit:
                 yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
             index = max(1, known.frames)
-            stages = Stages()
-            last: Frames | None = None
+            stages = Stages(plan.total)
             async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
                 async for run in runs:
                     for edge in run.split():
@@ -103,20 +102,16 @@ class RollingEdit:
                             async for item in items:
                                 if isinstance(item, Frames):
                                     previous = item
-                                if isinstance(item, Frames) and item.stop == plan.total:
-                                    last = item
-                                elif stages.add(item):
+                                if stages.add(item):
                                     yield item
                         index += 1
-            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.list_done()]:
+            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.finish()]:
                 yield item
-            if last is not None:  # follows the end of the stage, because the video is complete with it
-                yield last
 
-    async def _read_first(self, request: RollingEditRequest) -> Frames:
+    async def _read_first(self, request: RollingEditRequest, owner: str) -> Frames:
         if request.init_frame:
-            return await self._media.read_picture(request.init_frame)
-        async with self._media.open(request.rgb_video or "") as video, aclosing(video.stream_runs(0, 1)) as runs:
+            return await self._media.read_picture(request.init_frame, owner)
+        async with self._media.open(request.rgb_video or "", owner) as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
     async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, edge: Frames) -> AsyncGenerator[Item]:

@@ -1,12 +1,13 @@
 """The request of a rolling edit."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from composition.graphs.branching import Branch
 from composition.graphs.request import MediaRequest
+from composition.media.fault_kinds import FaultKind
 from services.errors import InvalidParameter
 from services.limits import parse_json_object
 from services.qwen_edit.request import EdgeFilter, Editing
@@ -66,6 +67,15 @@ class RollingEditRequest(MediaRequest, Editing):
                 "init_frame: there is no first frame; give init_frame or rgb_video", param="init_frame"
             )
         return self
+
+    @property
+    def faults(self) -> Collection[FaultKind]:
+        """Kinds of faults that are looked for; cuts and still frames may be those of the edges."""
+        return ("flicker", "jump", "flat")
+
+    @property
+    def given_frames(self) -> int:
+        return 1
 
     @property
     def edges(self) -> tuple[str, str, EdgeFilter]:

@@ -66,7 +66,7 @@ class Single:
                 yield item
 
     async def _video(self, request: SingleRequest, known: Known) -> AsyncGenerator[Item]:
-        pictures = await self._read_pictures(request)
+        pictures = await self._read_pictures(request, known.owner)
         yield Fact("frames_total", cast("Any", request).num_frames)
         call = self._call_video(request, pictures, known)
         async with open_stream(call, self._transport) as items:
@@ -76,8 +76,9 @@ class Single:
     async def _picture(self, request: PictureJob, known: Known) -> AsyncGenerator[Item]:
         if IMAGE in known.picture_urls:
             return
-        references = await self._read_references(request) if isinstance(request, EditJob) else []
-        call = self._call_picture(request, await self._read_pictures(request), references, known.key)
+        references = await self._read_references(request, known.owner) if isinstance(request, EditJob) else []
+        pictures = await self._read_pictures(request, known.owner)
+        call = self._call_picture(request, pictures, references, known.key)
         picture: Result | None = None  # complete when its stage is done
         async with open_stream(call, self._transport) as items:
             async for item in items:
@@ -88,16 +89,17 @@ class Single:
         if picture is not None:
             yield picture
 
-    async def _read_pictures(self, request: SingleRequest) -> dict[str, Frames]:
+    async def _read_pictures(self, request: SingleRequest, owner: str) -> dict[str, Frames]:
         """Read the pictures of the request. The keys are the names of the method's arguments."""
         urls = {name: getattr(request, name) for name, kind in request.MEDIA.items() if kind == "image"}
-        return {name: await self._media.read_picture(url) for name, url in urls.items() if url is not None}
+        return {name: await self._media.read_picture(url, owner) for name, url in urls.items() if url is not None}
 
-    async def _read_references(self, request: EditJob) -> list[Frames]:
+    async def _read_references(self, request: EditJob, owner: str) -> list[Frames]:
         """Read the pictures that an edit may refer to, which differ in size."""
         if request.references is None:
             return []
-        async with self._media.open(request.references) as pictures, aclosing(pictures.stream_runs()) as runs:
+        opening = self._media.open(request.references, owner)
+        async with opening as pictures, aclosing(pictures.stream_runs()) as runs:
             return [Frames(np.ascontiguousarray(pixels)[None]) async for run in runs for pixels in run.pixels]
 
     def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
@@ -145,13 +147,13 @@ class Upscaling:
                 async for item in items:
                     yield item
         elif IMAGE not in known.picture_urls:
-            async with aclosing(self._picture(upscale, request)) as items:
+            async with aclosing(self._picture(upscale, request, known.owner)) as items:
                 async for item in items:
                     yield item
 
-    async def _picture(self, upscale: UpscaleRequest, request: UpscaleJob) -> AsyncGenerator[Item]:
+    async def _picture(self, upscale: UpscaleRequest, request: UpscaleJob, owner: str) -> AsyncGenerator[Item]:
         """Yield the upscaled picture. The opacity of a transparent picture is upscaled like a grey picture."""
-        picture, alpha = await self._read_picture(request)
+        picture, alpha = await self._read_picture(request, owner)
         parts = 1 if alpha is None else 2
         yield Progress("upscale", 0, parts)
         stages = Stages()
@@ -172,17 +174,17 @@ class Upscaling:
             yield stage
         yield Result(IMAGE, large, still=True, alpha=large_alpha)
 
-    async def _read_picture(self, request: UpscaleJob) -> tuple[Frames, Frames | None]:
+    async def _read_picture(self, request: UpscaleJob, owner: str) -> tuple[Frames, Frames | None]:
         """Read the colours and the opacity; None if the picture is opaque, or shown on a background."""
         if request.background is not None:
-            return await self._media.read_picture(request.image or ""), None
-        return await self._media.read_picture_with_alpha(request.image or "")
+            return await self._media.read_picture(request.image or "", owner), None
+        return await self._media.read_picture_with_alpha(request.image or "", owner)
 
     async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
         stages = Stages()
         count = known.frames
         last: Frames | None = None
-        async with self._media.open(url) as video:
+        async with self._media.open(url, known.owner) as video:
             yield Fact("frames_total", video.facts.frames)
             if video.facts.sound is not None:
                 yield Sound(url)

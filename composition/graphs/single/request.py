@@ -7,6 +7,7 @@ from pydantic import model_validator
 
 from composition.graphs.fields import read_fps
 from composition.graphs.request import GraphRequest, MediaRequest
+from composition.media.fault_kinds import FaultKind
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter, LimitExceeded
 from services.limits import parse_json_object
@@ -127,6 +128,11 @@ class UpscaleJob(SingleRequest, MediaRequest):
         if (self.input_video is None) == (self.image is None):
             raise InvalidParameter("input_video: give either this or image", param="input_video")
         return self
+
+    @property
+    def faults(self) -> Collection[FaultKind]:
+        """Kinds of faults that are looked for; all others may be those of the user's video."""
+        return ("flat",)
 
     @property
     def main_variant(self) -> str:

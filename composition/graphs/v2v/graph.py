@@ -38,7 +38,7 @@ class V2V:
             await stop_everywhere(self._describer, known.key, self._transport)
             await stop_everywhere(self._animator, known.key, self._transport)
         prompt = (request.prompt or "").strip() or str(known.facts.get("caption") or "")
-        async with self._media.open(request.input_video) as video:
+        async with self._media.open(request.input_video, known.owner) as video:
             last = await video.read_last()
             samples = None if prompt else await video.sample(request.num_segments)
             facts = video.facts  # complete only after reading: damage is found on the way

@@ -2,9 +2,10 @@
 
 It has imported the decoding libraries, opened no file and started no thread. For each decoder, its owner sends one byte
 and three file descriptors over the socket FD: the decoder's lifeline, its link and its standard error. The child keeps
-the link and decodes a file (`composition.media.decoding.worker`). This process keeps the lifeline: when the owner shuts
-it down, the child is killed; when the child has ended, an `ExitReport` is sent over it, and it is closed. This process
-ends when its owner ends, and the kernel kills its children when it ends for any reason.
+the link and decodes a file (`composition.media.decoding.worker`). This process keeps the lifeline, over which the owner
+sends commands (`composition.media.decoding.lifeline`): when the owner shuts it down, the child is killed; when the
+child has ended, its status is sent over it, and it is closed. This process ends when its owner ends, and the kernel
+kills its children when it ends for any reason.
 
 decord is imported only by the children that use it: it would take 43 MiB of every decoder's address space
 (`memory_bytes`), and save 10 ms when a short video is sampled.
@@ -21,13 +22,15 @@ import socket
 import sys
 from pathlib import Path
 
-from composition.media.decoding.exit_report import ExitReport
+from composition.media.decoding.lifeline import Status, lower_session, obey
 from composition.media.decoding.worker import run_decoder
 
 FILE_COUNT = 3
 """File descriptors sent with each request."""
 PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
+LOWER_AGAIN_S = 0.1
+"""Interval in seconds at which sessions are lowered whose turn was not granted by Linux."""
 
 
 class ForkServer:
@@ -43,6 +46,8 @@ class ForkServer:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._lifelines: dict[int, socket.socket] = {}
         """Process id → lifeline of each child that was not reaped yet."""
+        self._unlowered: set[int] = set()
+        """Process ids of the children whose sessions have yet to get low priority."""
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._selector = selectors.PollSelector()
         for source in (self._control, self._wakeup):
@@ -57,11 +62,12 @@ class ForkServer:
     def serve(self) -> socket.socket | None:
         """Fork decoders until the owner has ended. Returns the link in each child, and None in this process."""
         while True:
-            ready = [(key.fileobj, key.data) for key, _ in self._selector.select()]
-            for source, pid in ready:
+            events = self._selector.select(LOWER_AGAIN_S if self._unlowered else None)
+            ready = [(key.fileobj, key.data) for key, _ in events]
+            for _, pid in ready:
                 if pid is not None:
-                    self._selector.unregister(source)
-                    os.kill(pid, signal.SIGKILL)  # it was not reaped, so the pid was not reused
+                    self._obey(pid)
+            self._unlowered = {pid for pid in self._unlowered if not lower_session(pid)}
             if any(source is self._wakeup for source, _ in ready):
                 self._wakeup.recv(4096)
                 self._reap()
@@ -72,6 +78,16 @@ class ForkServer:
                 link = self._fork(files)
                 if link is not None:
                     return link
+
+    def _obey(self, pid: int) -> None:
+        """Do what the owner of a child says. The child was not reaped, so its pid was not reused."""
+        lifeline = self._lifelines[pid]
+        commands = lifeline.recv(64)
+        if not commands:
+            self._selector.unregister(lifeline)
+            os.kill(pid, signal.SIGKILL)
+        elif obey(commands, pid):
+            self._unlowered.add(pid)
 
     def _fork(self, files: list[int]) -> socket.socket | None:
         """Fork a child. Returns the link in the child, None in this process. Reports exit status 1 if it fails."""
@@ -105,12 +121,16 @@ class ForkServer:
             os.close(file)
         if files:
             with socket.socket(fileno=files[0]) as lifeline:
-                _send_report(lifeline, ExitReport(1))
+                _send_status(lifeline, Status(1))
 
     def _become_decoder(self, link: int, stderr: int) -> socket.socket:
-        """In the child: bind its life to this process, and close all files but its own. Returns the link."""
+        """In the child: bind its life to this process, and close all files but its own. Returns the link.
+
+        The child has a session of its own, because Linux shares the processor between sessions.
+        """
         if self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != self._pid:
             os._exit(1)  # prctl failed, or the parent had already ended
+        os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
@@ -124,20 +144,20 @@ class ForkServer:
         """Reap the children that have ended, and send their exit statuses to the owner."""
         with contextlib.suppress(ChildProcessError):  # there are no children
             while True:
-                pid, status, used = os.wait4(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
+                self._unlowered.discard(pid)
                 with self._lifelines.pop(pid) as lifeline:
                     with contextlib.suppress(KeyError):  # unregistered when the child was killed
                         self._selector.unregister(lifeline)
-                    code = os.waitstatus_to_exitcode(status)
-                    cpu_s = used.ru_utime + used.ru_stime
-                    _send_report(lifeline, ExitReport(code, cpu_s, used.ru_maxrss * 1024))
+                    cpu_s = usage.ru_utime + usage.ru_stime
+                    _send_status(lifeline, Status(os.waitstatus_to_exitcode(status), usage.ru_maxrss << 10, cpu_s))
 
 
-def _send_report(lifeline: socket.socket, report: ExitReport) -> None:
+def _send_status(lifeline: socket.socket, status: Status) -> None:
     with contextlib.suppress(OSError):  # the owner has closed it
-        lifeline.send(report.encode())
+        lifeline.send(status.encode())
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ class Limits:
     max_frames: int
     max_duration_s: float
     deadline_s: float
+    turn_wait_s: float
     memory_bytes: int
     node_memory_bytes: int | None
     node_memory_wait_s: float

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from composition.media.decoding.exit_report import REPORT_BYTES, ExitReport, parse_report
+from composition.media.decoding.lifeline import RESUME, STATUS, SUSPEND, Status
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ KILL_S = 30.0
 """Timeout for killing a decoder, in seconds. Generous, for busy machines."""
 LOST = "the prepared decoder process died"
 HUNG = "the prepared decoder process did not answer and was killed"
+CPUCLOCK_SCHED = 2
+"""Kind of clock of a process, see `clock_getcpuclockid` in glibc."""
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
@@ -115,7 +118,8 @@ class DecoderProcess:
         self._prepared = prepared
         self._lock = threading.Lock()
         self._ended = False
-        self._report: ExitReport | None = None
+        self._status: Status | None = None
+        self._pid: int | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.link, link = socket.socketpair()
         """Non-blocking socket for requests and answers."""
@@ -129,34 +133,62 @@ class DecoderProcess:
                 self._release()
                 raise
 
+    def identify(self, pid: int) -> None:
+        """Note the process id, with which the process has reported that it is running."""
+        self._pid = pid
+
+    def measure_cpu(self) -> float:
+        """Return the processor time that the process has used so far, in seconds; 0 if it is not running."""
+        try:
+            return 0.0 if self._pid is None else time.clock_gettime(~self._pid << 3 | CPUCLOCK_SCHED)
+        except OSError:  # it has ended
+            return 0.0
+
+    def suspend(self) -> None:
+        """Request that the process be stopped until it is resumed, and have low priority from then on."""
+        self._command(SUSPEND)
+
+    def resume(self) -> None:
+        """Request that the process continue. Returns at once."""
+        self._command(RESUME)
+
+    def _command(self, command: bytes) -> None:
+        with contextlib.suppress(OSError):  # the prepared process has ended, and the decoder with it
+            self._lifeline.send(command)
+
     def kill(self) -> None:
         """Request that the process be killed. Returns at once."""
         with contextlib.suppress(OSError):  # the prepared process has ended, and the decoder with it
             self._lifeline.shutdown(socket.SHUT_WR)
 
-    def end(self) -> ExitReport | None:
+    def end(self) -> int | None:
         """Kill the process and wait until it has ended. Blocks.
 
         Returns:
-            How it ended, and what it used; None if it was lost with its prepared process.
+            The exit status, negative if a signal ended it; None if it was lost with its prepared process.
         """
         with self._lock:
             if not self._ended:
                 self.kill()
-                self._report = self._receive_report()
+                self._status = self._receive_status()
                 self._ended = True
-        return self._report
+        return None if self._status is None else self._status.code
 
-    def _receive_report(self) -> ExitReport | None:
+    def _receive_status(self) -> Status | None:
         try:
-            data = self._lifeline.recv(REPORT_BYTES)
+            message = self._lifeline.recv(STATUS.size)
         except TimeoutError:
             self._prepared.end(HUNG)
-            data = self._lifeline.recv(REPORT_BYTES)
-        if not data:
+            message = self._lifeline.recv(STATUS.size)
+        if not message:
             self._prepared.await_end()
             return None
-        return parse_report(data)
+        return Status.parse(message)
+
+    @property
+    def status(self) -> Status | None:
+        """How the process has ended and what it has used; None before, and if it was lost with its prepared process."""
+        return self._status
 
     @property
     def stderr_text(self) -> str:
@@ -164,11 +196,10 @@ class DecoderProcess:
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="replace")
 
-    def close(self) -> ExitReport | None:
-        """Kill the process, wait until it has ended, and close its files. Blocks. Returns what `end` does."""
-        report = self.end()
+    def close(self) -> None:
+        """Kill the process, wait until it has ended, and close its files. Blocks."""
+        self.end()
         self._release()
-        return report
 
     def _release(self) -> None:
         self.link.close()

@@ -1,12 +1,15 @@
 """The code of a decoder process: it decodes one file, and may be killed at any time.
 
 The process is forked from a prepared process (`composition.media.decoding.fork_server`), which kills it when it ends
-itself. It sends an empty answer when it is running, then answers one request after another over a socket. A request is
+itself. It sends its process id when it is running, then answers one request after another over a socket. A request is
 a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"}`, then `{"op": "run", "start",
 "most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
 opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
 followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
 and the seconds of one tick as a fraction.
+
+A decoder whose first request is `{"path", "limits", "marks"}` reads the marks of the file instead, answers `{"marks"}`
+and ends.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
@@ -17,18 +20,20 @@ Before a file is decoded, when its headers were read, the process sends `{"cost"
 """
 
 import json
+import os
 import socket
 import struct
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from composition.media.cost import Cost
+from composition.media.cost import MARKS_COST, Cost
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.allowance import Allowance, limit_resources
 from composition.media.decoding.headers import Limits
@@ -262,6 +267,23 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
         request = receive_request(link)
 
 
+def answer_marks(link: socket.socket, limits: Limits, path: str, trust_anchors: str | None) -> None:
+    """Answer with the marks of a file: the fields of `composition.media.marks.report.MarksReport`."""
+    # Imported here: most decoders do not read marks.
+    from composition.media.marks.label_reading import read_labels
+    from composition.media.marks.manifest_reading import read_manifest
+
+    allowance = Allowance(limits, lambda _cost, _used: None)  # the owner has reserved it
+    allowance.require(MARKS_COST)
+    try:
+        manifest, labels = read_manifest(Path(path), trust_anchors), read_labels(Path(path))
+        send_answer(link, {"marks": {"manifest": manifest, "labels": asdict(labels)}})
+    except MemoryError:
+        send_error(link, LimitExceeded(allowance.describe_memory()))
+    except OSError as error:
+        send_error(link, UndecodableMedia(f"the file cannot be read: {error.strerror}"))
+
+
 def send_answer(link: socket.socket, answer: dict[str, Any], pixels: Pixels | None = None) -> None:
     """Send an answer and its pixels."""
     data = json.dumps(answer).encode()
@@ -285,9 +307,12 @@ def receive_request(link: socket.socket) -> dict[str, Any] | None:
 
 def run_decoder(link: socket.socket) -> None:
     """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
-    send_answer(link, {})
+    send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
         limits = Limits(**request["limits"])
         limit_resources(limits)
-        serve_requests(link, limits, request["path"], takes_sound=request["takes_sound"])
+        if "marks" in request:
+            answer_marks(link, limits, request["path"], request["marks"]["trust_anchors"])
+        else:
+            serve_requests(link, limits, request["path"], takes_sound=request["takes_sound"])

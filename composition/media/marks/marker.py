@@ -11,11 +11,11 @@ from composition.media.limits import MediaLimits
 from composition.media.marks.credential import Credential, load_credential
 from composition.media.marks.ingredients import PreparedIngredient
 from composition.media.marks.installation_key import load_installation_key, needs_renewal
-from composition.media.marks.labels import MarkedFormat
 from composition.media.marks.manifest import describe_file
 from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MarksSettings
 from composition.media.marks.signing import sign_file, sign_stream
+from composition.media.marks.vocabulary import MarkedFormat
 
 MIME_TYPES: dict[MarkedFormat, str] = {
     "mp4": "video/mp4",

@@ -46,8 +46,10 @@ class Provenance:
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     """Request field → prompt. Written only if `MarksSettings.prompts` is on."""
     ingredients: Sequence[Ingredient] = ()
+    lost_ingredients: int = 0
+    """Number of files of the user that it was made from and that were deleted since."""
 
     @property
     def is_composite(self) -> bool:
         """Whether files of the user are part of it."""
-        return bool(self.ingredients)
+        return bool(self.ingredients) or self.lost_ingredients > 0

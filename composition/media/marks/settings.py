@@ -18,6 +18,8 @@ class VisibleLabel(BaseModel):
     corner: Corner = "bottom-right"
     height: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Height of the text as a share of the shorter side."""
+    font: Path | None = None
+    """TrueType or OpenType file with the letters of the text; the default font has English letters only."""
 
 
 class SigningSettings(BaseModel):

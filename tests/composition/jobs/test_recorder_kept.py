@@ -140,7 +140,7 @@ async def test_frames_and_scores_are_kept_as_they_come(keeping: KeepingRoom) -> 
         None,
         {"edge_loss": 1 / 7, "gram_loss": None, "temporal_loss": None, "lpips_to_init": None, "lpips_to_prev": None},
     ]
-    assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics", "thumbnail"]
+    assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics"]
 
 
 async def test_nothing_is_kept_behind_a_gap(keeping: KeepingRoom) -> None:

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, TypeAlias
 
 WINDOW_BYTES = 1 << 16
@@ -24,21 +22,17 @@ class Malformed(ValueError):
 
 
 class Source:
-    """A file that is read in parts, wherever they are. Memory holds one window of it. Use it in a `with` block."""
+    """A file that is read in parts, wherever they are. Memory holds one window of it.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self.size = os.fstat(self._file.fileno()).st_size
+    Args:
+        file: the file; it may be unbuffered.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, os.SEEK_END)
         self._begin = 0
         self._window = b""
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def read(self, begin: int, count: int) -> bytes:
         """Return `count` bytes from `begin` on. Raises Malformed if the file ends before."""
@@ -58,7 +52,7 @@ class Source:
         return self.read(0, min(count, self.size))
 
     def write_pieces(self, pieces: Iterable[Piece], target: BinaryIO) -> None:
-        """Write pieces of this file and new bytes to a file that was opened without a buffer."""
+        """Write pieces of this file and new bytes to a file."""
         for piece in pieces:
             if isinstance(piece, bytes):
                 target.write(piece)

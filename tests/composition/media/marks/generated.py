@@ -12,8 +12,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from composition.media.marks.labels import MarkedFormat
 from composition.media.marks.provenance import Ingredient, ModelUse, Provenance
+from composition.media.marks.vocabulary import MarkedFormat
 
 CREATED_AT = datetime(2026, 8, 2, 12, 30, 15, tzinfo=UTC)
 PROVENANCE = Provenance(

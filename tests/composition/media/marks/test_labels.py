@@ -14,16 +14,10 @@ from composition.media.marks import aigc, xmp
 from composition.media.marks.containers import mp4, webp
 from composition.media.marks.containers.boxes import build_box
 from composition.media.marks.containers.source import MAX_PACKET_BYTES, Source
-from composition.media.marks.labels import (
-    COMPOSITE,
-    GENERATED,
-    MAX_PROMPT_BYTES,
-    Labels,
-    add_labels,
-    read_labels,
-    read_system_version,
-)
+from composition.media.marks.label_reading import Labels, read_labels
+from composition.media.marks.labels import MAX_PROMPT_BYTES, add_labels, label_bytes, read_system_version
 from composition.media.marks.settings import MARKS_OFF, MarksSettings
+from composition.media.marks.vocabulary import COMPOSITE, GENERATED
 from services.errors import ModelFailed, StorageFailed
 from tests.composition.media.marks.generated import (
     COMPOSITE as COMPOSITE_PROVENANCE,
@@ -81,8 +75,10 @@ def test_labels_are_read_again_and_the_content_is_the_same(kind: str, tmp_path: 
     before = decode(path, kind)
     assert read_labels(path) == Labels()
 
+    labelled = label_bytes(path.read_bytes(), form_of(kind), SETTINGS, PROVENANCE)
     add_labels(path, form_of(kind), SETTINGS, PROVENANCE)
 
+    assert path.read_bytes() == labelled
     assert read_labels(path) == EXPECTED
     assert decode(path, kind) == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -105,7 +101,7 @@ def test_each_label_is_turned_off_alone(kind: str, tmp_path: Path) -> None:
     path = write_file(kind, tmp_path)
     plain = path.read_bytes()
     add_labels(path, form_of(kind), MARKS_OFF, PROVENANCE)
-    assert path.read_bytes() == plain
+    assert path.read_bytes() == plain == label_bytes(plain, form_of(kind), MARKS_OFF, PROVENANCE)
     add_labels(path, form_of(kind), MarksSettings(aigc=False), PROVENANCE)
     assert (read_labels(path).source_type, read_labels(path).aigc) == (GENERATED, None)
     assert b"AIGC" not in path.read_bytes()
@@ -181,8 +177,8 @@ def test_positions_beyond_4_gib_become_64_bit(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(head + struct.pack(">I4sQ", 1, b"mdat", (1 << 32) - len(head) + 64))
         file.truncate((1 << 32) + 64)
-    with Source(path) as source:
-        pieces = mp4.set_labels(source, b"<packet/>", {})
+    with path.open("rb") as file:
+        pieces = mp4.set_labels(Source(file), b"<packet/>", {})
     _, moov, xmp_box, mdat = pieces
     assert isinstance(moov, bytes)
     assert isinstance(xmp_box, bytes)

@@ -1,0 +1,64 @@
+"""Files of several owners that are uploaded at the same time: who has a slow one makes nobody else wait."""
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from composition.http.forms import Part
+from composition.http.uploads import Uploads
+from composition.media.limits import MediaLimits
+from composition.records.artifacts import Artifacts, ArtifactSettings
+from composition.records.store import Store
+from tests.composition.albums import numbered
+from tests.composition.media.hostile import make_slow_video
+from tests.composition.media.test_decode import workers
+from tests.waiting import until
+
+SLOW_FILES = 4
+FRAMES = 1500
+"""Frames of a slow file: it takes several seconds of processor time, and is accepted."""
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Iterator[Uploads]:
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    yield Uploads(store, Artifacts(ArtifactSettings(url=str(tmp_path / "artifacts"))), MediaLimits(), 1 << 30)
+    store.close()
+
+
+async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(uploads: Uploads) -> None:
+    slow = make_slow_video(FRAMES)
+    done: list[str] = []
+
+    async def upload(owner: str, data: bytes) -> None:
+        await uploads.store_part(Part(io.BytesIO(data), "x"), owner, "input", "file")
+        done.append(owner)
+
+    tasks = [asyncio.create_task(upload("alice", slow)) for _ in range(SLOW_FILES)]
+    await asyncio.to_thread(until, lambda: count_suspended() == SLOW_FILES - 1, what="the wait of slow files")
+    await upload("bob", numbered(7))
+    assert done == ["bob"]
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert workers() == []
+
+
+def count_suspended() -> int:
+    return sum(worker.status() == psutil.STATUS_STOPPED for worker in workers())
+
+
+async def test_an_upload_that_is_cancelled_lets_the_next_one_go_on(uploads: Uploads) -> None:
+    slow = make_slow_video(FRAMES)
+    tasks = [
+        asyncio.create_task(uploads.store_part(Part(io.BytesIO(slow), "x"), "alice", "input", "file")) for _ in range(2)
+    ]
+    await asyncio.to_thread(until, lambda: count_suspended() == 1, what="the wait of a slow file")
+    tasks[0].cancel()
+    file = await tasks[1]
+    assert file.facts["frames"] == FRAMES
+    assert workers() == []
