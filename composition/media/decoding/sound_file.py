@@ -9,6 +9,7 @@ from typing import Any, cast
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from composition.media.cost import SOUND_COST
 from composition.media.decoding.containers import open_container
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.sound import Chunk, Chunks, SoundTrack
@@ -38,6 +39,7 @@ class SoundFile:
         self._limits = limits
         self._codec = ""
         self._duration_s = 0.0
+        limits.require(SOUND_COST)
         self._check()
 
     def _check(self) -> None:
