@@ -22,6 +22,8 @@ WRITTEN = ("caption", "script", "prompts")
 """Facts with prompts that a model wrote, or that the script of a storyboard contains."""
 MAX_ORIGINS = 1000
 """Maximum number of jobs that are followed: scenes, and the older jobs that an edit branches from."""
+EDITED_FIELD = "input_video"
+"""Request field of a file of which the result is an edited version."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class OriginReader:
                     path = await files.enter_async_context(self._artifacts.open_local(self._artifacts.get_url(key)))
                 except NotFound:  # deleted since the job ended
                     continue
-                ingredients.append(Ingredient(name, path))
+                ingredients.append(Ingredient(name, path, is_parent=name == EDITED_FIELD, owner=job.owner))
             seed = job.facts.get("seed", job.params.get("seed"))
             yield Provenance(
                 content_id=f"{job.id}/{variant}.{extension}",

@@ -144,7 +144,7 @@ class Decoder:
             options: its options, as JSON.
             limits: limits on the process; by default those of `MediaLimits`.
             param: the request field to name in errors.
-            owner: the owner of the file, among whom the processor is shared; empty if it is not known.
+            owner: the owner of the file; empty if it is not known.
 
         Returns:
             JSON and bytes. Their maker has read a file that may be hostile.
@@ -153,6 +153,7 @@ class Decoder:
             UndecodableMedia: the file cannot be read, or the process crashed on it or took too long.
             LimitExceeded: the file exceeds a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other files are being decoded.
         """
         async with cls._start(path, limits or MediaLimits(), param, owner) as decoder:
             return await decoder._run_task(task, options)

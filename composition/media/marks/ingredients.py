@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from composition.media.decode import Decoder
@@ -115,6 +114,7 @@ async def prepare_ingredients(
     Raises:
         StorageFailed: a file cannot be read.
         ServiceLost: a decoder process could not be started or was lost.
+        ServiceBusy: other files are being decoded.
     """
     prepared: list[PreparedIngredient] = []
     left = room.total
@@ -131,16 +131,16 @@ async def prepare_ingredients(
             "chain": credential.chain.decode(),
             "algorithm": credential.algorithm,
         }
-        prepared.append(await _pack(plain, ingredient.path, limits, options))
+        prepared.append(await _pack(plain, ingredient, limits, options))
         left -= len(prepared[-1].archive or b"")
     return prepared
 
 
 async def _pack(
-    plain: PreparedIngredient, path: Path, limits: MediaLimits, options: dict[str, Any]
+    plain: PreparedIngredient, ingredient: Ingredient, limits: MediaLimits, options: dict[str, Any]
 ) -> PreparedIngredient:
     try:
-        answer, archive = await Decoder.run_task(path, "ingredient", options, limits)
+        answer, archive = await Decoder.run_task(ingredient.path, "ingredient", options, limits, owner=ingredient.owner)
     except LimitExceeded:
         return replace(plain, manifest="too large")
     except UndecodableMedia:

@@ -83,6 +83,8 @@ def _describe_generation(
         data["seed"] = provenance.seed
     if ingredients:
         data["inputs"] = [ingredient.describe() for ingredient in ingredients]
+    if provenance.lost_ingredients:
+        data["deletedInputs"] = provenance.lost_ingredients
     if settings.prompts and provenance.prompts:
         data["prompts"] = dict(provenance.prompts)
     return data

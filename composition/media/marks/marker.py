@@ -1,7 +1,6 @@
 """Writing the marks into finished files."""
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from composition.media.limits import MediaLimits
 from composition.media.marks.credential import Credential, load_credential, load_trust_anchors
 from composition.media.marks.ingredients import PreparedIngredient, prepare_ingredients
 from composition.media.marks.installation_key import load_installation_key, needs_renewal
-from composition.media.marks.labels import add_labels
+from composition.media.marks.labels import add_labels, label_bytes
 from composition.media.marks.manifest import describe_file
 from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MarksSettings
-from composition.media.marks.signing import Manifest, sign_file
+from composition.media.marks.signing import Manifest, sign_bytes, sign_file
 from composition.media.marks.vocabulary import MarkedFormat
 from services.errors import StorageFailed
 
@@ -77,14 +76,10 @@ class Marker:
     def _mark_copy(
         self, data: bytes, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
     ) -> bytes:
-        try:
-            with tempfile.TemporaryDirectory(prefix="reelgraph-") as folder:
-                path = Path(folder) / f"made.{form}"
-                path.write_bytes(data)
-                self._write_marks(path, form, provenance, ingredients)
-                return path.read_bytes()
-        except OSError as error:
-            raise StorageFailed(f"the marked picture cannot be written: {error.strerror}") from error
+        data = label_bytes(data, form, self.settings, provenance)
+        if not self.settings.c2pa:
+            return data
+        return sign_bytes(data, self._build_manifest(form, provenance, ingredients), self._get_credential())
 
     def _write_marks(
         self, path: Path, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
@@ -93,11 +88,7 @@ class Marker:
         add_labels(path, form, self.settings, provenance)
         if not self.settings.c2pa:
             return
-        manifest = Manifest(
-            describe_file(provenance, self.settings, ingredients),
-            MIME_TYPES[form],
-            [ingredient.archive for ingredient in ingredients if ingredient.archive is not None],
-        )
+        manifest = self._build_manifest(form, provenance, ingredients)
         draft = path.with_name(f".{path.name[:40]}.{uuid4().hex}")
         try:
             sign_file(path, draft, manifest, self._get_credential())
@@ -107,6 +98,15 @@ class Marker:
             raise StorageFailed(f"the signed file cannot be written: {error.strerror}") from error
         finally:
             draft.unlink(missing_ok=True)
+
+    def _build_manifest(
+        self, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
+    ) -> Manifest:
+        return Manifest(
+            describe_file(provenance, self.settings, ingredients),
+            MIME_TYPES[form],
+            [ingredient.archive for ingredient in ingredients if ingredient.archive is not None],
+        )
 
     def _get_credential(self) -> Credential:
         """Return what to sign with. The installation's key is loaded, or made, with the first file."""

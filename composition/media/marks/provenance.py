@@ -27,7 +27,10 @@ class Ingredient:
     path: Path
     """A local copy of the file."""
     is_parent: bool = False
-    """Whether the result is an edited version of this file, rather than made with it as an input."""
+    """Whether the result is an edited version of this file, rather than made with it as an input. If there are several,
+    it is the first."""
+    owner: str = ""
+    """Owner of the file, among whom decoders take turns; empty if it is not known."""
 
 
 @dataclass(frozen=True)

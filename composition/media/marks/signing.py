@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 from c2pa import (  # pyright: ignore[reportMissingTypeStubs]
     Builder,
@@ -58,29 +58,33 @@ def sign_file(source: Path, target: Path, manifest: Manifest, credential: Creden
         ModelFailed: signing failed.
     """
     try:
-        settings = make_settings(has_blocks=manifest.mime == "video/mp4" and _has_large_data(source))
         with source.open("rb") as reading, target.open("x+b") as writing:
+            settings = make_settings(has_blocks=manifest.mime == "video/mp4" and _has_large_data(reading))
             _sign_stream(reading, writing, manifest, credential, settings)
     except OSError as error:
         raise StorageFailed(f"the signed file cannot be written: {error.strerror or error}") from error
 
 
-def _has_large_data(path: Path) -> bool:
+def sign_bytes(data: bytes, manifest: Manifest, credential: Credential) -> bytes:
+    """Return a file with a signed manifest. Raises ModelFailed: signing failed."""
+    signed = BytesIO()
+    _sign_stream(BytesIO(data), signed, manifest, credential, make_settings())
+    return signed.getvalue()
+
+
+def _has_large_data(file: BinaryIO) -> bool:
     """Return whether an mp4 has its media data in one large part.
 
     Fragmented files have many parts, which c2pa-rs reads one by one.
     """
     try:
-        with path.open("rb") as file:
-            parts = [box for box in list_boxes(Source(file)) if box.kind == b"mdat"]
+        parts = [box for box in list_boxes(Source(file)) if box.kind == b"mdat"]
     except Malformed:
         return False
     return len(parts) == 1 and parts[0].end - parts[0].begin > LARGE_BYTES
 
 
-def _sign_stream(
-    source: IO[bytes], target: IO[bytes], manifest: Manifest, credential: Credential, settings: str
-) -> None:
+def _sign_stream(source: BinaryIO, target: BinaryIO, manifest: Manifest, credential: Credential, settings: str) -> None:
     try:
         with (
             Context.from_json(settings) as context,

@@ -10,9 +10,9 @@ import numpy as np
 from c2pa import Context, Reader  # pyright: ignore[reportMissingTypeStubs]
 from PIL import Image
 
-from composition.media.marks.vocabulary import MarkedFormat
 from composition.media.marks.marker import MIME_TYPES
 from composition.media.marks.provenance import ModelUse, Provenance
+from composition.media.marks.vocabulary import MarkedFormat
 from services.frames import Pixels
 from tests.composition.sample_media import clip, numbered
 

@@ -12,10 +12,9 @@ import pytest
 from c2pa import C2paError  # pyright: ignore[reportMissingTypeStubs]
 
 from composition.media.marks.label_reading import read_labels
-from composition.media.marks.manifest import GENERATION
 from composition.media.marks.marker import Marker
 from composition.media.marks.settings import MARKS_OFF, MarksSettings
-from composition.media.marks.vocabulary import GENERATED, MarkedFormat
+from composition.media.marks.vocabulary import GENERATED, GENERATION, MarkedFormat
 from services.errors import ModelFailed, StorageFailed
 from tests.composition.media.marks import generated
 from tests.composition.media.marks.samples import (
