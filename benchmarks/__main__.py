@@ -15,6 +15,7 @@ BENCHMARKS = (
     "decoder_start",
     "encode",
     "decoding",
+    "marks",
     "memory",
     "cancel",
     "ttlg",
