@@ -52,6 +52,8 @@ class Album:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._limits = limits
+        if not Path(path).is_dir():
+            limits.check_container("zip")
         self._max_bytes = limits.max_pixels * PIXEL_BYTES + EXTRA_BYTES
         self._source: PictureSource = (Folder if Path(path).is_dir() else Archive)(path, limits.max_frames)
         self._names = self._source.names
