@@ -22,8 +22,6 @@ MODULES = (
     "pi_heif",
 )
 """Modules that are imported where they are used, which is too late in a confined process."""
-MARK_READERS = ("c2pa", "composition.media.marks.label_reading", "composition.media.marks.manifest_reading")
-"""Modules that only the processes that read marks need."""
 SYSTEM_LIBRARIES = (
     "libstdc++.so.6",
     "libgcc_s.so.1",
@@ -55,12 +53,6 @@ def list_packages() -> tuple[str, ...]:
         return ()
     package = Path(spec.origin).parent
     return str(package), *(str(path) for path in package.parent.glob("decord*.libs"))
-
-
-def load_mark_readers() -> None:
-    """Import what reads marks."""
-    for name in MARK_READERS:
-        importlib.import_module(name)
 
 
 def load_decord() -> ModuleType:
