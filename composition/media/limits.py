@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from composition.media.allowed import CONTAINERS, SOUND_CODECS, VIDEO_CODECS, Codec, Container
 from composition.media.backgrounds import check_background
 from composition.media.confinement.status import ConfinementPolicy
 
@@ -47,3 +48,11 @@ class MediaLimits(BaseModel):
     confinement: ConfinementPolicy = "available"
     """Whether decoder processes are confined to their file as far as the machine can, or a machine that lacks something
     decodes nothing (`required`)."""
+    containers: tuple[Container, ...] = CONTAINERS
+    """The formats of files that are opened; `mp4` includes MOV, `matroska` WebM."""
+    video_codecs: tuple[Codec, ...] = VIDEO_CODECS
+    """The codecs of videos and pictures that are decoded, by FFmpeg's names."""
+    sound_codecs: tuple[Codec, ...] = SOUND_CODECS
+    """The codecs of sound that are decoded, by FFmpeg's names."""
+    protocols: tuple[Literal["file"], ...] = ("file",)
+    """FFmpeg's protocols. There is only `file`: a decoder has no network."""
