@@ -80,6 +80,8 @@ class Publisher:
         self._artifacts = artifacts
         self._origins = OriginReader(store, artifacts)
         self.outputs = outputs
+        marker = outputs.marker
+        self._marker = None if marker is None or marker.settings.are_off else marker
 
     async def publish_file(self, job_id: str, variant: str, draft: Path, key: str) -> None:
         """Mark a finished file in place, and move it into the artifact store.
@@ -100,10 +102,14 @@ class Publisher:
 
     async def publish_bytes(self, job_id: str, variant: str, data: bytes, key: str) -> None:
         """Mark a finished picture and store it. Raises what `publish_file` raises."""
+        extension = key.rpartition(".")[2]
+        if self._marker is not None:
+            async with self._origins.open(job_id, variant, extension) as provenance:
+                data = await self._marker.mark_bytes(data, FORMATS[extension], provenance)
         draft = await asyncio.to_thread(self._artifacts.create_draft)
         try:
             await asyncio.to_thread(draft.write_bytes, data)
-            await self.publish_file(job_id, variant, draft, key)
+            await asyncio.to_thread(self._artifacts.put_file, key, draft)
         except OSError as error:
             raise StorageFailed(f"the finished file cannot be written: {error.strerror}") from error
         finally:
@@ -114,8 +120,8 @@ class Publisher:
 
         Raises what `publish_file` raises.
         """
-        marker = self.outputs.marker
-        if marker is None or marker.settings.are_off:
+        marker = self._marker
+        if marker is None:
             return
         async with self._origins.open(job_id, variant, extension) as provenance:
             if extension == ARCHIVE:
