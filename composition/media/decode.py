@@ -25,7 +25,7 @@ from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
 from composition.media.turns import Pace
-from services.errors import LimitExceeded, ReelError, ServiceLost, UndecodableMedia
+from services.errors import ConfigError, LimitExceeded, ReelError, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
 log = logging.getLogger(__name__)
@@ -301,6 +301,8 @@ class Decoder:
                 if not is_complete:
                     self._process.kill()
         if "error" in answer:
+            if answer["error"] == ConfigError.code:
+                raise ConfigError(answer["message"])
             kind = LimitExceeded if answer["error"] == LimitExceeded.code else UndecodableMedia
             raise self._make_error(kind, answer["message"])
         if "facts" in answer:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from composition.media.backgrounds import check_background
+from composition.media.confinement.status import ConfinementPolicy
 
 MediaKind = Literal["image", "video", "pictures", "sound"]
 """`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
@@ -36,3 +37,6 @@ class MediaLimits(BaseModel):
     """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""
+    confinement: ConfinementPolicy = "available"
+    """Whether decoder processes are confined to their file as far as the machine can, or a machine that lacks something
+    decodes nothing (`required`)."""

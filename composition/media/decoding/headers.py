@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from composition.media.confinement.status import ConfinementPolicy
 from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
@@ -35,6 +36,7 @@ class Limits:
     turn_wait_s: float
     memory_bytes: int
     background: str
+    confinement: ConfinementPolicy
 
     def check_size(self, width: int, height: int) -> None:
         """Raise LimitExceeded unless a size in pixels is within the limits."""

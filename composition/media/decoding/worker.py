@@ -30,11 +30,13 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
+from composition.media.confinement.decoder import confine, take_input
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.preloading import list_packages, load_decord
 from composition.media.decoding.progressive import PlainReader, open_progressive_reader
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
@@ -159,10 +161,7 @@ class Video:
         wrong frames for open GOPs and gradual refresh, and so does `get_batch` on a busy machine, which stops skipping
         frames after some attempts (https://github.com/dmlc/decord/pull/342).
         """
-        # If the package `nvidia` is installed, decord loads all its CUDA libraries: 3 GB of address space, unused.
-        sys.modules.setdefault("nvidia", cast("Any", None))
-        import decord  # pyright: ignore[reportMissingTypeStubs]
-
+        decord = cast("Any", load_decord())
         width, height = self.file.converter.size
         pixels = np.empty((len(positions), height, width, 3), np.uint8)
         try:
@@ -327,15 +326,36 @@ def receive_request(link: socket.socket) -> dict[str, Any] | None:
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
 
 
+def confine_process(request: dict[str, Any]) -> tuple[Limits, str]:
+    """Limit this process to what a file may cost, and confine it to that file.
+
+    Returns:
+        The limits, and the path under which the process opens the file.
+
+    Raises:
+        ConfigError: the process cannot be confined as the limits require.
+    """
+    limits = Limits(**request["limits"])
+    path = take_input(request["path"], limits.confinement)
+    if "task" not in request and path != request["path"]:
+        load_decord()  # the user that decodes may not be able to read its files
+    limit_resources(limits)
+    confine(path, list_packages(), limits.confinement)
+    return limits, path
+
+
 def run_decoder(link: socket.socket) -> None:
     """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
     send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
-        limits = Limits(**request["limits"])
-        task = load_task(request["task"]) if "task" in request else None
-        limit_resources(limits)
-        if task is not None:
-            serve_task(link, limits, request["path"], task, request["options"])
+        task = load_task(request["task"]) if "task" in request else None  # before it can open no other file
+        try:
+            limits, path = confine_process(request)
+        except ReelError as error:
+            send_error(link, error)
             return
-        serve_requests(link, limits, request["path"], takes_sound=request["takes_sound"])
+        if task is not None:
+            serve_task(link, limits, path, task, request["options"])
+        else:
+            serve_requests(link, limits, path, takes_sound=request["takes_sound"])
