@@ -14,6 +14,7 @@ BENCHMARKS = (
     "job_call",
     "decoder_start",
     "encode",
+    "signals",
     "decoding",
     "memory",
     "cancel",

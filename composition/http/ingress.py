@@ -116,7 +116,7 @@ class Ingress:
         renditions = Renditions(self._store, artifacts, settings.media, settings.max_conversion_pixels, outputs)
         self._downloads = Downloads(self._store, artifacts, served, renditions)
         self._synchronous = SynchronousRoutes(served, settings.roles, self._uploads, settings, transport, outputs)
-        self._provenance = ProvenanceRoutes(self._uploads, settings, settings.media, settings.marks)
+        self._provenance = ProvenanceRoutes(self._uploads, settings, settings.marks)
         self._started = int(time.time())
         self._metrics = CollectorRegistry()
         self._metrics.register(JobCollector(self._store))

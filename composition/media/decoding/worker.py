@@ -326,22 +326,23 @@ def receive_request(link: socket.socket) -> dict[str, Any] | None:
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
 
 
-def confine_process(request: dict[str, Any]) -> tuple[Limits, str]:
+def confine_process(request: dict[str, Any]) -> tuple[Limits, str, Task | None]:
     """Limit this process to what a file may cost, and confine it to that file.
 
     Returns:
-        The limits, and the path under which the process opens the file.
+        The limits, the path under which the process opens the file, and the task that the request names.
 
     Raises:
         ConfigError: the process cannot be confined as the limits require.
     """
     limits = Limits(**request["limits"])
     path = take_input(request["path"], limits.confinement)
-    if "task" not in request and path != request["path"]:
+    task = load_task(request["task"]) if "task" in request else None
+    if task is None and path != request["path"]:
         load_decord()  # the user that decodes may not be able to read its files
     limit_resources(limits)
     confine(path, list_packages(), limits.confinement)
-    return limits, path
+    return limits, path, task
 
 
 def run_decoder(link: socket.socket) -> None:
@@ -349,13 +350,12 @@ def run_decoder(link: socket.socket) -> None:
     send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
-        task = load_task(request["task"]) if "task" in request else None  # before it can open no other file
         try:
-            limits, path = confine_process(request)
+            limits, path, task = confine_process(request)
         except ReelError as error:
             send_error(link, error)
             return
-        if task is not None:
-            serve_task(link, limits, path, task, request["options"])
-        else:
+        if task is None:
             serve_requests(link, limits, path, takes_sound=request["takes_sound"])
+        else:
+            serve_task(link, limits, path, task, request["options"])

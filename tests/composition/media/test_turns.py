@@ -169,11 +169,15 @@ class Machine:
 
     def __init__(self) -> None:
         self.used_s = 0.0
+        self.delayed_s = 0.0
         self.commands: asyncio.Queue[str] = asyncio.Queue()
         self.done = asyncio.Event()
 
     def measure_cpu(self) -> float:
         return self.used_s
+
+    def measure_delay(self) -> float:
+        return self.delayed_s
 
     def suspend(self) -> None:
         self.commands.put_nowait("suspend")
@@ -242,6 +246,18 @@ async def test_one_that_hangs_without_using_the_processor_meets_its_deadline() -
     with pytest.raises(TimeoutError):
         await make_pace(machine, lanes).run(machine.work, 0.05)
     assert lanes.quick._free == 2
+
+
+async def test_one_that_others_keep_from_the_processor_has_more_time() -> None:
+    lanes, machine = make_lanes(1), Machine()
+    running = asyncio.create_task(make_pace(machine, lanes).run(machine.work, 0.05))
+    await settle()
+    machine.delayed_s = LONG_S
+    await asyncio.wait([running], timeout=0.1)
+    machine.done.set()
+    assert await running == 7
+    with pytest.raises(TimeoutError):
+        await make_pace(machine, lanes).run(machine.work, 0.01)
 
 
 @pytest.mark.parametrize("used_s", [0, QUICK_CPU_S], ids=["quick", "slow"])

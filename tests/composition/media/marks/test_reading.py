@@ -31,7 +31,6 @@ CAMERA = SOURCE_TYPES + "digitalCapture"
 async def write_marked(kind: str, folder: Path, settings: MarksSettings = SETTINGS) -> Path:
     """Write a finished file with all marks."""
     path = write_file(kind, folder)
-    add_labels(path, form_of(kind), settings, PROVENANCE)
     await Marker(settings, folder).mark_file(path, form_of(kind), PROVENANCE)
     return path
 
