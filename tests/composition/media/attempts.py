@@ -214,7 +214,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("free"):  # to show that the attempts would succeed
         limits, name = Limits(**request["limits"]), request["path"]
     else:
-        limits, name = confine_process(request)
+        limits, name, _ = confine_process(request)
     path = Path(request["path"])
     match request["try"]:
         case "sockets":

@@ -181,6 +181,25 @@ async def test_what_another_user_owns_is_read(video: Path) -> None:
     assert set(answers.values()) <= DENIED
 
 
+def test_only_what_reads_the_files_of_others_is_kept(tmp_path: Path) -> None:
+    """A server of root may run from a folder that only another user can read."""
+    script = """
+import sys
+from pathlib import Path
+from composition.media.confinement.privileges import drop_capabilities
+drop_capabilities(sys.argv[1:])
+print(int(dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())["CapEff"], 16))
+"""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for path in (ours, theirs):
+        path.touch(0o600)
+    os.chown(theirs, 1234, 1234)
+    for paths, kept in (((ours, tmp_path / "missing"), 0), ((ours, theirs), CAP_DAC_READ_SEARCH)):
+        command = [sys.executable, "-c", script, *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert int(done.stdout) == kept
+
+
 async def test_links_in_a_folder_lead_to_their_files_only(tmp_path: Path) -> None:
     others = albums.folder(tmp_path / "others", {"1.png": albums.numbered(1), "2.png": albums.numbered(2)})
     folder = albums.folder(tmp_path / "folder", {"0.png": albums.numbered(0)})
