@@ -167,8 +167,8 @@ def hold_frames(rng: Generator, source: str, shape: Shape) -> Clip:
 def fade_to_black(rng: Generator, source: str, shape: Shape) -> Clip:
     """Begin and end in black."""
     pixels, length = SOURCES[source](rng, shape), int(rng.integers(6, 13))
-    light = np.minimum(1, np.minimum(np.arange(shape.frames), np.arange(shape.frames)[::-1]) / length)
-    light[: int(rng.integers(1, 4))] = 0
+    black, index = int(rng.integers(1, 4)), np.arange(shape.frames)
+    light = np.clip(np.minimum(index, index[::-1]) - black + 1, 0, length) / length
     return _make_clip((pixels * light.astype(np.float32)[:, None, None, None]).astype(np.uint8), shape)
 
 

@@ -34,7 +34,7 @@ class Thresholds:
     """Fewest frames that are alike."""
     frozen_s: float = 0.15
     """Shortest time for which frames are alike, in seconds."""
-    swing: float = 1.2
+    swing: float = 1.5
     """Smallest change of brightness, colour or contrast from one turn of a flicker to the next."""
     swing_share: float = 0.3
     """The same as a share of the residual: where much moves, the mean colour is measured less exactly."""
@@ -52,7 +52,7 @@ class Thresholds:
     """Smallest shift of a jump."""
     jump_ratio: float = 4.0
     """The same as a multiple of the shifts nearby."""
-    jump_step: float = 0.8
+    jump_step: float = 1.0
     """The same as a multiple of the changes of colour nearby: where a fade ends is no jump."""
     jump_share: float = 0.25
     """The same as a share of the residual: where much moves, the colours change too."""
@@ -152,8 +152,8 @@ class Nearby:
     """How each frame compares with the frames nearby; see `SignalTable.compare_near`."""
 
     shift: Numbers
-    """How far mean and spread of the channels are from where the frames before and after lead: a step of the colours
-    that is like the steps nearby is a slow change."""
+    """How far mean and spread of the channels are from those of the previous frame, or from where the steps nearby
+    lead, whichever is less: a step of the colours that is like those nearby is a slow change."""
     usual_residual: Numbers
     """Upper quartile of the residuals nearby, 0 if there are none; more behind still frames."""
     usual_shift: Numbers
@@ -293,7 +293,8 @@ class SignalTable:
         usual = usual & ~self.still
         both = np.concatenate((self.colours[:, :3], self.spreads), axis=1)
         steps = np.diff(both, axis=0, prepend=both[:1])
-        shift = _find_length(steps - np.stack([_find_drift(column, usual) for column in steps.T], axis=1))
+        drifts = np.stack([_find_drift(column, usual) for column in steps.T], axis=1)
+        shift = np.minimum(_find_length(steps - drifts), _find_length(steps))
         late = 1 + _count_before(self.still)
         return Nearby(
             shift,

@@ -34,8 +34,15 @@ class MediaLimits(BaseModel):
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
     turn_wait_s: float = Field(default=120, gt=0)
     """Seconds that an operation may wait until a processor is free for it; they do not count towards `deadline_s`."""
-    memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
+    cpu_s: float = Field(default=60, gt=0)
+    """Seconds of processor time that one operation may take. A file whose headers let expect more is refused."""
+    memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
+    """Memory of the decoder of one file in bytes, of which its libraries take 72 MiB. A decoder gets what the headers
+    of its file let expect."""
+    node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
+    """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""
+    node_memory_wait_s: float = Field(default=30, ge=0)
+    """Seconds that a file waits for this memory before it is refused with status 503."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""
     confinement: ConfinementPolicy = "available"

@@ -2,12 +2,13 @@
 
 import codecs
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from composition.media.confinement.status import ConfinementPolicy
+from composition.media.cost import LIBRARY_BYTES, MIB, Cost
 from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
@@ -25,6 +26,10 @@ ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """First bytes of a zip archive: with files, empty, and split."""
 
 
+def take_what_is_there(_cost: Cost) -> None:
+    """Reserve nothing: outside of a decoder process there is no limit."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """`composition.media.limits.MediaLimits` without pydantic, whose import would double a decoder's start time."""
@@ -37,12 +42,32 @@ class Limits:
     deadline_s: float
     turn_wait_s: float
     memory_bytes: int
+    node_memory_bytes: int | None
+    node_memory_wait_s: float
+    cpu_s: float
     background: str
     confinement: ConfinementPolicy
     containers: Sequence[str]
     video_codecs: Sequence[str]
     sound_codecs: Sequence[str]
     protocols: Sequence[str]
+    reserve: Callable[[Cost], None] = take_what_is_there
+    """Reserves what a file costs; returns when it may be decoded."""
+
+    def require(self, cost: Cost) -> None:
+        """Check and reserve what a file costs, before it is decoded. Raises LimitExceeded."""
+        if cost.cpu_s > self.cpu_s:
+            raise LimitExceeded(
+                f"decoding takes about {cost.cpu_s:.0f} s of processor time or more: {cost.reason}; "
+                f"the limit is {self.cpu_s:g} s (cpu_s)"
+            )
+        memory_bytes = cost.memory_bytes + LIBRARY_BYTES
+        if memory_bytes > self.memory_bytes:
+            raise LimitExceeded(
+                f"decoding needs about {memory_bytes // MIB} MiB of memory: {cost.reason}; "
+                f"the limit is {self.memory_bytes // MIB} MiB (memory_bytes)"
+            )
+        self.reserve(cost)
 
     def check_container(self, name: str) -> None:
         """Raise UndecodableMedia unless files of this format may be opened."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from composition.media.cost import SOUND_COST
 from composition.media.decoding.allowed_codecs import SOUND_CONTAINERS, list_formats
 from composition.media.decoding.containers import open_container
 from composition.media.decoding.headers import Limits
@@ -36,6 +37,7 @@ class SoundFile:
         self._limits = limits
         self._codec = ""
         self._duration_s = 0.0
+        limits.require(SOUND_COST)
         self._check()
 
     def _check(self) -> None:

@@ -16,7 +16,10 @@ from services.frames import Pixels
 
 RATE = 16
 FRAMES = 48
-GIVEN, MADE, SHOT, FADE = "given", "made", "shot", "fade"
+GIVEN: Origin = "given"
+MADE: Origin = "made"
+SHOT: Origin = "shot"
+FADE: Origin = "fade"
 
 
 def draw_pan(frames: int = FRAMES, seed: int = 0, size: tuple[int, int] = (64, 48)) -> Pixels:
@@ -32,9 +35,13 @@ def draw_pan(frames: int = FRAMES, seed: int = 0, size: tuple[int, int] = (64, 4
     return np.ascontiguousarray([picture[:, index : index + width] for index in range(frames)])
 
 
+def list_origins(given: int, made: int) -> list[Origin]:
+    """Return the origins of frames that a user gave, and of others that follow."""
+    return [GIVEN if index < given else MADE for index in range(given + made)]
+
+
 def measure(pixels: Pixels, origins: Sequence[Origin] | None = None, rate: int = RATE) -> list[FrameSignals]:
-    known: Sequence[Origin] = origins or [MADE] * len(pixels)
-    return SignalMeter().measure(pixels, known, [1 / rate] * len(pixels))
+    return SignalMeter().measure(pixels, origins or list_origins(0, len(pixels)), [1 / rate] * len(pixels))
 
 
 def tell(pixels: Pixels, origins: Sequence[Origin] | None = None, rate: int = RATE) -> str:
@@ -49,7 +56,7 @@ def test_the_signals_do_not_depend_on_how_frames_come(size: tuple[int, int], len
     for first in range(0, len(pixels), length):
         run = pixels[first : first + length]
         meter = SignalMeter(state)
-        frames = meter.measure(run, [MADE] * len(run), [1 / RATE] * len(run))
+        frames = meter.measure(run, list_origins(0, len(run)), [1 / RATE] * len(run))
         state = meter.state
         parts.append(pack_signals(frames, state))
     assert unpack_signals(parts) == whole
@@ -142,7 +149,7 @@ def test_a_fade_to_black_is_no_fault() -> None:
 
 def test_a_cut_that_was_asked_for_is_no_fault() -> None:
     pixels = np.concatenate((draw_pan()[:30], draw_pan(seed=1)[30:]))
-    origins: list[Origin] = [MADE] * FRAMES
+    origins = list_origins(0, FRAMES)
     origins[30] = SHOT
     assert tell(pixels, origins) == ""
 
@@ -151,8 +158,9 @@ def test_a_cut_that_was_asked_for_is_no_fault() -> None:
 def test_a_cross_fade_is_no_fault_and_a_jump_in_it_is_one(fade: int) -> None:
     weight = np.clip((np.arange(FRAMES) - 19) / (fade + 1), 0, 1)[:, None, None, None]
     pixels = (draw_pan() * (1 - weight) + draw_pan(seed=1) * weight).astype(np.uint8)
-    origins: list[Origin] = [MADE] * FRAMES
-    origins[20 : 20 + fade] = [FADE] * fade
+    origins = list_origins(0, FRAMES)
+    for index in range(20, 20 + fade):
+        origins[index] = FADE
     origins[20 + fade] = SHOT
     assert tell(pixels, origins) == ""
     pixels[40:] //= 2
@@ -164,7 +172,7 @@ def test_a_title_card_between_moving_scenes_is_not_frozen(tmp_path: Path) -> Non
     file.write_bytes(make_title_card("Scene 2\nA red star", 64, 48, Fraction(RATE), Fraction(1)))
     card = read(file)
     pixels = np.concatenate((draw_pan(16), card, draw_pan(16, seed=1)))
-    origins: list[Origin] = [MADE] * len(pixels)
+    origins = list_origins(0, len(pixels))
     origins[16] = origins[16 + len(card)] = SHOT
     assert tell(pixels, origins) == ""
     assert "frozen 16-31" in tell(pixels)
@@ -174,7 +182,7 @@ def test_the_frames_of_a_user_are_never_at_fault() -> None:
     pixels = np.concatenate((draw_pan()[:10], draw_pan(seed=1)[10:]))
     pixels[12:24] = pixels[12]
     pixels[2] = 0
-    origins: list[Origin] = [GIVEN] * 30 + [MADE] * 18
+    origins = list_origins(30, 18)
     assert tell(pixels) != ""
     assert tell(pixels, origins) == ""
 
@@ -182,18 +190,18 @@ def test_the_frames_of_a_user_are_never_at_fault() -> None:
 def test_a_jump_where_the_clip_of_a_user_ends() -> None:
     pixels = draw_pan()
     pixels[30:] = np.minimum(255, pixels[30:] + np.array([10.0, 0, 0]))
-    assert tell(pixels, [GIVEN] * 30 + [MADE] * 18) == "jump 30"
+    assert tell(pixels, list_origins(30, 18)) == "jump 30"
 
 
 def test_a_continuation_that_stands_still() -> None:
     pixels = draw_pan()
     pixels[30:] = pixels[29]
-    assert tell(pixels, [GIVEN] * 30 + [MADE] * 18) == "frozen 30-47"
+    assert tell(pixels, list_origins(30, 18)) == "frozen 30-47"
 
 
 def test_a_grey_card_goes_on_in_grey() -> None:
     card = np.full((20, 48, 64, 3), 118, np.uint8)
-    assert tell(card, [GIVEN] * 10 + [MADE] * 10) == ""
+    assert tell(card, list_origins(10, 10)) == ""
 
 
 def test_only_some_kinds() -> None:
