@@ -289,6 +289,31 @@ except ReelError as error:
     assert done.stdout.startswith("invalid_config media.confinement: is `required`, but this machine has no seccomp: ")
 
 
+def test_no_deployment_that_decodes_starts_without_what_is_required(tmp_path: Path) -> None:
+    script = """
+import sys
+from composition.app import Front, Graphs, Jobs
+from composition.configuration.settings import FrontSettings, GraphsSettings, JobsSettings
+from services.errors import ConfigError
+state = {"home": sys.argv[1], "media": {"confinement": "required"}}
+settings = (FrontSettings(**state), JobsSettings(**state), GraphsSettings(**state, graphs={"single": {}}))
+for deployment, args in zip((Front, Jobs, Graphs), settings, strict=True):
+    try:
+        deployment(args)
+    except ConfigError as error:
+        print(error.param)
+"""
+    done = subprocess.run(
+        [*lacking(*LANDLOCK), sys.executable, "-c", script, str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == ["media.confinement"] * 3
+    assert not (tmp_path / "home").exists()
+
+
 def test_this_machine_s_report(caplog: pytest.LogCaptureFixture) -> None:
     report_confinement.cache_clear()
     with caplog.at_level(logging.INFO):
