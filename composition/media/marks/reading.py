@@ -15,7 +15,7 @@ from composition.media.decoding.process import DecoderProcess, decoder_processes
 from composition.media.limits import MediaLimits
 from composition.media.marks.report import MarkedLabels, MarksReport
 from composition.media.marks.settings import MarksSettings
-from composition.media.memory_budget import MemoryBudget, find_default_budget
+from composition.media.memory_budget import find_budget
 from services.errors import ConfigError, LimitExceeded, ServiceLost, UndecodableMedia
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ async def inspect_marks(path: Path, limits: MediaLimits, settings: MarksSettings
     """
     anchors = await asyncio.to_thread(_read_anchors, settings)
     request = {"path": str(path), "limits": limits.model_dump(), "marks": {"trust_anchors": anchors}}
-    budget = MemoryBudget(limits.node_memory_bytes or find_default_budget(), limits.node_memory_wait_s)
-    with closing(budget.open_reservation()) as reservation:
+    with closing(find_budget(limits).open_reservation()) as reservation:
         await reservation.resize(MARKS_COST.memory_bytes)
         answer = await _ask_decoder(request, limits)
     if "error" in answer:
