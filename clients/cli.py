@@ -1,7 +1,7 @@
 """`reel`: the command line.
 
-Exit status: 0 success, 1 failure, 2 invalid arguments or request, 3 no server responds, 4 the film was made but has
-placeholders for scenes that failed, 130 interrupted.
+Exit status: 0 success, 1 failure (of `verify` also a file without intact marks), 2 invalid arguments or request, 3 no
+server responds, 4 the film was made but has placeholders for scenes that failed, 130 interrupted.
 """
 
 import signal
@@ -17,6 +17,7 @@ from reelgraph.cli_commands import add_commands
 from reelgraph.cli_demo import demo, gallery
 from reelgraph.cli_image import face, image
 from reelgraph.cli_resources import Address, files_app, jobs_app, models_app
+from reelgraph.cli_verify import verify
 from reelgraph.errors import ApiError, ClientError, ServerUnreachable
 from reelgraph.server import exec_module
 
@@ -58,6 +59,7 @@ app.command()(image)
 app.command()(face)
 app.command()(demo)
 app.command()(gallery)
+app.command()(verify)
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,7 +71,9 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def reel(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option(envvar="REELGRAPH_URL", help="URL of the server.")] = wire.DEFAULT_URL,
+    url: Annotated[
+        str | None, typer.Option(envvar="REELGRAPH_URL", help="URL of the server.", show_default=wire.DEFAULT_URL)
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="REELGRAPH_API_KEY", help="API key, if the server requires one.")
     ] = None,
@@ -78,7 +82,7 @@ def reel(
     ] = False,
 ) -> None:
     """Generate, edit and upscale videos and pictures."""
-    ctx.obj = Address(url, api_key)
+    ctx.obj = Address(url or wire.DEFAULT_URL, api_key, is_named=bool(url))
 
 
 @app.command()

@@ -46,6 +46,8 @@ class Address:
 
     url: str
     api_key: str | None
+    is_named: bool = True
+    """Whether the user named the server."""
 
 
 def connect(ctx: typer.Context) -> Client:

@@ -60,13 +60,17 @@ def exec_module(module: str, *arguments: str) -> NoReturn:
     os.execve(sys.executable, make_command(module, *arguments), make_environment())  # noqa: S606 (no shell)
 
 
-def run_module(module: str, *arguments: str) -> None:
-    """Run a module of the server until it ends. Raises LocalServerFailed with its stderr if it fails."""
+def run_module(module: str, *arguments: str) -> str:
+    """Run a module of the server until it ends, and return its output.
+
+    Raises LocalServerFailed with its stderr if it fails.
+    """
     ended = subprocess.run(
         make_command(module, *arguments), env=make_environment(), capture_output=True, text=True, check=False
     )
     if ended.returncode:
         raise LocalServerFailed(f"{module} ended with status {ended.returncode}; stderr:\n{ended.stderr.strip()}")
+    return ended.stdout
 
 
 @contextmanager

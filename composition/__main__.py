@@ -1,16 +1,23 @@
 """Run the server on this machine or on a Ray cluster, manage API keys, fetch weights, and generate the client API.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
-`python -m composition pull --config FILE`, `python -m composition generate`. The command `reel` runs the first three.
+`python -m composition pull --config FILE`, `python -m composition verify FILE…`, `python -m composition generate`. The
+command `reel` runs the first four.
 """
 
 import argparse
+import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
 from composition.contract.files import compare_files, write_files
+from composition.http.provenance import describe_report
+from composition.media.limits import MediaLimits
+from composition.media.marks.reading import inspect_marks
+from composition.media.marks.settings import MarksSettings
 from composition.records.store import Store
 from composition.server.pull import Acceptance, exit_on_signal, pull_weights
 from composition.server.run import run_server
@@ -32,6 +39,14 @@ def manage_keys(database: str, action: str, owner: str | None) -> int:
             print(f"{key.owner}\t{created}\tsha256:{key.sha256[:12]}…")
     else:
         raise ConfigError(f"keys {action}: an owner is required")
+    return 0
+
+
+async def verify_files(files: Sequence[Path], limits: MediaLimits, settings: MarksSettings) -> int:
+    """Print what the marks of each file say, as `POST /v1/content_provenance_checks` returns it, one line each."""
+    for path in files:
+        report = await inspect_marks(path, limits, settings)
+        print(describe_report(report).model_dump_json())
     return 0
 
 
@@ -64,11 +79,13 @@ def make_parser() -> argparse.ArgumentParser:
     pulling = commands.add_parser("pull")
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
+    verifying = commands.add_parser("verify")
+    verifying.add_argument("files", nargs="+", type=Path, metavar="FILE")
     generating = commands.add_parser("generate")
     generating.add_argument(
         "--check", action="store_true", help="write no files; print the differences and fail if there are any"
     )
-    for command in (serving, keys, pulling):
+    for command in (serving, keys, pulling, verifying):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     return parser
 
@@ -87,6 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
         configuration = load_configuration(options.config)
         if options.command == "keys":
             return manage_keys(configuration.state.database_url, options.action, options.owner)
+        if options.command == "verify":
+            state = configuration.state
+            return asyncio.run(verify_files(options.files, state.media, state.marks))
         exit_on_signal()
         acceptance = Acceptance(options.accept_licences, tuple(options.accept_licence))
         return pull_weights(configuration.models, configuration.state.state, acceptance)

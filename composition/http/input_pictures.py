@@ -7,6 +7,9 @@ from composition.http.uploads import DecodedPicture, Uploads
 from composition.media.marks.provenance import Ingredient
 from services.errors import InvalidParameter
 
+EDITED_FIELD = "image"
+"""Request field of a picture of which the result is an edited version."""
+
 
 class InputPictures:
     """Decodes the pictures of a request, and keeps their files until the results have been marked.
@@ -40,5 +43,5 @@ class InputPictures:
             raise InvalidParameter(f"{field}: {ONLY_ONE_MEDIA_VALUE}", param=field)
         path = await self._files.enter_async_context(self._uploads.open_value(value, self._owner, field))
         picture = await self._uploads.decode_path(path, self._owner, field, background)
-        self.ingredients.append(Ingredient(field, path))
+        self.ingredients.append(Ingredient(field, path, is_parent=field == EDITED_FIELD, owner=self._owner))
         return picture

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from composition.http.bodies import ONLY_ONE_MEDIA_VALUE, PENDING, BodySettings, read_body, take_media
 from composition.http.uploads import Uploads
 from composition.http.validation import parse_fields
-from composition.media.limits import MediaKind, MediaLimits
-from composition.media.marks.reading import inspect_marks
+from composition.media.limits import MediaKind
 from composition.media.marks.report import Manifest, MarkedLabels, MarksReport
 from composition.media.marks.settings import MarksSettings
 from services.errors import InvalidParameter
@@ -85,14 +84,12 @@ class ProvenanceRoutes:
     Args:
         uploads: opens the files.
         bodies: limits of request bodies.
-        limits: limits of the process that reads a file.
         settings: who is trusted.
     """
 
-    def __init__(self, uploads: Uploads, bodies: BodySettings, limits: MediaLimits, settings: MarksSettings) -> None:
+    def __init__(self, uploads: Uploads, bodies: BodySettings, settings: MarksSettings) -> None:
         self._uploads = uploads
         self._bodies = bodies
-        self._limits = limits
         self._settings = settings
 
     async def check_content(self, request: Request) -> ContentProvenanceCheckObject:
@@ -103,5 +100,4 @@ class ProvenanceRoutes:
             value = media["file"]
             if isinstance(value, list):
                 raise InvalidParameter(f"file: {ONLY_ONE_MEDIA_VALUE}", param="file")
-            async with self._uploads.open_value(value, request.state.owner, "file") as path:
-                return describe_report(await inspect_marks(path, self._limits, self._settings))
+            return describe_report(await self._uploads.read_marks(value, request.state.owner, "file", self._settings))

@@ -18,6 +18,9 @@ from composition.http.changes import Changes
 from composition.http.forms import NAME_LENGTH, Part
 from composition.media.decode import Decoder, MediaFacts, probe_media
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.marks.reading import inspect_marks
+from composition.media.marks.report import MarksReport
+from composition.media.marks.settings import MarksSettings
 from composition.media.turns import Turns
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store, make_id
@@ -159,6 +162,20 @@ class Uploads:
         """
         async with self.open_value(value, owner, param) as path:
             return await self.decode_path(path, owner, param, background)
+
+    async def read_marks(self, value: Part | str, owner: str, param: str, settings: MarksSettings) -> MarksReport:
+        """Read the marks of a file of any kind without storing it: a form part, a `data:` URL or the id of an upload.
+
+        Args:
+            value: the file.
+            owner: owner of the upload.
+            param: the request field to name in errors.
+            settings: who is trusted.
+
+        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
+        """
+        async with self.open_value(value, owner, param) as path, self._checks.take(owner, self._limits.turn_wait_s):
+            return await inspect_marks(path, self._limits, settings, owner=owner)
 
     @asynccontextmanager
     async def open_value(self, value: Part | str, owner: str, param: str) -> AsyncGenerator[Path]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ WRITTEN = ("caption", "script", "prompts")
 """Facts with prompts that a model wrote, or that the script of a storyboard contains."""
 MAX_ORIGINS = 1000
 """Maximum number of jobs that are followed: scenes, and the older jobs that an edit branches from."""
+EDITED = {"edit": ("image",), "restyle": ("image",), "upscale": ("image", "input_video")}
+"""Stage of a model → the request fields of whose file it makes an edited version."""
 
 
 @dataclass
@@ -33,6 +35,8 @@ class _Origin:
     loras: dict[str, str] = field(default_factory=dict[str, str])
     media: dict[str, str] = field(default_factory=dict[str, str])
     """Key of a user's file → the request field in which it was given."""
+    parents: set[str] = field(default_factory=set[str])
+    """Keys of those files of which the result is an edited or a continued version."""
 
 
 class OriginReader:
@@ -68,7 +72,7 @@ class OriginReader:
                     path = await files.enter_async_context(self._artifacts.open_local(self._artifacts.get_url(key)))
                 except NotFound:  # deleted since the job ended
                     continue
-                ingredients.append(Ingredient(name, path))
+                ingredients.append(Ingredient(name, path, is_parent=key in origin.parents, owner=job.owner))
             seed = job.facts.get("seed", job.params.get("seed"))
             yield Provenance(
                 content_id=f"{job.id}/{variant}.{extension}",
@@ -94,6 +98,7 @@ class OriginReader:
                 # Instead of a copied frame, the job that made it is followed.
                 if not (str(key).startswith(COPIED_FRAMES) and self._find_older_job(each)):
                     origin.media.setdefault(str(key), name)
+        origin.parents |= _find_parents(job, {use.stage for use in origin.models})
         return origin
 
     def _follow(self, job: Job) -> Iterator[Job]:
@@ -102,8 +107,10 @@ class OriginReader:
         while waiting:
             job = waiting.popleft()
             yield job
-            related = [*self._store.list_children([job.id])[job.id], *self._find_older_job(job)]
-            fresh = [each for each in related if each.id not in seen][: MAX_ORIGINS - len(seen)]
+            scenes = self._store.list_children([job.id])[job.id]
+            shown = [each for each in scenes if each.status == "completed"]  # of others, a title card is shown
+            fresh = [each for each in (*shown, *self._find_older_job(job)) if each.id not in seen]
+            fresh = fresh[: MAX_ORIGINS - len(seen)]
             seen |= {each.id for each in fresh}
             waiting += fresh
 
@@ -116,6 +123,14 @@ class OriginReader:
             return [self._store.get_job(str(cast("Mapping[str, Any]", branch).get("video")), job.owner)]
         except NotFound:
             return []
+
+
+def _find_parents(job: Job, stages: Collection[str]) -> set[str]:
+    """Return the keys of the files of which the result of a job is an edited or a continued version."""
+    fields = {name for stage in stages for name in EDITED.get(stage, ())}
+    if job.params.get("join"):
+        fields.add("input_video")
+    return {str(key) for name, key in job.media.items() if name in fields}
 
 
 def read_lora_hashes(facts: Mapping[str, JsonValue]) -> dict[str, str]:

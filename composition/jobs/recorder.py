@@ -28,7 +28,7 @@ from composition.media.findings import describe_findings, judge_parts
 from composition.media.signals import Origin, SignalMeter, pack_signals
 from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
-from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
+from composition.records.events import FactEvent, FrameEvent, FrameScoresObject, ResultEvent, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, THUMBNAIL, VIDEO
@@ -245,15 +245,15 @@ class Recorder:
         if self._encoder is None or self._format is None:
             raise AssertionError("a segment is cut only after a frame was received")
         variable = self._format.rate is None
-        pixels = self._output.settings.draw_label(pixels)
-        data = self._encoder.encode_segment(pixels, self.frames, self._index + 1, times if variable else None)
+        shown = self._output.settings.draw_label(pixels)
+        data = self._encoder.encode_segment(shown, self.frames, self._index + 1, times if variable else None)
         done = max(self.safe, self.frames + len(pixels))
         changes: dict[str, Any] = {}
         signals = self._measure(pixels, times)
         if self._output.main:
             changes["frames_done"] = done
             if self.frames == 0:  # marked and published with the video
-                self._artifacts.put(self._thumbnail, encode_jpeg(pixels[0], THUMBNAIL_SIDE))
+                self._artifacts.put(self._thumbnail, encode_jpeg(shown[0], THUMBNAIL_SIDE))
         segment = SegmentEvent(
             variant=self._output.variant,
             index=self._index,
@@ -281,7 +281,7 @@ class Recorder:
             self._artifacts.put(key, encode_png(picture.pixels[0]))
             times = frames.times and [str(time) for time in frames.times]
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key, times=times))
-        score_values = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+        score_values = None if scores is None else FrameScoresObject.model_validate(scores, from_attributes=True)
         rows[-1].scores = score_values and score_values.model_dump()
         self.safe = index + 1
         kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}

@@ -63,8 +63,8 @@ SOUND_COST = Cost(FIXED_BYTES + 64 * MIB, START_S, "a file of sound")
 """What decoding a file that holds only sound costs."""
 
 
-MARKS_COST = Cost(256 * MIB, START_S, "reading the marks")
-"""What reading the marks of a file costs."""
+TASK_COST = Cost(256 * MIB, START_S, "reading the marks")
+"""What a task costs that decodes nothing, such as reading the marks of a file."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from composition.media.backgrounds import check_background
-from composition.media.cost import HEADER_BYTES, Cost
+from composition.media.cost import HEADER_BYTES, TASK_COST, Cost
 from composition.media.decoding.allowance import HEADER_CPU_S
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
 from composition.media.memory_budget import Reservation, find_budget
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
 from composition.media.turns import Pace
-from services.errors import LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
+from services.errors import ConfigError, LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ START_S = 30.0
 """Timeout for starting a decoder process, in seconds. Generous, for busy machines."""
 ANSWER_BYTES = 1 << 16
 """Maximum size of an answer without its pixels, in bytes."""
-MAX_SOUND_BYTES = 16 << 20
-"""Maximum size of a chunk of sound in bytes."""
+MAX_DATA_BYTES = 16 << 20
+"""Maximum size of a chunk of sound, or of the result of a task, in bytes."""
 
 Times: TypeAlias = tuple[Fraction, ...]
 """When each frame of a run is shown, and when the last one ends, in seconds."""
@@ -133,11 +133,53 @@ class Decoder:
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
+        async with cls._start(path, limits, param, owner, HEADER_BYTES) as decoder:
+            await decoder._open_file(takes_sound=takes_sound)
+            yield decoder
+
+    @classmethod
+    async def run_task(
+        cls,
+        path: Path,
+        task: str,
+        options: dict[str, Any],
+        limits: MediaLimits | None = None,
+        *,
+        param: str | None = None,
+        owner: str = "",
+    ) -> tuple[dict[str, Any], bytes]:
+        """Run a task that decodes nothing, e.g. reading marks, in a decoder process of its own.
+
+        Args:
+            path: a local file.
+            task: a key of `composition.media.decoding.worker.TASKS`.
+            options: its options, as JSON.
+            limits: limits on the process; by default those of `MediaLimits`.
+            param: the request field to name in errors.
+            owner: the owner of the file; empty if it is not known.
+
+        Returns:
+            JSON and bytes. Their maker has read a file that may be hostile.
+
+        Raises:
+            UndecodableMedia: the file cannot be read, or the process crashed on it or took too long.
+            LimitExceeded: the file exceeds a limit.
+            ServiceLost: the process could not be started, or died with the process that it was forked from.
+            ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
+        """
+        async with cls._start(path, limits or MediaLimits(), param, owner, TASK_COST.memory_bytes) as decoder:
+            return await decoder._run_task(task, options)
+
+    @classmethod
+    @asynccontextmanager
+    async def _start(
+        cls, path: Path, limits: MediaLimits, param: str | None, owner: str, memory_bytes: int
+    ) -> AsyncGenerator["Decoder"]:
+        """Reserve memory and start a process inside the `with` block."""
         with closing(find_budget(limits).open_reservation(owner)) as reservation:
-            await reservation.resize(HEADER_BYTES)
+            await reservation.resize(memory_bytes)
             decoder = cls(path, limits, param, owner, reservation)
             try:
-                await decoder._open_file(takes_sound=takes_sound)
                 yield decoder
             finally:
                 await decoder._close()
@@ -235,6 +277,18 @@ class Decoder:
         return Frames(pixels, first, self.facts.rate or Fraction(1), times)
 
     async def _open_file(self, *, takes_sound: bool) -> None:
+        path = await self._await_start()
+        await self._ask({"path": path, "limits": self._limits.model_dump(), "takes_sound": takes_sound})
+
+    async def _run_task(self, task: str, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        path = await self._await_start()
+        answer, _ = await self._request(
+            {"path": path, "limits": self._limits.model_dump(), "task": task, "options": options}
+        )
+        return answer["task"], answer["data"]
+
+    async def _await_start(self) -> str:
+        """Wait until the process is running. Returns the absolute path of the file."""
         path = await asyncio.to_thread(self._path.resolve)
         try:
             async with asyncio.timeout(START_S):
@@ -242,7 +296,7 @@ class Decoder:
         except (TimeoutError, OSError, EOFError) as error:  # no fault of the file
             await self._reap_process()
             raise ServiceLost("the decoder process did not start") from error
-        await self._ask({"path": str(path), "limits": self._limits.model_dump(), "takes_sound": takes_sound})
+        return str(path)
 
     async def _ask(self, request: dict[str, Any]) -> tuple[Pixels | None, Times | None]:
         """Send a request, and return the pixels of the answer and their times."""
@@ -266,10 +320,13 @@ class Decoder:
                 if not is_complete:
                     self._process.kill()
         if "error" in answer:
+            if answer["error"] == ConfigError.code:
+                raise ConfigError(answer["message"])
             kind = LimitExceeded if answer["error"] == LimitExceeded.code else UndecodableMedia
             raise self._make_error(kind, answer["message"])
-        facts = answer["facts"]
-        self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
+        if "facts" in answer:
+            facts = answer["facts"]
+            self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
         return answer, pixels
 
     def _explain_end(self, code: int | None) -> ReelError:
@@ -327,7 +384,7 @@ class Decoder:
         self._cost = cost
 
     async def _receive_data(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_SOUND_BYTES:
+        if not 0 <= size <= MAX_DATA_BYTES:
             raise EOFError
         data = bytearray(size)
         await self._receive(memoryview(data))

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from composition.media.allowed import CONTAINERS, SOUND_CODECS, VIDEO_CODECS, Codec, Container
 from composition.media.backgrounds import check_background
+from composition.media.confinement.status import ConfinementPolicy
 from composition.media.node_memory import RAY_THRESHOLD
 
 MediaKind = Literal["image", "video", "pictures", "sound"]
@@ -48,3 +50,14 @@ class MediaLimits(BaseModel):
     """Seconds that a file waits for this memory before it is refused with status 503."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""
+    confinement: ConfinementPolicy = "available"
+    """Whether decoder processes are confined to their file as far as the machine can, or a machine that lacks something
+    decodes nothing (`required`)."""
+    containers: tuple[Container, ...] = CONTAINERS
+    """The formats of files that are opened; `mp4` includes MOV, `matroska` WebM."""
+    video_codecs: tuple[Codec, ...] = VIDEO_CODECS
+    """The codecs of videos and pictures that are decoded, by FFmpeg's names."""
+    sound_codecs: tuple[Codec, ...] = SOUND_CODECS
+    """The codecs of sound that are decoded, by FFmpeg's names."""
+    protocols: tuple[Literal["file"], ...] = ("file",)
+    """FFmpeg's protocols. There is only `file`: a decoder has no network."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.cluster.conftest import wait_for_end
 from tests.cluster.server import ROOT
+from tests.composition.beneath import read_beneath
 
 FACE = ROOT / "tests" / "data" / "astronaut.png"
 SMALL: dict[str, Any] = {
@@ -65,12 +66,12 @@ def upload(http: httpx.Client, data: bytes | Path) -> str:
     return answer.json()["id"]
 
 
-def paint_picture(http: httpx.Client, **fields: Any) -> bytes:
-    """Generate a picture with Flux and return it as PNG."""
+def paint_picture(http: httpx.Client, **fields: Any) -> object:
+    """Generate a picture with Flux, and return what lies beneath its marks."""
     given = {"prompt": "a boat", "size": "64x64", "steps": 2, "seed": 3, **fields}
     answer = http.post("/v1/images/generations", json=given)
     assert answer.status_code == 200, answer.text
-    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return read_beneath(base64.b64decode(answer.json()["data"][0]["b64_json"]))
 
 
 def list_stages(video: dict[str, Any]) -> list[str]:

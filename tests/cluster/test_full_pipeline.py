@@ -25,6 +25,7 @@ from tests.cluster.studio import (
     paint_picture,
     upload,
 )
+from tests.composition.beneath import read_beneath
 from tests.services.flux_loras import QUERIES, VALUES, tensors_of
 from tests.waiting import until
 
@@ -94,7 +95,7 @@ def test_faces_make_pictures_different_and_a_strength_of_nothing_is_no_face(http
     assert paint_picture(http, identity=found["identity"]) == with_ann
     only = {"animate": False, "upscale": False, "size": "64x64"}
     first, second = (make_small(http, **only, **whose) for whose in ({"face": ann}, {"identity": found["identity"]}))
-    assert fetch_result(http, first["id"]) == fetch_result(http, second["id"])
+    assert read_beneath(fetch_result(http, first["id"])) == read_beneath(fetch_result(http, second["id"]))
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.matrix)])
@@ -147,8 +148,9 @@ def undisturbed(http: httpx.Client) -> dict[str, Any]:
     return make_small(http, **LONG)
 
 
-def fetch_results(http: httpx.Client, video: dict[str, Any]) -> dict[str, bytes]:
-    return {name: fetch_result(http, video["id"], name) for name in ("painted", "image", "video", "hd")}
+def fetch_results(http: httpx.Client, video: dict[str, Any]) -> dict[str, object]:
+    names = ("painted", "image", "video", "hd")
+    return {name: read_beneath(fetch_result(http, video["id"], name)) for name in names}
 
 
 @pytest.mark.fault

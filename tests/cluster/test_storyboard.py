@@ -11,6 +11,7 @@ from tests.cluster.conftest import wait_for_end
 from tests.cluster.faults import Outcome, compare_outcomes
 from tests.cluster.server import Server
 from tests.cluster.studio import FACE, SMALL, decode_frames, fetch_result, list_stages, upload
+from tests.composition.beneath import read_beneath
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -138,7 +139,7 @@ def test_whichever_process_is_killed_it_is_the_same_film(
     video = wait_for_end(http, video_id, 400)
     assert video["status"] == "completed", video
     assert video["degraded"] is None
-    assert fetch_result(http, video_id) == fetch_result(http, undisturbed["id"])
+    assert read_beneath(fetch_result(http, video_id)) == read_beneath(fetch_result(http, undisturbed["id"]))
     record_property(Outcome.__name__, compare_outcomes(server, deployment, "a scene", video, undisturbed))
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.cluster.conftest import check_error, create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP, Server
 from tests.composition import sample_media as media
+from tests.composition.beneath import read_beneath
 
 pytestmark = pytest.mark.cluster
 
@@ -87,7 +88,7 @@ def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
         clip = http.post("/v1/files", files={"file": CLIP.open("rb")}).json()["id"]
         alone = wait_for_end(http, create_video(http, input_video=clip, **JOB)["id"])
         assert alone["status"] == "completed", alone
-        undisturbed = fetch_content(http, alone["id"])
+        undisturbed = read_beneath(fetch_content(http, alone["id"]))
         running = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
         waiting = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
         wait_for_stage(http, running[0], "denoise")
@@ -97,4 +98,4 @@ def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
         for video_id in running + waiting:
             video = wait_for_end(http, video_id)
             assert video["status"] == "completed", video
-            assert fetch_content(http, video_id) == undisturbed
+            assert read_beneath(fetch_content(http, video_id)) == undisturbed

@@ -13,6 +13,7 @@ import pytest
 from services.weights.weights import Weights
 from tests.cluster.conftest import create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP
+from tests.composition.beneath import read_beneath
 
 pytestmark = pytest.mark.cluster
 
@@ -64,9 +65,10 @@ def test_the_record_tells_all_that_was_used(http: httpx.Client, clip_id: str, un
     assert made[0].shape == (height, width, 3)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(http: httpx.Client, clip_id: str) -> None:
+def test_the_same_seed_gives_the_same_frames_and_another_does_not(http: httpx.Client, clip_id: str) -> None:
     ids = [create_video(http, input_video=clip_id, prompt="a meadow", seed=seed)["id"] for seed in (5, 5, 6)]
-    first, again, other = [fetch_content(http, wait_for_end(http, video_id)["id"]) for video_id in ids]
+    files = [fetch_content(http, wait_for_end(http, video_id)["id"]) for video_id in ids]
+    first, again, other = [read_beneath(data) for data in files]
     assert first == again
     assert first != other
 

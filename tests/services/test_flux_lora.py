@@ -1,6 +1,7 @@
 """LoRAs for each request: the same pixels as with diffusers, no leaks between requests, and rejection of bad files."""
 
 import asyncio
+import hashlib
 import json
 import pickle
 from contextlib import aclosing
@@ -20,8 +21,9 @@ from services.flux.loras import Loras
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings
-from services.frames import Frames, Pixels, Progress
+from services.frames import Fact, Frames, Pixels, Progress
 from services.weights.local import resolve
+from services.weights.loras import LORA_HASHES
 from tests.services.flux_loras import QUERIES, VALUES, WIDTH, tensors_of
 
 FIELDS = {"prompt": "a boat", "size": "32x32", "steps": 2, "seed": 3}
@@ -166,6 +168,23 @@ async def test_a_file_that_was_replaced_is_read_again(home, tmp_path, folder):
     assert np.array_equal(await made(flux, mine=1), by_diffusers(home, folder, oil=1))
     assert not np.array_equal(await made(flux, mine=1), first)
     assert len(adapters_of(flux)) == 1
+
+
+async def test_the_files_that_were_used_are_told_before_the_picture(home, tmp_path, folder):
+    for name in ("ink", "oil"):
+        (tmp_path / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
+    flux = loaded(home, tmp_path)
+    loras = [{"name": "oil"}, {"name": "ink", "weight": 0}]
+    request = FluxRequest.model_validate({**FIELDS, "loras": loras})
+    for kept in ("oil", "ink"):
+        items = [item async for item in flux.generate_image(request)]
+        (told,) = (item for item in items if isinstance(item, Fact) and item.name == LORA_HASHES)
+        expected = hashlib.sha256((folder / f"{kept}.safetensors").read_bytes()).hexdigest()
+        assert json.loads(str(told.value)) == {"oil": expected}
+        assert items.index(told) < next(place for place, item in enumerate(items) if isinstance(item, Frames))
+        (tmp_path / "oil.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
+    items = [item async for item in flux.generate_image(FluxRequest(**FIELDS))]
+    assert not any(isinstance(item, Fact) and item.name == LORA_HASHES for item in items)
 
 
 async def test_closing_the_stream_turns_them_off(flux, plain):

@@ -1,6 +1,8 @@
 """Wan with random weights: the same pixels as diffusers' own pipeline, and settings that take effect."""
 
 import asyncio
+import hashlib
+import json
 import pickle
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +19,14 @@ from miniatures.random import written
 from miniatures.random.wan import write
 from services.device import explain_failure
 from services.errors import ConfigError, DeviceFailed, InvalidParameter, ModelFailed
-from services.frames import Frames, Pixels, Progress
+from services.frames import Fact, Frames, Pixels, Progress
 from services.levers import StepCache
 from services.wan.model import decode, to_pixels
 from services.wan.request import WanRequest
 from services.wan.service import Wan
 from services.wan.settings import Lora, WanSettings
 from services.weights.local import resolve
+from services.weights.loras import LORA_HASHES
 from services.weights.weights import Weights
 
 RANDOM = np.random.default_rng(7)
@@ -354,6 +357,16 @@ async def test_a_lora_acts_by_its_weight(home, plain, lora):
     assert np.array_equal(none, plain["ti2v"])
     assert len({video.tobytes() for video in (none, some, full)}) == 3
     assert np.abs(twice.astype(int) - full).max() <= 2
+
+
+async def test_the_files_of_the_loras_are_told_with_each_video(home, lora):
+    wan = loaded(home, "a14b", loras=[Lora(file=lora, expert=expert) for expert in ("high", "low")])
+    for _ in range(2):
+        items = [item async for item in wan.animate(REQUEST, PICTURE)]
+        told = [json.loads(str(item.value)) for item in items if isinstance(item, Fact) and item.name == LORA_HASHES]
+        assert told == [{"style.safetensors": hashlib.sha256(lora.read_bytes()).hexdigest()}]
+    inside = loaded(home, "ti2v", loras=[Lora(file=lora.name)], lora_dir=lora.parent)
+    assert list(inside._model.lora_hashes) == ["style.safetensors"]
 
 
 async def test_a_lora_and_a_step_cache_go_together(home, plain, lora):

@@ -57,6 +57,8 @@ class Album:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._limits = limits
+        if not Path(path).is_dir():
+            limits.check_container("zip")
         self._max_bytes = limits.max_pixels * PIXEL_BYTES + EXTRA_BYTES
         self.cost = Cost(0, 0)
         """What decoding the picture that was opened last costs."""

@@ -6,9 +6,11 @@ heap, mappings and stacks of threads. `RLIMIT_AS` would count the libraries, too
 allocator sets aside for threads.
 """
 
+import os
 import resource
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from composition.media.cost import HEADER_BYTES, MIB, Cost
@@ -76,8 +78,7 @@ class Allowance:
 
 def read_data_bytes() -> int:
     """Return the memory of this process that `RLIMIT_DATA` counts."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
-    return pages * resource.getpagesize()
+    return read_memory_pages()[5] * resource.getpagesize()  # data and stack
 
 
 def limit_resources(limits: Limits) -> None:
@@ -99,4 +100,15 @@ def limit_resources(limits: Limits) -> None:
 
 def read_address_space() -> int:
     """Return the size of the address space of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return read_memory_pages()[0] * resource.getpagesize()
+
+
+def read_memory_pages() -> list[int]:
+    """Return the memory of this process in pages; see proc_pid_statm(5)."""
+    return [int(value) for value in os.pread(open_memory_pages(), 256, 0).split()]
+
+
+@cache
+def open_memory_pages() -> int:
+    """Return a descriptor of the file that tells the memory of this process. A confined process cannot open it."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

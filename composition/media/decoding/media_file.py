@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from composition.media.cost import Cost, FrameForm, count_decoded, estimate_video
+from composition.media.decoding.allowed_codecs import VIDEO_CONTAINERS, has_only_allowed, list_decoders, list_formats
 from composition.media.decoding.apng import time_apng
 from composition.media.decoding.containers import open_container, read_fraction
 from composition.media.decoding.endings import is_cut
@@ -34,8 +35,6 @@ from composition.media.decoding.timing import Timing
 from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
 
-FORMATS = f"{MOV},{MATROSKA},avi,mpegts"
-"""The video formats that may be opened. None of them can refer to other files or to the network."""
 THREADS = 2
 PIXEL_BYTES = 8
 """Largest size of a decoded pixel: four samples of 16 bits."""
@@ -105,7 +104,7 @@ class MediaFile:
         except FFmpegError as error:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
-        self._sound = name_sound(self._container)
+        self._sound = name_sound(self._container, self._limits.sound_codecs)
         self._check_header()
         self._index = self._read_index()
         if self._header.picture_format is None:
@@ -186,12 +185,14 @@ class MediaFile:
         form = self._header.picture_format or self._header.animation_format
         # With max_pixels set, FFmpeg does not report the size of a JPEG.
         options = {} if form == "jpeg_pipe" else self._decoder_options
-        return open_container(self._source, form or FORMATS, form=form, options=options)
+        formats = form or list_formats(VIDEO_CONTAINERS, self._limits)
+        return open_container(self._source, formats, self._limits, form=form, options=options)
 
     @property
     def _decoder_options(self) -> dict[str, str]:
         # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
-        return {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+        max_pixels = self._limits.max_pixels * 9 // 8 + (1 << 16)
+        return {"max_pixels": str(max_pixels), "codec_whitelist": list_decoders(self._limits)}
 
     def _list_auxiliary_tracks(self, container: InputContainer) -> frozenset[int]:
         """Return the numbers of the tracks of an MP4 file that belong to another one."""
@@ -207,6 +208,7 @@ class MediaFile:
             raise UndecodableMedia(f"the file has no video stream, only {kinds}")
         if cast("object", stream.codec_context) is None:
             raise UndecodableMedia("the video codec is not supported")
+        self._limits.check_video_codec(stream.codec.canonical_name)
         return stream.index
 
     def _check_header(self) -> None:
@@ -234,8 +236,8 @@ class MediaFile:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether the file has an index of frames, a presentation time for every frame, and one video track."""
-        is_alone = len(self._container.streams.video) == 1
+        """Whether the file has an index of frames, a time for every frame, one video track, and only allowed codecs."""
+        is_alone = len(self._container.streams.video) == 1 and has_only_allowed(self._container, self._limits)
         return self._format in (MOV, MATROSKA) and self._index.pts is not None and is_alone
 
     @property
@@ -271,7 +273,7 @@ class MediaFile:
         """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
         if self._sound is None or not isinstance(self._source, str):
             raise UndecodableMedia("there is no sound")
-        return open_track(self._source, FORMATS, self.begin, self._limits)
+        return open_track(self._source, list_formats(VIDEO_CONTAINERS, self._limits), self.begin, self._limits)
 
     @property
     def damaged(self) -> str | None:

@@ -9,6 +9,9 @@ from composition.media.decoding.picture_cost import estimate_picture_file, measu
 from composition.media.decoding.picture_file import PictureFile
 from composition.media.decoding.picture_readers import open_picture_reader
 
+LIBRARY_CODECS = {"heif": "hevc", "avif": "av1", "webp": "webp"}
+"""Library → FFmpeg's name of the codec that it decodes."""
+
 
 def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
     """Open a video or a picture.
@@ -22,11 +25,14 @@ def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
         LimitExceeded: the header or the packets exceed a limit.
     """
     header = read_header(read_head(source))
+    if header.container is not None:
+        limits.check_container(header.container)
     library = header.library
     if header.is_sequence and isinstance(source, str) and read_auxiliary_tracks(source):
         library = "avif"  # FFmpeg does not join the tracks of colours and alpha
     if library is None:
         return MediaFile(source, limits)
+    limits.check_video_codec(LIBRARY_CODECS[library])
     limits.require(
         estimate_reading(measure_source(source))
         if header.size is None

@@ -8,38 +8,40 @@ opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape
 followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
 and the seconds of one tick as a fraction.
 
-A decoder whose first request is `{"path", "limits", "marks"}` reads the marks of the file instead, answers `{"marks"}`
-and ends.
-
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
 `SoundSession`.
 
 Before a file is decoded, when its headers were read, the process sends `{"cost", "used"}`: what decoding costs, as in
 `composition.media.cost.Cost`, and the bytes of memory that it uses so far. It goes on when it receives `{}`.
+
+A decoder may have one task instead, for which nothing is decoded: its first request is `{"path", "limits", "task",
+"options"}`, a key of `TASKS`, and its only answer `{"task", "bytes"}`, followed by that number of bytes.
 """
 
+import importlib
 import json
 import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from composition.media.cost import MARKS_COST, Cost
+from composition.media.confinement.decoder import confine, take_input
+from composition.media.cost import TASK_COST, Cost
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.allowance import Allowance, limit_resources
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.preloading import list_packages, load_decord
 from composition.media.decoding.progressive import PlainReader, open_progressive_reader
 from composition.media.decoding.sampling import VERIFIED_FRAMES, spread_positions
 from composition.media.decoding.sound import SoundTrack
@@ -52,6 +54,12 @@ MAX_DECORD_FRAMES = 256
 MAX_DECORD_BYTES = 256 << 20
 """Largest memory that the decoder of a video takes that is sampled with decord, which has another one, in bytes."""
 SOUND_OPERATIONS = frozenset({"sound", "sound_next"})
+TASKS = {
+    "ingredient": "composition.media.marks.packing:pack_ingredient",
+    "marks": "composition.media.marks.inspection:read_marks",
+}
+"""Task → its function, which takes the path and the options, and returns JSON and bytes."""
+Task: TypeAlias = Callable[[str, dict[str, Any]], tuple[dict[str, Any], bytes]]
 
 
 class DecordReader(Protocol):
@@ -150,10 +158,7 @@ class Video:
         wrong frames for open GOPs and gradual refresh, and so does `get_batch` on a busy machine, which stops skipping
         frames after some attempts (https://github.com/dmlc/decord/pull/342).
         """
-        # If the package `nvidia` is installed, decord loads all its CUDA libraries: 3 GB of address space, unused.
-        sys.modules.setdefault("nvidia", cast("Any", None))
-        import decord  # pyright: ignore[reportMissingTypeStubs]
-
+        decord = cast("Any", load_decord())
         width, height = self.file.converter.size
         pixels = np.empty((len(positions), height, width, 3), np.uint8)
         try:
@@ -267,21 +272,27 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
         request = receive_request(link)
 
 
-def answer_marks(link: socket.socket, limits: Limits, path: str, trust_anchors: str | None) -> None:
-    """Answer with the marks of a file: the fields of `composition.media.marks.report.MarksReport`."""
-    # Imported here: most decoders do not read marks.
-    from composition.media.marks.label_reading import read_labels
-    from composition.media.marks.manifest_reading import read_manifest
+def load_task(name: str) -> Task:
+    """Import the function of a task."""
+    module, _, function = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
 
+
+def serve_task(link: socket.socket, limits: Limits, path: str, task: Task, options: dict[str, Any]) -> None:
+    """Run a task and answer with its result."""
     allowance = Allowance(limits, lambda _cost, _used: None)  # the owner has reserved it
-    allowance.require(MARKS_COST)
+    allowance.require(TASK_COST)
     try:
-        manifest, labels = read_manifest(Path(path), trust_anchors), read_labels(Path(path))
-        send_answer(link, {"marks": {"manifest": manifest, "labels": asdict(labels)}})
+        result, data = task(path, options)
     except MemoryError:
-        send_error(link, LimitExceeded(allowance.describe_memory()))
+        send_error(link, LimitExceeded(f"reading needs more than {TASK_COST.memory_bytes >> 20} MiB of memory"))
     except OSError as error:
         send_error(link, UndecodableMedia(f"the file cannot be read: {error.strerror}"))
+    except ReelError as error:
+        send_error(link, error)
+    else:
+        send_answer(link, {"task": result, "bytes": len(data)})
+        link.sendall(data)
 
 
 def send_answer(link: socket.socket, answer: dict[str, Any], pixels: Pixels | None = None) -> None:
@@ -305,14 +316,36 @@ def receive_request(link: socket.socket) -> dict[str, Any] | None:
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
 
 
+def confine_process(request: dict[str, Any]) -> tuple[Limits, str, Task | None]:
+    """Limit this process to what a file may cost, and confine it to that file.
+
+    Returns:
+        The limits, the path under which the process opens the file, and the task that the request names.
+
+    Raises:
+        ConfigError: the process cannot be confined as the limits require.
+    """
+    limits = Limits(**request["limits"])
+    path = take_input(request["path"], limits.confinement)
+    task = load_task(request["task"]) if "task" in request else None
+    if task is None and path != request["path"]:
+        load_decord()  # the user that decodes may not be able to read its files
+    limit_resources(limits)
+    confine(path, list_packages(), limits.confinement)
+    return limits, path, task
+
+
 def run_decoder(link: socket.socket) -> None:
     """Report that the process is running, receive the path and limits of a file, and serve requests for it."""
     send_answer(link, {"pid": os.getpid()})
     request = receive_request(link)
     if request is not None:
-        limits = Limits(**request["limits"])
-        limit_resources(limits)
-        if "marks" in request:
-            answer_marks(link, limits, request["path"], request["marks"]["trust_anchors"])
+        try:
+            limits, path, task = confine_process(request)
+        except ReelError as error:
+            send_error(link, error)
+            return
+        if task is None:
+            serve_requests(link, limits, path, takes_sound=request["takes_sound"])
         else:
-            serve_requests(link, limits, request["path"], takes_sound=request["takes_sound"])
+            serve_task(link, limits, path, task, request["options"])

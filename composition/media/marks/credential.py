@@ -75,6 +75,18 @@ def load_credential(settings: SigningSettings, now: datetime | None = None) -> C
     )
 
 
+def load_trust_anchors(path: Path | None) -> str | None:
+    """Return the certificates of `marks.trust_anchors` in PEM. Raises ConfigError: the file has none."""
+    if path is None:
+        return None
+    content = _read_file(path, "marks.trust_anchors")
+    try:
+        certificates = x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise ConfigError(f"marks.trust_anchors: {path} has no PEM certificates: {error}") from error
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates).decode()
+
+
 def _read_file(path: Path, field: str) -> bytes:
     try:
         return path.read_bytes()

@@ -58,8 +58,9 @@ def load_installation_key(state: Path, now: datetime | None = None) -> Credentia
         if _is_ending(signer, now):
             signer = _replace(folder / "signer.pem", _make_signer(root, now))
         anchor = folder / "root-certificate.pem"
-        if not anchor.exists():
-            _replace(anchor, _list_certificates(signer)[-1].public_bytes(Encoding.PEM))
+        issuer = _list_certificates(signer)[-1].public_bytes(Encoding.PEM)
+        if not anchor.exists() or anchor.read_bytes() != issuer:
+            _replace(anchor, issuer)
     except OSError as error:
         raise StorageFailed(f"the signing key in {folder} cannot be read or made: {error.strerror}") from error
     except ValueError as error:

@@ -8,20 +8,15 @@ follows. What C2PA has no field for is in an assertion of our own, `GENERATION`.
 
 from collections.abc import Sequence
 from datetime import UTC
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from composition.media.marks.ingredients import PreparedIngredient
+from composition.media.marks.labels import choose_source_type, read_system_version
 from composition.media.marks.provenance import ModelUse, Provenance
 from composition.media.marks.settings import MarksSettings
+from composition.media.marks.vocabulary import GENERATION, SYSTEM
 
-SYSTEM = "reelgraph"
-GENERATION = "org.reelgraph.generation"
-"""Label of the assertion with models, LoRAs, seed, stages, inputs and prompts."""
-SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-GENERATED = f"{SOURCE_TYPES}trainedAlgorithmicMedia"
-COMPOSITE = f"{SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia"
 LOCAL = "path:"
 """Prefix of the source of weights in a local folder."""
 
@@ -31,8 +26,9 @@ def describe_file(
 ) -> dict[str, Any]:
     """Return the manifest definition of c2pa-rs for a finished file."""
     return {
-        "claim_generator_info": [{"name": SYSTEM, "version": version(SYSTEM)}],
+        "claim_generator_info": [{"name": SYSTEM, "version": read_system_version()}],
         "title": provenance.content_id,
+        "ingredients": [ingredient.define() for ingredient in ingredients if ingredient.archive is None],
         "assertions": [
             {"label": "c2pa.actions.v2", "created": True, "data": {"actions": _list_actions(provenance, ingredients)}},
             {
@@ -52,8 +48,8 @@ def _list_actions(provenance: Provenance, ingredients: Sequence[PreparedIngredie
     generation: dict[str, Any] = {
         "action": "c2pa.edited" if parents else "c2pa.created",
         "when": provenance.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "softwareAgent": {"name": SYSTEM, "version": version(SYSTEM)},
-        "digitalSourceType": COMPOSITE if provenance.is_composite else GENERATED,
+        "softwareAgent": {"name": SYSTEM, "version": read_system_version()},
+        "digitalSourceType": choose_source_type(provenance),
         "description": _describe_task(provenance),
     }
     if inputs:
@@ -75,7 +71,7 @@ def _describe_generation(
         "contentId": provenance.content_id,
         "provider": settings.provider,
         "system": SYSTEM,
-        "version": version(SYSTEM),
+        "version": read_system_version(),
         "createdAt": provenance.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "task": provenance.task,
         "stages": list(dict.fromkeys(use.stage for use in provenance.models)),
@@ -87,6 +83,8 @@ def _describe_generation(
         data["seed"] = provenance.seed
     if ingredients:
         data["inputs"] = [ingredient.describe() for ingredient in ingredients]
+    if provenance.lost_ingredients:
+        data["deletedInputs"] = provenance.lost_ingredients
     if settings.prompts and provenance.prompts:
         data["prompts"] = dict(provenance.prompts)
     return data

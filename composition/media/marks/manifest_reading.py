@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
+
 from composition.media.marks.c2pa_settings import make_settings
+from composition.media.marks.label_reading import MAX_SCANNED_BYTES
 from composition.media.marks.vocabulary import GENERATION, is_generated
 
 MAX_ENTRIES = 100
@@ -20,11 +23,11 @@ MAX_PROMPT = 10_000
 UNTRUSTED = "signingCredential.untrusted"
 """C2PA's code of an intact manifest whose signer is not trusted."""
 ACTIONS = ("c2pa.actions.v2", "c2pa.actions")
-ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound", "_C2paIo"})
-"""Errors of c2pa for files that have no manifest: of a format that it does not know, or truncated."""
+ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound"})
+"""Errors of c2pa for files that have no manifest, and for formats that it does not know."""
 STORE = b"jumb"
 """Name of the boxes that a manifest store consists of."""
-SCANNED_BYTES = 1 << 20
+WINDOW_BYTES = 1 << 20
 
 Json = Mapping[str, Any]
 
@@ -38,9 +41,8 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
 
     Raises:
         OSError: the file cannot be read.
+        MemoryError: reading it needs more memory than the process has.
     """
-    from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
-
     try:
         with path.open("rb") as file, Context.from_json(make_settings(trust_anchors)) as context:
             reader = Reader.try_create(file, context=context)
@@ -49,6 +51,8 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
             with reader:
                 store = cast("Json", json.loads(reader.json()))
     except C2paError as error:
+        if "out of memory" in str(error):
+            raise MemoryError from error
         with path.open("rb") as file:
             is_absent = type(error).__name__ in ABSENT or not _contains(file, STORE)
         return None if is_absent else {"state": "invalid", "failures": [_cut(str(error))]}
@@ -207,13 +211,13 @@ def _cut(text: str) -> str:
 
 
 def _contains(file: BinaryIO, part: bytes) -> bool:
-    """Whether a file contains these bytes."""
+    """Whether the first MAX_SCANNED_BYTES of a file contain these bytes."""
     return any(part in window for window in _read_windows(file, len(part) - 1))
 
 
 def _read_windows(file: BinaryIO, overlap: int) -> Iterator[bytes]:
     """Yield the file in pieces, each with the last bytes of the one before."""
     end = b""
-    while chunk := file.read(SCANNED_BYTES):
+    while file.tell() < MAX_SCANNED_BYTES and (chunk := file.read(WINDOW_BYTES)):
         yield end + chunk
         end = chunk[-overlap:]

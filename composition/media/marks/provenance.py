@@ -26,6 +26,11 @@ class Ingredient:
     """The request field, e.g. `video`. The user's name of the file is not recorded."""
     path: Path
     """A local copy of the file."""
+    is_parent: bool = False
+    """Whether the result is an edited version of this file, rather than made with it as an input. If there are several,
+    it is the first."""
+    owner: str = ""
+    """Owner of the file, among whom decoders take turns; empty if it is not known."""
 
 
 @dataclass(frozen=True)

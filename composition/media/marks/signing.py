@@ -1,10 +1,11 @@
 """Signing finished files with C2PA manifests."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 from c2pa import (  # pyright: ignore[reportMissingTypeStubs]
     Builder,
@@ -16,6 +17,8 @@ from c2pa import (  # pyright: ignore[reportMissingTypeStubs]
 )
 
 from composition.media.marks.c2pa_settings import make_settings
+from composition.media.marks.containers.boxes import list_boxes
+from composition.media.marks.containers.source import Malformed, Source
 from composition.media.marks.credential import Credential
 from services.errors import ModelFailed, StorageFailed
 
@@ -30,18 +33,25 @@ ALGORITHMS = {
 }
 
 
-def sign_file(
-    source: Path, target: Path, mime: str, definition: dict[str, Any], archives: Sequence[bytes], credential: Credential
-) -> None:
-    """Write a copy of a file with a signed manifest. Blocks, and reads the file in pieces. Thread-safe.
+LARGE_BYTES = 64 << 20
+"""c2pa-rs holds up to 512 MiB of an unbroken part of a file while it computes the hash. Media data that are larger than
+this are hashed in blocks, as a Merkle tree."""
 
-    Args:
-        source: a finished file.
-        target: the copy, which must not exist.
-        mime: the media type of the file.
-        definition: the manifest; see `composition.media.marks.manifest`.
-        archives: its ingredients; see `composition.media.marks.ingredients`.
-        credential: what to sign with.
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is to be signed."""
+
+    definition: Mapping[str, Any]
+    """See `composition.media.marks.manifest`."""
+    mime: str
+    """Media type of the file."""
+    archives: Sequence[bytes] = ()
+    """Ingredients; see `composition.media.marks.ingredients`."""
+
+
+def sign_file(source: Path, target: Path, manifest: Manifest, credential: Credential) -> None:
+    """Write a copy of a file with a signed manifest. Blocks, and reads the file in pieces. Thread-safe.
 
     Raises:
         StorageFailed: a file cannot be read or written.
@@ -49,30 +59,41 @@ def sign_file(
     """
     try:
         with source.open("rb") as reading, target.open("x+b") as writing:
-            sign_stream(reading, writing, mime, definition, archives, credential)
-            writing.flush()
+            settings = make_settings(has_blocks=manifest.mime == "video/mp4" and _has_large_data(reading))
+            _sign_stream(reading, writing, manifest, credential, settings)
     except OSError as error:
-        raise StorageFailed(f"the signed file cannot be written: {error.strerror or type(error).__name__}") from error
+        raise StorageFailed(f"the signed file cannot be written: {error.strerror or error}") from error
 
 
-def sign_stream(
-    source: IO[bytes],
-    target: IO[bytes],
-    mime: str,
-    definition: dict[str, Any],
-    archives: Sequence[bytes],
-    credential: Credential,
-) -> None:
-    """Write a copy of a stream with a signed manifest, like `sign_file`. Raises OSError and ModelFailed."""
+def sign_bytes(data: bytes, manifest: Manifest, credential: Credential) -> bytes:
+    """Return a file with a signed manifest. Raises ModelFailed: signing failed."""
+    signed = BytesIO()
+    _sign_stream(BytesIO(data), signed, manifest, credential, make_settings())
+    return signed.getvalue()
+
+
+def _has_large_data(file: BinaryIO) -> bool:
+    """Return whether an mp4 has its media data in one large part.
+
+    Fragmented files have many parts, which c2pa-rs reads one by one.
+    """
+    try:
+        parts = [box for box in list_boxes(Source(file)) if box.kind == b"mdat"]
+    except Malformed:
+        return False
+    return len(parts) == 1 and parts[0].end - parts[0].begin > LARGE_BYTES
+
+
+def _sign_stream(source: BinaryIO, target: BinaryIO, manifest: Manifest, credential: Credential, settings: str) -> None:
     try:
         with (
-            Context.from_json(make_settings()) as context,
-            Builder(definition, context=context) as builder,
+            Context.from_json(settings) as context,
+            Builder(manifest.definition, context=context) as builder,
             _open_signer(credential) as signer,
         ):
-            for archive in archives:
+            for archive in manifest.archives:
                 builder.add_ingredient_from_archive(BytesIO(archive))
-            builder.sign(signer, mime, source, target)
+            builder.sign(signer, manifest.mime, source, target)
     except IO_ERROR as error:
         raise OSError(f"{error}") from error
     except C2paError as error:  # what a callback raised was logged by c2pa

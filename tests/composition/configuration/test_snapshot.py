@@ -12,6 +12,7 @@ from composition.graphs.graph import Need
 from services.errors import ConfigError, InvalidParameter, NotFound, ReelError
 from services.flux.request import FluxRequest
 from services.model import Role
+from services.realesrgan.settings import SHIPPED
 from services.svd.request import SvdRequest
 from services.wan.request import WanRequest
 from tests.composition.deployed import Cluster, Hosted
@@ -373,9 +374,16 @@ def test_a_model_is_written_down_with_what_requests_must_know() -> None:
         "limits": {"num_frames": 81, "max_area": 4096, "steps": 30},
         "defaults": {"num_frames": 17},
         "rate": 16.0,
+        "source": "path:",
+        "revision": "",
+        "unmeasured": {},
     }
     upscaler = describe_model("a", 0, "b", ModelEntry.model_validate({"kind": "realesrgan"}))
-    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None}
+    weights = {"source": SHIPPED.stem, "revision": ""}
+    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None, **weights, "unmeasured": {}}
+    editor = ModelEntry.model_validate({"kind": "qwen-edit", "weights": {"path": "."}, "vgg16": "random"})
+    unmeasured = {"lpips_to_init": "lpips", "lpips_to_prev": "lpips"}
+    assert describe_model("a", 0, "b", editor).facts["unmeasured"] == unmeasured
 
 
 def test_a_graph_is_written_down_with_its_settings(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ from composition.graphs.full_pipeline import GRAPH
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.http.content import follow_video
 from composition.jobs.attempt import Attempt
+from composition.jobs.publishing import DEFAULT_OUTPUTS, OutputSettings
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, make_id
@@ -33,8 +34,9 @@ PLACES = ("flux:0", "hunyuan-dit:0", "svd:0", "window:3", "window:9", "run:0", "
 class Desk:
     """A store with jobs in it, and what it takes to work on them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, outputs: OutputSettings = DEFAULT_OUTPUTS) -> None:
         self.folder = folder
+        self.outputs = outputs
         self.store = Store(f"sqlite:///{folder / 'store.db'}")
         self.artifacts = Artifacts(ArtifactSettings(url=str(folder / "artifacts")))
 
@@ -51,7 +53,8 @@ class Desk:
     async def work(self, studio: Studio, job: Job, lease: Lease, *, again: bool = False) -> None:
         room = Room(self.folder, studio)
         graph = Handle(room.graph)
-        attempt = Attempt(self.store, self.artifacts, MediaLimits(), self.store.get_job(job.id), lease)
+        job = self.store.get_job(job.id)
+        attempt = Attempt(self.store, self.artifacts, MediaLimits(), job, lease, self.outputs)
         try:
             await attempt.run(graph, GRAPH, Transport(lost=(Gone,)), is_retry=again)
         finally:

@@ -81,3 +81,22 @@ def test_a_full_or_closed_disk_is_our_error(tmp_path: Path) -> None:
     (tmp_path / "videos").write_bytes(b"a file where a folder should be")
     with pytest.raises(StorageFailed, match="writing to the artifact store failed"):
         artifacts.put("videos/a", b"x")
+
+
+def test_a_new_file_never_replaces_one_that_is_there(artifacts: Artifacts) -> None:
+    for content in (b"first", b"second"):
+        draft = artifacts.create_draft()
+        draft.write_bytes(content)
+        artifacts.put_new_file("videos/b/formats/video.gif", draft)
+        assert not draft.exists()
+    assert b"".join(artifacts.read("videos/b/formats/video.gif")) == b"first"
+
+
+def test_a_tag_changes_with_the_content(artifacts: Artifacts) -> None:
+    artifacts.put("videos/c/a", b"first")
+    first = artifacts.get_tag("videos/c/a")
+    assert artifacts.get_tag("videos/c/a") == first
+    artifacts.put("videos/c/a", b"other")
+    assert artifacts.get_tag("videos/c/a") != first
+    with pytest.raises(NotFound):
+        artifacts.get_tag("videos/c/none")

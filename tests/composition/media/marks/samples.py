@@ -10,8 +10,9 @@ import numpy as np
 from c2pa import Context, Reader  # pyright: ignore[reportMissingTypeStubs]
 from PIL import Image
 
-from composition.media.marks.marker import MIME_TYPES, MarkedFormat
+from composition.media.marks.marker import MIME_TYPES
 from composition.media.marks.provenance import ModelUse, Provenance
+from composition.media.marks.vocabulary import MarkedFormat
 from services.frames import Pixels
 from tests.composition.sample_media import clip, numbered
 
@@ -37,6 +38,7 @@ def noise(width: int = 96, height: int = 64) -> Pixels:
 
 def write_file(folder: Path, form: MarkedFormat) -> Path:
     """Write a finished file of a format, without marks."""
+    folder.mkdir(exist_ok=True)
     path = folder / f"made.{form}"
     if form == "mp4":
         return clip(path, [numbered(i) for i in range(12)])
@@ -46,13 +48,13 @@ def write_file(folder: Path, form: MarkedFormat) -> Path:
 
 def read_store(data: bytes | Path, form: MarkedFormat, anchors: str | None = None) -> dict[str, Any]:
     """Read a manifest store with c2pa-python alone."""
-    content = data if isinstance(data, bytes) else data.read_bytes()
     settings: dict[str, Any] = {"verify": {"remote_manifest_fetch": False}}
     if anchors is not None:
         settings["trust"] = {"trust_anchors": anchors}
     with (
         Context.from_json(json.dumps(settings)) as context,
-        Reader(MIME_TYPES[form], BytesIO(content), context=context) as reader,
+        BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file,
+        Reader(MIME_TYPES[form], file, context=context) as reader,
     ):
         return json.loads(reader.json())
 
@@ -70,3 +72,15 @@ def get_assertion(store: dict[str, Any], label: str) -> Any:
 
 def list_failures(store: dict[str, Any]) -> list[str]:
     return [failure["code"] for failure in store["validation_results"]["activeManifest"]["failure"]]
+
+
+def make_remote_picture(address: str) -> bytes:
+    """Return a JPEG that says that its manifest is kept elsewhere."""
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/"'
+        f' dcterms:provenance="{address}"/></rdf:RDF></x:xmpmeta>'
+    )
+    buffer = BytesIO()
+    Image.fromarray(noise()).save(buffer, "jpeg", xmp=packet.encode())
+    return buffer.getvalue()

@@ -1,6 +1,9 @@
 """Signed manifests: valid in each format, broken by one changed byte, and saying how the file was made."""
 
 import asyncio
+import struct
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -8,10 +11,12 @@ from pathlib import Path
 import pytest
 from c2pa import C2paError  # pyright: ignore[reportMissingTypeStubs]
 
-from composition.media.marks.manifest import GENERATED, GENERATION
-from composition.media.marks.marker import MarkedFormat, Marker
+from composition.media.marks.label_reading import read_labels
+from composition.media.marks.marker import Marker
 from composition.media.marks.settings import MARKS_OFF, MarksSettings
+from composition.media.marks.vocabulary import GENERATED, GENERATION, MarkedFormat
 from services.errors import ModelFailed, StorageFailed
+from tests.composition.media.marks import generated
 from tests.composition.media.marks.samples import (
     FORMATS,
     MADE,
@@ -126,6 +131,85 @@ async def test_with_marks_off_a_file_stays_as_it_is(form: MarkedFormat, tmp_path
     assert list_names(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("kind", generated.KINDS)
+async def test_every_kind_of_file_is_valid_with_its_labels(kind: str, tmp_path: Path) -> None:
+    path = generated.write_file(kind, tmp_path)
+    form = generated.form_of(kind)
+    await Marker(MarksSettings(), tmp_path).mark_file(path, form, generated.PROVENANCE)
+    assert read_store(path, form)["validation_state"] == "Valid"
+    labels = read_labels(path)
+    assert labels.source_type == GENERATED
+    assert labels.aigc is not None
+    changed = path.read_bytes().replace(b"trainedAlgorithmicMedia", b"trainedAlgorithmicMedio", 1)
+    assert read_store(changed, form)["validation_state"] == "Invalid", "the signature covers the labels"
+
+
+async def test_labels_without_a_signature_and_a_signature_without_labels(tmp_path: Path) -> None:
+    plain = write_file(tmp_path, "jpeg").read_bytes()
+    labelled = await Marker(MarksSettings(c2pa=False), tmp_path).mark_bytes(plain, "jpeg", MADE)
+    assert b"c2pa" not in labelled
+    assert b"<x:xmpmeta" in labelled
+    signed = await Marker(MarksSettings(source_type=False, aigc=False), tmp_path).mark_bytes(plain, "jpeg", MADE)
+    assert b"<x:xmpmeta" not in signed
+    assert read_store(signed, "jpeg")["validation_state"] == "Valid"
+
+
+def write_large_mp4(folder: Path, size: int) -> Path:
+    """Write an mp4 whose media data have `size` bytes, the last of which no sample refers to."""
+    path = write_file(folder, "mp4")
+    boxes = split_boxes(path.read_bytes())
+    with path.open("wb") as file:
+        for kind, content in boxes:
+            extra = size - len(content) - 8 if kind == b"mdat" else 0
+            file.write(struct.pack(">I4s", len(content) + 8 + extra, kind) + content)
+            block = bytes(range(256)) * 4096
+            while extra > 0:
+                extra -= file.write(block[:extra])
+    return path
+
+
+def split_boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return kind and content of each box of a file."""
+    boxes: list[tuple[bytes, bytes]] = []
+    while data:
+        size, kind = struct.unpack_from(">I4s", data)
+        boxes.append((kind, data[8:size]))
+        data = data[size:]
+    return boxes
+
+
+SIGN_LARGE = """
+import asyncio, resource, sys
+from pathlib import Path
+from composition.media.marks.marker import Marker
+from composition.media.marks.settings import MarksSettings
+from tests.composition.media.marks import generated
+from tests.composition.media.marks.samples import MADE, write_file
+large, folder = map(Path, sys.argv[1:])
+marker = Marker(MarksSettings(), folder)
+asyncio.run(marker.mark_file(write_file(folder, "mp4"), "mp4", MADE))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+asyncio.run(marker.mark_file(large, "mp4", MADE))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_large_mp4_is_not_read_into_memory_and_valid(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    size = 192 << 20
+    path = write_large_mp4(tmp_path, size)
+    command = [sys.executable, "-c", SIGN_LARGE, str(path), str(tmp_path / "other")]
+    used_kib = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert used_kib < 64 << 10
+    assert read_store(path, "mp4")["validation_state"] == "Valid"
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        (value,) = file.read(1)
+        file.seek(size // 2)
+        file.write(bytes([value ^ 1]))
+    assert read_store(path, "mp4")["validation_state"] == "Invalid"
+
+
 async def test_files_are_signed_at_the_same_time(tmp_path: Path) -> None:
     marker = Marker(MarksSettings(), tmp_path)
     plain = write_file(tmp_path, "jpeg").read_bytes()
@@ -140,8 +224,10 @@ async def test_files_are_signed_at_the_same_time(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_picture_cannot_be_signed(tmp_path: Path) -> None:
     path = tmp_path / "made.png"
     path.write_bytes(b"no picture")
-    with pytest.raises(ModelFailed, match="could not be signed"):
+    with pytest.raises(ModelFailed, match="the finished png cannot be labelled"):
         await Marker(MarksSettings(), tmp_path).mark_file(path, "png", MADE)
+    with pytest.raises(ModelFailed, match="could not be signed"):
+        await Marker(MarksSettings(source_type=False, aigc=False), tmp_path).mark_file(path, "png", MADE)
     assert path.read_bytes() == b"no picture"
     assert list_names(tmp_path) == ["made.png", "marks"]
 

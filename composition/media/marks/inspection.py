@@ -1,0 +1,25 @@
+"""Reading all marks of a file. Runs in a decoder process: the file may be hostile."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from composition.media.marks.label_reading import Labels, read_labels
+from composition.media.marks.manifest_reading import read_manifest
+
+
+def read_marks(path: str, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return nothing, and the fields of `composition.media.marks.report.MarksReport` as JSON.
+
+    Args:
+        path: a file of any kind.
+        options: `trust_anchors` (in PEM, or None).
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    manifest = read_manifest(Path(path), options["trust_anchors"])
+    labels = read_labels(Path(path))
+    report = {"manifest": manifest, "labels": None if labels == Labels() else asdict(labels)}
+    return {}, json.dumps(report).encode()
