@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ EDGES = 8
 EVERY = 8
 """Frames of the clip between two edge pictures, a third of a second."""
 SEEDS = (0, 1, 2)
-METRICS = tuple(field.name for field in fields(Scores) if field.name != "frame")
+METRICS = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
 
 UNGUIDED, GUIDED = "not guided", "guided by this loss"
 OFF, EDGE, GRAM, TEMPORAL = "off", "edge", "gram", "temporal"

@@ -536,6 +536,39 @@ class GuidanceFields(TypedDict, total=False):
     ]
 
 
+class GateFields(TypedDict, total=False):
+    """Maximum scores of a frame. A frame with a score above its maximum is made again, with the next seed."""
+
+    edge_loss: Annotated[
+        float | None,
+        About(
+            "Maximum difference from the requested edges; with `ttlg.loss` mse, 0 is no difference and 1 a "
+            "blank picture.",
+            limits="above 0",
+        ),
+    ]
+    gram_loss: Annotated[
+        float | None,
+        About("Maximum difference of the style from the style frame; requires a model with VGG16.", limits="above 0"),
+    ]
+    temporal_loss: Annotated[float | None, About("Maximum difference from the previous frame.", limits="above 0")]
+    lpips_to_init: Annotated[
+        float | None,
+        About(
+            "Maximum LPIPS distance to the first frame, or to the style frame if given; requires a model with LPIPS.",
+            limits="above 0",
+        ),
+    ]
+    lpips_to_prev: Annotated[
+        float | None,
+        About("Maximum LPIPS distance to the previous frame; requires a model with LPIPS.", limits="above 0"),
+    ]
+    tries: Annotated[
+        int | None,
+        About("Maximum number of times that a frame is made, including the first.", limits="1 to 16", default="3"),
+    ]
+
+
 class BranchFrom(TypedDict, total=False):
     """A frame of an older job."""
 
@@ -640,6 +673,10 @@ class RollingEditFields(MediaFields, EditingFields, total=False):
             "Frames per second of the result. Default: that of the edge video, or 16 for pictures.",
             limits="above 0, at most 240",
         ),
+    ]
+    gate: Annotated[
+        GateFields | None,
+        About("Maximum scores of a frame; a frame that is above one is made again. Default: every frame is accepted."),
     ]
     debug: Annotated[
         bool | None, About("Store pictures of the edges and of the guidance for each frame.", default="false")
@@ -1145,6 +1182,7 @@ class VideoFields(TypedDict, total=False):
     edge_start: int | None
     max_frames: int | None
     fps: float | None
+    gate: GateFields | None
     debug: bool | None
     branch_from: BranchFrom | None
     script: ScriptFields | Mapping[str, object] | None

@@ -83,7 +83,8 @@ class Graphs:
     def rolling_edit(self, request: RollingEditRequest) -> AsyncGenerator[Item]:
         """Redraw a first frame along a sequence of edges. Otherwise as `v2v`.
 
-        `edge_frames` may be a folder of pictures. The Scores of a frame are yielded just before it.
+        `edge_frames` may be a folder of pictures. The Scores of a frame are yielded just before it; those
+        that are not `kept` are of a try that the gate refused.
         """
         return self.run("rolling-edit", request)
 

@@ -487,6 +487,17 @@ class ResultEvent(JobEvent):
     """Name of the result, as in `content?variant=`."""
 
 
+class FrameScores(Scores):
+    """Quality scores of a frame, and how it was made."""
+
+    seed: int | None = None
+    """Seed of the frame."""
+    tries: int = 1
+    """Number of times that the frame was made, each with another seed."""
+    passed: bool | None = None
+    """Whether the frame passed its gate. None if there is none, or if a score with a maximum was not measured."""
+
+
 class FrameEvent(JobEvent):
     """A frame of a rolling edit or a full pipeline was stored losslessly."""
 
@@ -496,8 +507,17 @@ class FrameEvent(JobEvent):
     """Number of frames of the video stored so far."""
     frames_total: int | None = None
     """Total number of frames of the video, if known."""
-    scores: Scores | None = None
+    scores: FrameScores | None = None
     """Quality scores of the frame, if measured."""
+
+
+class TryEvent(JobEvent):
+    """A frame of a rolling edit was refused by its gate, and is made again with the next seed."""
+
+    index: int
+    """Index of the frame, from 0."""
+    scores: FrameScores
+    """Quality scores, seed and number of the try, from 1."""
 
 
 class ImageProgress(Answer):
@@ -549,7 +569,15 @@ class CompletedImage(ShownImage):
 
 
 Event: TypeAlias = (
-    StatusEvent | ProgressEvent | TextEvent | FactEvent | StageEvent | SegmentEvent | ResultEvent | FrameEvent
+    StatusEvent
+    | ProgressEvent
+    | TextEvent
+    | FactEvent
+    | StageEvent
+    | SegmentEvent
+    | ResultEvent
+    | FrameEvent
+    | TryEvent
 )
 
 EVENTS: dict[str, type[Event]] = {
@@ -561,6 +589,7 @@ EVENTS: dict[str, type[Event]] = {
     "segment": SegmentEvent,
     "result": ResultEvent,
     "frame": FrameEvent,
+    "try": TryEvent,
 }
 
 

@@ -27,6 +27,7 @@ from reelgraph.objects import (
     Event,
     FactEvent,
     FrameEvent,
+    FrameScores,
     ProgressEvent,
     ResultEvent,
     Scores,
@@ -34,6 +35,7 @@ from reelgraph.objects import (
     StageEvent,
     StatusEvent,
     TextEvent,
+    TryEvent,
 )
 
 Show: TypeAlias = Callable[[Event], None]
@@ -113,11 +115,14 @@ class _JobView:
         """Stages that have finished."""
         self._has_frame_events = False
         """Whether each frame has an event; then segments, which come later, are not shown."""
+        self._refused: Text | None = None
+        """The last refused try of the frame that is being made."""
         self._status = Text("waiting")
         self._results: list[Text] = []
 
     def __rich__(self) -> Group:
-        return Group(self._status, *self._texts.values(), self._bars, *self._results)
+        refused = [] if self._refused is None else [self._refused]
+        return Group(self._status, *self._texts.values(), self._bars, *refused, *self._results)
 
     def show(self, event: Event) -> None:
         match event:
@@ -127,9 +132,8 @@ class _JobView:
                 self._append_text(event)
             case ProgressEvent():
                 self._update_bar(event.stage, event.done, event.total)
-            case FrameEvent():
-                self._has_frame_events = True
-                self._update_bar(_FRAMES, event.frames_done, event.frames_total)
+            case FrameEvent() | TryEvent():
+                self._show_frame(event)
             case SegmentEvent():
                 if not (self._has_frame_events and event.variant == _PLAIN):
                     self._update_bar(_name_bar(event), event.frames_done, event.frames_total)
@@ -139,6 +143,14 @@ class _JobView:
                 self._finished.add(event.name)
             case FactEvent():  # shown at the end, with the video
                 pass
+
+    def _show_frame(self, event: FrameEvent | TryEvent) -> None:
+        if isinstance(event, TryEvent):
+            self._refused = Text(_format_refusal(event))
+            return
+        self._refused = None
+        self._has_frame_events = True
+        self._update_bar(_FRAMES, event.frames_done, event.frames_total)
 
     def _append_text(self, event: TextEvent) -> None:
         if event.stage not in self._texts or event.stage in self._finished:  # the stage has restarted
@@ -220,9 +232,8 @@ class _JobLines:
                 self._texts[event.stage] = self._texts.get(event.stage, "") + event.piece
             case ProgressEvent():
                 self._show_step(event)
-            case FrameEvent():
-                self._has_frame_events = True
-                self._note(f"frame {_format_count(event)}{_format_scores(event.scores)}")
+            case FrameEvent() | TryEvent():
+                self._show_frame(event)
             case SegmentEvent():
                 if not (self._has_frame_events and event.variant == _PLAIN):
                     self._note(f"{_name_bar(event)}: {_format_count(event)}")
@@ -238,6 +249,13 @@ class _JobLines:
         """Write the texts of stages that have not finished."""
         for stage in list(self._texts):
             self._write_text(stage)
+
+    def _show_frame(self, event: FrameEvent | TryEvent) -> None:
+        if isinstance(event, TryEvent):
+            self._note(_format_refusal(event))
+            return
+        self._has_frame_events = True
+        self._note(f"frame {_format_count(event)}{_format_verdict(event.scores)}{_format_scores(event.scores)}")
 
     def _show_step(self, event: ProgressEvent) -> None:
         if event.total > 0 and self._tenths.advance(event.stage, event.done, event.total):
@@ -256,6 +274,19 @@ def _name_bar(event: SegmentEvent) -> str:
 
 def _format_count(event: FrameEvent | SegmentEvent) -> str:
     return f"{event.frames_done} of {event.frames_total}" if event.frames_total else str(event.frames_done)
+
+
+def _format_refusal(event: TryEvent) -> str:
+    """Describe a refused try; frames count from 1, as in the count of finished frames."""
+    return f"frame {event.index + 1}: try {event.scores.tries} was refused{_format_scores(event.scores)}"
+
+
+def _format_verdict(scores: FrameScores | None) -> str:
+    """Return how often a frame was made, and whether it passed its gate, if that is worth saying."""
+    if scores is None or (scores.tries == 1 and scores.passed is not False):
+        return ""
+    count = "1 try" if scores.tries == 1 else f"{scores.tries} tries"
+    return f", above its gate after {count}" if scores.passed is False else f", after {count}"
 
 
 def _format_scores(scores: Scores | None) -> str:

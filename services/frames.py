@@ -196,6 +196,14 @@ class Scores:
     temporal_loss: float | None = None
     lpips_to_init: float | None = None
     lpips_to_prev: float | None = None
+    seed: int | None = None
+    """Seed of the picture that was scored."""
+    tries: int = 1
+    """Number of pictures made for the frame so far, each with another seed."""
+    passed: bool | None = None
+    """Whether no score is above its maximum; None without maxima, or if a score that has one was not measured."""
+    kept: bool = True
+    """Whether the frame follows; otherwise it was refused, and is made again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

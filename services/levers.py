@@ -40,6 +40,11 @@ class ModelSettings(BaseModel, ABC):
         return {}
 
     @property
+    def unmeasured(self) -> Mapping[str, str]:
+        """Score that this deployment does not measure → the setting that it lacks."""
+        return {}
+
+    @property
     @abstractmethod
     def source(self) -> str:
         """Source of the weights: a repository, `path:FOLDER`, or the name of a file included in the project."""

@@ -35,6 +35,8 @@ class ServedModel:
     """Source of the weights: a repository, or `path:FOLDER`."""
     revision: str = ""
     """Revision of the weights."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Score that it does not measure → the setting that it lacks."""
 
     def can_take(self, need: Need) -> bool:
         """Whether the model can take a role."""
@@ -106,6 +108,13 @@ class Assignment:
             f"{need.at}.{name}" if need.at else name: limit
             for need, served in self._list_request_models()
             for name, limit in served.limits.items()
+        }
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """Score that the models do not measure → the setting that is missing."""
+        return {
+            score: setting for _, served in self._list_request_models() for score, setting in served.unmeasured.items()
         }
 
     def _list_request_models(self) -> list[tuple[Need, ServedModel]]:

@@ -190,6 +190,7 @@ def describe_model(application: str, position: int, name: str, entry: ModelEntry
         "rate": None if rate is None else float(rate),
         "source": entry.settings.source,
         "revision": entry.settings.revision,
+        "unmeasured": dict(entry.settings.unmeasured),
     }
     return Deployed(application=application, name=name, position=position, kind=entry.kind, facts=facts)
 
@@ -215,6 +216,7 @@ def _read_model(row: Deployed, state: str) -> ServedModel:
         built_at=row.built_at,
         source=row.facts.get("source", ""),
         revision=row.facts.get("revision", ""),
+        unmeasured=row.facts.get("unmeasured", {}),  # rows of older versions lack it
     )
 
 

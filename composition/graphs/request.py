@@ -84,6 +84,16 @@ class GraphRequest(BaseModel):
                 raise InvalidParameter(f"{name}: no model for {role} is served here", param=name)
         return self.model_copy(update=dict.fromkeys(missing))
 
+    def check_scores(self, unmeasured: Mapping[str, str]) -> None:
+        """Check that the scores that the request depends on are measured.
+
+        Args:
+            unmeasured: score that the models do not measure → the setting that is missing.
+
+        Raises:
+            InvalidParameter: the request needs a score that is not measured.
+        """
+
     @property
     def mentioned_files(self) -> Mapping[str, str]:
         """Path of a nested field → the id of the picture file that it names."""

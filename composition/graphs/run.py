@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
-from services.frames import Fact, Frames, Item, JsonValue, StageDone
+from services.frames import Fact, Frames, Item, JsonValue, Scores, StageDone
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Known:
     """Variant of a picture → its URL."""
     owner: str = ""
     """The job's owner, among whom decoders share the processor; empty if it is not known."""
+    frame_scores: Sequence[Scores] = ()
+    """Scores of the stored frames that have scores, in order."""
 
 
 NOTHING_KNOWN = Known()

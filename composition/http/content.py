@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from composition.media.findings import Judgement
 from composition.media.formats import ContentFormat
 from composition.records.artifacts import Artifacts
-from composition.records.events import ScoresObject
+from composition.records.events import FrameScoresObject
 from composition.records.store import Store
 from composition.records.tables import Still
 from services.errors import ModelFailed, NotFound, RangeNotSatisfiable
@@ -24,7 +24,7 @@ POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 """Interval of keep-alive comments in an event stream without events, in seconds."""
 
-SCORES = tuple(ScoresObject.model_fields)
+SCORES = tuple(FrameScoresObject.model_fields)
 """Columns of a job's metrics after the frame index, if frames were scored."""
 SIGNALS = ("brightness", "contrast", "change", "residual", "flags")
 """Columns of a job's metrics after these: what was measured of each frame (`FrameSignals`), and its faults."""

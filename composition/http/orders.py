@@ -77,6 +77,7 @@ class JobBuilder:
         pending = dict.fromkeys({*media, *inherited}, PENDING)
         # The fields are validated before the media, which takes longer.
         request = parse_fields(request_type, {**fields, **pending}, assignment.limits).drop_unserved(assignment.models)
+        request.check_scores(assignment.unmeasured)
         files = {
             name: await self._uploads.store_media(value, request_type.MEDIA[name], owner, name)
             for name, value in media.items()

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,9 +25,17 @@ from composition.media.limits import MediaLimits
 from composition.media.sound import SoundCollector
 from composition.media.stitch import Stitcher
 from composition.records.artifacts import Artifacts
-from composition.records.events import FactEvent, ProgressEvent, StageEvent, StageObject, TextEvent
+from composition.records.events import (
+    FactEvent,
+    FrameScoresObject,
+    ProgressEvent,
+    StageEvent,
+    StageObject,
+    TextEvent,
+    TryEvent,
+)
 from composition.records.store import EventDraft, Lease, Store
-from composition.records.tables import Job, Stage
+from composition.records.tables import Job, Stage, Still
 from services.errors import ModelFailed
 from services.frames import Clip, Fact, Frames, Item, Progress, Result, Scores, Sketch, Sound, StageDone, Text
 
@@ -157,6 +165,19 @@ def _make_row(lease: Lease, done: StageDone) -> Stage:
     return Stage(job_id=lease.job_id, **StageObject.from_stage(done).model_dump())
 
 
+def _describe_try(scores: Scores) -> EventDraft:
+    """Return the event that a frame was refused."""
+    return EventDraft.of(
+        TryEvent(index=scores.frame, scores=FrameScoresObject.model_validate(scores, from_attributes=True))
+    )
+
+
+def _list_scores(stills: Sequence[Still]) -> list[Scores]:
+    """Return the scores of stored frames; frames that were not scored are left out."""
+    found = {still.index: FrameScoresObject.model_validate(still.scores) for still in stills if still.scores}
+    return [Scores(index, **scores.model_dump()) for index, scores in found.items()]
+
+
 @dataclass(frozen=True)
 class ClipEnd:
     """The end of a clip that is continued by the frames of a graph."""
@@ -250,10 +271,17 @@ class Attempt:
         job = self._job
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True)
         await results.restore()
-        frame_urls = [self._artifacts.get_url(still.key) for still in stills]
-        picture_urls = {name: self._artifacts.get_url(key) for name, key in results.pictures.items()}
-        frames = results.video.safe
-        return Known(job.id, is_retry, job.facts, frames, frame_urls, results.safe, picture_urls, job.owner)
+        return Known(
+            key=job.id,
+            is_retry=is_retry,
+            facts=job.facts,
+            frames=results.video.safe,
+            frame_urls=[self._artifacts.get_url(still.key) for still in stills],
+            frame_scores=_list_scores(stills),
+            other_frames=results.safe,
+            owner=job.owner,
+            picture_urls={name: self._artifacts.get_url(key) for name, key in results.pictures.items()},
+        )
 
     async def _take(self, item: Item, results: Results, report: ProgressReport) -> None:
         match item:
@@ -268,7 +296,7 @@ class Attempt:
                 await results.take(item)
                 await self._finish_complete_videos(results, report)
             case Scores():
-                self._scores = item
+                await self._take_scores(item)
             case Sketch():
                 self._sketches.append(item)
             case Clip():
@@ -283,6 +311,13 @@ class Attempt:
                 await report.write()  # what it completes is stored after it
             case _:
                 report.add(item)
+
+    async def _take_scores(self, scores: Scores) -> None:
+        """Keep the scores for the frame that follows; those of a refused try become an event at once."""
+        if scores.kept:
+            self._scores = scores
+        else:
+            await asyncio.to_thread(self._store.update_job, self._lease, {}, [_describe_try(scores)])
 
     async def _finish_complete_videos(self, results: Results, report: ProgressReport) -> None:
         """Finish each video that has all of its frames, if there are several. Its marks need the facts so far."""

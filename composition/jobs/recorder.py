@@ -28,7 +28,7 @@ from composition.media.findings import describe_findings, judge_parts
 from composition.media.signals import Origin, SignalMeter, pack_signals
 from composition.media.written import VideoFacts, read_video_facts
 from composition.records.artifacts import Artifacts
-from composition.records.events import FactEvent, FrameEvent, ResultEvent, ScoresObject, SegmentEvent
+from composition.records.events import FactEvent, FrameEvent, FrameScoresObject, ResultEvent, SegmentEvent
 from composition.records.store import EventDraft, Lease, Store
 from composition.records.tables import Segment, Still
 from composition.variants import FRAME, THUMBNAIL, VIDEO
@@ -281,7 +281,7 @@ class Recorder:
             self._artifacts.put(key, encode_png(picture.pixels[0]))
             times = frames.times and [str(time) for time in frames.times]
             rows.append(Still(job_id=self._lease.job_id, index=index, name=name, key=key, times=times))
-        score_values = None if scores is None else ScoresObject.model_validate(scores, from_attributes=True)
+        score_values = None if scores is None else FrameScoresObject.model_validate(scores, from_attributes=True)
         rows[-1].scores = score_values and score_values.model_dump()
         self.safe = index + 1
         kinds = {"frames": True, "metrics": scores is not None, "debug": bool(sketches)}

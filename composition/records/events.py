@@ -24,6 +24,17 @@ class ScoresObject(BaseModel):
     """LPIPS distance to the previous frame."""
 
 
+class FrameScoresObject(ScoresObject):
+    """Quality scores of a frame, and how it was made."""
+
+    seed: int | None = None
+    """Seed of the frame."""
+    tries: int = 1
+    """Number of times that the frame was made, each with another seed."""
+    passed: bool | None = None
+    """Whether the frame passed its gate. None if there is none, or if a score with a maximum was not measured."""
+
+
 class StageObject(BaseModel):
     """A completed stage: one model's part in the work."""
 
@@ -162,8 +173,19 @@ class FrameEvent(JobEvent):
     """Number of frames of the video stored so far."""
     frames_total: int | None = None
     """Total number of frames of the video, if known."""
-    scores: ScoresObject | None = None
+    scores: FrameScoresObject | None = None
     """Quality scores of the frame, if measured."""
+
+
+class TryEvent(JobEvent):
+    """A frame of a rolling edit was refused by its gate, and is made again with the next seed."""
+
+    KIND = "try"
+
+    index: int
+    """Index of the frame, from 0."""
+    scores: FrameScoresObject
+    """Quality scores, seed and number of the try, from 1."""
 
 
 JOB_EVENTS: tuple[type[JobEvent], ...] = (
@@ -175,4 +197,5 @@ JOB_EVENTS: tuple[type[JobEvent], ...] = (
     SegmentEvent,
     ResultEvent,
     FrameEvent,
+    TryEvent,
 )

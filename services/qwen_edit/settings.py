@@ -44,3 +44,8 @@ class QwenEditSettings(CheckpointSettings):
     @property
     def limits(self) -> Mapping[str, int]:
         return {"max_area": self.max_area, "steps": self.max_steps}
+
+    @property
+    def unmeasured(self) -> Mapping[str, str]:
+        needed = {"gram_loss": "vgg16", "lpips_to_init": "lpips", "lpips_to_prev": "lpips"}
+        return {score: setting for score, setting in needed.items() if getattr(self, setting) is None}

@@ -10,6 +10,7 @@ from composition.http.schemas import CompletedImage, ImageProgress, ModelObject,
 from composition.records.events import (
     FactEvent,
     FrameEvent,
+    FrameScoresObject,
     JobEvent,
     ProgressEvent,
     ScoresObject,
@@ -18,6 +19,7 @@ from composition.records.events import (
     StageObject,
     StatusEvent,
     TextEvent,
+    TryEvent,
     VideoError,
 )
 
@@ -51,13 +53,19 @@ STORY: list[Told] = [
     tell(StatusEvent(status="completed")),
 ]
 SCORES = ScoresObject(edge_loss=0.52, gram_loss=0.001234, temporal_loss=None, lpips_to_init=0.25, lpips_to_prev=0.5)
+FRAME_SCORES = FrameScoresObject(**SCORES.model_dump(), seed=9, tries=2, passed=True)
 EDIT_STORY: list[Told] = [
     tell(StatusEvent(status="in_progress")),
     tell(FrameEvent(index=0, frames_done=1, frames_total=3, scores=None)),
     tell(ProgressEvent(stage="edit", done=4, total=4)),
-    tell(FrameEvent(index=1, frames_done=2, frames_total=3, scores=SCORES)),
+    tell(TryEvent(index=1, scores=FrameScoresObject(edge_loss=0.9, seed=8, tries=1, passed=False))),
+    tell(FrameEvent(index=1, frames_done=2, frames_total=3, scores=FRAME_SCORES)),
     tell(SegmentEvent(index=0, first=0, frames=1, frames_done=1, frames_total=3)),
-    tell(FrameEvent(index=2, frames_done=3, frames_total=3, scores=ScoresObject(edge_loss=0.5))),
+    tell(
+        FrameEvent(
+            index=2, frames_done=3, frames_total=3, scores=FrameScoresObject(edge_loss=0.5, tries=3, passed=False)
+        )
+    ),
     tell(StatusEvent(status="completed")),
 ]
 FRAMES = {f"{index:06}.png": b"frame %d" % index * 1000 for index in range(3)}

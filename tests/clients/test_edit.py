@@ -56,7 +56,9 @@ def test_all_results_land(reel: Reel, server: VideoServer, place: Path) -> None:
     story = [
         "job video_1",
         "frame 1 of 3",
-        "frame 2 of 3: edge 0.52, gram 0.00123, lpips to init 0.25, lpips to prev 0.5",
+        "frame 2: try 1 was refused: edge 0.9",
+        "frame 2 of 3, after 2 tries: edge 0.52, gram 0.00123, lpips to init 0.25, lpips to prev 0.5",
+        "frame 3 of 3, above its gate after 3 tries: edge 0.5",
     ]
     assert [line for line in result.stderr.splitlines() if line in story] == story
 
@@ -88,6 +90,8 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
         *("--ttlg-temporal-scale", "0", "--ttlg-lr", "1e-2", "--ttlg-every", "2", "--ttlg-start-step", "1"),
         *("--ttlg-end-step", "6", "--ttlg-last-steps", "4", "--ttlg-edge-size", "64", "--ttlg-gram-size", "96"),
         *("--ttlg-inner-steps", "3", "--ttlg-loss", "charbonnier", "--branch-from", "video:9:12"),
+        *("--gate-edge-loss", "0.8", "--gate-gram-loss", "0.02", "--gate-temporal-loss", "1", "--gate-tries", "5"),
+        *("--gate-lpips-to-init", "0.5", "--gate-lpips-to-prev", "0.4"),
     )
     result = reel("edit", "--edge-video", "edges.mp4", *options, "--out-video", "out.mp4", "--json")
     assert result.exit_code == 0, result.stderr
@@ -117,6 +121,14 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
             "gram_size": 96,
             "inner_steps": 3,
             "loss": "charbonnier",
+        },
+        "gate": {
+            "edge_loss": 0.8,
+            "gram_loss": 0.02,
+            "temporal_loss": 1.0,
+            "lpips_to_init": 0.5,
+            "lpips_to_prev": 0.4,
+            "tries": 5,
         },
         "branch_from": {"video": "video:9", "frame": 12},
     }
@@ -178,7 +190,7 @@ def test_nothing_is_sent_for_a_wrong_command_line(
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "320")
     options = [line for line in reel("edit", "--help").stdout.splitlines() if "--" in line]
-    assert len(options) == 42
+    assert len(options) == 48
     assert all(line.rstrip("│ ").endswith((".", "...", "short).")) for line in options)
 
 

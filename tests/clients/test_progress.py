@@ -58,8 +58,9 @@ def test_lines_tell_a_frame_with_its_scores() -> None:
         "in progress",
         "frame 1 of 3",
         "edit: 4 of 4",
-        "frame 2 of 3: edge 0.52, gram 0.00123, lpips to init 0.25, lpips to prev 0.5",
-        "frame 3 of 3: edge 0.5",
+        "frame 2: try 1 was refused: edge 0.9",
+        "frame 2 of 3, after 2 tries: edge 0.52, gram 0.00123, lpips to init 0.25, lpips to prev 0.5",
+        "frame 3 of 3, above its gate after 3 tries: edge 0.5",
         "completed",
     ]
 

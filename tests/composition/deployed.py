@@ -37,10 +37,12 @@ class Hosted:
     limits: Mapping[str, float] = field(default_factory=dict[str, float])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rate: float | None = None
+    unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"limits": dict(self.limits), "defaults": dict(self.defaults), "rate": self.rate}
+        facts = {"limits": self.limits, "defaults": self.defaults, "unmeasured": self.unmeasured}
+        return {**{name: dict(values) for name, values in facts.items()}, "rate": self.rate}
 
 
 def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) -> ServedModel:

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "flux": {"size": "64x64"},
     "svd": {"num_frames": 8, "steps": 3},
 }
+UNMEASURED: dict[str, dict[str, str]] = {"qwen-edit": {"lpips_to_prev": "lpips"}}
 RATE = 16.0
 """Frames per second of Wan's videos."""
 
@@ -51,7 +52,13 @@ class Counter:
         self.cluster = Cluster(folder)
         self.cluster.host_models(
             {
-                kind: Hosted(kind, limits=limits.get(kind, {}), defaults=DEFAULTS.get(kind, {}), rate=rate)
+                kind: Hosted(
+                    kind,
+                    limits=limits.get(kind, {}),
+                    defaults=DEFAULTS.get(kind, {}),
+                    rate=rate,
+                    unmeasured=UNMEASURED.get(kind, {}),
+                )
                 for kind, rate in {"internvl": None, "wan": RATE, "qwen-edit": None, **dict.fromkeys(served)}.items()
             }
         )

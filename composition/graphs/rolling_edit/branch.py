@@ -15,9 +15,10 @@ PICTURES = {FIRST, STYLE}
 
 
 class EditBranchFields(BranchFields):
-    """Guidance is parsed early as well, because its fields are merged one by one."""
+    """Guidance and gate are parsed early as well, because their fields are merged one by one."""
 
     ttlg: Annotated[dict[str, Any], BeforeValidator(parse_json_object)] = Field(default_factory=dict[str, Any])
+    gate: Annotated[dict[str, Any], BeforeValidator(parse_json_object)] = Field(default_factory=dict[str, Any])
 
 
 def inherit_edit(origin: Origin, fields: Mapping[str, Any], media: Collection[str]) -> Inheritance:
@@ -33,7 +34,9 @@ def inherit_edit(origin: Origin, fields: Mapping[str, Any], media: Collection[st
     else:
         merged["edge_start"] = int(origin.params["edge_start"]) + origin.frame
         merged["max_frames"] = _count_remaining(origin)
-    merged |= {**fields, "ttlg": {**origin.params["ttlg"], **(fields.get("ttlg") or {})}}
+    merged |= {**fields, "ttlg": _merge_objects(origin.params["ttlg"], fields.get("ttlg"))}
+    if "gate" not in fields or fields["gate"] is not None:  # null turns it off
+        merged["gate"] = _merge_objects(origin.params.get("gate"), fields.get("gate")) or None
     files = [] if has_edges else [name for name in origin.media if name not in PICTURES]
     frames: dict[str, int] = {}
     if FIRST not in media:
@@ -50,3 +53,8 @@ def _count_remaining(origin: Origin) -> int | None:
     """Return how many frames the older edit still had to make, its frame included; None if it has no limit."""
     limit = origin.params.get("max_frames")
     return None if limit is None else max(1, int(limit) - origin.frame)
+
+
+def _merge_objects(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of both objects; those of the new one take precedence."""
+    return {**(old or {}), **(new or {})}

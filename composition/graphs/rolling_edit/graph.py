@@ -1,6 +1,6 @@
 """Rolling edit: a first frame and a sequence of edge pictures → a video; each frame is an edit of the previous one."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -9,9 +9,11 @@ from typing import Any
 from composition.graphs.calls import Models, Transport, open_stream, stop_everywhere, stream
 from composition.graphs.fields import complete_request
 from composition.graphs.inputs import Media, report_reading
-from composition.graphs.rolling_edit.request import RollingEditRequest
+from composition.graphs.rolling_edit.gating import GateReport, Tries, combine_degraded
+from composition.graphs.rolling_edit.request import Gate, RollingEditRequest
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
 from composition.media.decode import Decoder
+from services.errors import ModelFailed
 from services.frames import Fact, Frames, Item, Progress, Scores, Sketch
 from services.limits import MAX_SEED, draw_seed
 from services.qwen_edit.request import Editing, EditRequest
@@ -37,6 +39,29 @@ class EditPlan:
     start: int
     """Index of the edge picture from which frame 1 is made."""
     key: str
+    gate: Gate | None
+
+    @property
+    def tries(self) -> int:
+        """Maximum number of pictures that are made for a frame."""
+        return 1 if self.gate is None else self.gate.tries
+
+    @property
+    def frame_steps(self) -> int:
+        """Maximum number of denoising steps for a frame."""
+        return self.tries * self.edit.steps
+
+    @property
+    def steps(self) -> int:
+        """Maximum number of denoising steps."""
+        return (self.total - 1) * self.frame_steps
+
+    def seed_of(self, index: int, tries: int) -> int:
+        """Return the seed for frame `index` after `tries` tries of it: those of its edge picture and the ones after it.
+
+        It depends on nothing else, so that a resumed edit, or a branch, makes the same frames.
+        """
+        return (self.seed + self.start + index + tries) % (MAX_SEED + 1)
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,8 @@ class RollingEdit:
     async def run(self, request: RollingEditRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield the frames in order, each after its Sketches and Scores.
 
-        Frame 0 is the first frame of the request. If `known` has frames, the run continues from the last of them.
+        Scores that are not `kept` are those of a picture that the gate refused. Frame 0 is the first frame of the
+        request. If `known` has frames, the run continues from the last of them.
         """
         request = complete_request(request, self._settings.defaults)
         if known.is_retry:
@@ -92,20 +118,17 @@ class RollingEdit:
             if known.frames == 0:
                 yield Frames(first.pixels, 0, plan.rate, clock and (Fraction(0), 1 / plan.rate))
             previous = await self._media.read_stored(known.frame_urls[-1]) if known.frames > 1 else first
-            index = max(1, known.frames)
-            stages = Stages(plan.total)
-            async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
-                async for run in runs:
-                    for edge in run.split():
-                        timed = replace(edge, times=clock and clock.find_times(edge))
-                        async with aclosing(self._make_frame(plan, index, previous, timed)) as items:
-                            async for item in items:
-                                if isinstance(item, Frames):
-                                    previous = item
-                                if stages.add(item):
-                                    yield item
-                        index += 1
-            for item in [*_report_edges(plan, request.edges[0], edges, index), *stages.finish()]:
+            count, stages, scores = max(1, known.frames), Stages(plan.total), list(known.frame_scores)
+            async with aclosing(self._make_frames(plan, count, previous, edges, clock)) as items:
+                async for item in items:
+                    if isinstance(item, Frames):
+                        count = item.stop
+                    elif isinstance(item, Scores) and item.kept:
+                        scores.append(item)
+                    if stages.add(item):
+                        yield item
+            ending = [*_report_edges(plan, request.edges[0], edges, count), *_report_gate(plan, scores)]
+            for item in [*combine_degraded(ending), *stages.finish()]:
                 yield item
 
     async def _read_first(self, request: RollingEditRequest, owner: str) -> Frames:
@@ -114,25 +137,63 @@ class RollingEdit:
         async with self._media.open(request.rgb_video or "", owner) as video, aclosing(video.stream_runs(0, 1)) as runs:
             return await anext(runs)
 
+    async def _make_frames(
+        self, plan: EditPlan, index: int, previous: Frames, edges: Decoder, clock: Clock | None
+    ) -> AsyncGenerator[Item]:
+        """Make frame `index` and all later ones, each from the previous one."""
+        async with aclosing(edges.stream_runs(plan.start + index - 1, plan.total - index)) as runs:
+            async for run in runs:
+                for edge in run.split():
+                    timed = replace(edge, times=clock and clock.find_times(edge))
+                    async with aclosing(self._make_frame(plan, index, previous, timed)) as items:
+                        async for item in items:
+                            if isinstance(item, Frames):
+                                previous = item
+                            yield item
+                    index += 1
+
     async def _make_frame(self, plan: EditPlan, index: int, previous: Frames, edge: Frames) -> AsyncGenerator[Item]:
-        """Make frame `index` from the previous frame and its edge picture, which has the times of the new frame."""
-        steps = plan.edit.steps
-        seed = (plan.seed + plan.start + index) % (MAX_SEED + 1)
+        """Make frame `index` from the previous frame and its edge picture, which has the times of the new frame.
+
+        It is made again while the gate refuses it. Steps of tries that are not needed count as done.
+
+        Raises:
+            ModelFailed: the model returned no picture.
+        """
+        tries = Tries(plan.gate, plan.tries)
+        while not tries.is_decided:
+            number, seed = tries.count, plan.seed_of(index, tries.count)
+            async with aclosing(self._edit(plan, seed, previous, edge)) as items:
+                async for item in items:
+                    match item:
+                        case Progress():
+                            done = (index - 1) * plan.frame_steps + number * plan.edit.steps + item.done
+                            yield Progress("edit", done, plan.steps)
+                        case Frames() | Scores() | Sketch():
+                            for each in tries.take(_renumber(item, plan, index, edge), seed):
+                                yield each
+                        case _:
+                            yield item
+            if tries.count == number:
+                raise ModelFailed(f"frame {index}: the model returned no picture")
+        if tries.count < plan.tries:
+            yield Progress("edit", index * plan.frame_steps, plan.steps)
+
+    async def _edit(self, plan: EditPlan, seed: int, previous: Frames, edge: Frames) -> AsyncGenerator[Item]:
+        """Yield what the model sends for one picture."""
         edit = plan.edit.model_copy(update={"seed": seed})
         picture = Frames(edge.pixels)
         call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, picture, plan.style, plan.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
-                match item:
-                    case Progress():
-                        done = (index - 1) * steps + item.done
-                        yield Progress("edit", done, (plan.total - 1) * steps)
-                    case Frames():
-                        yield Frames(item.pixels, index, plan.rate, edge.times)
-                    case Scores() | Sketch():
-                        yield replace(item, frame=index)
-                    case _:
-                        yield item
+                yield item
+
+
+def _renumber(item: Frames | Scores | Sketch, plan: EditPlan, index: int, edge: Frames) -> Frames | Scores | Sketch:
+    """Return an item of the model as one of frame `index`, which has the times of its edge picture."""
+    if isinstance(item, Frames):
+        return Frames(item.pixels, index, plan.rate, edge.times)
+    return replace(item, frame=index)
 
 
 def _report_edges(plan: EditPlan, field: str, edges: Decoder, count: int) -> list[Fact]:
@@ -142,10 +203,30 @@ def _report_edges(plan: EditPlan, field: str, edges: Decoder, count: int) -> lis
     return report_reading(field, edges.facts)
 
 
+def _report_gate(plan: EditPlan, scores: Sequence[Scores]) -> list[Fact]:
+    """Return facts about the tries of all frames, also those of earlier runs; none without a gate."""
+    if plan.gate is None:
+        return []
+    report = GateReport(plan.gate)
+    for each in scores:
+        report.add(each)
+    return report.list_facts()
+
+
 def _make_plan(request: RollingEditRequest, style: Frames, edges: Decoder, known: Known) -> EditPlan:
     fields: dict[str, Any] = {name: getattr(request, name) for name in Editing.model_fields}
     edit = EditRequest(**fields, edge_filter=request.edges[2], debug=request.debug)
     rate = Fraction(str(request.fps)) if request.fps else edges.facts.rate or DEFAULT_RATE
     total = request.count_frames(edges.facts.frames)
     has_own_rate = request.fps is not None
-    return EditPlan(edit, style, draw_seed(request.seed), total, rate, has_own_rate, request.edge_start, known.key)
+    return EditPlan(
+        edit=edit,
+        style=style,
+        seed=draw_seed(request.seed),
+        total=total,
+        rate=rate,
+        has_own_rate=has_own_rate,
+        start=request.edge_start,
+        key=known.key,
+        gate=request.gate,
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from composition.graphs.branching import Branch
 from composition.graphs.request import MediaRequest
@@ -11,6 +11,47 @@ from composition.media.fault_kinds import FaultKind
 from services.errors import InvalidParameter
 from services.limits import parse_json_object
 from services.qwen_edit.request import EdgeFilter, Editing
+
+MAX_TRIES = 16
+GATED = ("edge_loss", "gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev")
+"""The scores that can have a maximum."""
+
+Maximum = Annotated[float, Field(gt=0)]
+
+
+class Gate(BaseModel):
+    """Maximum scores of a frame. A frame with a score above its maximum is made again, with the next seed.
+
+    If no try passes, the one with the smallest excess is kept, and `degraded` of the job names the frame. The excess of
+    a try is the largest of its scores' excesses, each relative to the score's maximum.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    edge_loss: Maximum | None = None
+    """Maximum difference from the requested edges; with `ttlg.loss` mse, 0 is no difference and 1 a blank picture."""
+    gram_loss: Maximum | None = None
+    """Maximum difference of the style from the style frame; requires a model with VGG16."""
+    temporal_loss: Maximum | None = None
+    """Maximum difference from the previous frame."""
+    lpips_to_init: Maximum | None = None
+    """Maximum LPIPS distance to the first frame, or to the style frame if given; requires a model with LPIPS."""
+    lpips_to_prev: Maximum | None = None
+    """Maximum LPIPS distance to the previous frame; requires a model with LPIPS."""
+    tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] = 3
+    """Maximum number of times that a frame is made, including the first."""
+
+    @model_validator(mode="after")
+    def _check_maxima(self) -> "Gate":
+        if not self.maxima:
+            raise InvalidParameter(f"gate: give at least one maximum: {', '.join(GATED)}", param="gate")
+        return self
+
+    @property
+    def maxima(self) -> dict[str, float]:
+        """Score → its maximum."""
+        values: dict[str, float | None] = {name: getattr(self, name) for name in GATED}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class RollingEditRequest(MediaRequest, Editing):
@@ -48,6 +89,8 @@ class RollingEditRequest(MediaRequest, Editing):
     """Maximum number of frames of the result, including the first frame."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     """Frames per second of the result. Default: that of the edge video, or 16 for pictures."""
+    gate: Annotated[Gate, BeforeValidator(parse_json_object)] | None = None
+    """Maximum scores of a frame; a frame that is above one is made again. Default: every frame is accepted."""
     debug: bool = False
     """Store pictures of the edges and of the guidance for each frame."""
     branch_from: Annotated[Branch, BeforeValidator(parse_json_object)] | None = None
@@ -84,6 +127,15 @@ class RollingEditRequest(MediaRequest, Editing):
             if url:
                 return field, url, self.edge_filter or "none"
         return "rgb_video", self.rgb_video or "", self.edge_filter or "sobel"
+
+    def check_scores(self, unmeasured: Mapping[str, str]) -> None:
+        """Check that the scores with a maximum are measured. Raises InvalidParameter."""
+        for name, maximum in self.gate.maxima.items() if self.gate is not None else ():
+            if name in unmeasured:
+                reason = f"this model does not measure it: `{unmeasured[name]}` is not configured"
+                raise InvalidParameter(
+                    f"gate.{name}: must not be set, because {reason}; got {maximum:g}", param=f"gate.{name}"
+                )
 
     def check_media(self, frames: Mapping[str, int]) -> None:
         """Check that there are enough edges. Raises InvalidParameter."""

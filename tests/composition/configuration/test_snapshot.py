@@ -376,10 +376,14 @@ def test_a_model_is_written_down_with_what_requests_must_know() -> None:
         "rate": 16.0,
         "source": "path:",
         "revision": "",
+        "unmeasured": {},
     }
     upscaler = describe_model("a", 0, "b", ModelEntry.model_validate({"kind": "realesrgan"}))
-    source = SHIPPED.stem
-    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None, "source": source, "revision": ""}
+    weights = {"source": SHIPPED.stem, "revision": ""}
+    assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None, **weights, "unmeasured": {}}
+    editor = ModelEntry.model_validate({"kind": "qwen-edit", "weights": {"path": "."}, "vgg16": "random"})
+    unmeasured = {"lpips_to_init": "lpips", "lpips_to_prev": "lpips"}
+    assert describe_model("a", 0, "b", editor).facts["unmeasured"] == unmeasured
 
 
 def test_a_graph_is_written_down_with_its_settings(cluster: Cluster) -> None:

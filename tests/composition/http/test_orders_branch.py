@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from composition.http.bodies import Body
 from composition.media.encode import encode_png
 from composition.records.store import Page
 from composition.records.tables import Job
@@ -117,6 +118,28 @@ async def test_the_style_is_handed_on(counter: Counter, old: Job) -> None:
     assert (await counter.branch(middle.id, 1)).params["style_frame"] == middle.params["style_frame"]
     mine = await counter.upload(albums.numbered(9))
     assert (await counter.branch(middle.id, 1, style_frame=mine.id)).media["style_frame"] == mine.key
+
+
+async def test_a_gate_is_inherited_field_by_field(counter: Counter) -> None:
+    gate = {"edge_loss": 0.8, "temporal_loss": 0.1, "tries": 4}
+    old = await counter.begun(await counter.edit(gate=gate), FRAMES)
+    none = {"gram_loss": None, "lpips_to_init": None, "lpips_to_prev": None}
+    assert old.params["gate"] == {**gate, **none}
+    assert (await counter.branch(old.id, 1)).params["gate"] == old.params["gate"]
+    for given in ({"tries": 2, "temporal_loss": None}, '{"tries": 2, "temporal_loss": null}'):
+        merged = {**old.params["gate"], "tries": 2, "temporal_loss": None}
+        assert (await counter.branch(old.id, 1, gate=given)).params["gate"] == merged
+    body = {"model": "rolling-edit", "branch_from": {"video": old.id, "frame": 1}, "gate": None}
+    assert (await counter.jobs.build_job(Body(body), "ann")).params["gate"] is None
+    with pytest.raises(InvalidParameter, match="gate: give at least one maximum"):
+        await counter.branch(old.id, 1, gate={"edge_loss": None, "temporal_loss": None})
+
+
+async def test_a_branch_of_a_job_without_a_gate_can_have_one(counter: Counter, old: Job) -> None:
+    assert (await counter.branch(old.id, 1)).params["gate"] is None
+    assert (await counter.branch(old.id, 1, gate={"edge_loss": 0.8})).params["gate"]["tries"] == 3
+    with pytest.raises(InvalidParameter, match="gate: give at least one maximum"):
+        await counter.branch(old.id, 1, gate={"tries": 2})
 
 
 async def test_guidance_that_is_no_json_object(counter: Counter, old: Job) -> None:

@@ -100,7 +100,9 @@ class KeepingRoom(Room):
             "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
             "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
             "scores": (format_scores_csv(frames), [still.scores for still in sketches]),
-            "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
+            "segments": [
+                (each.index, each.first, each.frames, each.signals) for each in self.store.list_segments(job_id)
+            ],
             "job": (job.frames_done, job.rate, job.width, job.height, sorted(job.results)),
             "told": sorted(told, key=repr),
         }
@@ -138,7 +140,11 @@ async def test_frames_and_scores_are_kept_as_they_come(keeping: KeepingRoom) -> 
     kept = keeping.store.list_stills(lease.job_id, frames=True)
     assert [still.scores for still in kept][:2] == [
         None,
-        {"edge_loss": 1 / 7, "gram_loss": None, "temporal_loss": None, "lpips_to_init": None, "lpips_to_prev": None},
+        {
+            "edge_loss": 1 / 7,
+            **dict.fromkeys(("gram_loss", "temporal_loss", "lpips_to_init", "lpips_to_prev", "seed", "passed")),
+            "tries": 1,
+        },
     ]
     assert sorted(keeping.store.get_job(lease.job_id).results) == ["debug", "frames", "metrics"]
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +39,9 @@ class Desk:
         self.artifacts.put("files/first", encode_png(FIRST))
         self.artifacts.put_file("files/edges", albums.album(folder / "edges.zip", EDGES))
 
-    def job(self) -> Job:
+    def job(self, **fields: Any) -> Job:
         media = {"init_frame": "files/first", "edge_frames": "files/edges"}
-        asked = RollingEditRequest.model_validate({**media, "seed": 7, "steps": STEPS, "debug": True})
+        asked = RollingEditRequest.model_validate({**media, "seed": 7, "steps": STEPS, "debug": True, **fields})
         params = asked.model_dump(mode="json")
         job = Job(id=make_id("video"), owner="ann", model="rolling-edit", params=params, media=media, created_at=0.0)
         job.created_at = time.time()
@@ -81,6 +82,7 @@ class Desk:
             "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
             "job": (job.frames_done, job.frames_total, job.rate, job.width, job.height, sorted(job.results)),
             "told": [event.data for event in events if event.kind == "frame"],
+            "gate": (job.degraded, {name: value for name, value in job.facts.items() if name.startswith("gate")}),
         }
 
 
@@ -98,7 +100,7 @@ async def test_a_job_has_its_frames_its_scores_and_its_video(desk: Desk) -> None
     assert results["job"] == (FRAMES, FRAMES, "16", 51, 37, ["debug", "frames", "metrics", "thumbnail", "video"])
     assert results["segments"] == [(-1, 0, 0), (0, 0, 2), (1, 2, 4)]
     lines = str(results["metrics"]).splitlines()
-    assert lines[0] == "frame,edge_loss,gram_loss,temporal_loss,lpips_to_init,lpips_to_prev"
+    assert lines[0] == "frame,edge_loss,gram_loss,temporal_loss,lpips_to_init,lpips_to_prev,seed,tries,passed"
     assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(1, FRAMES)]
     first = desk.store.find_still(job.id, 0)
     assert first
