@@ -16,6 +16,7 @@ BENCHMARKS = (
     "encode",
     "signals",
     "decoding",
+    "decoder_turns",
     "marks",
     "memory",
     "cancel",
