@@ -18,6 +18,7 @@ BENCHMARKS = (
     "memory",
     "cancel",
     "ttlg",
+    "gate",
     "memory_edit",
     "upscale",
     "pipeline",
