@@ -1,11 +1,12 @@
-"""Clips with planted faults, for `benchmarks/signals.py` and its tests. Everything is drawn from a seed."""
+"""Clips with and without planted faults, for `benchmarks/signals.py` and its test. Each is drawn from a seed."""
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import av
 import numpy as np
@@ -16,32 +17,37 @@ from composition.media.encode import SegmentEncoder
 from composition.media.encoders import SOFTWARE, Encoder
 from composition.media.encoding import Encoding
 from composition.media.fault_kinds import FaultKind
+from composition.media.signals import FrameSignals, Origin, SignalMeter
 from miniatures import world
 from services.frames import Pixels
 
 ROOT = Path(__file__).parent.parent
 MOVIE = ROOT / "clients" / "media" / "bigbuckbunny.mp4"
-PHOTOS = (ROOT / "tests" / "data" / "astronaut.png", ROOT / "tests" / "data" / "media" / "p3.png", MOVIE)
+PHOTOS = (ROOT / "tests" / "data" / "astronaut.png", ROOT / "tests" / "data" / "media" / "p3.png")
 RATES = (8, 16, 24, 25, 30, 60)
 SIZES = ((64, 64), (96, 64), (160, 96), (128, 224), (256, 144))
 """Width and height in pixels."""
-Generator = np.random.Generator
-Numbers = NDArray[np.floating]
+TREATMENTS = ("nothing", "grain", "codec")
+Generator: TypeAlias = np.random.Generator
+Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Planted:
+class Clip:
     """A clip, and the fault in it."""
 
-    source: str
     pixels: Pixels
     rate: int
-    kind: FaultKind | None
+    origins: Sequence[Origin]
+    kind: FaultKind | None = None
     """None for a clip without a fault."""
     first: int = 0
     last: int = 0
     """First and last frame of the fault."""
-    strength: float = 0.0
+
+    def measure(self) -> list[FrameSignals]:
+        """Return the signals of all frames."""
+        return SignalMeter().measure(self.pixels, self.origins, [1 / self.rate] * len(self.pixels))
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,25 @@ class Shape:
     rate: int
 
 
-# Clips without faults.
+def repeat_origin(origin: Origin, count: int) -> list[Origin]:
+    """Return the origins of `count` frames that come from the same place."""
+    return [origin] * count
+
+
+def draw_shape(rng: Generator) -> Shape:
+    width, height = SIZES[int(rng.integers(len(SIZES)))]
+    return Shape(width, height, int(rng.integers(32, 57)), int(rng.choice(RATES)))
+
+
+# What moves.
 
 
 def draw_world(rng: Generator, shape: Shape) -> Pixels:
     """Shapes of the miniatures' world that move in a line, bounce or turn."""
-    short = min(shape.width, shape.height)
-    scale = short / world.SIDE
+    scale = min(shape.width, shape.height) / world.SIDE
     size = round(shape.width / scale), round(shape.height / scale)
-    scene = world.draw(int(rng.integers(1 << 19)), style=str(rng.choice(world.STYLES)), size=size)  # pyright: ignore[reportArgumentType]
-    return scene.clip(shape.frames, scale=scale)[:, : shape.height, : shape.width]
+    style = cast("world.Style", str(rng.choice(world.STYLES)))
+    return world.draw(int(rng.integers(1 << 19)), style=style, size=size).clip(shape.frames, scale=scale)
 
 
 def draw_gradient(rng: Generator, shape: Shape) -> Pixels:
@@ -75,58 +90,40 @@ def draw_gradient(rng: Generator, shape: Shape) -> Pixels:
     base, amplitude, phase = rng.uniform(70, 185, 3), rng.uniform(15, 70, 3), rng.uniform(0, 6, 3)
     path = (rows * np.sin(angle) + columns * np.cos(angle)) / length
     for index in range(shape.frames):
-        waves = np.sin(2 * np.pi * (path[..., None] + speed * index) + phase)
-        frames[index] = base + amplitude * waves
+        frames[index] = base + amplitude * np.sin(2 * np.pi * (path[..., None] + speed * index) + phase)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
 def draw_noise(rng: Generator, shape: Shape) -> Pixels:
-    """A new picture of noise in each frame, fine or coarse."""
+    """Another picture of noise in each frame, fine or coarse."""
     grain = int(rng.integers(1, 4))
     small = rng.integers(0, 256, (shape.frames, -(-shape.height // grain), -(-shape.width // grain), 3), np.uint8)
     return small.repeat(grain, 1).repeat(grain, 2)[:, : shape.height, : shape.width]
 
 
-@cache
-def _read_photos() -> tuple[Image.Image, ...]:
-    pictures = [Image.open(path).convert("RGB") for path in PHOTOS[:2]]
-    with av.open(str(MOVIE)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return (*pictures, *(Image.fromarray(frames[index]) for index in (5, 60, 120)))
-
-
 def draw_photo(rng: Generator, shape: Shape) -> Pixels:
-    """A photograph that is panned and zoomed, by hand or smoothly."""
-    photo = _read_photos()[int(rng.integers(len(_read_photos())))]
+    """A photograph that is panned and zoomed, smoothly or by a shaking hand."""
+    photos = _read_photos()
+    photo = photos[int(rng.integers(len(photos)))]
     wide = min(photo.width, photo.height * shape.width / shape.height) * rng.uniform(0.35, 0.7)
-    high = wide * shape.height / shape.width
-    shake = rng.choice([0.0, 0.004]) * wide
+    sides = np.array([wide, wide * shape.height / shape.width])
+    shake = float(rng.choice([0.0, 0.004]) * wide)
     time = np.arange(shape.frames) / shape.rate
-    zoom = np.exp(rng.uniform(-0.12, 0.12) * time)
-    room = np.array([photo.width - wide * zoom.max(), photo.height - high * zoom.max()])
-    begin, speed = room * rng.uniform(0.2, 0.8, 2), wide * rng.uniform(-0.25, 0.25, 2)
-    path = begin + speed * time[:, None] + rng.normal(0, shake or 1e-9, (shape.frames, 2))
-    path = room - abs((np.abs(path) % (2 * room)) - room)
-    frames = [
-        photo.resize(
-            (shape.width, shape.height),
-            Image.Resampling.BILINEAR,
-            (x, y, min(photo.width, x + wide * z), min(photo.height, y + high * z)),
-        )
-        for (x, y), z in zip(path, zoom, strict=True)
-    ]
+    zoom = np.clip(np.exp(rng.uniform(-0.12, 0.12) * time), 0.7, 1.4)
+    room = np.array(photo.size) - sides * zoom.max()
+    path = room * rng.uniform(0.2, 0.8, 2) + wide * rng.uniform(-0.25, 0.25, 2) * time[:, None]
+    path += rng.normal(0, 1, path.shape) * shake
+    path = room - abs((np.abs(path) % (2 * room)) - room)  # turns round at the edges
+    boxes = np.concatenate((path, np.minimum(photo.size, path + sides * zoom[:, None])), axis=1)
+    size, smooth = (shape.width, shape.height), Image.Resampling.BILINEAR
+    frames = [photo.resize(size, smooth, (left, top, right, bottom)) for left, top, right, bottom in boxes.tolist()]
     return np.stack([np.asarray(frame) for frame in frames])
 
 
 @cache
-def _read_movie(width: int, height: int) -> Pixels:
-    with av.open(str(MOVIE)) as container:
-        return np.stack(
-            [
-                frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-                for frame in container.decode(video=0)
-            ]
-        )
+def _read_photos() -> tuple[Image.Image, ...]:
+    movie = _read_movie(1280, 720)
+    return (*(Image.open(path).convert("RGB") for path in PHOTOS), *(Image.fromarray(movie[n]) for n in (5, 60, 120)))
 
 
 def take_movie(rng: Generator, shape: Shape) -> Pixels:
@@ -137,123 +134,199 @@ def take_movie(rng: Generator, shape: Shape) -> Pixels:
     return piece[::-1].copy() if rng.random() < 0.5 else piece.copy()
 
 
+@cache
+def _read_movie(width: int, height: int) -> Pixels:
+    with av.open(str(MOVIE)) as container:
+        shown = [frame.reformat(width=width, height=height, format="rgb24") for frame in container.decode(video=0)]
+    return np.stack([frame.to_ndarray() for frame in shown]).astype(np.uint8, copy=False)
+
+
 SOURCES: Mapping[str, Callable[[Generator, Shape], Pixels]] = {
     "world": draw_world,
     "gradient": draw_gradient,
-    "noise": draw_noise,
     "photo": draw_photo,
     "movie": take_movie,
+    "noise": draw_noise,
 }
 """Name → what draws a clip without faults."""
+PICTURES = ("world", "gradient", "photo", "movie")
+"""The sources whose frames are not all different."""
+
+
+# What no fault is.
+
+
+def hold_frames(rng: Generator, source: str, shape: Shape) -> Clip:
+    """Show each frame two to eight times, as a slower video is shown at a higher rate."""
+    times = int(rng.integers(2, 9))
+    slow = _make_clip(SOURCES[source](rng, replace(shape, rate=max(1, shape.rate // times))), shape)
+    shown = _treat(rng, slow, str(rng.choice(TREATMENTS)))
+    return replace(shown, pixels=np.repeat(shown.pixels, times, axis=0)[: shape.frames])
+
+
+def fade_to_black(rng: Generator, source: str, shape: Shape) -> Clip:
+    """Begin and end in black."""
+    pixels, length = SOURCES[source](rng, shape), int(rng.integers(6, 13))
+    black, index = int(rng.integers(1, 4)), np.arange(shape.frames)
+    light = np.clip(np.minimum(index, index[::-1]) - black + 1, 0, length) / length
+    return _make_clip((pixels * light.astype(np.float32)[:, None, None, None]).astype(np.uint8), shape)
+
+
+def join_shots(rng: Generator, source: str, shape: Shape) -> Clip:
+    """Join two scenes by a cut or a cross-fade, as a storyboard does."""
+    one, other = SOURCES[source](rng, shape), SOURCES[str(rng.choice(PICTURES))](rng, shape)
+    fade, begin = int(rng.integers(0, 13)), int(rng.integers(6, shape.frames - 18))
+    weight = np.clip((np.arange(shape.frames) - begin + 1) / (fade + 1), 0, 1).astype(np.float32)[:, None, None, None]
+    origins: list[Origin] = repeat_origin("made", shape.frames)
+    origins[begin : begin + fade] = repeat_origin("fade", fade)
+    origins[begin + fade] = "shot"
+    return replace(_make_clip((one * (1 - weight) + other * weight).astype(np.uint8), shape), origins=origins)
+
+
+def continue_clip(rng: Generator, source: str, shape: Shape) -> Clip:
+    """Begin with a user's frames, in which there is a cut, a still or a flicker."""
+    given = shape.frames // 2
+    pixels = SOURCES[source](rng, shape)
+    if rng.random() < 0.5:
+        pixels[: given // 2] = SOURCES[str(rng.choice(PICTURES))](rng, shape)[: given // 2]
+    else:
+        pixels[2 : given - 3] = pixels[2]
+    origins: list[Origin] = repeat_origin("given", given) + repeat_origin("made", shape.frames - given)
+    return replace(_make_clip(pixels, shape), origins=origins)
+
+
+def stand_still(rng: Generator, source: str, shape: Shape) -> Clip:
+    """Show one picture all the time."""
+    return _make_clip(np.repeat(SOURCES[source](rng, shape)[:1], shape.frames, axis=0), shape)
+
+
+def move_on(rng: Generator, source: str, shape: Shape) -> Clip:
+    return _make_clip(SOURCES[source](rng, shape), shape)
+
+
+ARRANGEMENTS: Mapping[str, Callable[[Generator, str, Shape], Clip]] = {
+    "moving": move_on,
+    "held": hold_frames,
+    "fading": fade_to_black,
+    "joined": join_shots,
+    "continued": continue_clip,
+    "still": stand_still,
+}
+"""Name → what draws a clip in which there is no fault."""
+
+
+def _make_clip(pixels: Pixels, shape: Shape) -> Clip:
+    return Clip(pixels, shape.rate, repeat_origin("made", len(pixels)))
 
 
 # Faults.
 
 
-def freeze(rng: Generator, pixels: Pixels, first: int, count: int) -> Pixels:
-    """Repeat a frame `count` times."""
-    del rng
-    made = pixels.copy()
-    made[first : first + count] = pixels[first]
-    return made
+def freeze(rng: Generator, clip: Clip, strength: float) -> Clip:
+    """Repeat a frame, so that it is shown for at least a fifth of a second."""
+    del strength
+    count = int(rng.integers(max(5, clip.rate // 5 + 1), 17))
+    first = int(rng.integers(2, len(clip.pixels) - count - 1))
+    made = clip.pixels.copy()
+    made[first : first + count] = made[first]
+    return replace(clip, pixels=made, first=first, last=first + count - 1)
 
 
-def change_levels(pixels: Pixels, gain: Numbers | float, offset: Numbers | float, around: float = 0.0) -> Pixels:
-    """Return `around + (pixels - around) * gain + offset`, per frame or channel."""
-    changed = around + (pixels.astype(np.float32) - around) * gain + offset
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-
-
-def make_flicker(rng: Generator, pixels: Pixels, first: int, count: int, strength: float) -> Pixels:
-    """Let the brightness or the contrast of `count` frames go up and down by `strength`, a share of it."""
-    time = np.arange(count)
+def flicker(rng: Generator, clip: Clip, strength: float) -> Clip:
+    """Let brightness (by a factor or by a sum) or contrast go up and down by `strength`, a share of it."""
+    count = int(rng.integers(8, 20))
+    first = int(rng.integers(2, len(clip.pixels) - count - 1))
     period = float(rng.choice([2, 2.5, 3, 4]))
-    wave = np.cos(2 * np.pi * time / period) * rng.uniform(0.7, 1, count)
-    part = pixels[first : first + count]
-    made = pixels.copy()
-    kind = rng.choice(["gain", "offset", "contrast"])
-    shaped = wave[:, None, None, None] * strength
-    if kind == "gain":
-        made[first : first + count] = change_levels(part, 1 + shaped, 0)
-    elif kind == "offset":
-        made[first : first + count] = change_levels(part, 1.0, 128 * shaped)
-    else:
-        made[first : first + count] = change_levels(part, 1 + 2 * shaped, 0, float(pixels.mean()))
-    return made
+    wave = np.cos(2 * np.pi * np.arange(count) / period) * rng.uniform(0.7, 1, count)
+    shaped = wave.astype(np.float32)[:, None, None, None] * strength
+    made = clip.pixels.copy()
+    part = made[first : first + count].astype(np.float32)
+    middle = float(part.mean())
+    changes = (part * (1 + shaped), part + 128 * shaped, middle + (part - middle) * (1 + 2 * shaped))
+    made[first : first + count] = _round_levels(changes[int(rng.integers(3))])
+    return replace(clip, pixels=made, first=first, last=first + count - 1)
 
 
-def shift_colours(rng: Generator, pixels: Pixels, first: int, strength: float) -> Pixels:
-    """Change the colours from a frame on by about `strength` levels: brightness, contrast, tint or saturation."""
-    made, part = pixels.copy(), pixels[first:].astype(np.float32)
-    kind = rng.choice(["offset", "gain", "tint"])
-    sign = rng.choice([-1, 1])
-    if kind == "offset":
-        changed = part + sign * strength
-    elif kind == "gain":
-        changed = part * (1 + sign * strength / max(30.0, float(part.mean())))
-    else:
-        tint = rng.normal(0, 1, 3)
-        changed = part + (tint / np.sqrt(np.square(tint).mean())).astype(np.float32) * strength
-    made[first:] = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-    return made
+def shift_colours(rng: Generator, clip: Clip, strength: float) -> Clip:
+    """Change the colours from a frame on by `strength` levels: by a sum, by a factor, or each channel differently."""
+    first = int(rng.integers(4, len(clip.pixels) - 4))
+    made = clip.pixels.copy()
+    part, sign = made[first:].astype(np.float32), float(rng.choice([-1, 1]))
+    tint = rng.normal(0, 1, 3)
+    tint = (tint / np.sqrt(np.square(tint).mean())).astype(np.float32)
+    factor = 1 + sign * strength / max(30.0, float(part.mean()))
+    changes = (part + sign * strength, part * factor, part + tint * strength)
+    made[first:] = _round_levels(changes[int(rng.integers(3))])
+    return replace(clip, pixels=made, first=first, last=first)
 
 
-def blank(rng: Generator, pixels: Pixels, first: int, count: int) -> Pixels:
-    """Replace frames by one colour, with or without a little noise."""
+def cut(rng: Generator, clip: Clip, strength: float) -> Clip:
+    """Go on with another scene."""
+    del strength
+    count, height, width, _ = clip.pixels.shape
+    first = int(rng.integers(4, count - 4))
+    other = SOURCES[str(rng.choice(PICTURES))](rng, Shape(width, height, count, clip.rate))
+    return replace(clip, pixels=np.concatenate((clip.pixels[:first], other[first:])), first=first, last=first)
+
+
+def blank(rng: Generator, clip: Clip, strength: float) -> Clip:
+    """Replace one or more frames by one colour, with or without noise of one level."""
+    del strength
+    count = int(rng.integers(1, 12))
+    first = int(rng.integers(0, len(clip.pixels) - count + 1))
     colour = np.array(rng.choice([0, 0, 127, 128, 255]) if rng.random() < 0.7 else rng.integers(0, 256, 3))
-    noise = rng.integers(-1, 2, (count, *pixels.shape[1:])) if rng.random() < 0.3 else 0
-    made = pixels.copy()
+    made = clip.pixels.copy()
+    noise = rng.integers(-1, 2, (count, *made.shape[1:])) if rng.random() < 0.3 else 0
     made[first : first + count] = np.clip(colour + noise, 0, 255)
-    return made
+    return replace(clip, pixels=made, first=first, last=first + count - 1)
 
 
-def code(pixels: Pixels, rate: int, crf: float) -> Pixels:
+FAULTS: Mapping[FaultKind, Callable[[Generator, Clip, float], Clip]] = {
+    "frozen": freeze,
+    "flicker": flicker,
+    "cut": cut,
+    "jump": shift_colours,
+    "flat": blank,
+}
+"""Kind → what plants a fault of a strength: a share for `flicker`, levels for `jump`, otherwise unused."""
+
+
+def _round_levels(values: Floats) -> Pixels:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def code(clip: Clip, crf: int) -> Clip:
     """Encode the frames as a job does, and decode them."""
-    height, width = pixels.shape[1:3]
-    encoder = SegmentEncoder(width, height, Fraction(rate), encoder=Encoder(SOFTWARE["h264"], Encoding(crf=crf)))
-    data = encoder.encode_init() + encoder.encode_segment(pixels, 0, 1)
+    count, height, width, _ = clip.pixels.shape
+    encoder = SegmentEncoder(
+        width, height, Fraction(clip.rate), encoder=Encoder(SOFTWARE["h264"], Encoding(crf=crf)), total_frames=count
+    )
+    data = encoder.encode_init() + encoder.encode_segment(clip.pixels, 0, 1)
     with av.open(io.BytesIO(data), "r") as container:
-        return np.stack(
-            [frame.reformat(format="rgb24", dst_color_range=2).to_ndarray() for frame in container.decode(video=0)]
-        )
+        shown: list[Any] = [frame.reformat(format="rgb24", dst_color_range=2) for frame in container.decode(video=0)]
+    return replace(clip, pixels=np.stack([frame.to_ndarray() for frame in shown]))
 
 
-def draw_shape(rng: Generator) -> Shape:
-    width, height = SIZES[int(rng.integers(len(SIZES)))]
-    return Shape(width, height, int(rng.integers(32, 57)), int(rng.choice(RATES)))
-
-
-def plant(seed: int, source: str, kind: FaultKind | None, strength: float) -> Planted:
-    """Draw a clip and plant a fault of this strength: a share for `flicker`, levels for `jump`, else unused."""
+def draw_clip(seed: int, source: str, arrangement: str = "moving") -> Clip:
+    """Draw a clip without a fault: clean, with noise, or after a codec."""
     rng = np.random.default_rng(seed)
-    shape = draw_shape(rng)
-    pixels = SOURCES[source](rng, shape)
-    long = shape.frames
-    first = last = 0
-    treatment = str(rng.choice(["none", "grain", "codec", "codec after"]))
-    if treatment == "grain":
-        pixels = np.clip(pixels + rng.normal(0, rng.uniform(0.5, 3), pixels.shape), 0, 255).astype(np.uint8)
-    elif treatment == "codec":
-        pixels = code(pixels, shape.rate, float(rng.integers(16, 28)))
-    if kind == "frozen":
-        count = int(rng.integers(max(5, shape.rate // 5 + 1), 17))
-        first = int(rng.integers(2, long - count - 1))
-        pixels, last = freeze(rng, pixels, first, count), first + count - 1
-    elif kind == "flicker":
-        count = int(rng.integers(8, 20))
-        first = int(rng.integers(2, long - count - 1))
-        pixels, last = make_flicker(rng, pixels, first, count, strength), first + count - 1
-    elif kind == "jump":
-        first = last = int(rng.integers(4, long - 4))
-        pixels = shift_colours(rng, pixels, first, strength)
-    elif kind == "cut":
-        first = last = int(rng.integers(4, long - 4))
-        other = SOURCES[str(rng.choice([name for name in SOURCES if name != "noise"]))](rng, shape)
-        pixels = np.concatenate((pixels[:first], other[first:]))
-    elif kind == "flat":
-        count = int(rng.integers(1, 12))
-        first = int(rng.integers(0, long - count + 1))
-        pixels, last = blank(rng, pixels, first, count), first + count - 1
-    if treatment == "codec after" and kind in (None, "frozen", "cut"):
-        pixels = code(pixels, shape.rate, float(rng.integers(16, 28)))
-    return Planted(source, np.ascontiguousarray(pixels), shape.rate, kind, first, last, strength)
+    clip = ARRANGEMENTS[arrangement](rng, source, draw_shape(rng))
+    return clip if arrangement == "held" else _treat(rng, clip, str(rng.choice(TREATMENTS)))
+
+
+def plant_fault(seed: int, source: str, kind: FaultKind, strength: float = 0.0) -> Clip:
+    """Draw a clip with a fault. Noise comes before the fault, a codec before it or, if it is no colour, behind it."""
+    rng = np.random.default_rng(seed)
+    clip = move_on(rng, source, draw_shape(rng))
+    treatment = str(rng.choice(["nothing", "grain", "codec", "codec behind"]))
+    clip = replace(FAULTS[kind](rng, _treat(rng, clip, treatment), strength), kind=kind)
+    return _treat(rng, clip, "codec") if treatment == "codec behind" and kind in ("frozen", "cut") else clip
+
+
+def _treat(rng: Generator, clip: Clip, treatment: str) -> Clip:
+    if treatment == "codec":
+        return code(clip, int(rng.integers(16, 28)))
+    if treatment != "grain":
+        return clip
+    noise = rng.normal(0, rng.uniform(0.5, 3), clip.pixels.shape)
+    return replace(clip, pixels=_round_levels((clip.pixels + noise).astype(np.float32)))

@@ -24,6 +24,7 @@ from composition.graphs.calls import Transport
 from composition.graphs.catalogue import GRAPHS
 from composition.http.ingress import Ingress, IngressSettings
 from composition.jobs.runner import JobRunner, RunnerSettings
+from composition.media.confinement.status import report_confinement
 from composition.media.marks.trial import check_marks
 from composition.records.store import Store
 from composition.records.tables import Deployed
@@ -92,6 +93,7 @@ class Graphs(GraphHost):
     """The host of graphs, as started by Serve."""
 
     def __init__(self, args: GraphsSettings) -> None:
+        report_confinement(args.media.confinement)
         super().__init__(args, open_registry(Store(args.database_url)), TRANSPORT)
 
 
@@ -99,6 +101,7 @@ class Jobs(JobRunner):
     """The job runner, as started and stopped by Serve."""
 
     def __init__(self, args: JobsSettings) -> None:
+        report_confinement(args.media.confinement)
         settings = RunnerSettings(
             database=args.database_url,
             artifacts=args.artifact_store,
@@ -122,6 +125,7 @@ class Front(Ingress):
     """The front door, as started by Serve."""
 
     def __init__(self, args: FrontSettings) -> None:
+        report_confinement(args.media.confinement)
         settings = IngressSettings(
             database=args.database_url,
             artifacts=args.artifact_store,

@@ -96,7 +96,7 @@ class Downloads:
         videos = await asyncio.to_thread(self._judge_videos, job)
         main = job.main if job.main in videos else VIDEO
         if main not in videos:
-            raise NotFound(f"variant: {job.id} has no frames of a video that could be measured yet", param="variant")
+            raise NotFound(f"variant: {job.id} has no metrics: no frame has been measured yet", param="variant")
         stills = await asyncio.to_thread(self._store.list_stills, job.id, frames=True) if main == VIDEO else []
         headers = {"Cache-Control": "no-store"}
         if not is_json:
@@ -108,8 +108,9 @@ class Downloads:
 
     def _judge_videos(self, job: Job) -> dict[str, Judgement]:
         """Return the judgement of each video of a job that has begun."""
-        stored = {name: self._store.list_segments(job.id, variant=name) for name in self._list_videos(job)}
-        return {name: judge_parts([each.signals for each in parts]) for name, parts in stored.items() if parts}
+        names = self._store.list_begun_videos(job.id)
+        stored = {name: self._store.list_segments(job.id, variant=name) for name in names}
+        return {name: judge_parts([each.signals for each in parts]) for name, parts in stored.items()}
 
     async def _respond_with_file(self, request: Request, job: Job, variant: str, key: str) -> Response:
         size = await asyncio.to_thread(self._artifacts.get_size, key)

@@ -297,8 +297,8 @@ class Ingress:
         For a video that is still being made, the response streams the frames that exist and then each new one. For a
         job that was cancelled or failed, it has the frames made until then. A complete video is also available as GIF,
         WebP or a zip archive of PNG files, and a picture as JPEG or WebP (`format`). `frames` and `debug` are zip
-        archives of PNG files, and `metrics` is a table of the frames' scores; they cover the frames that exist at the
-        time of the request.
+        archives of PNG files, and `metrics` is a table of the frames of a video, with what was measured of each, its
+        faults and its scores; they cover the frames that exist at the time of the request.
         """
         return await self._downloads.respond(request, await self._find_job(request, video_id), query)
 

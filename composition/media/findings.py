@@ -34,7 +34,7 @@ class Thresholds:
     """Fewest frames that are alike."""
     frozen_s: float = 0.15
     """Shortest time for which frames are alike, in seconds."""
-    swing: float = 1.2
+    swing: float = 1.5
     """Smallest change of brightness, colour or contrast from one turn of a flicker to the next."""
     swing_share: float = 0.3
     """The same as a share of the residual: where much moves, the mean colour is measured less exactly."""
@@ -48,16 +48,18 @@ class Thresholds:
     """The same as a multiple of the residuals nearby, if the colours are the same."""
     cut_ratio_jump: float = 1.6
     """The same if there is also a jump of the colours."""
-    jump: float = 3.0
+    jump: float = 4.0
     """Smallest shift of a jump."""
     jump_ratio: float = 4.0
     """The same as a multiple of the shifts nearby."""
+    jump_step: float = 1.0
+    """The same as a multiple of the changes of colour nearby: where a fade ends is no jump."""
     jump_share: float = 0.25
     """The same as a share of the residual: where much moves, the colours change too."""
     flat_extent: float = 2.5
     """Largest extent of a flat frame."""
-    abrupt_contrast: float = 6.0
-    """Smallest contrast of the frame beside flat ones; less is a fade."""
+    abrupt_share: float = 0.6
+    """Smallest contrast of the frame beside flat ones, as a share of that of the frames beyond it; less is a fade."""
     near: int = 4
     """Frames before and after that are nearby."""
 
@@ -93,19 +95,14 @@ def find_faults(
     """
     if not frames:
         return []
-    table = _Table(frames, thresholds)
-    found = {
-        "frozen": table.find_frozen,
-        "flicker": table.find_flicker,
-        "cut": table.find_cuts,
-        "jump": table.find_jumps,
-        "flat": table.find_flat,
-    }
+    table = SignalTable(frames, thresholds)
+    cuts, jumps = table.breaks
+    found = {"frozen": table.frozen, "flicker": table.flickering, "cut": cuts, "jump": jumps, "flat": table.find_flat()}
     return [
         Finding(kind, first, last)
         for kind in KINDS
         if kind in kinds
-        for first, last in _list_ranges(found[kind]() & table.made)
+        for first, last in _list_ranges(found[kind] & table.made)
     ]
 
 
@@ -150,10 +147,27 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     return "; ".join(parts)
 
 
-class _Table:
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """How each frame compares with the frames nearby; see `SignalTable.compare_near`."""
+
+    shift: Numbers
+    """How far mean and spread of the channels are from those of the previous frame, or from where the steps nearby
+    lead, whichever is less: a step of the colours that is like those nearby is a slow change."""
+    usual_residual: Numbers
+    """Upper quartile of the residuals nearby, 0 if there are none; more behind still frames."""
+    usual_shift: Numbers
+    """The same of the shifts."""
+    usual_step: Numbers
+    """The same of the changes of mean and spread from one frame to the next."""
+    count: NDArray[np.intp]
+    """Number of frames nearby."""
+
+
+class SignalTable:
     """The signals of n frames as columns. What compares a frame with the previous one is 0 for the first frame."""
 
-    def __init__(self, frames: Sequence[FrameSignals], thresholds: Thresholds) -> None:
+    def __init__(self, frames: Sequence[FrameSignals], thresholds: Thresholds = DEFAULT_THRESHOLDS) -> None:
         self._limits = thresholds
         self.origins = np.array([frame.origin for frame in frames])
         self.made: Flags = self.origins != "given"
@@ -194,30 +208,23 @@ class _Table:
     def find_flat(self) -> Flags:
         """Flat frames, unless the picture fades to or from them, or continues those that a user gave."""
         found = np.zeros(len(self.flat), np.bool_)
-        contrast, abrupt = self.colours[:, 3], self._limits.abrupt_contrast
+        contrast, near = self.colours[:, 3], self._limits.near
         for first, last in _list_ranges(self.flat & self.made):
-            before = contrast[first - 1] if first else None
-            after = contrast[last + 1] if last + 1 < len(contrast) else None
-            if before is not None and not self.made[first - 1] and self.flat[first - 1]:
+            if first and self.flat[first - 1]:  # given by the user
                 continue
-            edges = [edge for edge in (before, after) if edge is not None]
-            found[first : last + 1] = not edges or max(edges) >= abrupt
+            sides = [contrast[max(0, first - near) : first][::-1], contrast[last + 1 : last + 1 + near]]
+            edges = [side[0] / side.max() for side in sides if len(side)]
+            found[first : last + 1] = not edges or max(edges) >= self._limits.abrupt_share
         return found
 
-    def find_frozen(self) -> Flags:
-        return self._frozen
-
-    def find_flicker(self) -> Flags:
-        return self._flickering
-
     @cached_property
-    def _frozen(self) -> Flags:
+    def frozen(self) -> Flags:
         """Frames that are alike for longer than the frames of their shot usually are, if anything moves in it."""
         found, limits = np.zeros(len(self.flat), np.bool_), self._limits
         for shot in self.list_shots():
             inside = self.still[shot].copy()
             inside[0] = False
-            if inside[1:].all():
+            if np.count_nonzero(~inside[1:]) < FEWEST_MOVES:
                 continue
             runs = [(first - 1 + shot.start, last + shot.start) for first, last in _list_ranges(inside)]
             moves = np.count_nonzero(~inside)  # each begins a picture, which is held for 0 or more frames
@@ -231,11 +238,14 @@ class _Table:
         return found
 
     @cached_property
-    def _flickering(self) -> Flags:
+    def flickering(self) -> Flags:
         """Frames between turns that follow each other quickly, of any channel's mean or of the contrast."""
         found = np.zeros(len(self.flat), np.bool_)
         limits = self._limits
-        for shot in self.list_shots():
+        for part in self.list_shots():
+            shot = slice(part.start + int(np.count_nonzero(~self.made[part])), part.stop)
+            if shot.start == shot.stop:
+                continue
             moved = np.nanmedian(_look_around(self.residual[shot], limits.near), axis=1)
             least = np.maximum(limits.swing, limits.swing_share * moved)
             for column in self.colours[shot].T:
@@ -252,51 +262,53 @@ class _Table:
                 group = []
             group.append(turn)
 
-    def find_cuts(self) -> Flags:
-        """Frames that show another picture than the previous one, by much more than frames nearby do."""
-        return self._breaks[0]
-
-    def find_jumps(self) -> Flags:
-        """Frames whose colours differ from the previous ones, by much more than those of frames nearby do."""
-        return self._breaks[1]
-
     @cached_property
-    def _breaks(self) -> tuple[Flags, Flags]:
-        """The cuts and the jumps, except those in, before and behind frozen and flickering frames."""
-        judged = self.compared & ~self._frozen & ~self._flickering
-        judged[1:] &= ~(self._frozen | self._flickering)[:-1]
-        judged[:-1] &= ~self._flickering[1:]
+    def breaks(self) -> tuple[Flags, Flags]:
+        """Cuts, frames that show another picture than the previous one, and jumps, whose colours differ from it: by
+        much more than those of frames nearby do. What is in, before or behind a flicker or a frozen run is none."""
+        judged = self.compared & ~self.frozen & ~self.flickering
+        judged[1:] &= ~(self.frozen | self.flickering)[:-1]
+        judged[:-1] &= ~self.flickering[1:]
         cuts, jumps = self._find_breaks(judged, judged)
         return self._find_breaks(judged, judged & ~cuts & ~jumps)
 
     def _find_breaks(self, judged: Flags, usual: Flags) -> tuple[Flags, Flags]:
-        """Return the cuts and the jumps among the frames `judged`, compared with those frames nearby that are `usual`.
-
-        Frames that do not change are not usual: where a video shows each frame twice, every second one is still.
-        """
+        """Return the cuts and the jumps among the frames `judged`, compared with the `usual` frames nearby."""
         limits, residual = self._limits, self.residual
-        usual = usual & ~self.still
-        shift = self._measure_shifts(usual)
-        usual_residual, usual_shift = (_find_usual(values, usual, limits.near) for values in (residual, shift))
+        near = self.compare_near(usual)
+        shift, judged = near.shift, judged & (near.count >= FEWEST)
         jumps = judged & (shift >= limits.jump) & (shift >= limits.jump_share * residual)
-        jumps &= (shift >= limits.jump_ratio * usual_shift) & (_count_near(usual, limits.near) >= FEWEST)
+        jumps &= (shift >= limits.jump_ratio * near.usual_shift) & (shift >= limits.jump_step * near.usual_step)
         ratio = np.where(jumps, limits.cut_ratio_jump, limits.cut_ratio)
-        cuts = judged & (residual >= limits.cut) & (residual >= ratio * usual_residual)
+        cuts = judged & (residual >= limits.cut) & (residual >= ratio * near.usual_residual)
         return cuts, jumps & ~cuts
 
-    def _measure_shifts(self, usual: Flags) -> Numbers:
-        """Return how far mean and spread of the channels are from where the frames before and after lead.
+    def compare_near(self, usual: Flags) -> Nearby:
+        """Compare each frame with those frames nearby that are `usual`.
 
-        A step of the colours that is like the steps nearby is a slow change.
+        Frames that do not change are not usual: where a video shows each frame twice, every second one is still. A
+        frame behind n still ones may differ n + 1 times as much as usual.
         """
+        near, count = self._limits.near, _count_near(usual, self._limits.near)
+        usual = usual & ~self.still
         both = np.concatenate((self.colours[:, :3], self.spreads), axis=1)
         steps = np.diff(both, axis=0, prepend=both[:1])
         drifts = np.stack([_find_drift(column, usual) for column in steps.T], axis=1)
-        return np.sqrt(np.square(steps - drifts).sum(axis=1) / 3)
+        shift = np.minimum(_find_length(steps - drifts), _find_length(steps))
+        late = 1 + _count_before(self.still)
+        return Nearby(
+            shift,
+            usual_residual=late * _find_usual(self.residual, usual, near),
+            usual_shift=late * _find_usual(shift, usual, near),
+            usual_step=late * _find_usual(_find_length(steps), usual, near),
+            count=count,
+        )
 
 
 DRIFT_FRAMES = 2
 """Frames before and after whose steps tell where a slow change leads."""
+FEWEST_MOVES = 3
+"""Fewest changes of the picture in a shot that moves."""
 FEWEST = 2
 """Fewest frames nearby with which the colours of a frame can be compared."""
 FADE_FRAMES = 3
@@ -331,12 +343,25 @@ def _find_drift(steps: Numbers, usual: Flags) -> Numbers:
     return np.where(count > 0, (low + high) / 2, 0.0)
 
 
+def _find_length(steps: Numbers) -> Numbers:
+    """Return the length of each step of the means and spreads of three channels, as a mean over the channels."""
+    return np.sqrt(np.square(steps).sum(axis=1) / 3)
+
+
 def _count_near(flags: Flags, near: int) -> NDArray[np.intp]:
     """Return how many of the `near` frames before and after each are flagged."""
     sums = np.concatenate(([0], np.cumsum(flags)))
     index = np.arange(len(flags))
     around = sums[np.minimum(len(flags), index + near + 1)] - sums[np.maximum(0, index - near)]
     return around - flags
+
+
+def _count_before(flags: Flags) -> NDArray[np.intp]:
+    """Return how many frames directly before each are flagged."""
+    index = np.arange(len(flags))
+    clear = np.maximum.accumulate(np.where(flags, -1, index))  # the last frame, up to each, that is not flagged
+    before = np.concatenate(([-1], clear[:-1]))
+    return index - 1 - before
 
 
 def _find_turns(values: Numbers, least: Numbers) -> list[int]:

@@ -21,6 +21,8 @@ ROWS, COLUMNS = 24, 32
 """Cells of the grid."""
 TAPS = 3
 """Each cell is the mean of TAPS × TAPS pixels, spread evenly over it."""
+SAMPLES = ROWS * COLUMNS * 3
+"""Values of a frame: three channels of each cell."""
 DIGITS = 3
 """Decimal places of the values."""
 RIDGE = 0.25
@@ -150,7 +152,7 @@ def _place_taps(height: int, width: int) -> NDArray[np.intp]:
 def _sum_cells(pixels: Pixels) -> Cells:
     count, height, width, _ = pixels.shape
     taps = _place_taps(height, width)
-    cells = np.empty((count, ROWS * COLUMNS * 3), np.uint16)
+    cells = np.empty((count, SAMPLES), np.uint16)
     for frame, target in zip(pixels, cells, strict=True):
         read = frame.reshape(-1, 3).take(taps, axis=0).reshape(TAPS * TAPS, -1)
         read.sum(axis=0, dtype=np.uint16, out=target)
@@ -189,8 +191,8 @@ class Moments:
 
 def _compare(steps: Cells, moments: Moments) -> list[Compared]:
     """Return `change`, `peak` and `residual` of each frame except the first."""
-    differences = np.abs(np.diff(steps.view(np.int16), axis=0)).reshape(len(steps) - 1, -1)
-    changes = differences.sum(axis=1, dtype=np.int64) / (differences.shape[1] * TAPS**2)
+    differences = np.abs(np.diff(steps.view(np.int16), axis=0)).reshape(len(steps) - 1, SAMPLES)
+    changes = differences.sum(axis=1, dtype=np.int64) / (SAMPLES * TAPS**2)
     peaks = differences.max(axis=1, initial=0) / TAPS**2
     before, after, cross = moments.own[:-1], moments.own[1:], moments.cross
     maps = np.linalg.solve(before + RIDGE * np.eye(3), cross)

@@ -8,12 +8,13 @@ them, so a quick file of another owner is decoded at once, however many slow one
 """
 
 import asyncio
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +24,8 @@ QUICK_CPU_S = 0.25
 """Processor time in seconds that a decoder may use before it waits for slow turns."""
 SHORTEST_CHECK_S = 0.02
 """Shortest interval in seconds between two measurements of the processor time."""
+LEAST_SHARE = 0.1
+"""Least part of the time that counts towards a deadline, however busy the machine is."""
 LEAST_TURNS = 2
 """Least number of turns: no owner holds all of them."""
 
@@ -164,6 +167,10 @@ class PacedProcess(Protocol):
         """Return the processor time that it has used, in seconds."""
         ...
 
+    def measure_delay(self) -> float:
+        """Return for how long its threads were ready to run while others had the processor, in seconds."""
+        ...
+
     def suspend(self) -> None:
         """Stop it until it is resumed, and lower its priority for good. Returns at once."""
         ...
@@ -208,45 +215,91 @@ class Pace:
         self._wait_s = wait_s
         self._lanes = lanes
         self._is_slow = False
+        self._is_suspended = False
+
+    def expect(self, cpu_s: float) -> None:
+        """Spare a decoder that is known to need this much processor time its quick turns."""
+        if not self._is_slow and cpu_s > QUICK_CPU_S:
+            self._slow_down()
 
     async def run(self, operate: Callable[[], Coroutine[Any, Any, T]], deadline_s: float) -> T:
         """Run an operation, and return what it returns. If it is not completed, the decoder may be left suspended.
 
         Args:
             operate: sends a request to the decoder and receives its answer.
-            deadline_s: maximum duration of the operation in seconds, without the time in which it waits for turns.
+            deadline_s: maximum duration of the operation in seconds, without the time in which it waits for turns or
+                for a processor that others use.
 
         Raises:
             TimeoutError: the operation took longer than `deadline_s`.
             ServiceBusy: there was no turn.
         """
-        if self._is_slow:
-            async with self._lanes.slow.take(self._owner, self._wait_s), asyncio.timeout(deadline_s):
-                return await operate()
+        watch = _StopWatch(self._process)
         async with AsyncExitStack() as turn:
-            await turn.enter_async_context(self._lanes.quick.take(self._owner, self._wait_s))
+            await turn.enter_async_context(self._take_turn())
             async with _running(operate()) as work:
-                left_s = deadline_s - await self._watch(work, deadline_s)
-                if work.done():
-                    return work.result()
-                self._is_slow = True
-                self._process.suspend()
-                await turn.aclose()
-                async with self._lanes.slow.take(self._owner, self._wait_s), asyncio.timeout(left_s):
-                    self._process.resume()
-                    return await work
+                watch.start()
+                if not self._is_slow:
+                    await self._wait(work, watch, deadline_s, QUICK_CPU_S)
+                    if not work.done():
+                        self._slow_down()
+                        watch.stop()
+                        await turn.aclose()
+                        await turn.enter_async_context(self._take_turn())
+                        watch.start()
+                self._resume()
+                await self._wait(work, watch, deadline_s)
+                return work.result()
 
-    async def _watch(self, work: asyncio.Task[Any], deadline_s: float) -> float:
-        """Wait until the work is done or the decoder has used QUICK_CPU_S. Return the seconds that this took."""
-        began = time.monotonic()
-        while True:
-            rest_s = QUICK_CPU_S - self._process.measure_cpu()
-            passed_s = time.monotonic() - began
-            if work.done() or rest_s <= 0:
-                return passed_s
-            if passed_s >= deadline_s:
+    def _slow_down(self) -> None:
+        self._process.suspend()
+        self._is_slow = self._is_suspended = True
+
+    def _resume(self) -> None:
+        if self._is_suspended:
+            self._process.resume()
+            self._is_suspended = False
+
+    def _take_turn(self) -> AbstractAsyncContextManager[None]:
+        lane = self._lanes.slow if self._is_slow else self._lanes.quick
+        return lane.take(self._owner, self._wait_s)
+
+    async def _wait(
+        self, work: asyncio.Task[Any], watch: "_StopWatch", deadline_s: float, cpu_s: float = math.inf
+    ) -> None:
+        """Wait until the work is done or the decoder has used `cpu_s`. Raises TimeoutError."""
+        while not work.done():
+            left_s, quick_s = deadline_s - watch.read(), cpu_s - self._process.measure_cpu()
+            if quick_s <= 0:
+                return
+            if left_s <= 0:
                 raise TimeoutError
-            await asyncio.wait([work], timeout=min(max(SHORTEST_CHECK_S, rest_s / 2), deadline_s - passed_s))
+            await asyncio.wait([work], timeout=max(SHORTEST_CHECK_S, min(left_s, quick_s / 2)))
+
+
+class _StopWatch:
+    """Measures for how long a decoder could work: not while it is suspended, or others have the processor.
+
+    A decoder of low priority may wait for the processor much longer than it works.
+    """
+
+    def __init__(self, process: PacedProcess) -> None:
+        self._process = process
+        self._passed_s = 0.0
+        self._began: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        self._began = time.monotonic(), self._process.measure_delay()
+
+    def stop(self) -> None:
+        self._passed_s, self._began = self.read(), None
+
+    def read(self) -> float:
+        """Return the seconds so far, at least a tenth of what a clock on the wall says."""
+        if self._began is None:
+            return self._passed_s
+        wall_s, delay_s = time.monotonic() - self._began[0], self._process.measure_delay() - self._began[1]
+        return self._passed_s + max(wall_s - delay_s, wall_s * LEAST_SHARE)
 
 
 @asynccontextmanager

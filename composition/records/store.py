@@ -218,6 +218,12 @@ class Store:
             mine = (Segment.job_id == job_id, Segment.variant == variant, Segment.index > after)
             return list(session.scalars(select(Segment).where(*mine).order_by(Segment.index)))
 
+    def list_begun_videos(self, job_id: str) -> list[str]:
+        """Return the variants of a job's videos that have a segment, by name."""
+        with self._read() as session:
+            query = select(Segment.variant).where(Segment.job_id == job_id).distinct()
+            return list(session.scalars(query.order_by(Segment.variant)))
+
     def list_stills(self, job_id: str, *, frames: bool, start: int = 0) -> list[Still]:
         """Return the stills of frame `start` and later frames in order: losslessly stored frames, or other pictures."""
         with self._read() as session:

@@ -1,5 +1,6 @@
 """Serving a configuration until it is stopped, on the server's own Ray or on a shared cluster."""
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
+from composition.media.confinement.status import read_confinement
 from composition.server.alarms import MemoryAlarm
 from composition.server.console import Console, open_console
 from composition.server.deploying import (
@@ -113,10 +115,18 @@ class Server:
             with start_ray(self._home, self._console.logs) as ray:
                 self._signals.listen()
                 print(f"Ray's address is {ray}", flush=True)  # stdout is the log file here
+                self._report_confinement()
                 if self._signals.stop.is_set():
                     return 0
                 deploy(self._config)
                 return self._serve(lambda new, _old: deploy(new))
+
+    def _report_confinement(self) -> None:
+        """Log what confines decoders on this machine, and tell people what is missing."""
+        confinement = read_confinement()
+        print(json.dumps({"message": "confinement of decoders", **confinement.describe()}), flush=True)
+        for lack in confinement.missing:
+            self._console.print_message(f"decoders are not fully confined: {lack}")
 
     def run_on_cluster(self, cluster: str) -> int:
         """Serve on a shared cluster without changing other applications. Returns the exit status."""

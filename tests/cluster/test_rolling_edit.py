@@ -174,14 +174,16 @@ def test_the_scores_in_the_table_the_json_and_the_events(http: httpx.Client, mad
     answer = fetch_variant(http, made["id"], "metrics")
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert [row["frame"] for row in rows] == [str(index) for index in range(1, EDGES + 1)]
+    assert [row["frame"] for row in rows] == [str(index) for index in range(EDGES + 1)]
+    assert [rows[0][name] for name in SCORES] == [""] * len(SCORES)
+    assert all(float(row["brightness"]) > 0 for row in rows)
     whole = fetch_variant(http, made["id"], "metrics", format="json").json()
     assert whole["facts"]["vgg16"] == whole["facts"]["lpips"] == "random weights"
     events = http.get(f"/v1/videos/{made['id']}/events").text
     scored = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and '"scores"' in line]
     assert [item["index"] for item in scored] == list(range(EDGES + 1))
     assert scored[0]["scores"] is None
-    for row, item, event in zip(rows, whole["frames"], scored[1:], strict=True):
+    for row, item, event in zip(rows[1:], whole["frames"][1:], scored[1:], strict=True):
         for name in SCORES:
             assert float(row[name]) == item[name] == event["scores"][name] > 0
 

@@ -14,7 +14,6 @@ decord is imported only by the children that use it: it would take 43 MiB of eve
 import contextlib
 import ctypes
 import gc
-import importlib
 import os
 import selectors
 import signal
@@ -23,6 +22,7 @@ import sys
 from pathlib import Path
 
 from composition.media.decoding.lifeline import Status, lower_session, obey
+from composition.media.decoding.preloading import preload_modules
 from composition.media.decoding.worker import run_decoder
 
 FILE_COUNT = 3
@@ -161,7 +161,7 @@ def _send_status(lifeline: socket.socket, status: Status) -> None:
 
 
 def main() -> None:
-    importlib.import_module("av.subtitles.stream")  # PyAV imports it when it opens a file
+    preload_modules()
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     gc.collect()
     gc.freeze()  # keeps the current objects shared with the children

@@ -144,6 +144,17 @@ class DecoderProcess:
         except OSError:  # it has ended
             return 0.0
 
+    def measure_delay(self) -> float:
+        """Return for how long the threads of the process were ready to run while others had the processor, in seconds.
+
+        This is 0 where Linux does not say it (`schedstat`, see proc(5)).
+        """
+        delay_ns = 0
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in Path(f"/proc/{self._pid}/task").iterdir():
+                delay_ns += int((thread / "schedstat").read_text().split()[1])
+        return delay_ns / 1e9
+
     def suspend(self) -> None:
         """Request that the process be stopped until it is resumed, and have low priority from then on."""
         self._command(SUSPEND)

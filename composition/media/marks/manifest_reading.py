@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
+
 from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.label_reading import MAX_SCANNED_BYTES
 from composition.media.marks.vocabulary import GENERATION, is_generated
@@ -41,8 +43,6 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
         OSError: the file cannot be read.
         MemoryError: reading it needs more memory than the process has.
     """
-    from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
-
     try:
         with path.open("rb") as file, Context.from_json(make_settings(trust_anchors)) as context:
             reader = Reader.try_create(file, context=context)

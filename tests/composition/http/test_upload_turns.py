@@ -21,6 +21,7 @@ from tests.waiting import until
 SLOW_FILES = 4
 FRAMES = 1500
 """Frames of a slow file: it takes several seconds of processor time, and is accepted."""
+FEWER_FRAMES = 150
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(uploads
         done.append(owner)
 
     tasks = [asyncio.create_task(upload("alice", slow)) for _ in range(SLOW_FILES)]
-    await asyncio.to_thread(until, lambda: count_suspended() == SLOW_FILES - 1, what="the wait of slow files")
+    await asyncio.to_thread(until, lambda: count_suspended() > 0, what="the wait of slow files")
     await upload("bob", numbered(7))
     assert done == ["bob"]
     for task in tasks:
@@ -53,12 +54,10 @@ def count_suspended() -> int:
 
 
 async def test_an_upload_that_is_cancelled_lets_the_next_one_go_on(uploads: Uploads) -> None:
-    slow = make_slow_video(FRAMES)
-    tasks = [
-        asyncio.create_task(uploads.store_part(Part(io.BytesIO(slow), "x"), "alice", "input", "file")) for _ in range(2)
-    ]
-    await asyncio.to_thread(until, lambda: count_suspended() == 1, what="the wait of a slow file")
+    parts = [Part(io.BytesIO(make_slow_video(frames)), "x") for frames in (FRAMES, FEWER_FRAMES)]
+    tasks = [asyncio.create_task(uploads.store_part(part, "alice", "input", "file")) for part in parts]
+    await asyncio.to_thread(until, lambda: count_suspended() > 0, what="the wait of a slow file")
     tasks[0].cancel()
     file = await tasks[1]
-    assert file.facts["frames"] == FRAMES
+    assert file.facts["frames"] == FEWER_FRAMES
     assert workers() == []

@@ -100,7 +100,9 @@ class KeepingRoom(Room):
             "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
             "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
             "scores": (format_scores_csv(frames), [still.scores for still in sketches]),
-            "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
+            "segments": [
+                (each.index, each.first, each.frames, each.signals) for each in self.store.list_segments(job_id)
+            ],
             "job": (job.frames_done, job.rate, job.width, job.height, sorted(job.results)),
             "told": sorted(told, key=repr),
         }

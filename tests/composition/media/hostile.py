@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-from av.codec.context import Flags
 from av.packet import Packet
 from PIL import Image
 
@@ -238,31 +237,33 @@ def make_overlapping_zip(count: int) -> bytes:
     return make_zip([(b"%05d.png" % number, *entry[1:]) for number in range(count)], is_shared=True)
 
 
+SKIPPING: dict[str, dict[str, str]] = {
+    "libx264": {
+        "preset": "ultrafast",
+        "crf": "51",
+        "x264-params": "keyint=infinite:scenecut=0:bframes=0:ref=1:slices=1:no-mbtree=1:rc-lookahead=0",
+    },
+    "libx265": {
+        "preset": "ultrafast",
+        "x265-params": "keyint=-1:bframes=0:scenecut=0:log-level=none:rc-lookahead=1",
+    },
+}
+"""Encoder → options for frames that skip everything."""
+
+
 @cache
-def encode_skipped_frames(codec: str, size: tuple[int, int]) -> tuple[tuple[bytes, ...], bytes]:
-    """Return the packets of a black video, first a keyframe and then frames that skip everything, and its extradata."""
-    options = {
-        "libx264": {
-            "preset": "ultrafast",
-            "crf": "51",
-            "x264-params": "keyint=infinite:scenecut=0:bframes=0:ref=1:slices=1:no-mbtree=1:rc-lookahead=0",
-        },
-        "libx265": {
-            "preset": "ultrafast",
-            "x265-params": "keyint=-1:bframes=0:scenecut=0:log-level=none:rc-lookahead=1",
-        },
-    }[codec]
-    with av.open(io.BytesIO(), "w", format="mp4") as container:
-        stream: Any = container.add_stream(codec, rate=100, options=options)
+def encode_skipped_frames(codec: str, size: tuple[int, int]) -> bytes:
+    """Return a black MP4: first a keyframe, and then frames that skip everything."""
+    written = io.BytesIO()
+    with av.open(written, "w", format="mp4") as container:
+        stream: Any = container.add_stream(codec, rate=100, options=SKIPPING[codec])
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.flags |= Flags.global_header
         frame = av.VideoFrame.from_ndarray(np.zeros((size[1] * 3 // 2, size[0]), np.uint8), "yuv420p")
-        packets: list[bytes] = []
         for number in range(SKIPPED.stop + 1):
             frame.pts = number
-            packets += [bytes(packet) for packet in stream.encode(frame)]
-        packets += [bytes(packet) for packet in stream.encode(None)]
-        return tuple(packets), bytes(stream.codec_context.extradata or b"")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return written.getvalue()
 
 
 def make_slow_video(
@@ -277,13 +278,11 @@ def make_slow_video(
         size: of a frame, in pixels.
         key_every: frames from a keyframe to the next; 0 if only the first is one.
     """
-    packets, extradata = encode_skipped_frames(codec, size)
     written = io.BytesIO()
-    with av.open(written, "w", format=form) as container:
-        stream: Any = container.add_stream(codec, rate=100, options={"x265-params": "log-level=none"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.extradata = extradata
-        stream.time_base = Fraction(1, 100)
+    encoded = io.BytesIO(encode_skipped_frames(codec, size))
+    with av.open(encoded, "r") as source, av.open(written, "w", format=form) as container:
+        packets = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        stream: Any = container.add_stream_from_template(source.streams.video[0])
         for number in range(frames):
             place = number % key_every if key_every else number
             data = packets[place if place < SKIPPED.start else SKIPPED[(place - SKIPPED.start) % len(SKIPPED)]]

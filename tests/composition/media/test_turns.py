@@ -169,11 +169,15 @@ class Machine:
 
     def __init__(self) -> None:
         self.used_s = 0.0
+        self.delayed_s = 0.0
         self.commands: asyncio.Queue[str] = asyncio.Queue()
         self.done = asyncio.Event()
 
     def measure_cpu(self) -> float:
         return self.used_s
+
+    def measure_delay(self) -> float:
+        return self.delayed_s
 
     def suspend(self) -> None:
         self.commands.put_nowait("suspend")
@@ -222,6 +226,19 @@ async def test_a_slow_one_frees_its_quick_turn_and_waits_suspended_for_a_slow_on
     assert one.commands.empty()
 
 
+async def test_one_that_is_known_to_be_slow_takes_no_quick_turn() -> None:
+    lanes, machine = make_lanes(1), Machine()
+    pace = make_pace(machine, lanes)
+    pace.expect(QUICK_CPU_S / 2)
+    assert machine.commands.empty()
+    pace.expect(QUICK_CPU_S * 2)
+    async with lanes.quick.take("ann", LONG_S):
+        running = asyncio.create_task(pace.run(machine.work, LONG_S))
+        assert [await machine.commands.get(), await machine.commands.get()] == ["suspend", "resume"]
+        machine.done.set()
+        assert await running == 7
+
+
 async def test_waiting_for_a_turn_does_not_count_towards_the_deadline() -> None:
     lanes, machine = make_lanes(1), Machine()
     machine.used_s = QUICK_CPU_S
@@ -242,6 +259,18 @@ async def test_one_that_hangs_without_using_the_processor_meets_its_deadline() -
     with pytest.raises(TimeoutError):
         await make_pace(machine, lanes).run(machine.work, 0.05)
     assert lanes.quick._free == 2
+
+
+async def test_one_that_others_keep_from_the_processor_has_more_time() -> None:
+    lanes, machine = make_lanes(1), Machine()
+    running = asyncio.create_task(make_pace(machine, lanes).run(machine.work, 0.05))
+    await settle()
+    machine.delayed_s = LONG_S
+    await asyncio.wait([running], timeout=0.1)
+    machine.done.set()
+    assert await running == 7
+    with pytest.raises(TimeoutError):
+        await make_pace(machine, lanes).run(machine.work, 0.01)
 
 
 @pytest.mark.parametrize("used_s", [0, QUICK_CPU_S], ids=["quick", "slow"])

@@ -1,0 +1,1 @@
+"""Confinement of decoder processes: no file but their input, no network, no other process."""

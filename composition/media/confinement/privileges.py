@@ -1,0 +1,78 @@
+"""Giving up what a process of root may do."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from composition.media.confinement.libc import LIBC, raise_errno
+
+CAPABILITY_VERSION = 0x20080522
+"""`_LINUX_CAPABILITY_VERSION_3`; see capset(2)."""
+DAC_OVERRIDE, DAC_READ_SEARCH = 1 << 1, 1 << 2
+"""Capabilities to read what other users own."""
+NOBODY = 65534
+"""User and group that own no files."""
+
+
+class CapabilityHeader(ctypes.Structure):
+    """`struct __user_cap_header_struct`."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class CapabilityData(ctypes.Structure):
+    """`struct __user_cap_data_struct`: the lower or the upper 32 capabilities."""
+
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def drop_capabilities(path: str) -> None:
+    """Give up all capabilities, except the one that reads what others own if `path` cannot be read without it.
+
+    Raises OSError.
+    """
+    header, data = CapabilityHeader(CAPABILITY_VERSION), (CapabilityData * 2)()
+    _check(LIBC.capget(ctypes.byref(header), data))
+    permitted = int(data[0].permitted)
+    for half in data:
+        half.effective = half.inheritable = 0
+    _check(LIBC.capset(ctypes.byref(header), data))
+    kept = 0 if _can_open(path) else permitted & DAC_READ_SEARCH or permitted & DAC_OVERRIDE
+    data[0].permitted = data[0].effective = kept
+    data[1].permitted = 0
+    _check(LIBC.capset(ctypes.byref(header), data))
+
+
+def become_nobody() -> None:
+    """Change to a user who owns nothing. The process must be root's. Raises OSError."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def hand_over(path: str) -> str:
+    """Copy a file into one without a name that nobody else can read, and return the path under which this process, and
+    later `NOBODY`, opens it. Raises OSError.
+    """
+    with Path(path).open("rb") as source, tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+        copy.flush()
+        os.fchown(copy.fileno(), NOBODY, NOBODY)
+        return f"/proc/self/fd/{os.dup(copy.fileno())}"
+
+
+def _can_open(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except OSError:  # for other reasons than permissions
+        return True
+    return True
+
+
+def _check(result: int) -> None:
+    if result:
+        raise_errno()
