@@ -34,6 +34,8 @@ class Thresholds:
     """Fewest frames that are alike."""
     frozen_s: float = 0.15
     """Shortest time for which frames are alike, in seconds."""
+    still_s: float = 10.0
+    """The same in a video of one shot that never moves."""
     swing: float = 1.5
     """Smallest change of brightness, colour or contrast from one turn of a flicker to the next."""
     swing_share: float = 0.3
@@ -219,20 +221,25 @@ class SignalTable:
 
     @cached_property
     def frozen(self) -> Flags:
-        """Frames that are alike for longer than the frames of their shot usually are, if anything moves in it."""
+        """Frames that are alike for longer than the frames of their shot usually are, if it moves, or for very long.
+
+        Where a storyboard shows a picture that does not move, it may be a title card.
+        """
         found, limits = np.zeros(len(self.flat), np.bool_), self._limits
         for shot in self.list_shots():
             inside = self.still[shot].copy()
             inside[0] = False
-            if np.count_nonzero(~inside[1:]) < FEWEST_MOVES:
+            is_moving = np.count_nonzero(~inside[1:]) >= FEWEST_MOVES
+            if not is_moving and (self.origins == "shot").any():
                 continue
+            least_s = limits.frozen_s if is_moving else limits.still_s
             runs = [(first - 1 + shot.start, last + shot.start) for first, last in _list_ranges(inside)]
             moves = np.count_nonzero(~inside)  # each begins a picture, which is held for 0 or more frames
             holds = np.sort([0] * max(0, moves - len(runs)) + [last - first for first, last in runs])
-            usual = int(holds[len(holds) // 2])
+            usual = int(holds[len(holds) // 2]) if is_moving else 0
             for first, last in runs:
                 count = last - first + 1
-                long = self.seconds[first : last + 1].sum() >= limits.frozen_s
+                long = self.seconds[first : last + 1].sum() >= least_s
                 if count >= limits.frozen_frames and long and count > 2 * (usual + 1) and not self.flat[first]:
                     found[first : last + 1] = True
         return found
