@@ -16,6 +16,7 @@ BENCHMARKS = (
     "encode",
     "signals",
     "decoding",
+    "marks",
     "memory",
     "cancel",
     "ttlg",

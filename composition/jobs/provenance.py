@@ -107,8 +107,10 @@ class OriginReader:
         while waiting:
             job = waiting.popleft()
             yield job
-            related = [*self._store.list_children([job.id])[job.id], *self._find_older_job(job)]
-            fresh = [each for each in related if each.id not in seen][: MAX_ORIGINS - len(seen)]
+            scenes = self._store.list_children([job.id])[job.id]
+            shown = [each for each in scenes if each.status == "completed"]  # of others, a title card is shown
+            fresh = [each for each in (*shown, *self._find_older_job(job)) if each.id not in seen]
+            fresh = fresh[: MAX_ORIGINS - len(seen)]
             seen |= {each.id for each in fresh}
             waiting += fresh
 

@@ -3,15 +3,19 @@
 The process (`composition.media.decoding.worker`) is forked from a prepared one: a crash, a hang or a decompression bomb
 costs that process only. It has limits of memory, processor time and open files, and is killed if an operation misses
 its deadline. It decodes on demand, at the pace of the consumer.
+
+A decoder first reads headers, with little memory and time. Then it tells what decoding the file costs. That memory is
+reserved in one budget of all decoders of the machine (`composition.media.memory_budget`), and is its limit.
 """
 
 import asyncio
 import json
 import logging
+import signal
 import struct
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -21,11 +25,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from composition.media.backgrounds import check_background
+from composition.media.cost import HEADER_BYTES, TASK_COST, Cost
+from composition.media.decoding.allowance import HEADER_CPU_S
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
+from composition.media.memory_budget import MemoryBudget, Reservation, find_default_budget
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
 from composition.media.turns import Pace
-from services.errors import ConfigError, LimitExceeded, ReelError, ServiceLost, UndecodableMedia
+from services.errors import ConfigError, LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
 from services.frames import MAX_RUN, Frames, Pixels
 
 log = logging.getLogger(__name__)
@@ -77,10 +84,14 @@ class Decoder:
     process was killed, every later operation fails.
     """
 
-    def __init__(self, path: Path, limits: MediaLimits, param: str | None, owner: str) -> None:
+    def __init__(
+        self, path: Path, limits: MediaLimits, param: str | None, owner: str, reservation: Reservation
+    ) -> None:
         self._path = path
         self._limits = limits
         self._param = param
+        self._reservation = reservation
+        self._cost: Cost | None = None
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
         self._process = decoder_processes.start()
@@ -116,12 +127,12 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
-            ServiceBusy: other files are being decoded.
+            ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         """
         limits = limits or MediaLimits()
         if background is not None:
             limits = limits.model_copy(update={"background": check_background(background)})
-        async with cls._start(path, limits, param, owner) as decoder:
+        async with cls._start(path, limits, param, owner, HEADER_BYTES) as decoder:
             await decoder._open_file(takes_sound=takes_sound)
             yield decoder
 
@@ -153,22 +164,28 @@ class Decoder:
             UndecodableMedia: the file cannot be read, or the process crashed on it or took too long.
             LimitExceeded: the file exceeds a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
-            ServiceBusy: other files are being decoded.
+            ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         """
-        async with cls._start(path, limits or MediaLimits(), param, owner) as decoder:
+        async with cls._start(path, limits or MediaLimits(), param, owner, TASK_COST.memory_bytes) as decoder:
             return await decoder._run_task(task, options)
 
     @classmethod
     @asynccontextmanager
-    async def _start(cls, path: Path, limits: MediaLimits, param: str | None, owner: str) -> AsyncGenerator["Decoder"]:
-        try:
-            decoder = cls(path, limits, param, owner)
-        except OSError as error:
-            raise ServiceLost("the decoder process could not be started") from error
-        try:
-            yield decoder
-        finally:
-            await decoder._close()
+    async def _start(
+        cls, path: Path, limits: MediaLimits, param: str | None, owner: str, memory_bytes: int
+    ) -> AsyncGenerator["Decoder"]:
+        """Reserve memory and start a process inside the `with` block."""
+        budget = MemoryBudget(limits.node_memory_bytes or find_default_budget(), limits.node_memory_wait_s)
+        with closing(budget.open_reservation(owner)) as reservation:
+            await reservation.resize(memory_bytes)
+            try:
+                decoder = cls(path, limits, param, owner, reservation)
+            except OSError as error:
+                raise ServiceLost("the decoder process could not be started") from error
+            try:
+                yield decoder
+            finally:
+                await decoder._close()
 
     @property
     def facts(self) -> MediaFacts:
@@ -176,6 +193,13 @@ class Decoder:
         if self._facts is None:
             raise AssertionError("create a Decoder with Decoder.open")
         return self._facts
+
+    @property
+    def cost(self) -> Cost:
+        """What decoding the file costs, estimated from its headers; it grows if the file turns out to need more."""
+        if self._cost is None:
+            raise AssertionError("create a Decoder with Decoder.open")
+        return self._cost
 
     async def sample(self, count: int) -> Frames:
         """Return `count` (1 to 16) frames at InternVL's sampling positions, or all frames if there are fewer.
@@ -287,16 +311,14 @@ class Decoder:
         async with self._lock:
             is_complete = False
             try:
-                answer, pixels = await self._pace.run(lambda: self._exchange(request), self._limits.deadline_s)
+                answer, pixels = await self._exchange_in_turn(request)
                 is_complete = True
             except TimeoutError:
                 raise self._make_error(
                     UndecodableMedia, f"decoding takes longer than {self._limits.deadline_s:g} s (deadline_s)"
                 ) from None
             except (OSError, EOFError):
-                if await self._reap_process() is None:
-                    raise ServiceLost("the decoder process was lost") from None
-                raise self._make_error(UndecodableMedia, "the decoder crashed on the file") from None
+                raise self._explain_end(await self._reap_process()) from None
             finally:
                 if not is_complete:
                     self._process.kill()
@@ -308,6 +330,28 @@ class Decoder:
         if "facts" in answer:
             facts = answer["facts"]
             self._facts = MediaFacts(**facts | {"rate": None if facts["rate"] is None else Fraction(facts["rate"])})
+        return answer, pixels
+
+    def _explain_end(self, code: int | None) -> ReelError:
+        """Return the error for a process that has ended with this status; None if it was lost."""
+        if code is None:
+            return ServiceLost("the decoder process was lost")
+        limit_s = self._limits.cpu_s if self._cost else min(HEADER_CPU_S, self._limits.cpu_s)
+        used_s = self._process.status.cpu_s if self._process.status else 0.0
+        if code != -signal.SIGXCPU or used_s < limit_s:
+            return self._make_error(UndecodableMedia, "the decoder crashed on the file")
+        if self._cost:
+            text = f"decoding takes more than {limit_s:g} s of processor time (cpu_s)"
+        else:
+            text = f"reading its headers takes more than {limit_s:g} s of processor time, which is the limit"
+        return self._make_error(LimitExceeded, text)
+
+    async def _exchange_in_turn(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+        """Send a request and return the answer and its pixels. Memory is waited for without holding a turn."""
+        answer, pixels = await self._pace.run(lambda: self._exchange(request), self._limits.deadline_s)
+        while "cost" in answer:
+            await self._reserve(Cost(**answer["cost"]), answer["used"])
+            answer, pixels = await self._pace.run(lambda: self._exchange({}), self._limits.deadline_s)
         return answer, pixels
 
     async def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
@@ -325,6 +369,22 @@ class Decoder:
         pixels = np.empty(shape, np.uint8)  # (n, h, w, 3) uint8 RGB
         await self._receive(pixels.data.cast("B"))
         return answer, pixels
+
+    async def _reserve(self, cost: Cost, used: int) -> None:
+        """Reserve memory in the budget of the machine. Raises LimitExceeded, ServiceBusy.
+
+        Args:
+            cost: of the file.
+            used: memory that the decoder uses now, in bytes. The rest of what was reserved for reading headers is
+                given back first, so that decoders that wait for each other do not hold it.
+        """
+        if self._cost is None:
+            await self._reservation.resize(min(used, self._reservation.size))
+        try:
+            await self._reservation.resize(cost.memory_bytes)
+        except (LimitExceeded, ServiceBusy) as error:
+            raise self._make_error(type(error), error.message) from None
+        self._cost = cost
 
     async def _receive_data(self, size: int) -> bytes:
         if not 0 <= size <= MAX_DATA_BYTES:

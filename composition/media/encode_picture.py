@@ -4,6 +4,8 @@ All functions block; async callers run them in a thread.
 """
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,12 @@ PNG_LEVEL = 3
 LOSSLESS_EFFORT = 40
 """Effort of lossless WebP, from 0 (fastest) to 100 (smallest file)."""
 WHITE = 255
+SIGNATURE_BYTES = 8
+"""Size of the signature at the beginning of a PNG file."""
+CHUNK_BYTES = 12
+"""Size of a chunk of a PNG file besides its content: length, type, checksum."""
+PIXELS = b"IDAT"
+"""Type of the chunks of a PNG file that hold its pixels."""
 
 
 def encode_picture(pixels: Pixels, form: PictureFormat, quality: int = BEST, alpha: Pixels | None = None) -> bytes:
@@ -35,7 +43,7 @@ def encode_picture(pixels: Pixels, form: PictureFormat, quality: int = BEST, alp
         alpha: (h, w) uint8, the opacity; JPEG has none, so the picture is composited on white.
     """
     if form == "png" and alpha is None:
-        return encode_png(pixels)
+        return _join_chunks(encode_png(pixels))
     if form == "jpeg":
         picture = Image.fromarray(pixels if alpha is None else blend_on_white(pixels, alpha))
         return _save(picture, "JPEG", quality=quality, subsampling=0, optimize=True)
@@ -45,6 +53,23 @@ def encode_picture(pixels: Pixels, form: PictureFormat, quality: int = BEST, alp
     if quality == BEST:
         return _save(picture, "WEBP", lossless=True, exact=True, quality=LOSSLESS_EFFORT, method=2)
     return _save(picture, "WEBP", quality=quality, method=4)
+
+
+def _join_chunks(png: bytes) -> bytes:
+    """Return a PNG file with its pixels in one chunk. FFmpeg writes chunks of 4 KiB, which are slow to sign."""
+    head, pixels, rest = [png[:SIGNATURE_BYTES]], list[bytes](), list[bytes]()
+    place = SIGNATURE_BYTES
+    while place < len(png):
+        size, kind = struct.unpack_from(">I4s", png, place)
+        stop = place + CHUNK_BYTES + size
+        if kind == PIXELS:
+            pixels.append(png[place + 8 : stop - 4])
+        else:
+            (rest if pixels else head).append(png[place:stop])
+        place = stop
+    data = b"".join([PIXELS, *pixels])
+    joined = [struct.pack(">I", len(data) - len(PIXELS)), data, struct.pack(">I", zlib.crc32(data))]
+    return b"".join([*head, *joined, *rest])
 
 
 def _save(picture: Image.Image, name: str, **options: int) -> bytes:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from composition.media.allowed import CONTAINERS, SOUND_CODECS, VIDEO_CODECS, Codec, Container
 from composition.media.backgrounds import check_background
 from composition.media.confinement.status import ConfinementPolicy
 
@@ -33,10 +34,25 @@ class MediaLimits(BaseModel):
     """Seconds that one operation may take, e.g. opening the file or decoding a run of frames."""
     turn_wait_s: float = Field(default=120, gt=0)
     """Seconds that an operation may wait until a processor is free for it; they do not count towards `deadline_s`."""
-    memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    """Address space of the decoder process, in bytes; its libraries take about 200 MiB of it."""
+    cpu_s: float = Field(default=60, gt=0)
+    """Seconds of processor time that one operation may take. A file whose headers let expect more is refused."""
+    memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
+    """Memory of the decoder of one file in bytes, of which its libraries take 72 MiB. A decoder gets what the headers
+    of its file let expect."""
+    node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
+    """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""
+    node_memory_wait_s: float = Field(default=30, ge=0)
+    """Seconds that a file waits for this memory before it is refused with status 503."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""
     confinement: ConfinementPolicy = "available"
     """Whether decoder processes are confined to their file as far as the machine can, or a machine that lacks something
     decodes nothing (`required`)."""
+    containers: tuple[Container, ...] = CONTAINERS
+    """The formats of files that are opened; `mp4` includes MOV, `matroska` WebM."""
+    video_codecs: tuple[Codec, ...] = VIDEO_CODECS
+    """The codecs of videos and pictures that are decoded, by FFmpeg's names."""
+    sound_codecs: tuple[Codec, ...] = SOUND_CODECS
+    """The codecs of sound that are decoded, by FFmpeg's names."""
+    protocols: tuple[Literal["file"], ...] = ("file",)
+    """FFmpeg's protocols. There is only `file`: a decoder has no network."""

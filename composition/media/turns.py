@@ -215,6 +215,12 @@ class Pace:
         self._wait_s = wait_s
         self._lanes = lanes
         self._is_slow = False
+        self._is_suspended = False
+
+    def expect(self, cpu_s: float) -> None:
+        """Spare a decoder that is known to need this much processor time its quick turns."""
+        if not self._is_slow and cpu_s > QUICK_CPU_S:
+            self._slow_down()
 
     async def run(self, operate: Callable[[], Coroutine[Any, Any, T]], deadline_s: float) -> T:
         """Run an operation, and return what it returns. If it is not completed, the decoder may be left suspended.
@@ -236,15 +242,23 @@ class Pace:
                 if not self._is_slow:
                     await self._wait(work, watch, deadline_s, QUICK_CPU_S)
                     if not work.done():
-                        self._process.suspend()
+                        self._slow_down()
                         watch.stop()
-                        self._is_slow = True
                         await turn.aclose()
                         await turn.enter_async_context(self._take_turn())
                         watch.start()
-                        self._process.resume()
+                self._resume()
                 await self._wait(work, watch, deadline_s)
                 return work.result()
+
+    def _slow_down(self) -> None:
+        self._process.suspend()
+        self._is_slow = self._is_suspended = True
+
+    def _resume(self) -> None:
+        if self._is_suspended:
+            self._process.resume()
+            self._is_suspended = False
 
     def _take_turn(self) -> AbstractAsyncContextManager[None]:
         lane = self._lanes.slow if self._is_slow else self._lanes.quick

@@ -6,6 +6,7 @@ Runs only in decoder processes (`composition.media.decoding.worker`). Memory hol
 import gc
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
+from composition.media.cost import FIXED_BYTES, START_S, Cost
 from composition.media.decoding.archive import Archive, Folder, PictureSource, name_errors
 from composition.media.decoding.frame_file import FrameFile
 from composition.media.decoding.headers import Limits, explain_not_a_picture, is_zip, read_header
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
+from composition.media.decoding.sampling import VERIFIED_FRAMES
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
@@ -25,6 +28,8 @@ SIGNATURE_BYTES = 64
 """Bytes of each picture that are read when an album is opened."""
 PIXEL_BYTES = 8
 """Maximum size of a pixel in a file: four 16-bit values."""
+ENTRY_BYTES, ENTRY_MEMORY = 46, 1 << 10
+"""Smallest size of a file in the directory of a zip archive, and the memory that it takes when it was read."""
 EXTRA_BYTES = 1 << 20
 """Maximum size of a picture file without its pixels: headers, colour profiles."""
 
@@ -52,9 +57,20 @@ class Album:
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._limits = limits
+        if not Path(path).is_dir():
+            limits.check_container("zip")
         self._max_bytes = limits.max_pixels * PIXEL_BYTES + EXTRA_BYTES
-        self._source: PictureSource = (Folder if Path(path).is_dir() else Archive)(path, limits.max_frames)
+        self.cost = Cost(0, 0)
+        """What decoding the picture that was opened last costs."""
+        self._directory_bytes = 0
+        """Memory that the list of pictures takes, if it is large."""
+        self._source: PictureSource = (
+            Folder(path, limits.max_frames)
+            if Path(path).is_dir()
+            else Archive(path, limits.max_frames, self._reserve_directory)
+        )
         self._names = self._source.names
+        self._picture_limits = replace(limits, reserve=self._reserve_picture)
         self._cached: tuple[int, Pixels] | None = None
         if not self._names:
             raise UndecodableMedia("there are no pictures in the archive or folder")
@@ -63,6 +79,19 @@ class Album:
         with self._open_picture(0) as first:
             self._size = first.converter.size
             self._facts = {**first.describe(), "kind": "pictures", "frames": self.count}
+
+    def _reserve_directory(self, size: int) -> None:
+        self._directory_bytes = size // ENTRY_BYTES * ENTRY_MEMORY
+        self._limits.require(Cost(FIXED_BYTES + self._directory_bytes, START_S, f"a zip directory of {size} bytes"))
+
+    def _reserve_picture(self, cost: Cost) -> None:
+        """Reserve what a picture costs, beside the list of pictures, a run of others, and the one that is cached."""
+        self.cost = replace(
+            cost,
+            memory_bytes=cost.memory_bytes + self._directory_bytes + RUN_BYTES,
+            cpu_s=cost.cpu_s * min(self.count, VERIFIED_FRAMES + 1),
+        )
+        self._limits.reserve(self.cost)
 
     @property
     def count(self) -> int:
@@ -100,7 +129,8 @@ class Album:
         for place, position in enumerate(positions):
             pixels = self._decode_picture(position)
             if pixels.shape[:2] != (height, width):
-                pixels = np.asarray(VideoFrame.from_ndarray(pixels, "rgb24").reformat(width, height).to_ndarray())
+                frame = VideoFrame.from_ndarray(pixels, "rgb24")
+                pixels = np.asarray(frame.reformat(width, height, threads=1).to_ndarray())
             sampled[place] = pixels
         return sampled
 
@@ -157,7 +187,7 @@ class Album:
         name = self._names[position]
         with name_errors(name):
             try:
-                with closing(open_frames(self._read(name), self._limits)) as picture:
+                with closing(open_frames(self._read(name), self._picture_limits)) as picture:
                     if not picture.is_still:
                         raise UndecodableMedia("the picture is animated; send each of its frames as a picture")
                     yield picture

@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Never, Protocol
@@ -30,6 +30,8 @@ UNSAFE_PATHS = {
 }
 """Pattern of a forbidden path → reason."""
 METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 99: "AES"}
+LARGE_READ = 1 << 20
+"""Size from which on a read is that of a directory: files are read in smaller pieces."""
 ENCRYPTED = 0x2041
 """Flag bits of an entry: encrypted, strongly encrypted, header masked."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
@@ -57,15 +59,16 @@ class Archive:
     Args:
         path: the archive.
         most: maximum number of files.
+        prepare: called with the size of a large directory in bytes, before it is read.
 
     Raises:
         UndecodableMedia: the archive is damaged, or an entry is not a plain file. The message names the entry.
         LimitExceeded: there are more than `most` files.
     """
 
-    def __init__(self, path: str, most: int) -> None:
+    def __init__(self, path: str, most: int, prepare: Callable[[int], None] | None = None) -> None:
         try:
-            self._zip = zipfile.ZipFile(BoundedFile(path))
+            self._zip = zipfile.ZipFile(BoundedFile(path, prepare))
         except ZIP_ERRORS as error:
             raise UndecodableMedia(
                 "the zip archive is truncated or damaged: the directory at its end cannot be read"
@@ -140,12 +143,23 @@ class Folder:
 
 
 class BoundedFile(io.FileIO):
-    """A file with a limit on the size of one read: zipfile reads as large a directory as the archive declares."""
+    """A file with a limit on the size of one read: zipfile reads as large a directory as the archive declares.
+
+    Args:
+        path: of the file.
+        prepare: called with the size of a large read before it.
+    """
+
+    def __init__(self, path: str, prepare: Callable[[int], None] | None = None) -> None:
+        super().__init__(path)
+        self._prepare = prepare
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to `size` bytes. Raises LimitExceeded if `size` is over INDEX_BYTES."""
         if size is not None and size > INDEX_BYTES:
             raise LimitExceeded(f"the zip directory has {size} bytes; the limit is {INDEX_BYTES}")
+        if size is not None and size > LARGE_READ and self._prepare is not None:
+            self._prepare(size)
         return super().read(-1 if size is None else size) or b""
 
 

@@ -186,6 +186,7 @@ class _Lookup:
     def __init__(self, colours: Colours, width: int, height: int, form: str) -> None:
         side = math.isqrt(len(colours))
         self._graph = Graph()
+        self._graph.threads = 1
         pixel_format = VideoFormat(form)
         self._frames = self._graph.add_buffer(width=width, height=height, format=pixel_format, time_base=UNIT)
         table = self._graph.add_buffer(width=side, height=side, format=pixel_format, time_base=UNIT, name="table")
@@ -197,7 +198,7 @@ class _Lookup:
         self._graph.configure()
         self._count = 0
         pixels = np.round(colours * 65535).astype(np.uint16).reshape(side, side, 3)
-        table.push(_stamp(VideoFrame.from_ndarray(pixels, "rgb48le").reformat(format=form), 0))
+        table.push(_stamp(VideoFrame.from_ndarray(pixels, "rgb48le").reformat(format=form, threads=1), 0))
         table.push(None)
 
     def apply(self, frame: VideoFrame) -> VideoFrame:
@@ -216,8 +217,8 @@ def _find_order() -> list[int]:
     axis = np.linspace(0, 1, 4)
     grid = np.array([[i, j, k] for k in axis for j in axis for i in axis])
     pixels = np.full((16, 16, 3), np.round(np.array([red, green, blue]) * 65535), np.uint16)
-    frame = VideoFrame.from_ndarray(pixels, "rgb48le").reformat(format="gbrp16le")
-    found = _Lookup(grid, 16, 16, "gbrp16le").apply(frame).reformat(format="rgb24").to_ndarray()[8, 8]
+    frame = VideoFrame.from_ndarray(pixels, "rgb48le").reformat(format="gbrp16le", threads=1)
+    found = _Lookup(grid, 16, 16, "gbrp16le").apply(frame).reformat(format="rgb24", threads=1).to_ndarray()[8, 8]
     ranks = np.argsort(-found.astype(int))  # the channel in which red came out, then green, then blue
     return [int(ranks[channel]) for channel in range(3)]
 

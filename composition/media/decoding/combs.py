@@ -86,7 +86,7 @@ def read_luma(frame: VideoFrame) -> Luma:
     name = frame.format.name
     is_planar = name.startswith(("yuv", "gray", "nv", "p010", "p210")) and not name.endswith(("be", "f32le"))
     if not is_planar:
-        frame = frame.reformat(format="gray")
+        frame = frame.reformat(format="gray", threads=1)
     bits = frame.format.components[0].bits
     plane = frame.planes[0]
     stored = np.frombuffer(cast("Any", plane), np.uint8 if bits <= 8 else np.uint16).reshape(plane.height, -1)

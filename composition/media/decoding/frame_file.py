@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from av.video.frame import VideoFrame
 
+from composition.media.cost import Cost
 from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.timing import Timing
@@ -12,6 +13,8 @@ from composition.media.decoding.timing import Timing
 class FrameFile(Protocol):
     """An open video or picture file."""
 
+    cost: Cost
+    """What decoding the file costs."""
     converter: FrameConverter
     """Converts the frames to what a viewer would see."""
 
@@ -58,6 +61,10 @@ class FrameFile(Protocol):
 
     def open_track(self) -> SoundTrack:
         """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
+        ...
+
+    def reserve_frames(self, count: int) -> None:
+        """Reserve memory for `count` decoded frames that will be held. Raises LimitExceeded."""
         ...
 
     def close(self) -> None:

@@ -48,6 +48,12 @@ class Index:
         after = bisect.bisect_right(self.keyframes, (self.pts[position], sys.maxsize))
         return self.keyframes[after - 1] if after else None
 
+    def list_key_positions(self) -> list[int]:
+        """Return the positions of the keyframes that can be sought; none if only the first frame can be."""
+        if self.pts is None or self.keyframes is None:
+            return []
+        return [bisect.bisect_left(self.pts, pts) for pts, _ in self.keyframes]
+
     def find_position(self, pts: int | None) -> int | None:
         """Return the position of the frame with the presentation time `pts`, or None."""
         if self.pts is None or pts is None:

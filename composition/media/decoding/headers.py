@@ -2,11 +2,13 @@
 
 import codecs
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from composition.media.confinement.status import ConfinementPolicy
+from composition.media.cost import LIBRARY_BYTES, MIB, Cost
 from services.errors import LimitExceeded, UndecodableMedia
 
 HEAD_BYTES = 1 << 16
@@ -19,8 +21,13 @@ JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 """First bytes of JPEG XL: of a codestream, and of a container."""
 WEBP_ANIMATED = 0x02
 """Flag of an animated WebP, in its first chunk."""
+MATROSKA_SIGNATURE = b"\x1a\x45\xdf\xa3"
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """First bytes of a zip archive: with files, empty, and split."""
+
+
+def take_what_is_there(_cost: Cost) -> None:
+    """Reserve nothing: outside of a decoder process there is no limit."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,50 @@ class Limits:
     deadline_s: float
     turn_wait_s: float
     memory_bytes: int
+    node_memory_bytes: int | None
+    node_memory_wait_s: float
+    cpu_s: float
     background: str
     confinement: ConfinementPolicy
+    containers: Sequence[str]
+    video_codecs: Sequence[str]
+    sound_codecs: Sequence[str]
+    protocols: Sequence[str]
+    reserve: Callable[[Cost], None] = take_what_is_there
+    """Reserves what a file costs; returns when it may be decoded."""
+
+    def require(self, cost: Cost) -> None:
+        """Check and reserve what a file costs, before it is decoded. Raises LimitExceeded."""
+        if cost.cpu_s > self.cpu_s:
+            raise LimitExceeded(
+                f"decoding takes about {cost.cpu_s:.0f} s of processor time or more: {cost.reason}; "
+                f"the limit is {self.cpu_s:g} s (cpu_s)"
+            )
+        memory_bytes = cost.memory_bytes + LIBRARY_BYTES
+        if memory_bytes > self.memory_bytes:
+            raise LimitExceeded(
+                f"decoding needs about {memory_bytes // MIB} MiB of memory: {cost.reason}; "
+                f"the limit is {self.memory_bytes // MIB} MiB (memory_bytes)"
+            )
+        self.reserve(cost)
+
+    def check_container(self, name: str) -> None:
+        """Raise UndecodableMedia unless files of this format may be opened."""
+        if name not in self.containers:
+            allowed = ", ".join(self.containers)
+            raise UndecodableMedia(f"the format {name} is not allowed here; allowed are {allowed} (media.containers)")
+
+    def check_video_codec(self, name: str) -> None:
+        """Raise UndecodableMedia unless videos and pictures of this codec may be decoded."""
+        if name not in self.video_codecs:
+            allowed = ", ".join(self.video_codecs)
+            raise UndecodableMedia(f"the codec {name} is not allowed here; allowed are {allowed} (media.video_codecs)")
+
+    def check_sound_codec(self, name: str) -> None:
+        """Raise UndecodableMedia unless sound of this codec may be decoded. The message has no name for the sound."""
+        if name not in self.sound_codecs:
+            allowed = ", ".join(self.sound_codecs)
+            raise UndecodableMedia(f"its codec {name} is not allowed here; allowed are {allowed} (media.sound_codecs)")
 
     def check_size(self, width: int, height: int) -> None:
         """Raise LimitExceeded unless a size in pixels is within the limits."""
@@ -78,6 +127,8 @@ class Header:
     """The library that decodes the file; None for FFmpeg."""
     is_sequence: bool = False
     """Whether the file is an image sequence in HEIF, which is read as a video."""
+    container: str | None = None
+    """Name of the format, as in `Limits.containers`; None if the first bytes do not tell."""
 
     @property
     def may_be_picture(self) -> bool:
@@ -99,13 +150,15 @@ def read_header(head: bytes) -> Header:
         return _read_png_header(head)
     if is_gif(head):
         width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
-        return Header((width, height), animation_format="gif")
+        return Header((width, height), animation_format="gif", container="gif")
     if head.startswith(b"\xff\xd8\xff"):
-        return Header(None, "jpeg_pipe")
+        return Header(None, "jpeg_pipe", container="jpeg")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         size = _read_webp_size(head.ljust(30, b"\0"))
         is_animated = head[12:16] == b"VP8X" and bool(head[20] & WEBP_ANIMATED)
-        return Header(size, library="webp") if is_animated else Header(size, "webp_pipe")
+        if is_animated:
+            return Header(size, library="webp", container="webp")
+        return Header(size, "webp_pipe", container="webp")
     if head.startswith(JPEG_XL):
         raise UndecodableMedia("JPEG XL is not supported; send the picture as PNG, JPEG, WebP, HEIC or AVIF")
     return _read_heif_header(head)
@@ -118,20 +171,39 @@ def _read_png_header(head: bytes) -> Header:
         length, kind = struct.unpack_from(">I4s", head, at)
         if kind == b"acTL" and at + 12 <= len(head):
             (frames,) = struct.unpack_from(">I", head, at + 8)
-            return Header(size, animation_format="apng", frames=frames) if frames > 1 else Header(size, "png_pipe")
+            if frames > 1:
+                return Header(size, animation_format="apng", frames=frames, container="apng")
+            break
         if kind == b"IDAT":
             break
         at += length + 12
-    return Header(size, "png_pipe")
+    return Header(size, "png_pipe", container="png")
 
 
 def _read_heif_header(head: bytes) -> Header:
     """Return the library for a still picture in HEIF; for all other files FFmpeg."""
     if head[4:8] != b"ftyp" or head[8:12] not in HEIF_STILLS:
-        return Header(is_sequence=head[4:8] == b"ftyp" and head[8:12] in HEIF_SEQUENCES)
+        is_sequence = head[4:8] == b"ftyp" and head[8:12] in HEIF_SEQUENCES
+        return Header(is_sequence=is_sequence, container=name_video_container(head))
     size = min(struct.unpack(">I", head[:4])[0], len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
-    return Header(library="avif" if b"avif" in brands else "heif")
+    library: Library = "avif" if b"avif" in brands else "heif"
+    return Header(library=library, container=library)
+
+
+def name_video_container(head: bytes) -> str | None:
+    """Return the name of the format of a video, a sequence in HEIF or a zip archive; None if it is none of them.
+
+    FFmpeg recognises formats by itself: this tells which one an error is about.
+    """
+    if head[4:8] == b"ftyp":
+        return {b"avis": "avif"}.get(head[8:12], "heif" if head[8:12] in HEIF_SEQUENCES else "mp4")
+    if head.startswith(MATROSKA_SIGNATURE):
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE"):
+        return "avi" if head[8:12] == b"AVI " else "wav"
+    signatures = {b"OggS": "ogg", b"fLaC": "flac", b"ID3": "mp3", **dict.fromkeys(ZIP_SIGNATURES, "zip")}
+    return next((name for signature, name in signatures.items() if head.startswith(signature)), None)
 
 
 def _read_webp_size(head: bytes) -> tuple[int, int]:

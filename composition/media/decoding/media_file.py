@@ -5,6 +5,7 @@ Runs only in decoder processes (`composition.media.decoding.worker`): files are 
 
 import itertools
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from composition.media.cost import Cost, FrameForm, count_decoded, estimate_video
+from composition.media.decoding.allowed_codecs import VIDEO_CONTAINERS, has_only_allowed, list_decoders, list_formats
 from composition.media.decoding.apng import time_apng
 from composition.media.decoding.containers import open_container, read_fraction
 from composition.media.decoding.endings import is_cut
@@ -22,17 +25,19 @@ from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.frame_index import MATROSKA, MOV, TS, Index, read_index
 from composition.media.decoding.headers import Limits, explain_unreadable, read_head, read_header
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
+from composition.media.decoding.picture_cost import estimate_picture_file
 from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
+from composition.media.decoding.sampling import VERIFIED_FRAMES, spread_positions
 from composition.media.decoding.sound import SoundTrack, name_sound
 from composition.media.decoding.sound_file import open_track
 from composition.media.decoding.timing import Timing
 from composition.media.decoding.tracks import choose_video, list_videos
 from services.errors import LimitExceeded, UndecodableMedia
 
-FORMATS = f"{MOV},{MATROSKA},avi,mpegts"
-"""The video formats that may be opened. None of them can refer to other files or to the network."""
 THREADS = 2
+PIXEL_BYTES = 8
+"""Largest size of a decoded pixel: four samples of 16 bits."""
 CUT_FRAMES = 2
 """Maximum number of frames at the end of a file that was cut short that need not be decodable."""
 UNTRIED, MISSING, DECODED, FLAWED = range(4)
@@ -90,14 +95,20 @@ class MediaFile:
         self._header = read_header(head)
         if self._header.size is not None:
             limits.check_size(*self._header.size)
+        self.cost = Cost(0, 0)
+        """What decoding the file costs."""
+        if self._header.may_be_picture and not self._header.is_sequence:
+            self._reserve(estimate_picture_file(source, self._header, limits))
         try:
             self._container, self._stream = self._open()
         except FFmpegError as error:
             raise UndecodableMedia(explain_unreadable(head)) from error
         self._format = self._container.format.name
-        self._sound = name_sound(self._container)
+        self._sound = name_sound(self._container, self._limits.sound_codecs)
         self._check_header()
         self._index = self._read_index()
+        if self._header.picture_format is None:
+            self._reserve(self._estimate_cost())
         self._states = bytearray(self._index.frames)
         self._cursor = self._seek(0)
         self._last_requested = -1
@@ -117,6 +128,33 @@ class MediaFile:
             if index.frames < (self._header.frames or 0):
                 index.truncated = f"{index.frames} of {self._header.frames} frames"
         return index
+
+    def _reserve(self, cost: Cost) -> None:
+        self.cost = cost
+        self._limits.require(cost)
+
+    def reserve_frames(self, count: int) -> None:
+        """Reserve memory for `count` decoded frames that will be held. Raises LimitExceeded."""
+        self._reserve(replace(self.cost, memory_bytes=self.cost.memory_bytes + count * self._form.frame_bytes))
+
+    @property
+    def _form(self) -> FrameForm:
+        context = self._stream.codec_context
+        layout = context.format
+        parts = layout.components if layout else ()
+        return FrameForm(
+            context.width,
+            context.height,
+            layout.padded_bits_per_pixel if layout else 8 * PIXEL_BYTES,
+            context.name,
+            has_alpha=layout is None or layout.has_palette or any(part.is_alpha for part in parts),
+            is_deep=any(part.bits > 8 for part in parts),
+        )
+
+    def _estimate_cost(self) -> Cost:
+        frames = self._index.frames
+        positions = sorted({*spread_positions(VERIFIED_FRAMES, frames), frames - 1})
+        return estimate_video(self._form, frames, count_decoded(positions, self._index.list_key_positions()))
 
     def _read_presentation(self) -> Presentation:
         form = self._header.picture_format
@@ -147,12 +185,14 @@ class MediaFile:
         form = self._header.picture_format or self._header.animation_format
         # With max_pixels set, FFmpeg does not report the size of a JPEG.
         options = {} if form == "jpeg_pipe" else self._decoder_options
-        return open_container(self._source, form or FORMATS, form=form, options=options)
+        formats = form or list_formats(VIDEO_CONTAINERS, self._limits)
+        return open_container(self._source, formats, self._limits, form=form, options=options)
 
     @property
     def _decoder_options(self) -> dict[str, str]:
         # A second check, inside FFmpeg. Coded sizes are slightly larger than displayed ones.
-        return {"max_pixels": str(self._limits.max_pixels * 9 // 8 + (1 << 16))}
+        max_pixels = self._limits.max_pixels * 9 // 8 + (1 << 16)
+        return {"max_pixels": str(max_pixels), "codec_whitelist": list_decoders(self._limits)}
 
     def _list_auxiliary_tracks(self, container: InputContainer) -> frozenset[int]:
         """Return the numbers of the tracks of an MP4 file that belong to another one."""
@@ -168,6 +208,7 @@ class MediaFile:
             raise UndecodableMedia(f"the file has no video stream, only {kinds}")
         if cast("object", stream.codec_context) is None:
             raise UndecodableMedia("the video codec is not supported")
+        self._limits.check_video_codec(stream.codec.canonical_name)
         return stream.index
 
     def _check_header(self) -> None:
@@ -195,8 +236,8 @@ class MediaFile:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether the file has an index of frames, a presentation time for every frame, and one video track."""
-        is_alone = len(self._container.streams.video) == 1
+        """Whether the file has an index of frames, a time for every frame, one video track, and only allowed codecs."""
+        is_alone = len(self._container.streams.video) == 1 and has_only_allowed(self._container, self._limits)
         return self._format in (MOV, MATROSKA) and self._index.pts is not None and is_alone
 
     @property
@@ -232,7 +273,7 @@ class MediaFile:
         """Open the file again, to read its sound. Raises UndecodableMedia if there is none or it is not supported."""
         if self._sound is None or not isinstance(self._source, str):
             raise UndecodableMedia("there is no sound")
-        return open_track(self._source, FORMATS, self.begin, self._limits)
+        return open_track(self._source, list_formats(VIDEO_CONTAINERS, self._limits), self.begin, self._limits)
 
     @property
     def damaged(self) -> str | None:

@@ -1,11 +1,16 @@
 """Opening a media file with the library that decodes it."""
 
+from composition.media.cost import estimate_reading
 from composition.media.decoding.frame_file import FrameFile
 from composition.media.decoding.headers import Limits, read_head, read_header
 from composition.media.decoding.media_file import MediaFile
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
+from composition.media.decoding.picture_cost import estimate_picture_file, measure_source
 from composition.media.decoding.picture_file import PictureFile
 from composition.media.decoding.picture_readers import open_picture_reader
+
+LIBRARY_CODECS = {"heif": "hevc", "avif": "av1", "webp": "webp"}
+"""Library → FFmpeg's name of the codec that it decodes."""
 
 
 def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
@@ -20,9 +25,17 @@ def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
         LimitExceeded: the header or the packets exceed a limit.
     """
     header = read_header(read_head(source))
+    if header.container is not None:
+        limits.check_container(header.container)
     library = header.library
     if header.is_sequence and isinstance(source, str) and read_auxiliary_tracks(source):
         library = "avif"  # FFmpeg does not join the tracks of colours and alpha
     if library is None:
         return MediaFile(source, limits)
+    limits.check_video_codec(LIBRARY_CODECS[library])
+    limits.require(
+        estimate_reading(measure_source(source))
+        if header.size is None
+        else estimate_picture_file(source, header, limits)
+    )
     return PictureFile(open_picture_reader(source, library, limits), limits)

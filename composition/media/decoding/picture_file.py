@@ -3,12 +3,14 @@
 Runs only in decoder processes (`composition.media.decoding.worker`). Memory holds one frame at a time.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any, Protocol
 
 from av.video.frame import VideoFrame
 
+from composition.media.cost import Cost, FrameForm, estimate_animation, estimate_picture
 from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.picture_tags import PictureTags
@@ -25,6 +27,10 @@ class PictureReader(Protocol):
 
     codec: str
     """FFmpeg's name of the codec."""
+    file_bytes: int
+    """Size of the file."""
+    form: FrameForm
+    """The form of the frames, with the bits that a pixel takes in all steps inside of the library."""
     size: tuple[int, int]
     """Width and height in pixels, according to the header."""
     tags: PictureTags
@@ -56,14 +62,27 @@ class PictureFile:
     def __init__(self, reader: PictureReader, limits: Limits) -> None:
         limits.check_size(*reader.size)
         self._reader = reader
+        self._limits = limits
         self.timing = self._time_frames()
         """When the frames are shown."""
         if not self.is_still:
             duration = self.timing.measure_duration(self.frames)
             limits.check_length(self.frames, float(duration), "according to its header")
+        self.cost = self._estimate_cost()
+        limits.require(self.cost)
         self._current = 0, reader.read_frame(0)
         self.converter = FrameConverter(self._current[1], self._read_presentation(limits))
         limits.check_size(*self.converter.size)
+
+    def _estimate_cost(self) -> Cost:
+        if self.is_still:
+            return estimate_picture(self._reader.form, self._reader.file_bytes)
+        return estimate_animation(self._reader.form, self._reader.file_bytes, self.frames)
+
+    def reserve_frames(self, count: int) -> None:
+        """Reserve memory for `count` decoded frames that will be held. Raises LimitExceeded."""
+        self.cost = replace(self.cost, memory_bytes=self.cost.memory_bytes + count * self._reader.form.frame_bytes)
+        self._limits.require(self.cost)
 
     def _time_frames(self) -> Timing:
         if self.is_still:

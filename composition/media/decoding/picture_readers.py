@@ -16,6 +16,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from composition.media.cost import FrameForm, estimate_animation
 from composition.media.decoding.headers import Library, Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.picture_file import PictureReader
@@ -28,6 +29,8 @@ FORMS = {("u", 3): "rgb24", ("u", 4): "rgba", ("d", 3): "rgb48le", ("d", 4): "rg
 """Depth (`u` is 8 bits, `d` is 16) and channels → FFmpeg's name of the pixel format."""
 HEADER_BYTES = 1 << 20
 """Size of the beginning of an AVIF file that is searched for its colours."""
+LIBRARY_BITS, DEEP_LIBRARY_BITS = 72, 144
+"""Bits that a pixel takes inside of a library, for samples of 8 bits and for deeper ones: planes, tiles and copies."""
 FAILURES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, IndexError, KeyError, TypeError, struct.error)
 """Exceptions that pi_heif and Pillow raise for damaged files."""
 
@@ -58,6 +61,11 @@ class HeifReader:
             file = library.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
             self._picture = file[file.primary_index]
             self.size: tuple[int, int] = self._picture.size
+        self.file_bytes = len(data)
+        mode: str = self._picture.mode
+        is_deep = ";" in mode
+        bits = DEEP_LIBRARY_BITS if is_deep else LIBRARY_BITS
+        self.form = FrameForm(*self.size, bits, self.codec, has_alpha="A" in mode.upper(), is_deep=is_deep)
         info: Mapping[str, Any] = self._picture.info
         self.pixel_aspect = read_believable_aspect(*info.get("pixel_aspect_ratio", (1, 1)))
         self.tags = PictureTags(info.get("icc_profile"))
@@ -87,9 +95,13 @@ class AvifReader:
             self.size: tuple[int, int] = self._picture.size
         self.tags = PictureTags(self._picture.info.get("icc_profile"))
         self._primaries, self._transfer = _find_colours(data)
+        self.file_bytes = len(data)
+        self.form = FrameForm(*self.size, LIBRARY_BITS, self.codec, has_alpha="A" in self._picture.mode)
         frames: int = self._picture.n_frames
         limits.check_size(*self.size)
         limits.check_length(frames, 0, "according to its header")
+        if frames > 1:
+            limits.require(estimate_animation(self.form, len(data), frames))
         self.durations = [self._measure_frame(position) for position in range(frames)] if frames > 1 else [0]
 
     def _measure_frame(self, position: int) -> int:
@@ -117,10 +129,12 @@ class WebpReader:
     def __init__(self, data: bytes, limits: Limits) -> None:
         self.pixel_aspect = Fraction(1)
         whole, self.durations = _list_webp_frames(data, limits)
+        self.file_bytes = len(data)
         self.damaged = None if whole is data else f"truncated: the first {len(self.durations)} frames are complete"
         with name_failures("the WebP animation"):
             self._picture = open_picture(whole, "WEBP")
             self.size: tuple[int, int] = self._picture.size
+        self.form = FrameForm(*self.size, LIBRARY_BITS, self.codec, has_alpha=True)
         self.tags = PictureTags(self._picture.info.get("icc_profile"))
 
     def read_frame(self, position: int) -> VideoFrame:

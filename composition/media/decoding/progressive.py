@@ -29,6 +29,7 @@ class ProgressiveReader:
 
     def __init__(self, file: FrameFile, scan: Scan) -> None:
         self._file = file
+        file.reserve_frames(HELD)
         source = Neighbours(file, HELD)
         dropped = None if file.describe()["is_variable"] else scan.dropped
         self._film = None if dropped is None else FilmReader(source, scan.top_first is not False, dropped)

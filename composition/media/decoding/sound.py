@@ -4,9 +4,9 @@ Runs only in decoder processes (`composition.media.decoding.worker`): files are 
 """
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -14,7 +14,9 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
+from composition.media.decoding.allowed_codecs import is_decodable, list_decoders
 from composition.media.decoding.containers import read_fraction
+from composition.media.decoding.headers import Limits
 from services.errors import UndecodableMedia
 
 MIN_RATE, MAX_RATE = 2_000, 768_000
@@ -34,30 +36,26 @@ Chunks = Generator[Chunk]
 """The description of a track, then its chunks."""
 
 
-def choose_sound(container: InputContainer) -> AudioStream | None:
+def choose_sound(container: InputContainer, codecs: Collection[str]) -> AudioStream | None:
     """Return the track that a player would choose: the default one, else the one with most channels, else the first.
 
-    Comments and tracks for the impaired are chosen last, and tracks without a decoder only if there is no other.
+    Comments and tracks for the impaired are chosen last, and tracks without a decoder, or of other codecs than
+    `codecs`, only if there is no other.
     """
-    return max(container.streams.audio, key=_rank_track, default=None)
+    return max(container.streams.audio, key=lambda stream: _rank_track(stream, codecs), default=None)
 
 
-def _rank_track(stream: AudioStream) -> tuple[int, int, int]:
-    if not is_decodable(stream):
+def _rank_track(stream: AudioStream, codecs: Collection[str]) -> tuple[int, int, int]:
+    if not is_decodable(stream) or stream.codec.canonical_name not in codecs:
         return 0, 0, 0
     disposition = stream.disposition
     score = int(not disposition & LESS_WANTED) + int(bool(disposition & Disposition.default))
     return 1, score, stream.codec_context.channels
 
 
-def is_decodable(stream: AudioStream) -> bool:
-    """Whether FFmpeg has a decoder for the track."""
-    return cast("object", stream.codec_context) is not None
-
-
-def name_sound(container: InputContainer) -> str | None:
+def name_sound(container: InputContainer, codecs: Collection[str]) -> str | None:
     """Return FFmpeg's name of the codec of the sound; `unknown` if there is no decoder, None if there is no sound."""
-    stream = choose_sound(container)
+    stream = choose_sound(container, codecs)
     if stream is None:
         return None
     return stream.codec.canonical_name if is_decodable(stream) else "unknown"
@@ -70,25 +68,27 @@ class SoundTrack:
         container: opened for this object alone.
         begin: time 0 of the sound, in seconds of the container's clock: when the first frame of the file's video is
             shown. None if there is no video: time 0 is then the first audible sample.
-        max_duration_s: maximum duration in seconds.
+        limits: the codecs that are allowed, and the maximum duration.
 
     Raises:
-        UndecodableMedia: there is no sound, or its codec is not supported.
+        UndecodableMedia: there is no sound, or its codec is not supported or not allowed.
     """
 
-    def __init__(self, container: InputContainer, begin: Fraction | None, max_duration_s: float) -> None:
-        stream = choose_sound(container)
+    def __init__(self, container: InputContainer, begin: Fraction | None, limits: Limits) -> None:
+        stream = choose_sound(container, limits.sound_codecs)
         if stream is None:
             raise UndecodableMedia("there is no sound")
         if not is_decodable(stream):
             raise UndecodableMedia("its codec is not supported")
+        limits.check_sound_codec(stream.codec.canonical_name)
+        stream.codec_context.options = {"codec_whitelist": list_decoders(limits)}
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = Discard.all
         self._container = container
         self._begin = begin
         self.stream = stream
-        self.max_duration_s = max_duration_s
+        self.max_duration_s = limits.max_duration_s
 
     @property
     def codec(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any, cast
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from composition.media.cost import SOUND_COST
+from composition.media.decoding.allowed_codecs import SOUND_CONTAINERS, list_formats
 from composition.media.decoding.containers import open_container
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.sound import Chunk, Chunks, SoundTrack
@@ -16,9 +18,6 @@ from composition.media.decoding.sound_packets import PacketReader
 from composition.media.decoding.sound_samples import SampleReader
 from composition.media.sound_form import UnfitForCopying
 from services.errors import UndecodableMedia
-
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,wav,mp3,ogg,flac"
-"""The formats of files that hold only sound. None of them can refer to other files or to the network."""
 
 
 class SoundFile:
@@ -38,6 +37,7 @@ class SoundFile:
         self._limits = limits
         self._codec = ""
         self._duration_s = 0.0
+        limits.require(SOUND_COST)
         self._check()
 
     def _check(self) -> None:
@@ -62,7 +62,7 @@ class SoundFile:
 
     def open_track(self) -> SoundTrack:
         """Open the file again, to read its sound."""
-        return open_track(self._path, FORMATS, None, self._limits)
+        return open_track(self._path, list_formats(SOUND_CONTAINERS, self._limits), None, self._limits)
 
     def describe(self) -> dict[str, Any]:
         """Return the fields of `composition.media.decode.MediaFacts`."""
@@ -87,7 +87,7 @@ def open_sound_file(path: str, limits: Limits) -> SoundFile | None:
         LimitExceeded: it is too long.
     """
     try:
-        with open_container(path, FORMATS) as container:
+        with open_container(path, list_formats(SOUND_CONTAINERS, limits), limits) as container:
             is_cover = Disposition.attached_pic
             has_video = any(not stream.disposition & is_cover for stream in container.streams.video)
             if has_video or not container.streams.audio:
@@ -106,7 +106,7 @@ def open_track(path: str, formats: str, begin: Fraction | None, limits: Limits) 
         begin: see `SoundTrack`.
         limits: limits on the sound.
     """
-    return SoundTrack(open_container(path, formats), begin, limits.max_duration_s)
+    return SoundTrack(open_container(path, formats, limits), begin, limits)
 
 
 class SoundSession:

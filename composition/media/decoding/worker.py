@@ -12,6 +12,9 @@ and the seconds of one tick as a fraction.
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
 `SoundSession`.
 
+Before a file is decoded, when its headers were read, the process sends `{"cost", "used"}`: what decoding costs, as in
+`composition.media.cost.Cost`, and the bytes of memory that it uses so far. It goes on when it receives `{}`.
+
 A decoder may have one task instead, for which nothing is decoded: its first request is `{"path", "limits", "task",
 "options"}`, a key of `TASKS`, and its only answer `{"task", "bytes"}`, followed by that number of bytes.
 """
@@ -19,11 +22,11 @@ A decoder may have one task instead, for which nothing is decoded: its first req
 import importlib
 import json
 import os
-import resource
 import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -31,22 +34,25 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.confinement.decoder import confine, take_input
+from composition.media.cost import TASK_COST, Cost
 from composition.media.decoding.album import Album, is_album
+from composition.media.decoding.allowance import Allowance, limit_resources
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.opening import open_frames
 from composition.media.decoding.pixels import RUN_BYTES, drop_opaque
 from composition.media.decoding.preloading import list_packages, load_decord
 from composition.media.decoding.progressive import PlainReader, open_progressive_reader
+from composition.media.decoding.sampling import VERIFIED_FRAMES, spread_positions
 from composition.media.decoding.sound import SoundTrack
 from composition.media.decoding.sound_file import SoundFile, SoundSession, open_sound_file
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Pixels
 
-VERIFIED_FRAMES = 8
-"""Number of evenly spread frames that are decoded to verify a file."""
 MAX_DECORD_FRAMES = 256
 """Maximum number of frames of a video that is sampled with decord."""
+MAX_DECORD_BYTES = 256 << 20
+"""Largest memory that the decoder of a video takes that is sampled with decord, which has another one, in bytes."""
 SOUND_OPERATIONS = frozenset({"sound", "sound_next"})
 TASKS = {
     "ingredient": "composition.media.marks.packing:pack_ingredient",
@@ -54,9 +60,6 @@ TASKS = {
 }
 """Task → its function, which takes the path and the options, and returns JSON and bytes."""
 Task: TypeAlias = Callable[[str, dict[str, Any]], tuple[dict[str, Any], bytes]]
-MAX_OPEN_FILES = 64
-MAX_WRITTEN_BYTES = 1 << 16
-"""Maximum size of a file that the process writes: the messages of libraries on standard error."""
 
 
 class DecordReader(Protocol):
@@ -66,22 +69,12 @@ class DecordReader(Protocol):
     def next(self) -> Any: ...
 
 
-def spread_positions(count: int, frames: int) -> list[int]:
-    """Return `count` positions, the middles of equal parts of the video, or all positions if there are fewer frames.
-
-    This is InternVL's sampling: https://huggingface.co/OpenGVLab/InternVL3-1B, `get_index`.
-    """
-    if count >= frames:
-        return list(range(frames))
-    part = (frames - 1) / count
-    return [min(frames - 1, int(part / 2 + round(part * i))) for i in range(count)]
-
-
 class Video:
     """The frames of a video or a picture, (n, height, width, 3) uint8 RGB."""
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
+        self._limits = limits
         self.file = open_frames(path, limits)
         self._reader = open_progressive_reader(self.file)
 
@@ -93,6 +86,7 @@ class Video:
             file.is_indexed
             and file.converter.matches_decord
             and file.frames <= MAX_DECORD_FRAMES
+            and file.cost.memory_bytes <= MAX_DECORD_BYTES
             and not file.damaged
             and isinstance(self._reader, PlainReader)
         )
@@ -123,6 +117,9 @@ class Video:
 
     def sample(self, positions: list[int]) -> Pixels | None:
         """Return the frames at `positions`; None if there are none."""
+        width, height = self.file.converter.size
+        memory = self.file.cost.memory_bytes * (2 if self.can_use_decord else 1)
+        self._limits.require(replace(self.file.cost, memory_bytes=memory + len(positions) * width * height * 3))
         pixels = self._sample_with_decord(positions) if self.can_use_decord else None
         if pixels is None:
             frames = (self._reader.read_frame(position) for position in positions)
@@ -228,27 +225,17 @@ def read_sound(
     return session.begin(media.open_track(), request)
 
 
-def limit_resources(limits: Limits) -> None:
-    """Set the resource limits of this process, which writes no files: Python's caches would be cut at the limit.
+def ask_owner(link: socket.socket, cost: Cost, used: int) -> None:
+    """Tell the owner what the file costs, and wait until it is reserved. Ends the process if the owner closes the link.
 
-    The address space includes what is shared with the prepared process: about 200 MiB of libraries.
+    Args:
+        link: to the owner.
+        cost: of the file.
+        used: memory that is used now, in bytes.
     """
-    sys.dont_write_bytecode = True
-    for kind, limit in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_FSIZE, MAX_WRITTEN_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(kind, (limit, limit))
-
-
-def extend_cpu_limit(limits: Limits) -> None:
-    """Raise the limit of processor time by one deadline for each thread; it ends a decoder that nobody kills."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used_s = usage.ru_utime + usage.ru_stime
-    soft = int(used_s + (limits.deadline_s + 1) * (THREADS + 2)) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    send_answer(link, {"cost": asdict(cost), "used": used})
+    if receive_request(link) is None:
+        sys.exit()
 
 
 def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_sound: bool) -> None:
@@ -256,8 +243,10 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
     media: Video | Album | SoundFile | None = None
     session = SoundSession()
     request: dict[str, Any] | None = {}
+    allowance = Allowance(limits, lambda cost, used: ask_owner(link, cost, used))
+    limits = replace(limits, reserve=allowance.require)
     while request is not None:
-        extend_cpu_limit(limits)
+        allowance.begin_operation()
         pixels = times = None
         try:
             if media is None:
@@ -275,7 +264,7 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
             shape = None if pixels is None else pixels.shape
             send_answer(link, {"facts": media.describe(), "shape": shape, "times": times}, pixels)
         except MemoryError:
-            send_error(link, LimitExceeded(f"decoding needs more than {limits.memory_bytes} bytes (memory_bytes)"))
+            send_error(link, LimitExceeded(allowance.describe_memory()))
         except FFmpegError as error:
             send_error(link, UndecodableMedia(f"the file cannot be decoded: {error.strerror}"))
         except ReelError as error:
@@ -291,11 +280,12 @@ def load_task(name: str) -> Task:
 
 def serve_task(link: socket.socket, limits: Limits, path: str, task: Task, options: dict[str, Any]) -> None:
     """Run a task and answer with its result."""
-    extend_cpu_limit(limits)
+    allowance = Allowance(limits, lambda _cost, _used: None)  # the owner has reserved it
+    allowance.require(TASK_COST)
     try:
         result, data = task(path, options)
     except MemoryError:
-        send_error(link, LimitExceeded(f"reading needs more than {limits.memory_bytes} bytes (memory_bytes)"))
+        send_error(link, LimitExceeded(f"reading needs more than {TASK_COST.memory_bytes >> 20} MiB of memory"))
     except OSError as error:
         send_error(link, UndecodableMedia(f"the file cannot be read: {error.strerror}"))
     except ReelError as error:

@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Generator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
@@ -34,6 +35,7 @@ def choose_source_type(provenance: Provenance) -> str:
     return COMPOSITE if provenance.is_composite else GENERATED
 
 
+@cache
 def read_system_version() -> str:
     """Return the version of the system."""
     return version("reelgraph")

@@ -28,6 +28,7 @@ async def inspect_marks(path: Path, limits: MediaLimits, settings: MarksSettings
     Raises:
         UndecodableMedia: the file takes too long, or the process crashed on it.
         LimitExceeded: reading the file takes too much memory.
+        ServiceBusy: other decoders have taken the memory, and did not give it back in time.
         ServiceLost: the process could not be started or was lost.
         ServiceBusy: other files are being decoded.
         ConfigError: the certificates of `settings.trust_anchors` cannot be read.

@@ -91,7 +91,7 @@ async def upload_file(client: httpx.AsyncClient, path: Path) -> Outcome:
     """Upload a file, and return what that led to."""
     before = read_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)  # noqa: ASYNC240
-    with record_costs() as costs, path.open("rb") as file:  # noqa: ASYNC230
+    with record_costs() as costs, path.open("rb") as file:
         response = await client.post("/v1/files", files={"file": (path.name, file)})
     grown = read_memory("VmHWM") - before
     body = response.json()
@@ -139,7 +139,7 @@ async def measure_files(folder: Path) -> dict[str, tuple[int, Outcome]]:
         for name in RECIPES:
             path = folder / name
             outcome = await upload_file(client, path)
-            rows[name] = path.stat().st_size, outcome  # noqa: ASYNC240
+            rows[name] = path.stat().st_size, outcome
             print(name, outcome, file=sys.stderr, flush=True)
     return rows
 

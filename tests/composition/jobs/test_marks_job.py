@@ -162,7 +162,7 @@ async def test_a_file_that_cannot_be_signed_is_not_published(tmp_path: Path) -> 
 # What files were made from, by the records.
 
 
-def store_job(desk: Desk, stage: str, **fields: Any) -> Job:
+def store_job(desk: Desk, stage: str, *, fails: bool = False, **fields: Any) -> Job:
     """Store a job with one stage, named like its model."""
     said: dict[str, Any] = {"params": {}, "media": {}, "facts": {}, "model": "rolling-edit", **fields}
     job = Job(id=make_id("video"), owner="ann", created_at=time.time(), **said)
@@ -171,7 +171,7 @@ def store_job(desk: Desk, stage: str, **fields: Any) -> Job:
     assert claimed
     done = StageDone(stage, stage, "nowhere", "1", "a", 1.0)
     desk.store.update_job(Lease(claimed.id, claimed.fence), {}, [EventDraft.of(StageEvent.from_stage(done))])
-    desk.store.end_job(Lease(claimed.id, claimed.fence), "completed")
+    desk.store.end_job(Lease(claimed.id, claimed.fence), "failed" if fails else "completed")
     return claimed
 
 
@@ -184,6 +184,7 @@ async def test_a_storyboard_names_the_models_of_its_scenes(tmp_path: Path) -> No
     desk = make_desk(tmp_path)
     face = put(desk, "files/face")
     film = store_job(desk, "script", media={"face": face}, facts={"seed": 5, "script": "a fox"})
+    store_job(desk, "upscale", fails=True, parent=film.id)
     for stage in ("paint", "animate", "paint"):
         hashes = json.dumps({"ink": "a" * 64})
         store_job(desk, stage, parent=film.id, media={"face": face}, facts={"lora_sha256": hashes})

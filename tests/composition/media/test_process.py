@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
+from composition.media.cost import LIBRARY_BYTES
 from composition.media.decode import Decoder, probe_media
 from composition.media.decoding.process import DecoderProcess, DecoderProcesses, PreparedProcess
 from composition.media.limits import MediaLimits
@@ -103,14 +104,26 @@ def fds(process: psutil.Process) -> list[Path]:
 
 
 async def test_a_decoder_has_its_own_limits_and_the_prepared_process_none(video: Path) -> None:
-    async with Decoder.open(video, MediaLimits(memory_bytes=1 << 30)):
+    async with Decoder.open(video, MediaLimits(memory_bytes=1 << 30)) as decoder:
         (worker,), (server,) = workers(), prepared()
-        assert worker.rlimit(psutil.RLIMIT_AS) == (1 << 30, 1 << 30)
+        limits = worker.rlimit(psutil.RLIMIT_DATA)
+        assert limits is not None
+        libraries = limits[0] - decoder.cost.memory_bytes
+        assert 32 << 20 < libraries <= LIBRARY_BYTES
+        assert limits[1] == 1 << 30
+        assert 1 << 30 < worker.rlimit(psutil.RLIMIT_AS)[0] < 3 << 30
+        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text() == "1000\n"  # noqa: ASYNC240 (of the kernel)
         assert worker.rlimit(psutil.RLIMIT_NOFILE) == (64, 64)
         assert worker.rlimit(psutil.RLIMIT_FSIZE) == (1 << 16, 1 << 16)
         assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         assert 0 < worker.rlimit(psutil.RLIMIT_CPU)[0] < 1000
-        for limit in (psutil.RLIMIT_AS, psutil.RLIMIT_NOFILE, psutil.RLIMIT_FSIZE, psutil.RLIMIT_CPU):
+        for limit in (
+            psutil.RLIMIT_AS,
+            psutil.RLIMIT_DATA,
+            psutil.RLIMIT_NOFILE,
+            psutil.RLIMIT_FSIZE,
+            psutil.RLIMIT_CPU,
+        ):
             assert server.rlimit(limit) == resource.getrlimit(limit)
 
 

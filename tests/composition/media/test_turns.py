@@ -226,6 +226,19 @@ async def test_a_slow_one_frees_its_quick_turn_and_waits_suspended_for_a_slow_on
     assert one.commands.empty()
 
 
+async def test_one_that_is_known_to_be_slow_takes_no_quick_turn() -> None:
+    lanes, machine = make_lanes(1), Machine()
+    pace = make_pace(machine, lanes)
+    pace.expect(QUICK_CPU_S / 2)
+    assert machine.commands.empty()
+    pace.expect(QUICK_CPU_S * 2)
+    async with lanes.quick.take("ann", LONG_S):
+        running = asyncio.create_task(pace.run(machine.work, LONG_S))
+        assert [await machine.commands.get(), await machine.commands.get()] == ["suspend", "resume"]
+        machine.done.set()
+        assert await running == 7
+
+
 async def test_waiting_for_a_turn_does_not_count_towards_the_deadline() -> None:
     lanes, machine = make_lanes(1), Machine()
     machine.used_s = QUICK_CPU_S
