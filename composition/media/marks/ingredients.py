@@ -115,12 +115,14 @@ async def prepare_ingredients(
         trust_anchors: certificates in PEM whose manifests are trusted.
         room: maximum sizes; a manifest for which there is no room is left out.
 
-    Raises:
-        StorageFailed: a file cannot be read.
-        ServiceLost: a decoder process could not be started or was lost.
-        ServiceBusy: other files are being decoded.
+    Raises StorageFailed: a file cannot be read; ServiceLost and ServiceBusy as `Decoder.run_task` does.
     """
     prepared: list[PreparedIngredient] = []
+    signing = {
+        "trust_anchors": trust_anchors,
+        "chain": credential.chain.decode(),
+        "algorithm": credential.algorithm,
+    }
     left = room.total
     has_parent = False
     for number, ingredient in enumerate(ingredients):
@@ -130,14 +132,7 @@ async def prepare_ingredients(
         if not may_have_manifest:
             prepared.append(plain)
             continue
-        options: dict[str, Any] = {
-            "definition": plain.define(),
-            "mime": plain.mime,
-            "max_bytes": min(room.one, left),
-            "trust_anchors": trust_anchors,
-            "chain": credential.chain.decode(),
-            "algorithm": credential.algorithm,
-        }
+        options = signing | {"definition": plain.define(), "mime": plain.mime, "max_bytes": min(room.one, left)}
         prepared.append(await _pack(plain, ingredient, limits, options))
         left -= len(prepared[-1].archive or b"")
     return prepared
