@@ -63,8 +63,15 @@ SOUND_COST = Cost(FIXED_BYTES + 64 * MIB, START_S, "a file of sound")
 """What decoding a file that holds only sound costs."""
 
 
-TASK_COST = Cost(256 * MIB, START_S, "reading the marks")
-"""What a task costs that decodes nothing, such as reading the marks of a file."""
+TASK_BYTES = 256 * MIB
+"""Memory of a task that decodes nothing, such as reading the marks of a file."""
+HASHED_BYTES = 512 * MIB
+"""Memory that c2pa-rs takes beside, at most: it reads a file that it checks in pieces of 256 MiB, two at a time."""
+
+
+def estimate_task(file_bytes: int) -> Cost:
+    """Return what a task costs that decodes nothing, by the size of its file."""
+    return Cost(TASK_BYTES + min(file_bytes, HASHED_BYTES), START_S, f"reading the marks of {file_bytes} bytes")
 
 
 @dataclass(frozen=True)

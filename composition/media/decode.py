@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from composition.media.backgrounds import check_background
-from composition.media.cost import HEADER_BYTES, TASK_COST, Cost
+from composition.media.cost import HEADER_BYTES, Cost, estimate_task
 from composition.media.decoding.allowance import HEADER_CPU_S
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
@@ -167,7 +167,9 @@ class Decoder:
             ServiceLost: the process could not be started, or died with the process that it was forked from.
             ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         """
-        async with cls._start(path, limits or MediaLimits(), param, owner, TASK_COST.memory_bytes) as decoder:
+        limits = limits or MediaLimits()
+        memory_bytes = await asyncio.to_thread(_estimate_task_memory, path, limits, param)
+        async with cls._start(path, limits, param, owner, memory_bytes) as decoder:
             return await decoder._run_task(task, options)
 
     @classmethod
@@ -439,6 +441,21 @@ def _check_fitness(answer: Mapping[str, Any]) -> None:
     """Raise UnfitForCopying if the answer says so."""
     if "unfit" in answer:
         raise UnfitForCopying(str(answer["unfit"]))
+
+
+def _estimate_task_memory(path: Path, limits: MediaLimits, param: str | None) -> int:
+    """Return the memory of a task in bytes. Raises UndecodableMedia: no file; LimitExceeded: too large."""
+    try:
+        cost = estimate_task(path.stat().st_size)
+    except OSError as error:
+        raise UndecodableMedia(f"the file cannot be read: {error.strerror}", param=param) from error
+    if cost.memory_bytes > limits.memory_bytes:
+        raise LimitExceeded(
+            f"{cost.reason} needs {cost.memory_bytes >> 20} MiB of memory; the limit is"
+            f" {limits.memory_bytes >> 20} MiB (memory_bytes)",
+            param=param,
+        )
+    return cost.memory_bytes
 
 
 async def probe_media(

@@ -27,6 +27,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from composition.media.confinement.decoder import confine, take_input
-from composition.media.cost import TASK_COST, Cost
+from composition.media.cost import Cost, estimate_task
 from composition.media.decoding.album import Album, is_album
 from composition.media.decoding.allowance import Allowance, limit_resources
 from composition.media.decoding.headers import Limits
@@ -281,11 +282,12 @@ def load_task(name: str) -> Task:
 def serve_task(link: socket.socket, limits: Limits, path: str, task: Task, options: dict[str, Any]) -> None:
     """Run a task and answer with its result."""
     allowance = Allowance(limits, lambda _cost, _used: None)  # the owner has reserved it
-    allowance.require(TASK_COST)
+    cost = estimate_task(Path(path).stat().st_size)
+    allowance.require(cost)
     try:
         result, data = task(path, options)
     except MemoryError:
-        send_error(link, LimitExceeded(f"reading needs more than {TASK_COST.memory_bytes >> 20} MiB of memory"))
+        send_error(link, LimitExceeded(f"reading needs more than {cost.memory_bytes >> 20} MiB of memory"))
     except OSError as error:
         send_error(link, UndecodableMedia(f"the file cannot be read: {error.strerror}"))
     except ReelError as error:

@@ -22,6 +22,10 @@ OwnManifest = Literal["kept", "none", "unreadable", "too large"]
 """What became of the manifest of an ingredient."""
 
 HEAD_BYTES = 12
+CHUNK_BYTES = 1 << 20
+STORE_NAMES = (b"jumb", b"dcterms:provenance")
+"""What a file with a manifest contains: the name of the boxes of a store, or the property of XMP that refers to one."""
+OVERLAP_BYTES = max(map(len, STORE_NAMES)) - 1
 UNKNOWN = "application/octet-stream"
 SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -111,26 +115,24 @@ async def prepare_ingredients(
         trust_anchors: certificates in PEM whose manifests are trusted.
         room: maximum sizes; a manifest for which there is no room is left out.
 
-    Raises:
-        StorageFailed: a file cannot be read.
-        ServiceLost: a decoder process could not be started or was lost.
-        ServiceBusy: other files are being decoded.
+    Raises StorageFailed: a file cannot be read; ServiceLost and ServiceBusy as `Decoder.run_task` does.
     """
     prepared: list[PreparedIngredient] = []
+    signing = {
+        "trust_anchors": trust_anchors,
+        "chain": credential.chain.decode(),
+        "algorithm": credential.algorithm,
+    }
     left = room.total
     has_parent = False
     for number, ingredient in enumerate(ingredients):
         relationship: Relationship = "parentOf" if ingredient.is_parent and not has_parent else "inputTo"
         has_parent = has_parent or ingredient.is_parent
-        plain = await asyncio.to_thread(_describe_file, ingredient, f"input-{number}", relationship)
-        options: dict[str, Any] = {
-            "definition": plain.define(),
-            "mime": plain.mime,
-            "max_bytes": min(room.one, left),
-            "trust_anchors": trust_anchors,
-            "chain": credential.chain.decode(),
-            "algorithm": credential.algorithm,
-        }
+        plain, may_have_manifest = await asyncio.to_thread(_describe_file, ingredient, f"input-{number}", relationship)
+        if not may_have_manifest:
+            prepared.append(plain)
+            continue
+        options = signing | {"definition": plain.define(), "mime": plain.mime, "max_bytes": min(room.one, left)}
         prepared.append(await _pack(plain, ingredient, limits, options))
         left -= len(prepared[-1].archive or b"")
     return prepared
@@ -148,16 +150,22 @@ async def _pack(
     return replace(plain, manifest="kept" if answer["has_manifest"] else "none", archive=archive)
 
 
-def _describe_file(ingredient: Ingredient, label: str, relationship: Relationship) -> PreparedIngredient:
-    """Return an ingredient without its manifest."""
+def _describe_file(ingredient: Ingredient, label: str, relationship: Relationship) -> tuple[PreparedIngredient, bool]:
+    """Return an ingredient without its manifest, and whether the file may have one. Nothing is parsed."""
+    digest = hashlib.sha256()
+    mime, end, may_have_manifest = UNKNOWN, b"", False
     try:
         with ingredient.path.open("rb") as file:
             mime = recognise_media(file.read(HEAD_BYTES))
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                may_have_manifest = may_have_manifest or any(name in end + chunk for name in STORE_NAMES)
+                end = chunk[-OVERLAP_BYTES:]
     except OSError as error:
         raise StorageFailed(f"{ingredient.field}: the file cannot be read: {error.strerror}") from error
-    return PreparedIngredient(label, ingredient.field, relationship, mime, digest, "none", None)
+    plain = PreparedIngredient(label, ingredient.field, relationship, mime, digest.hexdigest(), "none", None)
+    return plain, may_have_manifest
 
 
 def recognise_media(head: bytes) -> str:

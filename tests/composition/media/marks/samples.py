@@ -1,18 +1,20 @@
 """Finished files to mark, and what is said of them."""
 
 import json
+import struct
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from c2pa import Context, Reader  # pyright: ignore[reportMissingTypeStubs]
+from c2pa import Builder, C2paSignerInfo, Context, Reader, Signer  # pyright: ignore[reportMissingTypeStubs]
 from PIL import Image
 
+from composition.media.marks.credential import Credential
 from composition.media.marks.marker import MIME_TYPES
 from composition.media.marks.provenance import ModelUse, Provenance
-from composition.media.marks.vocabulary import MarkedFormat
+from composition.media.marks.vocabulary import GENERATED, MarkedFormat
 from services.frames import Pixels
 from tests.composition.sample_media import clip, numbered
 
@@ -84,3 +86,51 @@ def make_remote_picture(address: str) -> bytes:
     buffer = BytesIO()
     Image.fromarray(noise()).save(buffer, "jpeg", xmp=packet.encode())
     return buffer.getvalue()
+
+
+def write_large_mp4(folder: Path, size: int) -> Path:
+    """Write an mp4 whose media data have `size` bytes, the last of which no sample refers to."""
+    path = write_file(folder, "mp4")
+    boxes = split_boxes(path.read_bytes())
+    with path.open("wb") as file:
+        for kind, content in boxes:
+            extra = size - len(content) - 8 if kind == b"mdat" else 0
+            file.write(struct.pack(">I4s", len(content) + 8 + extra, kind) + content)
+            block = bytes(range(256)) * 4096
+            while extra > 0:
+                extra -= file.write(block[:extra])
+    return path
+
+
+def split_boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return kind and content of each box of a file."""
+    boxes: list[tuple[bytes, bytes]] = []
+    while data:
+        size, kind = struct.unpack_from(">I4s", data)
+        boxes.append((kind, data[8:size]))
+        data = data[size:]
+    return boxes
+
+
+def sign_at_once(path: Path, credential: Credential) -> None:
+    """Sign an mp4 as c2pa-rs does by default, with one hash over the whole file."""
+    definition = {
+        "assertions": [
+            {
+                "label": "c2pa.actions.v2",
+                "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": GENERATED}]},
+            }
+        ]
+    }
+    info = C2paSignerInfo(credential.algorithm, credential.chain, credential.key or b"", None)
+    signed = path.with_suffix(".signed")
+    settings = json.dumps({"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}})
+    with (
+        Context.from_json(settings) as context,
+        Builder(definition, context=context) as builder,
+        Signer.from_info(info) as signer,
+        path.open("rb") as source,
+        signed.open("w+b") as target,
+    ):
+        builder.sign(signer, "video/mp4", source, target)
+    signed.replace(path)

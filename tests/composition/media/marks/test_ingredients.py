@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from composition.media.limits import MediaLimits
-from composition.media.marks.ingredients import Room, prepare_ingredients, recognise_media
+from composition.media.marks.ingredients import CHUNK_BYTES, Room, prepare_ingredients, recognise_media
 from composition.media.marks.installation_key import load_installation_key
 from composition.media.marks.marker import Marker
 from composition.media.marks.provenance import Ingredient
@@ -24,8 +24,13 @@ from tests.composition.media.marks.samples import (
     list_failures,
     make_remote_picture,
     read_store,
+    sign_at_once,
     write_file,
+    write_large_mp4,
 )
+
+LIMITS = MediaLimits(node_memory_bytes=16 << 30)
+"""Other programs on the machine may use most of the default budget."""
 
 
 @pytest.fixture
@@ -118,8 +123,9 @@ async def test_a_changed_input_is_kept_with_what_was_found(marker: Marker, tmp_p
 
 
 async def test_a_manifest_that_cannot_be_read_is_left_out(marker: Marker, tmp_path: Path) -> None:
+    signed = await sign_input(marker, tmp_path / "theirs", "png")
     path = tmp_path / "truncated.png"
-    path.write_bytes(write_file(tmp_path, "png").read_bytes()[:500])
+    path.write_bytes(signed.read_bytes()[:4000])
     store = await make_from(marker, tmp_path, [Ingredient("image", path)])
     (entry,) = get_assertion(store, GENERATION)["inputs"]
     assert entry["manifest"] == "unreadable"
@@ -138,15 +144,32 @@ async def test_a_remote_manifest_is_not_fetched(marker: Marker, tmp_path: Path) 
     assert failure["code"] == "manifest.inaccessible"
 
 
+async def test_a_name_across_two_chunks_is_found(marker: Marker, tmp_path: Path) -> None:
+    path = await sign_input(marker, tmp_path / "theirs")
+    data = path.read_bytes()
+    end = data.index(b"\xff\xeb")  # APP11, in which JPEG has its manifest
+    first = data.index(b"jumb") - end
+    comments = b"\xff\xfe\xff\xff" + bytes(65533)
+    filler = CHUNK_BYTES - 2 - first - end
+    padding = comments * (filler // len(comments)) + b"\xff\xfe" + (filler % len(comments) - 2).to_bytes(2, "big")
+    moved = data[:end] + padding + bytes(filler % len(comments) - 4) + data[end:]
+    assert moved.index(b"jumb") == CHUNK_BYTES - 2
+    path.write_bytes(moved)
+    (ingredient,) = await prepare_ingredients(
+        [Ingredient("image", path)], LIMITS, load_installation_key(tmp_path / "state"), None
+    )
+    assert ingredient.manifest == "kept"
+
+
 async def test_what_is_too_large_is_left_out(marker: Marker, tmp_path: Path) -> None:
     """Each input was made from the one before, so that its manifests grow."""
     path = await sign_input(marker, tmp_path / "theirs")
     credential = load_installation_key(tmp_path / "state")
-    (kept,) = await prepare_ingredients([Ingredient("image", path)], MediaLimits(), credential, None)
+    (kept,) = await prepare_ingredients([Ingredient("image", path)], LIMITS, credential, None)
     assert kept.archive is not None
     room = Room(one=2 * len(kept.archive), total=2 * len(kept.archive) - 500)  # sizes differ by a few bytes
     inputs = [Ingredient("first", path), Ingredient("second", path)]
-    first, second = await prepare_ingredients(inputs, MediaLimits(), credential, None, room)
+    first, second = await prepare_ingredients(inputs, LIMITS, credential, None, room)
     assert (first.manifest, second.manifest) == ("kept", "too large")
     assert second.archive is None
 
@@ -162,6 +185,15 @@ async def test_what_a_decoder_cannot_do_in_time_is_left_out(marker: Marker, tmp_
 async def test_a_missing_input_is_an_error_of_storage(marker: Marker, tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="image: the file cannot be read"):
         await make_from(marker, tmp_path, [Ingredient("image", tmp_path / "missing")])
+
+
+async def test_the_manifest_of_a_large_file_is_kept(marker: Marker, tmp_path: Path) -> None:
+    """Its media data are one part that is hashed at once, as other programs do."""
+    path = write_large_mp4(tmp_path, 280 << 20)
+    credential = load_installation_key(tmp_path)
+    sign_at_once(path, credential)
+    (ingredient,) = await prepare_ingredients([Ingredient("video", path)], LIMITS, credential, None)
+    assert ingredient.manifest == "kept"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Signed manifests: valid in each format, broken by one changed byte, and saying how the file was made."""
 
 import asyncio
-import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +24,7 @@ from tests.composition.media.marks.samples import (
     list_failures,
     read_store,
     write_file,
+    write_large_mp4,
 )
 
 
@@ -152,30 +152,6 @@ async def test_labels_without_a_signature_and_a_signature_without_labels(tmp_pat
     signed = await Marker(MarksSettings(source_type=False, aigc=False), tmp_path).mark_bytes(plain, "jpeg", MADE)
     assert b"<x:xmpmeta" not in signed
     assert read_store(signed, "jpeg")["validation_state"] == "Valid"
-
-
-def write_large_mp4(folder: Path, size: int) -> Path:
-    """Write an mp4 whose media data have `size` bytes, the last of which no sample refers to."""
-    path = write_file(folder, "mp4")
-    boxes = split_boxes(path.read_bytes())
-    with path.open("wb") as file:
-        for kind, content in boxes:
-            extra = size - len(content) - 8 if kind == b"mdat" else 0
-            file.write(struct.pack(">I4s", len(content) + 8 + extra, kind) + content)
-            block = bytes(range(256)) * 4096
-            while extra > 0:
-                extra -= file.write(block[:extra])
-    return path
-
-
-def split_boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return kind and content of each box of a file."""
-    boxes: list[tuple[bytes, bytes]] = []
-    while data:
-        size, kind = struct.unpack_from(">I4s", data)
-        boxes.append((kind, data[8:size]))
-        data = data[size:]
-    return boxes
 
 
 SIGN_LARGE = """
