@@ -27,7 +27,8 @@ LABEL = {
 
 
 NOT_BY_FFMPEG = ("animated webp", "animated png")
-"""ffmpeg has no decoder of the first, and takes the second for a still behind the 13 kB of a manifest. No output is one."""
+"""ffmpeg cannot decode the first. It takes the second, which is no output, for a still: the manifest comes before the
+chunk that announces the animation."""
 
 
 def run(*command: str | Path) -> str:

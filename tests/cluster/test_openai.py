@@ -62,6 +62,28 @@ def test_create_and_poll_retrieve_list_download_delete(client: openai.OpenAI) ->
     assert client.files.delete(upload.id).deleted
 
 
+def test_a_video_says_that_it_was_generated(client: openai.OpenAI) -> None:
+    with CLIP.open("rb") as file:
+        video = client.videos.create_and_poll(model="v2v", prompt="a meadow", input_reference=file, extra_body=SMALL)
+    data = client.videos.download_content(video.id).read()
+    for content, expected in (
+        (data, ("detected", "valid")),
+        (data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], ("not_detected", "invalid")),
+        (CLIP.read_bytes(), ("not_detected", "not_present")),
+    ):
+        (result,) = client.content_provenance_checks.create(file=content).results
+        assert result.type == "c2pa"
+        assert (result.outcome, result.validation_state) == expected
+    check = client.content_provenance_checks.create(file=data)
+    assert check.model_extra
+    manifest, labels = check.model_extra["manifest"], check.model_extra["labels"]
+    assert "wan" in [use["model"] for use in manifest["models"]]
+    assert (manifest["seed"], manifest["task"]) == (5, "v2v")
+    assert [each["title"] for each in manifest["ingredients"]] == ["input_video"]
+    assert labels["source_type"].endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert labels["aigc"]["ProduceID"] == manifest["content_id"] == f"{video.id}/video.mp4"
+
+
 def test_a_list_pages_through_all(client: openai.OpenAI) -> None:
     upload = client.files.create(file=CLIP.open("rb"), purpose="user_data")
     made = [

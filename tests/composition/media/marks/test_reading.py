@@ -22,6 +22,7 @@ from composition.media.marks.vocabulary import COMPOSITE, GENERATED, SOURCE_TYPE
 from services.errors import ConfigError, LimitExceeded, UndecodableMedia
 from tests.composition.media.marks.generated import COMPOSITE as COMPOSITE_PROVENANCE
 from tests.composition.media.marks.generated import KINDS, PROVENANCE, form_of, make_picture, write_file
+from tests.composition.media.marks.samples import make_remote_picture
 
 LIMITS = MediaLimits()
 SETTINGS = MarksSettings(provider="Example")
@@ -137,6 +138,12 @@ OTHERS = {
 async def test_other_files_have_no_marks(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OTHERS[kind])
+    assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
+
+
+async def test_a_manifest_elsewhere_is_not_fetched(tmp_path: Path) -> None:
+    path = tmp_path / "linked.jpg"
+    path.write_bytes(make_remote_picture("http://127.0.0.1:9/manifest.c2pa"))
     assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
 
 
