@@ -7,10 +7,10 @@ import logging
 import os
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,15 @@ DENIED = {"EACCES", "EPERM"}
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> Path:
-    (tmp_path / "other").write_bytes(b"of another person")
-    path = media.count(tmp_path / "a.mp4")
-    path.chmod(0o600)
-    return path
+def video() -> Generator[Path]:
+    """A video in a folder that every user can enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="reelgraph-confinement-") as folder:
+        Path(folder).chmod(0o755)
+        other, path = Path(folder, "other"), media.count(Path(folder, "a.mp4"))
+        other.write_bytes(b"of another person")
+        for each in (other, path):
+            each.chmod(0o600)
+        yield path
 
 
 @contextlib.contextmanager
@@ -98,20 +102,12 @@ def test_the_status_of_this_machine() -> None:
     assert Confinement(7, True, None).missing == ()
 
 
-def share(path: Path, user: int) -> None:
-    """Let a user read a file in pytest's folders."""
-    os.chown(path, user, user)
-    for folder in path.parents:
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(0o755)
-
-
 @pytest.mark.parametrize("what", ["sockets", "files", "processes", "calls"])
 @pytest.mark.parametrize("user", [0, 1234])
 def test_a_decoder_that_tries_cannot(video: Path, what: str, user: int) -> None:
     content = video.read_bytes()
     if user:
-        share(video, user)
+        os.chown(video, user, user)
     answers = tried(video, what, user=user)
     assert {name: each for name, each in answers.items() if each not in {*DENIED, "ENOSYS"}} == {}
     assert len(answers) >= 10
@@ -138,7 +134,7 @@ def test_recent_calls_seem_to_be_missing(video: Path) -> None:
 
 @pytest.mark.parametrize("user", [0, 1234])
 def test_a_confined_decoder_decodes_in_threads(video: Path, user: int) -> None:
-    share(video, user)
+    os.chown(video, user, user)
     answer = tried(video, "media", user=user)
     assert (answer["threads"], answer["facts"]["frames"], answer["shape"], answer["uid"]) == (
         True,
@@ -172,7 +168,7 @@ def read_status(process: psutil.Process) -> dict[str, str]:
 
 async def test_what_another_user_owns_is_read(video: Path) -> None:
     """A server of root loses its right to read it, except where it needs it."""
-    share(video, 1234)
+    os.chown(video, 1234, 1234)
     async with Decoder.open(video) as decoder:
         await decoder.verify()
         (worker,) = workers()
