@@ -382,6 +382,7 @@ class Decoder:
         except (LimitExceeded, ServiceBusy) as error:
             raise self._make_error(type(error), error.message) from None
         self._cost = cost
+        self._pace.expect(cost.cpu_s)
 
     async def _receive_data(self, size: int) -> bytes:
         if not 0 <= size <= MAX_DATA_BYTES:
@@ -421,6 +422,9 @@ class Decoder:
         self._process.kill()
         self._process.link.close()
         await asyncio.shield(asyncio.to_thread(self._process.close))
+        if (status := self._process.status) is not None:
+            used = {"peak_bytes": status.peak_bytes, "cpu_s": round(status.cpu_s, 3)}
+            log.info("decoder ended", extra={**used, "reserved_bytes": self._reservation.size})
 
 
 def _parse_times(times: dict[str, Any] | None) -> Times | None:

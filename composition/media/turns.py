@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from services.errors import ServiceBusy
 
-QUICK_CPU_S = 0.25
+QUICK_CPU_S = 0.5
 """Processor time in seconds that a decoder may use before it waits for slow turns."""
 SHORTEST_CHECK_S = 0.02
 """Shortest interval in seconds between two measurements of the processor time."""

@@ -1,27 +1,37 @@
-"""A server with keys, small limits and short leases: intruders are rejected, and interrupted jobs are resumed."""
+"""A server with keys, small limits, short leases and no marks: intruders are rejected, interrupted jobs are resumed."""
 
+import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from composition.media.marks.settings import MARKS_OFF
 from tests.cluster.conftest import check_error, create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP, Server
 from tests.composition import sample_media as media
-from tests.composition.beneath import read_beneath
+from tests.composition.albums import numbered
+from tests.composition.media.hostile import make_slow_video
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "seed": 11}
 """Long enough to be interrupted in the middle."""
+SLOW_FRAMES = 1500
+"""Frames of a slow file: it takes several seconds of processor time."""
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, Any]) -> Iterator[Server]:
     limits = {"max_body_bytes": 2 << 20, "max_queued_jobs": 20, "lease_s": 3.0, "concurrency": 2, "auth": "keys"}
-    made = Server(tmp_path_factory.mktemp("strict"), untrained, ("v2v",), **limits)
+    made = Server(
+        tmp_path_factory.mktemp("strict"), untrained, ("v2v",), marks=MARKS_OFF.model_dump(mode="json"), **limits
+    )
     made.add_key("ann")
     made.add_key("bob")
     made.start()
@@ -83,12 +93,37 @@ def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -
         assert wait_for_end(ann, video_id)["status"] == "completed"
 
 
+async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(strict: Server) -> None:
+    """And a client that leaves takes its decoder with it."""
+    slow = make_slow_video(SLOW_FRAMES)
+    with strict.client("ann") as ann, strict.client("bob") as bob:
+        async with httpx.AsyncClient(base_url=strict.url, headers=ann.headers, timeout=None) as http:  # noqa: S113
+            uploads = [asyncio.create_task(http.post("/v1/files", files={"file": slow})) for _ in range(4)]
+            stopped = partial(list_decoders, strict, psutil.STATUS_STOPPED)
+            await asyncio.to_thread(until, stopped, what="the wait of a slow file for its turn")
+            answer = await asyncio.to_thread(bob.post, "/v1/files", files={"file": numbered(3)})
+            assert answer.status_code == 200, answer.text
+            assert not any(upload.done() for upload in uploads)
+            for upload in uploads:
+                upload.cancel()
+            await asyncio.wait(uploads)
+        await asyncio.to_thread(until, lambda: not list_decoders(strict), what="the end of the decoders")
+
+
+def list_decoders(server: Server, status: str | None = None) -> list[psutil.Process]:
+    """Return the decoder processes of the front door, those of one status if it is given."""
+    prepared = [child for replica in server.replicas("front") for child in replica.children()]
+    decoders = [decoder for process in prepared for decoder in process.children()]
+    return [decoder for decoder in decoders if status in (None, decoder.status())]
+
+
 def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
     with strict.client() as http:
         clip = http.post("/v1/files", files={"file": CLIP.open("rb")}).json()["id"]
         alone = wait_for_end(http, create_video(http, input_video=clip, **JOB)["id"])
         assert alone["status"] == "completed", alone
-        undisturbed = read_beneath(fetch_content(http, alone["id"]))
+        undisturbed = fetch_content(http, alone["id"])
+        assert not any(mark in undisturbed for mark in (b"jumb", b"xmpmeta", b"AIGC")), "marks are off"
         running = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
         waiting = [create_video(http, input_video=clip, **JOB)["id"] for _ in range(2)]
         wait_for_stage(http, running[0], "denoise")
@@ -98,4 +133,4 @@ def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:
         for video_id in running + waiting:
             video = wait_for_end(http, video_id)
             assert video["status"] == "completed", video
-            assert read_beneath(fetch_content(http, video_id)) == undisturbed
+            assert fetch_content(http, video_id) == undisturbed

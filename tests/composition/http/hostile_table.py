@@ -1,5 +1,8 @@
-"""What the server answers to hostile files, and what they cost: `python -m tests.composition.http.hostile_table` writes the
-page `docs/hostile-files.md`, whose kinds and answers `test_hostile_files` holds."""
+"""What the server answers to hostile files, and what they cost.
+
+`python -m tests.composition.http.hostile_table` writes `docs/hostile-files.md`; `test_hostile_files` holds its kinds
+and answers.
+"""
 
 import asyncio
 import logging
@@ -23,10 +26,11 @@ RECIPES: Mapping[str, Recipe] = {**hostile.RECIPES, **hostile_references.RECIPES
 INTRODUCTION = """\
 # Hostile files
 
-Files that ask for much memory or processor time, lie about themselves, refer to other files or to the network, or are no
-media at all, and what `POST /v1/files` answers. Each file is decoded in a process of its own; the memory is the largest
-resident memory of that process, of which about 60 MiB are shared by all decoders, and the time is its processor time. A
-test uploads each file and holds kinds and answers; the costs were measured once, with the default limits.
+Files that ask for much memory or processor time, lie about themselves, refer to other files or to the network, or are
+no media at all, and what `POST /v1/files` answers. Each file is decoded in a process of its own
+([architecture](architecture.md#composition), [limits](configuration.md)). *Memory* is the largest resident memory of
+that process, of which about 30 MiB are shared by all decoders; *processor time* is its own. A test uploads each file
+and holds kinds and answers; the costs were measured once, with the default limits.
 
 """
 HEADINGS = ("kind", "size (KiB)", "answer", "memory (MiB)", "processor time (s)")

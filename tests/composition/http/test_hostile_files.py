@@ -23,7 +23,9 @@ GROWTH_BYTES = 48 * MIB
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all hostile files. Another process writes them, so that this one does not grow by it."""
     path = tmp_path_factory.mktemp("hostile")
-    script = f"from pathlib import Path\nfrom {upload_file.__module__} import write_files\nwrite_files(Path({str(path)!r}))"
+    script = (
+        f"from pathlib import Path\nfrom {upload_file.__module__} import write_files\nwrite_files(Path({str(path)!r}))"
+    )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
     return path
 

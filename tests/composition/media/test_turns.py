@@ -298,7 +298,7 @@ async def test_a_decoder_that_uses_much_time_is_lowered_and_reports_what_it_used
         process.suspend()
         until(lambda: read_session_priority(worker) in (None, LOW_PRIORITY), what="the low priority")
         until(lambda: set(read_nice_values(worker)) == {LOW_PRIORITY}, what="the low priority")
-        assert worker.status() == psutil.STATUS_STOPPED
+        until(lambda: worker.status() == psutil.STATUS_STOPPED, what="the stop")
         process.resume()
         await decoder.verify()
         used_s = process.measure_cpu()
