@@ -132,11 +132,10 @@ class WebpReader:
         self.pixel_aspect = Fraction(1)
         whole, self.durations = _list_webp_frames(data, limits)
         self.file_bytes = len(data)
-        form = FrameForm(
-            *(read_header(data[:WEBP_HEAD_BYTES]).size or (0, 0)), LIBRARY_BITS, self.codec, has_alpha=True
-        )
-        limits.check_size(form.width, form.height)
-        limits.require(estimate_animation(form, len(data), len(self.durations)))
+        self.size: tuple[int, int] = read_header(data[:WEBP_HEAD_BYTES]).size or (0, 0)
+        limits.check_size(*self.size)
+        self.form = FrameForm(*self.size, LIBRARY_BITS, self.codec, has_alpha=True)
+        limits.require(estimate_animation(self.form, len(data), len(self.durations)))
         self.damaged = None if whole is data else f"truncated: the first {len(self.durations)} frames are complete"
         with name_failures("the WebP animation"):
             self._picture = open_picture(whole, "WEBP")
