@@ -158,3 +158,13 @@ def test_many_edits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mp4_deep_boxes", "mp4_tracks", "gif_huge", "png_text_bomb"])
 def test_files_without_edits_have_none(tmp_path: Path, name: str) -> None:
     check_edits(str(hostile.write_hostile(name, tmp_path)))
+
+
+async def test_large_frames_are_sampled_in_parts(tmp_path: Path) -> None:
+    """Sixteen frames of 4K take 400 MB at once, more than decoding the video."""
+    path = media.clip(tmp_path / "a.mp4", [media.numbered(number, 3840, 2160) for number in range(7)])
+    async with Decoder.open(path) as decoder:
+        before = decoder.cost.memory_bytes
+        sampled = await decoder.sample(16)
+        assert [media.number_of(frame) for frame in sampled.pixels] == list(range(7))
+        assert decoder.cost.memory_bytes <= before + (128 << 20)
