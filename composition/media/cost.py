@@ -11,7 +11,7 @@ from dataclasses import dataclass
 MIB = 1 << 20
 HEADER_BYTES = 128 * MIB
 """Memory that a decoder may take before the cost of its file is known: for headers and the index of frames."""
-LIBRARY_BYTES = 72 * MIB
+LIBRARY_BYTES = 80 * MIB
 """Memory that the libraries of a decoder take. All decoders share most of it, so it is not reserved for each."""
 FIXED_BYTES = 64 * MIB
 """Memory of a decoder beside its frames: stacks of threads, tables, and what the allocator keeps."""
@@ -87,6 +87,8 @@ class FrameForm:
     has_alpha: bool = False
     is_deep: bool = False
     """Whether a sample has more than 8 bits."""
+    references: int | None = None
+    """Frames that the decoder keeps, if the stream says so."""
 
     @property
     def pixels(self) -> int:
@@ -132,6 +134,8 @@ def estimate_video(form: FrameForm, frames: int, decoded: int) -> Cost:
 def count_references(form: FrameForm) -> int:
     """Return the largest number of frames that the decoder of a video stores."""
     most = REFERENCES.get(form.codec, FEW_REFERENCES)
+    if form.references is not None:
+        return min(form.references, most)
     if form.codec not in LEVEL_PIXELS:
         return most
     return min(most, max(LEAST_REFERENCES, LEVEL_PIXELS[form.codec] // max(form.pixels, 1)))

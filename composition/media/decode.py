@@ -207,8 +207,15 @@ class Decoder:
         """
         if not 1 <= count <= MAX_RUN:
             raise ValueError(f"count must be 1 to {MAX_RUN}, got {count}")
-        pixels, _ = await self._ask({"op": "sample", "count": count})
-        return self._make_frames(pixels, 0)
+        parts: list[Pixels] = []
+        request: dict[str, Any] = {"op": "sample", "count": count}
+        while True:
+            answer, pixels = await self._request(request)
+            if pixels is not None:
+                parts.append(pixels)
+            request = {"op": "sample", "positions": answer.get("rest", [])[: count - sum(map(len, parts))]}
+            if pixels is None or not request["positions"]:
+                return self._make_frames(np.concatenate(parts) if parts else None, 0)
 
     async def read_last(self) -> Frames:
         """Return the last frame that can be decoded."""

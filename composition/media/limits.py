@@ -38,7 +38,7 @@ class MediaLimits(BaseModel):
     cpu_s: float = Field(default=60, gt=0)
     """Seconds of processor time that one operation may take. A file whose headers let expect more is refused."""
     memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
-    """Memory of the decoder of one file in bytes, of which its libraries take 72 MiB. A decoder gets what the headers
+    """Memory of the decoder of one file in bytes, of which its libraries take 80 MiB. A decoder gets what the headers
     of its file let expect."""
     node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
     """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""

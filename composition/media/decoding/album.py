@@ -94,6 +94,11 @@ class Album:
         self._limits.reserve(self.cost)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first picture, in pixels."""
+        return self._size
+
+    @property
     def count(self) -> int:
         """Number of pictures."""
         return len(self._names)

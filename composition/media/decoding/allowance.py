@@ -6,12 +6,12 @@ heap, mappings and stacks of threads. `RLIMIT_AS` would count the libraries, too
 allocator sets aside for threads.
 """
 
-import os
 import resource
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from composition.media.cost import HEADER_BYTES, MIB, Cost
 from composition.media.decoding.headers import Limits
@@ -32,14 +32,14 @@ class Allowance:
 
     Args:
         limits: of the file.
-        ask: tells the owner the cost of the file and the memory that is used now, in bytes; returns when that memory
-            is reserved.
+        ask: tells the owner the cost of the file and the memory that was used so far, in bytes; returns when the
+            memory of the cost is reserved.
     """
 
     def __init__(self, limits: Limits, ask: Callable[[Cost, int], None]) -> None:
         self._limits = limits
         self._ask = ask
-        self._base = read_data_bytes()
+        self._base = measure_base()
         self._granted = 0
         """Memory that was reserved for the cost of the file; 0 if that is not known yet."""
         self._limit_memory(HEADER_BYTES)
@@ -55,7 +55,8 @@ class Allowance:
         """Return when memory for a cost is reserved. Does nothing if more was reserved before."""
         if cost.memory_bytes <= self._granted:
             return
-        self._ask(cost, max(0, read_data_bytes() - self._base))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._ask(cost, max(0, peak - self._base.resident))
         is_first = not self._granted
         self._granted = cost.memory_bytes
         self._limit_memory(self._granted)
@@ -73,12 +74,7 @@ class Allowance:
 
     def _limit_memory(self, size: int) -> None:
         hard = self._limits.memory_bytes
-        resource.setrlimit(resource.RLIMIT_DATA, (min(self._base + size, hard), hard))
-
-
-def read_data_bytes() -> int:
-    """Return the memory of this process that `RLIMIT_DATA` counts."""
-    return read_memory_pages()[5] * resource.getpagesize()  # data and stack
+        resource.setrlimit(resource.RLIMIT_DATA, (min(self._base.data + size, hard), hard))
 
 
 def limit_resources(limits: Limits) -> None:
@@ -88,7 +84,7 @@ def limit_resources(limits: Limits) -> None:
     """
     sys.dont_write_bytecode = True
     Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_KILL))
-    address_space = read_address_space() + limits.memory_bytes + ADDRESS_SPACE_BYTES
+    address_space = measure_base().address_space + limits.memory_bytes + ADDRESS_SPACE_BYTES
     for kind, limit in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
@@ -98,17 +94,18 @@ def limit_resources(limits: Limits) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def read_address_space() -> int:
-    """Return the size of the address space of this process, in bytes."""
-    return read_memory_pages()[0] * resource.getpagesize()
+class BaseMemory(NamedTuple):
+    """What this process took before it opened its file, in bytes: mostly libraries."""
 
-
-def read_memory_pages() -> list[int]:
-    """Return the memory of this process in pages; see proc_pid_statm(5)."""
-    return [int(value) for value in os.pread(open_memory_pages(), 256, 0).split()]
+    address_space: int
+    resident: int
+    data: int
+    """What `RLIMIT_DATA` counts."""
 
 
 @cache
-def open_memory_pages() -> int:
-    """Return a descriptor of the file that tells the memory of this process. A confined process cannot open it."""
-    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+def measure_base() -> BaseMemory:
+    """Measure the memory of this process at the first call; a confined process cannot read the file that tells it."""
+    pages = [int(value) for value in Path("/proc/self/statm").read_text().split()]
+    page = resource.getpagesize()
+    return BaseMemory(pages[0] * page, pages[1] * page, pages[5] * page)

@@ -63,6 +63,8 @@ class Sequence:
     """Number of bits of a frame's number."""
     may_have_fields: bool
     """Whether pictures may be fields."""
+    references: int
+    """Largest number of frames that a frame refers to."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class FieldPairs:
         found = next((unit for unit in units if unit and unit[0] & 31 == SPS), None)
         self._sequence = read_sequence(found) if found else None
         self._first: Field | None = None
+
+    @property
+    def references(self) -> int | None:
+        """Largest number of frames that a frame refers to; None if the stream does not say."""
+        return self._sequence.references if self._sequence else None
 
     @property
     def may_exist(self) -> bool:
@@ -142,10 +149,10 @@ def read_sequence(unit: bytes) -> Sequence:
         bits.read_bits(1)
         bits.skip_golombs(2)
         bits.skip_golombs(min(bits.read_golomb(), 255))
-    bits.read_golomb()  # reference frames
+    references = bits.read_golomb()
     bits.read_bits(1)
     bits.skip_golombs(2)  # width and height
-    return Sequence(has_planes, frame_num_bits, may_have_fields=not bits.read_bits(1))
+    return Sequence(has_planes, frame_num_bits, not bits.read_bits(1), references)
 
 
 def _skip_chroma(bits: BitReader) -> bool:

@@ -24,10 +24,12 @@ from composition.media.decoding.endings import is_cut
 from composition.media.decoding.fitting import FrameConverter
 from composition.media.decoding.frame_index import MATROSKA, MOV, TS, Index, read_index
 from composition.media.decoding.headers import Limits, explain_unreadable, read_head, read_header
+from composition.media.decoding.mp4_edits import check_edits
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
 from composition.media.decoding.picture_cost import estimate_picture_file
 from composition.media.decoding.picture_tags import read_tags
 from composition.media.decoding.presentation import Presentation, choose_decoder, read_pixel_aspect
+from composition.media.decoding.references import read_references
 from composition.media.decoding.sampling import VERIFIED_FRAMES, spread_positions
 from composition.media.decoding.sound import SoundTrack, name_sound
 from composition.media.decoding.sound_file import open_track
@@ -99,6 +101,8 @@ class MediaFile:
         """What decoding the file costs."""
         if self._header.may_be_picture and not self._header.is_sequence:
             self._reserve(estimate_picture_file(source, self._header, limits))
+        elif isinstance(source, str):
+            check_edits(source)
         try:
             self._container, self._stream = self._open()
         except FFmpegError as error:
@@ -149,6 +153,7 @@ class MediaFile:
             context.name,
             has_alpha=layout is None or layout.has_palette or any(part.is_alpha for part in parts),
             is_deep=any(part.bits > 8 for part in parts),
+            references=read_references(context.name, context.extradata),
         )
 
     def _estimate_cost(self) -> Cost:

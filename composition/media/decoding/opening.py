@@ -5,7 +5,7 @@ from composition.media.decoding.frame_file import FrameFile
 from composition.media.decoding.headers import Limits, read_head, read_header
 from composition.media.decoding.media_file import MediaFile
 from composition.media.decoding.mp4_tracks import read_auxiliary_tracks
-from composition.media.decoding.picture_cost import estimate_picture_file, measure_source
+from composition.media.decoding.picture_cost import measure_source
 from composition.media.decoding.picture_file import PictureFile
 from composition.media.decoding.picture_readers import open_picture_reader
 
@@ -33,9 +33,5 @@ def open_frames(source: str | bytes, limits: Limits) -> FrameFile:
     if library is None:
         return MediaFile(source, limits)
     limits.check_video_codec(LIBRARY_CODECS[library])
-    limits.require(
-        estimate_reading(measure_source(source))
-        if header.size is None
-        else estimate_picture_file(source, header, limits)
-    )
+    limits.require(estimate_reading(measure_source(source)))
     return PictureFile(open_picture_reader(source, library, limits), limits)

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from composition.media.cost import FrameForm, estimate_animation
-from composition.media.decoding.headers import Library, Limits
+from composition.media.decoding.headers import Library, Limits, read_header
 from composition.media.decoding.media_file import THREADS
 from composition.media.decoding.picture_file import PictureReader
 from composition.media.decoding.picture_tags import PictureTags
@@ -31,6 +31,8 @@ HEADER_BYTES = 1 << 20
 """Size of the beginning of an AVIF file that is searched for its colours."""
 LIBRARY_BITS, DEEP_LIBRARY_BITS = 72, 144
 """Bits that a pixel takes inside of a library, for samples of 8 bits and for deeper ones: planes, tiles and copies."""
+WEBP_HEAD_BYTES = 30
+"""Size of the beginning of a WebP file that tells the size of the picture."""
 FAILURES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, IndexError, KeyError, TypeError, struct.error)
 """Exceptions that pi_heif and Pillow raise for damaged files."""
 
@@ -130,11 +132,13 @@ class WebpReader:
         self.pixel_aspect = Fraction(1)
         whole, self.durations = _list_webp_frames(data, limits)
         self.file_bytes = len(data)
+        self.size: tuple[int, int] = read_header(data[:WEBP_HEAD_BYTES]).size or (0, 0)
+        limits.check_size(*self.size)
+        self.form = FrameForm(*self.size, LIBRARY_BITS, self.codec, has_alpha=True)
+        limits.require(estimate_animation(self.form, len(data), len(self.durations)))
         self.damaged = None if whole is data else f"truncated: the first {len(self.durations)} frames are complete"
         with name_failures("the WebP animation"):
             self._picture = open_picture(whole, "WEBP")
-            self.size: tuple[int, int] = self._picture.size
-        self.form = FrameForm(*self.size, LIBRARY_BITS, self.codec, has_alpha=True)
         self.tags = PictureTags(self._picture.info.get("icc_profile"))
 
     def read_frame(self, position: int) -> VideoFrame:

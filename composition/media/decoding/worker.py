@@ -6,7 +6,8 @@ a length (4 bytes, big endian) and JSON: first `{"path", "limits", "takes_sound"
 "most"}`, `{"op": "sample", "count"}`, `{"op": "last"}`, `{"op": "straight"}` (the last frame with alpha, if it is not
 opaque) or `{"op": "verify"}`. An answer is a length and JSON, `{"facts", "shape", "times"}` or `{"error", "message"}`,
 followed by the pixels that `shape` announces. `times` is null or `{"base", "ticks"}`: the times of the frames of a run,
-and the seconds of one tick as a fraction.
+and the seconds of one tick as a fraction. `rest` has the positions of the frames of a sample that did not fit into the
+answer; the owner requests them by `{"op": "sample", "positions"}`.
 
 `{"op": "sound", "form", "rate", "channels"}` begins to read the sound, as `packets` or `samples`, and `{"op":
 "sound_next"}` continues. The answer is `{"facts", "sound", "bytes"}`, followed by that number of bytes; see
@@ -54,6 +55,8 @@ MAX_DECORD_FRAMES = 256
 """Maximum number of frames of a video that is sampled with decord."""
 MAX_DECORD_BYTES = 256 << 20
 """Largest memory that the decoder of a video takes that is sampled with decord, which has another one, in bytes."""
+SAMPLE_BYTES = 128 << 20
+"""Maximum size of the frames that are sampled in one answer, if there is more than one, in bytes of pixels."""
 SOUND_OPERATIONS = frozenset({"sound", "sound_next"})
 TASKS = {
     "ingredient": "composition.media.marks.packing:pack_ingredient",
@@ -91,6 +94,11 @@ class Video:
             and not file.damaged
             and isinstance(self._reader, PlainReader)
         )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.file.converter.size
 
     @property
     def count(self) -> int:
@@ -195,6 +203,19 @@ def open_media(path: str, limits: Limits, *, takes_sound: bool) -> Video | Album
         return sound
 
 
+def split_sample(media: Video | Album, request: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the positions of the frames that are sampled in one answer, and those that are left for later requests.
+
+    Args:
+        media: the file.
+        request: has `positions`, or the `count` of frames to spread.
+    """
+    positions = request["positions"] if "positions" in request else spread_positions(request["count"], media.count)
+    width, height = media.size
+    most = max(1, SAMPLE_BYTES // (width * height * 3))
+    return positions[:most], positions[most:]
+
+
 def run_operation(media: Video | Album | SoundFile, request: dict[str, Any]) -> Pixels | None:
     """Run the operation of a request. Return (n, height, width, 3 or 4) uint8; None if it has no pixels."""
     if isinstance(media, SoundFile):
@@ -205,7 +226,7 @@ def run_operation(media: Video | Album | SoundFile, request: dict[str, Any]) -> 
         case "run":
             return media.read_run(request["start"], request["most"])
         case "sample":
-            return media.sample(spread_positions(request["count"], media.count))
+            return media.sample(split_sample(media, request)[0])
         case "last":
             return media.read_last()
         case "straight":
@@ -249,6 +270,7 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
     while request is not None:
         allowance.begin_operation()
         pixels = times = None
+        rest: list[int] = []
         try:
             if media is None:
                 media = open_media(path, limits, takes_sound=takes_sound)
@@ -262,8 +284,10 @@ def serve_requests(link: socket.socket, limits: Limits, path: str, *, takes_soun
                 pixels = run_operation(media, request)
                 if pixels is not None and request["op"] == "run" and isinstance(media, Video):
                     times = media.list_times(request["start"], len(pixels))
+                if request["op"] == "sample" and not isinstance(media, SoundFile):
+                    rest = split_sample(media, request)[1]
             shape = None if pixels is None else pixels.shape
-            send_answer(link, {"facts": media.describe(), "shape": shape, "times": times}, pixels)
+            send_answer(link, {"facts": media.describe(), "shape": shape, "times": times, "rest": rest}, pixels)
         except MemoryError:
             send_error(link, LimitExceeded(allowance.describe_memory()))
         except FFmpegError as error:
