@@ -21,6 +21,7 @@ BENCHMARKS = (
     "memory",
     "cancel",
     "ttlg",
+    "gate",
     "memory_edit",
     "upscale",
     "pipeline",

@@ -42,7 +42,7 @@ SENSIBLE: Mapping[FaultKind, float] = {"flicker": 0.08, "jump": 16}
 HIDDEN: Sequence[FaultKind] = ("flicker", "jump")
 """Kinds of faults that noise hides."""
 GOAL = 0.95
-MINIATURES = 5
+MINIATURES = 4
 """Scenes that the miniatures animate."""
 GIVEN, EDITED = 17, 9
 """Frames of a user's clip and of its continuation, and of a rolling edit."""
@@ -89,7 +89,9 @@ class Trial:
     """The planted fault."""
     strength: float
     arrangement: str
-    clip: Clip
+    first: int
+    """First frame of the fault."""
+    last: int
     frames: Sequence[FrameSignals]
     is_found: bool
     false: Sequence[Finding]
@@ -145,7 +147,7 @@ def _judge(source: str, clip: Clip, arrangement: str, strength: float = 0.0) -> 
         each for each in found if each.kind == clip.kind and clip.first - 1 <= each.last and each.first <= clip.last + 1
     ]
     false = [each for each in found if each not in right]
-    return Trial(source, clip.kind, strength, arrangement, clip, frames, bool(right), false)
+    return Trial(source, clip.kind, strength, arrangement, clip.first, clip.last, frames, bool(right), false)
 
 
 def find_recall(trials: Sequence[Trial], kind: FaultKind, strength: float) -> float:
@@ -196,20 +198,20 @@ def _list_clean(trials: Sequence[Trial]) -> Iterator[Row]:
 
 def _list_distributions(trials: Sequence[Trial]) -> Iterator[Row]:
     clean = [SignalTable(each.frames) for each in trials if each.kind is None and each.arrangement == "moving"]
-    faulty: dict[FaultKind, list[tuple[Clip, SignalTable]]] = {kind: [] for kind in KINDS}
+    faulty: dict[FaultKind, list[tuple[Trial, SignalTable]]] = {kind: [] for kind in KINDS}
     for each in trials:
         if each.kind is not None and each.strength in (0.0, SENSIBLE.get(each.kind)):
-            faulty[each.kind].append((each.clip, SignalTable(each.frames)))
-    still = [table.change[clip.first + 1 : clip.last + 1] for clip, table in faulty["frozen"]]
+            faulty[each.kind].append((each, SignalTable(each.frames)))
+    still = [table.change[trial.first + 1 : trial.last + 1] for trial, table in faulty["frozen"]]
     yield _describe("change of frozen frames", np.concatenate(still), DEFAULT_THRESHOLDS.still_change)
     yield _describe("smallest change without a fault", [each.change[1:].min() for each in clean])
-    flat = [table.extent[clip.first : clip.last + 1] for clip, table in faulty["flat"]]
+    flat = [table.extent[trial.first : trial.last + 1] for trial, table in faulty["flat"]]
     yield _describe("extent of flat frames", np.concatenate(flat), DEFAULT_THRESHOLDS.flat_extent)
     yield _describe("smallest extent without a fault", [each.extent.min() for each in clean])
-    cuts = [_compare_residuals(table)[clip.first] for clip, table in faulty["cut"]]
+    cuts = [_compare_residuals(table)[trial.first] for trial, table in faulty["cut"]]
     yield _describe("residual of a cut over that nearby", cuts, DEFAULT_THRESHOLDS.cut_ratio)
     yield _describe("largest such without a fault", [_compare_residuals(each).max() for each in clean])
-    jumps = [_compare_shifts(table)[clip.first] for clip, table in faulty["jump"]]
+    jumps = [_compare_shifts(table)[trial.first] for trial, table in faulty["jump"]]
     yield _describe(
         f"shift of a {name_fault('jump', SENSIBLE['jump'])} over that nearby", jumps, DEFAULT_THRESHOLDS.jump_ratio
     )

@@ -83,7 +83,9 @@ def make_edit(command: Command) -> Callable[..., None]:
         request = {**fields, **assign_roles(roles)}
         if "save_debug_dir" in results:
             request["debug"] = True
-        run_command(ctx, JobOrder(command.model, request, _list_results(results)), how)
+        video = run_command(ctx, JobOrder(command.model, request, _list_results(results)), how)
+        if video.degraded:
+            typer.echo(f"reel: the video is not as requested: {' '.join(video.degraded.split())}", err=True)
 
     return edit
 

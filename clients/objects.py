@@ -161,7 +161,8 @@ class Video(Ending):
     stages: list[StageRecord] = []
     """Completed stages, with the service that ran each."""
     degraded: str | None = None
-    """Description of an optional stage that failed and was skipped; null if there is none."""
+    """What is not as requested, e.g. an optional stage that failed and was skipped, or frames that their gate
+    refused; null if there is nothing."""
 
 
 class Scores(Answer):

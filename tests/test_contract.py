@@ -25,13 +25,14 @@ from composition.contract.definitions import (
 from composition.contract.files import ROOT, compare_files, render_files
 from composition.contract.source import split_types
 from composition.contract.words import describe_default, describe_limits
-from composition.contract.write_fields import name_fields
+from composition.contract.write_fields import ARGUMENTS, name_fields
 from composition.contract.write_objects import TAG, name_object
 from composition.graphs.graph import Graph
 from composition.graphs.request import GraphRequest
 from composition.http.descriptions import find_classes
 from composition.http.faces import FaceRequest
 from composition.http.openapi import inline_schema, picture_body, video_schema
+from composition.http.provenance import ProvenanceRequest
 from composition.http.schemas import IMAGE_EVENTS
 from composition.records.events import JOB_EVENTS
 from reelgraph import fields as client_fields
@@ -41,6 +42,7 @@ from reelgraph.cli import app
 from reelgraph.cli_commands import make_command
 from reelgraph.commands import COMMANDS
 from reelgraph.faces import Faces
+from reelgraph.provenance import ContentProvenanceChecks
 
 Facts = dict[str, str]
 """What one side says of a field: `limits`, `default`, and whether it is `needed`."""
@@ -217,7 +219,7 @@ def test_it_is_generated_the_same_everywhere_and_without_what_runs_models(seed: 
     assert found.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", [name for name, each in DEFINITIONS.items() if each.request is not FaceRequest])
+@pytest.mark.parametrize("name", [name for name, each in DEFINITIONS.items() if each.request not in ARGUMENTS])
 def test_the_client_knows_every_field(name: str) -> None:
     definition = DEFINITIONS[name]
     assert find_differences(name, read_server(definition), "the client", read_client(definition)) == []
@@ -226,6 +228,11 @@ def test_the_client_knows_every_field(name: str) -> None:
 def test_a_face_is_found_with_every_field() -> None:
     arguments = set(inspect.signature(Faces.find).parameters) - {"self", "on_progress"}
     assert arguments == {field.name for field in list_fields(FaceRequest)}
+
+
+def test_marks_are_read_with_every_field() -> None:
+    arguments = set(inspect.signature(ContentProvenanceChecks.create).parameters) - {"self", "on_progress"}
+    assert arguments == {field.name for field in list_fields(ProvenanceRequest)}
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)

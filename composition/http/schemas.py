@@ -151,7 +151,8 @@ class VideoObject(BaseModel):
     stages: list[StageObject] = []
     """Completed stages, with the service that ran each."""
     degraded: str | None
-    """Description of an optional stage that failed and was skipped; null if there is none."""
+    """What is not as requested, e.g. an optional stage that failed and was skipped, or frames that their gate refused;
+    null if there is nothing."""
 
 
 class ImageObject(BaseModel):

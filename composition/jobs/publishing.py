@@ -21,6 +21,7 @@ from composition.media.marks.settings import MarksSettings, VisibleLabel
 from composition.media.visible_label import draw_label, uncover_label
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
+from services.errors import StorageFailed
 from services.frames import Pixels
 
 FORMATS: dict[str, MarkedFormat] = {"mp4": "mp4", "png": "png", "jpg": "jpeg", "webp": "webp", "gif": "gif"}
@@ -103,6 +104,8 @@ class Publisher:
         try:
             await asyncio.to_thread(draft.write_bytes, data)
             await self.publish_file(job_id, variant, draft, key)
+        except OSError as error:
+            raise StorageFailed(f"the finished file cannot be written: {error.strerror}") from error
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 

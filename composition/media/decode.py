@@ -29,7 +29,7 @@ from composition.media.cost import HEADER_BYTES, TASK_COST, Cost
 from composition.media.decoding.allowance import HEADER_CPU_S
 from composition.media.decoding.process import decoder_processes
 from composition.media.limits import MediaKind, MediaLimits
-from composition.media.memory_budget import MemoryBudget, Reservation, find_default_budget
+from composition.media.memory_budget import Reservation, find_budget
 from composition.media.sound_form import SoundChunk, SoundForm, UnfitForCopying, parse_chunk, parse_form
 from composition.media.turns import Pace
 from services.errors import ConfigError, LimitExceeded, ReelError, ServiceBusy, ServiceLost, UndecodableMedia
@@ -94,7 +94,10 @@ class Decoder:
         self._cost: Cost | None = None
         self._lock = asyncio.Lock()
         self._facts: MediaFacts | None = None
-        self._process = decoder_processes.start()
+        try:
+            self._process = decoder_processes.start()
+        except OSError as error:
+            raise ServiceLost("the decoder process could not be started") from error
         self._pace = Pace(self._process, owner, limits.turn_wait_s)
 
     @classmethod
@@ -109,9 +112,7 @@ class Decoder:
         background: str | None = None,
         takes_sound: bool = False,
     ) -> AsyncGenerator["Decoder"]:
-        """Open a file inside the `with` block; its process has ended when the block is left.
-
-        A zip archive or a folder is opened as the pictures in it, in natural order of their names.
+        """Open a file, or the pictures in a zip archive or a folder in natural order; its process ends with the block.
 
         Args:
             path: a local file, or a folder of pictures.
@@ -127,7 +128,7 @@ class Decoder:
                 or picture. The message names the picture.
             LimitExceeded: the header or the packets exceed a limit.
             ServiceLost: the process could not be started, or died with the process that it was forked from.
-            ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
+            ServiceBusy: neither the processor nor the memory was free in time.
         """
         limits = limits or MediaLimits()
         if background is not None:
@@ -175,13 +176,9 @@ class Decoder:
         cls, path: Path, limits: MediaLimits, param: str | None, owner: str, memory_bytes: int
     ) -> AsyncGenerator["Decoder"]:
         """Reserve memory and start a process inside the `with` block."""
-        budget = MemoryBudget(limits.node_memory_bytes or find_default_budget(), limits.node_memory_wait_s)
-        with closing(budget.open_reservation(owner)) as reservation:
+        with closing(find_budget(limits).open_reservation(owner)) as reservation:
             await reservation.resize(memory_bytes)
-            try:
-                decoder = cls(path, limits, param, owner, reservation)
-            except OSError as error:
-                raise ServiceLost("the decoder process could not be started") from error
+            decoder = cls(path, limits, param, owner, reservation)
             try:
                 yield decoder
             finally:

@@ -34,6 +34,8 @@ class Thresholds:
     """Fewest frames that are alike."""
     frozen_s: float = 0.15
     """Shortest time for which frames are alike, in seconds."""
+    still_s: float = 10.0
+    """The same in a video of one shot that never moves."""
     swing: float = 1.5
     """Smallest change of brightness, colour or contrast from one turn of a flicker to the next."""
     swing_share: float = 0.3
@@ -42,12 +44,16 @@ class Thresholds:
     """Fewest turns of a flicker."""
     turn_frames: int = 3
     """Most frames from one turn to the next."""
+    turn_s: float = 0.3
+    """Longest time from one turn to the next, in seconds; more is a slow change."""
     cut: float = 8.0
     """Smallest residual of a cut."""
     cut_ratio: float = 3.5
     """The same as a multiple of the residuals nearby, if the colours are the same."""
     cut_ratio_jump: float = 1.6
     """The same if there is also a jump of the colours."""
+    cut_shift: float = 40.0
+    """Smallest shift of a cut to a picture of the same forms."""
     jump: float = 4.0
     """Smallest shift of a jump."""
     jump_ratio: float = 4.0
@@ -219,20 +225,25 @@ class SignalTable:
 
     @cached_property
     def frozen(self) -> Flags:
-        """Frames that are alike for longer than the frames of their shot usually are, if anything moves in it."""
+        """Frames that are alike for longer than the frames of their shot usually are, if it moves, or for very long.
+
+        Where a storyboard shows a picture that does not move, it may be a title card.
+        """
         found, limits = np.zeros(len(self.flat), np.bool_), self._limits
         for shot in self.list_shots():
             inside = self.still[shot].copy()
             inside[0] = False
-            if np.count_nonzero(~inside[1:]) < FEWEST_MOVES:
+            is_moving = np.count_nonzero(~inside[1:]) >= FEWEST_MOVES
+            if not is_moving and (self.origins == "shot").any():
                 continue
+            least_s = limits.frozen_s if is_moving else limits.still_s
             runs = [(first - 1 + shot.start, last + shot.start) for first, last in _list_ranges(inside)]
             moves = np.count_nonzero(~inside)  # each begins a picture, which is held for 0 or more frames
             holds = np.sort([0] * max(0, moves - len(runs)) + [last - first for first, last in runs])
-            usual = int(holds[len(holds) // 2])
+            usual = int(holds[len(holds) // 2]) if is_moving else 0
             for first, last in runs:
                 count = last - first + 1
-                long = self.seconds[first : last + 1].sum() >= limits.frozen_s
+                long = self.seconds[first : last + 1].sum() >= least_s
                 if count >= limits.frozen_frames and long and count > 2 * (usual + 1) and not self.flat[first]:
                     found[first : last + 1] = True
         return found
@@ -249,18 +260,22 @@ class SignalTable:
             moved = np.nanmedian(_look_around(self.residual[shot], limits.near), axis=1)
             least = np.maximum(limits.swing, limits.swing_share * moved)
             for column in self.colours[shot].T:
-                for first, last in self._find_quick(_find_turns(column, least)):
-                    found[shot.start + first : shot.start + last + 1] = True
+                for first, last in self._find_quick([shot.start + turn for turn in _find_turns(column, least)]):
+                    found[first : last + 1] = True
         return found & ~self.flat
 
     def _find_quick(self, turns: Sequence[int]) -> Iterator[tuple[int, int]]:
-        group: list[int] = []
-        for turn in [*turns, -1]:
-            if group and (turn < 0 or turn - group[-1] > self._limits.turn_frames):
-                if len(group) >= self._limits.turns:
+        """Yield the first and the last of each group of turns that follow each other quickly."""
+        limits, group = self._limits, list(turns[:1])
+        for before, turn in pairwise(turns):
+            seconds = self.seconds[before:turn].sum()
+            if turn - before > limits.turn_frames or seconds > limits.turn_s:
+                if len(group) >= limits.turns:
                     yield group[0], group[-1]
                 group = []
             group.append(turn)
+        if len(group) >= limits.turns:
+            yield group[0], group[-1]
 
     @cached_property
     def breaks(self) -> tuple[Flags, Flags]:
@@ -281,6 +296,7 @@ class SignalTable:
         jumps &= (shift >= limits.jump_ratio * near.usual_shift) & (shift >= limits.jump_step * near.usual_step)
         ratio = np.where(jumps, limits.cut_ratio_jump, limits.cut_ratio)
         cuts = judged & (residual >= limits.cut) & (residual >= ratio * near.usual_residual)
+        cuts |= jumps & (shift >= limits.cut_shift)
         return cuts, jumps & ~cuts
 
     def compare_near(self, usual: Flags) -> Nearby:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from composition.media.allowed import CONTAINERS, SOUND_CODECS, VIDEO_CODECS, Codec, Container
 from composition.media.backgrounds import check_background
 from composition.media.confinement.status import ConfinementPolicy
+from composition.media.node_memory import RAY_THRESHOLD
 
 MediaKind = Literal["image", "video", "pictures", "sound"]
 """`pictures` is a zip archive or a folder of pictures, `sound` a file that holds only sound."""
@@ -41,6 +42,10 @@ class MediaLimits(BaseModel):
     of its file let expect."""
     node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
     """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""
+    node_memory_threshold: float = Field(default=RAY_THRESHOLD, gt=0, le=1)
+    """Share of the memory of a machine in use up to which decoders take memory: `RAY_memory_usage_threshold` of Ray."""
+    node_memory_folder: str | None = None
+    """Folder of the file by which processes share this budget; by default one in `/dev/shm`."""
     node_memory_wait_s: float = Field(default=30, ge=0)
     """Seconds that a file waits for this memory before it is refused with status 503."""
     background: Background = "white"

@@ -14,10 +14,10 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-from composition.media.node_memory import NodeMemory, choose_budget, find_kill_mark, read_node_memory
+from composition.media.limits import MediaLimits
+from composition.media.node_memory import RAY_THRESHOLD, NodeMemory, choose_budget, read_node_memory
 from services.errors import LimitExceeded, ServiceBusy, ServiceLost
 
 UNIT_BYTES = 8 << 20
@@ -34,21 +34,17 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is privat
 _open_reservations: "weakref.WeakSet[Reservation]" = weakref.WeakSet()
 
 
-def find_runtime_folder() -> Path:
-    """Return the folder of what processes of this user share while they run; it may not exist yet."""
-    folder = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(folder) / "reelgraph" if folder else SHARED_MEMORY / f"reelgraph-{os.getuid()}"
-
-
 def format_bytes(size: int) -> str:
     """Return a size for a message, in MiB."""
     return f"{size / (1 << 20):,.0f} MiB"
 
 
-@cache
-def find_default_budget() -> int:
-    """Return the default budget of all decoders of this machine, in bytes."""
-    return choose_budget(read_node_memory().total)
+def find_budget(limits: MediaLimits) -> "MemoryBudget":
+    """Return the budget of all decoders of this machine that the settings name."""
+    folder = Path(limits.node_memory_folder) if limits.node_memory_folder else None
+    threshold = limits.node_memory_threshold
+    total = limits.node_memory_bytes or choose_budget(read_node_memory().total, threshold)
+    return MemoryBudget(total, limits.node_memory_wait_s, threshold=threshold, folder=folder)
 
 
 class MemoryBudget:
@@ -57,7 +53,8 @@ class MemoryBudget:
     Args:
         total_bytes: the budget, in bytes.
         wait_s: seconds to wait for memory that others have taken.
-        folder: where the file is; by default that of this user.
+        threshold: share of all memory from which on Ray kills workers.
+        folder: where the file is, by default a folder of this user in shared memory. It is made if it does not exist.
         read_memory: returns the memory of the machine.
     """
 
@@ -66,12 +63,14 @@ class MemoryBudget:
         total_bytes: int,
         wait_s: float,
         *,
+        threshold: float = RAY_THRESHOLD,
         folder: Path | None = None,
         read_memory: Callable[[], NodeMemory] = read_node_memory,
     ) -> None:
         self.total_bytes = total_bytes
         self.wait_s = wait_s
-        self._folder = folder or find_runtime_folder()
+        self._threshold = threshold
+        self._folder = folder or SHARED_MEMORY / f"reelgraph-{os.getuid()}"
         self._read_memory = read_memory
 
     @property
@@ -101,7 +100,7 @@ class MemoryBudget:
     def is_room_on_node(self, size: int) -> bool:
         """Whether `size` more bytes can be used without Ray beginning to kill processes."""
         memory = self._read_memory()
-        return memory.used + size <= find_kill_mark(memory.total)
+        return memory.used + size <= memory.total * self._threshold
 
 
 class Reservation:

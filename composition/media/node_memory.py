@@ -4,8 +4,6 @@ Ray's memory monitor kills workers, among them replicas, when the memory in use 
 nothing of decoder processes, so their budget must lie within the rest.
 """
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,24 +77,11 @@ def _read_table(path: Path) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
 
 
-def find_kill_mark(total: int, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the bytes in use from which on Ray kills workers, by the variables that Ray reads.
-
-    Args:
-        total: all memory, in bytes.
-        environment: `RAY_memory_usage_threshold` and `RAY_min_memory_free_bytes` are read.
-    """
-    mark = int(total * float(environment.get("RAY_memory_usage_threshold", RAY_THRESHOLD)))
-    free = int(environment.get("RAY_min_memory_free_bytes", -1))
-    return mark if free < 0 else max(mark, total - free)
-
-
-def choose_budget(total: int, environment: Mapping[str, str] = os.environ) -> int:
+def choose_budget(total: int, threshold: float) -> int:
     """Return the default budget of all decoders in bytes: what Ray leaves free, but room for one large file.
 
     Args:
         total: all memory, in bytes.
-        environment: see `find_kill_mark`.
+        threshold: share of it from which on Ray kills workers.
     """
-    left = total - find_kill_mark(total, environment)
-    return min(max(left, SMALLEST_BUDGET), total // LARGEST_SHARE)
+    return min(max(int(total * (1 - threshold)), SMALLEST_BUDGET), total // LARGEST_SHARE)

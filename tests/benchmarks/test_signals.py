@@ -6,9 +6,9 @@ from benchmarks.planted import PICTURES
 from benchmarks.signals import SENSIBLE, Trial, find_precision, find_recall, run_trials
 from composition.media.fault_kinds import KINDS, FaultKind
 
-SEEDS = range(2_000_000, 2_000_003)
-LEAST = 0.9
-"""Share of 12 faults or more that is found: all but one."""
+SEEDS = range(2_000_000, 2_000_002)
+LEAST = 0.87
+"""Share of eight faults that is found: all but one."""
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from composition.http.schemas import CompletedImage, ImageProgress, ModelObject, PartialImage
+from composition.media.marks.report import (
+    Manifest,
+    MarkedAction,
+    MarkedIngredient,
+    MarkedLabels,
+    MarkedLora,
+    MarkedModel,
+    MarksReport,
+)
+from composition.media.marks.vocabulary import COMPOSITE
 from composition.records.events import (
     FactEvent,
     FrameEvent,
@@ -93,6 +103,33 @@ MODELS = [
     ModelObject(id="wan-5b", kind="wan", roles=["image-to-video"], ready=True, state="HEALTHY"),
     ModelObject(id="svd", kind="svd", roles=["image-to-video"], ready=False, state="UPDATING"),
 ]
+MARKS = MarksReport(
+    manifest=Manifest(
+        state="valid",
+        failures=["signingCredential.untrusted"],
+        issuer="Somebody\x1b[31m",
+        generated_at="2026-08-02T12:30:15Z",
+        generator="reelgraph 9.9",
+        digital_source_type=COMPOSITE,
+        provider="Example",
+        content_id="video_1/video",
+        seed=0,
+        models=[MarkedModel(stage="animate", model="wan", source="owner/weights", revision="abc")],
+        loras=[MarkedLora(name="ink", sha256="cccc")],
+        prompts={"prompt": "a fox"},
+        actions=[MarkedAction(action="c2pa.opened"), MarkedAction(action="c2pa.edited", digital_source_type=COMPOSITE)],
+        ingredients=[
+            MarkedIngredient(title="input_video", format="video/mp4", relationship="parentOf"),
+            MarkedIngredient(title="photo", format="image/jpeg", state="trusted", issuer="Camera"),
+        ],
+    ),
+    labels=MarkedLabels(
+        source_type=COMPOSITE,
+        system="reelgraph",
+        system_version="9.9",
+        aigc={"Label": "1", "ContentProducer": "Example", "ProduceID": ""},
+    ),
+)
 FAILURE = tell(StatusEvent(status="failed", error=VideoError(code="model_failed", message="out of memory")))
 
 

@@ -262,6 +262,17 @@ def test_a_broken_stream_of_frames_begins_again(reel: Reel, server: VideoServer,
     assert len(server.requests("GET", "/v1/videos/video_1/content")) == 2
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_frames_that_their_gate_refused_are_told(
+    reel: Reel, script: Script, place: Path, options: tuple[str, ...]
+) -> None:
+    script.about = {"degraded": "gate: frame 2: edge_loss above 0.8 after 3 tries"}
+    result = reel("edit", *FROM_VIDEO, *OUT, *options)
+    assert (result.exit_code, (place / "out.mp4").read_bytes()) == (0, CONTENT)
+    told = "reel: the video is not as requested: gate: frame 2: edge_loss above 0.8 after 3 tries"
+    assert told in result.stderr.splitlines()
+
+
 def test_a_failed_edit_makes_no_folders(reel: Reel, script: Script, place: Path) -> None:
     script.story[-1] = FAILURE
     before = set(place.rglob("*"))

@@ -29,6 +29,7 @@ from composition.http.faces import Crop, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditRequest
 from composition.http.image_generation import ImageGenerationRequest
 from composition.http.listing import PageQuery
+from composition.http.provenance import ContentProvenanceCheckObject, ProvenanceRequest, describe_report
 from composition.http.schemas import (
     IMAGE_EVENTS,
     Deleted,
@@ -40,6 +41,7 @@ from composition.http.schemas import (
     VideoObject,
 )
 from composition.http.validation import parse_fields
+from composition.media.marks.report import MarksReport
 from composition.records.events import (
     JOB_EVENTS,
     StatusEvent,
@@ -57,6 +59,7 @@ from tests.clients.stories import (
     FRAMES,
     HD,
     IDENTITY,
+    MARKS,
     MODELS,
     PAINTED,
     SCORES,
@@ -158,6 +161,7 @@ class VideoServer:
             ("POST", "/v1/images/edits", self.edit_image),
             ("POST", "/v1/images/generations", self.paint),
             ("POST", "/v1/faces", self.face),
+            ("POST", "/v1/content_provenance_checks", self.check_provenance),
             ("POST", "/v1/videos", self.create),
             ("GET", "/v1/videos", self.list_videos),
             ("GET", "/v1/videos/{video_id}", self.video),
@@ -304,6 +308,15 @@ class VideoServer:
             notice="2 faces were found, and the largest is taken",
             stages=[STAGE],
         )
+
+    async def check_provenance(self, request: Request) -> ContentProvenanceCheckObject:
+        fields, files = await read_body(request)
+        asked = parse_fields(ProvenanceRequest, {**fields, **dict.fromkeys(dict(files), PENDING)}, {})
+        self.asked.append((fields, dict(files)))
+        if asked.file == "file_refused":
+            raise InvalidParameter("file: the decoder crashed on the file", param="file")
+        is_plain = asked.file == "file_none" or dict(files).get("file") == b"none"
+        return describe_report(MarksReport() if is_plain else MARKS)
 
     async def list_videos(self, paging: Annotated[PageQuery, Query()]) -> dict[str, Any]:
         return _page([self._shown(job) for job in self.jobs.values()], paging)

@@ -1,5 +1,7 @@
 """A rolling edit survives: after the death of any process, it continues at its next frame, with the same frames."""
 
+import json
+import statistics
 from typing import Any
 
 import httpx
@@ -95,3 +97,43 @@ def test_a_killed_process_costs_no_frame(
     events = http.get(f"/v1/videos/{video_id}/events").text
     assert events.count("event: frame\n") == TOTAL
     record_property(Outcome.__name__, compare_outcomes(server, deployment, "edit", video, undisturbed))
+
+
+@pytest.fixture(scope="module")
+def gated(http: httpx.Client, job: dict[str, Any], undisturbed: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the job with a gate that refuses about half of the pictures that it makes."""
+    answer = http.get(f"/v1/videos/{undisturbed['id']}/content", params={"variant": "metrics", "format": "json"})
+    losses = [frame["edge_loss"] for frame in answer.json()["frames"] if frame["edge_loss"] is not None]
+    return {**job, "gate": {"edge_loss": statistics.median(losses), "tries": 3}}
+
+
+def read_until_refused(http: httpx.Client, video_id: str) -> None:
+    """Follow the events of a job until a frame after the first one is refused: it is then being made again."""
+    with http.stream("GET", f"/v1/videos/{video_id}/events") as answer:
+        kind = ""
+        for line in answer.iter_lines():
+            kind = line.removeprefix("event: ") if line.startswith("event: ") else kind
+            if kind == "try" and line.startswith("data: ") and json.loads(line.removeprefix("data: "))["index"] > 1:
+                return
+    raise AssertionError("no frame was refused")
+
+
+@pytest.mark.parametrize("deployment", ["qwen-edit", "jobs", pytest.param("rolling-edit", marks=pytest.mark.matrix)])
+def test_a_process_killed_while_a_frame_is_made_again_changes_neither_frames_nor_record(
+    server: Server, http: httpx.Client, gated: dict[str, Any], *, deployment: str
+) -> None:
+    expected = wait_for_end(http, start_job(http, gated))
+    assert (expected["status"], expected["facts"]["gate_retried"] > 0) == ("completed", True), expected
+    video_id = start_job(http, gated)
+    read_until_refused(http, video_id)
+    server.busiest(deployment).kill()
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"
+    video = wait_for_end(http, video_id)
+    assert (video["status"], video["frames_done"]) == ("completed", TOTAL), video
+    assert read_beneath(fetch_content(http, video_id)) == read_beneath(fetch_content(http, expected["id"]))
+    for name in ("frames", "metrics"):
+        assert fetch_variant(http, video_id, name) == fetch_variant(http, expected["id"], name), name
+    for name in ("gate_tries", "gate_retried", "gate_refused"):
+        assert video["facts"][name] == expected["facts"][name], name
+    assert video["degraded"] == expected["degraded"]
+    assert (video["degraded"] is None) == (video["facts"]["gate_refused"] == 0)

@@ -146,7 +146,7 @@ def test_reel_edit(server: Server, tmp_path: Path, form: str) -> None:
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [f"{index:06d}.png" for index in range(EDGES + 1)]
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / "000000.png")), FIRST)
-    assert len(json.loads((tmp_path / "scores.json").read_text())["frames"]) == EDGES
+    assert len(json.loads((tmp_path / "scores.json").read_text())["frames"]) == EDGES + 1
 
 
 def test_the_first_frame_of_an_rgb_video_is_the_default(http: httpx.Client, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class EditBranchFields(BranchFields):
     """Guidance and gate are parsed early as well, because their fields are merged one by one."""
 
     ttlg: Annotated[dict[str, Any], BeforeValidator(parse_json_object)] = Field(default_factory=dict[str, Any])
-    gate: Annotated[dict[str, Any], BeforeValidator(parse_json_object)] = Field(default_factory=dict[str, Any])
+    gate: Annotated[dict[str, Any] | None, BeforeValidator(parse_json_object)] = None
 
 
 def inherit_edit(origin: Origin, fields: Mapping[str, Any], media: Collection[str]) -> Inheritance:

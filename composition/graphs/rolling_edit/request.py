@@ -89,7 +89,7 @@ class RollingEditRequest(MediaRequest, Editing):
     """Maximum number of frames of the result, including the first frame."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     """Frames per second of the result. Default: that of the edge video, or 16 for pictures."""
-    gate: Annotated[Gate, BeforeValidator(parse_json_object)] | None = None
+    gate: Annotated[Gate | None, BeforeValidator(parse_json_object)] = None
     """Maximum scores of a frame; a frame that is above one is made again. Default: every frame is accepted."""
     debug: bool = False
     """Store pictures of the edges and of the guidance for each frame."""

@@ -45,12 +45,13 @@ def confine(path: str, packages: Sequence[str], policy: ConfinementPolicy) -> No
         set_attribute(PR_SET_NO_NEW_PRIVS, 1)
         if confinement.landlock:
             links = landlock.list_links(path) if Path(path).is_dir() else []
-            drop_capabilities(path)
-            landlock.restrict_files([path, *links, *packages])
+            readable = [path, *links, *packages]
+            drop_capabilities(readable)
+            landlock.restrict_files(readable)
         elif confinement.user is not None and path.startswith("/proc/self/fd/"):
             become_nobody()
         elif os.geteuid() == 0:
-            drop_capabilities(path)
+            drop_capabilities([path])
         if confinement.seccomp:
             seccomp.restrict_calls()
         else:  # other decoders may not read its memory. The prepared process can no longer lower its session's priority

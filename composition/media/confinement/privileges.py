@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from composition.media.confinement.libc import LIBC, raise_errno
@@ -28,8 +29,8 @@ class CapabilityData(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-def drop_capabilities(path: str) -> None:
-    """Give up all capabilities, except the one that reads what others own if `path` cannot be read without it.
+def drop_capabilities(paths: Sequence[str]) -> None:
+    """Give up all capabilities, except the one that reads what others own if a path cannot be read without it.
 
     Raises OSError.
     """
@@ -39,7 +40,7 @@ def drop_capabilities(path: str) -> None:
     for half in data:
         half.effective = half.inheritable = 0
     _check(LIBC.capset(ctypes.byref(header), data))
-    kept = 0 if _can_open(path) else permitted & DAC_READ_SEARCH or permitted & DAC_OVERRIDE
+    kept = 0 if all(map(_can_open, paths)) else permitted & DAC_READ_SEARCH or permitted & DAC_OVERRIDE
     data[0].permitted = data[0].effective = kept
     data[1].permitted = 0
     _check(LIBC.capset(ctypes.byref(header), data))

@@ -43,6 +43,8 @@ class Limits:
     turn_wait_s: float
     memory_bytes: int
     node_memory_bytes: int | None
+    node_memory_threshold: float
+    node_memory_folder: str | None
     node_memory_wait_s: float
     cpu_s: float
     background: str

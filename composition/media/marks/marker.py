@@ -54,6 +54,8 @@ class Marker:
         Raises:
             StorageFailed: the file cannot be written.
             ModelFailed: signing failed.
+            ServiceLost: the configured callback did not sign, or a decoder process was lost.
+            ServiceBusy: other files are being decoded.
         """
         if self.settings.are_off:
             return

@@ -20,7 +20,7 @@ from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.containers.boxes import list_boxes
 from composition.media.marks.containers.source import Malformed, Source
 from composition.media.marks.credential import Credential
-from services.errors import ModelFailed, StorageFailed
+from services.errors import ModelFailed, ServiceLost, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ def sign_file(source: Path, target: Path, manifest: Manifest, credential: Creden
     Raises:
         StorageFailed: a file cannot be read or written.
         ModelFailed: signing failed.
+        ServiceLost: the function that signs failed, or signed with another key.
     """
     try:
         with source.open("rb") as reading, target.open("x+b") as writing:
@@ -66,7 +67,7 @@ def sign_file(source: Path, target: Path, manifest: Manifest, credential: Creden
 
 
 def sign_bytes(data: bytes, manifest: Manifest, credential: Credential) -> bytes:
-    """Return a file with a signed manifest. Raises ModelFailed: signing failed."""
+    """Return a file with a signed manifest. Raises ModelFailed and ServiceLost, like `sign_file`."""
     signed = BytesIO()
     _sign_stream(BytesIO(data), signed, manifest, credential, make_settings())
     return signed.getvalue()
@@ -98,7 +99,8 @@ def _sign_stream(source: BinaryIO, target: BinaryIO, manifest: Manifest, credent
         raise OSError(f"{error}") from error
     except C2paError as error:  # what a callback raised was logged by c2pa
         log.exception("signing failed")
-        raise ModelFailed("the file could not be signed; the reason has been logged") from error
+        kind = ModelFailed if credential.callback is None else ServiceLost
+        raise kind("the file could not be signed; the reason has been logged") from error
 
 
 def _open_signer(credential: Credential) -> Signer:

@@ -129,8 +129,9 @@ async def test_a_gate_is_inherited_field_by_field(counter: Counter) -> None:
     for given in ({"tries": 2, "temporal_loss": None}, '{"tries": 2, "temporal_loss": null}'):
         merged = {**old.params["gate"], "tries": 2, "temporal_loss": None}
         assert (await counter.branch(old.id, 1, gate=given)).params["gate"] == merged
-    body = {"model": "rolling-edit", "branch_from": {"video": old.id, "frame": 1}, "gate": None}
-    assert (await counter.jobs.build_job(Body(body), "ann")).params["gate"] is None
+    for none_at_all in (None, "null"):
+        body = {"model": "rolling-edit", "branch_from": {"video": old.id, "frame": 1}, "gate": none_at_all}
+        assert (await counter.jobs.build_job(Body(body), "ann")).params["gate"] is None
     with pytest.raises(InvalidParameter, match="gate: give at least one maximum"):
         await counter.branch(old.id, 1, gate={"edge_loss": None, "temporal_loss": None})
 

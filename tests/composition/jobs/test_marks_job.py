@@ -1,5 +1,6 @@
 """The marks of the files that a job leaves: one signature for each, when all that made it is known."""
 
+import asyncio
 import io
 import json
 import time
@@ -13,6 +14,7 @@ from PIL import Image
 
 from composition.jobs.provenance import OriginReader
 from composition.jobs.publishing import OutputSettings, change_pictures
+from composition.jobs.recorder import Output, Recorder
 from composition.media.encode import encode_png
 from composition.media.marks.manifest import GENERATION
 from composition.media.marks.marker import MarkedFormat, Marker
@@ -22,10 +24,11 @@ from composition.media.visible_label import draw_label
 from composition.records.events import StageEvent
 from composition.records.store import EventDraft, Lease, make_id
 from composition.records.tables import COPIED_FRAMES, Job
-from services.errors import ModelFailed, ServiceLost
+from services.errors import LeaseLost, ModelFailed, ServiceLost
 from services.frames import Pixels, StageDone
 from tests.composition.beneath import read_beneath
 from tests.composition.jobs.test_full_pipeline_job import Desk
+from tests.composition.jobs.test_recorder import Room, runs
 from tests.composition.media.marks.samples import get_assertion, read_store
 from tests.composition.rolling import Gone
 from tests.composition.serving import noise
@@ -155,6 +158,54 @@ async def test_a_file_that_cannot_be_signed_is_not_published(tmp_path: Path) -> 
     job, lease = desk.job()
     with pytest.raises(ModelFailed, match="could not be signed"):
         await desk.work(Studio(), job, lease)
+    assert desk.store.get_job(job.id).results == {}
+    assert list((tmp_path / "artifacts" / ".drafts").iterdir()) == []
+
+
+async def test_a_runner_that_lost_its_lease_does_not_change_the_file_of_its_successor(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    output = Output(settings=OutputSettings(marker=Marker(MarksSettings(), tmp_path)))
+    stale = room.held(lease_s=-1.0)
+    slow = Recorder(room.store, room.artifacts, stale, output)
+    for run in runs():
+        await slow.take(run)
+    resumed = room.again()
+    quick = Recorder(room.store, room.artifacts, resumed, output)
+    for run in runs(quick.frames // 7 * 7):
+        await quick.take(run)
+    await quick.finish()
+    published = room.bytes_of(resumed)
+    with pytest.raises(LeaseLost):
+        await slow.finish()
+    assert room.bytes_of(resumed) == published
+    assert read_store(published, "mp4")["validation_state"] == "Valid"
+
+
+class SlowMarker(Marker):
+    """A marker whose key service takes its time."""
+
+    def __init__(self, settings: MarksSettings, state: Path) -> None:
+        super().__init__(settings, state)
+        self.signs, self.may_go_on, self.has_ended = asyncio.Event(), asyncio.Event(), False
+
+    async def mark_file(self, path: Path, form: MarkedFormat, provenance: Provenance) -> None:
+        self.signs.set()
+        await self.may_go_on.wait()
+        await super().mark_file(path, form, provenance)
+        self.has_ended = True
+
+
+async def test_a_job_that_is_cancelled_while_a_file_is_signed_leaves_nothing(tmp_path: Path) -> None:
+    marker = SlowMarker(MarksSettings(), tmp_path)
+    desk = Desk(tmp_path, OutputSettings(marker=marker))
+    job, lease = desk.job(animate=False, upscale=False, restyle=None)
+    working = asyncio.create_task(desk.work(Studio(), job, lease))
+    await marker.signs.wait()
+    working.cancel()
+    marker.may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert marker.has_ended, "its draft is removed after that"
     assert desk.store.get_job(job.id).results == {}
     assert list((tmp_path / "artifacts" / ".drafts").iterdir()) == []
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from composition.media.confinement.libc import LIBC, call_system
+from composition.media.confinement.libc import LIBC, PR_SET_DUMPABLE, call_system, set_attribute
 from composition.media.decoding.fork_server import ForkServer
 from composition.media.decoding.headers import Limits
 from composition.media.decoding.preloading import preload_modules
@@ -211,10 +211,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         os.setgroups([])
         os.setresgid(*(request["user"],) * 3)
         os.setresuid(*(request["user"],) * 3)
+        set_attribute(PR_SET_DUMPABLE, 1)  # as in a process that this user has started
     if request.get("free"):  # to show that the attempts would succeed
         limits, name = Limits(**request["limits"]), request["path"]
     else:
-        limits, name = confine_process(request)
+        limits, name, _ = confine_process(request)
     path = Path(request["path"])
     match request["try"]:
         case "sockets":

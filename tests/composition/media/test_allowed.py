@@ -131,7 +131,7 @@ async def test_a_format_that_is_not_listed_is_refused(tmp_path: Path, container:
     others = tuple(name for name in CONTAINERS if name != container)
     refusal = "the format must be one of" if container == "mpegts" else f"the format {container} is not allowed here; "
     with pytest.raises(UndecodableMedia, match=refusal):
-        await probe_media(path, MediaLimits(containers=others))
+        await probe_media(path, MediaLimits.model_validate({"containers": others}))
     only = tuple({container, "png"})
     assert (await probe_media(path, MediaLimits.model_validate({"containers": only}))).frames
 

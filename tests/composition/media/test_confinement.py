@@ -181,6 +181,25 @@ async def test_what_another_user_owns_is_read(video: Path) -> None:
     assert set(answers.values()) <= DENIED
 
 
+def test_only_what_reads_the_files_of_others_is_kept(tmp_path: Path) -> None:
+    """A server of root may run from a folder that only another user can read."""
+    script = """
+import sys
+from pathlib import Path
+from composition.media.confinement.privileges import drop_capabilities
+drop_capabilities(sys.argv[1:])
+print(int(dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())["CapEff"], 16))
+"""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for path in (ours, theirs):
+        path.touch(0o600)
+    os.chown(theirs, 1234, 1234)
+    for paths, kept in (((ours, tmp_path / "missing"), 0), ((ours, theirs), CAP_DAC_READ_SEARCH)):
+        command = [sys.executable, "-c", script, *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert int(done.stdout) == kept
+
+
 async def test_links_in_a_folder_lead_to_their_files_only(tmp_path: Path) -> None:
     others = albums.folder(tmp_path / "others", {"1.png": albums.numbered(1), "2.png": albums.numbered(2)})
     folder = albums.folder(tmp_path / "folder", {"0.png": albums.numbered(0)})
@@ -268,6 +287,31 @@ except ReelError as error:
         cwd=ROOT,
     )
     assert done.stdout.startswith("invalid_config media.confinement: is `required`, but this machine has no seccomp: ")
+
+
+def test_no_deployment_that_decodes_starts_without_what_is_required(tmp_path: Path) -> None:
+    script = """
+import sys
+from composition.app import Front, Graphs, Jobs
+from composition.configuration.settings import FrontSettings, GraphsSettings, JobsSettings
+from services.errors import ConfigError
+state = {"home": sys.argv[1], "media": {"confinement": "required"}}
+settings = (FrontSettings(**state), JobsSettings(**state), GraphsSettings(**state, graphs={"single": {}}))
+for deployment, args in zip((Front, Jobs, Graphs), settings, strict=True):
+    try:
+        deployment(args)
+    except ConfigError as error:
+        print(error.param)
+"""
+    done = subprocess.run(
+        [*lacking(*LANDLOCK), sys.executable, "-c", script, str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == ["media.confinement"] * 3
+    assert not (tmp_path / "home").exists()
 
 
 def test_this_machine_s_report(caplog: pytest.LogCaptureFixture) -> None:

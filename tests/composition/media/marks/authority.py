@@ -41,15 +41,15 @@ class Authority:
         )
         self.pem = self._certificate.public_bytes(Encoding.PEM).decode()
 
-    def issue(self, public: PublicKey, days: int = 20) -> bytes:
+    def issue(self, public: PublicKey, purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION) -> bytes:
         """Return a certificate and that of the authority, in PEM."""
         certificate = (
-            self._begin(name("Example Studio"), public, timedelta(days=days))
+            self._begin(name("Example Studio"), public, timedelta(days=20))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **USAGE), critical=True
             )
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )

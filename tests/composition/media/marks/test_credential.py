@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from composition.media.marks.credential import convert_to_raw, load_credential, load_trust_anchors
 from composition.media.marks.marker import Marker
 from composition.media.marks.settings import Algorithm, MarksSettings, SigningSettings
-from services.errors import ConfigError, ModelFailed
+from services.errors import ConfigError, ServiceLost
 from tests.composition.media.marks import callbacks
 from tests.composition.media.marks.authority import Authority, PrivateKey, write_key
 from tests.composition.media.marks.samples import MADE, get_active, list_failures, read_store, write_file
@@ -92,7 +92,7 @@ async def test_a_callback_that_fails_is_an_error_and_its_reason_is_logged(
     marker = Marker(
         MarksSettings(signing=write_callback(tmp_path, authority, function), source_type=False, aigc=False), tmp_path
     )
-    with pytest.raises(ModelFailed, match="the reason has been logged"):
+    with pytest.raises(ServiceLost, match="the reason has been logged"):
         await marker.mark_file(path, "jpeg", MADE)
     assert reason in caplog.text
     assert path.read_bytes() == plain

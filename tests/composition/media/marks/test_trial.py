@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from composition import app
 from composition.configuration.settings import FrontSettings, JobsSettings
@@ -10,6 +13,9 @@ from composition.media.marks.marker import Marker
 from composition.media.marks.settings import MARKS_OFF, MarksSettings, SigningSettings, VisibleLabel
 from composition.media.marks.trial import check_marks
 from services.errors import ConfigError
+from tests.composition.media.marks.authority import Authority, write_key
+
+DOCUMENT_SIGNING = ObjectIdentifier("1.3.6.1.5.5.7.3.36")
 
 
 def sign_nothing(data: bytes) -> bytes:
@@ -62,3 +68,21 @@ def test_applications_that_write_files_are_not_built_without_marks(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"marks\.visible\.text"):
         app.front(FrontSettings(home=tmp_path, auth="none", marks=marks))
     assert Marker(marks, tmp_path).settings.visible is not None
+
+
+@pytest.mark.parametrize(
+    ("purpose", "reason"),
+    [
+        (ExtendedKeyUsageOID.SERVER_AUTH, "could not be signed: .*the certificate is invalid"),
+        (DOCUMENT_SIGNING, "readers will not accept the manifests: .*signingCredential.invalid"),
+    ],
+)
+def test_a_certificate_for_another_purpose_is_found_at_the_start(
+    purpose: ObjectIdentifier, reason: str, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    signing = SigningSettings(certificate=tmp_path / "certificate.pem", key=tmp_path / "key.pem")
+    signing.certificate.write_bytes(Authority().issue(key.public_key(), purpose))
+    (tmp_path / "key.pem").write_bytes(write_key(key))
+    with pytest.raises(ConfigError, match=reason):
+        check_marks(MarksSettings(signing=signing), tmp_path)
