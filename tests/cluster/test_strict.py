@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from composition.media.decoding.lifeline import LOW_PRIORITY
 from composition.media.marks.settings import MARKS_OFF
 from tests.cluster.conftest import check_error, create_video, fetch_content, wait_for_end, wait_for_stage
 from tests.cluster.server import CLIP, Server
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.cluster
 
 JOB: dict[str, Any] = {"num_frames": 49, "steps": 12, "max_area": 192 * 112, "seed": 11}
 """Long enough to be interrupted in the middle."""
-SLOW_FRAMES = 1500
-"""Frames of a slow file: it takes several seconds of processor time."""
+SLOW_FRAMES = 30_000
+"""Frames of a slow file, of 1280x720: it takes several seconds of processor time."""
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +96,12 @@ def test_keys_are_needed_and_keep_owners_apart(strict: Server, tmp_path: Path) -
 
 async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(strict: Server) -> None:
     """And a client that leaves takes its decoder with it."""
-    slow = make_slow_video(SLOW_FRAMES)
+    slow = make_slow_video(SLOW_FRAMES, size=(1280, 720))
     with strict.client("ann") as ann, strict.client("bob") as bob:
         async with httpx.AsyncClient(base_url=strict.url, headers=ann.headers, timeout=None) as http:  # noqa: S113
             uploads = [asyncio.create_task(http.post("/v1/files", files={"file": slow})) for _ in range(4)]
-            stopped = partial(list_decoders, strict, psutil.STATUS_STOPPED)
-            await asyncio.to_thread(until, stopped, what="the wait of a slow file for its turn")
+            lowered = partial(list_decoders, strict, LOW_PRIORITY)
+            await asyncio.to_thread(until, lowered, what="the turn of a slow file")
             answer = await asyncio.to_thread(bob.post, "/v1/files", files={"file": numbered(3)})
             assert answer.status_code == 200, answer.text
             assert not any(upload.done() for upload in uploads)
@@ -110,11 +111,11 @@ async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(strict:
         await asyncio.to_thread(until, lambda: not list_decoders(strict), what="the end of the decoders")
 
 
-def list_decoders(server: Server, status: str | None = None) -> list[psutil.Process]:
-    """Return the decoder processes of the front door, those of one status if it is given."""
+def list_decoders(server: Server, priority: int | None = None) -> list[psutil.Process]:
+    """Return the decoder processes of the front door, those of one nice value if it is given."""
     prepared = [child for replica in server.replicas("front") for child in replica.children()]
     decoders = [decoder for process in prepared for decoder in process.children()]
-    return [decoder for decoder in decoders if status in (None, decoder.status())]
+    return [decoder for decoder in decoders if priority in (None, decoder.nice())]
 
 
 def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:

@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from composition.http.forms import Part
 from composition.http.uploads import Uploads
+from composition.media.decoding.lifeline import LOW_PRIORITY
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Store
@@ -19,20 +19,24 @@ from tests.composition.media.test_decode import workers
 from tests.waiting import until
 
 SLOW_FILES = 4
-FRAMES = 1500
+FRAMES = 30_000
 """Frames of a slow file: it takes several seconds of processor time, and is accepted."""
-FEWER_FRAMES = 150
+FEWER_FRAMES = 2000
+SIZE = 1280, 720
+"""Size of a frame, which needs so little memory that several files are open at the same time."""
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Iterator[Uploads]:
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Uploads]:
+    """Uploads whose decoders share memory with no other test's."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     yield Uploads(store, Artifacts(ArtifactSettings(url=str(tmp_path / "artifacts"))), MediaLimits(), 1 << 30)
     store.close()
 
 
 async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(uploads: Uploads) -> None:
-    slow = make_slow_video(FRAMES)
+    slow = make_slow_video(FRAMES, size=SIZE)
     done: list[str] = []
 
     async def upload(owner: str, data: bytes) -> None:
@@ -40,7 +44,7 @@ async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(uploads
         done.append(owner)
 
     tasks = [asyncio.create_task(upload("alice", slow)) for _ in range(SLOW_FILES)]
-    await asyncio.to_thread(until, lambda: count_suspended() > 0, what="the wait of slow files")
+    await asyncio.to_thread(until, lambda: count_lowered() > 0, what="the turn of a slow file")
     await upload("bob", numbered(7))
     assert done == ["bob"]
     for task in tasks:
@@ -49,14 +53,15 @@ async def test_a_small_picture_overtakes_the_slow_files_of_another_owner(uploads
     assert workers() == []
 
 
-def count_suspended() -> int:
-    return sum(worker.status() == psutil.STATUS_STOPPED for worker in workers())
+def count_lowered() -> int:
+    """Return how many decoders have low priority: they decode, or wait for their turn."""
+    return sum(worker.nice() == LOW_PRIORITY for worker in workers())
 
 
 async def test_an_upload_that_is_cancelled_lets_the_next_one_go_on(uploads: Uploads) -> None:
-    parts = [Part(io.BytesIO(make_slow_video(frames)), "x") for frames in (FRAMES, FEWER_FRAMES)]
+    parts = [Part(io.BytesIO(make_slow_video(frames, size=SIZE)), "x") for frames in (FRAMES, FEWER_FRAMES)]
     tasks = [asyncio.create_task(uploads.store_part(part, "alice", "input", "file")) for part in parts]
-    await asyncio.to_thread(until, lambda: count_suspended() > 0, what="the wait of a slow file")
+    await asyncio.to_thread(until, lambda: count_lowered() > 1, what="the wait of a slow file")
     tasks[0].cancel()
     file = await tasks[1]
     assert file.facts["frames"] == FEWER_FRAMES
