@@ -34,7 +34,7 @@ from miniatures.studio import Studio, frames_of
 from miniatures.svd import FRAMES, USUAL_BUCKET, set_direction
 from services.frames import Pixels
 
-TUNING, HELD_OUT = range(5), range(1_000_000, 1_000_008)
+TUNING, HELD_OUT = (0, 4, 10, 20, 40, 60, 80, 100), range(1_000_000, 1_000_003)
 """Seeds of the clips from which the thresholds come, and of those that only check them."""
 STRENGTHS: Mapping[FaultKind, Sequence[float]] = {"flicker": (0.02, 0.04, 0.08), "jump": (4, 8, 16)}
 SENSIBLE: Mapping[FaultKind, float] = {"flicker": 0.08, "jump": 16}
