@@ -34,7 +34,7 @@ from miniatures.studio import Studio, frames_of
 from miniatures.svd import FRAMES, USUAL_BUCKET, set_direction
 from services.frames import Pixels
 
-TUNING, HELD_OUT = range(5), range(1_000_000, 1_000_008)
+TUNING, HELD_OUT = (0, 4, 10, 20, 40, 60, 80, 100), range(1_000_000, 1_000_004)
 """Seeds of the clips from which the thresholds come, and of those that only check them."""
 STRENGTHS: Mapping[FaultKind, Sequence[float]] = {"flicker": (0.02, 0.04, 0.08), "jump": (4, 8, 16)}
 SENSIBLE: Mapping[FaultKind, float] = {"flicker": 0.08, "jump": 16}
@@ -42,7 +42,7 @@ SENSIBLE: Mapping[FaultKind, float] = {"flicker": 0.08, "jump": 16}
 HIDDEN: Sequence[FaultKind] = ("flicker", "jump")
 """Kinds of faults that noise hides."""
 GOAL = 0.95
-MINIATURES = 4
+MINIATURES = 2
 """Scenes that the miniatures animate."""
 GIVEN, EDITED = 17, 9
 """Frames of a user's clip and of its continuation, and of a rolling edit."""
