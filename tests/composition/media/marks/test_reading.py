@@ -12,7 +12,7 @@ from c2pa import Builder, C2paSignerInfo, Context, Signer  # pyright: ignore[rep
 from composition.media.limits import MediaLimits
 from composition.media.marks.inspection import read_marks
 from composition.media.marks.installation_key import load_installation_key
-from composition.media.marks.labels import add_labels, read_system_version
+from composition.media.marks.labels import read_system_version
 from composition.media.marks.manifest_reading import MAX_ENTRIES, MAX_TEXT, describe_store
 from composition.media.marks.marker import MIME_TYPES, Marker
 from composition.media.marks.reading import inspect_marks
@@ -250,7 +250,8 @@ async def test_many_files_are_read_at_once(tmp_path: Path) -> None:
 
 async def test_a_file_with_a_users_picture_says_composite(tmp_path: Path) -> None:
     path = write_file("png", tmp_path)
-    add_labels(path, "png", SETTINGS, COMPOSITE_PROVENANCE)
+    settings = SETTINGS.model_copy(update={"c2pa": False})
+    await Marker(settings, tmp_path).mark_file(path, "png", COMPOSITE_PROVENANCE)
     report = await inspect_marks(path, LIMITS, SETTINGS)
     assert report.manifest is None
     assert report.labels is not None
