@@ -10,6 +10,7 @@ import pytest
 from c2pa import Builder, C2paSignerInfo, Context, Signer  # pyright: ignore[reportMissingTypeStubs]
 
 from composition.media.limits import MediaLimits
+from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.inspection import read_marks
 from composition.media.marks.installation_key import load_installation_key
 from composition.media.marks.labels import read_system_version
@@ -159,28 +160,47 @@ async def test_a_photograph_with_a_manifest_was_not_generated(tmp_path: Path) ->
     assert report.labels is None
 
 
-async def test_an_edited_version_of_a_generated_picture_is_still_generated(tmp_path: Path) -> None:
-    made = await write_marked("jpeg", tmp_path)
+def edit_foreign(data: bytes, folder: Path, trusted: str | None = None) -> bytes:
+    """Return an edited JPEG, signed by another installation, whose program trusts certificates of its own."""
     ingredient = {"title": "made.jpg", "relationship": "parentOf", "label": "made"}
     opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["made"]}}
     definition = {"assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [opened]}}]}
-    credential = load_installation_key(tmp_path)
-    edited = tmp_path / "edited.jpg"
+    credential = load_installation_key(folder)
+    edited = BytesIO()
     with (
-        Builder(definition) as builder,
+        Context.from_json(make_settings(trusted)) as context,
+        Builder(definition, context=context) as builder,
         Signer.from_info(C2paSignerInfo(b"es256", credential.chain, credential.key or b"", None)) as signer,
-        made.open("rb") as source,
-        edited.open("w+b") as target,
     ):
-        builder.add_ingredient(ingredient, MIME_TYPES["jpeg"], source)
-        source.seek(0)
-        builder.sign(signer, "image/jpeg", source, target)
+        builder.add_ingredient(ingredient, MIME_TYPES["jpeg"], BytesIO(data))
+        builder.sign(signer, MIME_TYPES["jpeg"], BytesIO(data), edited)
+    return edited.getvalue()
+
+
+async def test_an_edited_version_of_a_generated_picture_is_still_generated(tmp_path: Path) -> None:
+    made = await write_marked("jpeg", tmp_path)
+    edited = tmp_path / "edited.jpg"
+    edited.write_bytes(edit_foreign(made.read_bytes(), tmp_path))
     report = await inspect_marks(edited, LIMITS, SETTINGS)
     assert report.manifest is not None
     assert report.manifest.says_generated
     (found,) = report.manifest.ingredients
     assert (found.title, found.relationship, found.state) == ("made.jpg", "parentOf", "valid")
     assert (found.digital_source_type, found.issuer) == (GENERATED, "Self-made certificate, untrusted")
+
+
+async def test_whom_another_signer_trusts_is_not_trusted_here(tmp_path: Path) -> None:
+    made = await write_marked("jpeg", tmp_path)
+    first, second = (tmp_path / name / "marks" / "root-certificate.pem" for name in (".", "second"))
+    edited, both = tmp_path / "edited.jpg", tmp_path / "both.pem"
+    edited.write_bytes(edit_foreign(made.read_bytes(), tmp_path / "second", first.read_text()))
+    both.write_text(first.read_text() + second.read_text())
+    states: list[tuple[str, str]] = []
+    for anchors in (None, first, both):
+        manifest = (await inspect_marks(edited, LIMITS, MarksSettings(trust_anchors=anchors))).manifest
+        assert manifest is not None
+        states.append((manifest.state, manifest.ingredients[0].state))
+    assert states == [("valid", "valid"), ("valid", "valid"), ("trusted", "trusted")]
 
 
 def test_what_was_only_a_component_does_not_count() -> None:
