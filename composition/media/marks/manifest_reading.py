@@ -4,15 +4,14 @@ Only what this project reports is taken from the manifest, with a limit on each 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
 
 from composition.media.marks.c2pa_settings import make_settings
-from composition.media.marks.label_reading import MAX_SCANNED_BYTES
 from composition.media.marks.vocabulary import GENERATION, is_generated
 
 MAX_ENTRIES = 100
@@ -26,9 +25,6 @@ UNTRUSTED = "signingCredential.untrusted"
 ACTIONS = ("c2pa.actions.v2", "c2pa.actions")
 ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound"})
 """Errors of c2pa for files that have no manifest, and for formats that it does not know."""
-STORE = b"jumb"
-"""Name of the boxes that a manifest store consists of."""
-WINDOW_BYTES = 1 << 20
 
 Json = Mapping[str, Any]
 
@@ -37,7 +33,7 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
     """Return the fields of `composition.media.marks.report.Manifest`; None if the file has no manifest.
 
     Args:
-        path: a file of any kind.
+        path: a file of any kind that may have a manifest, see `store_search`.
         trust_anchors: certificates in PEM whose manifests are trusted.
 
     Raises:
@@ -54,9 +50,7 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
     except C2paError as error:
         if "out of memory" in str(error):
             raise MemoryError from error
-        with path.open("rb") as file:
-            is_absent = type(error).__name__ in ABSENT or not _contains(file, STORE)
-        return None if is_absent else {"state": "invalid", "failures": [_cut(str(error))]}
+        return None if type(error).__name__ in ABSENT else {"state": "invalid", "failures": [_cut(str(error))]}
     return describe_store(store)
 
 
@@ -222,16 +216,3 @@ def _text(value: object) -> str | None:
 
 def _cut(text: str) -> str:
     return text[:MAX_TEXT]
-
-
-def _contains(file: BinaryIO, part: bytes) -> bool:
-    """Whether the first MAX_SCANNED_BYTES of a file contain these bytes."""
-    return any(part in window for window in _read_windows(file, len(part) - 1))
-
-
-def _read_windows(file: BinaryIO, overlap: int) -> Iterator[bytes]:
-    """Yield the file in pieces, each with the last bytes of the one before."""
-    end = b""
-    while file.tell() < MAX_SCANNED_BYTES and (chunk := file.read(WINDOW_BYTES)):
-        yield end + chunk
-        end = chunk[-overlap:]

@@ -37,8 +37,8 @@ async def write_marked(kind: str, folder: Path, settings: MarksSettings = SETTIN
     return path
 
 
-def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any]) -> bytes:
-    """Return a JPEG with a manifest of another program, signed by an installation's key."""
+def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any], mime: str = "image/jpeg") -> bytes:
+    """Return a file with a manifest of another program, signed by an installation's key."""
     credential = load_installation_key(folder)
     info = C2paSignerInfo(b"es256", credential.chain, credential.key or b"", None)
     signed = BytesIO()
@@ -47,7 +47,7 @@ def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any]) -> bytes
         Builder({"claim_generator_info": [{"name": "Camera", "version": "7"}], **definition}, context=context) as made,
         Signer.from_info(info) as signer,
     ):
-        made.sign(signer, "image/jpeg", BytesIO(data), signed)
+        made.sign(signer, mime, BytesIO(data), signed)
     return signed.getvalue()
 
 
@@ -146,6 +146,17 @@ async def test_a_manifest_elsewhere_is_not_fetched(tmp_path: Path) -> None:
     path = tmp_path / "linked.jpg"
     path.write_bytes(make_remote_picture("http://127.0.0.1:9/manifest.c2pa"))
     assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
+
+
+WAV = b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\4\0\0\0\0\0\0\0"
+
+
+async def test_the_manifest_of_a_format_that_is_not_made_here_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(sign_foreign(WAV, tmp_path, act(CAMERA), "audio/wav"))
+    manifest = (await inspect_marks(path, LIMITS, SETTINGS)).manifest
+    assert manifest is not None
+    assert (manifest.state, manifest.digital_source_type) == ("valid", CAMERA)
 
 
 async def test_a_photograph_with_a_manifest_was_not_generated(tmp_path: Path) -> None:
@@ -283,6 +294,9 @@ async def test_too_little_memory_costs_only_the_process(tmp_path: Path) -> None:
     path.write_bytes(make_picture("jpeg")[:-2])  # c2pa reads a JPEG as a whole
     with path.open("r+b") as file:
         file.truncate(900 << 20)
+    assert await inspect_marks(path, LIMITS.model_copy(update={"memory_bytes": 256 << 20}), SETTINGS) == MarksReport()
+    with path.open("ab") as file:
+        file.write(b"jumb")  # it may have a manifest
     limits = LIMITS.model_copy(update={"node_memory_bytes": 16 << 30})  # others may use most of the default budget
     with pytest.raises(LimitExceeded, match="file: reading needs more than 768 MiB of memory"):
         await inspect_marks(path, limits, SETTINGS)
