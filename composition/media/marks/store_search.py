@@ -29,7 +29,7 @@ class NameSearch:
 
 
 def may_have_store(path: Path) -> bool:
-    """Return whether a file contains the name of a manifest store's boxes, perhaps by chance. Blocks. Raises OSError."""
+    """Return whether a file contains the name of a store's boxes, perhaps by chance. Blocks. Raises OSError."""
     search = NameSearch([STORE])
     with path.open("rb", buffering=0) as file:
         while not search.found and (chunk := file.read(CHUNK_BYTES)):
