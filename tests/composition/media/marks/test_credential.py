@@ -86,6 +86,16 @@ async def test_a_callback_signs_several_files_at_the_same_time(authority: Author
     assert len({store["active_manifest"] for store in stores}) == 20
 
 
+async def test_a_callback_that_failed_signs_the_next_time(authority: Authority, tmp_path: Path) -> None:
+    plain = write_file(tmp_path, "jpeg").read_bytes()
+    marker = Marker(MarksSettings(signing=write_callback(tmp_path, authority, "fail_once")), tmp_path)
+    callbacks.failures.clear()
+    with pytest.raises(ServiceLost):
+        await marker.mark_bytes(plain, "jpeg", MADE)
+    data = await marker.mark_bytes(plain, "jpeg", MADE)
+    assert read_store(data, "jpeg", authority.pem)["validation_state"] == "Trusted"
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
