@@ -301,7 +301,8 @@ class MarkedIngredient(Answer):
     relationship: str | None = None
     """`parentOf` if the file is an edited version of it, `inputTo` if a model was given it, or `componentOf`."""
     state: Literal["trusted", "valid", "invalid", "not_present"] = "not_present"
-    """State of its own manifest, which is kept in that of the file."""
+    """State of its own manifest, which is kept in that of the file: as it was when the file was signed, and as it is
+    found now. `trusted` only if the signer of the file is trusted too."""
     issuer: str | None = None
     """Who signed its own manifest."""
     digital_source_type: str | None = None

@@ -21,12 +21,10 @@ from composition.media.marks.settings import MarksSettings, VisibleLabel
 from composition.media.visible_label import draw_label, uncover_label
 from composition.records.artifacts import Artifacts
 from composition.records.store import Store
-from services.errors import StorageFailed
 from services.frames import Pixels
 
 FORMATS: dict[str, MarkedFormat] = {"mp4": "mp4", "png": "png", "jpg": "jpeg", "webp": "webp", "gif": "gif"}
 """Extension of a file → its format."""
-
 
 ARCHIVE = "zip"
 """Extension of a zip archive of PNG files."""
@@ -106,14 +104,7 @@ class Publisher:
         if self._marker is not None:
             async with self._origins.open(job_id, variant, extension) as provenance:
                 data = await self._marker.mark_bytes(data, FORMATS[extension], provenance)
-        draft = await asyncio.to_thread(self._artifacts.create_draft)
-        try:
-            await asyncio.to_thread(draft.write_bytes, data)
-            await asyncio.to_thread(self._artifacts.put_file, key, draft)
-        except OSError as error:
-            raise StorageFailed(f"the finished file cannot be written: {error.strerror}") from error
-        finally:
-            await asyncio.to_thread(draft.unlink, missing_ok=True)
+        await asyncio.to_thread(self._artifacts.put, key, data)
 
     async def mark_file(self, job_id: str, variant: str, draft: Path, extension: str) -> None:
         """Mark a finished file in place. The PNG files of a zip archive are labelled, and not signed.

@@ -69,9 +69,19 @@ HASHED_BYTES = 512 * MIB
 """Memory that c2pa-rs takes beside, at most: it reads a file that it checks in pieces of 256 MiB, two at a time."""
 
 
-def estimate_task(file_bytes: int) -> Cost:
-    """Return what a task costs that decodes nothing, by the size of its file."""
-    return Cost(TASK_BYTES + min(file_bytes, HASHED_BYTES), START_S, f"reading the marks of {file_bytes} bytes")
+UNHASHED_TASKS = frozenset({"labels"})
+"""Tasks that read only a small part of their file at a time."""
+
+
+def estimate_task(task: str, file_bytes: int) -> Cost:
+    """Return what a task costs that decodes nothing, by the size of its file.
+
+    Args:
+        task: a key of `composition.media.decoding.worker.TASKS`.
+        file_bytes: the size.
+    """
+    hashed = 0 if task in UNHASHED_TASKS else min(file_bytes, HASHED_BYTES)
+    return Cost(TASK_BYTES + hashed, START_S, f"reading the marks of {file_bytes} bytes")
 
 
 @dataclass(frozen=True)

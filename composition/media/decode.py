@@ -168,7 +168,7 @@ class Decoder:
             ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         """
         limits = limits or MediaLimits()
-        memory_bytes = await asyncio.to_thread(_estimate_task_memory, path, limits, param)
+        memory_bytes = await asyncio.to_thread(_estimate_task_memory, path, task, limits, param)
         async with cls._start(path, limits, param, owner, memory_bytes) as decoder:
             return await decoder._run_task(task, options)
 
@@ -450,10 +450,10 @@ def _check_fitness(answer: Mapping[str, Any]) -> None:
         raise UnfitForCopying(str(answer["unfit"]))
 
 
-def _estimate_task_memory(path: Path, limits: MediaLimits, param: str | None) -> int:
+def _estimate_task_memory(path: Path, task: str, limits: MediaLimits, param: str | None) -> int:
     """Return the memory of a task in bytes. Raises UndecodableMedia: no file; LimitExceeded: too large."""
     try:
-        cost = estimate_task(path.stat().st_size)
+        cost = estimate_task(task, path.stat().st_size)
     except OSError as error:
         raise UndecodableMedia(f"the file cannot be read: {error.strerror}", param=param) from error
     if cost.memory_bytes > limits.memory_bytes:

@@ -53,8 +53,13 @@ class Artifacts:
     def put(self, key: str, data: bytes) -> None:
         """Store `data` under `key`. Raises StorageFailed."""
         draft = self.create_draft()
-        draft.write_bytes(data)
-        self.put_file(key, draft)
+        try:
+            draft.write_bytes(data)
+            self.put_file(key, draft)
+        except OSError as error:
+            raise StorageFailed(f"writing a file failed: {error.strerror or type(error).__name__}") from error
+        finally:
+            draft.unlink(missing_ok=True)
 
     def put_file(self, key: str, source: Path) -> None:
         """Move the local file `source` into the store. Raises StorageFailed."""

@@ -61,6 +61,7 @@ SOUND_OPERATIONS = frozenset({"sound", "sound_next"})
 TASKS = {
     "ingredient": "composition.media.marks.packing:pack_ingredient",
     "marks": "composition.media.marks.inspection:read_marks",
+    "labels": "composition.media.marks.inspection:read_labels_alone",
 }
 """Task → its function, which takes the path and the options, and returns JSON and bytes."""
 Task: TypeAlias = Callable[[str, dict[str, Any]], tuple[dict[str, Any], bytes]]
@@ -303,13 +304,13 @@ def load_task(name: str) -> Task:
     return getattr(importlib.import_module(module), function)
 
 
-def serve_task(link: socket.socket, limits: Limits, path: str, task: Task, options: dict[str, Any]) -> None:
-    """Run a task and answer with its result."""
+def serve_task(link: socket.socket, limits: Limits, path: str, task: Task, request: dict[str, Any]) -> None:
+    """Run the task of a request and answer with its result."""
     allowance = Allowance(limits, lambda _cost, _used: None)  # the owner has reserved it
-    cost = estimate_task(Path(path).stat().st_size)
+    cost = estimate_task(request["task"], Path(path).stat().st_size)
     allowance.require(cost)
     try:
-        result, data = task(path, options)
+        result, data = task(path, request["options"])
     except MemoryError:
         send_error(link, LimitExceeded(f"reading needs more than {cost.memory_bytes >> 20} MiB of memory"))
     except OSError as error:
@@ -374,4 +375,4 @@ def run_decoder(link: socket.socket) -> None:
         if task is None:
             serve_requests(link, limits, path, takes_sound=request["takes_sound"])
         else:
-            serve_task(link, limits, path, task, request["options"])
+            serve_task(link, limits, path, task, request)

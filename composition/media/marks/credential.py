@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -41,7 +41,7 @@ class Credential:
     """Certificates in PEM, the signer's own first."""
     algorithm: Algorithm
     expires_at: datetime
-    key: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
     """Private key as PKCS#8 in PEM."""
     callback: SignatureFunction | None = None
 

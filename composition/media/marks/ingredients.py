@@ -15,6 +15,7 @@ from composition.media.decode import Decoder
 from composition.media.limits import MediaLimits
 from composition.media.marks.credential import Credential
 from composition.media.marks.provenance import Ingredient
+from composition.media.marks.store_search import CHUNK_BYTES, REFERENCE, STORE, NameSearch
 from services.errors import LimitExceeded, StorageFailed, UndecodableMedia
 
 Relationship = Literal["parentOf", "inputTo"]
@@ -22,10 +23,6 @@ OwnManifest = Literal["kept", "none", "unreadable", "too large"]
 """What became of the manifest of an ingredient."""
 
 HEAD_BYTES = 12
-CHUNK_BYTES = 1 << 20
-STORE_NAMES = (b"jumb", b"dcterms:provenance")
-"""What a file with a manifest contains: the name of the boxes of a store, or the property of XMP that refers to one."""
-OVERLAP_BYTES = max(map(len, STORE_NAMES)) - 1
 UNKNOWN = "application/octet-stream"
 SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -153,19 +150,18 @@ async def _pack(
 def _describe_file(ingredient: Ingredient, label: str, relationship: Relationship) -> tuple[PreparedIngredient, bool]:
     """Return an ingredient without its manifest, and whether the file may have one. Nothing is parsed."""
     digest = hashlib.sha256()
-    mime, end, may_have_manifest = UNKNOWN, b"", False
+    mime, search = UNKNOWN, NameSearch((STORE, REFERENCE))
     try:
         with ingredient.path.open("rb") as file:
             mime = recognise_media(file.read(HEAD_BYTES))
             file.seek(0)
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
-                may_have_manifest = may_have_manifest or any(name in end + chunk for name in STORE_NAMES)
-                end = chunk[-OVERLAP_BYTES:]
+                search.read(chunk)
     except OSError as error:
         raise StorageFailed(f"{ingredient.field}: the file cannot be read: {error.strerror}") from error
     plain = PreparedIngredient(label, ingredient.field, relationship, mime, digest.hexdigest(), "none", None)
-    return plain, may_have_manifest
+    return plain, search.found
 
 
 def recognise_media(head: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Reading all marks of a file. Runs in a decoder process: the file may be hostile."""
+"""Reading the marks of a file. Runs in a decoder process: the file may be hostile."""
 
 import json
 from dataclasses import asdict
@@ -13,13 +13,27 @@ def read_marks(path: str, options: dict[str, Any]) -> tuple[dict[str, Any], byte
     """Return nothing, and the fields of `composition.media.marks.report.MarksReport` as JSON.
 
     Args:
-        path: a file of any kind.
+        path: a file of any kind that may have a manifest.
         options: `trust_anchors` (in PEM, or None).
 
     Raises:
         OSError: the file cannot be read.
     """
     manifest = read_manifest(Path(path), options["trust_anchors"])
-    labels = read_labels(Path(path))
+    return {}, _encode_report(manifest, read_labels(Path(path)))
+
+
+def read_labels_alone(path: str, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return the same for a file that has no manifest, which takes less memory. Raises OSError.
+
+    Args:
+        path: a file of any kind.
+        options: not used.
+    """
+    del options
+    return {}, _encode_report(None, read_labels(Path(path)))
+
+
+def _encode_report(manifest: dict[str, Any] | None, labels: Labels) -> bytes:
     report = {"manifest": manifest, "labels": None if labels == Labels() else asdict(labels)}
-    return {}, json.dumps(report).encode()
+    return json.dumps(report).encode()

@@ -1,14 +1,10 @@
 """Writing the labels of a finished file: marks in its metadata that are not signed, IPTC's in XMP and `AIGC`."""
 
-import contextlib
 import io
-import os
-import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
 from composition.media.marks import aigc, xmp
 from composition.media.marks.containers import gif, jpeg, mp4, png, webp
@@ -16,7 +12,7 @@ from composition.media.marks.containers.source import Malformed, Piece, Source
 from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MarksSettings
 from composition.media.marks.vocabulary import COMPOSITE, GENERATED, SYSTEM, MarkedFormat
-from services.errors import ModelFailed, StorageFailed
+from services.errors import ModelFailed
 
 MAX_PROMPT_BYTES = 16_000
 """Maximum size of all prompts together in XMP; longer ones are left out, because the packet must fit into a JPEG."""
@@ -41,33 +37,27 @@ def read_system_version() -> str:
     return version("reelgraph")
 
 
-def add_labels(path: Path, form: MarkedFormat, settings: MarksSettings, provenance: Provenance) -> None:
-    """Write the labels into a finished file instead of those it has. Pixels and samples are not touched.
+def write_labels(
+    source: BinaryIO, target: BinaryIO, form: MarkedFormat, settings: MarksSettings, provenance: Provenance
+) -> None:
+    """Write a copy of a finished file with the labels instead of those it has. Pixels and samples are not touched.
 
-    The file is replaced atomically; memory holds only a small part of it. Blocks. Does nothing if both labels are off.
+    Memory holds only a small part of the file. Blocks.
 
     Raises:
-        StorageFailed: the file cannot be read or written.
+        OSError: the file cannot be read or written.
         ModelFailed: the file is not of this format.
     """
-    if not (settings.source_type or settings.aigc):
-        return
-    try:
-        with path.open("rb", buffering=0) as file:
-            source = Source(cast("BinaryIO", file))
-            pieces = _plan_file(source, form, settings, provenance)
-            with _replace_file(path) as target:
-                source.write_pieces(pieces, target)
-    except OSError as error:
-        raise StorageFailed(f"the finished file cannot be labelled: {error.strerror}") from error
+    reader = Source(source)
+    reader.write_pieces(_plan_file(reader, form, settings, provenance), target)
 
 
 def label_bytes(data: bytes, form: MarkedFormat, settings: MarksSettings, provenance: Provenance) -> bytes:
-    """Return a finished file with the labels, as `add_labels` writes them. Raises ModelFailed."""
-    if not (settings.source_type or settings.aigc):
+    """Return a finished file with the labels; as it is if both are off. Raises ModelFailed."""
+    if not settings.has_labels:
         return data
-    source, target = Source(io.BytesIO(data)), io.BytesIO()
-    source.write_pieces(_plan_file(source, form, settings, provenance), target)
+    target = io.BytesIO()
+    write_labels(io.BytesIO(data), target, form, settings, provenance)
     return target.getvalue()
 
 
@@ -105,17 +95,3 @@ def _list_properties(settings: MarksSettings, provenance: Provenance) -> dict[st
 
 def _build_aigc(settings: MarksSettings, provenance: Provenance) -> str:
     return aigc.build_label(settings.provider, provenance.content_id)
-
-
-@contextlib.contextmanager
-def _replace_file(path: Path) -> Generator[BinaryIO]:
-    """Yield a new file, which takes the place of `path` when the `with` block ends without an error."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            yield cast("BinaryIO", target)
-        temporary.chmod(path.stat().st_mode & 0o777)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

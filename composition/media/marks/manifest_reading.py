@@ -4,15 +4,14 @@ Only what this project reports is taken from the manifest, with a limit on each 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from c2pa import C2paError, Context, Reader  # pyright: ignore[reportMissingTypeStubs]
 
 from composition.media.marks.c2pa_settings import make_settings
-from composition.media.marks.label_reading import MAX_SCANNED_BYTES
 from composition.media.marks.vocabulary import GENERATION, is_generated
 
 MAX_ENTRIES = 100
@@ -20,14 +19,12 @@ MAX_ENTRIES = 100
 MAX_TEXT = 1000
 """Maximum length of a text, in characters."""
 MAX_PROMPT = 10_000
+TRUSTED = "signingCredential.trusted"
 UNTRUSTED = "signingCredential.untrusted"
 """C2PA's code of an intact manifest whose signer is not trusted."""
 ACTIONS = ("c2pa.actions.v2", "c2pa.actions")
 ABSENT = frozenset({"_C2paNotSupported", "_C2paManifestNotFound"})
 """Errors of c2pa for files that have no manifest, and for formats that it does not know."""
-STORE = b"jumb"
-"""Name of the boxes that a manifest store consists of."""
-WINDOW_BYTES = 1 << 20
 
 Json = Mapping[str, Any]
 
@@ -36,7 +33,7 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
     """Return the fields of `composition.media.marks.report.Manifest`; None if the file has no manifest.
 
     Args:
-        path: a file of any kind.
+        path: a file of any kind that may have a manifest, see `store_search`.
         trust_anchors: certificates in PEM whose manifests are trusted.
 
     Raises:
@@ -53,9 +50,7 @@ def read_manifest(path: Path, trust_anchors: str | None) -> dict[str, Any] | Non
     except C2paError as error:
         if "out of memory" in str(error):
             raise MemoryError from error
-        with path.open("rb") as file:
-            is_absent = type(error).__name__ in ABSENT or not _contains(file, STORE)
-        return None if is_absent else {"state": "invalid", "failures": [_cut(str(error))]}
+        return None if type(error).__name__ in ABSENT else {"state": "invalid", "failures": [_cut(str(error))]}
     return describe_store(store)
 
 
@@ -91,7 +86,7 @@ def describe_store(store: Json) -> dict[str, Any]:
             for name, prompt in list(_object(generation.get("prompts")).items())[:MAX_ENTRIES]
         },
         "actions": actions,
-        "ingredients": [_describe_ingredient(each, manifests) for each in _objects(manifest.get("ingredients"))],
+        "ingredients": [_describe_ingredient(each, store) for each in _objects(manifest.get("ingredients"))],
     }
 
 
@@ -109,37 +104,50 @@ def _describe_action(action: Json) -> dict[str, Any]:
     }
 
 
-def _describe_ingredient(ingredient: Json, manifests: Json) -> dict[str, Any]:
+def _describe_ingredient(ingredient: Json, store: Json) -> dict[str, Any]:
     label = ingredient.get("active_manifest")
-    manifest = _object(manifests.get(str(label)))
+    manifest = _object(_object(store.get("manifests")).get(str(label)))
     actions = [_describe_action(action) for action in _list_actions(manifest)]
     return {
         "title": _text(ingredient.get("title")),
         "format": _text(ingredient.get("format")),
         "relationship": _text(ingredient.get("relationship")),
-        "state": _find_state(ingredient) if label else "not_present",
+        "state": _find_state(ingredient, store) if label else "not_present",
         "issuer": _text(_object(manifest.get("signature_info")).get("issuer")),
         "digital_source_type": _choose_source_type(actions),
     }
 
 
-def _find_state(ingredient: Json) -> str:
-    """Return the state of an ingredient's manifest, as it was when the ingredient was added."""
-    results = _object(_object(ingredient.get("validation_results")).get("activeManifest"))
-    codes = {str(entry.get("code")) for entry in _objects(results.get("failure"))}
-    codes |= {str(entry.get("code")) for entry in _objects(ingredient.get("validation_status"))}
-    if codes - {UNTRUSTED}:
+def _find_state(ingredient: Json, store: Json) -> str:
+    """Return the state of an ingredient's manifest: what its user recorded, and what is found now.
+
+    It is trusted only if the signer of the file is, who could have recorded anything.
+    """
+    recorded = _object(_object(ingredient.get("validation_results")).get("activeManifest"))
+    found = [*_objects(recorded.get("failure")), *_objects(ingredient.get("validation_status"))]
+    place = f"/{ingredient.get('active_manifest')}/"
+    for delta in _list_deltas(store):
+        found += [entry for entry in _objects(delta.get("failure")) if place in str(entry.get("url"))]
+    failures = {str(entry.get("code")) for entry in found}
+    if failures - {UNTRUSTED}:
         return "invalid"
-    return "valid" if codes else "trusted"
+    successes = {str(entry.get("code")) for entry in _objects(recorded.get("success"))}
+    is_trusted = TRUSTED in successes and not failures and store.get("validation_state") == "Trusted"
+    return "trusted" if is_trusted else "valid"
 
 
 def _list_failures(store: Json) -> list[str]:
     """Return the codes of what failed, of the active manifest and then of ingredients, each once."""
     results = _object(store.get("validation_results"))
-    deltas = [_object(delta.get("validationDeltas")) for delta in _objects(results.get("ingredientDeltas"))]
-    checked = [_object(results.get("activeManifest")), *deltas]
+    checked = [_object(results.get("activeManifest")), *_list_deltas(store)]
     codes = [_text(entry.get("code")) for each in checked for entry in _objects(each.get("failure"))]
     return list(dict.fromkeys(code for code in codes if code))[:MAX_ENTRIES]
+
+
+def _list_deltas(store: Json) -> list[Json]:
+    """Return what is found in the manifests of ingredients beside what was recorded when they were used."""
+    results = _object(store.get("validation_results"))
+    return [_object(delta.get("validationDeltas")) for delta in _objects(results.get("ingredientDeltas"))]
 
 
 def _list_actions(manifest: Json) -> list[Json]:
@@ -208,16 +216,3 @@ def _text(value: object) -> str | None:
 
 def _cut(text: str) -> str:
     return text[:MAX_TEXT]
-
-
-def _contains(file: BinaryIO, part: bytes) -> bool:
-    """Whether the first MAX_SCANNED_BYTES of a file contain these bytes."""
-    return any(part in window for window in _read_windows(file, len(part) - 1))
-
-
-def _read_windows(file: BinaryIO, overlap: int) -> Iterator[bytes]:
-    """Yield the file in pieces, each with the last bytes of the one before."""
-    end = b""
-    while file.tell() < MAX_SCANNED_BYTES and (chunk := file.read(WINDOW_BYTES)):
-        yield end + chunk
-        end = chunk[-overlap:]

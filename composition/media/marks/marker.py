@@ -3,18 +3,23 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
 from uuid import uuid4
 
 from composition.media.limits import MediaLimits
-from composition.media.marks.credential import Credential, load_credential, load_trust_anchors
+from composition.media.marks.c2pa_settings import COPY_MIB
+from composition.media.marks.credential import load_credential, load_trust_anchors
 from composition.media.marks.ingredients import PreparedIngredient, prepare_ingredients
 from composition.media.marks.installation_key import load_installation_key, needs_renewal
-from composition.media.marks.labels import add_labels, label_bytes
+from composition.media.marks.labels import write_labels
 from composition.media.marks.manifest import describe_file
 from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MarksSettings
-from composition.media.marks.signing import Manifest, sign_bytes, sign_file
+from composition.media.marks.signing import Manifest, ManifestSigner
 from composition.media.marks.vocabulary import MarkedFormat
 from services.errors import StorageFailed
 
@@ -25,6 +30,17 @@ MIME_TYPES: dict[MarkedFormat, str] = {
     "webp": "image/webp",
     "gif": "image/gif",
 }
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A finished file, and those that are made of it."""
+
+    source: BinaryIO
+    labelled: BinaryIO
+    """With labels, before it is signed."""
+    marked: BinaryIO
+    """With all marks."""
 
 
 class Marker:
@@ -43,7 +59,8 @@ class Marker:
         self._state = state
         self._limits = limits or MediaLimits()
         self._lock = threading.Lock()
-        self._credential = load_credential(settings.signing) if settings.c2pa and settings.signing else None
+        configured = load_credential(settings.signing) if settings.c2pa and settings.signing else None
+        self._signer = None if configured is None else ManifestSigner(configured)
         self._trust_anchors = load_trust_anchors(settings.trust_anchors) if settings.c2pa else None
 
     async def mark_file(self, path: Path, form: MarkedFormat, provenance: Provenance) -> None:
@@ -60,7 +77,7 @@ class Marker:
         if self.settings.are_off:
             return
         ingredients = await self._prepare_ingredients(provenance)
-        await asyncio.to_thread(self._write_marks, path, form, provenance, ingredients)
+        await asyncio.to_thread(self._replace_file, path, form, provenance, ingredients)
 
     async def mark_bytes(self, data: bytes, form: MarkedFormat, provenance: Provenance) -> bytes:
         """Return a finished picture with the marks. Raises as `mark_file` does."""
@@ -72,34 +89,49 @@ class Marker:
     async def _prepare_ingredients(self, provenance: Provenance) -> Sequence[PreparedIngredient]:
         if not (self.settings.c2pa and provenance.ingredients):
             return ()
-        credential = await asyncio.to_thread(self._get_credential)
-        return await prepare_ingredients(provenance.ingredients, self._limits, credential, self._trust_anchors)
+        signer = await asyncio.to_thread(self._get_signer)
+        return await prepare_ingredients(provenance.ingredients, self._limits, signer.credential, self._trust_anchors)
 
     def _mark_copy(
         self, data: bytes, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
     ) -> bytes:
-        data = label_bytes(data, form, self.settings, provenance)
-        if not self.settings.c2pa:
-            return data
-        return sign_bytes(data, self._build_manifest(form, provenance, ingredients), self._get_credential())
+        marked = BytesIO()
+        with BytesIO(data) as source, BytesIO() as labelled:
+            self._write_marks(Copies(source, labelled, marked), form, provenance, ingredients)
+        return marked.getvalue()
 
-    def _write_marks(
+    def _replace_file(
         self, path: Path, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
     ) -> None:
-        """Add labels and signature, in this order: the signature covers the labels. Blocks."""
-        add_labels(path, form, self.settings, provenance)
-        if not self.settings.c2pa:
-            return
-        manifest = self._build_manifest(form, provenance, ingredients)
+        """Replace a file at once by its copy with the marks. Blocks."""
         draft = path.with_name(f".{path.name[:40]}.{uuid4().hex}")
         try:
-            sign_file(path, draft, manifest, self._get_credential())
+            with (
+                path.open("rb", buffering=0) as source,
+                SpooledTemporaryFile(COPY_MIB << 20, dir=str(path.parent)) as labelled,
+                draft.open("x+b") as marked,
+            ):
+                copies = Copies(cast("BinaryIO", source), cast("BinaryIO", labelled), marked)
+                self._write_marks(copies, form, provenance, ingredients)
             draft.chmod(path.stat().st_mode & 0o777)
             draft.replace(path)
         except OSError as error:
-            raise StorageFailed(f"the signed file cannot be written: {error.strerror}") from error
+            raise StorageFailed(f"the marked file cannot be written: {error.strerror or error}") from error
         finally:
             draft.unlink(missing_ok=True)
+
+    def _write_marks(
+        self, copies: Copies, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
+    ) -> None:
+        """Add labels and signature, in this order: the signature covers the labels. Raises OSError."""
+        source = copies.source
+        if self.settings.has_labels:
+            target = copies.labelled if self.settings.c2pa else copies.marked
+            write_labels(source, target, form, self.settings, provenance)
+            source = target
+        if self.settings.c2pa:
+            source.seek(0)
+            self._get_signer().sign(source, copies.marked, self._build_manifest(form, provenance, ingredients))
 
     def _build_manifest(
         self, form: MarkedFormat, provenance: Provenance, ingredients: Sequence[PreparedIngredient]
@@ -110,11 +142,11 @@ class Marker:
             [ingredient.archive for ingredient in ingredients if ingredient.archive is not None],
         )
 
-    def _get_credential(self) -> Credential:
-        """Return what to sign with. The installation's key is loaded, or made, with the first file."""
+    def _get_signer(self) -> ManifestSigner:
+        """Return what signs. The installation's key is loaded, or made, with the first file."""
         with self._lock:
-            if self.settings.signing is None and (self._credential is None or needs_renewal(self._credential)):
-                self._credential = load_installation_key(self._state)
-            if self._credential is None:
+            if self.settings.signing is None and (self._signer is None or needs_renewal(self._signer.credential)):
+                self._signer = ManifestSigner(load_installation_key(self._state))
+            if self._signer is None:
                 raise AssertionError("a configured certificate is loaded at once")
-            return self._credential
+            return self._signer

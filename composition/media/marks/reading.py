@@ -10,6 +10,7 @@ from composition.media.limits import MediaLimits
 from composition.media.marks.credential import load_trust_anchors
 from composition.media.marks.report import MarksReport
 from composition.media.marks.settings import MarksSettings
+from composition.media.marks.store_search import may_have_store
 from services.errors import UndecodableMedia
 
 PARAM = "file"
@@ -28,13 +29,16 @@ async def inspect_marks(path: Path, limits: MediaLimits, settings: MarksSettings
     Raises:
         UndecodableMedia: the file takes too long, or the process crashed on it.
         LimitExceeded: reading the file takes too much memory.
-        ServiceBusy: other decoders have taken the memory, and did not give it back in time.
+        ServiceBusy: other files are being decoded, and the processor or the memory was not free in time.
         ServiceLost: the process could not be started or was lost.
-        ServiceBusy: other files are being decoded.
         ConfigError: the certificates of `settings.trust_anchors` cannot be read.
     """
     anchors = await asyncio.to_thread(load_trust_anchors, settings.trust_anchors)
-    _, report = await Decoder.run_task(path, "marks", {"trust_anchors": anchors}, limits, param=PARAM, owner=owner)
+    try:
+        task = "marks" if await asyncio.to_thread(may_have_store, path) else "labels"
+    except OSError as error:
+        raise UndecodableMedia(f"{PARAM}: the file cannot be read: {error.strerror}", param=PARAM) from error
+    _, report = await Decoder.run_task(path, task, {"trust_anchors": anchors}, limits, param=PARAM, owner=owner)
     try:
         return MarksReport.model_validate_json(report)
     except ValidationError as error:

@@ -55,7 +55,7 @@ class MarksSettings(BaseModel):
     aigc: bool = True
     """Whether files carry the implicit label `AIGC` of GB 45438-2025."""
     prompts: bool = False
-    """Whether manifests contain the prompts."""
+    """Whether manifests and XMP contain the prompts."""
     provider: Annotated[str, Field(min_length=1, max_length=200)] = "reelgraph"
     """Name of the provider of the system, in all marks."""
     signing: SigningSettings | None = None
@@ -66,9 +66,14 @@ class MarksSettings(BaseModel):
     """A label that people see; by default none."""
 
     @property
+    def has_labels(self) -> bool:
+        """Whether files carry a label that is not signed."""
+        return self.source_type or self.aigc
+
+    @property
     def are_off(self) -> bool:
         """Whether files carry no mark in their metadata."""
-        return not (self.c2pa or self.source_type or self.aigc)
+        return not (self.c2pa or self.has_labels)
 
 
 MARKS_OFF = MarksSettings(c2pa=False, source_type=False, aigc=False)

@@ -1,10 +1,10 @@
 """Signing finished files with C2PA manifests."""
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from c2pa import (  # pyright: ignore[reportMissingTypeStubs]
@@ -20,7 +20,7 @@ from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.containers.boxes import list_boxes
 from composition.media.marks.containers.source import Malformed, Source
 from composition.media.marks.credential import Credential
-from services.errors import ModelFailed, ServiceLost, StorageFailed
+from services.errors import ModelFailed, ServiceLost
 
 log = logging.getLogger(__name__)
 
@@ -50,27 +50,59 @@ class Manifest:
     """Ingredients; see `composition.media.marks.ingredients`."""
 
 
-def sign_file(source: Path, target: Path, manifest: Manifest, credential: Credential) -> None:
-    """Write a copy of a file with a signed manifest. Blocks, and reads the file in pieces. Thread-safe.
+class ManifestSigner:
+    """Signs files with one certificate. Thread-safe: what the library needs for that is made once for all files.
 
-    Raises:
-        StorageFailed: a file cannot be read or written.
-        ModelFailed: signing failed.
-        ServiceLost: the function that signs failed, or signed with another key.
+    Args:
+        credential: the certificate, and what signs with it.
     """
-    try:
-        with source.open("rb") as reading, target.open("x+b") as writing:
-            settings = make_settings(has_blocks=manifest.mime == "video/mp4" and _has_large_data(reading))
-            _sign_stream(reading, writing, manifest, credential, settings)
-    except OSError as error:
-        raise StorageFailed(f"the signed file cannot be written: {error.strerror or error}") from error
 
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
+        self._lock = threading.Lock()
+        self._contexts: dict[bool, Context] = {}
+        """Whether media data are hashed in blocks → settings and signer of the library."""
 
-def sign_bytes(data: bytes, manifest: Manifest, credential: Credential) -> bytes:
-    """Return a file with a signed manifest. Raises ModelFailed and ServiceLost, like `sign_file`."""
-    signed = BytesIO()
-    _sign_stream(BytesIO(data), signed, manifest, credential, make_settings())
-    return signed.getvalue()
+    def sign(self, source: BinaryIO, target: BinaryIO, manifest: Manifest) -> None:
+        """Write a copy of a file with a signed manifest. Blocks, and reads the file in pieces.
+
+        Args:
+            source: the finished file, from its beginning.
+            target: a new file that can also be read.
+            manifest: what is to be signed.
+
+        Raises:
+            OSError: a file cannot be read or written.
+            ModelFailed: signing failed.
+            ServiceLost: the function that signs failed, or signed with another key.
+        """
+        context = self._open_context(has_blocks=manifest.mime == "video/mp4" and _has_large_data(source))
+        try:
+            with Builder(manifest.definition, context=context) as builder:
+                for archive in manifest.archives:
+                    builder.add_ingredient_from_archive(BytesIO(archive))
+                builder.sign(manifest.mime, source, target)
+        except IO_ERROR as error:
+            raise OSError(f"{error}") from error
+        except C2paError as error:  # what a callback raised was logged by c2pa
+            raise self._report_failure(error) from error
+
+    def _open_context(self, *, has_blocks: bool) -> Context:
+        with self._lock:
+            context = self._contexts.get(has_blocks)
+            if context is None:
+                try:
+                    context = Context.from_json(make_settings(has_blocks=has_blocks), _open_signer(self.credential))
+                except C2paError as error:
+                    raise self._report_failure(error) from error
+                self._contexts[has_blocks] = context
+            return context
+
+    def _report_failure(self, error: C2paError) -> ModelFailed | ServiceLost:
+        """Log why signing failed, and return the error for the user."""
+        log.error("signing failed", exc_info=error)
+        kind = ModelFailed if self.credential.callback is None else ServiceLost
+        return kind("the file could not be signed; the reason has been logged")
 
 
 def _has_large_data(file: BinaryIO) -> bool:
@@ -83,24 +115,6 @@ def _has_large_data(file: BinaryIO) -> bool:
     except Malformed:
         return False
     return len(parts) == 1 and parts[0].end - parts[0].begin > LARGE_BYTES
-
-
-def _sign_stream(source: BinaryIO, target: BinaryIO, manifest: Manifest, credential: Credential, settings: str) -> None:
-    try:
-        with (
-            Context.from_json(settings) as context,
-            Builder(manifest.definition, context=context) as builder,
-            _open_signer(credential) as signer,
-        ):
-            for archive in manifest.archives:
-                builder.add_ingredient_from_archive(BytesIO(archive))
-            builder.sign(signer, manifest.mime, source, target)
-    except IO_ERROR as error:
-        raise OSError(f"{error}") from error
-    except C2paError as error:  # what a callback raised was logged by c2pa
-        log.exception("signing failed")
-        kind = ModelFailed if credential.callback is None else ServiceLost
-        raise kind("the file could not be signed; the reason has been logged") from error
 
 
 def _open_signer(credential: Credential) -> Signer:

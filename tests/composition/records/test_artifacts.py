@@ -50,6 +50,14 @@ def test_what_is_not_there_is_not_found(artifacts: Artifacts) -> None:
     artifacts.remove("videos/none")
 
 
+def test_bytes_that_cannot_be_stored_leave_no_draft(tmp_path: Path) -> None:
+    artifacts = Artifacts(ArtifactSettings(url=str(tmp_path)))
+    artifacts.put("files", b"a file where a folder is needed")
+    with pytest.raises(StorageFailed):
+        artifacts.put("files/f", b"film")
+    assert list((tmp_path / ".drafts").iterdir()) == []
+
+
 def test_a_file_is_moved_in_and_its_draft_is_gone(artifacts: Artifacts) -> None:
     draft = artifacts.create_draft()
     draft.write_bytes(b"film")

@@ -27,3 +27,14 @@ def sign_nonsense(data: bytes) -> bytes:
 
 def fail(data: bytes) -> bytes:
     raise ConnectionError(f"the token did not sign {len(data)} bytes")
+
+
+def fail_once(data: bytes) -> bytes:
+    """Fail the first time."""
+    if not failures:
+        failures.append("first")
+        fail(data)
+    return sign_der(data)
+
+
+failures: list[str] = []

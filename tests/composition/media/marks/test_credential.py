@@ -1,5 +1,6 @@
 """Signing with a configured certificate: key files, callbacks, a key management service."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,25 @@ async def test_a_key_file_signs(algorithm: Algorithm, authority: Authority, tmp_
 @pytest.mark.parametrize("function", ["sign_der", "sign_raw"])
 async def test_a_callback_signs_in_either_form(function: str, authority: Authority, tmp_path: Path) -> None:
     await check_signing(write_callback(tmp_path, authority, function), authority, tmp_path)
+
+
+async def test_a_callback_signs_several_files_at_the_same_time(authority: Authority, tmp_path: Path) -> None:
+    plain = write_file(tmp_path, "jpeg").read_bytes()
+    marker = Marker(MarksSettings(signing=write_callback(tmp_path, authority, "sign_der")), tmp_path)
+    files = await asyncio.gather(*(marker.mark_bytes(plain, "jpeg", MADE) for _ in range(20)))
+    stores = [read_store(data, "jpeg", authority.pem) for data in files]
+    assert {store["validation_state"] for store in stores} == {"Trusted"}
+    assert len({store["active_manifest"] for store in stores}) == 20
+
+
+async def test_a_callback_that_failed_signs_the_next_time(authority: Authority, tmp_path: Path) -> None:
+    plain = write_file(tmp_path, "jpeg").read_bytes()
+    marker = Marker(MarksSettings(signing=write_callback(tmp_path, authority, "fail_once")), tmp_path)
+    callbacks.failures.clear()
+    with pytest.raises(ServiceLost):
+        await marker.mark_bytes(plain, "jpeg", MADE)
+    data = await marker.mark_bytes(plain, "jpeg", MADE)
+    assert read_store(data, "jpeg", authority.pem)["validation_state"] == "Trusted"
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from composition.media.limits import MediaLimits
-from composition.media.marks.ingredients import CHUNK_BYTES, Room, prepare_ingredients, recognise_media
+from composition.media.marks.ingredients import Room, prepare_ingredients, recognise_media
 from composition.media.marks.installation_key import load_installation_key
 from composition.media.marks.marker import Marker
 from composition.media.marks.provenance import Ingredient
 from composition.media.marks.settings import MarksSettings
+from composition.media.marks.store_search import CHUNK_BYTES
 from composition.media.marks.vocabulary import COMPOSITE, GENERATION, MarkedFormat
 from services.errors import StorageFailed
 from tests.composition.media.marks.samples import (

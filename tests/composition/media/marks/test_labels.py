@@ -1,5 +1,6 @@
 """Labels are written into every kind of file, replace older ones, and touch no pixel and no sample."""
 
+import asyncio
 import random
 import struct
 import zlib
@@ -15,9 +16,11 @@ from composition.media.marks.containers import mp4, webp
 from composition.media.marks.containers.boxes import build_box
 from composition.media.marks.containers.source import MAX_PACKET_BYTES, Source
 from composition.media.marks.label_reading import Labels, read_labels
-from composition.media.marks.labels import MAX_PROMPT_BYTES, add_labels, label_bytes, read_system_version
+from composition.media.marks.labels import MAX_PROMPT_BYTES, label_bytes, read_system_version
+from composition.media.marks.marker import Marker
+from composition.media.marks.provenance import Provenance
 from composition.media.marks.settings import MARKS_OFF, MarksSettings
-from composition.media.marks.vocabulary import COMPOSITE, GENERATED
+from composition.media.marks.vocabulary import COMPOSITE, GENERATED, MarkedFormat
 from services.errors import ModelFailed, StorageFailed
 from tests.composition.media.marks.generated import (
     COMPOSITE as COMPOSITE_PROVENANCE,
@@ -51,6 +54,12 @@ EXPECTED = Labels(
     content_id=PROVENANCE.content_id,
     aigc=AIGC,
 )
+
+
+def add_labels(path: Path, form: MarkedFormat, settings: MarksSettings, provenance: Provenance) -> None:
+    """Write the labels alone into a finished file."""
+    marker = Marker(settings.model_copy(update={"c2pa": False}), path.parent)
+    asyncio.run(marker.mark_file(path, form, provenance))
 
 
 def decode(path: Path, kind: str) -> object:

@@ -10,9 +10,10 @@ import pytest
 from c2pa import Builder, C2paSignerInfo, Context, Signer  # pyright: ignore[reportMissingTypeStubs]
 
 from composition.media.limits import MediaLimits
+from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.inspection import read_marks
 from composition.media.marks.installation_key import load_installation_key
-from composition.media.marks.labels import add_labels, read_system_version
+from composition.media.marks.labels import read_system_version
 from composition.media.marks.manifest_reading import MAX_ENTRIES, MAX_TEXT, describe_store
 from composition.media.marks.marker import MIME_TYPES, Marker
 from composition.media.marks.reading import inspect_marks
@@ -36,8 +37,8 @@ async def write_marked(kind: str, folder: Path, settings: MarksSettings = SETTIN
     return path
 
 
-def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any]) -> bytes:
-    """Return a JPEG with a manifest of another program, signed by an installation's key."""
+def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any], mime: str = "image/jpeg") -> bytes:
+    """Return a file with a manifest of another program, signed by an installation's key."""
     credential = load_installation_key(folder)
     info = C2paSignerInfo(b"es256", credential.chain, credential.key or b"", None)
     signed = BytesIO()
@@ -46,7 +47,7 @@ def sign_foreign(data: bytes, folder: Path, definition: dict[str, Any]) -> bytes
         Builder({"claim_generator_info": [{"name": "Camera", "version": "7"}], **definition}, context=context) as made,
         Signer.from_info(info) as signer,
     ):
-        made.sign(signer, "image/jpeg", BytesIO(data), signed)
+        made.sign(signer, mime, BytesIO(data), signed)
     return signed.getvalue()
 
 
@@ -147,6 +148,17 @@ async def test_a_manifest_elsewhere_is_not_fetched(tmp_path: Path) -> None:
     assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
 
 
+WAV = b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\4\0\0\0\0\0\0\0"
+
+
+async def test_the_manifest_of_a_format_that_is_not_made_here_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(sign_foreign(WAV, tmp_path, act(CAMERA), "audio/wav"))
+    manifest = (await inspect_marks(path, LIMITS, SETTINGS)).manifest
+    assert manifest is not None
+    assert (manifest.state, manifest.digital_source_type) == ("valid", CAMERA)
+
+
 async def test_a_photograph_with_a_manifest_was_not_generated(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(sign_foreign(make_picture("jpeg"), tmp_path, {**act(CAMERA), "title": "IMG_1"}))
@@ -159,28 +171,47 @@ async def test_a_photograph_with_a_manifest_was_not_generated(tmp_path: Path) ->
     assert report.labels is None
 
 
-async def test_an_edited_version_of_a_generated_picture_is_still_generated(tmp_path: Path) -> None:
-    made = await write_marked("jpeg", tmp_path)
+def edit_foreign(data: bytes, folder: Path, trusted: str | None = None) -> bytes:
+    """Return an edited JPEG, signed by another installation, whose program trusts certificates of its own."""
     ingredient = {"title": "made.jpg", "relationship": "parentOf", "label": "made"}
     opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["made"]}}
     definition = {"assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [opened]}}]}
-    credential = load_installation_key(tmp_path)
-    edited = tmp_path / "edited.jpg"
+    credential = load_installation_key(folder)
+    edited = BytesIO()
     with (
-        Builder(definition) as builder,
+        Context.from_json(make_settings(trusted)) as context,
+        Builder(definition, context=context) as builder,
         Signer.from_info(C2paSignerInfo(b"es256", credential.chain, credential.key or b"", None)) as signer,
-        made.open("rb") as source,
-        edited.open("w+b") as target,
     ):
-        builder.add_ingredient(ingredient, MIME_TYPES["jpeg"], source)
-        source.seek(0)
-        builder.sign(signer, "image/jpeg", source, target)
+        builder.add_ingredient(ingredient, MIME_TYPES["jpeg"], BytesIO(data))
+        builder.sign(signer, MIME_TYPES["jpeg"], BytesIO(data), edited)
+    return edited.getvalue()
+
+
+async def test_an_edited_version_of_a_generated_picture_is_still_generated(tmp_path: Path) -> None:
+    made = await write_marked("jpeg", tmp_path)
+    edited = tmp_path / "edited.jpg"
+    edited.write_bytes(edit_foreign(made.read_bytes(), tmp_path))
     report = await inspect_marks(edited, LIMITS, SETTINGS)
     assert report.manifest is not None
     assert report.manifest.says_generated
     (found,) = report.manifest.ingredients
     assert (found.title, found.relationship, found.state) == ("made.jpg", "parentOf", "valid")
     assert (found.digital_source_type, found.issuer) == (GENERATED, "Self-made certificate, untrusted")
+
+
+async def test_whom_another_signer_trusts_is_not_trusted_here(tmp_path: Path) -> None:
+    made = await write_marked("jpeg", tmp_path)
+    first, second = (tmp_path / name / "marks" / "root-certificate.pem" for name in (".", "second"))
+    edited, both = tmp_path / "edited.jpg", tmp_path / "both.pem"
+    edited.write_bytes(edit_foreign(made.read_bytes(), tmp_path / "second", first.read_text()))
+    both.write_text(first.read_text() + second.read_text())
+    states: list[tuple[str, str]] = []
+    for anchors in (None, first, both):
+        manifest = (await inspect_marks(edited, LIMITS, MarksSettings(trust_anchors=anchors))).manifest
+        assert manifest is not None
+        states.append((manifest.state, manifest.ingredients[0].state))
+    assert states == [("valid", "valid"), ("valid", "valid"), ("trusted", "trusted")]
 
 
 def test_what_was_only_a_component_does_not_count() -> None:
@@ -250,7 +281,8 @@ async def test_many_files_are_read_at_once(tmp_path: Path) -> None:
 
 async def test_a_file_with_a_users_picture_says_composite(tmp_path: Path) -> None:
     path = write_file("png", tmp_path)
-    add_labels(path, "png", SETTINGS, COMPOSITE_PROVENANCE)
+    settings = SETTINGS.model_copy(update={"c2pa": False})
+    await Marker(settings, tmp_path).mark_file(path, "png", COMPOSITE_PROVENANCE)
     report = await inspect_marks(path, LIMITS, SETTINGS)
     assert report.manifest is None
     assert report.labels is not None
@@ -262,6 +294,9 @@ async def test_too_little_memory_costs_only_the_process(tmp_path: Path) -> None:
     path.write_bytes(make_picture("jpeg")[:-2])  # c2pa reads a JPEG as a whole
     with path.open("r+b") as file:
         file.truncate(900 << 20)
+    assert await inspect_marks(path, LIMITS.model_copy(update={"memory_bytes": 256 << 20}), SETTINGS) == MarksReport()
+    with path.open("ab") as file:
+        file.write(b"jumb")  # it may have a manifest
     limits = LIMITS.model_copy(update={"node_memory_bytes": 16 << 30})  # others may use most of the default budget
     with pytest.raises(LimitExceeded, match="file: reading needs more than 768 MiB of memory"):
         await inspect_marks(path, limits, SETTINGS)

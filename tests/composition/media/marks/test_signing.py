@@ -197,6 +197,16 @@ async def test_files_are_signed_at_the_same_time(tmp_path: Path) -> None:
     assert len({store["active_manifest"] for store in stores}) == len(made)
 
 
+async def test_a_file_that_is_labelled_and_cannot_be_signed_stays_as_it_was(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "png")
+    plain = path.read_bytes()
+    (tmp_path / "marks").write_bytes(b"")  # where the key is to be made
+    with pytest.raises(StorageFailed, match="the signing key"):
+        await Marker(MarksSettings(), tmp_path).mark_file(path, "png", MADE)
+    assert path.read_bytes() == plain
+    assert list_names(tmp_path) == [path.name, "marks"]
+
+
 async def test_a_file_that_is_no_picture_cannot_be_signed(tmp_path: Path) -> None:
     path = tmp_path / "made.png"
     path.write_bytes(b"no picture")
