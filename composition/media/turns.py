@@ -9,7 +9,6 @@ them, so a quick file of another owner is decoded at once, however many slow one
 
 import asyncio
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from composition.media.processors import count_processors
 from services.errors import ServiceBusy
 
 QUICK_CPU_S = 0.5
@@ -195,7 +195,7 @@ def make_lanes(processors: int) -> Lanes:
     return Lanes(Turns(count, most), Turns(count, most))
 
 
-decoder_lanes = make_lanes(len(os.sched_getaffinity(0)))
+decoder_lanes = make_lanes(count_processors())
 """The turns of the decoders of this process."""
 
 

@@ -1,6 +1,7 @@
 """Turns of decoders: who is served when, and what happens to those who wait or give up."""
 
 import asyncio
+import math
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from composition.media.decode import Decoder
 from composition.media.decoding.lifeline import LOW_PRIORITY
+from composition.media.processors import count_processors
 from composition.media.turns import QUICK_CPU_S, Lanes, Pace, Turns, make_lanes
 from services.errors import ServiceBusy
 from tests.composition import sample_media as media
@@ -165,6 +167,26 @@ def test_threads_with_loops_of_their_own_share_turns() -> None:
         thread.join()
     assert 1 <= most <= 3
     assert (turns._free, turns._shares) == (3, {})
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+)
+def test_a_container_may_use_fewer_processors_than_its_machine_has(
+    tmp_path: Path, files: dict[str, str], limit: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert count_processors(tmp_path) == min(len(os.sched_getaffinity(0)), limit)
 
 
 class Machine:
