@@ -213,12 +213,12 @@ def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> dict[st
     active: dict[str, dict[str, float]] = {name: {} for name in _experts(pipe)}
     for index, lora in enumerate(settings.loras):
         path, adapter = settings.path_of(lora), f"lora_{index}"
-        hashes[path.name if Path(lora.file).is_absolute() else lora.file] = hash_lora(path)
         for name in active if lora.expert == "both" else [lora.expert]:
             if name not in active:
                 raise ConfigError(f"loras: {path.name}: this checkpoint has no {name}-noise expert", param="loras")
             _load_lora(pipe, path, adapter, name)
             active[name][adapter] = lora.weight
+        hashes[path.name if Path(lora.file).is_absolute() else lora.file] = hash_lora(path)
     for name, adapters in active.items():
         if adapters:
             _experts(pipe)[name].set_adapters(list(adapters), list(adapters.values()))
