@@ -1,7 +1,7 @@
 """Memory of this machine or container: how much there is, how much is used, and from where on Ray kills processes.
 
 Ray's memory monitor kills workers, among them replicas, when the memory in use passes a share of all memory. It knows
-nothing of decoder processes, so their budget must lie within the rest.
+nothing of decoder processes, so their budget lies within the rest, unless that is too small for a few large files.
 """
 
 from dataclasses import dataclass
