@@ -1,5 +1,6 @@
 """Runs the README's commands verbatim against a running server."""
 
+import json
 import os
 import re
 import subprocess
@@ -57,14 +58,19 @@ def test_three_graphs_in_three_commands(server: Server, folder: Path) -> None:
     assert count_frames(folder / "star.mp4") == 14
 
 
-@pytest.mark.parametrize("model", ["v2v", "rolling-edit"])
-def test_curl(server: Server, folder: Path, model: str) -> None:
-    run_shell(server, folder, find_block(USAGE, f"model={model} "))
-    if model == "v2v":
+@pytest.mark.parametrize("words", ["model=v2v ", "-o frames.zip", "gate="])
+def test_curl(server: Server, folder: Path, words: str) -> None:
+    run_shell(server, folder, find_block(USAGE, words))
+    if words == "model=v2v ":
         assert count_frames(folder / "continued.mp4") > 1
-    else:
+    elif words == "-o frames.zip":
         with zipfile.ZipFile(folder / "frames.zip") as archive:
             assert archive.namelist() == [f"{index:06d}.png" for index in range(4)]
+    else:
+        with server.client() as client:
+            made = client.get(f"/v1/videos/{json.loads((folder / 'job.json').read_text())['id']}").json()
+        assert made["status"] == "completed"
+        assert "gate_tries" in made["facts"]
 
 
 def test_curl_with_the_full_pipeline(server: Server, folder: Path) -> None:
