@@ -101,14 +101,15 @@ def describe_check(path: Path, check: ContentProvenanceCheck) -> list[str]:
 
 
 def _list_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield "failed", ", ".join(manifest.failures)
+    if manifest.state == "invalid":
+        yield "failed", ", ".join(manifest.failures)
     yield "signed by", manifest.issuer or ""
     yield "source type", manifest.digital_source_type or ""
     yield "generator", manifest.generator or ""
     yield "provider", manifest.provider or ""
     yield "time", manifest.generated_at or ""
     yield "id", manifest.content_id or manifest.title or ""
-    yield from (("model", f"{use.stage}: {use.model}, {use.source} {use.revision}") for use in manifest.models)
+    yield from (("model", f"{use.stage}: {use.model}, {use.source} {use.revision}".rstrip()) for use in manifest.models)
     yield from (("LoRA", f"{lora.name}, SHA-256 {lora.sha256}") for lora in manifest.loras)
     yield "seed", "" if manifest.seed is None else str(manifest.seed)
     yield from (("prompt", f"{field}: {prompt}") for field, prompt in manifest.prompts.items())

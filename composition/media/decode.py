@@ -179,7 +179,10 @@ class Decoder:
     ) -> AsyncGenerator["Decoder"]:
         """Reserve memory and start a process inside the `with` block."""
         with closing(find_budget(limits).open_reservation(owner)) as reservation:
-            await reservation.resize(memory_bytes)
+            try:
+                await reservation.resize(memory_bytes)
+            except (LimitExceeded, ServiceBusy) as error:
+                raise _blame_field(type(error), error.message, param) from None
             decoder = cls(path, limits, param, owner, reservation)
             try:
                 yield decoder
@@ -346,11 +349,9 @@ class Decoder:
         used_s = self._process.status.cpu_s if self._process.status else 0.0
         if code != -signal.SIGXCPU or used_s < limit_s:
             return self._make_error(UndecodableMedia, "the decoder crashed on the file")
-        if self._cost:
-            text = f"decoding takes more than {limit_s:g} s of processor time (cpu_s)"
-        else:
-            text = f"reading its headers takes more than {limit_s:g} s of processor time, which is the limit"
-        return self._make_error(LimitExceeded, text)
+        what = "decoding" if self._cost else "reading its headers"
+        text = f"{what} takes more than {limit_s:g} s of processor time"
+        return self._make_error(LimitExceeded, f"{text} (cpu_s)" if self._cost else f"{text}, which is the limit")
 
     async def _exchange_in_turn(self, request: dict[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
         """Send a request and return the answer and its pixels. Memory is waited for without holding a turn."""
@@ -424,8 +425,8 @@ class Decoder:
         log.warning("a decoder process died", extra={"exit": code, "said": self._process.stderr_text[-2000:]})
         return code
 
-    def _make_error(self, kind: type[ReelError], message: str) -> Any:
-        return kind(f"{self._param}: {message}" if self._param else message, param=self._param)
+    def _make_error(self, kind: type[ReelError], message: str) -> ReelError:
+        return _blame_field(kind, message, self._param)
 
     async def _close(self) -> None:
         self._process.kill()
@@ -434,6 +435,11 @@ class Decoder:
         if (status := self._process.status) is not None:
             used = {"peak_bytes": status.peak_bytes, "cpu_s": round(status.cpu_s, 3)}
             log.info("decoder ended", extra={**used, "reserved_bytes": self._reservation.size})
+
+
+def _blame_field(kind: type[ReelError], message: str, param: str | None) -> ReelError:
+    """Return an error that names the request field, if it is known."""
+    return kind(f"{param}: {message}" if param else message, param=param)
 
 
 def _parse_times(times: dict[str, Any] | None) -> Times | None:
@@ -455,14 +461,12 @@ def _estimate_task_memory(path: Path, task: str, limits: MediaLimits, param: str
     try:
         cost = estimate_task(task, path.stat().st_size)
     except OSError as error:
-        raise UndecodableMedia(f"the file cannot be read: {error.strerror}", param=param) from error
-    if cost.memory_bytes > limits.memory_bytes:
-        raise LimitExceeded(
-            f"{cost.reason} needs {cost.memory_bytes >> 20} MiB of memory; the limit is"
-            f" {limits.memory_bytes >> 20} MiB (memory_bytes)",
-            param=param,
-        )
-    return cost.memory_bytes
+        raise _blame_field(UndecodableMedia, f"the file cannot be read: {error.strerror}", param) from error
+    if cost.memory_bytes <= limits.memory_bytes:
+        return cost.memory_bytes
+    needed, limit = cost.memory_bytes >> 20, limits.memory_bytes >> 20
+    text = f"{cost.reason} needs {needed} MiB of memory; the limit is {limit} MiB (memory_bytes)"
+    raise _blame_field(LimitExceeded, text, param)
 
 
 async def probe_media(

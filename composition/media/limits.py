@@ -41,13 +41,14 @@ class MediaLimits(BaseModel):
     """Memory of the decoder of one file in bytes, of which its libraries take 80 MiB. A decoder gets what the headers
     of its file let expect."""
     node_memory_bytes: int | None = Field(default=None, ge=256 << 20)
-    """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, and at least 1 GiB."""
+    """Memory of all decoders of a machine, in bytes; by default what Ray leaves free, at least 2 GiB, and at most a
+    quarter of all memory."""
     node_memory_threshold: float = Field(default=RAY_THRESHOLD, gt=0, le=1)
     """Share of the memory of a machine in use up to which decoders take memory: `RAY_memory_usage_threshold` of Ray."""
     node_memory_folder: str | None = None
     """Folder of the file by which processes share this budget; by default one in `/dev/shm`."""
-    node_memory_wait_s: float = Field(default=30, ge=0)
-    """Seconds that a file waits for this memory before it is refused with status 503."""
+    node_memory_wait_s: float = Field(default=120, ge=0)
+    """Seconds that a file waits for this memory before it is refused with status 503, as for a turn."""
     background: Background = "white"
     """What transparent pictures and videos are composited on: `#rrggbb`, or a basic colour name of CSS."""
     confinement: ConfinementPolicy = "available"

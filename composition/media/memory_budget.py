@@ -93,8 +93,8 @@ class MemoryBudget:
             return Reservation(self, _open_file(self._folder), owner)
         except OSError as error:
             raise ServiceLost(
-                f"the budget of memory for decoding cannot be used: {self._folder} must be a folder of this user that "
-                "is closed to others"
+                f"the budget of memory for decoding cannot be used: {self._folder} (node_memory_folder) must be a "
+                "folder of this user that is closed to others"
             ) from error
 
     def is_room_on_node(self, size: int) -> bool:

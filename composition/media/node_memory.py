@@ -1,7 +1,7 @@
 """Memory of this machine or container: how much there is, how much is used, and from where on Ray kills processes.
 
 Ray's memory monitor kills workers, among them replicas, when the memory in use passes a share of all memory. It knows
-nothing of decoder processes, so their budget must lie within the rest.
+nothing of decoder processes, so their budget lies within the rest, unless that is too small for a few large files.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from pathlib import Path
 
 RAY_THRESHOLD = 0.95
 """Share of memory in use from which on Ray kills workers: default of `RAY_memory_usage_threshold` in Ray 2.60."""
-SMALLEST_BUDGET = 1 << 30
-"""Default budget of decoders on a small machine, in bytes: what one file of the largest size may take."""
+SMALLEST_BUDGET = 2 << 30
+"""Default budget of decoders on a small machine, in bytes. An owner gets three quarters of it: enough for a job with a
+4K video, which may keep its decoder for long, and for other files meanwhile."""
 LARGEST_SHARE = 4
 """The default budget is at most one part of this number of all memory."""
 
@@ -78,7 +79,7 @@ def _read_table(path: Path) -> dict[str, int]:
 
 
 def choose_budget(total: int, threshold: float) -> int:
-    """Return the default budget of all decoders in bytes: what Ray leaves free, but room for one large file.
+    """Return the default budget of all decoders in bytes: what Ray leaves free, but room for a few large files.
 
     Args:
         total: all memory, in bytes.

@@ -9,7 +9,6 @@ them, so a quick file of another owner is decoded at once, however many slow one
 
 import asyncio
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from composition.media.processors import count_processors
 from services.errors import ServiceBusy
 
 QUICK_CPU_S = 0.5
@@ -195,7 +195,7 @@ def make_lanes(processors: int) -> Lanes:
     return Lanes(Turns(count, most), Turns(count, most))
 
 
-decoder_lanes = make_lanes(len(os.sched_getaffinity(0)))
+decoder_lanes = make_lanes(count_processors())
 """The turns of the decoders of this process."""
 
 
@@ -207,13 +207,22 @@ class Pace:
         owner: whose turns it takes.
         wait_s: maximum time to wait for a turn, in seconds.
         lanes: the turns.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, process: PacedProcess, owner: str, wait_s: float, lanes: Lanes = decoder_lanes) -> None:
+    def __init__(
+        self,
+        process: PacedProcess,
+        owner: str,
+        wait_s: float,
+        lanes: Lanes = decoder_lanes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._process = process
         self._owner = owner
         self._wait_s = wait_s
         self._lanes = lanes
+        self._read_clock = clock
         self._is_slow = False
         self._is_suspended = False
 
@@ -234,7 +243,7 @@ class Pace:
             TimeoutError: the operation took longer than `deadline_s`.
             ServiceBusy: there was no turn.
         """
-        watch = _StopWatch(self._process)
+        watch = _StopWatch(self._process, self._read_clock)
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._take_turn())
             async with _running(operate()) as work:
@@ -283,13 +292,14 @@ class _StopWatch:
     A decoder of low priority may wait for the processor much longer than it works.
     """
 
-    def __init__(self, process: PacedProcess) -> None:
+    def __init__(self, process: PacedProcess, clock: Callable[[], float]) -> None:
         self._process = process
+        self._read_clock = clock
         self._passed_s = 0.0
         self._began: tuple[float, float] | None = None
 
     def start(self) -> None:
-        self._began = time.monotonic(), self._process.measure_delay()
+        self._began = self._read_clock(), self._process.measure_delay()
 
     def stop(self) -> None:
         self._passed_s, self._began = self.read(), None
@@ -298,7 +308,7 @@ class _StopWatch:
         """Return the seconds so far, at least a tenth of what a clock on the wall says."""
         if self._began is None:
             return self._passed_s
-        wall_s, delay_s = time.monotonic() - self._began[0], self._process.measure_delay() - self._began[1]
+        wall_s, delay_s = self._read_clock() - self._began[0], self._process.measure_delay() - self._began[1]
         return self._passed_s + max(wall_s - delay_s, wall_s * LEAST_SHARE)
 
 

@@ -21,7 +21,6 @@ Way = Blocking | Looping
 MARKED = """\
 {path}: marked as generated
   manifest      intact, but signed by a certificate that is not trusted
-  failed        signingCredential.untrusted
   signed by     Somebody\ufffd[31m
   source type   http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia
   generator     reelgraph 9.9

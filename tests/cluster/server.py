@@ -32,7 +32,12 @@ def free_port() -> int:
 
 
 def _assemble(home: Path, models: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the local configuration with its state in `home`; the number of threads is left to the environment."""
+    """Return the local configuration with its state in `home`; the number of threads is left to the environment.
+
+    The budget of memory for decoders is there too: servers of tests that run at the same time do not share it.
+    """
+    media = {"node_memory_folder": str(home / "decoders"), **settings.get("media", {})}
+    settings = {**settings, "media": media}
     raw = replace_models(yaml.safe_load(LOCAL_CONFIG.read_text()), models)
     for application in raw["applications"]:
         shape = {"front": FrontSettings, "jobs": JobsSettings}.get(application["name"], StateSettings)

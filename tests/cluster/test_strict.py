@@ -16,6 +16,7 @@ from tests.cluster.conftest import check_error, create_video, fetch_content, wai
 from tests.cluster.server import CLIP, Server
 from tests.composition import sample_media as media
 from tests.composition.albums import numbered
+from tests.composition.http.test_upload_turns import read_nice
 from tests.composition.media.hostile import make_slow_video
 from tests.waiting import until
 
@@ -115,7 +116,7 @@ def list_decoders(server: Server, priority: int | None = None) -> list[psutil.Pr
     """Return the decoder processes of the front door, those of one nice value if it is given."""
     prepared = [child for replica in server.replicas("front") for child in replica.children()]
     decoders = [decoder for process in prepared for decoder in process.children()]
-    return [decoder for decoder in decoders if priority in (None, decoder.nice())]
+    return decoders if priority is None else [decoder for decoder in decoders if read_nice(decoder) == priority]
 
 
 def test_after_a_power_cut_every_job_goes_on(strict: Server) -> None:

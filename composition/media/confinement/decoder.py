@@ -23,7 +23,10 @@ def take_input(path: str, policy: ConfinementPolicy) -> str:
     confinement = require_confinement(policy)
     if confinement.user is None or not Path(path).is_file():
         return path
-    return hand_over(path)
+    try:
+        return hand_over(path)
+    except OSError as error:
+        raise ConfigError(f"the decoder process could not be given a copy of its file: {error}") from error
 
 
 def confine(path: str, packages: Sequence[str], policy: ConfinementPolicy) -> None:

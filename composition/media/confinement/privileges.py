@@ -7,12 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from composition.media.confinement.libc import LIBC, raise_errno
+from composition.media.confinement.libc import LIBC, end_with_parent, raise_errno
 
 CAPABILITY_VERSION = 0x20080522
 """`_LINUX_CAPABILITY_VERSION_3`; see capset(2)."""
 DAC_OVERRIDE, DAC_READ_SEARCH = 1 << 1, 1 << 2
 """Capabilities to read what other users own."""
+CHOWN, KILL, SETGID, SETUID = 1 << 0, 1 << 5, 1 << 6, 1 << 7
+NEEDED = CHOWN | KILL | SETGID | SETUID
+"""Capabilities to hand a file over to another user, to become that user, and to end its processes."""
 NOBODY = 65534
 """User and group that own no files."""
 
@@ -34,8 +37,7 @@ def drop_capabilities(paths: Sequence[str]) -> None:
 
     Raises OSError.
     """
-    header, data = CapabilityHeader(CAPABILITY_VERSION), (CapabilityData * 2)()
-    _check(LIBC.capget(ctypes.byref(header), data))
+    header, data = _read_capabilities()
     permitted = int(data[0].permitted)
     for half in data:
         half.effective = half.inheritable = 0
@@ -46,11 +48,30 @@ def drop_capabilities(paths: Sequence[str]) -> None:
     _check(LIBC.capset(ctypes.byref(header), data))
 
 
+def can_become_nobody() -> bool:
+    """Whether processes of root may become `NOBODY`: containers may lack the capabilities, or the user."""
+    _, data = _read_capabilities()
+    tables = (Path(f"/proc/self/{name}_map").read_text() for name in ("uid", "gid"))
+    return os.geteuid() == 0 and int(data[0].effective) & NEEDED == NEEDED and all(map(maps_nobody, tables))
+
+
+def maps_nobody(table: str) -> bool:
+    """Whether a table of user or group ids has `NOBODY`; see user_namespaces(7)."""
+    rows = [[int(value) for value in line.split()] for line in table.splitlines()]
+    return any(first <= NOBODY < first + count for first, _, count in rows)
+
+
 def become_nobody() -> None:
-    """Change to a user who owns nothing. The process must be root's. Raises OSError."""
+    """Change to a user who owns nothing. The process must be root's. Raises OSError.
+
+    The kernel then forgets that the process is to be killed when its parent ends. It is told again: otherwise a decoder
+    that is suspended would stay so for ever.
+    """
+    parent = os.getppid()
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
+    end_with_parent(parent)
 
 
 def hand_over(path: str) -> str:
@@ -62,6 +83,13 @@ def hand_over(path: str) -> str:
         copy.flush()
         os.fchown(copy.fileno(), NOBODY, NOBODY)
         return f"/proc/self/fd/{os.dup(copy.fileno())}"
+
+
+def _read_capabilities() -> tuple[CapabilityHeader, "ctypes.Array[CapabilityData]"]:
+    """Return the capabilities of this process. Raises OSError."""
+    header, data = CapabilityHeader(CAPABILITY_VERSION), (CapabilityData * 2)()
+    _check(LIBC.capget(ctypes.byref(header), data))
+    return header, data
 
 
 def _can_open(path: str) -> bool:

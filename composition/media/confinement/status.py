@@ -1,13 +1,12 @@
 """What this machine has to confine decoder processes with."""
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from composition.media.confinement import landlock, seccomp
-from composition.media.confinement.privileges import NOBODY
+from composition.media.confinement.privileges import NOBODY, can_become_nobody
 from services.errors import ConfigError
 
 log = logging.getLogger("ray.serve.reelgraph.media")
@@ -47,7 +46,7 @@ class Confinement:
 def read_confinement() -> Confinement:
     """Return what confines the decoder processes that this process starts."""
     version = landlock.read_version()
-    return Confinement(version, seccomp.is_available(), NOBODY if not version and os.geteuid() == 0 else None)
+    return Confinement(version, seccomp.is_available(), NOBODY if not version and can_become_nobody() else None)
 
 
 def require_confinement(policy: ConfinementPolicy) -> Confinement:

@@ -166,8 +166,8 @@ class Album:
                 raise UndecodableMedia(explain_not_a_picture(head))
             if header.size is not None:
                 self._limits.check_size(*header.size)
-        if header.picture_format is None:  # must be read whole to tell whether it is animated
-            self._decode_picture(position)
+        if header.picture_format is None and header.library != "heif":
+            self._decode_picture(position)  # only then it is known whether it is animated
 
     @property
     def _limit_text(self) -> str:

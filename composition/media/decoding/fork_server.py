@@ -12,7 +12,6 @@ decord is imported only by the children that use it: it would take 43 MiB of eve
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 import selectors
@@ -21,14 +20,13 @@ import socket
 import sys
 from pathlib import Path
 
+from composition.media.confinement.libc import end_with_parent
 from composition.media.decoding.lifeline import Status, lower_session, obey
 from composition.media.decoding.preloading import preload_modules
 from composition.media.decoding.worker import run_decoder
 
 FILE_COUNT = 3
 """File descriptors sent with each request."""
-PR_SET_PDEATHSIG = 1
-"""See prctl(2)."""
 LOWER_AGAIN_S = 0.1
 """Interval in seconds at which sessions are lowered whose turn was not granted by Linux."""
 
@@ -43,7 +41,6 @@ class ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._pid = os.getpid()
-        self._libc = ctypes.CDLL(None, use_errno=True)
         self._lifelines: dict[int, socket.socket] = {}
         """Process id → lifeline of each child that was not reaped yet."""
         self._unlowered: set[int] = set()
@@ -128,8 +125,7 @@ class ForkServer:
 
         The child has a session of its own, because Linux shares the processor between sessions.
         """
-        if self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != self._pid:
-            os._exit(1)  # prctl failed, or the parent had already ended
+        end_with_parent(self._pid)
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

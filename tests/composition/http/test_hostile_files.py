@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from composition.media.cost import LIBRARY_BYTES
-from composition.media.limits import MediaLimits
 from tests.composition.http.hostile_table import RECIPES, open_server, read_answers, upload_file
 from tests.composition.media.hostile import MIB
+from tests.composition.media.own_memory import OWN_MEMORY
 from tests.composition.media.test_decode import workers
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +46,6 @@ async def test_a_hostile_file_costs_at_most_its_budget(http: httpx.AsyncClient, 
     assert outcome.answer == read_answers()[RECIPES[name].kind], outcome.message
     assert outcome.answer.split()[1] in RECIPES[name].answers
     assert outcome.peak_bytes <= LIBRARY_BYTES + outcome.reserved_bytes
-    assert outcome.cpu_s <= MediaLimits().cpu_s
+    assert outcome.cpu_s <= OWN_MEMORY.cpu_s
     assert outcome.growth_bytes <= GROWTH_BYTES
     assert workers() == []

@@ -50,6 +50,7 @@ RECENT = {
     "landlock_create": 444,
 }
 """System calls whose numbers are the same on all machines, with answer ENOSYS."""
+PR_GET_PDEATHSIG = 2
 SIGCHLD, CLONE_NEWUSER = 17, 0x10000000
 
 
@@ -204,6 +205,13 @@ def run_thread() -> bool:
     return found == [1]
 
 
+def read_death_signal() -> int:
+    """Return the signal that this process gets when its parent ends; 0 if there is none."""
+    found = ctypes.c_int()
+    _check(LIBC.prctl(PR_GET_PDEATHSIG, ctypes.byref(found), *[ctypes.c_ulong(0)] * 3))
+    return found.value
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Confine this process to the input of a request, and try what it names."""
     owner = request["owner"]
@@ -232,6 +240,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             pixels = run_operation(media, {"op": "sample", "count": 4})
             shape = None if pixels is None else list(pixels.shape)
             return {"threads": run_thread(), "facts": media.describe(), "shape": shape, "uid": os.geteuid()}
+        case "parent":
+            return {"death signal": read_death_signal()}
         case others:
             use_other_calls(others)
             return {}

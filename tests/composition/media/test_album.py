@@ -30,7 +30,7 @@ from composition.media.limits import MediaLimits
 from composition.records.artifacts import ArtifactSettings
 from services.errors import LimitExceeded, ReelError, UndecodableMedia
 from services.frames import Frames, Pixels
-from tests.composition import albums
+from tests.composition import albums, heif
 from tests.composition import sample_media as media
 from tests.composition.albums import album, encoded, folder, noisy, zipped
 from tests.composition.media.test_decode import numbers, pulled, stills, workers
@@ -339,3 +339,15 @@ def test_whatever_is_wrong_with_an_archive_is_an_error_of_ours(tmp_path: Path, d
                 assert len(file.read(1 << 20)) <= 1 << 20
         except ReelError:
             continue
+
+
+async def test_photos_of_telephones_are_not_all_decoded_to_open_their_archive(tmp_path: Path) -> None:
+    """As with JPEG, only some of them are: 500 would take minutes. One that is damaged is found when it is read."""
+    photo = heif.write_heic(media.solid((200, 30, 90)))
+    photos = [(f"{number:03}.heic", photo) for number in range(40)]
+    photos[1] = "001.heic", photo[: len(photo) // 2]
+    async with Decoder.open(albums.zipped(tmp_path / "a.zip", photos)) as decoder:
+        await decoder.verify()
+        assert decoder.facts.frames == 40
+        with pytest.raises(UndecodableMedia, match=r"001\.heic"):
+            await anext(decoder.stream_runs(1))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from composition.media.confinement import landlock, seccomp
+from composition.media.confinement.privileges import maps_nobody
 from composition.media.confinement.status import Confinement, read_confinement, report_confinement
 from composition.media.confinement.system_calls import NUMBERS
 from composition.media.decode import Decoder, probe_media
@@ -31,6 +32,7 @@ from tests.composition.media.attempts import RECENT
 from tests.composition.media.test_decode import prepared, workers
 
 ROOT = Path(__file__).parents[3]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 MACHINE = os.uname().machine
 CAP_DAC_READ_SEARCH = 1 << 2
 DENIED = {"EACCES", "EPERM"}
@@ -102,6 +104,7 @@ def test_the_status_of_this_machine() -> None:
     assert Confinement(7, True, None).missing == ()
 
 
+@needs_root
 @pytest.mark.parametrize("what", ["sockets", "files", "processes", "calls"])
 @pytest.mark.parametrize("user", [0, 1234])
 def test_a_decoder_that_tries_cannot(video: Path, what: str, user: int) -> None:
@@ -132,6 +135,7 @@ def test_recent_calls_seem_to_be_missing(video: Path) -> None:
     assert {answers[name] for name in RECENT} == {"ENOSYS"}
 
 
+@needs_root
 @pytest.mark.parametrize("user", [0, 1234])
 def test_a_confined_decoder_decodes_in_threads(video: Path, user: int) -> None:
     os.chown(video, user, user)
@@ -166,6 +170,7 @@ def read_status(process: psutil.Process) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+@needs_root
 async def test_what_another_user_owns_is_read(video: Path) -> None:
     """A server of root loses its right to read it, except where it needs it."""
     os.chown(video, 1234, 1234)
@@ -177,6 +182,7 @@ async def test_what_another_user_owns_is_read(video: Path) -> None:
     assert set(answers.values()) <= DENIED
 
 
+@needs_root
 def test_only_what_reads_the_files_of_others_is_kept(tmp_path: Path) -> None:
     """A server of root may run from a folder that only another user can read."""
     script = """
@@ -231,6 +237,7 @@ except ConfigError as error:
 """
 
 
+@needs_root
 def test_what_is_missing_is_logged_once_and_refused_if_required() -> None:
     done = subprocess.run(
         [*lacking(*LANDLOCK, *SECCOMP), sys.executable, "-c", REPORT],
@@ -242,6 +249,7 @@ def test_what_is_missing_is_logged_once_and_refused_if_required() -> None:
     assert refusal.startswith("media.confinement: is `required`, but this machine has no Landlock: ")
 
 
+@needs_root
 @pytest.mark.parametrize(("lacked", "uid"), [(LANDLOCK, 65534), (SECCOMP, 0), ((*LANDLOCK, *SECCOMP), 65534)])
 def test_without_a_layer_the_others_hold(video: Path, lacked: tuple[int, ...], uid: int) -> None:
     """Without Landlock, another user decodes a copy of the file, if the server is root's."""
@@ -261,6 +269,38 @@ def test_without_a_layer_the_others_hold(video: Path, lacked: tuple[int, ...], u
             assert files[name] != "done"
         if lacked == LANDLOCK:
             assert set(sockets.values()) <= DENIED
+
+
+@needs_root
+def test_a_decoder_that_has_become_another_user_still_ends_with_its_parent(video: Path) -> None:
+    """It may be suspended, and then ends by nothing else. Without a filter it can ask what would end it."""
+    with prepare_attempts(*lacking(*LANDLOCK, *SECCOMP)) as server:
+        assert attempt(server, video, "parent") == {"death signal": signal.SIGKILL}
+
+
+@pytest.mark.parametrize(
+    ("table", "has_nobody"),
+    [("0 0 4294967295\n", True), ("0 1000 1\n", False), ("0 1000 1\n1 100000 65536\n", True)],
+)
+def test_a_container_may_lack_the_other_user(table: str, has_nobody: bool) -> None:
+    assert maps_nobody(table) is has_nobody
+
+
+@needs_root
+def test_a_server_of_root_without_capabilities_decodes_as_itself(video: Path) -> None:
+    """As in a container from which all capabilities were dropped, on a kernel without Landlock."""
+    script = """
+import asyncio, sys
+from pathlib import Path
+from composition.media.confinement.privileges import drop_capabilities
+from composition.media.confinement.status import read_confinement
+from composition.media.decode import probe_media
+drop_capabilities([])
+print(read_confinement().user, asyncio.run(probe_media(Path(sys.argv[1]))).frames)
+"""
+    command = [*lacking(*LANDLOCK), sys.executable, "-c", script, str(video)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "None 40\n"
 
 
 def test_a_decoder_refuses_if_more_is_required_than_the_machine_has(video: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_the_budget_is_what_ray_leaves_free() -> None:
     assert choose_budget(100 * GIB, 0.95) == pytest.approx(5 * GIB)
     assert choose_budget(100 * GIB, 0.8) == pytest.approx(20 * GIB)
-    assert choose_budget(16 * GIB, 0.95) == GIB
+    assert choose_budget(16 * GIB, 0.95) == choose_budget(8 * GIB, 0.95) == 2 * GIB
     assert choose_budget(2 * GIB, 0.95) == GIB // 2
 
 

@@ -1,6 +1,8 @@
 """Turns of decoders: who is served when, and what happens to those who wait or give up."""
 
 import asyncio
+import math
+import os
 import re
 import threading
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from composition.media.decode import Decoder
 from composition.media.decoding.lifeline import LOW_PRIORITY
+from composition.media.processors import count_processors
 from composition.media.turns import QUICK_CPU_S, Lanes, Pace, Turns, make_lanes
 from services.errors import ServiceBusy
 from tests.composition import sample_media as media
@@ -17,6 +20,8 @@ from tests.composition.media.test_decode import workers
 from tests.waiting import until
 
 LONG_S = 60.0
+SHORT_S = 0.05
+"""A deadline, after which a clock is moved by hand."""
 
 
 class Room:
@@ -164,10 +169,31 @@ def test_threads_with_loops_of_their_own_share_turns() -> None:
     assert (turns._free, turns._shares) == (3, {})
 
 
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+)
+def test_a_container_may_use_fewer_processors_than_its_machine_has(
+    tmp_path: Path, files: dict[str, str], limit: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert count_processors(tmp_path) == min(len(os.sched_getaffinity(0)), limit)
+
+
 class Machine:
     """A process that works only while it may, and has used as much processor time as it is told."""
 
     def __init__(self) -> None:
+        self.now_s = 0.0
         self.used_s = 0.0
         self.delayed_s = 0.0
         self.commands: asyncio.Queue[str] = asyncio.Queue()
@@ -192,7 +218,7 @@ class Machine:
 
 
 def make_pace(machine: Machine, lanes: Lanes, owner: str = "ann", wait_s: float = LONG_S) -> Pace:
-    return Pace(machine, owner, wait_s, lanes)
+    return Pace(machine, owner, wait_s, lanes, lambda: machine.now_s)
 
 
 async def test_a_quick_operation_is_not_touched() -> None:
@@ -244,33 +270,45 @@ async def test_waiting_for_a_turn_does_not_count_towards_the_deadline() -> None:
     machine.used_s = QUICK_CPU_S
     pace = make_pace(machine, lanes)
     async with lanes.slow.take("ann", LONG_S):
-        running = asyncio.create_task(pace.run(machine.work, 0.05))
+        running = asyncio.create_task(pace.run(machine.work, SHORT_S))
         assert await machine.commands.get() == "suspend"
-        await asyncio.wait([running], timeout=0.1)
+        machine.now_s += LONG_S
+        await asyncio.wait([running], timeout=2 * SHORT_S)
         assert not running.done()
-    with pytest.raises(TimeoutError):
-        await running
     assert await machine.commands.get() == "resume"
+    machine.now_s += SHORT_S / 2
+    await asyncio.wait([running], timeout=2 * SHORT_S)
+    machine.done.set()
+    assert await running == 7
     assert lanes.slow._free == lanes.quick._free == 2
 
 
 async def test_one_that_hangs_without_using_the_processor_meets_its_deadline() -> None:
     lanes, machine = make_lanes(1), Machine()
+    running = asyncio.create_task(make_pace(machine, lanes).run(machine.work, SHORT_S))
+    await settle()
+    machine.now_s += SHORT_S
     with pytest.raises(TimeoutError):
-        await make_pace(machine, lanes).run(machine.work, 0.05)
+        await running
     assert lanes.quick._free == 2
 
 
-async def test_one_that_others_keep_from_the_processor_has_more_time() -> None:
+async def test_one_that_others_keep_from_the_processor_has_more_time_but_not_any() -> None:
     lanes, machine = make_lanes(1), Machine()
-    running = asyncio.create_task(make_pace(machine, lanes).run(machine.work, 0.05))
+    pace = make_pace(machine, lanes)
+    running = asyncio.create_task(pace.run(machine.work, SHORT_S))
     await settle()
-    machine.delayed_s = LONG_S
-    await asyncio.wait([running], timeout=0.1)
+    machine.delayed_s = 7.5 * SHORT_S
+    machine.now_s = 8 * SHORT_S
+    await asyncio.wait([running], timeout=2 * SHORT_S)
     machine.done.set()
     assert await running == 7
+    running = asyncio.create_task(pace.run(machine.work, SHORT_S))
+    await settle()
+    machine.delayed_s += 10 * SHORT_S
+    machine.now_s += 10 * SHORT_S
     with pytest.raises(TimeoutError):
-        await make_pace(machine, lanes).run(machine.work, 0.01)
+        await running
 
 
 @pytest.mark.parametrize("used_s", [0, QUICK_CPU_S], ids=["quick", "slow"])
@@ -294,7 +332,7 @@ async def test_a_decoder_that_uses_much_time_is_lowered_and_reports_what_it_used
     async with Decoder.open(path) as decoder:
         (worker,) = workers()
         process = decoder._process
-        assert worker.nice() == 0
+        assert worker.nice() == os.nice(0)
         process.suspend()
         until(lambda: read_session_priority(worker) in (None, LOW_PRIORITY), what="the low priority")
         until(lambda: set(read_nice_values(worker)) == {LOW_PRIORITY}, what="the low priority")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from composition.media.limits import MediaLimits
 from composition.media.marks.ingredients import Room, prepare_ingredients, recognise_media
 from composition.media.marks.installation_key import load_installation_key
 from composition.media.marks.marker import Marker
@@ -29,9 +28,7 @@ from tests.composition.media.marks.samples import (
     write_file,
     write_large_mp4,
 )
-
-LIMITS = MediaLimits(node_memory_bytes=16 << 30)
-"""Other programs on the machine may use most of the default budget."""
+from tests.composition.media.own_memory import OWN_MEMORY
 
 
 @pytest.fixture
@@ -157,7 +154,7 @@ async def test_a_name_across_two_chunks_is_found(marker: Marker, tmp_path: Path)
     assert moved.index(b"jumb") == CHUNK_BYTES - 2
     path.write_bytes(moved)
     (ingredient,) = await prepare_ingredients(
-        [Ingredient("image", path)], LIMITS, load_installation_key(tmp_path / "state"), None
+        [Ingredient("image", path)], OWN_MEMORY, load_installation_key(tmp_path / "state"), None
     )
     assert ingredient.manifest == "kept"
 
@@ -166,11 +163,11 @@ async def test_what_is_too_large_is_left_out(marker: Marker, tmp_path: Path) -> 
     """Each input was made from the one before, so that its manifests grow."""
     path = await sign_input(marker, tmp_path / "theirs")
     credential = load_installation_key(tmp_path / "state")
-    (kept,) = await prepare_ingredients([Ingredient("image", path)], LIMITS, credential, None)
+    (kept,) = await prepare_ingredients([Ingredient("image", path)], OWN_MEMORY, credential, None)
     assert kept.archive is not None
     room = Room(one=2 * len(kept.archive), total=2 * len(kept.archive) - 500)  # sizes differ by a few bytes
     inputs = [Ingredient("first", path), Ingredient("second", path)]
-    first, second = await prepare_ingredients(inputs, LIMITS, credential, None, room)
+    first, second = await prepare_ingredients(inputs, OWN_MEMORY, credential, None, room)
     assert (first.manifest, second.manifest) == ("kept", "too large")
     assert second.archive is None
 
@@ -178,7 +175,7 @@ async def test_what_is_too_large_is_left_out(marker: Marker, tmp_path: Path) -> 
 async def test_what_a_decoder_cannot_do_in_time_is_left_out(marker: Marker, tmp_path: Path) -> None:
     path = await sign_input(marker, tmp_path / "theirs")
     credential = load_installation_key(tmp_path / "state")
-    limits = MediaLimits(deadline_s=1e-6)
+    limits = OWN_MEMORY.model_copy(update={"deadline_s": 1e-6})
     (ingredient,) = await prepare_ingredients([Ingredient("image", path)], limits, credential, None)
     assert ingredient.manifest == "unreadable"
 
@@ -193,7 +190,7 @@ async def test_the_manifest_of_a_large_file_is_kept(marker: Marker, tmp_path: Pa
     path = write_large_mp4(tmp_path, 280 << 20)
     credential = load_installation_key(tmp_path)
     sign_at_once(path, credential)
-    (ingredient,) = await prepare_ingredients([Ingredient("video", path)], LIMITS, credential, None)
+    (ingredient,) = await prepare_ingredients([Ingredient("video", path)], OWN_MEMORY, credential, None)
     assert ingredient.manifest == "kept"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from c2pa import Builder, C2paSignerInfo, Context, Signer  # pyright: ignore[reportMissingTypeStubs]
 
-from composition.media.limits import MediaLimits
 from composition.media.marks.c2pa_settings import make_settings
 from composition.media.marks.inspection import read_marks
 from composition.media.marks.installation_key import load_installation_key
@@ -24,8 +23,8 @@ from services.errors import ConfigError, LimitExceeded, UndecodableMedia
 from tests.composition.media.marks.generated import COMPOSITE as COMPOSITE_PROVENANCE
 from tests.composition.media.marks.generated import KINDS, PROVENANCE, form_of, make_picture, write_file
 from tests.composition.media.marks.samples import make_remote_picture
+from tests.composition.media.own_memory import OWN_MEMORY
 
-LIMITS = MediaLimits()
 SETTINGS = MarksSettings(provider="Example")
 CAMERA = SOURCE_TYPES + "digitalCapture"
 
@@ -60,7 +59,7 @@ def act(source_type: str, action: str = "c2pa.created") -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_finished_file_says_everything(kind: str, tmp_path: Path) -> None:
     path = await write_marked(kind, tmp_path)
-    report = await inspect_marks(path, LIMITS, SETTINGS)
+    report = await inspect_marks(path, OWN_MEMORY, SETTINGS)
     manifest, labels = report.manifest, report.labels
     assert manifest is not None
     assert labels is not None
@@ -82,11 +81,11 @@ async def test_a_finished_file_says_everything(kind: str, tmp_path: Path) -> Non
 async def test_those_who_trust_the_certificate_are_told_so(tmp_path: Path) -> None:
     path = await write_marked("png", tmp_path)
     anchors = tmp_path / "marks" / "root-certificate.pem"
-    report = await inspect_marks(path, LIMITS, MarksSettings(trust_anchors=anchors))
+    report = await inspect_marks(path, OWN_MEMORY, MarksSettings(trust_anchors=anchors))
     assert report.manifest is not None
     assert (report.manifest.state, report.manifest.failures) == ("trusted", [])
     with pytest.raises(ConfigError, match=r"marks\.trust_anchors: .*none\.pem"):
-        await inspect_marks(path, LIMITS, MarksSettings(trust_anchors=tmp_path / "none.pem"))
+        await inspect_marks(path, OWN_MEMORY, MarksSettings(trust_anchors=tmp_path / "none.pem"))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "lossy webp", "gif", "mp4"])
@@ -95,7 +94,7 @@ async def test_one_changed_byte_is_found(kind: str, tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-30 if kind != "lossy webp" else data.index(b"VP8 ") + 60] ^= 1  # in the picture
     path.write_bytes(data)
-    report = await inspect_marks(path, LIMITS, SETTINGS)
+    report = await inspect_marks(path, OWN_MEMORY, SETTINGS)
     assert report.manifest is not None
     assert (report.manifest.state, report.manifest.says_generated) == ("invalid", False)
     assert any("Hash.mismatch" in code for code in report.manifest.failures)
@@ -108,7 +107,7 @@ async def test_a_damaged_manifest_is_invalid_and_not_absent(kind: str, tmp_path:
     place = data.index(b"org.reelgraph.generation")
     damaged = tmp_path / "damaged"
     damaged.write_bytes(data[:place] + b"x" + data[place + 1 :])
-    report = await inspect_marks(damaged, LIMITS, SETTINGS)
+    report = await inspect_marks(damaged, OWN_MEMORY, SETTINGS)
     assert report.manifest is not None
     assert report.manifest.state == "invalid"
     assert report.manifest.failures != []
@@ -117,7 +116,7 @@ async def test_a_damaged_manifest_is_invalid_and_not_absent(kind: str, tmp_path:
 async def test_half_a_file_with_a_manifest_is_invalid(tmp_path: Path) -> None:
     path = await write_marked("mp4", tmp_path)
     path.write_bytes(path.read_bytes()[:-5000])
-    report = await inspect_marks(path, LIMITS, SETTINGS)
+    report = await inspect_marks(path, OWN_MEMORY, SETTINGS)
     assert report.manifest is not None
     assert report.manifest.state == "invalid"
 
@@ -139,13 +138,13 @@ OTHERS = {
 async def test_other_files_have_no_marks(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OTHERS[kind])
-    assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
+    assert await inspect_marks(path, OWN_MEMORY, SETTINGS) == MarksReport()
 
 
 async def test_a_manifest_elsewhere_is_not_fetched(tmp_path: Path) -> None:
     path = tmp_path / "linked.jpg"
     path.write_bytes(make_remote_picture("http://127.0.0.1:9/manifest.c2pa"))
-    assert await inspect_marks(path, LIMITS, SETTINGS) == MarksReport()
+    assert await inspect_marks(path, OWN_MEMORY, SETTINGS) == MarksReport()
 
 
 WAV = b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\4\0\0\0\0\0\0\0"
@@ -154,7 +153,7 @@ WAV = b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10
 async def test_the_manifest_of_a_format_that_is_not_made_here_is_found(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(sign_foreign(WAV, tmp_path, act(CAMERA), "audio/wav"))
-    manifest = (await inspect_marks(path, LIMITS, SETTINGS)).manifest
+    manifest = (await inspect_marks(path, OWN_MEMORY, SETTINGS)).manifest
     assert manifest is not None
     assert (manifest.state, manifest.digital_source_type) == ("valid", CAMERA)
 
@@ -162,7 +161,7 @@ async def test_the_manifest_of_a_format_that_is_not_made_here_is_found(tmp_path:
 async def test_a_photograph_with_a_manifest_was_not_generated(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(sign_foreign(make_picture("jpeg"), tmp_path, {**act(CAMERA), "title": "IMG_1"}))
-    report = await inspect_marks(path, LIMITS, SETTINGS)
+    report = await inspect_marks(path, OWN_MEMORY, SETTINGS)
     assert report.manifest is not None
     assert (report.manifest.state, report.manifest.says_generated) == ("valid", False)
     assert (report.manifest.title, report.manifest.generator) == ("IMG_1", "Camera 7")
@@ -192,7 +191,7 @@ async def test_an_edited_version_of_a_generated_picture_is_still_generated(tmp_p
     made = await write_marked("jpeg", tmp_path)
     edited = tmp_path / "edited.jpg"
     edited.write_bytes(edit_foreign(made.read_bytes(), tmp_path))
-    report = await inspect_marks(edited, LIMITS, SETTINGS)
+    report = await inspect_marks(edited, OWN_MEMORY, SETTINGS)
     assert report.manifest is not None
     assert report.manifest.says_generated
     (found,) = report.manifest.ingredients
@@ -208,7 +207,7 @@ async def test_whom_another_signer_trusts_is_not_trusted_here(tmp_path: Path) ->
     both.write_text(first.read_text() + second.read_text())
     states: list[tuple[str, str]] = []
     for anchors in (None, first, both):
-        manifest = (await inspect_marks(edited, LIMITS, MarksSettings(trust_anchors=anchors))).manifest
+        manifest = (await inspect_marks(edited, OWN_MEMORY, MarksSettings(trust_anchors=anchors))).manifest
         assert manifest is not None
         states.append((manifest.state, manifest.ingredients[0].state))
     assert states == [("valid", "valid"), ("valid", "valid"), ("trusted", "trusted")]
@@ -226,7 +225,7 @@ def test_what_was_only_a_component_does_not_count() -> None:
 async def test_a_process_that_needs_too_long_is_ended(tmp_path: Path) -> None:
     path = await write_marked("png", tmp_path)
     with pytest.raises(UndecodableMedia, match=r"file: decoding takes longer than 0\.0001 s"):
-        await inspect_marks(path, LIMITS.model_copy(update={"deadline_s": 0.0001}), SETTINGS)
+        await inspect_marks(path, OWN_MEMORY.model_copy(update={"deadline_s": 0.0001}), SETTINGS)
 
 
 HOSTILE: dict[str, Any] = {
@@ -275,7 +274,7 @@ def test_a_store_of_another_form_is_taken_as_far_as_it_can(kind: str) -> None:
 
 async def test_many_files_are_read_at_once(tmp_path: Path) -> None:
     path = await write_marked("jpeg", tmp_path)
-    reports = await asyncio.gather(*(inspect_marks(path, LIMITS, SETTINGS) for _ in range(4)))
+    reports = await asyncio.gather(*(inspect_marks(path, OWN_MEMORY, SETTINGS) for _ in range(4)))
     assert [report.manifest is not None for report in reports] == [True] * 4
 
 
@@ -283,7 +282,7 @@ async def test_a_file_with_a_users_picture_says_composite(tmp_path: Path) -> Non
     path = write_file("png", tmp_path)
     settings = SETTINGS.model_copy(update={"c2pa": False})
     await Marker(settings, tmp_path).mark_file(path, "png", COMPOSITE_PROVENANCE)
-    report = await inspect_marks(path, LIMITS, SETTINGS)
+    report = await inspect_marks(path, OWN_MEMORY, SETTINGS)
     assert report.manifest is None
     assert report.labels is not None
     assert report.labels.source_type == COMPOSITE
@@ -294,14 +293,14 @@ async def test_too_little_memory_costs_only_the_process(tmp_path: Path) -> None:
     path.write_bytes(make_picture("jpeg")[:-2])  # c2pa reads a JPEG as a whole
     with path.open("r+b") as file:
         file.truncate(900 << 20)
-    assert await inspect_marks(path, LIMITS.model_copy(update={"memory_bytes": 256 << 20}), SETTINGS) == MarksReport()
+    small = OWN_MEMORY.model_copy(update={"memory_bytes": 256 << 20})
+    assert await inspect_marks(path, small, SETTINGS) == MarksReport()
     with path.open("ab") as file:
         file.write(b"jumb")  # it may have a manifest
-    limits = LIMITS.model_copy(update={"node_memory_bytes": 16 << 30})  # others may use most of the default budget
     with pytest.raises(LimitExceeded, match="file: reading needs more than 768 MiB of memory"):
-        await inspect_marks(path, limits, SETTINGS)
-    limits = LIMITS.model_copy(update={"memory_bytes": 512 << 20})
-    with pytest.raises(LimitExceeded, match="needs 768 MiB of memory; the limit is 512 MiB"):
+        await inspect_marks(path, OWN_MEMORY, SETTINGS)
+    limits = OWN_MEMORY.model_copy(update={"memory_bytes": 512 << 20})
+    with pytest.raises(LimitExceeded, match=r"^file: .* needs 768 MiB of memory; the limit is 512 MiB"):
         await inspect_marks(path, limits, SETTINGS)
 
 
