@@ -118,7 +118,9 @@ def read_until_refused(http: httpx.Client, video_id: str) -> None:
     raise AssertionError("no frame was refused")
 
 
-@pytest.mark.parametrize("deployment", ["qwen-edit", "jobs", pytest.param("rolling-edit", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "deployment", ["jobs", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("qwen-edit", "rolling-edit"))]
+)
 def test_a_process_killed_while_a_frame_is_made_again_changes_neither_frames_nor_record(
     server: Server, http: httpx.Client, gated: dict[str, Any], *, deployment: str
 ) -> None:
