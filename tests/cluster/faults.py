@@ -15,8 +15,8 @@ from tests.cluster.server import Server
 METHOD = """\
 A job runs once undisturbed. Then the same job runs again, and at the named stage a process is killed (SIGKILL): of two
 replicas the busy one, for V2V both. The job must complete without intervention, and all its results must be identical
-byte for byte. Random weights, small requests, one machine, leases of 3 s. *runners*: how many times a runner claimed
-the job, including after the loss of the previous runner."""
+byte for byte beneath their marks. Random weights, small requests, one machine, leases of 3 s. *runners*: how many times
+a runner claimed the job, including after the loss of the previous runner."""
 
 
 @dataclass(frozen=True, slots=True)
