@@ -118,11 +118,6 @@ async def stream_events(store: Store, job_id: str, after: int) -> AsyncIterator[
             await asyncio.sleep(POLL_S)
 
 
-def format_scores_csv(stills: Sequence[Still]) -> str:
-    """Return the scores of a job's frames as CSV with a header line; see `list_scores`."""
-    return _format_csv(("frame", *SCORES), list_scores(stills))
-
-
 def format_metrics_csv(stills: Sequence[Still], judgement: Judgement) -> str:
     """Return the metrics of a job's frames as CSV with a header line; see `list_metrics`."""
     rows = list_metrics(stills, judgement)

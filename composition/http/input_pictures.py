@@ -4,11 +4,9 @@ from contextlib import AsyncExitStack
 
 from composition.http.bodies import ONLY_ONE_MEDIA_VALUE, MediaValue
 from composition.http.uploads import DecodedPicture, Uploads
+from composition.jobs.provenance import EDITED
 from composition.media.marks.provenance import Ingredient
 from services.errors import InvalidParameter
-
-EDITED_FIELD = "image"
-"""Request field of a picture of which the result is an edited version."""
 
 
 class InputPictures:
@@ -37,11 +35,12 @@ class InputPictures:
 
         Raises:
             InvalidParameter: it is a list or no picture.
-            NotFound, UndecodableMedia, LimitExceeded: as `Uploads.decode_picture`.
+            NotFound: the owner has no file with this id.
+            UndecodableMedia, LimitExceeded, ServiceBusy: as `Uploads.decode_path`.
         """
         if isinstance(value, list):
             raise InvalidParameter(f"{field}: {ONLY_ONE_MEDIA_VALUE}", param=field)
         path = await self._files.enter_async_context(self._uploads.open_value(value, self._owner, field))
         picture = await self._uploads.decode_path(path, self._owner, field, background)
-        self.ingredients.append(Ingredient(field, path, is_parent=field == EDITED_FIELD, owner=self._owner))
+        self.ingredients.append(Ingredient(field, path, is_parent=field in EDITED["edit"], owner=self._owner))
         return picture

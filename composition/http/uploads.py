@@ -147,22 +147,6 @@ class Uploads:
         check_kind(file, kind, param, param)
         return file
 
-    async def decode_picture(
-        self, value: Part | str, owner: str, param: str, background: str | None = None
-    ) -> DecodedPicture:
-        """Decode a picture without storing it: a form part, a `data:` URL or the id of an upload.
-
-        Args:
-            value: the picture.
-            owner: owner of the upload.
-            param: the request field to name in errors.
-            background: what a transparent picture is composited on; by default the configured colour.
-
-        Raises InvalidParameter, NotFound, UndecodableMedia, LimitExceeded, ServiceBusy.
-        """
-        async with self.open_value(value, owner, param) as path:
-            return await self.decode_path(path, owner, param, background)
-
     async def read_marks(self, value: Part | str, owner: str, param: str, settings: MarksSettings) -> MarksReport:
         """Read the marks of a file of any kind without storing it: a form part, a `data:` URL or the id of an upload.
 
@@ -204,7 +188,16 @@ class Uploads:
         await asyncio.to_thread(self._artifacts.remove, file.key)
 
     async def decode_path(self, path: Path, owner: str, param: str, background: str | None = None) -> DecodedPicture:
-        """Decode a local file; see `decode_picture`."""
+        """Decode a local file as a picture, without storing it.
+
+        Args:
+            path: the file.
+            owner: among whom decoders share the processor.
+            param: the request field to name in errors.
+            background: what a transparent picture is composited on; by default the configured colour.
+
+        Raises InvalidParameter, UndecodableMedia, LimitExceeded, ServiceBusy.
+        """
         opening = Decoder.open(path, self._limits, param=param, owner=owner, background=background)
         async with self._checks.take(owner, self._limits.turn_wait_s), opening as decoder:
             if decoder.facts.kind != "image":

@@ -91,7 +91,7 @@ class OriginReader:
         origin = _Origin()
         for each in self._follow(job):
             only = variant if each is job else None
-            for stage in self._store.list_stages_of(each.id, only):
+            for stage in self._store.list_stages_before(each.id, only):
                 origin.models[ModelUse(stage.name, stage.model, stage.source, stage.revision)] = None
             origin.loras |= read_lora_hashes(each.facts)
             for name, key in each.media.items():

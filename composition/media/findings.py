@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.media.fault_kinds import KINDS, FaultKind
+from composition.media.frame_ranges import name_ranges
 from composition.media.signals import FrameSignals, unpack_signals
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -80,9 +81,6 @@ class Finding:
     last: int
     """Index of the last frame."""
 
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
-
 
 DEFAULT_THRESHOLDS = Thresholds()
 
@@ -147,9 +145,7 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     ranges of each kind."""
     parts: list[str] = []
     for kind, group in groupby(findings, key=lambda finding: finding.kind):
-        ranges = [str(finding) for finding in group]
-        more = f" and {len(ranges) - MAX_RANGES} more" if len(ranges) > MAX_RANGES else ""
-        parts.append(f"{kind} {', '.join(ranges[:MAX_RANGES])}{more}")
+        parts.append(f"{kind} {name_ranges([(each.first, each.last) for each in group], MAX_RANGES)}")
     return "; ".join(parts)
 
 

@@ -164,11 +164,16 @@ class Artifacts:
         return str(folder)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Flush a file to disk, then give it its new name, unless another file has it."""
+def _flush(source: Path, target: Path) -> None:
+    """Flush a file to disk, and create the folder to which it is moved: a database row may refer to it from then on."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as written:
         os.fsync(written.fileno())
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file its new name, unless another file has it."""
+    _flush(source, target)
     try:
         target.hardlink_to(source)
     except FileExistsError:
@@ -181,10 +186,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Flush a file to disk, then rename it: a database row may refer to it from then on."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as written:
-        os.fsync(written.fileno())
+    """Rename a file, also to another disk."""
+    _flush(source, target)
     try:
         source.replace(target)
     except OSError as error:

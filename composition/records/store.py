@@ -194,7 +194,7 @@ class Store:
                 found[stage.job_id].append(stage)
         return found
 
-    def list_stages_of(self, job_id: str, variant: str | None = None) -> list[StageObject]:
+    def list_stages_before(self, job_id: str, variant: str | None = None) -> list[StageObject]:
         """Return the stages that a job completed before one of its results, in order; all stages if it has none yet.
 
         Args:

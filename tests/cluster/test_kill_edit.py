@@ -100,7 +100,7 @@ def test_a_killed_process_costs_no_frame(
 
 
 @pytest.fixture(scope="module")
-def gated(http: httpx.Client, job: dict[str, Any], undisturbed: dict[str, Any]) -> dict[str, Any]:
+def add_gate(http: httpx.Client, job: dict[str, Any], undisturbed: dict[str, Any]) -> dict[str, Any]:
     """Fields of the job with a gate that refuses about half of the pictures that it makes."""
     answer = http.get(f"/v1/videos/{undisturbed['id']}/content", params={"variant": "metrics", "format": "json"})
     losses = [frame["edge_loss"] for frame in answer.json()["frames"] if frame["edge_loss"] is not None]

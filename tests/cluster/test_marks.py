@@ -37,11 +37,10 @@ def check_labels(folder: Path, data: bytes, source_type: str) -> None:
     path = folder / "labelled"
     path.write_bytes(data)
     labels = read_labels(path)
-    assert (labels.source_type, labels.provider, labels.system) == (source_type, "reelgraph", "reelgraph")
-    assert labels.created_at
-    assert labels.content_id
-    assert labels.aigc is not None
-    assert labels.aigc["Label"] == "1"
+    assert (labels["source_type"], labels["provider"], labels["system"]) == (source_type, "reelgraph", "reelgraph")
+    assert labels["created_at"]
+    assert labels["content_id"]
+    assert labels["aigc"]["Label"] == "1"
 
 
 def check_marks(folder: Path, data: bytes, form: MarkedFormat, source_type: str = GENERATED) -> dict[str, Any]:

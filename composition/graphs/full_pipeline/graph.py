@@ -197,8 +197,7 @@ class FullPipeline:
         self, plan: PipelinePlan, animate: SvdRequest, upscale: UpscaleRequest, queue: asyncio.Queue[Frames | None]
     ) -> AsyncGenerator[Item]:
         """Yield the upscaled frames that are not stored yet, in order."""
-        stages = Stages()
-        last: list[Item] = []
+        stages = Stages(animate.num_frames)
 
         async def calls() -> AsyncGenerator[Callable[[], Awaitable[tuple[Frames, StageDone]]]]:
             batch: list[Frames] = []
@@ -213,14 +212,12 @@ class FullPipeline:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for run, done in results:
                 stages.add(done)
-                news: list[Item] = [Result(HD, run), Progress("upscale", run.stop, animate.num_frames)]
-                if run.stop == animate.num_frames:
-                    last = news
-                    continue
-                for item in news:
-                    yield item
-        for item in [*stages.list_done(), *last]:  # the stage is done before the video is complete
-            yield item
+                if stages.add(run):
+                    yield Result(HD, run)
+                    yield Progress("upscale", run.stop, animate.num_frames)
+        for item in stages.finish():
+            yield Result(HD, item) if isinstance(item, Frames) else item
+        yield Progress("upscale", animate.num_frames, animate.num_frames)
 
     async def _frames_to_upscale(
         self, plan: PipelinePlan, animate: SvdRequest, queue: asyncio.Queue[Frames | None]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from composition.graphs.rolling_edit.request import Gate
+from composition.media.frame_ranges import list_ranges, name_ranges
 from services.frames import Fact, Frames, Scores, Sketch
 
 MAX_RANGES = 12
@@ -168,18 +169,8 @@ class GateReport:
 
 
 def _name_frames(indices: Sequence[int]) -> str:
-    """Return ascending indices as ranges, e.g. `frames 3, 7-9`; beyond MAX_RANGES ranges, the number of the others."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and index == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [index]
-        else:
-            ranges.append([index])
-    named = ", ".join("-".join(map(str, each)) for each in ranges[:MAX_RANGES])
-    if len(ranges) <= MAX_RANGES:
-        return f"{'frame' if len(indices) == 1 else 'frames'} {named}"
-    first = ranges[MAX_RANGES][0]
-    return f"frames {named} and {sum(index >= first for index in indices)} others"
+    """Return ascending indices as text, e.g. `frames 3, 7-9`."""
+    return f"{'frame' if len(indices) == 1 else 'frames'} {name_ranges(list_ranges(indices), MAX_RANGES)}"
 
 
 def combine_degraded(facts: Sequence[Fact]) -> list[Fact]:

@@ -181,10 +181,9 @@ class Upscaling:
         return await self._media.read_picture_with_alpha(request.image or "", owner)
 
     async def _video(self, upscale: UpscaleRequest, url: str, known: Known) -> AsyncGenerator[Item]:
-        stages = Stages()
         count = known.frames
-        last: Frames | None = None
         async with self._media.open(url, known.owner) as video:
+            stages = Stages(video.facts.frames)
             yield Fact("frames_total", video.facts.frames)
             if video.facts.sound is not None:
                 yield Sound(url)
@@ -192,19 +191,15 @@ class Upscaling:
                 async for frames, done in results:
                     count = frames.stop
                     stages.add(done)
-                    if count == video.facts.frames:
-                        last = frames
-                        continue
-                    yield frames
-                    yield Progress("upscale", count, max(count, video.facts.frames))
+                    if stages.add(frames):
+                        yield frames
+                        yield Progress("upscale", count, max(count, video.facts.frames))
             for fact in report_reading("input_video", video.facts):
                 yield fact
         yield Fact("frames_total", count)
-        for stage in stages.list_done():
-            yield stage
-        if last is not None:  # follows the end of the stage, because the video is complete with it
-            yield last
-            yield Progress("upscale", count, count)
+        for item in stages.finish():
+            yield item
+        yield Progress("upscale", count, count)
 
     async def _runs(
         self, request: UpscaleRequest, runs: AsyncGenerator[Frames]

@@ -1,11 +1,10 @@
 """Reading the marks of a file. Runs in a decoder process: the file may be hostile."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from composition.media.marks.label_reading import Labels, read_labels
+from composition.media.marks.label_reading import read_labels
 from composition.media.marks.manifest_reading import read_manifest
 
 
@@ -34,6 +33,5 @@ def read_labels_alone(path: str, options: dict[str, Any]) -> tuple[dict[str, Any
     return {}, _encode_report(None, read_labels(Path(path)))
 
 
-def _encode_report(manifest: dict[str, Any] | None, labels: Labels) -> bytes:
-    report = {"manifest": manifest, "labels": None if labels == Labels() else asdict(labels)}
-    return json.dumps(report).encode()
+def _encode_report(manifest: dict[str, Any] | None, labels: dict[str, Any]) -> bytes:
+    return json.dumps({"manifest": manifest, "labels": labels or None}).encode()

@@ -2,9 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from composition.media.marks import aigc, xmp
 from composition.media.marks.containers import gif, jpeg, mp4, png, webp
@@ -24,25 +23,22 @@ READERS: Mapping[MarkedFormat, Callable[[Source], bytes | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The labels of a file. None is not stated. Nobody signs them: anybody may have written or changed them."""
-
-    source_type: str | None = None
-    """IPTC's digital source type, an IRI."""
-    provider: str | None = None
-    system: str | None = None
-    system_version: str | None = None
-    created_at: str | None = None
-    """Time in the form of ISO 8601, as it is written in the file."""
-    content_id: str | None = None
-    prompt: str | None = None
-    aigc: Mapping[str, str] | None = None
-    """Fields of the implicit label of GB 45438-2025."""
+FIELDS: Mapping[str, str] = {
+    "source_type": xmp.SOURCE_TYPE,
+    "provider": xmp.PROVIDER,
+    "system": xmp.SYSTEM,
+    "system_version": xmp.SYSTEM_VERSION,
+    "created_at": xmp.CREATED_AT,
+    "content_id": xmp.CONTENT_ID,
+    "prompt": xmp.PROMPT,
+}
+"""Field of `composition.media.marks.report.MarkedLabels` → property of XMP."""
 
 
-def read_labels(path: Path) -> Labels:
-    """Return the labels of any file; of what is damaged or not known here, those that can be found.
+def read_labels(path: Path) -> dict[str, Any]:
+    """Return the fields of `composition.media.marks.report.MarkedLabels` that a file of any kind states.
+
+    Of a file that is damaged or not known here, these are the labels that can be found.
 
     Time and memory are bounded, but run it in a decoder process: the file may be hostile.
 
@@ -57,16 +53,9 @@ def read_labels(path: Path) -> Labels:
         if text is None and form == "mp4":
             with contextlib.suppress(Malformed):
                 text = mp4.find_value(source, aigc.KEY)
-    return Labels(
-        source_type=properties.get(xmp.SOURCE_TYPE),
-        provider=properties.get(xmp.PROVIDER),
-        system=properties.get(xmp.SYSTEM),
-        system_version=properties.get(xmp.SYSTEM_VERSION),
-        created_at=properties.get(xmp.CREATED_AT),
-        content_id=properties.get(xmp.CONTENT_ID),
-        prompt=properties.get(xmp.PROMPT),
-        aigc=None if text is None else aigc.parse_label(text),
-    )
+    label = None if text is None else aigc.parse_label(text)
+    labels: dict[str, Any] = {name: properties[key] for name, key in FIELDS.items() if key in properties}
+    return labels if label is None else {**labels, "aigc": label}
 
 
 def _recognise_format(start: bytes) -> MarkedFormat | None:

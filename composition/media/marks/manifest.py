@@ -7,7 +7,7 @@ follows. What C2PA has no field for is in an assertion of our own, `GENERATION`.
 """
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def _list_actions(provenance: Provenance, ingredients: Sequence[PreparedIngredie
     inputs = [ingredient.label for ingredient in ingredients if ingredient.relationship == "inputTo"]
     generation: dict[str, Any] = {
         "action": "c2pa.edited" if parents else "c2pa.created",
-        "when": provenance.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "when": _format_time(provenance.created_at),
         "softwareAgent": {"name": SYSTEM, "version": read_system_version()},
         "digitalSourceType": choose_source_type(provenance),
         "description": _describe_task(provenance),
@@ -56,6 +56,11 @@ def _list_actions(provenance: Provenance, ingredients: Sequence[PreparedIngredie
         generation["parameters"] = {"ingredientIds": inputs}
     opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": parents}}
     return [opened, generation] if parents else [generation]
+
+
+def _format_time(time: datetime) -> str:
+    """Return a time in UTC, in the form of RFC 3339."""
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _describe_task(provenance: Provenance) -> str:
@@ -72,7 +77,7 @@ def _describe_generation(
         "provider": settings.provider,
         "system": SYSTEM,
         "version": read_system_version(),
-        "createdAt": provenance.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "createdAt": _format_time(provenance.created_at),
         "task": provenance.task,
         "stages": list(dict.fromkeys(use.stage for use in provenance.models)),
         "models": [_describe_model(use) for use in provenance.models],

@@ -25,14 +25,6 @@ from services.errors import ModelFailed, ServiceLost
 log = logging.getLogger(__name__)
 
 IO_ERROR = cast("type[C2paError]", vars(C2paError)["Io"])
-ALGORITHMS = {
-    "es256": C2paSigningAlg.ES256,
-    "es384": C2paSigningAlg.ES384,
-    "ps256": C2paSigningAlg.PS256,
-    "ed25519": C2paSigningAlg.ED25519,
-}
-
-
 LARGE_BYTES = 64 << 20
 """c2pa-rs holds up to 512 MiB of an unbroken part of a file while it computes the hash. Media data that are larger than
 this are hashed in blocks, as a Merkle tree."""
@@ -122,4 +114,5 @@ def _open_signer(credential: Credential) -> Signer:
         return Signer.from_info(
             C2paSignerInfo(credential.algorithm.encode(), credential.chain, credential.key or b"", None)
         )
-    return Signer.from_callback(credential.callback, ALGORITHMS[credential.algorithm], credential.chain.decode())
+    algorithm = C2paSigningAlg[credential.algorithm.upper()]
+    return Signer.from_callback(credential.callback, algorithm, credential.chain.decode())

@@ -29,11 +29,11 @@ MIXED: Table = {9: BAD, 12: BAD, 13: {"edge_loss": 0.85}, 14: BAD}
 TOLD = "gate: frame 5: edge_loss above 0.8 after 3 tries"
 
 
-def gated(folder: Path, table: Table = MIXED, **more: Any) -> Room:
+def open_gated_room(folder: Path, table: Table = MIXED, **more: Any) -> Room:
     return Room(folder, ScoredService(table, **more))
 
 
-def kept(items: Sequence[Item]) -> list[Scores]:
+def list_kept_scores(items: Sequence[Item]) -> list[Scores]:
     return [scores for scores in of(Scores, list(items)) if scores.kept]
 
 
@@ -41,10 +41,10 @@ def kept(items: Sequence[Item]) -> list[Scores]:
 
 
 async def test_a_refused_frame_is_made_again_with_the_next_seed(tmp_path: Path) -> None:
-    room = gated(tmp_path)
+    room = open_gated_room(tmp_path)
     items = await room.items(gate=GATE)
     assert room.seeds == [8, 9, 10, 10, 11, 12, 13, 14]
-    assert [(scores.frame, scores.seed, scores.tries, scores.passed) for scores in kept(items)] == [
+    assert [(scores.frame, scores.seed, scores.tries, scores.passed) for scores in list_kept_scores(items)] == [
         (1, 8, 1, True),
         (2, 10, 2, True),
         (3, 10, 1, True),
@@ -62,7 +62,7 @@ async def test_a_refused_frame_is_made_again_with_the_next_seed(tmp_path: Path) 
 
 
 async def test_each_try_is_made_of_the_kept_frame_before_it(tmp_path: Path) -> None:
-    room = gated(tmp_path)
+    room = open_gated_room(tmp_path)
     frames = of(Frames, await room.items(gate=GATE))
     assert [run.first for run in frames] == list(range(EDGES + 1))
     made_of = [0, 1, 1, 2, 3, 4, 4, 4]
@@ -73,7 +73,7 @@ async def test_each_try_is_made_of_the_kept_frame_before_it(tmp_path: Path) -> N
 
 
 async def test_the_scores_and_sketches_of_the_kept_try_stand_before_its_frame(tmp_path: Path) -> None:
-    items = await gated(tmp_path).items(gate=GATE, debug=True)
+    items = await open_gated_room(tmp_path).items(gate=GATE, debug=True)
     shown = [item for item in items if isinstance(item, Frames | Scores | Sketch)]
     last = shown[-6:]
     assert [type(item) for item in last] == [Scores, Scores, Sketch, Sketch, Scores, Frames]
@@ -96,32 +96,32 @@ async def test_the_best_of_refused_tries_is_kept(
     tmp_path: Path, scores: list[tuple[float | None, float | None]], seed: int
 ) -> None:
     table: Table = {8 + n: {"edge_loss": edge, "lpips_to_init": lpips} for n, (edge, lpips) in enumerate(scores)}
-    (made,) = kept(await gated(tmp_path, table).items(gate=GATE, max_frames=2))
+    (made,) = list_kept_scores(await open_gated_room(tmp_path, table).items(gate=GATE, max_frames=2))
     assert (made.seed, made.tries, made.passed) == (seed, 3, False)
 
 
 async def test_a_maximum_is_allowed_and_the_next_number_is_not(tmp_path: Path) -> None:
     table: Table = {8: {"edge_loss": float(np.nextafter(0.8, 1))}, 9: {"edge_loss": 0.8}}
-    (made,) = kept(await gated(tmp_path, table).items(gate={"edge_loss": 0.8}, max_frames=2))
+    (made,) = list_kept_scores(await open_gated_room(tmp_path, table).items(gate={"edge_loss": 0.8}, max_frames=2))
     assert (made.seed, made.tries, made.passed) == (9, 2, True)
 
 
 async def test_one_try_only_judges(tmp_path: Path) -> None:
-    room = gated(tmp_path)
+    room = open_gated_room(tmp_path)
     items = await room.items(gate={**GATE, "tries": 1})
     assert room.seeds == [8, 9, 10, 11, 12]
     assert facts(items)["degraded"] == "gate: frames 2, 5: edge_loss above 0.8 after 1 try"
-    assert pictures(items) == pictures(await gated(tmp_path).items())
+    assert pictures(items) == pictures(await open_gated_room(tmp_path).items())
 
 
 async def test_behind_the_greatest_seed_comes_0(tmp_path: Path) -> None:
-    room = gated(tmp_path, {MAX_SEED: BAD, 0: BAD})
+    room = open_gated_room(tmp_path, {MAX_SEED: BAD, 0: BAD})
     await room.items(seed=MAX_SEED - 1, max_frames=3, gate=GATE)
     assert room.seeds == [MAX_SEED, 0, 1, 0, 1]
 
 
 async def test_without_a_gate_nothing_is_judged(tmp_path: Path) -> None:
-    items = await gated(tmp_path).items()
+    items = await open_gated_room(tmp_path).items()
     assert [(scores.seed, scores.tries, scores.passed, scores.kept) for scores in of(Scores, items)] == [
         (7 + n, 1, None, True) for n in range(1, EDGES + 1)
     ]
@@ -132,20 +132,20 @@ async def test_without_a_gate_nothing_is_judged(tmp_path: Path) -> None:
 
 
 async def test_progress_never_goes_back_and_ends_with_the_total(tmp_path: Path) -> None:
-    progress = of(Progress, await gated(tmp_path).items(gate=GATE))
+    progress = of(Progress, await open_gated_room(tmp_path).items(gate=GATE))
     assert {item.total for item in progress} == {EDGES * 3 * STEPS}
     done = [item.done for item in progress]
     assert done == sorted(done)
     assert done[-1] == EDGES * 3 * STEPS
-    passed_at_once = [item.done for item in of(Progress, await gated(tmp_path, {}).items(gate=GATE))]
+    passed_at_once = [item.done for item in of(Progress, await open_gated_room(tmp_path, {}).items(gate=GATE))]
     assert {frame * 3 * STEPS for frame in range(EDGES + 1)} <= set(passed_at_once)
 
 
 async def test_a_score_that_is_not_measured_is_told_and_does_not_pass(tmp_path: Path) -> None:
-    room = gated(tmp_path, {8: BAD})
+    room = open_gated_room(tmp_path, {8: BAD})
     items = await room.items(gate={"edge_loss": 0.8, "gram_loss": 0.1, "lpips_to_prev": 0.4}, max_frames=4)
     assert room.seeds == [8, 9, 9, 10]  # another seed would not measure it either
-    assert [scores.passed for scores in kept(items)] == [None] * 3
+    assert [scores.passed for scores in list_kept_scores(items)] == [None] * 3
     told = "gate: frames 1-3: gram_loss was not measured; frames 1-3: lpips_to_prev was not measured"
     assert facts(items)["degraded"] == told
     assert facts(items)["gate_refused"] == 0
@@ -155,7 +155,10 @@ async def test_a_model_without_scores_is_told(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.handle.deployed = MuteService(Frames(noise(5, 51, 37)[None]))
     items = await room.items(gate=GATE, max_frames=3)
-    assert [(scores.frame, scores.passed, scores.seed) for scores in kept(items)] == [(1, None, 8), (2, None, 9)]
+    assert [(scores.frame, scores.passed, scores.seed) for scores in list_kept_scores(items)] == [
+        (1, None, 8),
+        (2, None, 9),
+    ]
     assert "frames 1-2: edge_loss was not measured" in str(facts(items)["degraded"])
 
 
@@ -169,7 +172,7 @@ async def test_a_model_without_a_picture_fails(tmp_path: Path) -> None:
 async def test_a_gate_does_not_hide_another_reason(tmp_path: Path) -> None:
     path = media.count(tmp_path / "a.avi", 120, media.Coding(options={"crf": "10", "bf": "2"}))
     media.spoil(path, range(117, 120))
-    room = gated(tmp_path, {108: BAD, 109: BAD, 110: BAD})  # the seeds of frame 1: 7 + 100 + 1 and the next
+    room = open_gated_room(tmp_path, {108: BAD, 109: BAD, 110: BAD})  # the seeds of frame 1: 7 + 100 + 1 and the next
     items = await room.items(edge_frames=None, edge_video=str(path), edge_start=100, gate=GATE)
     edges = len(of(Frames, items)) - 1
     (reason,) = (fact.value for fact in of(Fact, items) if fact.name == "degraded")
@@ -192,7 +195,7 @@ def report_on(gate: Gate, losses: Sequence[float | None], tries: int = 3) -> str
         ([1, 2, 4, 5], "gate: frames 1-2, 4-5: edge_loss above 0.8 after 3 tries"),
         (
             list(range(1, 200, 2)),
-            "gate: frames 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 and 88 others: edge_loss above 0.8 after 3 tries",
+            "gate: frames 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 and 88 more: edge_loss above 0.8 after 3 tries",
         ),
     ],
 )
@@ -210,14 +213,14 @@ def test_a_number_that_is_none_was_not_measured() -> None:
 
 @pytest.mark.parametrize("safe", range(1, EDGES + 2))
 async def test_it_goes_on_behind_any_frame_as_if_nothing_had_been(tmp_path: Path, safe: int) -> None:
-    whole, rest = gated(tmp_path), gated(tmp_path)
+    whole, rest = open_gated_room(tmp_path), open_gated_room(tmp_path)
     expected = await whole.items(gate=GATE)
     last = of(Frames, expected)[safe - 1]
-    stored = kept(expected)[: safe - 1]
+    stored = list_kept_scores(expected)[: safe - 1]
     urls = [rest.picture(last.pixels[0], "last.png")]
     items = await rest.items(Known("job", is_retry=True, frames=safe, frame_urls=urls, frame_scores=stored), gate=GATE)
     assert pictures(items) == pictures(expected)[safe:]
-    assert kept(items) == kept(expected)[safe - 1 :]
+    assert list_kept_scores(items) == list_kept_scores(expected)[safe - 1 :]
     of_the_model = {"lpips"} if safe > EDGES else set[str]()  # it is not called again
     assert facts(items) == {name: value for name, value in facts(expected).items() if name not in of_the_model}
     assert facts(items)["degraded"] == TOLD
@@ -225,17 +228,19 @@ async def test_it_goes_on_behind_any_frame_as_if_nothing_had_been(tmp_path: Path
 
 @pytest.mark.parametrize("frame", [1, 3])
 async def test_a_branch_from_any_frame_with_nothing_changed_is_the_same_video(tmp_path: Path, frame: int) -> None:
-    whole, branch = gated(tmp_path), gated(tmp_path)
+    whole, branch = open_gated_room(tmp_path), open_gated_room(tmp_path)
     expected = await whole.items(gate=GATE)
     begin = branch.picture(of(Frames, expected)[frame].pixels[0], "begin.png")
     style = branch.picture(of(Frames, expected)[0].pixels[0], "style.png")
     items = await branch.items(init_frame=begin, style_frame=style, edge_start=frame, gate=GATE)
     assert pictures(items) == pictures(expected)[frame:]
-    assert [scores.seed for scores in kept(items)] == [scores.seed for scores in kept(expected)[frame:]]
+    assert [scores.seed for scores in list_kept_scores(items)] == [
+        scores.seed for scores in list_kept_scores(expected)[frame:]
+    ]
 
 
 async def test_closing_while_a_frame_is_made_again_ends_the_call(tmp_path: Path) -> None:
-    room = gated(tmp_path, hanging=2)
+    room = open_gated_room(tmp_path, hanging=2)
     async with aclosing(room.run(room.request(gate=GATE))) as items:
         async for item in items:
             if isinstance(item, Progress) and item.done == 4 * STEPS + 1:  # the second try of frame 2
@@ -247,7 +252,7 @@ async def test_closing_while_a_frame_is_made_again_ends_the_call(tmp_path: Path)
 
 
 async def test_a_service_lost_while_a_frame_is_made_again_sends_no_frame(tmp_path: Path) -> None:
-    room = gated(tmp_path, failing={2: Gone()})
+    room = open_gated_room(tmp_path, failing={2: Gone()})
     seen: list[Item] = []
     with pytest.raises(ServiceLost):
         await gathered(room.run(room.request(gate=GATE)), seen)

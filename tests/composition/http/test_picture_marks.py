@@ -249,7 +249,7 @@ async def test_kept_frames_are_labelled_when_they_leave(tmp_path: Path, cluster:
             path = tmp_path / name
             path.write_bytes(archive.read(name))
             labels = read_labels(path)
-            assert (labels.source_type, labels.content_id) == (GENERATED, f"{JOB}/video.zip/{name}")
+            assert (labels["source_type"], labels["content_id"]) == (GENERATED, f"{JOB}/video.zip/{name}")
             expected = noise(index) if label is None else draw_label(noise(index), label)
             with Image.open(path) as picture:
                 assert np.array_equal(np.array(picture), expected)

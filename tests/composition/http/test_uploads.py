@@ -295,8 +295,9 @@ async def test_a_phone_s_picture_is_taken_wherever_a_picture_is(
     for value in (part(data, f"IMG_0001.{form.upper()}"), url(data)):
         file = await takes.store_media(value, "image", "ann", "image")
         assert [file.facts[name] for name in ("kind", "width", "height")] == ["image", 96, 72]
-        assert read_code((await takes.decode_picture(value, "ann", "image")).frames.pixels[0]) == 5
-        assert read_code((await takes.decode_picture(file.id, "ann", "image")).frames.pixels[0]) == 5
+        for given in (value, file.id):
+            async with takes.open_value(given, "ann", "image") as path:
+                assert read_code((await takes.decode_path(path, "ann", "image")).frames.pixels[0]) == 5
     several = await takes.store_media([part(data), file.id, url(numbered(7))], "pictures", "ann", "edge_frames")
     assert [several.facts[name] for name in ("kind", "frames")] == ["pictures", 3]
     async with disk.open_local(disk.get_url(several.key)) as path, Decoder.open(path) as decoder:

@@ -226,14 +226,14 @@ def store_job(desk: Desk, stage: str, *, fails: bool = False, **fields: Any) -> 
     return claimed
 
 
-def put(desk: Desk, key: str) -> str:
+def put_picture(desk: Desk, key: str) -> str:
     desk.artifacts.put(key, encode_png(noise(1)))
     return key
 
 
 async def test_a_storyboard_names_the_models_of_its_scenes(tmp_path: Path) -> None:
     desk = make_desk(tmp_path)
-    face = put(desk, "files/face")
+    face = put_picture(desk, "files/face")
     film = store_job(desk, "script", media={"face": face}, facts={"seed": 5, "script": "a fox"})
     store_job(desk, "upscale", fails=True, parent=film.id)
     for stage in ("paint", "animate", "paint"):
@@ -250,8 +250,10 @@ async def test_a_storyboard_names_the_models_of_its_scenes(tmp_path: Path) -> No
 
 async def test_a_branch_names_the_models_and_files_of_the_older_job_and_not_its_frame(tmp_path: Path) -> None:
     desk = make_desk(tmp_path)
-    old = store_job(desk, "first", media={"init_frame": put(desk, "files/a"), "edge_frames": put(desk, "files/b")})
-    frame = put(desk, f"{COPIED_FRAMES}file_c")
+    old = store_job(
+        desk, "first", media={"init_frame": put_picture(desk, "files/a"), "edge_frames": put_picture(desk, "files/b")}
+    )
+    frame = put_picture(desk, f"{COPIED_FRAMES}file_c")
     branch = {"branch_from": {"video": old.id, "frame": 3}}
     new = store_job(desk, "second", params=branch, media={"init_frame": frame, "edge_frames": "files/b"})
     origins = OriginReader(desk.store, desk.artifacts)
@@ -282,7 +284,7 @@ async def test_the_file_of_which_a_result_is_an_edited_version_is_its_parent(
     tmp_path: Path, stage: str, params: dict[str, Any], fields: list[str], parents: list[str]
 ) -> None:
     desk = make_desk(tmp_path)
-    job = store_job(desk, stage, params=params, media={name: put(desk, f"files/{name}") for name in fields})
+    job = store_job(desk, stage, params=params, media={name: put_picture(desk, f"files/{name}") for name in fields})
     async with OriginReader(desk.store, desk.artifacts).open(job.id, "video", "mp4") as origin:
         assert [each.field for each in origin.ingredients if each.is_parent] == parents
         assert {each.owner for each in origin.ingredients} == {"ann"}
@@ -290,7 +292,7 @@ async def test_the_file_of_which_a_result_is_an_edited_version_is_its_parent(
 
 async def test_a_file_that_was_deleted_since_still_makes_it_a_composite(tmp_path: Path) -> None:
     desk = make_desk(tmp_path)
-    job = store_job(desk, "restyle", media={"image": put(desk, "files/a")})
+    job = store_job(desk, "restyle", media={"image": put_picture(desk, "files/a")})
     origins = OriginReader(desk.store, desk.artifacts)
     async with origins.open(job.id, "image", "webp") as origin:
         assert (len(origin.ingredients), origin.is_composite) == (1, True)

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import pytest
 
-from composition.http.content import format_scores_csv, stream_zip
+from composition.http.content import list_scores, stream_zip
 from composition.jobs.recorder import Output, Recorder
 from composition.media.encode import encode_png
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -99,7 +99,7 @@ class KeepingRoom(Room):
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
             "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
             "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
-            "scores": (format_scores_csv(frames), [still.scores for still in sketches]),
+            "scores": (list_scores(frames), [still.scores for still in sketches]),
             "segments": [
                 (each.index, each.first, each.frames, each.signals) for each in self.store.list_segments(job_id)
             ],

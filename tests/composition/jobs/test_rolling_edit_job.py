@@ -12,9 +12,10 @@ from composition.graphs.calls import Transport
 from composition.graphs.rolling_edit import GRAPH
 from composition.graphs.rolling_edit.request import RollingEditRequest
 from composition.graphs.run import Known
-from composition.http.content import format_scores_csv, stream_zip
+from composition.http.content import SIGNALS, format_metrics_csv, stream_zip
 from composition.jobs.attempt import Attempt
 from composition.media.encode import encode_png
+from composition.media.findings import judge_parts
 from composition.media.limits import MediaLimits
 from composition.records.artifacts import Artifacts, ArtifactSettings
 from composition.records.store import Lease, Store, make_id
@@ -73,13 +74,13 @@ class Desk:
         """All that a user can get of a job, and how it is stored."""
         job = self.store.get_job(job_id)
         frames, sketches = (self.store.list_stills(job_id, frames=wanted) for wanted in (True, False))
-        events = self.store.list_events(job_id)
+        events, segments = self.store.list_events(job_id), self.store.list_segments(job_id)
         return {
             "video": b"".join(self.artifacts.read(str(job.results["video"]))),
             "frames": [chunk async for chunk in stream_zip(self.artifacts, frames, with_names=False)],
             "debug": [chunk async for chunk in stream_zip(self.artifacts, sketches, with_names=True)],
-            "metrics": format_scores_csv(frames),
-            "segments": [(each.index, each.first, each.frames) for each in self.store.list_segments(job_id)],
+            "metrics": format_metrics_csv(frames, judge_parts([each.signals for each in segments])),
+            "segments": [(each.index, each.first, each.frames) for each in segments],
             "job": (job.frames_done, job.frames_total, job.rate, job.width, job.height, sorted(job.results)),
             "told": [event.data for event in events if event.kind == "frame"],
             "gate": (job.degraded, {name: value for name, value in job.facts.items() if name.startswith("gate")}),
@@ -100,8 +101,9 @@ async def test_a_job_has_its_frames_its_scores_and_its_video(desk: Desk) -> None
     assert results["job"] == (FRAMES, FRAMES, "16", 51, 37, ["debug", "frames", "metrics", "thumbnail", "video"])
     assert results["segments"] == [(-1, 0, 0), (0, 0, 2), (1, 2, 4)]
     lines = str(results["metrics"]).splitlines()
-    assert lines[0] == "frame,edge_loss,gram_loss,temporal_loss,lpips_to_init,lpips_to_prev,seed,tries,passed"
-    assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(1, FRAMES)]
+    scores = "edge_loss,gram_loss,temporal_loss,lpips_to_init,lpips_to_prev,seed,tries,passed"
+    assert lines[0] == f"frame,{scores},{','.join(SIGNALS)}"
+    assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(FRAMES)]
     first = desk.store.find_still(job.id, 0)
     assert first
     assert b"".join(desk.artifacts.read(first.key)) == encode_png(FIRST)

@@ -88,7 +88,7 @@ def receive(link: socket.socket) -> dict[str, Any] | None:
     return json.loads(link.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL)) if head else None
 
 
-def tried(path: Path, what: str, **more: Any) -> dict[str, Any]:
+def run_attempt(path: Path, what: str, **more: Any) -> dict[str, Any]:
     with prepare_attempts() as server:
         answer = attempt(server, path, what, **more)
     assert isinstance(answer, dict), answer
@@ -111,7 +111,7 @@ def test_a_decoder_that_tries_cannot(video: Path, what: str, user: int) -> None:
     content = video.read_bytes()
     if user:
         os.chown(video, user, user)
-    answers = tried(video, what, user=user)
+    answers = run_attempt(video, what, user=user)
     assert {name: each for name, each in answers.items() if each not in {*DENIED, "ENOSYS"}} == {}
     assert len(answers) >= 10
     assert video.read_bytes() == content
@@ -120,18 +120,18 @@ def test_a_decoder_that_tries_cannot(video: Path, what: str, user: int) -> None:
 
 def test_a_process_that_is_not_confined_can(video: Path) -> None:
     """Otherwise the test above would prove nothing."""
-    sockets = tried(video, "sockets", free=True)
+    sockets = run_attempt(video, "sockets", free=True)
     assert [sockets[name] for name in ("socket tcp", "socket udp", "socket unix", "socket netlink", "socketpair")] == [
         "done"
     ] * 5
-    files = tried(video, "files", free=True)
+    files = run_attempt(video, "files", free=True)
     reading = ("read /etc/passwd", "read /proc/self/environ", f"read /proc/{os.getpid()}/environ", "list /")
     assert [files[name] for name in (*reading, "create a file", "remove")] == ["done"] * 6
 
 
 def test_recent_calls_seem_to_be_missing(video: Path) -> None:
     """Libraries then use older ones, as glibc does without clone3."""
-    answers = tried(video, "calls")
+    answers = run_attempt(video, "calls")
     assert {answers[name] for name in RECENT} == {"ENOSYS"}
 
 
@@ -139,7 +139,7 @@ def test_recent_calls_seem_to_be_missing(video: Path) -> None:
 @pytest.mark.parametrize("user", [0, 1234])
 def test_a_confined_decoder_decodes_in_threads(video: Path, user: int) -> None:
     os.chown(video, user, user)
-    answer = tried(video, "media", user=user)
+    answer = run_attempt(video, "media", user=user)
     assert (answer["threads"], answer["facts"]["frames"], answer["shape"], answer["uid"]) == (
         True,
         40,
@@ -178,7 +178,7 @@ async def test_what_another_user_owns_is_read(video: Path) -> None:
         await decoder.verify()
         (worker,) = workers()
         assert int(read_status(worker)["CapEff"], 16) == CAP_DAC_READ_SEARCH
-    answers = tried(video, "files")
+    answers = run_attempt(video, "files")
     assert set(answers.values()) <= DENIED
 
 
@@ -208,7 +208,7 @@ async def test_links_in_a_folder_lead_to_their_files_only(tmp_path: Path) -> Non
     (folder / "9.png").symlink_to(others / "1.png")
     (tmp_path / "other").write_bytes(b"of another person")
     assert (await probe_media(folder)).frames == 2
-    answers = tried(folder, "files")
+    answers = run_attempt(folder, "files")
     assert answers[f"read {tmp_path / 'other'}"] in DENIED
     assert answers["read /etc/passwd"] in DENIED
 

@@ -78,7 +78,7 @@ async def test_a_file_has_the_fields_of_the_table(kind: str, tmp_path: Path) -> 
     provenance = replace(PROVENANCE, loras={"ink": "c" * 64}, ingredients=given, lost_ingredients=1)
     path = write_file(kind, tmp_path)
     await Marker(SETTINGS, tmp_path).mark_file(path, form_of(kind), provenance)
-    sources = (read_manifest(path, kind), read_xmp(path), read_labels(path).aigc or {})
+    sources = (read_manifest(path, kind), read_xmp(path), read_labels(path)["aigc"])
 
     table = read_table()
     assert list(table) == list(FACTS)

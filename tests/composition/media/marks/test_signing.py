@@ -138,8 +138,8 @@ async def test_every_kind_of_file_is_valid_with_its_labels(kind: str, tmp_path: 
     await Marker(MarksSettings(), tmp_path).mark_file(path, form, generated.PROVENANCE)
     assert read_store(path, form)["validation_state"] == "Valid"
     labels = read_labels(path)
-    assert labels.source_type == GENERATED
-    assert labels.aigc is not None
+    assert labels["source_type"] == GENERATED
+    assert "aigc" in labels
     changed = path.read_bytes().replace(b"trainedAlgorithmicMedia", b"trainedAlgorithmicMedio", 1)
     assert read_store(changed, form)["validation_state"] == "Invalid", "the signature covers the labels"
 
