@@ -137,6 +137,24 @@ def count_forwards(*, held: bool = False) -> Generator[Forwards]:
         hook.remove()
 
 
+@contextmanager
+def hold_first(module: torch.nn.Module) -> Generator[Forwards]:
+    """Count the calls of one module within the block. The first one waits for `Forwards.resume`."""
+    forwards, loop = Forwards(), asyncio.get_running_loop()
+
+    def count(*_: object) -> None:
+        forwards.count += 1
+        if forwards.count == 1:
+            loop.call_soon_threadsafe(forwards.begun.set)
+            forwards.wait()
+
+    hook = module.register_forward_hook(count)
+    try:
+        yield forwards
+    finally:
+        hook.remove()
+
+
 async def close_while_decoding(stream: AsyncGenerator[Item], decoder: torch.nn.Module) -> int:
     """Close a stream behind its first frames, during the second call of `decoder`. Return the number of calls."""
     forwards = Forwards()

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from services.allowance import MAX_JSON_BYTES, MEMORY_RATIO, Allowance, allowing
 from services.errors import LimitExceeded, PayloadTooLarge
 from services.json_text import MAX_DEPTH, MAX_FIELDS, UnusableText, read_json, read_json_text, unusable
 from services.limits import parse_json_object
+from tests.memory import trace_memory
 from tests.services.hostile_json import HOSTILE, LIMIT, fits, most_sent, most_taken, repeated
 
 characters = st.characters(codec="utf-8", exclude_characters="\0")
@@ -115,11 +115,9 @@ def fields(count: int) -> bytes:
 
 def read(data: bytes) -> tuple[bool, int]:
     """Parse a body; return whether it was accepted, and the peak of Python's memory in bytes, including the body."""
-    tracemalloc.start()
-    taken = fits(data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return taken, peak + len(data)
+    with trace_memory() as memory:
+        taken = fits(data)
+    return taken, memory.peak + len(data)
 
 
 @pytest.mark.parametrize("shape", HOSTILE)

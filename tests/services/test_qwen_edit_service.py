@@ -19,6 +19,7 @@ from services.qwen_edit.service import QwenEdit
 from services.qwen_edit.settings import QwenEditSettings
 from services.sizes import choose_working_size
 from services.weights.weights import Weights
+from tests.services.contract import hold_first
 from tests.services.qwen import loaded, pixels_of, scores_of
 
 RANDOM = np.random.default_rng(7)
@@ -347,24 +348,15 @@ def test_the_aspect_is_kept_to_within_a_token(width, height, max_area):
 
 
 async def test_closing_stops_before_the_next_update(blind):
-    decoded = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    decodings = []
-
-    def count(*_) -> None:
-        decodings.append(1)
-        loop.call_soon_threadsafe(decoded.set)
-
-    hook = blind._model._decoder.register_forward_hook(count)
     request = changed(steps=2, size="512x512", ttlg=Guidance(inner_steps=10))
-    stream = blind.edit(request, PICTURE, EDGES)
-    reading = asyncio.create_task(anext_of_all(stream))
-    await decoded.wait()
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-    hook.remove()
-    assert len(decodings) <= 3  # out of 20 steps
+    with hold_first(blind._model._decoder) as decodings:
+        reading = asyncio.create_task(anext_of_all(blind.edit(request, PICTURE, EDGES)))
+        await decodings.begun.wait()
+        reading.cancel()
+        await decodings.resume()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    assert decodings.count == 1  # out of 20
 
 
 async def anext_of_all(stream) -> None:

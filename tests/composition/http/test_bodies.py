@@ -5,7 +5,6 @@ import gc
 import json
 import os
 import re
-import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from composition.http.bodies import Body, BodySettings, Message, read_body, take
 from composition.http.forms import MAX_PARTS, Part
 from composition.media.limits import MediaKind
 from services.errors import InvalidParameter, InvalidRequest, LimitExceeded, PayloadTooLarge, ReelError
+from tests.memory import trace_memory
 
 SETTINGS = BodySettings()
 KINDS: dict[str, MediaKind] = {"init_frame": "image", "edge_frames": "pictures", "edge_video": "video"}
@@ -126,14 +126,13 @@ async def test_a_long_list_costs_one_open_file_and_no_memory() -> None:
     """A form with 10,000 files, 40 MB. Starlette would keep each in memory or open a temporary file for each."""
     request = written([("edge_frames", f"{n}.png", n.to_bytes(4) * 1000) for n in range(10_000)])
     before = open_files()
-    tracemalloc.start()
-    async with read(request) as fields:
-        assert open_files() <= before + 1
-        assert len(fields["edge_frames"]) == 10_000
-        assert tracemalloc.get_traced_memory()[1] < 12 << 20
-        tracemalloc.stop()
-        for n in (0, 1, 4711, 9999):
-            assert content(fields["edge_frames"][n]) == (f"{n}.png", n.to_bytes(4) * 1000)
+    with trace_memory() as memory:
+        async with read(request) as fields:
+            assert open_files() <= before + 1
+            assert len(fields["edge_frames"]) == 10_000
+            assert memory.read() < 12 << 20
+            for n in (0, 1, 4711, 9999):
+                assert content(fields["edge_frames"][n]) == (f"{n}.png", n.to_bytes(4) * 1000)
     assert open_files() <= before
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from services.allowance import LEAST_BYTES, MEMORY_RATIO
 from services.errors import LimitExceeded, PayloadTooLarge
 from tests.composition.body_memory import CHUNK, hostile_forms, reading
+from tests.memory import trace_memory
 
 ROOT = Path(__file__).parents[3]
 PAGES = 1 << 18
@@ -23,13 +23,10 @@ FORMS = hostile_forms(LEAST_BYTES)
 @pytest.mark.parametrize("shape", FORMS)
 async def test_no_form_takes_more_memory_than_four_times_the_limit(shape: str) -> None:
     body, content_type = FORMS[shape]
-    tracemalloc.start()
-    with suppress(PayloadTooLarge, LimitExceeded):
+    with trace_memory() as memory, suppress(PayloadTooLarge, LimitExceeded):
         async with reading(body, content_type, LEAST_BYTES):
             pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= MEMORY_RATIO * LEAST_BYTES + CHUNK
+    assert memory.peak <= MEMORY_RATIO * LEAST_BYTES + CHUNK
 
 
 def test_no_process_grows_by_more_than_four_times_the_limit() -> None:

@@ -3,7 +3,6 @@
 import gc
 import os
 import random
-import tracemalloc
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +34,7 @@ from tests.composition import sample_media as media
 from tests.composition.albums import album, encoded, folder, noisy, zipped
 from tests.composition.media.test_decode import numbers, pulled, stills, workers
 from tests.composition.sample_media import Coding
+from tests.memory import trace_memory
 
 LIMITS = Limits(**MediaLimits().model_dump())
 
@@ -224,11 +224,9 @@ async def test_a_bomb_costs_nothing(tmp_path: Path, lying: bool) -> None:
         ReelError, match=r"'frame1.png': the file (cannot be unpacked: .*CRC|has \d+ bytes; .*max_pixels)"
     ):
         await probe_media(path, SMALL)
-    tracemalloc.start()
-    with pytest.raises(ReelError):
+    with trace_memory() as memory, pytest.raises(ReelError):
         Album(str(path), Limits(**SMALL.model_dump()))
-    assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    tracemalloc.stop()
+    assert memory.peak < 8 << 20
 
 
 class Endless(Archive):

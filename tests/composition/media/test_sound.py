@@ -1,7 +1,6 @@
 """Sound: whatever the file, it is heard when it was, copied where MP4 holds it, and never more than it was."""
 
 import struct
-import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fractions import Fraction
@@ -23,6 +22,7 @@ from services.frames import Sound
 from tests.composition import beeps
 from tests.composition.beeps import FLASHES, FRAMES, RATE, Take, write_take
 from tests.composition.media.test_decode import workers
+from tests.memory import trace_memory
 
 FRAME_S = float(1 / RATE)
 LATE = Fraction(12, 25)
@@ -440,10 +440,9 @@ async def test_memory_does_not_grow_with_the_length(tmp_path: Path, copied: bool
                 pass
             (worker,) = workers()
             decoders = read_peak(worker.pid)
-        tracemalloc.start()
-        await collect([Sound(str(path))], lambda made: None)
-        peaks.append((decoders, tracemalloc.get_traced_memory()[1]))
-        tracemalloc.stop()
+        with trace_memory() as memory:
+            await collect([Sound(str(path))], lambda made: None)
+        peaks.append((decoders, memory.peak))
     (decoder_short, short), (decoder_long, long) = peaks
     assert decoder_long < decoder_short + (4 << 20)
     assert long < short + (1 << 20)

@@ -1,7 +1,6 @@
 """Joining clips: every frame at its time, exact mixing, bounded memory, and independence of the lengths of runs."""
 
 import asyncio
-import tracemalloc
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from composition.media.stitch import Stitcher, count_clip_frames, count_joined_f
 from services.errors import ModelFailed
 from services.frames import MAX_RUN, Fit, Frames, Pixels
 from tests.composition import sample_media as media
+from tests.memory import trace_memory
 
 WIDTH, HEIGHT = 3, 2
 PLAIN = Fit(WIDTH, HEIGHT, Fraction(25))
@@ -298,19 +298,15 @@ async def test_memory_holds_two_runs_and_one_fade(blend: bool) -> None:
             yield Frames(np.full((min(MAX_RUN, count - first), height, width, 3), first, np.uint8), first, Fraction(24))
 
     stitch, made = Stitcher(), 0
-    tracemalloc.start()
-    try:
+    with trace_memory() as memory:
         for _ in range(3):
             async with aclosing(stitch.add_clip(runs(), count, fit)) as ready:
                 async for run in ready:
                     made += run.count
                     del run
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert made == count_joined_frames([(count, Fraction(24), fit)] * 3) - crossfade
     at_work = 5  # the last frame of the previous run, the frame being mixed, and other objects
-    assert peak <= (crossfade + 2 * MAX_RUN + at_work) * width * height * 3
+    assert memory.peak <= (crossfade + 2 * MAX_RUN + at_work) * width * height * 3
 
 
 async def test_runs_of_large_frames_are_short() -> None:
