@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
+from services.checkpoint import Checkpoint
 from services.levers import ModelSettings
 from services.weights.licences import Licence
 
@@ -60,6 +61,8 @@ class Model(Generic[Settings]):
     None if it depends on the checkpoint."""
     prepare: Callable[[Settings, Path], Settings] = lambda settings, _home: settings
     """Completes the settings that depend on `home`."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """Known checkpoints of this kind, with their published facts."""
     licences: Mapping[str, Licence] = field(default_factory=dict[str, Licence])
     """Repository, or name of a model pack → licence of its weights."""
     aliases: tuple[str, ...] = ()

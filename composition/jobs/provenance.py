@@ -16,7 +16,7 @@ from composition.records.store import Store
 from composition.records.tables import COPIED_FRAMES, Job
 from services.errors import NotFound
 from services.frames import JsonValue
-from services.weights.loras import LORA_HASHES
+from services.weights.loras.files import LORA_HASHES
 
 WRITTEN = ("caption", "script", "prompts")
 """Facts with prompts that a model wrote, or that the script of a storyboard contains."""

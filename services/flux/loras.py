@@ -24,7 +24,7 @@ from services.flux.request import Lora
 from services.flux.settings import FluxSettings, LoraRepository
 from services.limits import check_limit
 from services.weights.local import check_licence, resolve
-from services.weights.loras import UnsafeLora, check_lora, hash_lora
+from services.weights.loras.files import UnsafeLora, check_lora, hash_lora
 from services.weights.weights import Weights
 
 PARAM = "loras"

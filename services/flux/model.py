@@ -25,7 +25,7 @@ from services.pixels import averaged, pixels_of
 from services.schedulers import CapturingEuler
 from services.sizes import Sides
 from services.weights.local import resolve
-from services.weights.loras import report_loras
+from services.weights.loras.files import report_loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256

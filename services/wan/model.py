@@ -29,7 +29,7 @@ from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
 from services.weights.local import resolve
-from services.weights.loras import hash_lora
+from services.weights.loras.files import hash_lora
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256

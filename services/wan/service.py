@@ -11,7 +11,7 @@ from services.wan.model import WanModel
 from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
-from services.weights.loras import report_loras
+from services.weights.loras.files import report_loras
 
 
 class Wan(Service[WanSettings, WanModel]):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from services.levers import CheckpointSettings, Offload, Precision, StepCache
 from services.wan.request import MAX_FRAMES
-from services.weights.loras import UnsafeLora, check_lora
+from services.weights.loras.files import UnsafeLora, check_lora
 
 
 def _exact(rate: object) -> object:

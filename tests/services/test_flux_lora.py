@@ -23,7 +23,7 @@ from services.flux.service import Flux
 from services.flux.settings import FluxSettings
 from services.frames import Fact, Frames, Pixels, Progress
 from services.weights.local import resolve
-from services.weights.loras import LORA_HASHES
+from services.weights.loras.files import LORA_HASHES
 from tests.services.flux_loras import QUERIES, VALUES, WIDTH, tensors_of
 
 FIELDS = {"prompt": "a boat", "size": "32x32", "steps": 2, "seed": 3}

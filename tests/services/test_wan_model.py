@@ -26,7 +26,7 @@ from services.wan.request import WanRequest
 from services.wan.service import Wan
 from services.wan.settings import Lora, WanSettings
 from services.weights.local import resolve
-from services.weights.loras import LORA_HASHES
+from services.weights.loras.files import LORA_HASHES
 from services.weights.weights import Weights
 
 RANDOM = np.random.default_rng(7)
