@@ -26,7 +26,12 @@ RUNNING = tuple(
     for path in (ROOT / "services" / model).glob("*.py")
     if path.stem not in SPOKEN
 )
-SHARED_TORCH = tuple(f"services/{name}.py" for name in ("device", "pixels", "schedulers", "tensors"))
+LORAS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "services" / "weights" / "loras").glob("*.py")
+    if path.stem not in ("__init__", "files")  # settings import these
+)
+SHARED_TORCH = (*(f"services/{name}.py" for name in ("device", "pixels", "schedulers", "tensors")), *LORAS)
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))
 
