@@ -4,6 +4,7 @@ from services.model import Model, Offer
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
 from services.weights.licences import grant_apache
+from services.weights.loras.settings import place_loras
 
 REPOSITORIES = (
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
@@ -17,6 +18,7 @@ MODEL = Model(
     service="services.wan.service:Wan",
     offers=(Offer("image-to-video", WanRequest, pictures={"last_image": "The last frame."}),),
     rate=lambda settings: settings.rate,
+    prepare=place_loras,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),
     command="i2v",

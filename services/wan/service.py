@@ -11,7 +11,6 @@ from services.wan.model import WanModel
 from services.wan.plan import WanPlan
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
-from services.weights.loras.files import report_loras
 
 
 class Wan(Service[WanSettings, WanModel]):
@@ -37,10 +36,10 @@ class Wan(Service[WanSettings, WanModel]):
         latent frame.
         """
         plan = self._plan(request, image, last_image, start)
-        facts = {**plan.framing.list_facts(), **report_loras(self._model.lora_hashes)}
-        return self._sample("generate", plan, self._model.animate, key, facts)
+        return self._sample("generate", plan, self._model.animate, key, plan.framing.list_facts())
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> WanPlan:
+        self._model.loras.check(request.loras)
         if last_image is not None:
             self._check_last_image(request)
         if request.guidance_scale_2 is not None:
