@@ -104,3 +104,11 @@ def expand_ranges(pattern: str) -> Iterator[str]:
 def read_tensors(name: str) -> Shapes:
     """Return the name of each tensor of `tensors/NAME.txt` → its shape."""
     return parse_tensors((FOLDER / f"{name}.txt").read_text())
+
+
+def find_component(repository: str, name: str) -> Component:
+    """Return a component of a known checkpoint."""
+    (found,) = (
+        part for checkpoint, part in list_components() if (checkpoint.repository, part.name) == (repository, name)
+    )
+    return found
