@@ -50,10 +50,10 @@ def omit_other_channels(changes: Iterable[Change], shapes: Shapes, target: Targe
     Distilled LoRAs of Wan's text-to-video form are used with its image-to-video form, which has more channels, and
     the other way round: the rest of the transformer is the same.
     """
-    weight: tuple[int, ...] = target.parameters.get(f"{PATCHES}.weight", ())
+    weight = list(target.parameters.get(f"{PATCHES}.weight", ()))
     for change in changes:
         key = change.keys.get("weight_difference", change.keys.get("down"))
-        shape: tuple[int, ...] = shapes[key.text] if key else ()
+        shape = list(shapes[key.text]) if key else []
         patches = change.module.parts[0].module == PATCHES and len(shape) == len(weight) > 1
         if patches and shape[1] != weight[1]:
             lacking = f"patch embedding of {shape[1]} channels instead of {weight[1]}"
