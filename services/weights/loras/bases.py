@@ -27,6 +27,7 @@ BASES = (
         r"transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_|transformer_blocks_(?:2[4-9]|[3-5]\d)_attn_(?:to|add)_",
     ),
     ("HunyuanVideo", r"^single_(?:transformer_)?blocks_(?:3[89])_|^(?:double|transformer)_blocks_19_"),
+    ("FLUX.1 Canny or Depth", r"_norm_(?:query|key)_norm_scale$"),
     ("FLUX.1", r"^single_transformer_blocks_|_ff_context_|^(?:double|single)_blocks_\d+_"),
     ("Wan", r"^blocks_\d+_(?:(?:self|cross)_attn_[qkvo]|attn[12]_to_|ffn_)"),
     ("LTX-Video", r"transformer_blocks_\d+_attn2_to_|patchify_proj"),

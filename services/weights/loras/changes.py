@@ -1,7 +1,7 @@
 """The changes of a LoRA file by module: grouping its keys, and checking shapes before any tensor is read."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from services.weights.loras.adaptation import Target
@@ -10,6 +10,8 @@ from services.weights.loras.keys import Key, Kind, quote
 from services.weights.loras.names import Module
 
 Shapes = Mapping[str, tuple[int, ...]]
+PATCHES = "patch_embedding"
+"""Wan's first layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,24 @@ def group_changes(keys: Iterable[tuple[Key, str, Module]]) -> list[Change]:
         change.keys[key.kind] = key
     _check_overlap(changes.values())
     return list(changes.values())
+
+
+def omit_other_channels(changes: Iterable[Change], shapes: Shapes, target: Target) -> Iterator[Change]:
+    """Yield the changes; those of a patch embedding with another number of channels are marked as lacking.
+
+    Distilled LoRAs of Wan's text-to-video form are used with its image-to-video form, which has more channels, and
+    the other way round: the rest of the transformer is the same.
+    """
+    weight = list(target.parameters.get(f"{PATCHES}.weight", ()))
+    for change in changes:
+        key = change.keys.get("weight_difference", change.keys.get("down"))
+        shape = list(shapes[key.text]) if key else []
+        patches = change.module.parts[0].module == PATCHES and len(shape) == len(weight) > 1
+        if patches and shape[1] != weight[1]:
+            lacking = f"patch embedding of {shape[1]} channels instead of {weight[1]}"
+            yield replace(change, module=replace(change.module, lacking=lacking))
+        else:
+            yield change
 
 
 def _check_overlap(changes: Iterable[Change]) -> None:

@@ -7,15 +7,17 @@ from typing import Literal
 Kind = Literal["down", "up", "alpha", "up_bias", "weight_difference", "bias_difference"]
 
 ENDINGS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("down", re.compile(r"\.(?:lora_down\.weight|(?:lora\.)?down\.weight|lora_A(?:\.[^.]+)?\.weight|lora_A)$")),
-    ("up", re.compile(r"\.(?:lora_up\.weight|(?:lora\.)?up\.weight|lora_B(?:\.[^.]+)?\.weight|lora_B)$")),
+    ("down", re.compile(r"\.(?:lora_down(?:\.weight)?|(?:lora\.)?down\.weight|lora_A(?:(?:\.[^.]+)?\.weight)?)$")),
+    ("up", re.compile(r"\.(?:lora_up(?:\.weight)?|(?:lora\.)?up\.weight|lora_B(?:(?:\.[^.]+)?\.weight)?)$")),
     ("up_bias", re.compile(r"\.(?:lora_B(?:\.[^.]+)?\.bias|lora_up\.bias)$")),
     ("alpha", re.compile(r"\.alpha$")),
-    ("weight_difference", re.compile(r"\.diff$")),
-    ("bias_difference", re.compile(r"\.diff_b$")),
+    ("weight_difference", re.compile(r"\.(?:diff|w_norm)$")),
+    ("bias_difference", re.compile(r"\.(?:diff_b|b_norm)$")),
 )
+MODULATION = ".diff_m"
+"""End of the key of a difference of a Wan block's modulation, which is a parameter of the block itself."""
 PARTNERS = (
-    (".lora_down.", ".lora_up."),
+    (".lora_down", ".lora_up"),
     (".lora.down.", ".lora.up."),
     (".down.", ".up."),
     (".lora_A", ".lora_B"),
@@ -36,7 +38,7 @@ OTHER_KINDS = (
 """Kinds of adapters that are not low-rank changes alone, and the ends of their keys."""
 
 TEXT = re.compile(
-    r"(?:base_model\.model\.)?(?:lora_te\d?_|lora_clip_|text_encoders?(?:_\d)?\.|text_model\.|cond_stage_model\.)"
+    r"(?:base_model\.model\.)?(?:lora_te\d?_|lora_clip_|text_encoders?(?:_\d)?\.|text_model\.|cond_stage_model\.|clip_[lg]\.|t5(?:xxl)?\.)"
     r"|bundle_emb\."
 )
 """Beginning of the keys of text encoders and of embeddings of words."""
@@ -75,6 +77,8 @@ def parse_key(text: str) -> Key | None:
         match = pattern.search(text)
         if match and match.start() > 0:
             return Key(text, text[: match.start()], kind)
+    if text.endswith(MODULATION):
+        return Key(text, f"{text.removesuffix(MODULATION)}.modulation", "weight_difference")
     return None
 
 

@@ -7,12 +7,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from services.weights.loras.errors import LoraError
 
 ENTRY = "lora_adapter_metadata"
 """Name of the metadata in which diffusers writes the configuration of peft, as JSON."""
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""Names of the two files of an adapter that peft saves."""
+CONFIG_MAX_BYTES = 1_000_000
 PREFIX = "transformer."
 """Beginning of the names of the transformer's values."""
 
@@ -35,21 +39,34 @@ class Scaling:
         return alpha / math.sqrt(rank) if self.by_root else alpha / rank
 
 
-def read_scaling(metadata: Mapping[str, str]) -> Scaling:
-    """Return the scaling that the metadata of a file states. Raises LoraError if it cannot be understood."""
-    if ENTRY not in metadata:
-        return Scaling()
+def read_scaling(path: Path, metadata: Mapping[str, str]) -> Scaling:
+    """Return the scaling that the metadata of a file states, or the configuration that peft saved beside it.
+
+    Raises:
+        LoraError: the configuration cannot be understood.
+        OSError: it cannot be read.
+    """
+    if ENTRY in metadata:
+        return _parse_config(_parse_object(ENTRY, metadata[ENTRY]))
+    beside = path.with_name(CONFIG)
+    if path.name == WEIGHTS and beside.is_file():
+        if beside.stat().st_size > CONFIG_MAX_BYTES:
+            raise LoraError(f"has {CONFIG} of more than {CONFIG_MAX_BYTES} bytes")
+        return _parse_config(_parse_object(CONFIG, beside.read_text(errors="replace")))
+    return Scaling()
+
+
+def _parse_object(name: str, text: str) -> dict[str, object]:
     try:
-        stated: object = json.loads(metadata[ENTRY])
+        stated: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LoraError(f"has {ENTRY} that is not JSON") from error
+        raise LoraError(f"has {name} that is not JSON") from error
     if not isinstance(stated, dict):
-        raise LoraError(f"has {ENTRY} that is not a JSON object")
-    return parse_config({name.removeprefix(PREFIX): value for name, value in cast("dict[str, object]", stated).items()})
+        raise LoraError(f"has {name} that is not a JSON object")
+    return {key.removeprefix(PREFIX): value for key, value in cast("dict[str, object]", stated).items()}
 
 
-def parse_config(config: Mapping[str, object]) -> Scaling:
-    """Return the scaling of a configuration of peft. Raises LoraError if it is not a plain LoRA's."""
+def _parse_config(config: Mapping[str, object]) -> Scaling:
     if config.get("use_dora"):
         raise LoraError("is a DoRA, which is not supported")
     patterns: object = config.get("alpha_pattern") or dict[str, object]()

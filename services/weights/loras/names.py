@@ -1,7 +1,7 @@
 """The names of a transformer's layers in LoRA files: those of diffusers, and those of the model's own code.
 
-Sources of the other names: the classes of black-forest-labs/flux, XLabs-AI/x-flux and Wan-Video/Wan2.1, and diffusers'
-conversion scripts.
+Sources of the other names: the classes of black-forest-labs/flux, XLabs-AI/x-flux and Wan-Video/Wan2.1, and
+OneTrainer's convert_flux_lora.py (numbered parts of fused layers).
 """
 
 import re
@@ -62,6 +62,7 @@ def _list_double_blocks() -> Iterator[Rule]:
         native, block = f"double_blocks.{{}}.{stream}", "transformer_blocks.{}"
         fused = tuple(f"{block}.attn.{query.format(letter)}" for letter in "qkv")
         yield Rule(f"{native}_attn.qkv", fused)
+        yield from (Rule(f"{native}_attn.qkv.{number}", (name,)) for number, name in enumerate(fused))
         yield Rule(f"{native}_attn.proj", (f"{block}.attn.{output}",))
         yield Rule(f"{native}_mlp.0", (f"{block}.{feed}.net.0.proj",))
         yield Rule(f"{native}_mlp.2", (f"{block}.{feed}.net.2",))
@@ -77,6 +78,9 @@ def _list_single_blocks() -> Iterator[Rule]:
     native, block = "single_blocks.{}", "single_transformer_blocks.{}"
     fused = tuple(f"{block}.attn.to_{letter}" for letter in "qkv")
     yield Rule(f"{native}.linear1", (*fused, f"{block}.proj_mlp"))
+    yield from (
+        Rule(f"{native}.linear1.{number}", (name,)) for number, name in enumerate((*fused, f"{block}.proj_mlp"))
+    )
     yield Rule(f"{native}.linear2", (f"{block}.proj_out",))
     yield Rule(f"{native}.modulation.lin", (f"{block}.norm.linear",))
     yield Rule(f"{native}.norm.query_norm", (f"{block}.attn.norm_q",))
@@ -100,6 +104,7 @@ FLUX = (
     *_list_single_blocks(),
     *_list_embedders(),
     Rule("img_in", ("x_embedder",)),
+    Rule("img_in.proj", ("x_embedder",)),
     Rule("txt_in", ("context_embedder",)),
     Rule("final_layer.linear", ("proj_out",)),
     Rule("final_layer.adaLN_modulation.1", ("norm_out.linear",), halves_swapped=True),
@@ -165,7 +170,7 @@ class Names:
             stem: a key of a LoRA file without the ending that says what the tensor is.
         """
         for prefix in FLAT_PREFIXES:
-            if stem.startswith(prefix) and (module := self._flat.get(stem[len(prefix) :])):
+            if stem.startswith(prefix) and (module := self._flat.get(stem[len(prefix) :].replace(".", "_"))):
                 return prefix, module
         name = WRAPPERS.sub("", stem)
         module = self._dotted.get(name)

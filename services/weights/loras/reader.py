@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from services.weights.loras.adaptation import Adaptation, LowRank, Target
-from services.weights.loras.changes import Change, check_changes, find_parameter, group_changes
+from services.weights.loras.changes import Change, check_changes, find_parameter, group_changes, omit_other_channels
 from services.weights.loras.errors import LoraError
 from services.weights.loras.file import LoraFile, open_lora
-from services.weights.loras.keys import name_kind, name_text_part
+from services.weights.loras.keys import name_kind, name_text_part, parse_key
 from services.weights.loras.layouts import name_layout
 from services.weights.loras.metadata import Scaling, read_scaling
 from services.weights.loras.names import Module, Names
@@ -39,16 +39,18 @@ def read_lora(path: Path, target: Target) -> Adaptation:
         keys = [key for key in file.shapes if key not in texts]
         _refuse_kinds(keys)
         if not keys:
-            raise LoraError(f"changes only {_list_parts(texts.items())}, which is not applied" if texts else "is empty")
-        changes = group_changes(recognise_keys(keys, file.shapes, file.metadata, Names(target), target))
+            only = ", ".join(_list_parts(texts.items()))
+            raise LoraError(f"changes only {only}, which is not applied" if only else "is empty")
+        grouped = group_changes(recognise_keys(keys, file.shapes, file.metadata, Names(target), target))
+        changes = list(omit_other_channels(grouped, file.shapes, target))
         check_changes(changes, file.shapes, target)
         here = [change for change in changes if not change.module.lacking]
         lacking = [(change.stem, change.module.lacking) for change in changes if change.module.lacking]
-        omitted = [_list_parts(parts) for parts in (texts.items(), lacking) if parts]
-        layers, offsets = _read_changes(file, here, target, read_scaling(file.metadata))
+        omitted = _list_parts([*texts.items(), *lacking])
+        layers, offsets = _read_changes(file, here, target, read_scaling(path, file.metadata))
     if not layers:
         raise LoraError("has no low-rank changes: whole differences of weights are not supported")
-    return Adaptation(name_layout(changes, target), layers, offsets, tuple(omitted))
+    return Adaptation(name_layout(changes, target), layers, offsets, omitted)
 
 
 def _refuse_kinds(keys: Iterable[str]) -> None:
@@ -57,15 +59,15 @@ def _refuse_kinds(keys: Iterable[str]) -> None:
             raise LoraError(f"is a {kind}, which is not supported; only LoRA is")
 
 
-def _list_parts(parts: Iterable[tuple[str, str]]) -> str:
-    """Return e.g. `CLIP-L (72 layers)`.
+def _list_parts(parts: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return what is not applied, e.g. `CLIP-L (72 layers)`.
 
     Args:
         parts: key or stem, and the name of its part.
     """
-    stems = {(key.split(".lora_")[0].removesuffix(".alpha"), part) for key, part in parts}
+    stems = {(key.stem if (key := parse_key(text)) else text, part) for text, part in parts}
     counts = Counter(part for _, part in stems)
-    return ", ".join(f"{part} ({count} layer{'s' if count > 1 else ''})" for part, count in sorted(counts.items()))
+    return tuple(f"{part} ({count} layer{'s' if count > 1 else ''})" for part, count in sorted(counts.items()))
 
 
 def _read_changes(
