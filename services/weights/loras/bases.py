@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from services.weights.loras.adaptation import Architecture, Target
+from services.weights.loras.names import FLAT_PREFIXES, WRAPPERS
 
 FAMILIES: Mapping[Architecture, str] = {"flux": "FLUX.1", "wan": "Wan", "qwen-image": "Qwen-Image"}
 
@@ -49,9 +50,6 @@ STATES: Mapping[Architecture, str] = {
     "wan": "blocks.0.attn1.to_q",
     "qwen-image": "transformer_blocks.0.attn.to_q",
 }
-PREFIX = re.compile(
-    r"^(?:(?:lora|lycoris)_(?:unet_|transformer_(?=transformer_|single_)|dit_)?|(?:base_model|model|transformer|diffusion_model|unet)_)*"
-)
 
 
 def name_base(keys: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -89,7 +87,9 @@ def name_stated(metadata: Mapping[str, str]) -> str | None:
 
 
 def _flatten(key: str) -> str:
-    return PREFIX.sub("", key.replace(".", "_"))
+    """Return the name of a key's layer, with underscores for dots."""
+    prefix = next((prefix for prefix in FLAT_PREFIXES if key.startswith(prefix)), "")
+    return WRAPPERS.sub("", key.removeprefix(prefix)).replace(".", "_")
 
 
 def _name_unet(shapes: Mapping[str, tuple[int, ...]]) -> str:
