@@ -31,7 +31,8 @@ LORAS = tuple(
     for path in (ROOT / "services" / "weights" / "loras").glob("*.py")
     if path.stem not in ("__init__", "files")  # settings import these
 )
-SHARED_TORCH = (*(f"services/{name}.py" for name in ("device", "pixels", "schedulers", "tensors")), *LORAS)
+SHARED = ("device", "pixels", "schedulers", "tensors", "weights/networks")
+SHARED_TORCH = (*(f"services/{name}.py" for name in SHARED), *LORAS)
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))
 

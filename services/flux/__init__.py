@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from services.checkpoint import load_checkpoints
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
 from services.model import Model, Offer
@@ -24,6 +25,7 @@ MODEL = Model(
     settings=FluxSettings,
     service="services.flux.service:Flux",
     offers=(Offer("text-to-image", FluxRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     prepare=place_loras,
     licences={
         SCHNELL: grant_apache(SCHNELL),

@@ -1,5 +1,8 @@
 """Qwen-Image-Edit: image editing with a prompt and reference images, and loss guidance during sampling."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.qwen_edit.request import EditRequest
 from services.qwen_edit.settings import QwenEditSettings
@@ -12,5 +15,6 @@ MODEL = Model(
     settings=QwenEditSettings,
     service="services.qwen_edit.service:QwenEdit",
     offers=(Offer("guided-edit", EditRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={REPOSITORY: grant_apache(REPOSITORY)},
 )

@@ -1,5 +1,8 @@
 """Wan2.2 image-to-video."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.wan.request import WanRequest
 from services.wan.settings import WanSettings
@@ -16,6 +19,7 @@ MODEL = Model(
     settings=WanSettings,
     service="services.wan.service:Wan",
     offers=(Offer("image-to-video", WanRequest, pictures={"last_image": "The last frame."}),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     rate=lambda settings: settings.rate,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),
