@@ -73,6 +73,8 @@ BASES: list[tuple[Architecture, str, dict[str, Tensor]]] = [
     ("flux", "SDXL", pair("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", inputs=2048)),
     ("wan", "Stable Diffusion 1.5", pair(UNET, inputs=768) | clip_l("lora_te_text_model_encoder_layers_{}_{}")),
     ("qwen-image", "Stable Diffusion 2", pair("unet.down_blocks.0.attentions.0.attn2.to_k", inputs=1024)),
+    ("flux", "Stable Diffusion 3", pair("transformer.transformer_blocks.23.attn.add_k_proj", inputs=1536)),
+    ("flux", "HunyuanVideo", pair("transformer.single_transformer_blocks.39.attn.to_q")),
     ("flux", "Stable Diffusion 3", pair("lora_unet_joint_blocks_0_x_block_attn_qkv")),
     ("flux", "HunyuanVideo", pair("lora_unet_double_blocks_0_img_mlp_fc1") | flux()),
     ("wan", "HunyuanVideo", pair("diffusion_model.double_blocks.0.img_mlp.fc1")),
