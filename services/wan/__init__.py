@@ -7,6 +7,7 @@ from services.model import Model, Offer
 from services.wan.request import WanRequest, WanTextRequest
 from services.wan.settings import WanSettings
 from services.weights.licences import grant_apache
+from services.weights.loras.settings import place_loras
 
 REPOSITORIES = (
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
@@ -24,6 +25,7 @@ MODEL = Model(
     ),
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     rate=lambda settings: settings.rate,
+    prepare=place_loras,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases=("wan-i2v",),
     command="i2v",
