@@ -46,7 +46,7 @@ def _parse_lora(entry: object) -> object:
     return parse_lora(entry)
 
 
-class Sampling(BaseModel):
+class Filming(BaseModel):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -54,15 +54,12 @@ class Sampling(BaseModel):
     num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES), AfterValidator(_latent_aligned)] = 121
     """Number of frames, including the input image: a multiple of 4, plus 1."""
     max_area: Annotated[int, Field(ge=16 * 16, le=4096 * 4096)] = 704 * 1280
-    """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio."""
+    """Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio, or near 16:9
+    without an image."""
     size: Size | None = None
     """`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio that the
     checkpoint can generate within it; where the image has another, its edge pixels are repeated at two sides. With
-    `crop` and `stretch` rounded down to a supported size."""
-    fit: PictureFit = "pad"
-    """How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, repeats its edge
-    pixels around it and cuts them off the video: nothing is lost or distorted. `crop` cuts off what extends beyond the
-    supported size, evenly at two sides. `stretch` changes the aspect ratio."""
+    `crop` and `stretch`, and without an image, rounded down to a supported size."""
     steps: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Denoising steps."""
     shift: Annotated[float, Field(gt=0, le=100)] = 5.0
@@ -93,6 +90,20 @@ class Sampling(BaseModel):
         """The LoRAs by which requests are routed."""
         return name_lora_set(self.loras)
 
+    @staticmethod
+    def count_frames(seconds: float, rate: float) -> int:
+        """Return the number of frames, 4k + 1, that last about `seconds` at `rate` frames per second."""
+        return 1 + 4 * max(1, round(seconds * rate / 4))
+
+
+class Sampling(Filming):
+    """Sampling options of Wan for a video that begins with an image."""
+
+    fit: PictureFit = "pad"
+    """How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, repeats its edge
+    pixels around it and cuts them off the video: nothing is lost or distorted. `crop` cuts off what extends beyond the
+    supported size, evenly at two sides. `stretch` changes the aspect ratio."""
+
 
 class WanRequest(Sampling):
     """Animate an image, guided by a prompt."""
@@ -100,7 +111,9 @@ class WanRequest(Sampling):
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Description of the video."""
 
-    @staticmethod
-    def count_frames(seconds: float, rate: float) -> int:
-        """Return the number of frames, 4k + 1, that last about `seconds` at `rate` frames per second."""
-        return 1 + 4 * max(1, round(seconds * rate / 4))
+
+class WanTextRequest(Filming):
+    """Generate a video from a prompt."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    """Description of the video."""
