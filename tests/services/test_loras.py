@@ -18,7 +18,7 @@ from services.errors import ConfigError, InvalidParameter, LimitExceeded
 from services.frames import Fact, Frames, Item, Pixels
 from services.qwen_edit.request import EditRequest, Guidance
 from services.qwen_edit.service import QwenEdit
-from services.wan.request import WanLora, WanRequest
+from services.wan.request import WanLora, WanRequest, WanTextRequest
 from services.wan.service import Wan
 from services.wan.settings import WanSettings
 from services.weights.loras.files import LORA_HASHES, LORA_NOTICE
@@ -205,6 +205,17 @@ async def test_a_checkpoint_of_one_expert(home: Path, folder: Path) -> None:
     with pytest.raises(InvalidParameter, match="loras: ink: this checkpoint has no low-noise expert") as caught:
         await animate(wan, "ink:low")
     assert caught.value.param == "loras"
+
+
+async def test_a_video_without_a_picture_is_adapted_too(home: Path, folder: Path) -> None:
+    wan = load_wan(home, "t2v", lora_dir=folder)
+    videos: dict[str, bytes] = {}
+    for loras in ("", "ink", "ink:low"):
+        request = WanTextRequest.model_validate({**WAN, "loras": [loras] if loras else []})
+        items = [item async for item in wan.generate_video(request)]
+        videos[loras] = b"".join(item.pixels.tobytes() for item in items if isinstance(item, Frames))
+        assert (LORA_HASHES in read_facts(items)) == bool(loras)
+    assert len(set(videos.values())) == 3
 
 
 async def test_limits_of_a_request(home: Path, folder: Path) -> None:
