@@ -12,6 +12,32 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class Lora(TypedDict, total=False):
+    """A low-rank adaptation (LoRA) that is active for this request only."""
+
+    name: Required[
+        Annotated[
+            str,
+            About(
+                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
+                "its list.",
+                limits="1 to 200 characters",
+                needed=True,
+            ),
+        ]
+    ]
+    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
+
+
+class WanLora(Lora, total=False):
+    """A low-rank adaptation (LoRA) of Wan that is active for this request only."""
+
+    expert: Annotated[
+        Literal["high", "low", "both"] | None,
+        About("Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint.", default="both"),
+    ]
+
+
 class EncodingFields(TypedDict, total=False):
     """How a video is encoded."""
 
@@ -138,6 +164,14 @@ class SamplingFields(TypedDict, total=False):
             default="-1",
         ),
     ]
+    loras: Annotated[
+        Sequence[WanLora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`, and may "
+            "end with `:high` or `:low` to select one expert of a checkpoint that has two.",
+            limits="at most 8 entries",
+        ),
+    ]
 
 
 class V2VFields(MediaFields, SamplingFields, total=False):
@@ -200,23 +234,6 @@ class V2VFields(MediaFields, SamplingFields, total=False):
             limits="above 0, below 3600",
         ),
     ]
-
-
-class Lora(TypedDict, total=False):
-    """A low-rank adaptation (LoRA) that is active for this request only."""
-
-    name: Required[
-        Annotated[
-            str,
-            About(
-                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
-                "its list.",
-                limits="1 to 200 characters",
-                needed=True,
-            ),
-        ]
-    ]
-    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
 
 
 class RestyleFields(TypedDict, total=False):
@@ -643,6 +660,13 @@ class EditingFields(TypedDict, total=False):
         ),
     ]
     ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
+    loras: Annotated[
+        Sequence[Lora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`.",
+            limits="at most 8 entries",
+        ),
+    ]
 
 
 class RollingEditFields(MediaFields, EditingFields, total=False):
@@ -1165,6 +1189,7 @@ class VideoFields(TypedDict, total=False):
     guidance_scale_2: float | None
     negative_prompt: str | None
     seed: int | None
+    loras: Sequence[WanLora | str] | Sequence[Lora | str] | None
     models: Mapping[str, str] | None
     encoding: EncodingFields | None
     background: str | None
@@ -1178,7 +1203,6 @@ class VideoFields(TypedDict, total=False):
     seconds: float | None
     face_pose: Media | None
     true_cfg_scale: float | None
-    loras: Sequence[Lora | str] | None
     identity_strength: float | None
     identity_start: float | None
     identity_end: float | None

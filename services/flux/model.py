@@ -17,7 +17,6 @@ from torch import Tensor
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError
 from services.flux.identity import Identity, draw_pose
-from services.flux.loras import Loras
 from services.flux.plan import FluxPlan
 from services.flux.settings import FluxSettings
 from services.frames import Fact, Frames, Item, Pixels, Progress
@@ -25,7 +24,7 @@ from services.pixels import averaged, pixels_of
 from services.schedulers import CapturingEuler
 from services.sizes import Sides
 from services.weights.local import resolve
-from services.weights.loras.files import report_loras
+from services.weights.loras.active import Loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -43,8 +42,8 @@ class FluxModel:
         self._pipe = _load(settings, home)
         self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
         self._identity = self._load_identity(home)
-        self.loras = Loras(settings, home, self._pipe)
         transformer = self._pipe.transformer
+        self.loras = Loras(settings, home, self._pipe, "flux", {"": transformer})
         blocks = [transformer] if self._identity is None else [transformer, self._identity.controlnet]
         set_attention(blocks, settings.attention)
         place(self._pipe, self._device, settings.offload, in_order=settings.step_cache is None)
@@ -71,10 +70,10 @@ class FluxModel:
         task = f"{plan.width}x{plan.height} pixels"
         with (
             report_device_errors(task, "ask for a smaller size or fewer LoRAs", self._release),
-            self.loras.on(plan.request.loras) as hashes,
+            self.loras.activate(plan.request.loras) as facts,
             self._facing(plan),
         ):
-            for name, value in report_loras(hashes).items():
+            for name, value in facts.items():
                 outlet.put(Fact(name, value))
             outlet.put(Progress("paint", 0, plan.request.n * plan.request.steps))
             for index in range(plan.request.n):

@@ -6,7 +6,7 @@ from services.flux.plan import FluxPlan
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
 from services.frames import Face, Stream
-from services.limits import check_limit, draw_seed
+from services.limits import draw_seed
 from services.service import Service
 from services.sizes import round_size
 
@@ -39,9 +39,7 @@ class Flux(Service[FluxSettings, FluxModel]):
         return self._sample("paint", self._plan(request, face, pose), self._model.generate, key)
 
     def _plan(self, request: FluxRequest, face: Face | None, pose: Face | None) -> FluxPlan:
-        check_limit("loras", len(request.loras), self._settings.max_loras, "LoRAs")
-        for lora in request.loras:
-            self._model.loras.check(lora.name)
+        self._model.loras.check(request.loras)
         if face is not None and self._settings.identity is None:
             raise InvalidParameter("face: this deployment has no identity weights (`identity`)", param="face")
         if pose is not None and pose.size is None:

@@ -1,26 +1,19 @@
 """Settings of Flux."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.flux.request import MAX_LORAS, MAX_PICTURES, LoraName
-from services.levers import CheckpointSettings, Offload, Precision, StepCache
-from services.weights.weights import RepositoryFile, Weights
+from services.flux.request import MAX_PICTURES
+from services.levers import Offload, Precision, StepCache
+from services.weights.loras.settings import FixedLora, LoraSettings
+from services.weights.weights import Weights
 
 IdentityVariant = Literal["aes_stage2", "sim_stage1"]
 PUBLISHED = "infu_flux_v1.0"
 """Folder of the variants in InfiniteYou's repository."""
-
-
-class LoraRepository(RepositoryFile):
-    """A LoRA on the Hugging Face hub that requests may use by the name given here."""
-
-    name: LoraName
-    file: Annotated[str, Field(pattern=r"\.safetensors$")]
-    """Path of the file in the repository."""
 
 
 class IdentitySettings(BaseModel):
@@ -69,7 +62,7 @@ class IdentitySettings(BaseModel):
         return self
 
 
-class FluxSettings(CheckpointSettings):
+class FluxSettings(LoraSettings[FixedLora]):
     """Settings of a replica.
 
     The weights of FLUX.1-dev are under a non-commercial licence.
@@ -80,23 +73,10 @@ class FluxSettings(CheckpointSettings):
     """What to keep in CPU memory. The networks of `identity` always stay on the device."""
     attention: str | None = None
     """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
-    compile: bool = False
-    """Compile the blocks on first use and again for each new number of LoRAs; each compilation takes minutes."""
     step_cache: StepCache | None = None
     """Step cache. It is not used for requests with a face, whose pipeline in diffusers does not support it."""
     identity: IdentitySettings | None = None
     """Required for requests with a face."""
-    lora_dir: Path | None = None
-    """Folder whose safetensors files requests may use as LoRAs."""
-    lora_repositories: tuple[LoraRepository, ...] = ()
-    """LoRAs on the hub that requests may also use. Each is downloaded on first use; its licence is checked when the
-    replica starts."""
-    max_loras: Annotated[int, Field(ge=1, le=64)] = MAX_LORAS
-    """Maximum number of LoRAs in memory and in one request. The least recently used LoRA is evicted first."""
-    max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Maximum rank of a LoRA. With `compile`, each LoRA takes the memory of this rank."""
-    max_lora_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    """Maximum size of a LoRA file, in bytes."""
     preview_every: Annotated[int, Field(ge=0)] = 0
     """Interval between previews, in denoising steps; 0 turns previews off."""
     max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 512
@@ -109,10 +89,3 @@ class FluxSettings(CheckpointSettings):
     @property
     def limits(self) -> Mapping[str, int]:
         return {"n": self.max_n, "max_area": self.max_area, "steps": self.max_steps}
-
-    @model_validator(mode="after")
-    def _each_name_once(self) -> "FluxSettings":
-        names = [known.name for known in self.lora_repositories]
-        if len(set(names)) < len(names):
-            raise ValueError(f"lora_repositories: names must be unique, got {names}")
-        return self
