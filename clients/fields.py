@@ -462,7 +462,21 @@ class PaintingFields(TypedDict, total=False):
     ]
 
 
-class PictureStagesFields(PaintingFields, total=False):
+class PosedFaceFields(TypedDict, total=False):
+    """The pose of a person's face."""
+
+    face_pose: Annotated[
+        Media | None,
+        About(
+            "What sets the pose of the face and its place in the picture: `none` (the model chooses them), "
+            "`photo` (the photo of the person, with its proportions), or another picture with a face.",
+            default="none",
+            media="image",
+        ),
+    ]
+
+
+class PictureStagesFields(PaintingFields, PosedFaceFields, total=False):
     """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
     face: Annotated[Media | None, About("A picture of the person to show.", media="image")]
@@ -1057,7 +1071,7 @@ class PictureOutputFields(TypedDict, total=False):
     ]
 
 
-class GenerationFields(PictureOutputFields, FluxFields, total=False):
+class GenerationFields(PictureOutputFields, FluxFields, PosedFaceFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -1194,6 +1208,7 @@ class VideoFields(TypedDict, total=False):
     match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
+    face_pose: Media | None
     true_cfg_scale: float | None
     identity_strength: float | None
     identity_start: float | None

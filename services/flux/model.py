@@ -16,7 +16,7 @@ from torch import Tensor
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError
-from services.flux.identity import Identity, drawn_points
+from services.flux.identity import Identity, draw_pose
 from services.flux.plan import FluxPlan
 from services.flux.settings import FluxSettings
 from services.frames import Fact, Frames, Item, Pixels, Progress
@@ -113,7 +113,7 @@ class FluxModel:
     def _control(self, plan: FluxPlan) -> dict[str, Any]:
         request = plan.request
         return {
-            "control_image": drawn_points(plan.face.keypoints, plan.width, plan.height),
+            "control_image": draw_pose(plan.pose, plan.width, plan.height),
             "controlnet_conditioning_scale": request.identity_strength,
             "control_guidance_start": request.identity_start,
             "control_guidance_end": request.identity_end,
@@ -181,7 +181,7 @@ class FluxModel:
         settings = self._settings.identity
         if settings is None:
             return None
-        folder = resolve(settings.weights, home) / settings.subfolder
+        folder = resolve(settings.weights, home) / settings.folder
         return Identity(folder, self._pipe.transformer, self._device)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,10 @@ from services.flux.request import MAX_PICTURES
 from services.levers import Offload, Precision, StepCache
 from services.weights.loras.settings import FixedLora, LoraSettings
 from services.weights.weights import Weights
+
+IdentityVariant = Literal["aes_stage2", "sim_stage1"]
+PUBLISHED = "infu_flux_v1.0"
+"""Folder of the variants in InfiniteYou's repository."""
 
 
 class IdentitySettings(BaseModel):
@@ -24,13 +28,37 @@ class IdentitySettings(BaseModel):
     weights: Weights
     """Folder with `InfuseNetModel/` and `image_proj_model.safetensors` (or `.bin`, as published by InfiniteYou)."""
     subfolder: str = ""
-    """Path of that folder within `weights`, e.g. `infu_flux_v1.0/aes_stage2`."""
+    """Path of that folder within `weights`."""
+    variant: IdentityVariant | None = None
+    """One of the two published forms, instead of `subfolder`: `aes_stage2` makes better pictures and follows the prompt
+    more closely, `sim_stage1` resembles the person more. Each takes 6 GB of GPU memory; to let requests choose, serve
+    two models. From a hub only the files of this form are downloaded, unless `weights.files` names others."""
+
+    @property
+    def folder(self) -> str:
+        """Path of the nets within `weights`."""
+        return self.subfolder if self.variant is None else f"{PUBLISHED}/{self.variant}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fetch_only_the_variant(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        given = cast("Mapping[str, Any]", values)
+        if not given.keys() >= {"variant", "weights"} or given["variant"] is None:
+            return given
+        weights = Weights.model_validate(given["weights"])
+        if weights.repository is None or weights.files:
+            return given
+        return {**given, "weights": weights.model_copy(update={"files": (f"{PUBLISHED}/{given['variant']}/*",)})}
 
     @model_validator(mode="after")
     def _inside(self) -> "IdentitySettings":
         path = PurePosixPath(self.subfolder)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"subfolder: must lie inside the weights, got {self.subfolder}")
+        if self.subfolder and self.variant is not None:
+            raise ValueError(f"variant: give either this or subfolder, got {self.variant} and {self.subfolder}")
         return self
 
 
