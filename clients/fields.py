@@ -104,7 +104,7 @@ class MediaFields(GraphFields, total=False):
     ]
 
 
-class SamplingFields(TypedDict, total=False):
+class DenoisingFields(TypedDict, total=False):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     num_frames: Annotated[
@@ -116,7 +116,8 @@ class SamplingFields(TypedDict, total=False):
     max_area: Annotated[
         int | None,
         About(
-            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio.",
+            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio,"
+            " or near 16:9 without an image.",
             limits="256 to 16777216",
             default="901120",
         ),
@@ -126,17 +127,8 @@ class SamplingFields(TypedDict, total=False):
         About(
             "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
             "that the checkpoint can generate within it; where the image has another, its edge pixels are "
-            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
-        ),
-    ]
-    fit: Annotated[
-        Literal["pad", "crop", "stretch"] | None,
-        About(
-            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
-            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
-            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
-            " aspect ratio.",
-            default="pad",
+            "repeated at two sides. With `crop` and `stretch`, and without an image, rounded down to a "
+            "supported size."
         ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
@@ -170,6 +162,21 @@ class SamplingFields(TypedDict, total=False):
             "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`, and may "
             "end with `:high` or `:low` to select one expert of a checkpoint that has two.",
             limits="at most 8 entries",
+        ),
+    ]
+
+
+class SamplingFields(DenoisingFields, total=False):
+    """Sampling options of Wan for a video that begins with an image."""
+
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
         ),
     ]
 
@@ -1181,7 +1188,6 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
-    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
@@ -1190,6 +1196,7 @@ class VideoFields(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     loras: Sequence[WanLora | str] | Sequence[Lora | str] | None
+    fit: Literal["pad", "crop", "stretch"] | None
     models: Mapping[str, str] | None
     encoding: EncodingFields | None
     background: str | None

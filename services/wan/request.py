@@ -46,7 +46,7 @@ def _parse_lora(entry: object) -> object:
     return parse_lora(entry)
 
 
-class Filming(BaseModel):
+class Denoising(BaseModel):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -96,7 +96,7 @@ class Filming(BaseModel):
         return 1 + 4 * max(1, round(seconds * rate / 4))
 
 
-class Sampling(Filming):
+class Sampling(Denoising):
     """Sampling options of Wan for a video that begins with an image."""
 
     fit: PictureFit = "pad"
@@ -112,7 +112,7 @@ class WanRequest(Sampling):
     """Description of the video."""
 
 
-class WanTextRequest(Filming):
+class WanTextRequest(Denoising):
     """Generate a video from a prompt."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
