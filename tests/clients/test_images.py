@@ -290,7 +290,7 @@ def test_an_interrupt_stops_the_server(program: Program, server: VideoServer, sc
 
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for command, count in (("image", 19), ("face", 6)):
+    for command, count in (("image", 20), ("face", 6)):
         options = [line for line in reel(command, "--help").stdout.splitlines() if " --" in line]
         assert len(options) == count
         assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)
