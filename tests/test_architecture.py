@@ -31,7 +31,7 @@ LORAS = tuple(
     for path in (ROOT / "services" / "weights" / "loras").glob("*.py")
     if path.stem not in ("__init__", "files", "settings")  # configurations import these
 )
-SHARED = ("device", "pixels", "schedulers", "tensors", "weights/networks")
+SHARED = ("device", "pixels", "schedulers", "tensors", "weights/completeness", "weights/networks")
 SHARED_TORCH = (*(f"services/{name}.py" for name in SHARED), *LORAS)
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from services.errors import ConfigError
 from services.frames import Face, Features
+from services.weights.completeness import check_network
 
 CONTROLNET = "InfuseNetModel"
 PROJECTION = "image_proj_model.safetensors"
@@ -145,6 +146,7 @@ class Identity:
         """Load the networks on the device in the transformer's dtype. Raises ConfigError if they do not fit it."""
         self._resampler = _resampler(folder).to(device, transformer.dtype)
         try:
+            check_network(folder / CONTROLNET, IdentityControlNet)
             self.controlnet = IdentityControlNet.from_pretrained(
                 folder / CONTROLNET, dtype=transformer.dtype, local_files_only=True
             ).to(device)

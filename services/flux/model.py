@@ -23,6 +23,7 @@ from services.frames import Fact, Frames, Item, Pixels, Progress
 from services.pixels import averaged, pixels_of
 from services.schedulers import CapturingEuler
 from services.sizes import Sides
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.weights.loras.active import Loras
 from services.worker import Outlet
@@ -191,6 +192,7 @@ def _load(settings: FluxSettings, home: Path) -> FluxPipeline:
         logging.getLogger(f"diffusers.pipelines.flux.{name}").setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder)
         pipe = FluxPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a FLUX.1 checkpoint ({error})") from error

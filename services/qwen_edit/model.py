@@ -37,6 +37,7 @@ from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.scores import perceptual_distance
 from services.qwen_edit.settings import QwenEditSettings
 from services.schedulers import CapturingEuler
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.weights.loras.active import Loras
 from services.worker import Outlet
@@ -269,6 +270,7 @@ def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:
     quiet()
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder)
         pipe = QwenImageEditPlusPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), local_files_only=True
         )

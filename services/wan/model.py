@@ -28,6 +28,7 @@ from services.sizes import Sides
 from services.wan.plan import WanPlan, WanTextPlan
 from services.wan.request import Denoising
 from services.wan.settings import WanSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.weights.loras.active import Loras
 from services.worker import Outlet
@@ -218,6 +219,7 @@ def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
     folder = resolve(settings.weights, home)
     dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
     try:
+        check_pipeline(folder)
         pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a Wan checkpoint ({error})") from error

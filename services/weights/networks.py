@@ -1,10 +1,12 @@
 """The networks of known checkpoints, built on torch's meta device, where tensors have shapes but no values."""
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -52,9 +54,14 @@ def list_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def rename_tensors(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Return the name of each tensor in a file → the network's own name of it.
 
-    Published files of transformers' networks often have the names of an older version, which transformers renames when
-    it loads them. Names that it does not know stay as they are.
+    Published files often have the names of an older version, which the library renames when it loads them. Names that
+    it does not know stay as they are.
     """
+    if isinstance(network, ModelMixin):
+        known: Any = network
+        olds = OrderedDict((name, name) for name in names)
+        known._fix_state_dict_keys_on_load(olds)  # renames the keys, and leaves the values
+        return {old: new for new, old in olds.items()}
     if not isinstance(network, PreTrainedModel):
         return {name: name for name in names}
     own = network.state_dict()

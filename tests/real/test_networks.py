@@ -9,7 +9,9 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from services.checkpoint import Checkpoint, Component
-from services.weights.networks import build_network, find_class, list_shapes, list_tied, rename_tensors
+from services.weights.completeness import list_faults
+from services.weights.headers import Header
+from services.weights.networks import build_network, find_class, list_shapes, rename_tensors
 from tests.real.published import FOLDER, TENSORS, Shapes, list_components, list_networks, read_tensors
 
 COMPONENTS = list_components()
@@ -56,16 +58,11 @@ def built(name: str) -> nn.Module:
     return build_network(NETWORKS[name])
 
 
-def list_faults(network: nn.Module, published: Shapes) -> list[str]:
+def list_differences(network: nn.Module, published: Shapes) -> list[str]:
     """Return a sentence for each tensor in which a published list and a network differ."""
-    own, tied = list_shapes(network), list_tied(network)
-    found = {new: published[old] for old, new in rename_tensors(network, published).items()}
-    faults = [f"{name} is not published" for name in own if name not in found and name not in tied]
-    faults += [f"{name} is not of the network" for name in found if name not in own]
-    for name in own.keys() & found.keys():
-        if own[name] != found[name]:
-            faults.append(f"{name} is published as {found[name]}, and the network has {own[name]}")
-    return faults
+    unknown = rename_tensors(network, published).values() - list_shapes(network).keys()
+    faults = list_faults(network, {name: Header("BF16", shape) for name, shape in published.items()})
+    return faults + [f"{name} is not of the network" for name in sorted(unknown)]
 
 
 @each_component
@@ -85,7 +82,7 @@ def test_networks_have_the_published_size(checkpoint: Checkpoint, component: Com
 @each_component
 def test_networks_have_the_published_tensors(checkpoint: Checkpoint, component: Component) -> None:
     published = read_tensors(TENSORS[checkpoint.repository, component.name])
-    faults = list_faults(build_network(component), published)
+    faults = list_differences(build_network(component), published)
     assert not faults, "\n".join(faults)
 
 
@@ -97,16 +94,16 @@ def test_every_list_is_used() -> None:
 def test_a_removed_tensor_is_named(name: str) -> None:
     for tensor in pick(name):
         published = {other: shape for other, shape in read_tensors(name).items() if other != tensor}
-        (fault,) = list_faults(built(name), published)
-        assert fault == f"{own_name(name, tensor)} is not published"
+        (fault,) = list_differences(built(name), published)
+        assert fault == f"{own_name(name, tensor)} is missing"
 
 
 @each_network
 def test_a_changed_shape_is_named(name: str) -> None:
     for tensor in pick(name):
         published = read_tensors(name) | {tensor: (*read_tensors(name)[tensor], 7)}
-        (fault,) = list_faults(built(name), published)
-        assert fault.startswith(f"{own_name(name, tensor)} is published as (")
+        (fault,) = list_differences(built(name), published)
+        assert fault.startswith(f"{own_name(name, tensor)} has the shape [")
 
 
 @each_network
@@ -117,8 +114,8 @@ def test_a_renamed_prefix_is_named(name: str) -> None:
             f"wrong.{other}" if other.startswith(prefix) else other: shape
             for other, shape in read_tensors(name).items()
         }
-        faults = list_faults(built(name), changed)
-        assert f"{own_name(name, tensor)} is not published" in faults
+        faults = list_differences(built(name), changed)
+        assert f"{own_name(name, tensor)} is missing" in faults
         assert any(fault.endswith(f"{tensor} is not of the network") for fault in faults)
 
 
