@@ -8,7 +8,7 @@ from services.qwen_edit.request import EditRequest
 from services.qwen_edit.settings import QwenEditSettings
 from services.weights.licences import grant_apache
 
-REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
+REPOSITORIES = ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511")
 
 MODEL = Model(
     kind="qwen-edit",
@@ -16,5 +16,5 @@ MODEL = Model(
     service="services.qwen_edit.service:QwenEdit",
     offers=(Offer("guided-edit", EditRequest),),
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
-    licences={REPOSITORY: grant_apache(REPOSITORY)},
+    licences={name: grant_apache(name) for name in REPOSITORIES},
 )
