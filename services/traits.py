@@ -57,8 +57,10 @@ def _recognise_form(model: Model[Any], settings: ModelSettings, home: Path | Non
 def _read_traits(model: Model[Any], checkpoint: Checkpoint | None, roles: tuple[str, ...] | None) -> Traits:
     if roles is None and checkpoint is not None:
         roles = checkpoint.roles
-    offered: dict[Role, None] = dict.fromkeys(offer.role for offer in model.offers)
-    fitting = tuple(role for role in offered if not roles or role in roles)
+    fitting: list[Role] = []
+    for offer in model.offers:
+        if offer.role not in fitting and (not roles or offer.role in roles):
+            fitting.append(offer.role)
     if checkpoint is None:
-        return Traits(fitting)
-    return Traits(fitting, checkpoint.defaults, checkpoint.rate)
+        return Traits(tuple(fitting))
+    return Traits(tuple(fitting), checkpoint.defaults, checkpoint.rate)
