@@ -44,7 +44,7 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.WanJobFields,
         result="video",
         graph=False,
-        text="Generate a video that begins with a picture. Wan2.2 image-to-video.",
+        text="Generate a video that begins with a picture. Wan2.2: image-to-video and text-to-video.",
     ),
     Command(
         name="qwen-edit",

@@ -12,6 +12,32 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class Lora(TypedDict, total=False):
+    """A low-rank adaptation (LoRA) that is active for this request only."""
+
+    name: Required[
+        Annotated[
+            str,
+            About(
+                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
+                "its list.",
+                limits="1 to 200 characters",
+                needed=True,
+            ),
+        ]
+    ]
+    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
+
+
+class WanLora(Lora, total=False):
+    """A low-rank adaptation (LoRA) of Wan that is active for this request only."""
+
+    expert: Annotated[
+        Literal["high", "low", "both"] | None,
+        About("Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint.", default="both"),
+    ]
+
+
 class EncodingFields(TypedDict, total=False):
     """How a video is encoded."""
 
@@ -78,7 +104,7 @@ class MediaFields(GraphFields, total=False):
     ]
 
 
-class SamplingFields(TypedDict, total=False):
+class DenoisingFields(TypedDict, total=False):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     num_frames: Annotated[
@@ -90,7 +116,8 @@ class SamplingFields(TypedDict, total=False):
     max_area: Annotated[
         int | None,
         About(
-            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio.",
+            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio,"
+            " or near 16:9 without an image.",
             limits="256 to 16777216",
             default="901120",
         ),
@@ -100,17 +127,8 @@ class SamplingFields(TypedDict, total=False):
         About(
             "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
             "that the checkpoint can generate within it; where the image has another, its edge pixels are "
-            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
-        ),
-    ]
-    fit: Annotated[
-        Literal["pad", "crop", "stretch"] | None,
-        About(
-            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
-            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
-            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
-            " aspect ratio.",
-            default="pad",
+            "repeated at two sides. With `crop` and `stretch`, and without an image, rounded down to a "
+            "supported size."
         ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
@@ -136,6 +154,29 @@ class SamplingFields(TypedDict, total=False):
             "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
+        ),
+    ]
+    loras: Annotated[
+        Sequence[WanLora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`, and may "
+            "end with `:high` or `:low` to select one expert of a checkpoint that has two.",
+            limits="at most 8 entries",
+        ),
+    ]
+
+
+class SamplingFields(DenoisingFields, total=False):
+    """Sampling options of Wan for a video that begins with an image."""
+
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
         ),
     ]
 
@@ -200,23 +241,6 @@ class V2VFields(MediaFields, SamplingFields, total=False):
             limits="above 0, below 3600",
         ),
     ]
-
-
-class Lora(TypedDict, total=False):
-    """A low-rank adaptation (LoRA) that is active for this request only."""
-
-    name: Required[
-        Annotated[
-            str,
-            About(
-                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
-                "its list.",
-                limits="1 to 200 characters",
-                needed=True,
-            ),
-        ]
-    ]
-    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
 
 
 class RestyleFields(TypedDict, total=False):
@@ -438,7 +462,21 @@ class PaintingFields(TypedDict, total=False):
     ]
 
 
-class PictureStagesFields(PaintingFields, total=False):
+class PosedFaceFields(TypedDict, total=False):
+    """The pose of a person's face."""
+
+    face_pose: Annotated[
+        Media | None,
+        About(
+            "What sets the pose of the face and its place in the picture: `none` (the model chooses them), "
+            "`photo` (the photo of the person, with its proportions), or another picture with a face.",
+            default="none",
+            media="image",
+        ),
+    ]
+
+
+class PictureStagesFields(PaintingFields, PosedFaceFields, total=False):
     """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
     face: Annotated[Media | None, About("A picture of the person to show.", media="image")]
@@ -629,6 +667,13 @@ class EditingFields(TypedDict, total=False):
         ),
     ]
     ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
+    loras: Annotated[
+        Sequence[Lora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`.",
+            limits="at most 8 entries",
+        ),
+    ]
 
 
 class RollingEditFields(MediaFields, EditingFields, total=False):
@@ -1026,7 +1071,7 @@ class PictureOutputFields(TypedDict, total=False):
     ]
 
 
-class GenerationFields(PictureOutputFields, FluxFields, total=False):
+class GenerationFields(PictureOutputFields, FluxFields, PosedFaceFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -1143,7 +1188,6 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
-    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
@@ -1151,6 +1195,8 @@ class VideoFields(TypedDict, total=False):
     guidance_scale_2: float | None
     negative_prompt: str | None
     seed: int | None
+    loras: Sequence[WanLora | str] | Sequence[Lora | str] | None
+    fit: Literal["pad", "crop", "stretch"] | None
     models: Mapping[str, str] | None
     encoding: EncodingFields | None
     background: str | None
@@ -1162,8 +1208,8 @@ class VideoFields(TypedDict, total=False):
     match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
+    face_pose: Media | None
     true_cfg_scale: float | None
-    loras: Sequence[Lora | str] | None
     identity_strength: float | None
     identity_start: float | None
     identity_end: float | None

@@ -21,12 +21,17 @@ class Sides:
 
 
 class SizedRequest(Protocol):
-    """A request with a size, or with a maximum number of pixels for a picture whose aspect ratio is kept."""
+    """A request with a size, or with a maximum number of pixels and an aspect ratio from elsewhere."""
 
     @property
     def size(self) -> str | None: ...
     @property
     def max_area(self) -> int: ...
+
+
+class FittedRequest(SizedRequest, Protocol):
+    """A request with a picture, whose aspect ratio is kept unless the request has a size."""
+
     @property
     def fit(self) -> PictureFit: ...
 
@@ -52,7 +57,28 @@ def round_size(size: str, max_area: int, sides: Sides) -> tuple[int, int]:
     return width, height
 
 
-def choose_framing(request: SizedRequest, picture: tuple[int, int], max_area: int, sides: Sides) -> Framing:
+def choose_size(request: SizedRequest, shape: tuple[int, int], max_area: int, sides: Sides) -> tuple[int, int]:
+    """Return the (width, height) of `size`, rounded down, or without it the largest that is near the shape.
+
+    Args:
+        request: the request.
+        shape: (width, height) of the same aspect ratio.
+        max_area: maximum number of pixels that this deployment accepts.
+        sides: the sizes that the checkpoint supports.
+
+    Raises:
+        InvalidParameter: a side is too short or too long.
+        LimitExceeded: the request has more than `max_area` pixels.
+    """
+    if request.size is not None:
+        return round_size(request.size, max_area, sides)
+    check_limit("max_area", request.max_area, max_area, "pixels")
+    if sides.multiple**2 > request.max_area:
+        raise _refuse_small("max_area", str(request.max_area), sides)
+    return fit_canvas(*shape, request.max_area, sides)
+
+
+def choose_framing(request: FittedRequest, picture: tuple[int, int], max_area: int, sides: Sides) -> Framing:
     """Return the size at which to animate a picture, and how the picture is fitted into it.
 
     The frames have the aspect ratio of `size`, or without it that of the picture. With `pad` this holds exactly: what
@@ -68,16 +94,12 @@ def choose_framing(request: SizedRequest, picture: tuple[int, int], max_area: in
         InvalidParameter: a side is too short or too long.
         LimitExceeded: the request has more than `max_area` pixels.
     """
+    canvas = choose_size(request, picture, max_area, sides)
     if request.size is not None:
-        canvas = round_size(request.size, max_area, sides)
         shape = parse_size(request.size)
         area = min(max_area, shape[0] * shape[1])
     else:
-        check_limit("max_area", request.max_area, max_area, "pixels")
         shape, area = picture, request.max_area
-        if sides.multiple**2 > area:
-            raise _refuse_small("max_area", str(area), sides)
-        canvas = fit_canvas(*shape, area, sides)
     if request.fit != "pad":
         return Framing(request.fit, *canvas, Box(0, 0, *canvas))
     content = fit_content(*shape, area, sides)

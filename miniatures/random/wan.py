@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from miniatures.random import Block, Fields, WriteForm
@@ -24,19 +30,21 @@ def write(form: str, folder: Path) -> None:
     """Write a checkpoint into `folder`, which exists and is empty.
 
     Args:
-        form: `a14b` (two experts, a boundary, 8 x 8 x 4 compression, as Wan2.2-I2V-A14B) or `ti2v` (one transformer,
-            time steps per token, residual VAE with 16 x 16 x 4 compression, as Wan2.2-TI2V-5B).
-        folder: folder for `WanImageToVideoPipeline.from_pretrained`.
+        form: `a14b` (two experts, a boundary, 8 x 8 x 4 compression, as Wan2.2-I2V-A14B), `t2v` (the same without a
+            picture, as Wan2.2-T2V-A14B) or `ti2v` (one transformer, time steps per token, residual VAE with 16 x 16 x 4
+            compression, as Wan2.2-TI2V-5B).
+        folder: folder for `from_pretrained` of the form's pipeline.
 
     Raises:
         ValueError: unknown form.
     """
-    forms: dict[str, Callable[[], dict[str, Any]]] = {"a14b": _a14b, "ti2v": _ti2v}
+    forms: dict[str, Callable[[], dict[str, Any]]] = {"a14b": _a14b, "t2v": _t2v, "ti2v": _ti2v}
     if form not in forms:
         raise ValueError(f"form: must be one of {', '.join(forms)}, got {form!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        pipeline = WanImageToVideoPipeline(**_text(), scheduler=_scheduler(), **forms[form]())
+        pipeline_class = WanImageToVideoPipeline if form == "a14b" else WanPipeline  # as the published ones
+        pipeline = pipeline_class(**_text(), scheduler=_scheduler(), **forms[form]())
     pipeline.save_pretrained(folder)
 
 
@@ -55,7 +63,14 @@ def serve(weights: WriteForm) -> Block:
 
 
 def _a14b() -> dict[str, Any]:
-    channels = {"in_channels": 36, "out_channels": 16}  # latents, mask and condition → latents
+    return _two_experts(channels=36, boundary=0.9)  # latents, mask and condition
+
+
+def _t2v() -> dict[str, Any]:
+    return _two_experts(channels=16, boundary=0.875)
+
+
+def _two_experts(channels: int, boundary: float) -> dict[str, Any]:
     vae = AutoencoderKLWan(
         base_dim=4,
         z_dim=16,
@@ -65,9 +80,9 @@ def _a14b() -> dict[str, Any]:
     )
     return {
         "vae": vae,
-        "transformer": _transformer(**channels),
-        "transformer_2": _transformer(**channels),
-        "boundary_ratio": 0.9,
+        "transformer": _transformer(in_channels=channels, out_channels=16),
+        "transformer_2": _transformer(in_channels=channels, out_channels=16),
+        "boundary_ratio": boundary,
     }
 
 

@@ -7,6 +7,7 @@ from services.model import Model, Offer
 from services.qwen_edit.request import EditRequest
 from services.qwen_edit.settings import QwenEditSettings
 from services.weights.licences import grant_apache
+from services.weights.loras.settings import place_loras
 
 REPOSITORIES = ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511")
 
@@ -15,6 +16,7 @@ MODEL = Model(
     settings=QwenEditSettings,
     service="services.qwen_edit.service:QwenEdit",
     offers=(Offer("guided-edit", EditRequest),),
+    prepare=place_loras,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={name: grant_apache(name) for name in REPOSITORIES},
 )

@@ -13,23 +13,24 @@ from diffusers import (
     FirstBlockCacheConfig,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
+    WanPipeline,
     WanTransformer3DModel,
 )
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image
-from safetensors import SafetensorError
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
-from services.frames import Frames, Item, Pixels, Progress
-from services.framing import Framing
+from services.frames import Fact, Frames, Item, Pixels, Progress
+from services.framing import Box
 from services.pixels import fit_picture
 from services.sizes import Sides
-from services.wan.plan import WanPlan
-from services.wan.request import WanRequest
+from services.wan.plan import WanPlan, WanTextPlan
+from services.wan.request import Denoising
 from services.wan.settings import WanSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
-from services.weights.loras.files import hash_lora
+from services.weights.loras.active import Loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -44,8 +45,7 @@ class WanModel:
         device = find_device(settings.device)
         self._pipe = _load(settings, home)
         self._schedule = dict(self._pipe.scheduler.config)
-        self.lora_hashes = _load_loras(self._pipe, settings)
-        """Name of each LoRA → SHA-256 of its file, in hex."""
+        self.loras = Loras(settings, home, self._pipe, "wan", _experts(self._pipe))
         set_attention(_experts(self._pipe).values(), settings.attention)
         # With a step cache some steps skip layers.
         place(self._pipe, device, settings.offload, in_order=settings.step_cache is None)
@@ -56,19 +56,24 @@ class WanModel:
                 transformer.compile_repeated_blocks(fullgraph=settings.step_cache is None)
 
         expands = bool(self._pipe.config.expand_timesteps)
-        patch = self._pipe.transformer.config.patch_size
+        network = self._pipe.transformer.config
+        patch = network.patch_size
+        # A transformer that continues a picture has further input channels for it, or time steps per token.
+        self.takes_image = expands or network.in_channels > network.out_channels
+        self.takes_text_alone = expands or network.in_channels == network.out_channels
+        self._text_pipe = _share_networks(self._pipe)
         self.has_two_experts = self._pipe.config.boundary_ratio is not None
-        self.takes_last_image = not expands
+        self.takes_last_image = self.takes_image and not expands
         multiple: int = self._pipe.vae_scale_factor_spatial * max(patch[1:])
         # The transformer has no position embeddings beyond the longest side.
-        self.sides = Sides(multiple, longest=self._pipe.transformer.config.rope_max_seq_len * multiple)
+        self.sides = Sides(multiple, longest=network.rope_max_seq_len * multiple)
         self.rate = settings.rate or Fraction(24 if expands else 16)
 
-    def animate(self, plan: WanPlan, outlet: Outlet[Item]) -> None:
+    def generate(self, plan: WanPlan | WanTextPlan, outlet: Outlet[Item]) -> None:
         """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
-            InvalidParameter: `steps` is too large for `shift`.
+            InvalidParameter: `steps` is too large for `shift`, or a LoRA cannot be used.
             ModelFailed: out of memory, or the model computed non-finite values.
             DeviceFailed: this process can no longer use the GPU.
             Cancelled: the job was cancelled; checked after each denoising step and each decoded latent frame.
@@ -76,23 +81,29 @@ class WanModel:
         task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
         # After an exception the pipeline's step cache is filled and its models are on the device.
         release = self._pipe.maybe_free_model_hooks
-        with report_device_errors(task, "ask for a smaller size or fewer frames", release):
+        with (
+            report_device_errors(task, "ask for a smaller size or fewer frames", release),
+            self.loras.activate(plan.request.loras) as facts,
+        ):
+            for name, value in facts.items():
+                outlet.put(Fact(name, value))
             self._decode(self._denoise(plan, outlet), plan, outlet)
 
-    def _denoise(self, plan: WanPlan, outlet: Outlet[Item]) -> torch.Tensor:
+    def _denoise(self, plan: WanPlan | WanTextPlan, outlet: Outlet[Item]) -> torch.Tensor:
         """Return the normalised latents, (1, z, t, h, w) float32."""
         request = plan.request
-        self._pipe.scheduler = _scheduler(request, self._schedule)
+        pipe = self._pipe if isinstance(plan, WanPlan) else self._text_pipe
+        pipe.scheduler = _scheduler(request, self._schedule)
         outlet.put(Progress("denoise", 0, request.steps))
 
-        def on_step_end(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        def on_step_end(pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
             outlet.check()
-            outlet.put(Progress("denoise", step + 1, request.steps, self._preview(step + 1, plan.framing)))
+            preview = self._preview(step + 1, pipe.scheduler, _find_kept(plan))
+            outlet.put(Progress("denoise", step + 1, request.steps, preview))
             return {}
 
-        latents = self._pipe(
-            image=fit_picture(plan.image, plan.framing),
-            last_image=None if plan.last_image is None else fit_picture(plan.last_image, plan.framing),
+        latents = pipe(
+            **_fit_pictures(plan),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             height=plan.height,
@@ -109,27 +120,28 @@ class WanModel:
         ).frames
         return finite(latents)
 
-    def _decode(self, latents: torch.Tensor, plan: WanPlan, outlet: Outlet[Item]) -> None:
+    def _decode(self, latents: torch.Tensor, plan: WanPlan | WanTextPlan, outlet: Outlet[Item]) -> None:
         total, done = plan.request.num_frames, 0
+        whole = _find_kept(plan)
         outlet.put(Progress("decode", done, total))
         for video in decode(self._pipe.vae, denormalise(self._pipe.vae, latents)):
             outlet.check()
-            pixels = plan.framing.kept.cut(to_pixels(video))
+            pixels = whole.cut(to_pixels(video))
             kept = pixels[max(0, plan.start - done) :]
             done += len(pixels)
             if len(kept):
                 outlet.put(Frames(kept, done - len(kept), self.rate))
             outlet.put(Progress("decode", done, total))
 
-    def _preview(self, step: int, framing: Framing) -> Frames | None:
+    def _preview(self, step: int, scheduler: Any, part: Box) -> Frames | None:
         every = self._settings.preview_every
         if every == 0 or step % every:
             return None
         # Both solvers keep their estimate of the final latents, a clearer picture than the noisy ones.
-        estimate = self._pipe.scheduler.model_outputs[-1]  # (1, z, t, h, w) float32
+        estimate = scheduler.model_outputs[-1]  # (1, z, t, h, w) float32
         middle = estimate.shape[2] // 2
         latents = denormalise(self._pipe.vae, estimate[:, :, middle : middle + 1])
-        image = Image.fromarray(framing.kept.cut(to_pixels(next(decode(self._pipe.vae, latents))))[0])
+        image = Image.fromarray(part.cut(to_pixels(next(decode(self._pipe.vae, latents))))[0])
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         return Frames(np.array(image)[None], max(0, 4 * middle - 3), self.rate)
 
@@ -174,7 +186,20 @@ def to_pixels(video: torch.Tensor) -> Pixels:
     return (unit.float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
 
-def _scheduler(request: WanRequest, config: dict[str, Any]) -> Any:
+def _find_kept(plan: WanPlan | WanTextPlan) -> Box:
+    """Return the part of the sampled frames that is sent."""
+    return plan.framing.kept if isinstance(plan, WanPlan) else Box(0, 0, plan.width, plan.height)
+
+
+def _fit_pictures(plan: WanPlan | WanTextPlan) -> dict[str, Image.Image | None]:
+    """Return the arguments of the pipeline for the pictures of a request, fitted into its frames."""
+    if not isinstance(plan, WanPlan):
+        return {}
+    last = None if plan.last_image is None else fit_picture(plan.last_image, plan.framing)
+    return {"image": fit_picture(plan.image, plan.framing), "last_image": last}
+
+
+def _scheduler(request: Denoising, config: dict[str, Any]) -> Any:
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": request.shift}
     if request.solver == "unipc":
         scheduler = UniPCMultistepScheduler.from_config(config, **flow, predict_x0=True)
@@ -194,6 +219,7 @@ def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
     folder = resolve(settings.weights, home)
     dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
     try:
+        check_pipeline(folder)
         pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a Wan checkpoint ({error})") from error
@@ -201,41 +227,17 @@ def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
     return pipe
 
 
+def _share_networks(pipe: WanImageToVideoPipeline) -> WanPipeline:
+    """Return the pipeline without a picture, with the networks of `pipe`, where and as they are placed."""
+    names = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer", "transformer_2")
+    options = {name: pipe.config[name] for name in ("boundary_ratio", "expand_timesteps")}
+    shared = WanPipeline(**{name: getattr(pipe, name) for name in names}, **options)
+    shared._exclude_from_cpu_offload = pipe._exclude_from_cpu_offload
+    shared.set_progress_bar_config(disable=True)
+    return shared
+
+
 def _experts(pipe: WanImageToVideoPipeline) -> dict[str, WanTransformer3DModel]:
     """Return the checkpoint's transformers by noise level, `high` and `low`."""
     experts = {"high": pipe.transformer, "low": pipe.transformer_2}
     return {name: expert for name, expert in experts.items() if expert is not None}
-
-
-def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> dict[str, str]:
-    """Load the LoRAs of the settings. Return the name of each → SHA-256 of its file, in hex."""
-    hashes: dict[str, str] = {}
-    active: dict[str, dict[str, float]] = {name: {} for name in _experts(pipe)}
-    for index, lora in enumerate(settings.loras):
-        path, adapter = settings.path_of(lora), f"lora_{index}"
-        for name in active if lora.expert == "both" else [lora.expert]:
-            if name not in active:
-                raise ConfigError(f"loras: {path.name}: this checkpoint has no {name}-noise expert", param="loras")
-            _load_lora(pipe, path, adapter, name)
-            active[name][adapter] = lora.weight
-        hashes[path.name if Path(lora.file).is_absolute() else lora.file] = hash_lora(path)
-    for name, adapters in active.items():
-        if adapters:
-            _experts(pipe)[name].set_adapters(list(adapters), list(adapters.values()))
-    return hashes
-
-
-def _load_lora(pipe: WanImageToVideoPipeline, path: Path, adapter: str, expert: str) -> None:
-    try:
-        pipe.load_lora_weights(
-            str(path.parent),
-            weight_name=path.name,
-            adapter_name=adapter,
-            load_into_transformer_2=expert == "low",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"loras: {path} cannot be loaded ({error})", param="loras") from error
-    if adapter not in getattr(_experts(pipe)[expert], "peft_config", {}):  # diffusers only warns
-        raise ConfigError(f"loras: {path} has no weights for Wan's transformer", param="loras")

@@ -1,11 +1,12 @@
 """Validated requests of Wan."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from services.frames import Frames
 from services.framing import Framing
 from services.plan import VideoPlan
-from services.wan.request import WanRequest
+from services.wan.request import WanRequest, WanTextRequest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,3 +19,7 @@ class WanPlan(VideoPlan[WanRequest]):
     """The last picture of the video, one frame; None if the model chooses the end."""
     framing: Framing
     """How the picture is fitted into the frames."""
+
+
+WanTextPlan: TypeAlias = VideoPlan[WanTextRequest]
+"""A validated request of Wan for a video from a prompt alone."""

@@ -24,7 +24,7 @@ FORMS = {
     "realesrgan": "compact, rrdb or rrdb-x2",
     "svd": "xt",
     "text-to-video": "tiny",
-    "wan": "a14b, ti2v",
+    "wan": "a14b, t2v, ti2v",
 }
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "miniatures.random"]

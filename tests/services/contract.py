@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from miniatures.random import find_random_model, random_block
+from miniatures.random import find_random_model, random_block, written
 from services.catalogue import KINDS
 from services.frames import Frames, Item, StageDone, Stream
 from services.model import Model, Offer, Role
@@ -28,20 +28,26 @@ RUN = Frames(RANDOM.integers(0, 256, (3, 36, 48, 3), np.uint8), first=5)
 LARGE_RUN = Frames(RANDOM.integers(0, 256, (16, 96, 96, 3), np.uint8))
 PORTRAIT = Image.open(ROOT / "tests/data/astronaut.png").convert("RGB").crop((96, 0, 352, 256))
 
+FORMS: Mapping[tuple[str, str], str] = {("wan", "text-to-video"): "t2v"}
+"""Kind and a role that is not its first → the form of random weights that can take it."""
+
 
 class Subject:
-    """A service with random weights, and requests for its first role.
+    """A service with random weights, and requests for one of its roles.
 
     Args:
-        kind: model kind.
+        kind: model kind, or `kind/role` for a role that is not its first.
         home: folder for the weights.
         settings: overrides of the kind's test settings.
     """
 
     def __init__(self, kind: str, home: Path, **settings: Any) -> None:
+        kind, _, role = kind.partition("/")
         self.model: Model[Any] = KINDS[kind]
-        self.offer: Offer = self.model.offers[0]
+        self.offer: Offer = next(offer for offer in self.model.offers if role in ("", offer.role))
         block = {**random_block(kind, home), "device": "cpu", **settings}
+        if role:
+            block["weights"] = written(kind, FORMS[kind, role], home)
         fields = {name: value for name, value in block.items() if name not in ("kind", "defaults")}
         self.settings = self.model.settings.model_validate(fields)
         self.service: Service[Any, Any] = self.model.load(self.settings, home, lambda: f"{kind}#test cpu")

@@ -1,6 +1,7 @@
 """The contract of every service, for all models; a new model is included by its entry in MODELS."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +15,19 @@ from services.catalogue import KINDS
 from services.errors import Cancelled, DeviceFailed, InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Fact, Frames, Item, StageDone
 from services.limits import UNITS
+from services.model import Role
 from services.worker import ServiceInfo
 from tests.services.contract import Subject, compare, count_forwards, fail_forwards
 
-SAMPLED = [kind for kind, model in KINDS.items() if model.offers[0].role not in ("describe", "face", "upscale")]
-"""Model kinds whose requests have a seed."""
-VIDEOS = [kind for kind, model in KINDS.items() if model.offers[0].role in ("image-to-video", "text-to-video")]
+ROLES: Mapping[str, Role] = {
+    (f"{kind}/{offer.role}" if index else kind): offer.role
+    for kind, model in KINDS.items()
+    for index, offer in enumerate(model.offers)
+}
+"""Model kind, with the role if it is not the first that the kind offers → the role."""
+SAMPLED = [name for name, role in ROLES.items() if role not in ("describe", "face", "upscale")]
+"""Those whose requests have a seed."""
+VIDEOS = [name for name, role in ROLES.items() if role in ("image-to-video", "text-to-video")]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=list(ROLES))
 def subject(request: pytest.FixtureRequest, home: Path) -> Subject:
     return Subject(request.param, home)
 
@@ -222,7 +230,7 @@ async def test_too_little_memory_fails_the_request_alone(subject: Subject, undis
     assert compare(await subject.make()) == compare(undisturbed)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(ROLES))
 async def test_a_device_that_is_lost_is_told_by_the_health_check(kind: str, home: Path) -> None:
     lost = Subject(kind, home)
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -64,7 +64,7 @@ def test_the_two_wans_differ() -> None:
     assert (a14b.rate, ti2v.rate) == (16, 24)
 
 
-@pytest.mark.parametrize(("form", "like"), [("a14b", "I2V-A14B"), ("ti2v", "TI2V-5B")])
+@pytest.mark.parametrize(("form", "like"), [("a14b", "I2V-A14B"), ("t2v", "T2V-A14B"), ("ti2v", "TI2V-5B")])
 def test_a_folder_has_the_defaults_of_the_checkpoint_whose_form_it_has(tmp_path: Path, form: str, like: str) -> None:
     weights = written("wan", form, tmp_path)
     by_path = find_traits(KINDS["wan"], KINDS["wan"].settings.model_validate({"weights": weights}))

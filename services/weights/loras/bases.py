@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from services.weights.loras.adaptation import Architecture, Target
+from services.weights.loras.names import FLAT_PREFIXES, WRAPPERS
 
 FAMILIES: Mapping[Architecture, str] = {"flux": "FLUX.1", "wan": "Wan", "qwen-image": "Qwen-Image"}
 
@@ -22,10 +23,8 @@ BASES = (
     ("Mochi", r"attn_qkv_[xy]"),
     ("Cosmos", r"^blocks_\d+_(?:(?:self|cross)_attn_(?:[qkv]_proj|output_proj)|adaln_modulation)"),
     ("HunyuanDiT", r"^blocks_\d+_(?:attn[12]_(?:Wqkv|q_proj|kv_proj|out_proj)|skip_linear)|^pooler_"),
-    (
-        "Qwen-Image",
-        r"transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_|transformer_blocks_(?:2[4-9]|[3-5]\d)_attn_(?:to|add)_",
-    ),
+    ("Qwen-Image", r"^transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_"),
+    ("Qwen-Image", r"^transformer_blocks_(?:2[4-9]|[3-5]\d)_attn_(?:to|add)_"),
     ("HunyuanVideo", r"^single_(?:transformer_)?blocks_(?:3[89])_|^(?:double|transformer)_blocks_19_"),
     ("FLUX.1 Canny or Depth", r"_norm_(?:query|key)_norm_scale$"),
     ("FLUX.1", r"^single_transformer_blocks_|_ff_context_|^(?:double|single)_blocks_\d+_"),
@@ -38,10 +37,13 @@ BASES = (
 """Name of a base model → pattern of its layers, without the prefix of the file and with underscores for dots."""
 UNETS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 """Width of the text embeddings → base model."""
+JOINT = re.compile(r"^transformer_blocks_\d+_attn_(?:to_[qkv]|add_[qkv]_proj)_(?:lora_down|lora_A)")
+JOINT_WIDTHS = {1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3.5 Large"}
+"""Width of the states, where the layers have the names of FLUX.1's → base model."""
 WIDTHS: Mapping[Architecture, Mapping[int, str]] = {
-    "flux": {3072: "FLUX.1", 6144: "FLUX.2", 1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3.5 Large"},
+    "flux": {3072: "FLUX.1", 6144: "FLUX.2", **JOINT_WIDTHS},
     "wan": {1536: "Wan2.1 1.3B", 3072: "Wan2.2 5B", 5120: "Wan 14B", 1408: "HunyuanDiT", 2048: "CogVideoX"},
-    "qwen-image": {3072: "Qwen-Image"},
+    "qwen-image": {3072: "Qwen-Image", **JOINT_WIDTHS},
 }
 """Width of the transformer's states → base model."""
 STATES: Mapping[Architecture, str] = {
@@ -49,9 +51,6 @@ STATES: Mapping[Architecture, str] = {
     "wan": "blocks.0.attn1.to_q",
     "qwen-image": "transformer_blocks.0.attn.to_q",
 }
-PREFIX = re.compile(
-    r"^(?:(?:lora|lycoris)_(?:unet_|transformer_(?=transformer_|single_)|dit_)?|(?:base_model|model|transformer|diffusion_model|unet)_)*"
-)
 
 
 def name_base(keys: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -61,6 +60,10 @@ def name_base(keys: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> str
         keys: keys of a LoRA file.
         shapes: shapes of all tensors of the file, by key.
     """
+    for key in keys:
+        shape = shapes[key]
+        if JOINT.search(_flatten(key)) and len(shape) == 2 and shape[1] in JOINT_WIDTHS:
+            return JOINT_WIDTHS[shape[1]]
     for name, pattern in ((None, UNET), *BASES):
         found = re.compile(pattern)
         for key in keys:
@@ -89,7 +92,9 @@ def name_stated(metadata: Mapping[str, str]) -> str | None:
 
 
 def _flatten(key: str) -> str:
-    return PREFIX.sub("", key.replace(".", "_"))
+    """Return the name of a key's layer, with underscores for dots."""
+    prefix = next((prefix for prefix in FLAT_PREFIXES if key.startswith(prefix)), "")
+    return WRAPPERS.sub("", key.removeprefix(prefix)).replace(".", "_")
 
 
 def _name_unet(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -54,7 +54,7 @@ def omit_other_channels(changes: Iterable[Change], shapes: Shapes, target: Targe
     for change in changes:
         key = change.keys.get("weight_difference", change.keys.get("down"))
         shape = list(shapes[key.text]) if key else []
-        patches = change.module.parts[0].module == PATCHES and len(shape) == len(weight) > 1
+        patches = change.module.parts[0].module == PATCHES and len(shape) > 1 and shape[2:] == weight[2:]
         if patches and shape[1] != weight[1]:
             lacking = f"patch embedding of {shape[1]} channels instead of {weight[1]}"
             yield replace(change, module=replace(change.module, lacking=lacking))

@@ -57,4 +57,4 @@ def open_lora(path: Path) -> Generator[LoraFile]:
             shapes = {key: tuple(content.get_slice(key).get_shape()) for key in keys}
             yield LoraFile(shapes, content.metadata() or {}, content)
     except SafetensorError as error:
-        raise LoraError(f"is not a safetensors file: {str(error)[:120]}") from error
+        raise LoraError(f"is not a safetensors file: {quote(str(error))}") from error

@@ -38,7 +38,7 @@ OTHER_KINDS = (
 """Kinds of adapters that are not low-rank changes alone, and the ends of their keys."""
 
 TEXT = re.compile(
-    r"(?:base_model\.model\.)?(?:lora_te\d?_|lora_clip_|text_encoders?(?:_\d)?\.|text_model\.|cond_stage_model\.|clip_[lg]\.|t5(?:xxl)?\.)"
+    r"(?:base_model\.model\.)?(?:lora_(?:te\d?|t5|clip|text_encoder(?:_\d)?)_|text_encoders?(?:_\d)?\.|text_model\.|cond_stage_model\.|clip_[lg]\.|t5(?:xxl)?\.)"
     r"|bundle_emb\."
 )
 """Beginning of the keys of text encoders and of embeddings of words."""

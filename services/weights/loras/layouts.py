@@ -13,6 +13,8 @@ OWN_NAMES = re.compile(
 """Names of layers in the model's own code, where they differ from diffusers'."""
 
 FLAT = {"lora_transformer_": "OneTrainer", "lora_dit_": "musubi-tuner", "lycoris_": "LyCORIS"}
+SHOWN = {"XLabs": re.compile(r"\.processor\."), "OMI": re.compile(r"\.(?:qkv|linear1)\.\d$")}
+"""Layout → names of layers that only it has."""
 NAMED = {"transformer.": "diffusers"}
 """Prefix → layout."""
 
@@ -23,15 +25,17 @@ def name_layout(changes: Sequence[Change], target: Target) -> str:
     prefix = change.stem.removesuffix(change.name)
     kinds = {kind for each in changes for kind in each.keys}
     endings = {key.ending for each in changes for key in each.keys.values()}
-    own = any(OWN_NAMES.match(each.name) for each in changes)
-    if any(".processor." in each.name for each in changes):
-        return "XLabs"
+    own = target.architecture != "qwen-image" and any(OWN_NAMES.match(each.name) for each in changes)
+    for layout, pattern in SHOWN.items():
+        if any(pattern.search(each.name) for each in changes):
+            return layout
     if prefix in FLAT:
         return FLAT[prefix]
     if prefix == "lora_unet_":
         return "sd-scripts" if target.architecture == "flux" else "musubi-tuner"
     if prefix.endswith("diffusion_model."):
-        return "lightx2v" if kinds & {"weight_difference", "bias_difference"} else "ComfyUI"
+        differences = kinds & {"weight_difference", "bias_difference"}
+        return "lightx2v" if differences and target.architecture == "wan" else "ComfyUI"
     if own:
         return "fal" if prefix else "DiffSynth"
     named = any(re.fullmatch(r"\.lora_[AB]\.[^.]+\.weight", ending) for ending in endings)

@@ -119,7 +119,7 @@ def _split_low_rank(module: Module, down: Tensor, up: Tensor) -> Mapping[str, Lo
         used = rows.any(dim=0)
         if not used.any():
             used[0] = True
-        changes[part.module] = LowRank(down[used], rows[:, used])
+        changes[part.module] = LowRank(down, rows) if used.all() else LowRank(down[used], rows[:, used])
     return changes
 
 
