@@ -97,7 +97,7 @@ def _model_object(
         id=name,
         created=created,
         kind=served.model.kind,
-        roles=[offer.role for offer in served.model.offers],
+        roles=list(served.offered),
         ready=served.state == HEALTHY,
         state=served.state,
         fields=_model_fields(snapshot, served, defaults),
