@@ -78,7 +78,7 @@ class MediaFields(GraphFields, total=False):
     ]
 
 
-class SamplingFields(TypedDict, total=False):
+class DenoisingFields(TypedDict, total=False):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     num_frames: Annotated[
@@ -90,7 +90,8 @@ class SamplingFields(TypedDict, total=False):
     max_area: Annotated[
         int | None,
         About(
-            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio.",
+            "Largest number of pixels of a frame. Width and height are chosen to keep the image's aspect ratio,"
+            " or near 16:9 without an image.",
             limits="256 to 16777216",
             default="901120",
         ),
@@ -100,17 +101,8 @@ class SamplingFields(TypedDict, total=False):
         About(
             "`WIDTHxHEIGHT` in pixels, instead of `max_area`. With `pad` the largest size of this aspect ratio "
             "that the checkpoint can generate within it; where the image has another, its edge pixels are "
-            "repeated at two sides. With `crop` and `stretch` rounded down to a supported size."
-        ),
-    ]
-    fit: Annotated[
-        Literal["pad", "crop", "stretch"] | None,
-        About(
-            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
-            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
-            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
-            " aspect ratio.",
-            default="pad",
+            "repeated at two sides. With `crop` and `stretch`, and without an image, rounded down to a "
+            "supported size."
         ),
     ]
     steps: Annotated[int | None, About("Denoising steps.", limits="1 to 1000", default="40")]
@@ -136,6 +128,21 @@ class SamplingFields(TypedDict, total=False):
             "Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it.",
             limits="-1 to 9223372036854775807",
             default="-1",
+        ),
+    ]
+
+
+class SamplingFields(DenoisingFields, total=False):
+    """Sampling options of Wan for a video that begins with an image."""
+
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"] | None,
+        About(
+            "How the image is fitted into a size that the checkpoint supports. `pad` scales the whole image, "
+            "repeats its edge pixels around it and cuts them off the video: nothing is lost or distorted. "
+            "`crop` cuts off what extends beyond the supported size, evenly at two sides. `stretch` changes the"
+            " aspect ratio.",
+            default="pad",
         ),
     ]
 
@@ -790,10 +797,17 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
     ]
 
 
-class AnimationJobFields(MediaFields, total=False):
-    """Generate a video that begins with a picture."""
+class ClipJobFields(MediaFields, total=False):
+    """Generate a video from a prompt, or one that begins with a picture."""
 
-    image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
+    image: Annotated[
+        Media | None,
+        About(
+            "The first frame. Without it, the video is generated from the prompt alone. Some checkpoints need "
+            "it, others do not accept it.",
+            media="image",
+        ),
+    ]
 
 
 class WanFields(SamplingFields, total=False):
@@ -802,8 +816,8 @@ class WanFields(SamplingFields, total=False):
     prompt: Annotated[str | None, About("Description of the video.", limits="at most 8000 characters")]
 
 
-class WanJobFields(AnimationJobFields, WanFields, total=False):
-    """Generate a video that begins with a picture."""
+class WanJobFields(ClipJobFields, WanFields, total=False):
+    """Generate a video from a prompt, or one that begins with a picture."""
 
     last_image: Annotated[Media | None, About("The last frame.", media="image")]
     input_reference: Annotated[
@@ -893,6 +907,12 @@ class HunyuanDitJobFields(RepaintJobFields, RestyleFields, total=False):
             media="image",
         ),
     ]
+
+
+class AnimationJobFields(MediaFields, total=False):
+    """Generate a video that begins with a picture."""
+
+    image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
 
 
 class SvdJobFields(AnimationJobFields, SvdFields, total=False):
@@ -1143,7 +1163,6 @@ class VideoFields(TypedDict, total=False):
     num_frames: int | None
     max_area: int | None
     size: str | None
-    fit: Literal["pad", "crop", "stretch"] | None
     steps: int | None
     shift: float | None
     solver: Literal["unipc", "dpm++"] | None
@@ -1151,6 +1170,7 @@ class VideoFields(TypedDict, total=False):
     guidance_scale_2: float | None
     negative_prompt: str | None
     seed: int | None
+    fit: Literal["pad", "crop", "stretch"] | None
     models: Mapping[str, str] | None
     encoding: EncodingFields | None
     background: str | None

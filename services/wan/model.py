@@ -27,7 +27,7 @@ from services.framing import Box
 from services.pixels import fit_picture
 from services.sizes import Sides
 from services.wan.plan import WanPlan, WanTextPlan
-from services.wan.request import Filming
+from services.wan.request import Denoising
 from services.wan.settings import WanSettings
 from services.weights.local import resolve
 from services.weights.loras.files import hash_lora
@@ -195,7 +195,7 @@ def _fit_pictures(plan: WanPlan | WanTextPlan) -> dict[str, Image.Image | None]:
     return {"image": fit_picture(plan.image, plan.framing), "last_image": last}
 
 
-def _scheduler(request: Filming, config: dict[str, Any]) -> Any:
+def _scheduler(request: Denoising, config: dict[str, Any]) -> Any:
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": request.shift}
     if request.solver == "unipc":
         scheduler = UniPCMultistepScheduler.from_config(config, **flow, predict_x0=True)

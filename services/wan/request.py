@@ -17,7 +17,7 @@ def _latent_aligned(num_frames: int) -> int:
     return num_frames
 
 
-class Filming(BaseModel):
+class Denoising(BaseModel):
     """Sampling options of Wan. The defaults are those of Wan2.2; a configuration may set others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,7 +52,7 @@ class Filming(BaseModel):
         return 1 + 4 * max(1, round(seconds * rate / 4))
 
 
-class Sampling(Filming):
+class Sampling(Denoising):
     """Sampling options of Wan for a video that begins with an image."""
 
     fit: PictureFit = "pad"
@@ -68,7 +68,7 @@ class WanRequest(Sampling):
     """Description of the video."""
 
 
-class WanTextRequest(Filming):
+class WanTextRequest(Denoising):
     """Generate a video from a prompt."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
