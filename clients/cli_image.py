@@ -89,8 +89,9 @@ def image(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: P
             json.dumps([{**picture.model_dump(exclude={"b64_json"}), "path": str(path)} for picture, path in pictures])
         )
         return
-    if notice := pictures[0][0].facts.get("notice"):
-        typer.echo(f"notice: {notice}")
+    for name in ("notice", "lora_notice"):
+        if notice := pictures[0][0].facts.get(name):
+            typer.echo(f"{name}: {notice}")
     for picture, path in pictures:
         typer.echo(f"seed: {picture.seed}\n{path}")
 

@@ -33,10 +33,21 @@ class Form:
     """Whether the pictures of a field are given one by one, instead of as a folder or a zip archive."""
 
 
+def read_pose(text: str) -> str | Path:
+    """Return a word that stands for a pose, or the path of a picture. Raises BadParameter if it is neither."""
+    if text in ("none", "photo"):
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise typer.BadParameter(f"{text} is neither none, photo nor a file")
+    return path
+
+
 PLAIN = Form()
 FORMS: Mapping[str, Form] = {
     "input_video": Form(("--video",)),
     "loras": Form(("--lora",), "NAME[:WEIGHT]"),
+    "face_pose": Form(metavar="none|photo|FILE", parser=read_pose),
     "references": Form(("--reference",), is_repeatable=True),
 }
 """Field, in any request → its form."""

@@ -12,6 +12,32 @@ from reelgraph.about import About, Media
 from reelgraph.objects import Identity
 
 
+class Lora(TypedDict, total=False):
+    """A low-rank adaptation (LoRA) that is active for this request only."""
+
+    name: Required[
+        Annotated[
+            str,
+            About(
+                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
+                "its list.",
+                limits="1 to 200 characters",
+                needed=True,
+            ),
+        ]
+    ]
+    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
+
+
+class WanLora(Lora, total=False):
+    """A low-rank adaptation (LoRA) of Wan that is active for this request only."""
+
+    expert: Annotated[
+        Literal["high", "low", "both"] | None,
+        About("Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint.", default="both"),
+    ]
+
+
 class EncodingFields(TypedDict, total=False):
     """How a video is encoded."""
 
@@ -130,6 +156,14 @@ class DenoisingFields(TypedDict, total=False):
             default="-1",
         ),
     ]
+    loras: Annotated[
+        Sequence[WanLora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`, and may "
+            "end with `:high` or `:low` to select one expert of a checkpoint that has two.",
+            limits="at most 8 entries",
+        ),
+    ]
 
 
 class SamplingFields(DenoisingFields, total=False):
@@ -207,23 +241,6 @@ class V2VFields(MediaFields, SamplingFields, total=False):
             limits="above 0, below 3600",
         ),
     ]
-
-
-class Lora(TypedDict, total=False):
-    """A low-rank adaptation (LoRA) that is active for this request only."""
-
-    name: Required[
-        Annotated[
-            str,
-            About(
-                "Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from "
-                "its list.",
-                limits="1 to 200 characters",
-                needed=True,
-            ),
-        ]
-    ]
-    weight: Annotated[float | None, About("Strength of the LoRA; 0 turns it off.", limits="-10 to 10", default="1")]
 
 
 class RestyleFields(TypedDict, total=False):
@@ -445,7 +462,21 @@ class PaintingFields(TypedDict, total=False):
     ]
 
 
-class PictureStagesFields(PaintingFields, total=False):
+class PosedFaceFields(TypedDict, total=False):
+    """The pose of a person's face."""
+
+    face_pose: Annotated[
+        Media | None,
+        About(
+            "What sets the pose of the face and its place in the picture: `none` (the model chooses them), "
+            "`photo` (the photo of the person, with its proportions), or another picture with a face.",
+            default="none",
+            media="image",
+        ),
+    ]
+
+
+class PictureStagesFields(PaintingFields, PosedFaceFields, total=False):
     """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
     face: Annotated[Media | None, About("A picture of the person to show.", media="image")]
@@ -636,6 +667,13 @@ class EditingFields(TypedDict, total=False):
         ),
     ]
     ttlg: Annotated[GuidanceFields | None, About("Test-time loss guidance.")]
+    loras: Annotated[
+        Sequence[Lora | str] | None,
+        About(
+            "Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`.",
+            limits="at most 8 entries",
+        ),
+    ]
 
 
 class RollingEditFields(MediaFields, EditingFields, total=False):
@@ -1046,7 +1084,7 @@ class PictureOutputFields(TypedDict, total=False):
     ]
 
 
-class GenerationFields(PictureOutputFields, FluxFields, total=False):
+class GenerationFields(PictureOutputFields, FluxFields, PosedFaceFields, total=False):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own."""
 
     model: Annotated[str | None, About("Id of a served model that generates pictures; by default the first.")]
@@ -1170,6 +1208,7 @@ class VideoFields(TypedDict, total=False):
     guidance_scale_2: float | None
     negative_prompt: str | None
     seed: int | None
+    loras: Sequence[WanLora | str] | Sequence[Lora | str] | None
     fit: Literal["pad", "crop", "stretch"] | None
     models: Mapping[str, str] | None
     encoding: EncodingFields | None
@@ -1182,8 +1221,8 @@ class VideoFields(TypedDict, total=False):
     match_colour: bool | None
     input_reference: Media | None
     seconds: float | None
+    face_pose: Media | None
     true_cfg_scale: float | None
-    loras: Sequence[Lora | str] | None
     identity_strength: float | None
     identity_start: float | None
     identity_end: float | None

@@ -215,6 +215,8 @@ class Identity(Answer):
     """x and y of the left eye, right eye, nose, left and right corner of the mouth, from the viewer's side."""
     box: tuple[float, float, float, float]
     """Left, top, right, bottom."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture in pixels, which `face_pose: photo` needs."""
 
 
 class Crop(Picture):

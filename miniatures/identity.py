@@ -39,7 +39,7 @@ from services.errors import InvalidParameter
 from services.flux.identity import CONTROLNET, GUIDANCE, PROJECTION, Resampler, drawn_points
 from services.frames import Features, Frames, Pixels
 from services.instantid.arcface import ArcFace, from_weights
-from services.instantid.faces import choose_face, fractions
+from services.instantid.faces import choose_face
 from services.instantid.geometry import aligned, similarity
 from services.instantid.mtcnn import Mtcnn
 from services.instantid.request import Requirements
@@ -252,8 +252,7 @@ def draw_album(vae: AutoencoderKL, recogniser: ArcFace, people: int) -> Album:
         for _ in range(VIEWS):
             picture, keypoints = draw_portrait(who, rng, SIDE)
             portraits.append(picture)
-            seen = fractions(add_detector_error(rng, keypoints), SIDE, SIDE)
-            points.append(np.asarray(drawn_points(seen, SIDE, SIDE)))
+            points.append(np.asarray(drawn_points(add_detector_error(rng, keypoints), SIDE, SIDE)))
     return Album(
         portraits=encode_pictures(vae, np.stack(portraits)),
         points=encode_pictures(vae, np.stack(points)),

@@ -51,7 +51,9 @@ class Checkpoint(BaseModel):
     roles: tuple[str, ...]
     """Roles that this checkpoint can take, of those that its kind offers."""
     defaults: dict[str, JsonValue]
-    """Default values of request fields, where they differ from those of the request class."""
+    """Default values of request fields: the published ones."""
+    rate: int | None = None
+    """Frames per second of its videos, if the checkpoint determines them; None if a request does or there are none."""
 
 
 @cache

@@ -233,11 +233,13 @@ class Face:
     """(512,), unit length: the identity of the person."""
     keypoints: Features
     """(5, 2), x and y of the left eye, the right eye, the nose, and the left and right corners of the mouth. Left and
-    right are those of the picture."""
+    right are those of the picture with the face upright."""
     box: Features
     """(4,): left, top, right, bottom."""
     crop: Frames | None = None
     """The face, upright, 112 x 112 pixels."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture, in pixels; None if unknown. The proportions of the face follow from it."""
 
     def __post_init__(self) -> None:
         for name, shape in (("embedding", (512,)), ("keypoints", (5, 2)), ("box", (4,))):

@@ -70,7 +70,9 @@ class TextToVideo(Protocol[Request_contra]):
 class TextToImage(Protocol[Request_contra]):
     """Generates pictures from a prompt."""
 
-    def generate_image(self, request: Request_contra, face: Face | None = None, key: str = "") -> Stream:
+    def generate_image(
+        self, request: Request_contra, face: Face | None = None, key: str = "", pose: Face | None = None
+    ) -> Stream:
         """Generate pictures from a prompt.
 
         The stream has the facts `seed` and `size`, progress, and each picture as a run of one frame, whose `first` is
@@ -78,8 +80,10 @@ class TextToImage(Protocol[Request_contra]):
 
         Args:
             request: the prompt and the sampling options.
-            face: the person to show; the key points determine the position in the picture.
+            face: the person to show.
             key: key of the stream, for `stop`.
+            pose: the face whose key points set the pose of the person's face and its position in the picture, with
+                the proportions that its photo has; by default the model chooses them.
         """
         ...
 

@@ -29,9 +29,10 @@ RUNNING = tuple(
 LORAS = tuple(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "services" / "weights" / "loras").glob("*.py")
-    if path.stem not in ("__init__", "files")  # settings import these
+    if path.stem not in ("__init__", "files", "settings")  # configurations import these
 )
-SHARED_TORCH = (*(f"services/{name}.py" for name in ("device", "pixels", "schedulers", "tensors")), *LORAS)
+SHARED = ("device", "pixels", "schedulers", "tensors", "weights/completeness", "weights/networks")
+SHARED_TORCH = (*(f"services/{name}.py" for name in SHARED), *LORAS)
 
 MINIATURES = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "miniatures").rglob("*.py"))
 
@@ -251,7 +252,11 @@ def private_names(path: Path) -> Iterator[str]:
 
 def test_private_names_of_ray_are_listed() -> None:
     """Models are excluded: they use private names of diffusers."""
-    used = {name_of(path): set(private_names(path)) for path in FILES if name_of(path) not in (*RUNNING, *MINIATURES)}
+    used = {
+        name_of(path): set(private_names(path))
+        for path in FILES
+        if name_of(path) not in (*RUNNING, *LORAS, *MINIATURES)
+    }
     assert {name: names for name, names in used.items() if names} == PRIVATE_NAMES
 
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from composition.configuration.blocks import Block
 from composition.configuration.settings import FrontSettings, GraphEntry, ModelEntry, StateSettings
 from composition.graphs.catalogue import BY_NAME
+from composition.graphs.face_pose import POSE
 from composition.graphs.graph import Graph, Need
 from composition.graphs.single import NAME as SINGLE
 from services.catalogue import KINDS
@@ -97,9 +98,10 @@ def _check_defaults(place: str, defaults: Collection[str], fields: Collection[st
 
 
 def _list_model_fields(entry: ModelEntry) -> set[str]:
-    """Return the fields of a model's requests."""
-    requests = (offer.request for offer in KINDS[entry.kind].offers)
-    return {name for request in requests if request is not None for name in request.model_fields}
+    """Return the fields of a model's requests, and the pose of a face, which graphs find for a text-to-image model."""
+    offers = KINDS[entry.kind].offers
+    fields = {name for offer in offers if offer.request is not None for name in offer.request.model_fields}
+    return {*fields, POSE} if any(offer.role == "text-to-image" for offer in offers) else fields
 
 
 def _find_graph(block: Block, name: str, entry: GraphEntry) -> Graph | None:

@@ -1,7 +1,7 @@
 """Definitions of requests and responses, read from the catalogues and the request classes."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -56,6 +56,8 @@ class Field:
     """JSON schema of the values, with references to the definitions of the class's schema."""
     media: MediaKind | None = None
     """Kind of medium, if the field is one."""
+    words: tuple[str, ...] = ()
+    """What a media field accepts instead of a medium."""
 
     @property
     def type(self) -> Any:
@@ -129,10 +131,11 @@ def list_definitions() -> list[Definition]:
 def list_fields(kind: type[BaseModel]) -> list[Field]:
     """Return the fields of a class of requests or responses, or of a nested object."""
     media: dict[str, MediaKind] = dict(getattr(kind, "MEDIA", {}))
+    words: dict[str, Collection[str]] = dict(getattr(kind, "WORDS", {}))
     texts = describe_fields(kind)
     schemas: dict[str, Any] = kind.model_json_schema().get("properties", {})
     return [
-        Field(called, info, texts.get(name, ""), schemas[called], media.get(name))
+        Field(called, info, texts.get(name, ""), schemas[called], media.get(name), tuple(words.get(name, ())))
         for name, info in kind.model_fields.items()
         for called in [wire_name(name, info)]
     ]

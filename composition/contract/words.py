@@ -34,7 +34,8 @@ def describe_default(field: Field) -> str:
 def describe_type(field: Field) -> str:
     """Return the type of a field."""
     if field.media is not None:
-        return _MEDIA[field.media]
+        words = "".join(f"`{word}`, " for word in field.words)
+        return f"{words.removesuffix(', ')} or {_MEDIA[field.media]}" if words else _MEDIA[field.media]
     words = [_word(option) for option in _options(field) if option.get("type") != "null"]
     return " or ".join(dict.fromkeys(words))
 

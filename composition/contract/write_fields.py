@@ -30,6 +30,7 @@ NAMES: dict[str, str] = {
     "PageQuery": "ListOptions",
     "Branch": "BranchFrom",
     "Lora": "Lora",
+    "WanLora": "WanLora",
 }
 """Request class → name of its TypedDict, if it differs from the default name."""
 ARGUMENTS = (FaceRequest, ProvenanceRequest)

@@ -13,6 +13,8 @@ LENGTH_TOLERANCE = 0.01
 Coordinate = Annotated[float, Field(ge=-1, le=2)]
 """A fraction of the picture's width or height. A face may extend beyond the picture."""
 
+Side = Annotated[int, Field(ge=1, le=1_000_000)]
+
 Point = tuple[Coordinate, Coordinate]
 
 
@@ -27,6 +29,8 @@ class Identity(BaseModel):
     """x and y of the left eye, right eye, nose, left and right corner of the mouth, from the viewer's side."""
     box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
     """Left, top, right, bottom."""
+    size: tuple[Side, Side] | None = None
+    """Width and height of the picture in pixels, which `face_pose: photo` needs."""
 
     @field_validator("embedding")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, model_validator
 
+from composition.graphs.face_pose import PosedFace, check_pose
 from composition.graphs.identity import Identity
 from services.errors import InvalidParameter
 from services.flux.request import Painting
@@ -42,7 +43,7 @@ def expand_stages(fields: Mapping[str, Any]) -> dict[str, Any]:
     return expanded
 
 
-class PictureStages(Painting):
+class PictureStages(Painting, PosedFace):
     """The stages that make a picture and a video from a prompt. `false` turns a stage off."""
 
     face: str | None = None
@@ -76,4 +77,10 @@ class PictureStages(Painting):
     def _check_face(self) -> "PictureStages":
         if self.face is not None and self.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
+        check_pose(self, self.identity, has_face=self.shows_face)
         return self
+
+    @property
+    def shows_face(self) -> bool:
+        """Whether a person is to be shown."""
+        return self.face is not None or self.identity is not None

@@ -22,6 +22,8 @@ class GraphRequest(BaseModel):
     MEDIA: ClassVar[Mapping[str, MediaKind]] = {}
     """Media field → the kind of media that it holds. The value is a path or URL that the replica can open, or a folder
     for `pictures`. Over HTTP it is a file id, a `data:` URL or a form part, or a list of these for `pictures`."""
+    WORDS: ClassVar[Mapping[str, Collection[str]]] = {}
+    """Media field → the words that it accepts instead of a medium."""
     REFERENCE: ClassVar[str] = ""
     """The media field that OpenAI's `input_reference` sets; empty if there is none."""
 

@@ -3,7 +3,16 @@
 import asyncio
 import codecs
 import mmap
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, cast
@@ -34,6 +43,9 @@ PENDING = "pending"
 MEDIA_VALUE = "must be a file id (file_…), a data: URL or a form part"
 """The rest of a message after the name of a media field."""
 ONLY_ONE_MEDIA_VALUE = f"{MEDIA_VALUE}; only one value is allowed"
+
+
+NO_WORDS: Mapping[str, Collection[str]] = {}
 
 
 class BodySettings(BaseModel):
@@ -166,7 +178,7 @@ def limit_body(receive: Receive, content_length: str | None, limit: int, name: s
 
 
 def take_media(
-    kinds: Mapping[str, MediaKind], reference: str, body: Body
+    kinds: Mapping[str, MediaKind], reference: str, body: Body, words: Mapping[str, Collection[str]] = NO_WORDS
 ) -> tuple[dict[str, MediaValue], dict[str, Any]]:
     """Split the fields of a body into media fields and other fields.
 
@@ -174,6 +186,7 @@ def take_media(
         kinds: media field → its kind. Only `pictures` accepts a list.
         reference: the media field for which `input_reference` is another name; empty if there is none.
         body: the parsed body.
+        words: media field → the words that it accepts instead of a medium; such a field is not a media field.
 
     Returns:
         Media field → value, and the other fields.
@@ -187,6 +200,11 @@ def take_media(
         value = fields.pop(name, None)
         if value is None:
             continue
+        if name in words and isinstance(value, str):
+            if value in words[name]:
+                fields[name] = value
+                continue
+            _check_word(value, name, words[name])
         target = reference if name == REFERENCE_NAME else name
         if target in media:
             raise InvalidParameter(f"{name}: give either this or {REFERENCE_NAME}, not both", param=name)
@@ -195,6 +213,15 @@ def take_media(
         if _has_file(value):
             raise InvalidParameter(f"{name[:60]}: there is no such media field", param=name[:60])
     return media, fields
+
+
+def _check_word(value: str, name: str, words: Collection[str]) -> None:
+    """Raise InvalidParameter if the value of a field is neither one of its words nor the text of a medium."""
+    if not value.startswith(("file_", "data:")):
+        listed = "".join(f"{word}, " for word in words)
+        raise InvalidParameter(
+            f"{name}: {MEDIA_VALUE.replace('be ', f'be {listed}', 1)}, got {value[:60]!r}", param=name
+        )
 
 
 def _parse_media(value: Any, kind: MediaKind, name: str) -> MediaValue:

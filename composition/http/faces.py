@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from composition.graphs.calls import Handle, Transport
-from composition.graphs.faces import FACE_PARAM, find_face, write_identity
+from composition.graphs.faces import FACE_PARAM, find_face, rename_param, write_identity
 from composition.graphs.identity import Identity
 from composition.http.schemas import StageObject
 from composition.media.encode import encode_png
 from composition.media.limits import MediaKind
-from services.errors import InvalidParameter, LimitExceeded, ModelFailed
+from services.errors import InvalidParameter, ModelFailed
 from services.frames import Fact, Frames, StageDone
 from services.roles import FaceDetection
 
@@ -80,11 +80,7 @@ class FaceFinder:
         try:
             face, items = await find_face(self._finder, image, self._transport, key)
         except InvalidParameter as error:
-            if error.param != FACE_PARAM:
-                raise
-            # Not type(error): Ray raises an instance of a class that it derives from the original one.
-            kind = LimitExceeded if isinstance(error, LimitExceeded) else InvalidParameter
-            raise kind(f"image{error.message.removeprefix(FACE_PARAM)}", param="image") from error
+            raise rename_param(error, FACE_PARAM, "image") from error
         facts = {item.name: item.value for item in items if isinstance(item, Fact)}
         faces, notice = facts.get("faces"), facts.get("notice")
         if face.crop is None or not isinstance(faces, int):

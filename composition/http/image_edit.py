@@ -163,7 +163,8 @@ class ImageEditor:
         result: Frames | None = None
         scores: Scores | None = None
         image, edges, references = pictures.image, pictures.edges, pictures.references
-        call = stream(self._handle, GuidedEdit[EditRequest].edit, edit, image, edges, references=references)
+        editor = self._handle.prefer(edit.lora_set)
+        call = stream(editor, GuidedEdit[EditRequest].edit, edit, image, edges, references=references)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 match item:

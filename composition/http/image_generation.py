@@ -1,7 +1,7 @@
 """`POST /v1/images/generations`: generates pictures without a job; the response is an object or a stream of events."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport, open_stream, stream
-from composition.graphs.faces import find_face, read_identity
+from composition.graphs.face_pose import PHOTO, POSE, WORDS, PosedFace, check_pose
+from composition.graphs.faces import find_face, find_pose, read_identity
 from composition.graphs.identity import IdentityField
 from composition.http.bodies import PENDING
 from composition.http.picture_output import PictureOutput, PictureWriter, refuse_transparency
@@ -47,13 +48,14 @@ NO_TOKENS["input_tokens_details"] = {"image_tokens": 0, "text_tokens": 0}
 """`usage` of OpenAI's events, which is required there; tokens are not counted here."""
 
 
-class GenerationRequest(PictureOutput, FluxRequest):
+class GenerationRequest(PictureOutput, FluxRequest, PosedFace):
     """Generate pictures from a prompt, with OpenAI's fields and Flux' own.
 
     `size` may also be `auto`, which selects the default.
     """
 
-    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"face": "image"}
+    MEDIA: ClassVar[Mapping[str, MediaKind]] = {"face": "image", POSE: "image"}
+    WORDS: ClassVar[Mapping[str, Collection[str]]] = WORDS
 
     model: str | None = None
     """Id of a served model that generates pictures; by default the first."""
@@ -106,12 +108,15 @@ class ImageGenerator:
         self._limits, self._defaults = served.limits, served.defaults
         self._transport = transport
 
-    def parse_request(self, fields: Mapping[str, Any], *, has_face: bool) -> ImageGenerationRequest:
+    def parse_request(
+        self, fields: Mapping[str, Any], *, has_face: bool, has_pose: bool = False
+    ) -> ImageGenerationRequest:
         """Validate the fields of a request. A field that is null, and the size `auto`, count as not given.
 
         Args:
             fields: the fields of the body, without media.
             has_face: whether the media field `face` is given.
+            has_pose: whether the media field `face_pose` is given.
 
         Raises:
             InvalidParameter, LimitExceeded.
@@ -125,6 +130,8 @@ class ImageGenerator:
             raise InvalidParameter(message, param="response_format")
         if has_face:
             given["face"] = PENDING
+        if has_pose:
+            given[POSE] = PENDING
         request = parse_fields(ImageGenerationRequest, {**self._defaults, **given}, self._limits)
         for name in ("partial_images", "progress"):
             if name in given and getattr(request, name) and not request.stream:
@@ -140,17 +147,24 @@ class ImageGenerator:
     def _check_face(self, request: ImageGenerationRequest) -> None:
         if request.face is not None and request.identity is not None:
             raise InvalidParameter("identity: give either this or face, not both", param="identity")
-        if request.face is not None:
-            self._require_face_model()
+        check_pose(request, request.identity, has_face=request.face is not None or request.identity is not None)
+        for name, picture in (("face", request.face), (POSE, request.pose_picture)):
+            if picture is not None:
+                self._require_face_model(name)
 
-    def _require_face_model(self) -> Handle[FaceDetection]:
-        """Return the model that finds faces. Raises InvalidParameter if none is served."""
+    def _require_face_model(self, field: str) -> Handle[FaceDetection]:
+        """Return the model that finds faces. Raises InvalidParameter about `field` if none is served."""
         if self._faces is None:
-            raise InvalidParameter("face: no model that finds faces is served; give an identity instead", param="face")
+            instead = "give an identity instead" if field == "face" else "give none or photo instead"
+            raise InvalidParameter(f"{field}: no model that finds faces is served; {instead}", param=field)
         return self._faces
 
     async def generate(
-        self, request: ImageGenerationRequest, face: Frames | None, writer: PictureWriter | None = None
+        self,
+        request: ImageGenerationRequest,
+        face: Frames | None,
+        writer: PictureWriter | None = None,
+        pose: Frames | None = None,
     ) -> ImagesObject:
         """Generate all pictures of a request. Cancelling stops the model within one denoising step.
 
@@ -158,6 +172,7 @@ class ImageGenerator:
             request: as returned by `parse_request`.
             face: a picture of the person to show.
             writer: writes the pictures; by default without marks.
+            pose: a picture whose face sets the pose.
 
         Raises:
             InvalidParameter, LimitExceeded: a model rejects the request or the picture of the face.
@@ -168,7 +183,7 @@ class ImageGenerator:
         facts: dict[str, JsonValue] = {}
         stages: list[StageObject] = []
         size = ""
-        async with aclosing(self._stream_items(request, face)) as items:
+        async with aclosing(self._stream_items(request, face, pose)) as items:
             async for item in items:
                 writer.add(item)
                 match item:
@@ -190,7 +205,11 @@ class ImageGenerator:
         )
 
     async def stream_events(
-        self, request: ImageGenerationRequest, face: Frames | None, writer: PictureWriter | None = None
+        self,
+        request: ImageGenerationRequest,
+        face: Frames | None,
+        writer: PictureWriter | None = None,
+        pose: Frames | None = None,
     ) -> AsyncGenerator[str]:
         """Generate pictures, and yield OpenAI's events for each as soon as it is finished. Closing stops the model.
 
@@ -199,22 +218,29 @@ class ImageGenerator:
         Args, Raises: as `generate`.
         """
         formatter = EventFormatter(request, writer or PictureWriter(request))
-        async with aclosing(self._stream_items(request, face)) as items:
+        async with aclosing(self._stream_items(request, face, pose)) as items:
             async for item in items:
                 if text := await formatter.format_item(item):
                     yield text
         _check_count(formatter.finished, request)
 
-    async def _stream_items(self, request: ImageGenerationRequest, picture: Frames | None) -> AsyncGenerator[Item]:
-        """Yield the items of the face model, if a picture of a face is given, and then of the text-to-image model."""
+    async def _stream_items(
+        self, request: ImageGenerationRequest, picture: Frames | None, pose_picture: Frames | None
+    ) -> AsyncGenerator[Item]:
+        """Yield the items of the face model, if pictures of faces are given, and then of the text-to-image model."""
         face: Face | None = None if request.identity is None else read_identity(request.identity)
         if picture is not None:
-            face, face_items = await find_face(self._require_face_model(), picture, self._transport)
+            face, face_items = await find_face(self._require_face_model("face"), picture, self._transport)
+            for item in face_items:
+                yield item
+        pose = face if request.face_pose == PHOTO else None
+        if pose_picture is not None:
+            pose, face_items = await find_pose(self._require_face_model(POSE), pose_picture, self._transport)
             for item in face_items:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})
         painter = self._handle.prefer(painting.lora_set)
-        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face, pose=pose)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item

@@ -66,7 +66,7 @@ class JobBuilder:
         """
         assignment = await self._assign_models(body.fields)
         request_type = assignment.request
-        media, fields = take_media(request_type.MEDIA, request_type.REFERENCE, body)
+        media, fields = take_media(request_type.MEDIA, request_type.REFERENCE, body, request_type.WORDS)
         del fields["model"]
         inherited: dict[str, File | Still] = {}
         branching = assignment.graph.branching

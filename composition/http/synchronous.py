@@ -12,6 +12,7 @@ from starlette.responses import Response
 from composition.configuration.registry import Registry
 from composition.configuration.served import ServedModel
 from composition.graphs.calls import Handle, Transport
+from composition.graphs.face_pose import POSE
 from composition.graphs.graph import Need
 from composition.http.bodies import (
     PENDING,
@@ -74,19 +75,19 @@ class SynchronousRoutes:
         async with AsyncExitStack() as files:
             inputs = InputPictures(self._uploads, request.state.owner, files)
             async with read_body(request, self._limits) as body:
-                media, fields = take_media(ImageGenerationRequest.MEDIA, "", body)
+                media, fields = take_media(ImageGenerationRequest.MEDIA, "", body, ImageGenerationRequest.WORDS)
                 model, served = await self._choose_model("text-to-image", FluxRequest, fields)
                 generator = ImageGenerator(model, served, await self._find_face_model(), self._transport)
-                value = media.get("face")
-                parsed = generator.parse_request(fields, has_face=value is not None)
-                face = None if value is None else (await inputs.read(value, "face")).frames
+                parsed = generator.parse_request(fields, has_face="face" in media, has_pose=POSE in media)
+                found = {name: (await inputs.read(value, name)).frames for name, value in media.items()}
+                face, pose = found.get("face"), found.get(POSE)
             stage = ModelUse("paint", served.model.kind, served.source, served.revision)
             prompts = _list_prompts(parsed.prompt, parsed.negative_prompt)
             origin = PictureOrigin(served.id, stage, prompts, inputs.ingredients)
             writer = PictureWriter(parsed, self._outputs, origin)
             if not parsed.stream:
-                return await generator.generate(parsed, face, writer)
-            events = _keep_files(generator.stream_events(parsed, face, writer), files.pop_all())
+                return await generator.generate(parsed, face, writer, pose)
+            events = _keep_files(generator.stream_events(parsed, face, writer, pose), files.pop_all())
         return await EventStream(events, format_error_event).start()
 
     async def edit_image(self, request: Request) -> ImagesObject:

@@ -38,9 +38,10 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
 
 
 def paint(studio: Studio, prompt: str, seed: int, face: Face | None = None, **fields: Any) -> Picture:
-    """Generate a picture of a prompt with the defaults of the local configuration."""
-    request = {**studio.models["flux"].defaults, "prompt": prompt, "seed": seed, **fields}
-    return frames_of(studio.call("flux", "generate_image", FluxRequest.model_validate(request), face))[0]
+    """Generate a picture of a prompt with the defaults of the local configuration, and a face in its photo's pose."""
+    defaults = {name: value for name, value in studio.models["flux"].defaults.items() if name != "face_pose"}
+    request = {**defaults, "prompt": prompt, "seed": seed, **fields}
+    return frames_of(studio.call("flux", "generate_image", FluxRequest.model_validate(request), face, "", face))[0]
 
 
 def judge_picture(scene: Scene, picture: Picture) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from miniatures.judge import has_outline, shapes_in
 from miniatures.scores.wan import MADE
 from miniatures.studio import Studio, frames_of
 from miniatures.wan_lora import FILE
-from services.wan.settings import Lora
+from services.wan.settings import ExpertLora
 
 
 def scores(folder: Path, count: int = 100) -> dict[str, float]:
@@ -20,7 +20,7 @@ def scores(folder: Path, count: int = 100) -> dict[str, float]:
     Each is judged by most frames of the clip's second half, as a blurred shape may lose its rim for a few frames.
     """
     found: dict[str, list[bool]] = {"wan_outlined": [], "wan_flat": [], "wan_lora_colour": []}
-    for lora in ((Lora(file=FILE),), ()):
+    for lora in ((ExpertLora(file=FILE),), ()):
         studio = Studio(checkpoints=folder)
         adapted = {"loras": lora, "lora_dir": (folder / "wan-loras").absolute()}
         wan = studio.models["wan"]

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import FluxControlNetModel, FluxTransformer2DModel
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from services.errors import ConfigError
 from services.frames import Face, Features
+from services.weights.completeness import check_network
 
 CONTROLNET = "InfuseNetModel"
 PROJECTION = "image_proj_model.safetensors"
@@ -144,6 +146,7 @@ class Identity:
         """Load the networks on the device in the transformer's dtype. Raises ConfigError if they do not fit it."""
         self._resampler = _resampler(folder).to(device, transformer.dtype)
         try:
+            check_network(folder / CONTROLNET, IdentityControlNet)
             self.controlnet = IdentityControlNet.from_pretrained(
                 folder / CONTROLNET, dtype=transformer.dtype, local_files_only=True
             ).to(device)
@@ -164,15 +167,47 @@ class Identity:
         return self._resampler(embedding[None, None])
 
 
-def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
-    """Draw a face's key points in the style that InfiniteYou's ControlNet was trained with.
+def draw_pose(pose: Face | None, width: int, height: int) -> Image.Image:
+    """Draw the key points of a face in the style that InfiniteYou's ControlNet was trained with.
 
     Args:
-        keypoints: (5, 2), as in Face: fractions of width and height.
+        pose: the face; its `size` is known. None draws nothing: the picture is black, and the model chooses the pose.
         width: width of the picture, in pixels.
         height: height of the picture, in pixels.
     """
-    points = [(float(x) * width, float(y) * height) for x, y in keypoints]
+    if pose is None:
+        return Image.new("RGB", (width, height))
+    return drawn_points(place_points(pose, width, height), width, height)
+
+
+def place_points(face: Face, width: int, height: int) -> Features:
+    """Return where the key points of a face lie when its photo is placed on a picture, (5, 2), in pixels.
+
+    The photo keeps its proportions: it is scaled to the picture's shorter side and centred, as InfiniteYou does. Where
+    this would cut key points off, it is moved until they lie inside.
+
+    Args:
+        face: the face; its `size` is known.
+        width: width of the picture, in pixels.
+        height: height of the picture, in pixels.
+
+    Raises:
+        ValueError: the size of the photo is unknown.
+    """
+    if face.size is None:
+        raise ValueError("the size of the face's photo is unknown")
+    photo, picture = np.array(face.size, np.float64), np.array([width, height], np.float64)
+    scale = width / photo[0] if width <= height else height / photo[1]
+    points = (face.keypoints - 0.5) * photo * scale + picture / 2
+    inside = ((face.keypoints >= 0) & (face.keypoints <= 1)).all()
+    if inside:
+        points += np.maximum(0, -points.min(0)) - np.maximum(0, points.max(0) - picture)
+    return points.astype(np.float32)
+
+
+def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
+    """Draw key points, (5, 2) pixels, on a black picture of `width` x `height` pixels."""
+    points = [(float(x), float(y)) for x, y in keypoints]
     picture = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(picture)
     for index, point in enumerate(points):

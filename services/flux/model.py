@@ -16,16 +16,16 @@ from torch import Tensor
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError
-from services.flux.identity import Identity, drawn_points
-from services.flux.loras import Loras
+from services.flux.identity import Identity, draw_pose
 from services.flux.plan import FluxPlan
 from services.flux.settings import FluxSettings
 from services.frames import Fact, Frames, Item, Pixels, Progress
 from services.pixels import averaged, pixels_of
 from services.schedulers import CapturingEuler
 from services.sizes import Sides
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
-from services.weights.loras.files import report_loras
+from services.weights.loras.active import Loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -43,8 +43,8 @@ class FluxModel:
         self._pipe = _load(settings, home)
         self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
         self._identity = self._load_identity(home)
-        self.loras = Loras(settings, home, self._pipe)
         transformer = self._pipe.transformer
+        self.loras = Loras(settings, home, self._pipe, "flux", {"": transformer})
         blocks = [transformer] if self._identity is None else [transformer, self._identity.controlnet]
         set_attention(blocks, settings.attention)
         place(self._pipe, self._device, settings.offload, in_order=settings.step_cache is None)
@@ -71,10 +71,10 @@ class FluxModel:
         task = f"{plan.width}x{plan.height} pixels"
         with (
             report_device_errors(task, "ask for a smaller size or fewer LoRAs", self._release),
-            self.loras.on(plan.request.loras) as hashes,
+            self.loras.activate(plan.request.loras) as facts,
             self._facing(plan),
         ):
-            for name, value in report_loras(hashes).items():
+            for name, value in facts.items():
                 outlet.put(Fact(name, value))
             outlet.put(Progress("paint", 0, plan.request.n * plan.request.steps))
             for index in range(plan.request.n):
@@ -114,7 +114,7 @@ class FluxModel:
     def _control(self, plan: FluxPlan) -> dict[str, Any]:
         request = plan.request
         return {
-            "control_image": drawn_points(plan.face.keypoints, plan.width, plan.height),
+            "control_image": draw_pose(plan.pose, plan.width, plan.height),
             "controlnet_conditioning_scale": request.identity_strength,
             "control_guidance_start": request.identity_start,
             "control_guidance_end": request.identity_end,
@@ -182,7 +182,7 @@ class FluxModel:
         settings = self._settings.identity
         if settings is None:
             return None
-        folder = resolve(settings.weights, home) / settings.subfolder
+        folder = resolve(settings.weights, home) / settings.folder
         return Identity(folder, self._pipe.transformer, self._device)
 
 
@@ -192,6 +192,7 @@ def _load(settings: FluxSettings, home: Path) -> FluxPipeline:
         logging.getLogger(f"diffusers.pipelines.flux.{name}").setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder)
         pipe = FluxPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a FLUX.1 checkpoint ({error})") from error

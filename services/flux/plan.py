@@ -13,3 +13,5 @@ class FluxPlan(Plan[FluxRequest]):
 
     face: Face | None
     """The face to reproduce; None if the request has no face or its `identity_strength` is 0."""
+    pose: Face | None = None
+    """The face whose key points set the pose and the position of `face`; None leaves them to the model."""

@@ -1,55 +1,15 @@
 """Requests to Flux and their limits."""
 
-from pathlib import PurePosixPath
-from typing import Annotated, cast
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.errors import InvalidParameter
-from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
+from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size
+from services.weights.request import LoraList, name_lora_set
 
-MAX_LORAS = 8
-"""LoRAs in one request."""
 MAX_PICTURES = 10
 """Images in one request."""
-
-
-def _stem(name: str) -> str:
-    """Return the normalized name of a file: `style`, `./style` and `style.safetensors` are equal."""
-    return str(PurePosixPath(name.removesuffix(".safetensors")))
-
-
-LoraName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\\\x00]+$"), AfterValidator(_stem)]
-
-
-class Lora(BaseModel):
-    """A low-rank adaptation (LoRA) that is active for this request only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: LoraName
-    """Path of a safetensors file in the deployment's LoRA folder, without the extension, or a name from its list."""
-    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    """Strength of the LoRA; 0 turns it off."""
-
-
-def _parse_loras(value: object) -> object:
-    """Parse the LoRAs of a form field or a command line: JSON, or `name` or `name:weight` instead of an object."""
-    if isinstance(value, str):
-        value = parse_json_object(value) if value.lstrip()[:1] in ("[", "{") else [value]
-    entries = cast("list[object]", value if isinstance(value, list | tuple) else [value])
-    if len(entries) > MAX_LORAS:
-        raise ValueError(f"should have at most {MAX_LORAS} items, not {len(entries)}")
-    return [_parse_lora(entry) for entry in entries]
-
-
-def _parse_lora(entry: object) -> object:
-    if not isinstance(entry, str):
-        return entry
-    if entry.lstrip().startswith("{"):
-        return parse_json_object(entry)
-    name, colon, weight = entry.rpartition(":")
-    return {"name": name, "weight": weight} if colon else {"name": entry}
 
 
 class Painting(BaseModel):
@@ -69,13 +29,7 @@ class Painting(BaseModel):
     """Guidance scale that the distilled checkpoint takes as an input; it does not affect the time."""
     seed: Seed = -1
     """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""
-    loras: Annotated[
-        tuple[Lora, ...],
-        Field(max_length=MAX_LORAS),
-        BeforeValidator(
-            _parse_loras, json_schema_input_type=Annotated[tuple[Lora | str, ...], Field(max_length=MAX_LORAS)]
-        ),
-    ] = ()
+    loras: LoraList = ()
     """Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`."""
     identity_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     """Strength of the face image; 0 turns it off."""
@@ -86,18 +40,8 @@ class Painting(BaseModel):
 
     @property
     def lora_set(self) -> str:
-        """The sorted names of the LoRAs, joined by `+`: requests with equal sets are routed to the same replica."""
-        return "+".join(sorted(lora.name for lora in self.loras))
-
-    @model_validator(mode="after")
-    def _each_lora_once(self) -> "Painting":
-        names = [lora.name for lora in self.loras]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidParameter(
-                    f"loras: {name} must be listed once, got {names.count(name)} times", param="loras"
-                )
-        return self
+        """The LoRAs by which requests are routed."""
+        return name_lora_set(self.loras)
 
     @model_validator(mode="after")
     def _there_is_a_window(self) -> "Painting":

@@ -6,9 +6,11 @@ from services.flux.plan import FluxPlan
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
 from services.frames import Face, Stream
-from services.limits import check_limit, draw_seed
+from services.limits import draw_seed
 from services.service import Service
 from services.sizes import round_size
+
+UNKNOWN_SIZE = "face_pose: the size of the photo is unknown; find the face again"
 
 
 class Flux(Service[FluxSettings, FluxModel]):
@@ -21,24 +23,27 @@ class Flux(Service[FluxSettings, FluxModel]):
     kind = "flux"
     load = FluxModel
 
-    def generate_image(self, request: FluxRequest, face: Face | None = None, key: str = "") -> Stream:
+    def generate_image(
+        self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
+    ) -> Stream:
         """Generate pictures from the prompt; see `services.roles.TextToImage`.
 
         The progress of stage `paint` counts the steps of all pictures; each picture follows its last step. Closing the
         stream stops the work before the next denoising step.
 
         Raises:
-            InvalidParameter: in addition, if a LoRA cannot be used or this deployment has no identity weights.
+            InvalidParameter: in addition, if a LoRA cannot be used, if this deployment has no identity weights, or if
+                the size of the photo of `pose` is unknown.
             ModelFailed: in addition, if a LoRA cannot be downloaded from the hub.
         """
-        return self._sample("paint", self._plan(request, face), self._model.generate, key)
+        return self._sample("paint", self._plan(request, face, pose), self._model.generate, key)
 
-    def _plan(self, request: FluxRequest, face: Face | None) -> FluxPlan:
-        check_limit("loras", len(request.loras), self._settings.max_loras, "LoRAs")
-        for lora in request.loras:
-            self._model.loras.check(lora.name)
+    def _plan(self, request: FluxRequest, face: Face | None, pose: Face | None) -> FluxPlan:
+        self._model.loras.check(request.loras)
         if face is not None and self._settings.identity is None:
             raise InvalidParameter("face: this deployment has no identity weights (`identity`)", param="face")
+        if pose is not None and pose.size is None:
+            raise InvalidParameter(UNKNOWN_SIZE, param="face_pose")
         acting = face if request.identity_strength > 0 else None
         width, height = round_size(request.size, self._settings.max_area, self._model.sides)
-        return FluxPlan(request, width, height, draw_seed(request.seed), acting)
+        return FluxPlan(request, width, height, draw_seed(request.seed), acting, pose)

@@ -1,22 +1,19 @@
 """Settings of Flux."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.flux.request import MAX_LORAS, MAX_PICTURES, LoraName
-from services.levers import CheckpointSettings, Offload, Precision, StepCache
-from services.weights.weights import RepositoryFile, Weights
+from services.flux.request import MAX_PICTURES
+from services.levers import Offload, Precision, StepCache
+from services.weights.loras.settings import FixedLora, LoraSettings
+from services.weights.weights import Weights
 
-
-class LoraRepository(RepositoryFile):
-    """A LoRA on the Hugging Face hub that requests may use by the name given here."""
-
-    name: LoraName
-    file: Annotated[str, Field(pattern=r"\.safetensors$")]
-    """Path of the file in the repository."""
+IdentityVariant = Literal["aes_stage2", "sim_stage1"]
+PUBLISHED = "infu_flux_v1.0"
+"""Folder of the variants in InfiniteYou's repository."""
 
 
 class IdentitySettings(BaseModel):
@@ -31,17 +28,41 @@ class IdentitySettings(BaseModel):
     weights: Weights
     """Folder with `InfuseNetModel/` and `image_proj_model.safetensors` (or `.bin`, as published by InfiniteYou)."""
     subfolder: str = ""
-    """Path of that folder within `weights`, e.g. `infu_flux_v1.0/aes_stage2`."""
+    """Path of that folder within `weights`."""
+    variant: IdentityVariant | None = None
+    """One of the two published forms, instead of `subfolder`: `aes_stage2` makes better pictures and follows the prompt
+    more closely, `sim_stage1` resembles the person more. Each takes 6 GB of GPU memory; to let requests choose, serve
+    two models. From a hub only the files of this form are downloaded, unless `weights.files` names others."""
+
+    @property
+    def folder(self) -> str:
+        """Path of the nets within `weights`."""
+        return self.subfolder if self.variant is None else f"{PUBLISHED}/{self.variant}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fetch_only_the_variant(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        given = cast("Mapping[str, Any]", values)
+        if not given.keys() >= {"variant", "weights"} or given["variant"] is None:
+            return given
+        weights = Weights.model_validate(given["weights"])
+        if weights.repository is None or weights.files:
+            return given
+        return {**given, "weights": weights.model_copy(update={"files": (f"{PUBLISHED}/{given['variant']}/*",)})}
 
     @model_validator(mode="after")
     def _inside(self) -> "IdentitySettings":
         path = PurePosixPath(self.subfolder)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"subfolder: must lie inside the weights, got {self.subfolder}")
+        if self.subfolder and self.variant is not None:
+            raise ValueError(f"variant: give either this or subfolder, got {self.variant} and {self.subfolder}")
         return self
 
 
-class FluxSettings(CheckpointSettings):
+class FluxSettings(LoraSettings[FixedLora]):
     """Settings of a replica.
 
     The weights of FLUX.1-dev are under a non-commercial licence.
@@ -52,23 +73,10 @@ class FluxSettings(CheckpointSettings):
     """What to keep in CPU memory. The networks of `identity` always stay on the device."""
     attention: str | None = None
     """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
-    compile: bool = False
-    """Compile the blocks on first use and again for each new number of LoRAs; each compilation takes minutes."""
     step_cache: StepCache | None = None
     """Step cache. It is not used for requests with a face, whose pipeline in diffusers does not support it."""
     identity: IdentitySettings | None = None
     """Required for requests with a face."""
-    lora_dir: Path | None = None
-    """Folder whose safetensors files requests may use as LoRAs."""
-    lora_repositories: tuple[LoraRepository, ...] = ()
-    """LoRAs on the hub that requests may also use. Each is downloaded on first use; its licence is checked when the
-    replica starts."""
-    max_loras: Annotated[int, Field(ge=1, le=64)] = MAX_LORAS
-    """Maximum number of LoRAs in memory and in one request. The least recently used LoRA is evicted first."""
-    max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Maximum rank of a LoRA. With `compile`, each LoRA takes the memory of this rank."""
-    max_lora_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    """Maximum size of a LoRA file, in bytes."""
     preview_every: Annotated[int, Field(ge=0)] = 0
     """Interval between previews, in denoising steps; 0 turns previews off."""
     max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 512
@@ -81,10 +89,3 @@ class FluxSettings(CheckpointSettings):
     @property
     def limits(self) -> Mapping[str, int]:
         return {"n": self.max_n, "max_area": self.max_area, "steps": self.max_steps}
-
-    @model_validator(mode="after")
-    def _each_name_once(self) -> "FluxSettings":
-        names = [known.name for known in self.lora_repositories]
-        if len(set(names)) < len(names):
-            raise ValueError(f"lora_repositories: names must be unique, got {names}")
-        return self

@@ -1,5 +1,8 @@
 """HunyuanDiT: image restyling."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.settings import HunyuanDitSettings
 from services.model import Model, Offer
@@ -15,6 +18,7 @@ MODEL = Model(
     settings=HunyuanDitSettings,
     service="services.hunyuan_dit.service:HunyuanDit",
     offers=(Offer("restyle", RestyleRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={
         name: Licence(
             "Tencent Hunyuan Community",

@@ -17,6 +17,7 @@ from services.frames import Frames, Item, Pixels, Progress
 from services.hunyuan_dit.plan import HunyuanDitPlan
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.settings import HunyuanDitSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.worker import Outlet
 
@@ -168,6 +169,7 @@ def _load(settings: HunyuanDitSettings, home: Path) -> HunyuanDiTPipeline:
         _, transformer = HunyuanDiTPipeline.load_config(folder, local_files_only=True).get("transformer", ("", "none"))
         if transformer != HunyuanDiT2DModel.__name__:  # diffusers would load everything and only warn
             raise ValueError(f"its transformer is {transformer}")
+        check_pipeline(folder)
         pipe = HunyuanDiTPipeline.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),

@@ -21,7 +21,10 @@ class Found:
     box: Features
     """(4,): left, top, right, bottom; the box may extend beyond the picture."""
     keypoints: Features
-    """(5, 2): x and y of the eyes, the nose and the corners of the mouth; left before right, as seen in the picture."""
+    """(5, 2): x and y of the eyes, the nose and the corners of the mouth; left before right, as seen with the face
+    upright."""
+    score: float
+    """The detector's probability that this is a face."""
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -36,8 +39,16 @@ class Found:
         return (right - left) * (bottom - top)
 
 
-def choose_face(faces: Sequence[Found], image: Frames, requirements: Requirements) -> tuple[Found, str]:
+def choose_face(
+    faces: Sequence[Found], image: Frames, requirements: Requirements, quarters: int = 0
+) -> tuple[Found, str]:
     """Return the largest face in `image`, and a notice for the user about its quality, empty if it has no defects.
+
+    Args:
+        faces: the faces of the picture.
+        image: one frame.
+        requirements: what a face must be like.
+        quarters: by how many quarter turns the faces are turned clockwise.
 
     Raises:
         InvalidParameter: the picture has no face, or its largest face is too small or turned too far.
@@ -59,6 +70,7 @@ def choose_face(faces: Sequence[Found], image: Frames, requirements: Requirement
         f"{len(faces)} faces were found, and the largest is taken": len(faces) > 1,
         f"the face is small: {width}x{height} pixels": min(width, height) < SMALL * requirements.min_face,
         f"the face is turned about {turned:.0f} degrees to the side": turned > requirements.max_yaw / 2,
+        f"the face is turned clockwise by {90 * quarters} degrees: turn the picture upright": quarters > 0,
         "a part of the face lies outside the picture": not _inside(face.keypoints, image),
     }
     return face, "; ".join(notice for notice, holds in notices.items() if holds)

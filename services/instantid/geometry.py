@@ -46,6 +46,16 @@ def yaw(keypoints: Features) -> float:
     return math.degrees(math.atan(float((points[2] - eyes) @ across) / half / NOSE_DEPTH))
 
 
+def measure_roll(keypoints: Features) -> float:
+    """Return a face's roll in degrees: 0 if upright, positive if turned clockwise, from -180 to 180.
+
+    Args:
+        keypoints: (5, 2) pixels.
+    """
+    matrix = similarity(keypoints)
+    return math.degrees(math.atan2(matrix[0, 1], matrix[0, 0]))
+
+
 def similarity(keypoints: Features) -> NDArray[np.float64]:
     """Return the (3, 3) similarity transform from the key points to the template, by least squares.
 

@@ -71,7 +71,7 @@ class InsightFace:
                 raise ModelFailed(f"the detector failed at {side}x{side} pixels") from error
             if len(boxes):
                 return [
-                    Found(box[:4].astype(np.float32), points.astype(np.float32))
+                    Found(box[:4].astype(np.float32), points.astype(np.float32), float(box[4]))
                     for box, points in zip(boxes, keypoints, strict=True)
                 ]
         return []

@@ -15,6 +15,7 @@ from services.instantid.faces import Found, choose_face, fractions
 from services.instantid.geometry import aligned
 from services.instantid.insightface_pack import InsightFace
 from services.instantid.mtcnn import Mtcnn
+from services.instantid.orientation import find_faces
 from services.instantid.settings import InstantIdSettings, MtcnnSettings
 from services.tensors import read_weights
 from services.weights.local import resolve
@@ -52,16 +53,17 @@ class InstantIdModel:
 
     def _find(self, image: Frames, outlet: Outlet[Item]) -> None:
         picture = image.pixels[0]
-        found = self._detector.detect(picture, outlet.check)
+        found, quarters = find_faces(lambda pixels: self._detector.detect(pixels, outlet.check), picture)
         outlet.put(Fact("faces", len(found)))
-        face, notice = choose_face(found, image, self._settings)
+        face, notice = choose_face(found, image, self._settings, quarters)
         if notice:
             outlet.put(Fact("notice", notice))
         outlet.check()
         crop = aligned(picture, face.keypoints)
         embedding = self._embed(crop)
-        box = fractions(face.box.reshape(2, 2), image.width, image.height).clip(0, 1).reshape(4)
-        outlet.put(Face(embedding, fractions(face.keypoints, image.width, image.height), box, Frames(crop)))
+        size = image.width, image.height
+        box = fractions(face.box.reshape(2, 2), *size).clip(0, 1).reshape(4)
+        outlet.put(Face(embedding, fractions(face.keypoints, *size), box, Frames(crop), size))
 
     @torch.no_grad()
     def _embed(self, crop: Pixels) -> Features:

@@ -107,8 +107,8 @@ class Mtcnn:
         picture = (picture.float() - 127.5) / 128  # (1, 3, h, w) float32 in [-1, 1]
         boxes = self._propose(picture, check)
         boxes = self._refine(picture, boxes, check)
-        boxes, points = self._locate(picture, boxes, check)
-        return [Found(box, keypoints) for box, keypoints in zip(boxes.cpu().numpy(), points.cpu().numpy(), strict=True)]
+        found = (part.cpu().numpy() for part in self._locate(picture, boxes, check))
+        return [Found(box, keypoints, float(score)) for box, keypoints, score in zip(*found, strict=True)]
 
     def _propose(self, picture: Tensor, check: Callable[[], None]) -> Tensor:
         """Return candidate squares for faces, (n, 4) pixels."""
@@ -154,8 +154,8 @@ class Mtcnn:
         kept = nms(boxes, scores, 0.7)
         return _square(_moved(boxes[kept], offsets[kept], 1))
 
-    def _locate(self, picture: Tensor, boxes: Tensor, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Return the boxes of the faces, (n, 4), and their key points, (n, 5, 2), both in pixels."""
+    def _locate(self, picture: Tensor, boxes: Tensor, check: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the faces' boxes, (n, 4), and key points, (n, 5, 2), both in pixels, and their scores, (n,)."""
         boxes, scores, offsets, points = self._looked_at("output", picture, boxes, 48, check)
         passed = scores > self._settings.thresholds[2]
         boxes, scores, offsets, points = boxes[passed], scores[passed], offsets[passed], points[passed]
@@ -163,7 +163,7 @@ class Mtcnn:
         points = points.unflatten(1, (2, 5)).transpose(1, 2) * sides + boxes[:, None, :2] - 1
         boxes = _moved(boxes, offsets, 1)
         kept = _apart(boxes, scores)
-        return boxes[kept], points[kept]
+        return boxes[kept], points[kept], scores[kept]
 
     def _looked_at(
         self, name: str, picture: Tensor, boxes: Tensor, side: int, check: Callable[[], None]

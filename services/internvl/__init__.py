@@ -1,5 +1,8 @@
 """InternVL3.5: descriptions of images, and answers to text."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.internvl.request import DescribeRequest
 from services.internvl.settings import InternVLSettings
 from services.model import Model, Offer
@@ -12,5 +15,6 @@ MODEL = Model(
     settings=InternVLSettings,
     service="services.internvl.service:InternVL",
     offers=(Offer("describe", DescribeRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={name: grant_apache(name) for name in (f"OpenGVLab/InternVL3_5-{size}-HF" for size in SIZES)},
 )

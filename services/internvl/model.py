@@ -26,6 +26,7 @@ from services.device import find_device, report_device_errors
 from services.errors import ConfigError, LimitExceeded, ModelFailed
 from services.frames import Pixels
 from services.internvl.settings import InternVLSettings
+from services.weights.completeness import check_network
 from services.weights.local import resolve
 
 _PROMPT = "\ufdd0"
@@ -51,6 +52,7 @@ class Describer:
         transformers.utils.logging.disable_progress_bar()  # progress bars clutter the log
         place = find_device(device)
         try:
+            check_network(folder, InternVLForConditionalGeneration)
             self.processor = InternVLProcessor.from_pretrained(folder)
             self.model, report = InternVLForConditionalGeneration.from_pretrained(
                 folder, dtype=dtype, attn_implementation=attention, device_map=place, output_loading_info=True

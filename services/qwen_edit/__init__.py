@@ -1,9 +1,13 @@
 """Qwen-Image-Edit: image editing with a prompt and reference images, and loss guidance during sampling."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.qwen_edit.request import EditRequest
 from services.qwen_edit.settings import QwenEditSettings
 from services.weights.licences import grant_apache
+from services.weights.loras.settings import place_loras
 
 REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
 
@@ -12,5 +16,7 @@ MODEL = Model(
     settings=QwenEditSettings,
     service="services.qwen_edit.service:QwenEdit",
     offers=(Offer("guided-edit", EditRequest),),
+    prepare=place_loras,
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={REPOSITORY: grant_apache(REPOSITORY)},
 )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
-from services.frames import Frames, Item, Pixels, Progress, Scores, Sketch
+from services.frames import Fact, Frames, Item, Pixels, Progress, Scores, Sketch
 from services.pixels import pixels_of, tensor_of
 from services.qwen_edit.decoders import StillDecoder, TinyDecoder, shrunk, unpacked
 from services.qwen_edit.guidance import (
@@ -37,7 +37,9 @@ from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.scores import perceptual_distance
 from services.qwen_edit.settings import QwenEditSettings
 from services.schedulers import CapturingEuler
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
+from services.weights.loras.active import Loras
 from services.worker import Outlet
 
 STYLES_KEPT = 8
@@ -56,6 +58,7 @@ class QwenEditModel:
         repair_text_encoder(self._pipe.text_encoder)
         self._pipe.scheduler = CapturingEuler.from_config(self._pipe.scheduler.config)
         self._pipe.vae.requires_grad_(False)
+        self.loras = Loras(settings, home, self._pipe, "qwen-image", {"": self._pipe.transformer})
         set_attention([self._pipe.transformer], settings.attention)
         place(self._pipe, self._device, settings.offload, in_order=settings.step_cache is None)
         if settings.step_cache is not None:
@@ -84,13 +87,19 @@ class QwenEditModel:
         """Edit `plan`'s picture, putting Progress, Sketches, Scores and Frames into `outlet`.
 
         Raises:
+            InvalidParameter: a LoRA cannot be used.
             ModelFailed: out of memory, or the model computed non-finite values.
             DeviceFailed: this process can no longer use the GPU.
             Cancelled: the job was cancelled; checked after each denoising step and before each guidance update.
         """
         task = f"{plan.width}x{plan.height} pixels"
         advice = "ask for a smaller max_area or a smaller ttlg.edge_size"
-        with report_device_errors(task, advice, self._release):
+        with (
+            report_device_errors(task, advice, self._release),
+            self.loras.activate(plan.request.loras) as facts,
+        ):
+            for name, value in facts.items():
+                outlet.put(Fact(name, value))
             self._edit(plan, outlet)
 
     def _release(self) -> None:
@@ -261,6 +270,7 @@ def _load(settings: QwenEditSettings, home: Path) -> QwenImageEditPlusPipeline:
     quiet()
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder)
         pipe = QwenImageEditPlusPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), local_files_only=True
         )

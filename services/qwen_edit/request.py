@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from services.errors import InvalidParameter
 from services.limits import MAX_STEPS, MAX_TEXT, Seed, Size, parse_json_object
+from services.weights.request import LoraList, name_lora_set
 
 DEFAULT_PROMPT = "将图 2 按图 1 所勾勒出的精致形状进行变形，生成一张图像输出"
 """In English: deform image 2 to follow the fine outlines in image 1, and generate one image."""
@@ -99,6 +100,13 @@ class Editing(BaseModel):
     """Largest number of pixels to sample. A larger image is sampled at a lower resolution and then enlarged."""
     ttlg: Annotated[Guidance, BeforeValidator(parse_json_object)] = Guidance()
     """Test-time loss guidance."""
+    loras: LoraList = ()
+    """Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`."""
+
+    @property
+    def lora_set(self) -> str:
+        """The LoRAs by which requests are routed."""
+        return name_lora_set(self.loras)
 
     @model_validator(mode="after")
     def _guidance_begins_in_time(self) -> "Editing":

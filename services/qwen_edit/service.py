@@ -62,6 +62,7 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
     def _plan(self, request: EditRequest, image: Frames, edges: Frames | None, first: Frames) -> QwenEditPlan:
         check_limit("max_area", request.max_area, self._settings.max_area, "pixels")
         self._check_guidance(request.ttlg, edges)
+        self._model.loras.check(request.loras)
         size = image.width, image.height
         if request.size is not None:
             size = parse_size(request.size)

@@ -6,23 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.levers import CheckpointSettings, Offload, Precision, StepCache
+from services.levers import Precision, StepCache
+from services.weights.loras.settings import FixedLora, LoraSettings
 
 Trunk = Literal["random"] | Path
 """A file with torchvision's weights, or `random` for weights initialized from a fixed seed."""
 
 
-class QwenEditSettings(CheckpointSettings):
+class QwenEditSettings(LoraSettings[FixedLora]):
     """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
     decoder_dtype: Precision | None = None
     """Precision of the decoder through which guidance backpropagates; by default `dtype`."""
-    offload: Offload = "none"
     attention: str | None = None
     """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
-    compile: bool = False
-    """Compile the transformer's blocks on first use, which takes minutes."""
     step_cache: StepCache | None = None
     reference_area: Annotated[int, Field(ge=32 * 32)] = 1024 * 1024
     """Number of pixels to which each input image is scaled for the VAE; the model was trained with the default."""

@@ -1,5 +1,8 @@
 """Stable Video Diffusion: image-to-video."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.svd.request import SvdRequest
 from services.svd.settings import SvdSettings
@@ -10,6 +13,7 @@ MODEL = Model(
     settings=SvdSettings,
     service="services.svd.service:Svd",
     offers=(Offer("image-to-video", SvdRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={
         "stabilityai/stable-video-diffusion-img2vid-xt": Licence(
             "Stability AI Community",

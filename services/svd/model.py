@@ -15,6 +15,7 @@ from services.pixels import fit_picture, pixels_of
 from services.sizes import Sides
 from services.svd.plan import SvdPlan
 from services.svd.settings import SvdSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.worker import Outlet
 
@@ -140,6 +141,7 @@ def _load(settings: SvdSettings, home: Path) -> StableVideoDiffusionPipeline:
     quiet()
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder, settings.variant)
         pipe = StableVideoDiffusionPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), variant=settings.variant, local_files_only=True
         )

@@ -1,5 +1,8 @@
 """ModelScope's text-to-video model."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.settings import TextToVideoSettings
@@ -12,6 +15,7 @@ MODEL = Model(
     settings=TextToVideoSettings,
     service="services.text_to_video.service:TextToVideo",
     offers=(Offer("text-to-video", TextToVideoRequest),),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     licences={REPOSITORY: deny_commerce(REPOSITORY)},
     command="film",
 )

@@ -17,6 +17,7 @@ from services.plan import VideoPlan
 from services.sizes import Sides
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.settings import TextToVideoSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
 from services.worker import Outlet
 
@@ -112,6 +113,7 @@ def _load(settings: TextToVideoSettings, home: Path) -> TextToVideoSDPipeline:
     logging.getLogger(TextToVideoSDPipeline.__module__).setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
+        check_pipeline(folder, settings.variant)
         pipe = TextToVideoSDPipeline.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), variant=settings.variant, local_files_only=True
         )

@@ -1,9 +1,13 @@
 """Wan2.2: image-to-video and text-to-video."""
 
+from pathlib import Path
+
+from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
 from services.wan.request import WanRequest, WanTextRequest
 from services.wan.settings import WanSettings
 from services.weights.licences import grant_apache
+from services.weights.loras.settings import place_loras
 
 REPOSITORIES = (
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
@@ -19,7 +23,9 @@ MODEL = Model(
         Offer("image-to-video", WanRequest, pictures={"last_image": "The last frame."}),
         Offer("text-to-video", WanTextRequest),
     ),
+    checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     rate=lambda settings: settings.rate,
+    prepare=place_loras,
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases={"wan-i2v": "image-to-video", "wan-t2v": "text-to-video"},
     command="i2v",

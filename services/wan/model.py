@@ -18,19 +18,19 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image
-from safetensors import SafetensorError
 
 from services.device import find_device, finite, place, quiet, report_device_errors, set_attention
 from services.errors import ConfigError, InvalidParameter
-from services.frames import Frames, Item, Pixels, Progress
+from services.frames import Fact, Frames, Item, Pixels, Progress
 from services.framing import Box
 from services.pixels import fit_picture
 from services.sizes import Sides
 from services.wan.plan import WanPlan, WanTextPlan
 from services.wan.request import Denoising
 from services.wan.settings import WanSettings
+from services.weights.completeness import check_pipeline
 from services.weights.local import resolve
-from services.weights.loras.files import hash_lora
+from services.weights.loras.active import Loras
 from services.worker import Outlet
 
 PREVIEW_SIDE = 256
@@ -45,8 +45,7 @@ class WanModel:
         device = find_device(settings.device)
         self._pipe = _load(settings, home)
         self._schedule = dict(self._pipe.scheduler.config)
-        self.lora_hashes = _load_loras(self._pipe, settings)
-        """Name of each LoRA → SHA-256 of its file, in hex."""
+        self.loras = Loras(settings, home, self._pipe, "wan", _experts(self._pipe))
         set_attention(_experts(self._pipe).values(), settings.attention)
         # With a step cache some steps skip layers.
         place(self._pipe, device, settings.offload, in_order=settings.step_cache is None)
@@ -74,7 +73,7 @@ class WanModel:
         """Denoise and decode `plan`, putting Progress and Frames into `outlet`.
 
         Raises:
-            InvalidParameter: `steps` is too large for `shift`.
+            InvalidParameter: `steps` is too large for `shift`, or a LoRA cannot be used.
             ModelFailed: out of memory, or the model computed non-finite values.
             DeviceFailed: this process can no longer use the GPU.
             Cancelled: the job was cancelled; checked after each denoising step and each decoded latent frame.
@@ -82,7 +81,12 @@ class WanModel:
         task = f"{plan.width}x{plan.height} pixels and {plan.request.num_frames} frames"
         # After an exception the pipeline's step cache is filled and its models are on the device.
         release = self._pipe.maybe_free_model_hooks
-        with report_device_errors(task, "ask for a smaller size or fewer frames", release):
+        with (
+            report_device_errors(task, "ask for a smaller size or fewer frames", release),
+            self.loras.activate(plan.request.loras) as facts,
+        ):
+            for name, value in facts.items():
+                outlet.put(Fact(name, value))
             self._decode(self._denoise(plan, outlet), plan, outlet)
 
     def _denoise(self, plan: WanPlan | WanTextPlan, outlet: Outlet[Item]) -> torch.Tensor:
@@ -215,6 +219,7 @@ def _load(settings: WanSettings, home: Path) -> WanImageToVideoPipeline:
     folder = resolve(settings.weights, home)
     dtype = {"vae": getattr(torch, settings.vae_dtype), "default": getattr(torch, settings.dtype)}
     try:
+        check_pipeline(folder)
         pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a Wan checkpoint ({error})") from error
@@ -236,37 +241,3 @@ def _experts(pipe: WanImageToVideoPipeline) -> dict[str, WanTransformer3DModel]:
     """Return the checkpoint's transformers by noise level, `high` and `low`."""
     experts = {"high": pipe.transformer, "low": pipe.transformer_2}
     return {name: expert for name, expert in experts.items() if expert is not None}
-
-
-def _load_loras(pipe: WanImageToVideoPipeline, settings: WanSettings) -> dict[str, str]:
-    """Load the LoRAs of the settings. Return the name of each → SHA-256 of its file, in hex."""
-    hashes: dict[str, str] = {}
-    active: dict[str, dict[str, float]] = {name: {} for name in _experts(pipe)}
-    for index, lora in enumerate(settings.loras):
-        path, adapter = settings.path_of(lora), f"lora_{index}"
-        for name in active if lora.expert == "both" else [lora.expert]:
-            if name not in active:
-                raise ConfigError(f"loras: {path.name}: this checkpoint has no {name}-noise expert", param="loras")
-            _load_lora(pipe, path, adapter, name)
-            active[name][adapter] = lora.weight
-        hashes[path.name if Path(lora.file).is_absolute() else lora.file] = hash_lora(path)
-    for name, adapters in active.items():
-        if adapters:
-            _experts(pipe)[name].set_adapters(list(adapters), list(adapters.values()))
-    return hashes
-
-
-def _load_lora(pipe: WanImageToVideoPipeline, path: Path, adapter: str, expert: str) -> None:
-    try:
-        pipe.load_lora_weights(
-            str(path.parent),
-            weight_name=path.name,
-            adapter_name=adapter,
-            load_into_transformer_2=expert == "low",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"loras: {path} cannot be loaded ({error})", param="loras") from error
-    if adapter not in getattr(_experts(pipe)[expert], "peft_config", {}):  # diffusers only warns
-        raise ConfigError(f"loras: {path} has no weights for Wan's transformer", param="loras")

@@ -1,10 +1,11 @@
 """Requests to Wan and their limits."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.limits import MAX_TEXT, PictureFit, Seed, Size
+from services.weights.request import MAX_LORAS, Lora, check_once, name_lora_set, parse_lora, parse_loras
 
 MAX_FRAMES = 1_000
 """Far beyond the length that Wan was trained on. The configuration sets the operator's lower limit."""
@@ -15,6 +16,34 @@ def _latent_aligned(num_frames: int) -> int:
         lower = (num_frames - 1) // 4 * 4 + 1
         raise ValueError(f"must be a multiple of 4 plus 1, e.g. {lower} or {lower + 4}")
     return num_frames
+
+
+Expert = Literal["high", "low", "both"]
+
+
+class WanLora(Lora):
+    """A low-rank adaptation (LoRA) of Wan that is active for this request only."""
+
+    expert: Expert = "both"
+    """Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint."""
+
+    @property
+    def expert_name(self) -> str:
+        return "" if self.expert == "both" else self.expert
+
+
+def _parse_loras(value: object) -> object:
+    """Parse LoRAs as `parse_loras` does; a text may end with `:high` or `:low`."""
+    return parse_loras(value, _parse_lora)
+
+
+def _parse_lora(entry: object) -> object:
+    if isinstance(entry, str) and not entry.lstrip().startswith("{"):
+        name, _, expert = entry.rpartition(":")
+        parsed = parse_lora(name)
+        if expert in ("high", "low") and isinstance(parsed, dict):
+            return {**cast("dict[str, object]", parsed), "expert": expert}
+    return parse_lora(entry)
 
 
 class Denoising(BaseModel):
@@ -45,6 +74,21 @@ class Denoising(BaseModel):
     """What the video should not show."""
     seed: Seed = -1
     """Random seed: equal seeds give equal pixels. -1 draws a random seed and reports it."""
+    loras: Annotated[
+        tuple[WanLora, ...],
+        Field(max_length=MAX_LORAS),
+        BeforeValidator(
+            _parse_loras, json_schema_input_type=Annotated[tuple[WanLora | str, ...], Field(max_length=MAX_LORAS)]
+        ),
+        AfterValidator(check_once),
+    ] = ()
+    """Low-rank adaptations (LoRAs) of the model. A string has the form `name` or `name:weight`, and may end with
+    `:high` or `:low` to select one expert of a checkpoint that has two."""
+
+    @property
+    def lora_set(self) -> str:
+        """The LoRAs by which requests are routed."""
+        return name_lora_set(self.loras)
 
     @staticmethod
     def count_frames(seconds: float, rate: float) -> int:

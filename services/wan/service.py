@@ -12,7 +12,6 @@ from services.wan.model import WanModel
 from services.wan.plan import WanPlan, WanTextPlan
 from services.wan.request import WanRequest, WanTextRequest
 from services.wan.settings import WanSettings
-from services.weights.loras.files import report_loras
 
 WIDESCREEN = (16, 9)
 """Aspect ratio of a video without a picture if the request has no `size`."""
@@ -42,8 +41,7 @@ class Wan(Service[WanSettings, WanModel]):
         latent frame.
         """
         plan = self._plan(request, image, last_image, start)
-        facts = {**plan.framing.list_facts(), **report_loras(self._model.lora_hashes)}
-        return self._sample("generate", plan, self._model.generate, key, facts)
+        return self._sample("generate", plan, self._model.generate, key, plan.framing.list_facts())
 
     def generate_video(self, request: WanTextRequest, start: int = 0, key: str = "") -> Stream:
         """Generate a video from the prompt; see `services.roles.TextToVideo`.
@@ -52,11 +50,12 @@ class Wan(Service[WanSettings, WanModel]):
         `animate`.
         """
         plan = self._plan_text(request, start)
-        return self._sample("generate", plan, self._model.generate, key, report_loras(self._model.lora_hashes))
+        return self._sample("generate", plan, self._model.generate, key)
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> WanPlan:
         if not self._model.takes_image:
             raise InvalidParameter("image: this checkpoint generates videos from a prompt alone", param="image")
+        self._model.loras.check(request.loras)
         if last_image is not None:
             self._check_last_image(request)
         self._check_second_guidance(request.guidance_scale, request.guidance_scale_2)
@@ -68,6 +67,7 @@ class Wan(Service[WanSettings, WanModel]):
     def _plan_text(self, request: WanTextRequest, start: int) -> WanTextPlan:
         if not self._model.takes_text_alone:
             raise InvalidParameter("image: required, because this checkpoint animates a picture", param="image")
+        self._model.loras.check(request.loras)
         self._check_second_guidance(request.guidance_scale, request.guidance_scale_2)
         width, height = choose_size(request, WIDESCREEN, self._settings.max_area, self._model.sides)
         return VideoPlan(request, width, height, draw_seed(request.seed), start)

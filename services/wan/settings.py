@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from services.levers import CheckpointSettings, Offload, Precision, StepCache
-from services.wan.request import MAX_FRAMES
-from services.weights.loras.files import UnsafeLora, check_lora
+from services.levers import Precision, StepCache
+from services.wan.request import MAX_FRAMES, Expert
+from services.weights.loras.settings import FixedLora, LoraSettings
 
 
 def _exact(rate: object) -> object:
@@ -17,33 +16,26 @@ def _exact(rate: object) -> object:
     return str(rate) if isinstance(rate, float) else rate
 
 
-class Lora(BaseModel):
-    """A low-rank adaptation (LoRA) that is loaded at startup and always active."""
+class ExpertLora(FixedLora):
+    """A low-rank adaptation (LoRA) that is loaded at startup and active for every request."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    file: Annotated[str, BeforeValidator(str)]
-    """Path of a safetensors file; a relative path starts at `lora_dir`."""
-    weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
-    expert: Literal["high", "low", "both"] = "both"
+    expert: Expert = "both"
     """Expert that uses the LoRA: high-noise, low-noise, or all experts of the checkpoint."""
 
+    @property
+    def expert_name(self) -> str:
+        return "" if self.expert == "both" else self.expert
 
-class WanSettings(CheckpointSettings):
+
+class WanSettings(LoraSettings[ExpertLora]):
     """Settings of a replica."""
 
     dtype: Precision = "bfloat16"
     """Precision of the transformers and the text encoder."""
     vae_dtype: Precision = "float32"
-    offload: Offload = "none"
     attention: str | None = None
     """Attention backend of diffusers, e.g. `_native_cudnn` or `_flash_3`; by default diffusers chooses."""
-    compile: bool = False
-    """Compile the transformers' blocks on first use, which takes minutes."""
     step_cache: StepCache | None = None
-    loras: tuple[Lora, ...] = ()
-    lora_dir: Path | None = None
-    """Folder that must contain all LoRA files, if set."""
     rate: Annotated[Fraction, BeforeValidator(_exact), Field(gt=0, le=240)] | None = None
     """Frames per second of the generated videos; by default 24 for TI2V and 16 for other checkpoints."""
     preview_every: Annotated[int, Field(ge=0)] = 0
@@ -58,16 +50,3 @@ class WanSettings(CheckpointSettings):
     @property
     def limits(self) -> Mapping[str, int]:
         return {"num_frames": self.max_frames, "max_area": self.max_area, "steps": self.max_steps}
-
-    @model_validator(mode="after")
-    def _loras_are_safe(self) -> "WanSettings":
-        for lora in self.loras:
-            try:
-                check_lora(lora.file, self.path_of(lora), self.lora_dir)
-            except UnsafeLora as error:
-                raise ValueError(f"loras: {error}") from error
-        return self
-
-    def path_of(self, lora: Lora) -> Path:
-        """Return the path of the file of `lora`, with symbolic links resolved."""
-        return ((self.lora_dir or Path()) / lora.file).resolve()

@@ -245,8 +245,8 @@ def test_loras_that_cannot_be_used(server: Server, http: httpx.Client, route: st
         "../outside": "inside the LoRA directory",
         "/etc/passwd": "inside the LoRA directory",
         "style.bin": "other formats can run code",
-        write_pickle(server): "cannot be read as a LoRA",
-        write_foreign_lora(server): "lora",
+        write_pickle(server): "is not a safetensors file",
+        write_foreign_lora(server): "loras: foreign ",
     }
     for name, words in cases.items():
         if route == "images":

@@ -48,7 +48,7 @@ class PaintService:
         self.may_go_on = asyncio.Event()
 
     async def generate_image(
-        self, request: FluxRequest, face: Face | None = None, key: str = ""
+        self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
         self.asked.append((request, face, key))
         self.working += 1

@@ -83,7 +83,7 @@ class Studio:
         yield done("face", "instantid")
 
     async def generate_image(
-        self, request: FluxRequest, face: Face | None = None, key: str = ""
+        self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
         self._enter("flux", request)
         yield Fact("seed", request.seed)

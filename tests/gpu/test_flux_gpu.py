@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from miniatures.random import written
 from services.errors import Cancelled, ModelFailed
-from services.flux.request import FluxRequest, Lora
+from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Face, Frames, Pixels
 from services.levers import StepCache
+from services.weights.request import Lora
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,7 @@ def painted(flux: Flux, request: FluxRequest, face: Face | None = None) -> Pictu
     """Return the picture that the service generates: (height, width, 3)."""
 
     async def asked() -> Picture:
-        async with aclosing(flux.generate_image(request, face)) as items:
+        async with aclosing(flux.generate_image(request, face, pose=face)) as items:
             (picture,) = [item.pixels[0] async for item in items if isinstance(item, Frames)]
         return picture
 

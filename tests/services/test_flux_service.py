@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded
-from services.flux.request import FluxRequest, Lora, Painting
+from services.flux.request import FluxRequest, Painting
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings
 from services.frames import Face, Fact, Frames, Item, Pixels, Progress, StageDone
+from services.weights.request import Lora
 from services.weights.weights import Weights
 from tests.services.contract import close_while_decoding
 

@@ -24,7 +24,7 @@ from services.levers import StepCache
 from services.wan.model import decode, to_pixels
 from services.wan.request import WanRequest
 from services.wan.service import Wan
-from services.wan.settings import Lora, WanSettings
+from services.wan.settings import ExpertLora, WanSettings
 from services.weights.local import resolve
 from services.weights.loras.files import LORA_HASHES
 from services.weights.weights import Weights
@@ -343,34 +343,38 @@ def lora(tmp_path) -> Path:
 
 async def test_a_lora_acts_on_the_expert_it_is_for(home, plain, lora):
     videos = {
-        (await made(loaded(home, "a14b", loras=[Lora(file=lora, expert=expert)]))).tobytes()
+        (await made(loaded(home, "a14b", loras=[ExpertLora(file=lora, expert=expert)]))).tobytes()
         for expert in ("high", "low", "both")
     }
     assert len(videos | {plain["a14b"].tobytes()}) == 4
 
 
 async def test_a_lora_acts_by_its_weight(home, plain, lora):
-    none = await made(loaded(home, "ti2v", loras=[Lora(file=lora, weight=0)]))
-    some = await made(loaded(home, "ti2v", loras=[Lora(file=lora, weight=0.5)]))
-    full = await made(loaded(home, "ti2v", loras=[Lora(file=lora)]))
-    twice = await made(loaded(home, "ti2v", loras=[Lora(file=lora, weight=0.5), Lora(file=lora, weight=0.5)]))
+    none = await made(loaded(home, "ti2v", loras=[ExpertLora(file=lora, weight=0)]))
+    some = await made(loaded(home, "ti2v", loras=[ExpertLora(file=lora, weight=0.5)]))
+    full = await made(loaded(home, "ti2v", loras=[ExpertLora(file=lora)]))
+    twice = await made(
+        loaded(home, "ti2v", loras=[ExpertLora(file=lora, weight=0.5), ExpertLora(file=lora, weight=0.5)])
+    )
     assert np.array_equal(none, plain["ti2v"])
     assert len({video.tobytes() for video in (none, some, full)}) == 3
     assert np.abs(twice.astype(int) - full).max() <= 2
 
 
 async def test_the_files_of_the_loras_are_told_with_each_video(home, lora):
-    wan = loaded(home, "a14b", loras=[Lora(file=lora, expert=expert) for expert in ("high", "low")])
+    wan = loaded(home, "a14b", loras=[ExpertLora(file=lora, expert=expert) for expert in ("high", "low")])
     for _ in range(2):
         items = [item async for item in wan.animate(REQUEST, PICTURE)]
         told = [json.loads(str(item.value)) for item in items if isinstance(item, Fact) and item.name == LORA_HASHES]
         assert told == [{"style.safetensors": hashlib.sha256(lora.read_bytes()).hexdigest()}]
-    inside = loaded(home, "ti2v", loras=[Lora(file=lora.name)], lora_dir=lora.parent)
-    assert list(inside._model.lora_hashes) == ["style.safetensors"]
+    inside = loaded(home, "ti2v", loras=[ExpertLora(file=lora.name)], lora_dir=lora.parent)
+    items = [item async for item in inside.animate(REQUEST, PICTURE)]
+    (told,) = (json.loads(str(item.value)) for item in items if isinstance(item, Fact) and item.name == LORA_HASHES)
+    assert list(told) == ["style.safetensors"]
 
 
 async def test_a_lora_and_a_step_cache_go_together(home, plain, lora):
-    loras = [Lora(file=lora)]
+    loras = [ExpertLora(file=lora)]
     with_both = await made(loaded(home, "a14b", loras=loras, step_cache=StepCache(threshold=1e-9)))
     assert np.array_equal(with_both, await made(loaded(home, "a14b", loras=loras)))
     assert not np.array_equal(with_both, plain["a14b"])
@@ -378,7 +382,7 @@ async def test_a_lora_and_a_step_cache_go_together(home, plain, lora):
 
 def test_a_lora_for_an_expert_that_is_not_there(home, lora):
     with pytest.raises(ConfigError, match="no low-noise expert"):
-        loaded(home, "ti2v", loras=[Lora(file=lora, expert="low")])
+        loaded(home, "ti2v", loras=[ExpertLora(file=lora, expert="low")])
 
 
 class Payload:
@@ -393,14 +397,14 @@ class Payload:
 
 def test_a_pickle_that_calls_itself_safetensors_is_not_opened(home, tmp_path):
     (tmp_path / "style.safetensors").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    with pytest.raises(ConfigError, match=r"style\.safetensors cannot be loaded"):
-        loaded(home, "ti2v", loras=[Lora(file=tmp_path / "style.safetensors")])
+    with pytest.raises(ConfigError, match=r"style\.safetensors is not a safetensors file"):
+        loaded(home, "ti2v", loras=[ExpertLora(file=tmp_path / "style.safetensors")])
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_lora_that_is_missing(home, tmp_path):
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        loaded(home, "ti2v", loras=[Lora(file=tmp_path / "nothing.safetensors")])
+    with pytest.raises(ConfigError, match=r"there is no nothing\.safetensors here"):
+        loaded(home, "ti2v", loras=[ExpertLora(file=tmp_path / "nothing.safetensors")])
 
 
 @pytest.mark.parametrize("name", ["unet.down.lora_A.weight", "transformer.blocks.9.attn1.to_q.lora_A.weight"])
@@ -408,7 +412,7 @@ def test_a_lora_for_another_model(home, tmp_path, name):
     tensors = {name: torch.ones(2, 48), name.replace("lora_A", "lora_B"): torch.ones(48, 2)}
     save_file(tensors, tmp_path / "style.safetensors")
     with pytest.raises(ConfigError, match="loras"):
-        loaded(home, "ti2v", loras=[Lora(file=tmp_path / "style.safetensors")])
+        loaded(home, "ti2v", loras=[ExpertLora(file=tmp_path / "style.safetensors")])
 
 
 # --- failures -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from services.frames import Fact, Frames, Item, Pixels, Progress, StageDone
 from services.sizes import Sides
 from services.wan.request import WanRequest
 from services.wan.service import Wan
-from services.wan.settings import Lora, WanSettings
+from services.wan.settings import ExpertLora, WanSettings
 from services.weights.weights import Weights
 from tests.services.contract import close_while_decoding
 
@@ -183,15 +183,15 @@ def test_a_link_out_of_the_lora_directory_is_refused(tmp_path):
     with pytest.raises(ValidationError, match="must lie inside"):
         WanSettings(
             weights=WEIGHTS,
-            loras=(Lora(file="style.safetensors"),),
+            loras=(ExpertLora(file="style.safetensors"),),
             lora_dir=tmp_path / "loras",
         )
 
 
 def test_a_relative_lora_lies_in_the_lora_directory(tmp_path):
-    lora = Lora(file="wan/style.safetensors")
+    lora = ExpertLora(file="wan/style.safetensors")
     settings = WanSettings(weights=WEIGHTS, loras=(lora,), lora_dir=tmp_path)
-    assert settings.path_of(lora) == tmp_path / "wan" / "style.safetensors"
+    assert settings.path_of(str(lora.file)) == tmp_path / "wan" / "style.safetensors"
 
 
 # --- cancellation -------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from composition.graphs.calls import (
     stop_everywhere,
     stream,
 )
-from composition.graphs.faces import find_face, read_identity
+from composition.graphs.face_pose import PHOTO
+from composition.graphs.faces import find_face, find_pose, read_identity
 from composition.graphs.fields import complete_request
 from composition.graphs.full_pipeline.request import HD, PAINTED, FullPipelineRequest
 from composition.graphs.inputs import Media
@@ -132,10 +133,16 @@ class FullPipeline:
             face, other_items = await find_face(self._models.face, image, self._transport, key)
             for item in other_items:
                 yield item
+        pose = face if request.face_pose == PHOTO else None
+        if request.pose_picture is not None:
+            image = await self._media.read_picture(request.pose_picture, plan.known.owner)
+            pose, other_items = await find_pose(self._models.face, image, self._transport, key)
+            for item in other_items:
+                yield item
         fields: dict[str, Any] = {name: getattr(request, name) for name in Painting.model_fields}
         painting = FluxRequest.model_validate({**fields, "prompt": request.prompt, "seed": plan.seed})
         painter = self._models.text_to_image.prefer(painting.lora_set)
-        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face, key)
+        call = stream(painter, TextToImage[FluxRequest].generate_image, painting, face, key, pose)
         async with aclosing(self._rename_items(call, "paint", "image")) as items:
             async for item in items:
                 yield item

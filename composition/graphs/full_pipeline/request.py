@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
+from composition.graphs.face_pose import POSE, WORDS
 from composition.graphs.fields import read_fps
 from composition.graphs.picture import PictureStages, expand_stages
 from composition.graphs.request import MediaRequest
@@ -31,7 +32,8 @@ class FullPipelineRequest(MediaRequest, PictureStages):
     restyling. With `animate: false` the main result is a picture.
     """
 
-    MEDIA = {"face": "image"}  # noqa: RUF012
+    MEDIA = {"face": "image", POSE: "image"}  # noqa: RUF012
+    WORDS = WORDS
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """What the picture shows."""
@@ -53,7 +55,7 @@ class FullPipelineRequest(MediaRequest, PictureStages):
     def active_stages(self) -> set[str]:
         """The stages that run. Decoding is counted as part of upscaling when both run at the same time."""
         active = {
-            "face": self.face is not None,
+            "face": self.face is not None or self.pose_picture is not None,
             "paint": True,
             "restyle": self.restyle is not None,
             "animate": self.animate is not None,
@@ -69,7 +71,8 @@ class FullPipelineRequest(MediaRequest, PictureStages):
 
     @property
     def wants(self) -> Mapping[str, Role]:
-        return {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
+        wanted: dict[str, Role] = {field: role for field, role in ROLES.items() if getattr(self, field) is not None}
+        return wanted if self.pose_picture is None else {**wanted, POSE: ROLES["face"]}
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -183,7 +183,8 @@ class RollingEdit:
         """Yield what the model sends for one picture."""
         edit = plan.edit.model_copy(update={"seed": seed})
         picture = Frames(edge.pixels)
-        call = stream(self._editor, GuidedEdit[EditRequest].edit, edit, previous, picture, plan.style, plan.key)
+        editor = self._editor.prefer(edit.lora_set)
+        call = stream(editor, GuidedEdit[EditRequest].edit, edit, previous, picture, plan.style, plan.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 yield item

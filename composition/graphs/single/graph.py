@@ -115,9 +115,11 @@ class Single:
         if isinstance(request, AnimationJob) or (isinstance(request, ClipJob) and request.image is not None):
             image, last = pictures["image"], pictures.get("last_image")
             animate = ImageToVideo[BaseModel].animate
-            return stream(self._models.image_to_video, animate, fields, image, last, known.frames, known.key)
+            animator = self._models.image_to_video.prefer(_read_lora_set(fields))
+            return stream(animator, animate, fields, image, last, known.frames, known.key)
         generate = TextToVideo[BaseModel].generate_video
-        return stream(self._models.text_to_video, generate, fields, known.frames, known.key)
+        filmer = self._models.text_to_video.prefer(_read_lora_set(fields))
+        return stream(filmer, generate, fields, known.frames, known.key)
 
     def _call_picture(
         self, request: PictureJob, pictures: Mapping[str, Frames], references: Sequence[Frames], key: str
@@ -126,10 +128,11 @@ class Single:
         if isinstance(request, EditJob):
             image, edges = pictures["image"], pictures.get("edges")
             edit = GuidedEdit[BaseModel].edit
-            return stream(self._models.guided_edit, edit, fields, image, edges, key=key, references=references)
+            editor = self._models.guided_edit.prefer(_read_lora_set(fields))
+            return stream(editor, edit, fields, image, edges, key=key, references=references)
         if isinstance(request, RepaintJob):
             return stream(self._models.restyle, Restyle[BaseModel].restyle, fields, pictures["image"], key)
-        painter = self._models.text_to_image.prefer(getattr(fields, "lora_set", ""))
+        painter = self._models.text_to_image.prefer(_read_lora_set(fields))
         return stream(painter, TextToImage[BaseModel].generate_image, fields, key=key)
 
     def _select(self, request: SingleRequest) -> BaseModel:
@@ -221,6 +224,11 @@ class Upscaling:
         async with aclosing(call_in_order(calls(), WINDOW)) as results:
             async for result in results:
                 yield result
+
+
+def _read_lora_set(fields: BaseModel) -> str:
+    """Return the LoRAs by which a call is routed; empty if the model's requests have none."""
+    return getattr(fields, "lora_set", "")
 
 
 def _read_opacity(alpha: Frames) -> Pixels:

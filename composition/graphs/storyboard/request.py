@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from composition.graphs.face_pose import POSE, WORDS
 from composition.graphs.full_pipeline.request import ROLES
 from composition.graphs.picture import PictureStages, expand_stages
 from composition.graphs.request import MediaRequest
@@ -22,7 +23,8 @@ class StoryboardRequest(MediaRequest, PictureStages):
     The fields of the full pipeline apply to every scene that does not override them.
     """
 
-    MEDIA = {"face": "image", "audio": "sound"}  # noqa: RUF012
+    MEDIA = {"face": "image", POSE: "image", "audio": "sound"}  # noqa: RUF012
+    WORDS = WORDS
 
     script: Script | None = None
     """`{title, scenes: [{scene_number, description, duration, face?, audio?, lora?, style?}]}`; `face` and `audio` are
@@ -71,7 +73,12 @@ class StoryboardRequest(MediaRequest, PictureStages):
     def wants(self) -> Mapping[str, Role]:
         has_faces = self.face is not None or bool(self.mentioned_files)
         is_set = {"face": has_faces, "restyle": self.restyle is not None, "upscale": self.upscale is not None}
-        return {field: ROLES[field] for field, needed in is_set.items() if needed}
+        wanted: dict[str, Role] = {field: ROLES[field] for field, needed in is_set.items() if needed}
+        return wanted if self.pose_picture is None else {**wanted, POSE: ROLES["face"]}
+
+    @property
+    def shows_face(self) -> bool:
+        return super().shows_face or bool(self.mentioned_files)
 
     @classmethod
     def expand_shorthands(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any, TypeAlias
 
+from composition.graphs.face_pose import NO_POSE, POSE
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
 from composition.graphs.full_pipeline.request import FullPipelineRequest
 from composition.graphs.picture import PictureStages
@@ -122,6 +123,9 @@ def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_model: F
     if face in plan.parent.media:
         job.media = {"face": str(plan.parent.media[face])}
         job.params["face"] = scene.face or plan.parent.params["face"]
+    if request.pose_picture is not None:
+        job.media[POSE] = str(plan.parent.media[POSE])
+        job.params[POSE] = plan.parent.params[POSE]
     if request.main_variant != VIDEO:
         job.main = request.main_variant
     return job
@@ -139,6 +143,8 @@ def _make_pipeline_request(
         shared["loras"] = scene.loras
     if scene.face:
         shared |= {"face": scene.face, "identity": None}
+    if not shared["face"] and not shared["identity"]:
+        shared[POSE] = NO_POSE
     if scene.style and restyles:
         restyle = request.restyle or RestyleRequest(prompt=scene.style)
         shared["restyle"] = restyle.model_copy(update={"prompt": scene.style})

@@ -23,9 +23,10 @@ from pydantic import (
 )
 
 from services.errors import InvalidParameter, LimitExceeded, PayloadTooLarge
-from services.flux.request import Lora, Painting
+from services.flux.request import Painting
 from services.json_text import UnusableText, scan_json
 from services.limits import MAX_TEXT, parse_json_object
+from services.weights.request import Lora
 
 MAX_SCENES = 100
 MAX_SCENE_S = 60

@@ -80,7 +80,8 @@ class V2V:
         start = 0 if request.join or match else known.frames  # colours are compared at frame 0
         animation = select_fields(WanRequest, request, prompt=prompt)
         animate = ImageToVideo[WanRequest].animate
-        call = stream(self._animator, animate, animation, last, start=start, key=known.key)
+        animator = self._animator.prefer(animation.lora_set)
+        call = stream(animator, animate, animation, last, start=start, key=known.key)
         async with open_stream(call, self._transport) as items:
             async for item in items:
                 if not isinstance(item, Frames):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 LORA_HASHES = "lora_sha256"
 """Name of the fact that says which LoRA files were used."""
+LORA_NOTICE = "lora_notice"
+"""Name of the fact that says which parts of them were not applied."""
 
 
 class UnsafeLora(ValueError):

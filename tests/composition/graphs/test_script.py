@@ -27,9 +27,9 @@ from composition.graphs.storyboard.script import (
 )
 from composition.http.validation import parse_fields
 from services.errors import InvalidParameter
-from services.flux.request import Lora
 from services.internvl.request import DescribeRequest
 from services.limits import MAX_TEXT
+from services.weights.request import Lora
 
 
 def scene(number: int = 1, /, **more: Any) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from composition.http.schemas import ImageObject
 from composition.media.encode import encode_png
 from miniatures.random import written
 from services.errors import InvalidParameter, LimitExceeded, ModelFailed, ReelError, ServiceBusy, ServiceLost
-from services.flux.request import FluxRequest, Lora
+from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings, IdentitySettings
 from services.frames import Frames, Pixels
 from services.instantid.service import InstantId
 from services.instantid.settings import InstantIdSettings
 from services.limits import MAX_SEED
+from services.weights.request import Lora
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted, served_model
 from tests.composition.painting import FaceService, PaintService, front_door, open_door, painted, painter, seen_in
 from tests.composition.painting import flux as flux_model

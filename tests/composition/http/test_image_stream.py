@@ -24,8 +24,8 @@ from reelgraph import AsyncClient
 from reelgraph.errors import ApiError
 from reelgraph.objects import CompletedImage, ImageProgress, PartialImage
 from services.errors import InvalidParameter, ModelFailed
-from services.flux.request import Lora
 from services.frames import Pixels
+from services.weights.request import Lora
 from tests.composition.deployed import TRANSPORT, Hosted, served_model
 from tests.composition.painting import FaceService, PaintService, flux, front_door, painted, served
 from tests.composition.rolling import Full

@@ -46,10 +46,10 @@ class LoraService(PaintService):
     """A fake Flux that reports the LoRA files that it used, before the pictures."""
 
     async def generate_image(
-        self, request: FluxRequest, face: Face | None = None, key: str = ""
+        self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
         yield Fact("lora_sha256", '{"ink": "abc"}')
-        async for item in super().generate_image(request, face, key):
+        async for item in super().generate_image(request, face, key, pose):
             yield item
 
 

@@ -156,9 +156,9 @@ class Silent(Studio):
     """Flux says when it is done, and gives nothing."""
 
     async def generate_image(
-        self, request: FluxRequest, face: Face | None = None, key: str = ""
+        self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
-        async for item in super().generate_image(request, face, key):
+        async for item in super().generate_image(request, face, key, pose):
             if not isinstance(item, Frames):
                 yield item
 
