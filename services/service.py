@@ -9,10 +9,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from services.checkpoint import Checkpoint
+from services.cost import Cost, Job, check_cost
 from services.frames import Fact, Item, JsonValue, StageDone, Stream
-from services.levers import ModelSettings
+from services.levers import CheckpointSettings, ModelSettings
 from services.limits import check_limits
 from services.plan import Plan
+from services.weights.folder import describe_folder
+from services.weights.local import resolve
 from services.worker import Outlet, ServiceInfo, Worker
 
 Settings = TypeVar("Settings", bound=ModelSettings)
@@ -39,12 +43,17 @@ class Service(Generic[Settings, Loaded]):
     """Kind of the model, e.g. `wan`."""
     load: Callable[[Settings, Path], Loaded]
     """Loads the weights, given the settings and `home`; blocks until they are on the device."""
+    estimate: Callable[[Checkpoint, Settings, Job[Any]], Cost] | None = None
+    """Returns the cost of a request; None if the kind has no limit of cost."""
 
     def __init__(self, settings: Settings, home: Path, replica: Callable[[], str]) -> None:
         self._settings = settings
         self._replica = replica
         self._worker = Worker(self.kind)
         self._model = self.load(settings, home)
+        self._checkpoint: Checkpoint | None = None
+        if isinstance(settings, CheckpointSettings) and settings.max_pflop is not None:
+            self._checkpoint = describe_folder(resolve(settings.weights, home), getattr(settings, "variant", None))
 
     @property
     def rate(self) -> Fraction | None:
@@ -72,7 +81,12 @@ class Service(Generic[Settings, Loaded]):
         key: str,
         facts: Mapping[str, JsonValue] | None = None,
     ) -> Stream:
-        """Stream the facts `seed` and `size`, then `facts`, the items of `sample`, and StageDone."""
+        """Stream the facts `seed` and `size`, then `facts`, the items of `sample`, and StageDone.
+
+        Raises:
+            LimitExceeded: before the stream begins, if the request costs more than `max_pflop`.
+        """
+        self._check_cost(plan)
         decided: dict[str, JsonValue] = {"seed": plan.seed, "size": f"{plan.width}x{plan.height}", **(facts or {})}
 
         def work(outlet: Outlet[Item]) -> None:
@@ -81,6 +95,19 @@ class Service(Generic[Settings, Loaded]):
             sample(plan, outlet)
 
         return self._stream(stage, work, key, plan.request)
+
+    def _check_cost(self, plan: Plan[Any]) -> None:
+        if (
+            self.estimate is not None
+            and self._checkpoint is not None
+            and isinstance(self._settings, CheckpointSettings)
+        ):
+            cost = self.estimate(self._checkpoint, self._settings, self._describe_job(plan))
+            check_cost(cost, self._settings.max_pflop or float("inf"))
+
+    def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
+        """Return what the cost of a plan depends on."""
+        return Job(plan.request, plan.width * plan.height)
 
     def _stream(
         self, stage: str, work: Callable[[Outlet[Item]], None], key: str, request: BaseModel | None = None

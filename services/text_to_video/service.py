@@ -5,6 +5,7 @@ from services.limits import check_limit, draw_seed
 from services.plan import VideoPlan
 from services.service import Service
 from services.sizes import round_size
+from services.text_to_video.cost import estimate_cost
 from services.text_to_video.model import TextToVideoModel
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.settings import TextToVideoSettings
@@ -20,6 +21,7 @@ class TextToVideo(Service[TextToVideoSettings, TextToVideoModel]):
 
     kind = "text-to-video"
     load = TextToVideoModel
+    estimate = staticmethod(estimate_cost)
 
     def generate_video(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> Stream:
         """Generate a video from the prompt; see `services.roles.TextToVideo`.

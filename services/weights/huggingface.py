@@ -15,11 +15,20 @@ from huggingface_hub import (
 )
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils import (
+    build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+    get_session,
+    hf_raise_for_status,
+    tqdm,
+)
 
 from services.weights.downloads import Listing, Meter, Reference, causes, described
 
 SITE = "https://huggingface.co"
+PARTIAL = 206
+"""HTTP status of a part of a file."""
+TIMEOUT_S = 30.0
+"""Seconds without data from the hub after which a request fails."""
 LEFTOVER_S = 60.0
 """Seconds without a write after which the process of a partial file is considered dead."""
 
@@ -61,6 +70,27 @@ class HuggingFace:
         with self._explained():
             url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
             get_hf_file_metadata(url, endpoint=wanted.endpoint)
+
+    def read_bytes(self, file: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file, from `start`, without downloading the rest. Raises ConfigError."""
+        wanted = self._reference
+        url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
+        headers = {**build_hf_headers(), "range": f"bytes={start}-{start + length - 1}"}
+        found = bytearray()
+        with (
+            self._explained(),
+            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response,
+        ):
+            hf_raise_for_status(response)
+            skipped = 0 if response.status_code == PARTIAL else start
+            for chunk in response.iter_bytes():
+                found += chunk
+                if len(found) >= skipped + length:  # a server without ranges sends the whole file
+                    break
+            del found[:skipped]
+        if len(found) < length:
+            raise wanted.failed(f"{file}: the hub sent {len(found)} of {length} bytes")
+        return bytes(found[:length])
 
     def arrived(self, files: Listing) -> int:
         """Return 0, because huggingface_hub does not resume partial files; delete those of processes that died."""
