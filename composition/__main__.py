@@ -19,10 +19,9 @@ from composition.media.limits import MediaLimits
 from composition.media.marks.reading import inspect_marks
 from composition.media.marks.settings import MarksSettings
 from composition.records.store import Store
-from composition.server.check import Question, check_models
+from composition.server.check import GPUS, Question, check_models
 from composition.server.pull import Acceptance, exit_on_signal, pull_weights
 from composition.server.run import run_server
-from services.cards import CARDS
 from services.errors import ConfigError, ReelError
 from services.private import be_private
 
@@ -90,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
     checking = commands.add_parser("check")
-    checking.add_argument("--gpu", choices=list(CARDS), default="h100-80")
+    checking.add_argument("--gpu", choices=GPUS, default="h100-80")
     checking.add_argument("--share", type=_parse_share, default=0.4)
     checking.add_argument("--offline", action="store_true")
     verifying = commands.add_parser("verify")

@@ -9,14 +9,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from services.checkpoint import Checkpoint
-from services.cost import Cost, Job, check_cost
+from services.cost import Job
 from services.frames import Fact, Item, JsonValue, StageDone, Stream
-from services.levers import CheckpointSettings, ModelSettings
+from services.levers import ModelSettings
 from services.limits import check_limits
 from services.plan import Plan
-from services.weights.folder import describe_folder
-from services.weights.local import resolve
 from services.worker import Outlet, ServiceInfo, Worker
 
 Settings = TypeVar("Settings", bound=ModelSettings)
@@ -43,17 +40,16 @@ class Service(Generic[Settings, Loaded]):
     """Kind of the model, e.g. `wan`."""
     load: Callable[[Settings, Path], Loaded]
     """Loads the weights, given the settings and `home`; blocks until they are on the device."""
-    estimate: Callable[[Checkpoint, Settings, Job[Any]], Cost] | None = None
-    """Returns the cost of a request; None if the kind has no limit of cost."""
+    limit: Callable[[Settings, Path], Callable[[Job[Any]], None]] | None = None
+    """Given the settings and `home`, returns a check of requests that raises LimitExceeded if one costs too much; None
+    if the kind has no limit of cost."""
 
     def __init__(self, settings: Settings, home: Path, replica: Callable[[], str]) -> None:
         self._settings = settings
         self._replica = replica
         self._worker = Worker(self.kind)
         self._model = self.load(settings, home)
-        self._checkpoint: Checkpoint | None = None
-        if isinstance(settings, CheckpointSettings) and settings.max_pflop is not None:
-            self._checkpoint = describe_folder(resolve(settings.weights, home), getattr(settings, "variant", None))
+        self._check_job = None if self.limit is None else self.limit(settings, home)
 
     @property
     def rate(self) -> Fraction | None:
@@ -86,7 +82,8 @@ class Service(Generic[Settings, Loaded]):
         Raises:
             LimitExceeded: before the stream begins, if the request costs more than `max_pflop`.
         """
-        self._check_cost(plan)
+        if self._check_job is not None:
+            self._check_job(self._describe_job(plan))
         decided: dict[str, JsonValue] = {"seed": plan.seed, "size": f"{plan.width}x{plan.height}", **(facts or {})}
 
         def work(outlet: Outlet[Item]) -> None:
@@ -95,15 +92,6 @@ class Service(Generic[Settings, Loaded]):
             sample(plan, outlet)
 
         return self._stream(stage, work, key, plan.request)
-
-    def _check_cost(self, plan: Plan[Any]) -> None:
-        if (
-            self.estimate is not None
-            and self._checkpoint is not None
-            and isinstance(self._settings, CheckpointSettings)
-        ):
-            cost = self.estimate(self._checkpoint, self._settings, self._describe_job(plan))
-            check_cost(cost, self._settings.max_pflop or float("inf"))
 
     def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
         """Return what the cost of a plan depends on."""

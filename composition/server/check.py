@@ -15,12 +15,15 @@ from services.cost import GIGA, PETA, TERA
 from services.errors import ConfigError
 from services.levers import CheckpointSettings
 from services.traits import select_files
+from services.weights.downloads import HubAway
 from services.weights.folder import describe_folder
 from services.weights.headers import Header, read_headers
 from services.weights.local import find_folder
 from services.weights.weights import Weights
 
 FITS, UNFIT = 0, 1
+GPUS = tuple(CARDS)
+"""Names of the GPUs."""
 MINUTE = 120.0
 
 
@@ -44,6 +47,8 @@ class Facts:
     told: str
     """Where the facts are from, and what was compared."""
     faults: tuple[str, ...] = ()
+    away: str | None = None
+    """Address of the hub if it did not answer; empty for the default one."""
 
 
 def check_models(configuration: Configuration, home: Path, question: Question) -> int:
@@ -55,6 +60,7 @@ def check_models(configuration: Configuration, home: Path, question: Question) -
         question: the GPU, and how it is used.
     """
     card, faults = CARDS[question.card], 0
+    away: set[str] = set()
     memory, peak = card.memory_bytes / GIGA, card.flops / TERA
     print(f"{card.title}: {memory:.1f} GB, {question.share:.0%} of {peak:,.0f} TFLOP/s in bfloat16")
     for block in configuration.blocks:
@@ -62,7 +68,8 @@ def check_models(configuration: Configuration, home: Path, question: Question) -
         found: list[str] = []
         offline = question.offline or (isinstance(block.settings, ModelsSettings) and block.settings.offline)
         for name, entry in block.models.items():
-            facts = find_facts(entry, home, offline=offline)
+            facts = find_facts(entry, home, offline=offline or _name_hub(entry) in away)
+            away |= {facts.away} if facts.away is not None else set()
             found += facts.faults
             sizing = facts.checkpoint and size_model(name, entry, facts.checkpoint, card, question.share, home)
             _print_model(name, entry, facts, sizing or None)
@@ -72,6 +79,12 @@ def check_models(configuration: Configuration, home: Path, question: Question) -
             faults += 1
     print(f"{faults} faults" if faults else "everything fits", file=sys.stderr)
     return UNFIT if faults else FITS
+
+
+def _name_hub(entry: ModelEntry) -> str:
+    """Return the configured address of the hub of a model; empty for the default one."""
+    weights: Weights | None = getattr(entry.settings, "weights", None)
+    return weights.endpoint or "" if weights is not None else ""
 
 
 def find_facts(entry: ModelEntry, home: Path, *, offline: bool) -> Facts:
@@ -118,10 +131,10 @@ def _ask_hub(weights: Weights, home: Path, variant: str | None, known: Checkpoin
 
     try:
         repository = Repository(weights, home, variant)
-    except ConfigError as error:
-        return Facts(known, f"{'from the shipped facts' if known else 'unknown'}; headers not read: {error.message}")
-    try:
         published = repository.describe(known.components if known else ())
+    except HubAway as error:
+        told = "from the shipped facts" if known else "unknown"
+        return Facts(known, f"{told}; headers not read: {error.message}", away=weights.endpoint or "")
     except ConfigError as error:
         return Facts(known, "asked of the hub", (error.message,))
     told, faults = _compare(published.components, published.headers)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
 from services.flux.cost import estimate_cost
 from services.flux.model import FluxModel
@@ -28,7 +29,7 @@ class Flux(Service[FluxSettings, FluxModel]):
 
     kind = "flux"
     load = FluxModel
-    estimate = staticmethod(estimate_cost)
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def generate_image(
         self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None

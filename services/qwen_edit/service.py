@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Frames, Stream
 from services.limits import check_limit, draw_seed
@@ -31,7 +32,7 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
 
     kind = "qwen-edit"
     load = QwenEditModel
-    estimate = staticmethod(estimate_cost)
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def edit(
         self,

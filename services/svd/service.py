@@ -1,5 +1,6 @@
 """The Stable Video Diffusion service: generates a video from a picture."""
 
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
@@ -20,7 +21,7 @@ class Svd(Service[SvdSettings, SvdModel]):
 
     kind = "svd"
     load = SvdModel
-    estimate = staticmethod(estimate_cost)
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def animate(
         self, request: SvdRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""

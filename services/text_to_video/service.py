@@ -1,5 +1,6 @@
 """The ModelScope text-to-video service: generates a video from a prompt."""
 
+from services.cost_limit import limit_cost
 from services.frames import Stream
 from services.limits import check_limit, draw_seed
 from services.plan import VideoPlan
@@ -21,7 +22,7 @@ class TextToVideo(Service[TextToVideoSettings, TextToVideoModel]):
 
     kind = "text-to-video"
     load = TextToVideoModel
-    estimate = staticmethod(estimate_cost)
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def generate_video(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> Stream:
         """Generate a video from the prompt; see `services.roles.TextToVideo`.

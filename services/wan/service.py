@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
@@ -30,7 +31,7 @@ class Wan(Service[WanSettings, WanModel]):
 
     kind = "wan"
     load = WanModel
-    estimate = staticmethod(estimate_cost)
+    limit = staticmethod(limit_cost(estimate_cost))
 
     @property
     def rate(self) -> Fraction:

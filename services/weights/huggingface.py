@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from huggingface_hub import (
     HfApi,
+    constants,
     get_cached_repo_tree,
     get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
     hf_hub_url,
@@ -71,6 +72,11 @@ class HuggingFace:
             url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
             get_hf_file_metadata(url, endpoint=wanted.endpoint)
 
+    def reach(self) -> None:
+        """Raise HubAway at once if the hub does not answer; the calls of huggingface_hub try again for a while."""
+        with self._explained():
+            get_session().head(self._reference.endpoint or constants.ENDPOINT, timeout=TIMEOUT_S)
+
     def read_bytes(self, file: str, start: int, length: int) -> bytes:
         """Return `length` bytes of a file, from `start`, without downloading the rest. Raises ConfigError."""
         wanted = self._reference
@@ -127,7 +133,9 @@ class HuggingFace:
         except _FAILURES as error:
             answers = (cause for cause in causes(error) if isinstance(cause, hub_errors.HfHubHTTPError))
             answer = next(answers, None)
-            raise self._reference.failed(self._words(answer) if answer else described(error)) from error
+            if answer is None:
+                raise self._reference.away(described(error)) from error
+            raise self._reference.failed(self._words(answer)) from error
 
     def _words(self, answer: hub_errors.HfHubHTTPError) -> str:
         wanted = self._reference

@@ -48,6 +48,7 @@ class Repository:
         if not isinstance(hub, HuggingFace):
             raise ConfigError(f"{weights.repository}: headers are read from Hugging Face hubs only", param="weights")
         self._hub, self._variant = hub, variant
+        hub.reach()
         self._listing = {file: size for file, size in hub.listed().items() if weights.needs(file)}
 
     def describe(self, known: tuple[Component, ...] = ()) -> Published:
