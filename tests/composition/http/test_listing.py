@@ -53,7 +53,7 @@ def test_graphs_stand_before_models_and_each_has_its_kind_and_roles(cluster: Clu
     assert [found[kind].kind for kind in KINDS] == list(KINDS)
     assert found["v2v"].roles == ["describe", "image-to-video"]
     assert found["full-pipeline"].roles == ["text-to-image", "face", "restyle", "image-to-video", "upscale"]
-    assert (found["wan"].roles, found["instantid"].roles) == (["image-to-video"], ["face"])
+    assert (found["wan"].roles, found["instantid"].roles) == (["image-to-video", "text-to-video"], ["face"])
     assert {(each.object, each.created, each.owned_by) for each in found.values()} == {("model", 7, "reelgraph")}
 
 
