@@ -39,3 +39,5 @@ class Command:
     """Whether it is a graph, in which models have roles; else it is a model alone."""
     text: str
     """Help text."""
+    without: frozenset[str] = frozenset()
+    """Fields without an option."""

@@ -59,7 +59,7 @@ def _make_graph_command(command: Command) -> Run:
 
 
 def _make_model_command(command: Command) -> Run:
-    @group_options(fields=Fields(command.fields))
+    @group_options(fields=Fields(command.fields, without=command.without))
     def run(ctx: typer.Context, fields: dict[str, Any], which: ModelOption, how: MakeOptions) -> None:
         options = _select_options(command, fields, how["out"])
         run_command(ctx, JobOrder(which.get("model") or command.model, fields, [Result(how["out"], options)]), how)

@@ -44,7 +44,17 @@ COMMANDS: tuple[Command, ...] = (
         fields=fields.WanJobFields,
         result="video",
         graph=False,
-        text="Generate a video that begins with a picture. Wan2.2: image-to-video and text-to-video.",
+        text="Generate a video from a prompt, or one that begins with a picture. Wan2.2: image-to-video and "
+        "text-to-video.",
+    ),
+    Command(
+        name="t2v",
+        model="wan-t2v",
+        fields=fields.WanJobFields,
+        result="video",
+        graph=False,
+        text="Generate a video from a prompt. Wan2.2: image-to-video and text-to-video.",
+        without=frozenset({"background", "fit", "image", "last_image"}),
     ),
     Command(
         name="qwen-edit",

@@ -56,7 +56,7 @@ class Create(Protocol[Made_co]):
     def __call__(
         self,
         *,
-        model: Literal["wan-i2v", "wan"],
+        model: Literal["wan-i2v", "wan-t2v", "wan"],
         on_progress: OnBytes | None = None,
         **given: Unpack[fields.WanJobFields],
     ) -> Made_co: ...
@@ -118,6 +118,7 @@ class Create(Protocol[Made_co]):
             "rolling-edit",
             "storyboard",
             "wan-i2v",
+            "wan-t2v",
             "wan",
             "qwen-edit",
             "flux",

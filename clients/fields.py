@@ -468,8 +468,7 @@ class PosedFaceFields(TypedDict, total=False):
     face_pose: Annotated[
         Media | None,
         About(
-            "What sets the pose of the face and its place in the picture: `none` (the model chooses them), "
-            "`photo` (the photo of the person, with its proportions), or another picture with a face.",
+            "Pose and place of the face: `none` (chosen by the model), `photo` (as there), or another picture.",
             default="none",
             media="image",
         ),
@@ -835,10 +834,17 @@ class StoryboardFields(MediaFields, PictureStagesFields, total=False):
     ]
 
 
-class AnimationJobFields(MediaFields, total=False):
-    """Generate a video that begins with a picture."""
+class ClipJobFields(MediaFields, total=False):
+    """Generate a video from a prompt, or one that begins with a picture."""
 
-    image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
+    image: Annotated[
+        Media | None,
+        About(
+            "The first frame. Without it, the video is generated from the prompt alone. Some checkpoints need "
+            "it, others do not accept it.",
+            media="image",
+        ),
+    ]
 
 
 class WanFields(SamplingFields, total=False):
@@ -847,8 +853,8 @@ class WanFields(SamplingFields, total=False):
     prompt: Annotated[str | None, About("Description of the video.", limits="at most 8000 characters")]
 
 
-class WanJobFields(AnimationJobFields, WanFields, total=False):
-    """Generate a video that begins with a picture."""
+class WanJobFields(ClipJobFields, WanFields, total=False):
+    """Generate a video from a prompt, or one that begins with a picture."""
 
     last_image: Annotated[Media | None, About("The last frame.", media="image")]
     input_reference: Annotated[
@@ -938,6 +944,12 @@ class HunyuanDitJobFields(RepaintJobFields, RestyleFields, total=False):
             media="image",
         ),
     ]
+
+
+class AnimationJobFields(MediaFields, total=False):
+    """Generate a video that begins with a picture."""
+
+    image: Annotated[Media | None, About("The first frame.", media="image", needed=True)]
 
 
 class SvdJobFields(AnimationJobFields, SvdFields, total=False):

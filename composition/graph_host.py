@@ -66,4 +66,6 @@ class GraphHost:
             defaults=assignment.complete_fields(request.model_dump(exclude_unset=True)),
             database=self._state.database_url,
             role_defaults={role: dict(served.defaults) for role, served in assignment.models.items()},
+            role_kinds={role: served.model.kind for role, served in assignment.models.items()},
+            role_rates={role: served.rate for role, served in assignment.models.items()},
         )

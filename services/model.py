@@ -79,10 +79,12 @@ class Model(Generic[Settings]):
     """Request field → the field that it refines: its default does not apply if only the other one is given."""
     licences: Mapping[str, Licence] = field(default_factory=dict[str, Licence])
     """Repository, or name of a model pack → licence of its weights."""
-    aliases: tuple[str, ...] = ()
-    """Older names of the kind that requests may use."""
+    aliases: Mapping[str, Role] = field(default_factory=dict[str, Role])
+    """Another name that requests may use → the role of the models that it stands for."""
     command: str = ""
     """Name of the command-line command; empty if it is the same as the kind."""
+    role_commands: Mapping[str, Role] = field(default_factory=dict[str, Role])
+    """Name of a further command → the role that it is for, with only the fields of this role."""
 
     def load(self, settings: Settings, home: Path, replica: Callable[[], str]) -> "Service[Settings, Any]":
         """Load the weights and return the service.

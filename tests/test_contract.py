@@ -253,7 +253,12 @@ def test_the_command_has_every_field(definition: Definition) -> None:
 
 
 def test_every_graph_and_kind_has_a_command() -> None:
-    assert [(each.name, each.model) for each in COMMANDS] == [(each.command, each.names[0]) for each in JOBS]
+    expected = [
+        command
+        for each in JOBS
+        for command in ((each.command, each.names[0]), *((more.name, more.model) for more in each.role_commands))
+    ]
+    assert [(each.name, each.model) for each in COMMANDS] == expected
     names = [each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands]
     assert len(names) == len(set(names)), names
 

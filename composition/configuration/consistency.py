@@ -149,4 +149,4 @@ def _list_roles(entry: ModelEntry) -> set[str]:
 
 
 def _can_take(entry: ModelEntry, need: Need) -> bool:
-    return need.role in _list_roles(entry) and KINDS[entry.kind].find_offer(need.role, need.request) is not None
+    return need.role in _list_roles(entry) and need.find_offer(KINDS[entry.kind]) is not None

@@ -42,12 +42,17 @@ class ServedModel:
 
     def can_take(self, need: Need) -> bool:
         """Whether the model can take a role."""
-        return need.role in self.offered and self.model.find_offer(need.role, need.request) is not None
+        return need.role in self.offered and need.find_offer(self.model) is not None
 
     @property
     def offered(self) -> tuple[Role, ...]:
         """Roles that the model can take."""
         return self.roles or tuple(dict.fromkeys(offer.role for offer in self.model.offers))
+
+    @property
+    def aliases(self) -> list[str]:
+        """The other names that requests may use for it."""
+        return [name for name, role in self.model.aliases.items() if role in self.offered]
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ class Snapshot:
         """
         if name in self.models:
             return self.models[name]
-        named = [served for served in self.models.values() if name in served.model.aliases]
+        named = [served for served in self.models.values() if name in served.aliases]
         return next((served for served in named if served.id in preferred), named[0] if named else None)
 
     def assign_models(self, name: str, chosen: Mapping[Role, str]) -> Assignment:
@@ -72,15 +72,16 @@ class Snapshot:
             names = self.list_names()
             known = f"one of {', '.join(names)}" if names else "a deployed graph or model (there are none yet)"
             raise InvalidParameter(f"model: must be {known}, got {shorten(name)}", param="model")
-        role = graph.needs[0].role
-        for other in set(chosen) - {role}:
-            raise InvalidParameter(f"models: a job of model {alone.id} has no role {other}", param="models")
-        if chosen.get(role, alone.id) != alone.id:
-            param = f"models.{role}"
-            raise InvalidParameter(
-                f"{param}: must be {alone.id}, the model of the job, got {shorten(chosen[role])}", param=param
-            )
-        return Assignment(name, graph, host.application, {role: alone})
+        models: dict[Role, ServedModel] = {need.role: alone for need in graph.needs if alone.can_take(need)}
+        for role, wanted in chosen.items():
+            if role not in models:
+                raise InvalidParameter(f"models: a job of model {alone.id} has no role {role}", param="models")
+            if wanted != alone.id:
+                param = f"models.{role}"
+                raise InvalidParameter(
+                    f"{param}: must be {alone.id}, the model of the job, got {shorten(wanted)}", param=param
+                )
+        return Assignment(name, graph, host.application, models)
 
     def list_names(self) -> list[str]:
         """Return the graphs and models that jobs can name, without the aliases of models."""
@@ -95,7 +96,7 @@ class Snapshot:
             return {}
         found: dict[str, ServedModel] = {}
         for served in self.models.values():
-            for name in served.model.aliases:
+            for name in served.aliases:
                 found.setdefault(name, served)
         return {name: served for name, served in found.items() if name not in self.models}
 

@@ -66,6 +66,19 @@ class Field:
 
 
 @dataclass(frozen=True)
+class RoleCommand:
+    """A further command of a kind of model, for one of its roles."""
+
+    name: str
+    model: str
+    """Name of the model in its requests."""
+    text: str
+    """Description in one or two sentences."""
+    without: frozenset[str]
+    """Fields that it has no options for."""
+
+
+@dataclass(frozen=True)
 class Definition:
     """The definition of a request: to a graph, to a single model, or to a model that responds without a job."""
 
@@ -78,6 +91,8 @@ class Definition:
     """Values of `model` in a request for a video; the command uses the first."""
     command: str = ""
     """Name of the command-line command that creates a job."""
+    role_commands: tuple[RoleCommand, ...] = ()
+    """Further commands."""
     roles: tuple[str, ...] = ()
     """Roles of the models of a graph; empty for a single model."""
     result: Literal["video", "image"] = "video"
@@ -160,10 +175,22 @@ def define_single(model: Model[Any], graph: Graph) -> Definition:
     """
     request = graph.needs[0].request or graph.request
     folder = sys.modules[request.__module__.rpartition(".")[0]]
+    about = " ".join((folder.__doc__ or "").split())
+    requests = {need.role: need.request for need in graph.needs}
+    more = [
+        RoleCommand(
+            name=name,
+            model=next((alias for alias, other in model.aliases.items() if other == role), model.kind),
+            text=f"{summarize(requests[role] or graph.request)} {about}",
+            without=frozenset(graph.request.list_unused({role})),
+        )
+        for name, role in model.role_commands.items()
+    ]
     return Definition(
         name=model.kind,
         request=graph.request,
-        text=f"{summarize(graph.request)} {' '.join((folder.__doc__ or '').split())}",
+        text=f"{summarize(graph.request)} {about}",
+        role_commands=tuple(more),
         names=(*model.aliases, model.kind),
         command=model.command or model.kind,
         result=_find_result(graph),

@@ -1,6 +1,6 @@
 """Generation of the client's `commands.py`, the table of commands, and `create.py`, the overloads of `create`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from composition.contract.definitions import Definition
 from composition.contract.source import HEAD, PACKAGE, write_text
@@ -38,7 +38,7 @@ _ARGUMENTS = "on_progress: OnBytes | None = None"
 
 def write_commands(definitions: Sequence[Definition]) -> str:
     """Return the source of `commands.py`, not formatted."""
-    rows = [_write_command(each) for each in definitions if each.command]
+    rows = [row for each in definitions if each.command for row in _write_rows(each)]
     return "\n".join([_COMMANDS, *rows, ")\n"])
 
 
@@ -67,8 +67,9 @@ def _write_call(names: str, fields: str) -> str:
     return f"    def __call__({arguments}) -> Made_co: ..."
 
 
-def _write_command(definition: Definition) -> str:
-    arguments = {
+def _write_rows(definition: Definition) -> list[str]:
+    """Return the commands of a definition."""
+    main = {
         "name": write_text(definition.command),
         "model": write_text(definition.names[0]),
         "fields": f"fields.{name_fields(definition.request)}",
@@ -76,4 +77,18 @@ def _write_command(definition: Definition) -> str:
         "graph": str(bool(definition.roles)),
         "text": write_text(definition.text),
     }
+    more = [
+        {
+            **main,
+            "name": write_text(command.name),
+            "model": write_text(command.model),
+            "text": write_text(command.text),
+            "without": f"frozenset({{{', '.join(map(write_text, sorted(command.without)))}}})",
+        }
+        for command in definition.role_commands
+    ]
+    return [_write_command(arguments) for arguments in (main, *more)]
+
+
+def _write_command(arguments: Mapping[str, str]) -> str:
     return f"Command({', '.join(f'{name}={value}' for name, value in arguments.items())}),"

@@ -46,6 +46,7 @@ def _write_section(definition: Definition) -> str:
     if definition.names:
         names = ", ".join(f"`{name}`" for name in definition.names[:-1] if definition.names[1:])
         notes = [f"Command: `reel {definition.command}`."]
+        notes += [f"From a prompt alone: `reel {each.name}`." for each in definition.role_commands]
         notes += [f"Alias: {names}."] if names else []
         notes += [f"Roles: {', '.join(definition.roles)}."] if definition.roles else []
         notes += ["The result is a picture."] if definition.result == "image" else []

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from composition.graphs.branching import Branching
 from composition.graphs.request import GraphRequest
 from composition.variants import VIDEO
-from services.model import Role
+from services.model import Model, Offer, Role
 
 if TYPE_CHECKING:  # importing these loads database drivers and decoders, which requests do not need
     from composition.graphs.calls import Models, Transport
@@ -53,6 +53,13 @@ class Need:
     at: str | None = None
     """The field of the graph's request that holds the model's request, or an empty string if the model's fields are
     fields of the graph's request. The model's limits and defaults apply to them. None if the graph sets them."""
+    others: tuple[type[BaseModel], ...] = ()
+    """Other classes of requests that the graph can send instead."""
+
+    def find_offer(self, model: Model[Any]) -> Offer | None:
+        """Return the offer by which a kind of model can take the role, or None if it cannot."""
+        offers = (model.find_offer(self.role, request) for request in (self.request, *self.others))
+        return next((offer for offer in offers if offer is not None), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,16 @@ class GraphRequest(BaseModel):
                 raise InvalidParameter(f"{name}: no model for {role} is served here", param=name)
         return self.model_copy(update=dict.fromkeys(missing))
 
+    @classmethod
+    def list_unused(cls, roles: Collection[str]) -> Collection[str]:
+        """Return the fields that have no use with the served models.
+
+        Args:
+            roles: the roles for which a model is served.
+        """
+        del roles
+        return ()
+
     def check_scores(self, unmeasured: Mapping[str, str]) -> None:
         """Check that the scores that the request depends on are measured.
 

@@ -51,6 +51,10 @@ class GraphSettings(BaseModel):
     """SQLAlchemy URL of the job database, for graphs that create jobs."""
     role_defaults: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Role → default values of its model's request fields, for graphs that create jobs of that model."""
+    role_kinds: dict[str, str] = Field(default_factory=dict[str, str])
+    """Role → kind of its model."""
+    role_rates: dict[str, float | None] = Field(default_factory=dict[str, float | None])
+    """Role → frames per second of its model's videos; None if the request sets it, or only the loaded model knows."""
 
 
 class Stages:

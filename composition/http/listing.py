@@ -137,11 +137,14 @@ def describe_bodies(
 def describe_request(assignment: Assignment) -> dict[str, Any]:
     """Return the JSON schema of a request, with the defaults and limits of the served models instead of the class's.
 
-    It includes the fields of stages that are off by default.
+    It includes the fields of stages that are off by default, and leaves out those that these models cannot use.
     """
     stages = {need.at: True for need in assignment.graph.roles if need.at}
     defaults, nested_defaults = assignment.complete_fields({}), assignment.complete_fields(stages)
-    return _replace_defaults_and_limits(inline_schema(assignment.request), defaults, nested_defaults, assignment.limits)
+    schema = inline_schema(assignment.request)
+    for name in assignment.request.list_unused(assignment.models):
+        schema["properties"].pop(name, None)
+    return _replace_defaults_and_limits(schema, defaults, nested_defaults, assignment.limits)
 
 
 def describe_model_request(request: type[BaseModel], served: ServedModel) -> dict[str, Any]:

@@ -31,8 +31,10 @@ def video_schema(name: str, request_type: type[GraphRequest], schema: dict[str, 
         request_type: the class of its requests.
         schema: the schema of that class, from `inline_schema`.
     """
-    kinds: dict[str, MediaKind] = dict(request_type.MEDIA)
-    if request_type.REFERENCE:
+    kinds: dict[str, MediaKind] = {
+        field: kind for field, kind in request_type.MEDIA.items() if field in schema["properties"]
+    }
+    if request_type.REFERENCE in kinds:
         kinds[REFERENCE_NAME] = kinds[request_type.REFERENCE]
     shared: dict[str, Any] = inline_schema(VideoBody)["properties"]
     properties = {"model": {**shared["model"], "enum": [name]}, **schema["properties"]}

@@ -30,6 +30,7 @@ MODEL = Model(
     rate=lambda settings: settings.rate,
     prepare=place_loras,
     licences={name: grant_apache(name) for name in REPOSITORIES},
-    aliases=("wan-i2v",),
+    aliases={"wan-i2v": "image-to-video", "wan-t2v": "text-to-video"},
     command="i2v",
+    role_commands={"t2v": "text-to-video"},
 )

@@ -1,7 +1,7 @@
 """A cluster without Ray: rows in a real database, the states of applications, and their handles."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from composition.records.store import Store
 from composition.records.tables import Deployed
 from services.catalogue import KINDS
 from services.errors import ServiceBusy
+from services.model import Role
 from tests.composition.rolling import Full, Gone
 from tests.composition.serving import Handle, HostHandle
 
@@ -38,11 +39,13 @@ class Hosted:
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rate: float | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
+    roles: Sequence[Role] = ()
+    """Roles of its checkpoint; empty for all of its kind."""
 
     @property
     def facts(self) -> dict[str, Any]:
         facts = {"limits": self.limits, "defaults": self.defaults, "unmeasured": self.unmeasured}
-        return {**{name: dict(values) for name, values in facts.items()}, "rate": self.rate}
+        return {**{name: dict(values) for name, values in facts.items()}, "rate": self.rate, "roles": list(self.roles)}
 
 
 def served_model(hosted: Hosted, name: str | None = None, state: str = HEALTHY) -> ServedModel:

@@ -1,15 +1,18 @@
 """Jobs of a single model: one graph per kind of model that produces frames or pictures."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic import BaseModel, Field, create_model
 
 from composition.graphs.graph import Graph, Need
 from composition.graphs.single.request import (
+    IMAGE_TO_VIDEO,
+    TEXT_TO_VIDEO,
     AnimationJob,
+    ClipJob,
     EditJob,
     FilmJob,
     PictureJob,
@@ -44,26 +47,37 @@ JOB_TYPES: Mapping[Role, JobType] = {
     "upscale": JobType(UpscaleJob, {"upscale": 1.0}, (VIDEO,)),
 }
 """The roles whose models can run a job alone; the other roles produce no frames or pictures."""
+CLIPS: frozenset[Role] = frozenset({IMAGE_TO_VIDEO, TEXT_TO_VIDEO})
+"""The roles that one kind of model may take together: whether a request has a picture decides which."""
 
 
 def _make_graph(model: Model[Any]) -> Graph | None:
-    """Make the graph of a kind from the first of its offers that produces frames or pictures."""
-    for offer in model.offers:
-        job_type = JOB_TYPES.get(offer.role)
-        if job_type is not None and offer.request is not None:
-            return Graph(
-                model.kind,
-                _make_request(model, offer, job_type.request),
-                "composition.graphs.single.graph:Single",
-                needs=(Need(offer.role, offer.request, at=""),),
-                stages=job_type.stages,
-                outputs=job_type.outputs,
-            )
-    return None
+    """Make the graph of a kind: of both roles in CLIPS, else of its first offer that makes frames or pictures."""
+    offers = [offer for offer in model.offers if offer.role in JOB_TYPES and offer.request is not None]
+    if not offers:
+        return None
+    job_type = JOB_TYPES[offers[0].role]
+    if {offer.role for offer in offers} >= CLIPS:
+        job_type = replace(job_type, request=ClipJob)
+        offers = sorted((offer for offer in offers if offer.role in CLIPS), key=lambda offer: offer.role)
+    else:
+        offers = offers[:1]
+    return Graph(
+        model.kind,
+        _make_request(model, offers, job_type.request),
+        "composition.graphs.single.graph:Single",
+        needs=tuple(Need(offer.role, offer.request, at="") for offer in offers),
+        stages=job_type.stages,
+        outputs=job_type.outputs,
+    )
 
 
-def _make_request(model: Model[Any], offer: Offer, shape: type[SingleRequest]) -> type[SingleRequest]:
-    """Create the request class, as an attribute of this module so that other processes can unpickle it."""
+def _make_request(model: Model[Any], offers: Sequence[Offer], shape: type[SingleRequest]) -> type[SingleRequest]:
+    """Create the request class, as an attribute of this module so that other processes can unpickle it.
+
+    It has the fields of the first offer, which are all that the model has.
+    """
+    offer = offers[0]
     own = cast("type[BaseModel]", offer.request)
     more: dict[str, Any] = {
         field: (str | None, Field(default=None, description=text)) for field, text in offer.pictures.items()
@@ -71,7 +85,7 @@ def _make_request(model: Model[Any], offer: Offer, shape: type[SingleRequest]) -
     name = f"{''.join(part.title() for part in model.kind.split('-'))}Job"
     created = create_model(name, __base__=(shape, own), __module__=__name__, __doc__=shape.__doc__, **more)
     request = cast("type[SingleRequest]", created)
-    request.OFFER = offer
+    request.OFFERS = tuple(offers)
     request.MEDIA = {**shape.MEDIA, **dict.fromkeys(offer.pictures, "image")}
     setattr(sys.modules[__name__], name, request)
     return request

@@ -22,7 +22,15 @@ from composition.graphs.calls import (
 from composition.graphs.fields import complete_request, select_fields
 from composition.graphs.inputs import Media, report_reading
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known, Stages
-from composition.graphs.single.request import AnimationJob, EditJob, PictureJob, RepaintJob, SingleRequest, UpscaleJob
+from composition.graphs.single.request import (
+    AnimationJob,
+    ClipJob,
+    EditJob,
+    PictureJob,
+    RepaintJob,
+    SingleRequest,
+    UpscaleJob,
+)
 from composition.media.transparency import fill_transparent, limit_alpha
 from composition.variants import IMAGE
 from services.errors import ModelFailed
@@ -38,21 +46,21 @@ class Single:
     """The graph that runs a single model.
 
     Args:
-        models: one entry: role → handle.
+        models: handles of one model, by each of its roles.
         settings: the graph's configuration.
         transport: the exceptions of the calls.
     """
 
     def __init__(self, models: Models, settings: GraphSettings, transport: Transport) -> None:
         self._models = models
-        (self._model,) = models.values()
+        self._model = next(iter(models.values()))
         self._settings = settings
         self._transport = transport
         self._media = Media(settings)
 
     async def run(self, request: SingleRequest, known: Known = NOTHING_KNOWN) -> AsyncIterator[Item]:
         """Yield the items of the model, except what is known. Frames are numbered from 0."""
-        request = complete_request(request, self._settings.defaults)
+        request = complete_request(request, self._settings.defaults).drop_unserved(self._models)
         if known.is_retry and not isinstance(request, UpscaleJob):  # its calls are short and have no key
             await stop_everywhere(self._model, known.key, self._transport)
         if isinstance(request, UpscaleJob):
@@ -104,7 +112,7 @@ class Single:
 
     def _call_video(self, request: SingleRequest, pictures: Mapping[str, Frames], known: Known) -> Call[Item]:
         fields = self._select(request)
-        if isinstance(request, AnimationJob):
+        if isinstance(request, AnimationJob) or (isinstance(request, ClipJob) and request.image is not None):
             image, last = pictures["image"], pictures.get("last_image")
             animate = ImageToVideo[BaseModel].animate
             animator = self._models.image_to_video.prefer(_read_lora_set(fields))
@@ -129,9 +137,10 @@ class Single:
 
     def _select(self, request: SingleRequest) -> BaseModel:
         """Return the fields of the model's own request."""
-        if request.OFFER.request is None:
-            raise ModelFailed(f"{request.OFFER.role}: models of this role cannot run jobs")
-        return select_fields(request.OFFER.request, request)
+        offer = request.offer
+        if offer.request is None:
+            raise ModelFailed(f"{offer.role}: models of this role cannot run jobs")
+        return select_fields(offer.request, request)
 
 
 class Upscaling:

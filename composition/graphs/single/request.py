@@ -1,7 +1,7 @@
 """The requests of single-model jobs: the media that a role takes, besides the fields of the model's own request."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import model_validator
 
@@ -11,15 +11,23 @@ from composition.media.fault_kinds import FaultKind
 from composition.variants import IMAGE, VIDEO
 from services.errors import InvalidParameter, LimitExceeded
 from services.limits import parse_json_object
-from services.model import Offer
+from services.model import Offer, Role
 from services.qwen_edit.request import MAX_PICTURES
+
+IMAGE_TO_VIDEO: Role = "image-to-video"
+TEXT_TO_VIDEO: Role = "text-to-video"
 
 
 class SingleRequest(GraphRequest):
     """A job of a single model."""
 
-    OFFER: ClassVar[Offer]
-    """The role that the model takes, and the request that it accepts."""
+    OFFERS: ClassVar[tuple[Offer, ...]]
+    """The roles that the model can take, each with the request that it accepts."""
+
+    @property
+    def offer(self) -> Offer:
+        """The role that the model takes for this request."""
+        return self.OFFERS[0]
 
     @classmethod
     def set_duration(cls, seconds: float, fields: Mapping[str, Any], rate: float) -> dict[str, Any]:
@@ -44,6 +52,45 @@ class AnimationJob(SingleRequest, MediaRequest):
 
 class FilmJob(SingleRequest):
     """Generate a video from a prompt."""
+
+
+class ClipJob(SingleRequest, MediaRequest):
+    """Generate a video from a prompt, or one that begins with a picture."""
+
+    MEDIA = {"image": "image"}  # noqa: RUF012
+    REFERENCE = "image"
+
+    image: str | None = None
+    """The first frame. Without it, the video is generated from the prompt alone. Some checkpoints need it, others do
+    not accept it."""
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> "ClipJob":
+        if self.image is None:
+            for name in self.MEDIA:
+                if getattr(self, name) is not None:
+                    raise InvalidParameter(f"{name}: only valid with image", param=name)
+        return self
+
+    @property
+    def offer(self) -> Offer:
+        role = TEXT_TO_VIDEO if self.image is None else IMAGE_TO_VIDEO
+        return next(offer for offer in self.OFFERS if offer.role == role)
+
+    def drop_unserved(self, roles: Collection[str]) -> Self:
+        """Return the request with only the model of its role. Raises InvalidParameter if the model cannot take it."""
+        role = self.offer.role
+        if role not in roles and self.image is None:
+            raise InvalidParameter("image: required, because this model animates a picture", param="image")
+        if role not in roles:
+            raise InvalidParameter("image: this model generates videos from a prompt alone", param="image")
+        if self.image is None and not getattr(self, "prompt", ""):
+            raise InvalidParameter("prompt: field required if no image is given", param="prompt")
+        return self.model_copy(update={"models": {name: model for name, model in self.models.items() if name == role}})
+
+    @classmethod
+    def list_unused(cls, roles: Collection[str]) -> Collection[str]:
+        return () if IMAGE_TO_VIDEO in roles else {*cls.MEDIA, "background", "fit"}
 
 
 class PictureJob(SingleRequest):

@@ -9,6 +9,7 @@ from services.internvl.request import DescribeRequest
 from services.realesrgan.request import UpscaleRequest
 from services.svd.request import SvdRequest
 from services.text_to_video.request import TextToVideoRequest
+from services.wan.request import WanTextRequest
 
 PATH = "composition.graphs.storyboard.graph:Storyboard"
 STAGES = {"script": 0.03, "scenes": 0.97}
@@ -17,7 +18,7 @@ BY_TEXT_TO_VIDEO = Graph(
     name="storyboard",
     request=StoryboardRequest,
     path=PATH,
-    needs=(Need("text-to-video", TextToVideoRequest),),
+    needs=(Need("text-to-video", TextToVideoRequest, others=(WanTextRequest,)),),
     wants=(Need("describe", DescribeRequest),),
     parts=frozenset({single.NAME}),
     stages=STAGES,

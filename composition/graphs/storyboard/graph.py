@@ -14,7 +14,7 @@ from composition.graphs.calls import Models, Transport, stop_everywhere
 from composition.graphs.fields import complete_request
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.storyboard.request import FILM, StoryboardRequest
-from composition.graphs.storyboard.scenes import StoryboardPlan, make_scene_job
+from composition.graphs.storyboard.scenes import FilmModel, StoryboardPlan, make_scene_job
 from composition.graphs.storyboard.screenwriter import Screenwriter
 from composition.graphs.storyboard.script import Scene, Script, split_topic
 from composition.media.title_card import make_title_card
@@ -73,9 +73,13 @@ class Storyboard:
         yield Fact("frames_total", plan.frames)
         for sound in plan.list_sounds(self._artifacts.get_url):
             yield sound
-        defaults = self._settings.role_defaults.get(FILM, {})
+        film = FilmModel(
+            self._settings.role_kinds.get(FILM, FILM),
+            self._settings.role_defaults.get(FILM, {}),
+            self._settings.role_rates.get(FILM),
+        )
         for index, scene in enumerate(script.scenes):
-            await asyncio.to_thread(self._store.create_child, make_scene_job(plan, scene, index, defaults))
+            await asyncio.to_thread(self._store.create_child, make_scene_job(plan, scene, index, film))
         async with aclosing(self._show(plan)) as items:
             async for item in items:
                 yield item

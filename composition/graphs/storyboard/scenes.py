@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 from composition.graphs.face_pose import NO_POSE, POSE
 from composition.graphs.full_pipeline import GRAPH as PIPELINE
@@ -16,11 +16,17 @@ from composition.graphs.storyboard.script import Scene, Script
 from composition.media.stitch import count_joined_frames, list_clip_starts
 from composition.records.tables import Job
 from composition.variants import VIDEO
+from services.catalogue import KINDS
 from services.errors import InvalidParameter
 from services.frames import Fit, Sound
 from services.hunyuan_dit.request import RestyleRequest
 from services.limits import MAX_SEED, MAX_TEXT
 from services.text_to_video.request import TextToVideoRequest
+from services.wan.request import WanTextRequest
+
+FilmRequest: TypeAlias = TextToVideoRequest | WanTextRequest
+"""A request to a text-to-video model for a scene."""
+FILM_REQUESTS: tuple[type[FilmRequest], ...] = (TextToVideoRequest, WanTextRequest)
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,30 @@ class StoryboardPlan:
         ]
 
 
-def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults: Mapping[str, Any]) -> Job:
+@dataclass(frozen=True)
+class FilmModel:
+    """The text-to-video model that makes the scenes, if they are not made by the full pipeline."""
+
+    kind: str = "text-to-video"
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Default values of its request fields."""
+    rate: float | None = None
+    """Frames per second of its videos, if the model determines it and it is known."""
+
+    @property
+    def request(self) -> type[FilmRequest]:
+        """The class of its requests."""
+        return next(kind for kind in FILM_REQUESTS if KINDS[self.kind].find_offer(FILM, kind) is not None)
+
+
+def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_model: FilmModel) -> Job:
     """Return the job that makes a scene's clip, either by the full pipeline or by a text-to-video model.
 
     Args:
         plan: the plan of the storyboard.
         scene: a scene of its script.
         index: index of the scene, from 0.
-        film_defaults: default values of the text-to-video model's request fields.
+        film_model: the text-to-video model.
     """
     fields: dict[str, Any] = {"prompt": plan.prompts[index], "seed": (plan.seed + index) % (MAX_SEED + 1)}
     models = plan.request.models
@@ -91,15 +113,15 @@ def make_scene_job(plan: StoryboardPlan, scene: Scene, index: int, film_defaults
     )
     if FILM in models:
         job.model = models[FILM]
-        film = _make_film_request(plan, scene, fields, film_defaults)
+        film = _make_film_request(plan, scene, fields, film_model)
         encoding = plan.request.encoding.model_dump(mode="json")
         job.params = {**film.model_dump(mode="json"), "models": {FILM: models[FILM]}, "encoding": encoding}
         return job
     request = _make_pipeline_request(plan, scene, fields, restyles="restyle" in models)
     job.model, job.params = PIPELINE.name, request.model_dump(mode="json")
-    field = field_of_face(scene) if scene.face else "face"
-    if field in plan.parent.media:
-        job.media = {"face": str(plan.parent.media[field])}
+    face = field_of_face(scene) if scene.face else "face"
+    if face in plan.parent.media:
+        job.media = {"face": str(plan.parent.media[face])}
         job.params["face"] = scene.face or plan.parent.params["face"]
     if request.pose_picture is not None:
         job.media[POSE] = str(plan.parent.media[POSE])
@@ -134,9 +156,7 @@ def _make_pipeline_request(
     return FullPipelineRequest(**shared)
 
 
-def _make_film_request(
-    plan: StoryboardPlan, scene: Scene, fields: dict[str, Any], defaults: Mapping[str, Any]
-) -> TextToVideoRequest:
+def _make_film_request(plan: StoryboardPlan, scene: Scene, fields: dict[str, Any], model: FilmModel) -> FilmRequest:
     request = plan.request
     for name in ("face", "identity", "loras", "restyle"):
         if getattr(request, name):
@@ -144,12 +164,16 @@ def _make_film_request(
                 f"{name}: must be empty, because a text-to-video model makes the scenes here", param=name
             )
     if scene.face or scene.loras:
-        field = f"script.scenes.{scene.scene_number}"
+        place = f"script.scenes.{scene.scene_number}"
         raise InvalidParameter(
-            f"{field}: must have no face or lora, because a text-to-video model makes the scenes here", param=field
+            f"{place}: must have no face or lora, because a text-to-video model makes the scenes here", param=place
         )
     style = f", {scene.style}" if scene.style else ""
-    film = TextToVideoRequest.model_validate({**defaults, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
+    defaults = {name: value for name, value in model.defaults.items() if name in model.request.model_fields}
+    film = model.request.model_validate({**defaults, **fields, "prompt": f"{fields['prompt']}{style}"[:MAX_TEXT]})
+    if isinstance(film, WanTextRequest):  # the checkpoint determines the rate
+        enough = film.count_frames(scene.duration, model.rate) if model.rate else film.num_frames
+        return film.model_copy(update={"num_frames": min(film.num_frames, enough)})
     fps = request.animate.fps if request.animate else film.fps
     return film.model_copy(update={"fps": fps, "num_frames": count_scene_frames(scene, fps, film.num_frames)})
 

@@ -139,21 +139,43 @@ def test_a_model_alone_is_run_by_the_graph_of_its_kind(cluster: Cluster) -> None
     assert (assignment.name, assignment.application, assignment.ids) == (
         "wan-5b",
         "alone",
-        {"image-to-video": "wan-5b"},
+        {"image-to-video": "wan-5b", "text-to-video": "wan-5b"},
     )
-    assert assigned(cluster, "wan-5b", image_to_video="wan-5b") == {"image-to-video": "wan-5b"}
+    assert assigned(cluster, "wan-5b", image_to_video="wan-5b") == assignment.ids
 
 
 def test_older_clients_ask_for_the_first_wan_by_another_name(cluster: Cluster) -> None:
     cluster.host_models({"svd": Hosted("svd"), **WANS}).host_graphs("single")
     assignment = read(cluster).assign_models("wan-i2v", {})
-    assert (assignment.name, assignment.ids) == ("wan-i2v", {"image-to-video": "wan-a14b"})
-    assert assigned(cluster, "wan-i2v", image_to_video="wan-5b") == {"image-to-video": "wan-5b"}
+    assert (assignment.name, set(assignment.ids.values())) == ("wan-i2v", {"wan-a14b"})
+    assert set(assigned(cluster, "wan-i2v", image_to_video="wan-5b").values()) == {"wan-5b"}
     assert "wan-i2v" not in read(cluster).list_names()
     cluster.host_models({"wan-i2v": Hosted("svd"), **WANS})
     assert read(cluster).assign_models("wan-i2v", {}).models["image-to-video"].model.kind == "svd", (
         "an id stands before it"
     )
+
+
+def test_a_checkpoint_takes_only_its_own_roles(cluster: Cluster) -> None:
+    pictures, texts, both = (
+        Hosted("wan", roles=("image-to-video",)),
+        Hosted("wan", roles=("text-to-video",)),
+        Hosted("wan", roles=("image-to-video", "text-to-video")),
+    )
+    cluster.host_models({"eyes": Hosted("internvl"), "texts": texts, "pictures": pictures, "both": both})
+    cluster.host_graphs("single", "v2v")
+    assert assigned(cluster, "v2v")["image-to-video"] == "pictures"
+    assert refused(cluster, "v2v", image_to_video="texts")[0] == "models.image-to-video"
+    assert assigned(cluster, "texts") == {"text-to-video": "texts"}
+    assert assigned(cluster, "pictures") == {"image-to-video": "pictures"}
+    assert assigned(cluster, "both") == {"image-to-video": "both", "text-to-video": "both"}
+    assert assigned(cluster, "wan-t2v") == {"text-to-video": "texts"}, "the first that can"
+    assert assigned(cluster, "wan-i2v") == {"image-to-video": "pictures"}
+    assert refused(cluster, "pictures", text_to_video="pictures") == (
+        "models",
+        "models: a job of model pictures has no role text-to-video",
+    )
+    assert list(read(cluster).aliases) == ["wan-t2v", "wan-i2v"]
 
 
 # Deployed models and graphs.

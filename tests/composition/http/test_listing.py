@@ -48,7 +48,7 @@ def option(schema: dict[str, Any]) -> dict[str, Any]:
 
 def test_graphs_stand_before_models_and_each_has_its_kind_and_roles(cluster: Cluster) -> None:
     found = listed(cluster)
-    assert list(found) == ["v2v", "full-pipeline", "rolling-edit", *KINDS, "wan-i2v"]
+    assert list(found) == ["v2v", "full-pipeline", "rolling-edit", *KINDS, "wan-i2v", "wan-t2v"]
     assert {each.kind for each in list(found.values())[:3]} == {"graph"}
     assert [found[kind].kind for kind in KINDS] == list(KINDS)
     assert found["v2v"].roles == ["describe", "image-to-video"]
@@ -181,4 +181,4 @@ async def test_the_openapi_document_has_the_defaults_and_limits_of_what_is_serve
     assert found["flux"]["required"] == ["model", "prompt"]
     assert found["hunyuan-dit"]["required"] == ["model"], "its prompt has a default here"
     assert found["/v1/faces"]["required"] == ["image"], "no model for faces is served, so the class is described"
-    assert large["image"]["description"].startswith("The first frame. A file id")
+    assert large["image"]["description"].startswith("The first frame. Without it, ")

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from composition.graphs.calls import Models
 from composition.graphs.run import GraphSettings
 from composition.graphs.storyboard.graph import Storyboard
-from composition.graphs.storyboard.request import StoryboardRequest
-from composition.graphs.storyboard.scenes import StoryboardPlan, count_scene_frames, make_scene_job
+from composition.graphs.storyboard.request import FILM, StoryboardRequest
+from composition.graphs.storyboard.scenes import FilmModel, StoryboardPlan, count_scene_frames, make_scene_job
 from composition.graphs.storyboard.script import Scene, Script
 from composition.jobs.runner import JobRunner, RunnerSettings
 from composition.records.artifacts import Artifacts, ArtifactSettings
@@ -29,6 +29,7 @@ from services.errors import InvalidParameter, LimitExceeded, ModelFailed
 from services.frames import Frames, Item, Progress, StageDone, Text
 from services.internvl.request import DescribeRequest
 from services.text_to_video.request import TextToVideoRequest
+from services.wan.request import WanTextRequest
 from tests.composition.deployed import TRANSPORT, Cluster, Hosted
 from tests.composition.studio import MODELS, Studio, done, pixels_of
 from tests.waiting import until
@@ -164,6 +165,33 @@ async def test_scenes_of_text_to_video_are_jobs_of_that_model(tmp_path: Path) ->
     assert count(stage.video(film)) == film.frames_total == 6 + 3
 
 
+class WanFilms(Studio):
+    """The place of a Wan that generates videos from prompts."""
+
+    async def generate_video(self, request: WanTextRequest, start: int = 0, key: str = "") -> AsyncGenerator[Item]:
+        self._enter("text-to-video", request)
+        pixels = pixels_of(request.model_dump(), count=request.num_frames)
+        yield Frames(np.ascontiguousarray(pixels[start:]), start, Fraction(16))
+        yield done("generate", "wan")
+
+
+async def test_scenes_of_wan_have_its_lengths_and_rate(tmp_path: Path) -> None:
+    films = WanFilms()
+    stage = Set(tmp_path)
+    wan = Hosted("wan", films, defaults={"steps": 3, "num_frames": 21, "fit": "crop"}, rate=16, roles=[FILM])
+    stage.cluster.host_models({"films": Hosted("text-to-video", Films()), "wan": wan})
+    stage.cluster.host_graphs("single", storyboard={"scenes_by": "text-to-video"})
+    async with stage.working():
+        film = await stage.ended(stage.ordered(script=script(1, 0.5, 2), upscale=None, models={FILM: "wan"}))
+    assert (film.status, film.error_message) == ("completed", None)
+    scenes = stage.store.list_children([film.id])[film.id]
+    assert {scene.model for scene in scenes} == {"wan"}
+    assert [scene.params["models"] for scene in scenes] == [{FILM: "wan"}] * 3
+    assert [(asked.steps, asked.num_frames) for asked in films.of(FILM)] == [(3, 17), (3, 9), (3, 21)], "4k + 1"
+    assert all(isinstance(asked, WanTextRequest) for asked in films.of(FILM))
+    assert count(stage.video(film)) == film.frames_total == 6 + 3 + 12
+
+
 @pytest.mark.parametrize(
     ("answers", "source", "told"),
     [
@@ -237,7 +265,7 @@ async def test_a_scene_that_was_deleted_is_lost(tmp_path: Path) -> None:
     asked = StoryboardRequest.model_validate(film.params)
     assert asked.script
     board = StoryboardPlan(asked, film, asked.script, ["a", "b"], 7)
-    second = stage.store.create_child(make_scene_job(board, asked.script.scenes[1], 1, {}))
+    second = stage.store.create_child(make_scene_job(board, asked.script.scenes[1], 1, FilmModel()))
     stage.store.stop_job(second.id, "ann", delete_it=True)
     async with stage.working():
         done = await stage.ended(film)
@@ -280,35 +308,50 @@ def test_what_a_scene_says_stands_before_what_all_say() -> None:
     told = board(**said)
     told.parent.media["script.scenes.1.face"] = "files/s"
     scene = told.script.scenes[0]
-    job = make_scene_job(told, scene, 0, {})
+    job = make_scene_job(told, scene, 0, FilmModel())
     assert (job.params["face"], job.media) == ("file_s", {"face": "files/s"})
     assert [lora["name"] for lora in job.params["loras"]] == ["snow"]
     assert job.params["prompt"] == "a fox, ink", "nothing that could restyle is served"
     restyling = board({**PICTURES, "restyle": "hunyuan-dit"}, **said)
-    styled = make_scene_job(restyling, scene, 0, {})
+    styled = make_scene_job(restyling, scene, 0, FilmModel())
     assert (styled.params["restyle"]["prompt"], styled.params["prompt"]) == ("ink", "a fox")
     assert styled.id == job.id, "the same scene of the same film"
+
+
+def test_a_pose_is_that_of_every_scene_with_a_face() -> None:
+    told = board(face="file_f", face_pose="file_p")
+    told.parent.params["face_pose"], told.parent.media["face_pose"] = "file_p", "files/p"
+    job = make_scene_job(told, told.script.scenes[0], 0, {})
+    assert (job.params["face_pose"], job.media) == ("file_p", {"face": "files/f", "face_pose": "files/p"})
+    faces = board(
+        face_pose="file_p", script={"scenes": [*script(1, face="file_s")["scenes"], *script(2)["scenes"][1:]]}
+    )
+    del faces.parent.media["face"]
+    faces.parent.params["face_pose"], faces.parent.media["face_pose"] = "file_p", "files/p"
+    faces.parent.media["script.scenes.1.face"] = "files/s"
+    jobs = [make_scene_job(faces, scene, index, {}) for index, scene in enumerate(faces.script.scenes[:1])]
+    assert [job.params["face_pose"] for job in jobs] == ["file_p"]
 
 
 def test_text_to_video_in_place_of_pictures() -> None:
     film = {"text-to-video": "films"}
     told = board(film, script=script(1, style="ink"))
-    job = make_scene_job(told, told.script.scenes[0], 0, {"steps": 3})
+    job = make_scene_job(told, told.script.scenes[0], 0, FilmModel(defaults={"steps": 3}))
     assert (job.model, job.params["prompt"], job.params["steps"], job.params["num_frames"]) == (
         "films", "a fox, ink", 3, 6,
     )  # fmt: skip
     for fields in ({"loras": ["a"]}, {"restyle": "ink"}, {"script": script(1, lora="a")}):
         told = board(film, **fields)
         with pytest.raises(InvalidParameter, match="a text-to-video model makes the scenes here"):
-            make_scene_job(told, told.script.scenes[0], 0, {})
+            make_scene_job(told, told.script.scenes[0], 0, FilmModel())
 
 
 def test_a_scene_is_made_by_the_models_of_its_film() -> None:
     told = board({**PICTURES, "text-to-image": "flux-2", "describe": "internvl"})
-    job = make_scene_job(told, told.script.scenes[0], 0, {})
+    job = make_scene_job(told, told.script.scenes[0], 0, FilmModel())
     assert job.params["models"] == {"text-to-image": "flux-2", "image-to-video": "svd"}, "the writer makes no scene"
     film = board({"text-to-video": "films", "describe": "internvl"})
-    assert make_scene_job(film, film.script.scenes[0], 0, {}).params["models"] == {"text-to-video": "films"}
+    assert make_scene_job(film, film.script.scenes[0], 0, FilmModel()).params["models"] == {"text-to-video": "films"}
 
 
 def test_a_scene_has_the_frames_that_its_time_needs() -> None:
