@@ -166,12 +166,12 @@ def test_weights_are_found_however_deep():
     found = find_weights(entries(painter={"kind": "flux", **flux}, instantid={"kind": "instantid", **faces}))
     assert found == [
         NamedWeights("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
-        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
         NamedWeights("painter.lora_repositories.0", "a/b", style, "MIT"),
+        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
         NamedWeights("instantid.recogniser", "path:recogniser"),
         NamedWeights("instantid.detector.pack", "path:antelopev2"),
     ]
-    assert [one.licence.commercial for one in found] == ["unknown", "forbidden", "stated", "unknown", "forbidden"]
+    assert [one.licence.commercial for one in found] == ["unknown", "stated", "forbidden", "unknown", "forbidden"]
 
 
 def test_the_local_configuration_asks_nothing_and_knows_every_licence(tmp_path):
