@@ -54,9 +54,12 @@ def models(args: ModelsSettings) -> Application:
         name: Hosted(entry.kind, take_offline(entry.settings) if args.offline else entry.settings)
         for name, entry in args.models.items()
     }
-    rows = [describe_model(args.name, index, name, entry) for index, (name, entry) in enumerate(args.models.items())]
+    home = args.state
+    rows = [
+        describe_model(args.name, index, name, entry, home) for index, (name, entry) in enumerate(args.models.items())
+    ]
     _register(args, args.name, rows)
-    return _define_deployment(Host, args.name).bind(hosted, args.state)
+    return _define_deployment(Host, args.name).bind(hosted, home)
 
 
 def graphs(args: GraphsSettings) -> Application:

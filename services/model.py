@@ -44,6 +44,16 @@ class Offer:
     """Optional pictures that this kind supports: argument of the role's method → description."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the files of a folder of weights say about their checkpoint."""
+
+    like: str = ""
+    """Repository of the known checkpoint that has this form; empty if none has."""
+    roles: tuple[Role, ...] = ()
+    """Roles that it can take; empty if they are those of `like`, or not known."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model(Generic[Settings]):
     """A kind of model and how it is served."""
@@ -63,6 +73,10 @@ class Model(Generic[Settings]):
     """Completes the settings that depend on `home`."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """Known checkpoints of this kind, with their published facts."""
+    recognise: Callable[[Path], Form] = lambda _folder: Form()
+    """Folder of weights → form of its checkpoint, from its configuration files."""
+    paired: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Request field → the field that it refines: its default does not apply if only the other one is given."""
     licences: Mapping[str, Licence] = field(default_factory=dict[str, Licence])
     """Repository, or name of a model pack → licence of its weights."""
     aliases: Mapping[str, Role] = field(default_factory=dict[str, Role])

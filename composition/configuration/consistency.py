@@ -11,6 +11,7 @@ from composition.graphs.single import NAME as SINGLE
 from services.catalogue import KINDS
 from services.errors import ConfigError
 from services.limits import shorten
+from services.traits import find_traits
 
 
 def check_blocks(blocks: Sequence[Block]) -> None:
@@ -144,8 +145,8 @@ def _check_role(place: str, model: str, fitting: Collection[str]) -> None:
 
 
 def _list_roles(entry: ModelEntry) -> set[str]:
-    return {offer.role for offer in KINDS[entry.kind].offers}
+    return set(find_traits(KINDS[entry.kind], entry.settings).roles)
 
 
 def _can_take(entry: ModelEntry, need: Need) -> bool:
-    return need.find_offer(KINDS[entry.kind]) is not None
+    return need.role in _list_roles(entry) and need.find_offer(KINDS[entry.kind]) is not None

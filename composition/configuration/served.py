@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from composition.configuration.settings import GraphEntry
-from composition.graphs.fields import merge_fields
+from composition.graphs.fields import drop_refinements, merge_fields
 from composition.graphs.graph import Graph, Need
 from composition.graphs.request import GraphRequest
 from services.model import Model, Role
@@ -100,11 +100,14 @@ class Assignment:
         fields = merge_fields(self._list_own_defaults(), self.request.expand_shorthands(given))
         for need, served in self._list_request_models():
             if not need.at:
+                defaults = drop_refinements(served.defaults, fields, served.model.paired)
                 known = self.request.model_fields
-                defaults = {name: value for name, value in served.defaults.items() if name in known}
-                fields = merge_fields(defaults, fields)
+                fields = merge_fields({name: value for name, value in defaults.items() if name in known}, fields)
             elif served.defaults and self.request.is_stage_on(need.at, fields):
-                fields = merge_fields({need.at: served.defaults}, fields)
+                defaults = drop_refinements(served.defaults, fields.get(need.at), served.model.paired)
+                known = need.request.model_fields if need.request is not None else defaults
+                selected = {name: value for name, value in defaults.items() if name in known}
+                fields = merge_fields({need.at: selected}, fields)
         return fields
 
     def _list_own_defaults(self) -> dict[str, Any]:

@@ -5,11 +5,13 @@ Each application registers what it hosts in the database when it is built; Serve
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from composition.configuration.served import Assignment, ServedGraph, ServedModel
 from composition.configuration.settings import GraphEntry, ModelEntry
 from composition.graphs.catalogue import BY_NAME
+from composition.graphs.fields import drop_refinements, merge_fields
 from composition.graphs.graph import Graph, Need
 from composition.graphs.request import GraphRequest
 from composition.graphs.single import NAME as SINGLE
@@ -19,6 +21,7 @@ from services.catalogue import KINDS
 from services.errors import ConfigError, InvalidParameter, NotFound
 from services.limits import shorten
 from services.model import Role
+from services.traits import find_traits
 
 GRAPH: Literal["graph"] = "graph"
 """`Deployed.kind` of a graph."""
@@ -181,13 +184,23 @@ def build_snapshot(rows: list[Deployed], states: Mapping[str, str]) -> Snapshot:
     return Snapshot(models, graphs)
 
 
-def describe_model(application: str, position: int, name: str, entry: ModelEntry) -> Deployed:
-    """Return the row that registers a model."""
+def describe_model(application: str, position: int, name: str, entry: ModelEntry, home: Path | None = None) -> Deployed:
+    """Return the row that registers a model.
+
+    Args:
+        application: name of the application that hosts it.
+        position: its position in the application.
+        name: its id.
+        entry: its configuration.
+        home: REELGRAPH_HOME, where a repository that is not known may be downloaded; None to leave it out.
+    """
     model = KINDS[entry.kind]
-    rate = model.rate(entry.settings) if model.rate is not None else None
+    traits = find_traits(model, entry.settings, home)
+    rate = (model.rate(entry.settings) if model.rate is not None else None) or traits.rate
     facts = {
+        "roles": list(traits.roles),
         "limits": dict(entry.settings.limits),
-        "defaults": dict(entry.defaults),
+        "defaults": merge_fields(drop_refinements(traits.defaults, entry.defaults, model.paired), entry.defaults),
         "rate": None if rate is None else float(rate),
         "source": entry.settings.source,
         "revision": entry.settings.revision,

@@ -38,6 +38,18 @@ def merge_fields(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict
     return merged
 
 
+def drop_refinements(defaults: Mapping[str, Any], given: object, paired: Mapping[str, str]) -> dict[str, Any]:
+    """Return `defaults` without those that refine another field whose value `given` sets.
+
+    Args:
+        defaults: default values.
+        given: the fields of a request or a configuration; anything else sets no field.
+        paired: field → the field that it refines, e.g. `guidance_scale_2` → `guidance_scale`.
+    """
+    fields: Mapping[str, Any] = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+    return {name: value for name, value in defaults.items() if name not in paired or paired[name] not in fields}
+
+
 Selected = TypeVar("Selected", bound=BaseModel)
 
 

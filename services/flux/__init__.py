@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
+from services.flux.form import recognise_form
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
 from services.model import Model, Offer
@@ -17,6 +18,7 @@ MODEL = Model(
     settings=FluxSettings,
     service="services.flux.service:Flux",
     offers=(Offer("text-to-image", FluxRequest),),
+    recognise=recognise_form,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     prepare=place_loras,
     licences={

@@ -9,7 +9,7 @@ from services.qwen_edit.settings import QwenEditSettings
 from services.weights.licences import grant_apache
 from services.weights.loras.settings import place_loras
 
-REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
+REPOSITORIES = ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511")
 
 MODEL = Model(
     kind="qwen-edit",
@@ -18,5 +18,5 @@ MODEL = Model(
     offers=(Offer("guided-edit", EditRequest),),
     prepare=place_loras,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
-    licences={REPOSITORY: grant_apache(REPOSITORY)},
+    licences={name: grant_apache(name) for name in REPOSITORIES},
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from services.checkpoint import load_checkpoints
 from services.model import Model, Offer
+from services.wan.form import recognise_form
 from services.wan.request import WanRequest, WanTextRequest
 from services.wan.settings import WanSettings
 from services.weights.licences import grant_apache
@@ -23,7 +24,9 @@ MODEL = Model(
         Offer("image-to-video", WanRequest, pictures={"last_image": "The last frame."}),
         Offer("text-to-video", WanTextRequest),
     ),
+    recognise=recognise_form,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
+    paired={"guidance_scale_2": "guidance_scale"},
     rate=lambda settings: settings.rate,
     prepare=place_loras,
     licences={name: grant_apache(name) for name in REPOSITORIES},

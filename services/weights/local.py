@@ -58,6 +58,22 @@ def resolve(weights: Weights, home: Path) -> Path:
     return fetch(weights, home, _make_progress_logger(weights))
 
 
+def find_folder(weights: Weights, home: Path | None) -> Path | None:
+    """Return the folder of `weights` if it exists, without network access and without checking its files.
+
+    Args:
+        weights: the weights from the configuration.
+        home: REELGRAPH_HOME; None if downloads are not to be searched.
+    """
+    if weights.path is not None:
+        folder = weights.path
+    elif home is not None:
+        folder = _hub(weights, home)[0].folder
+    else:
+        return None
+    return folder if folder.is_dir() else None
+
+
 def check_licence(weights: Weights, home: Path) -> None:
     """Raise ConfigError if weights are not downloaded yet and their licence is unknown."""
     if weights.repository is None or weights.offline:

@@ -9,6 +9,7 @@ import pytest
 from composition.configuration.settings import GraphEntry, ModelEntry
 from composition.configuration.snapshot import GRAPH, Snapshot, describe_graph, describe_model
 from composition.graphs.graph import Need
+from services.catalogue import KINDS
 from services.errors import ConfigError, InvalidParameter, NotFound, ReelError
 from services.flux.request import FluxRequest
 from services.model import Role
@@ -393,6 +394,7 @@ def test_a_model_is_written_down_with_what_requests_must_know() -> None:
     row = describe_model("wans", 3, "wan-5b", entry)
     assert (row.application, row.position, row.name, row.kind) == ("wans", 3, "wan-5b", "wan")
     assert row.facts == {
+        "roles": list(dict.fromkeys(offer.role for offer in KINDS["wan"].offers)),
         "limits": {"num_frames": 81, "max_area": 4096, "steps": 30},
         "defaults": {"num_frames": 17},
         "rate": 16.0,
@@ -401,7 +403,7 @@ def test_a_model_is_written_down_with_what_requests_must_know() -> None:
         "unmeasured": {},
     }
     upscaler = describe_model("a", 0, "b", ModelEntry.model_validate({"kind": "realesrgan"}))
-    weights = {"source": SHIPPED.stem, "revision": ""}
+    weights = {"source": SHIPPED.stem, "revision": "", "roles": ["upscale"]}
     assert upscaler.facts == {"limits": {}, "defaults": {}, "rate": None, **weights, "unmeasured": {}}
     editor = ModelEntry.model_validate({"kind": "qwen-edit", "weights": {"path": "."}, "vgg16": "random"})
     unmeasured = {"lpips_to_init": "lpips", "lpips_to_prev": "lpips"}
