@@ -468,8 +468,7 @@ class PosedFaceFields(TypedDict, total=False):
     face_pose: Annotated[
         Media | None,
         About(
-            "What sets the pose of the face and its place in the picture: `none` (the model chooses them), "
-            "`photo` (the photo of the person, with its proportions), or another picture with a face.",
+            "Pose and place of the face: `none` (chosen by the model), `photo` (as there), or another picture.",
             default="none",
             media="image",
         ),

@@ -6,14 +6,18 @@ A known repository is recognised by its name, another folder by the form of its 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from services.checkpoint import Checkpoint
 from services.levers import CheckpointSettings, ModelSettings
 from services.model import Form, Model, Role
+from services.settings import DEEPER, Place, change_parts
 from services.weights.local import find_folder
+from services.weights.weights import Weights
+
+Settings = TypeVar("Settings", bound=ModelSettings)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,28 @@ def find_traits(model: Model[Any], settings: ModelSettings, home: Path | None = 
         return _read_traits(model, found, found.roles)
     form = _recognise_form(model, settings, home)
     return _read_traits(model, known.get(form.like), form.roles or None)
+
+
+def select_files(model: Model[Any], settings: Settings) -> Settings:
+    """Return the settings with `files` in the weights of known repositories that do not set it.
+
+    Repositories often contain the same weights several times. All files remain selected if the required ones are in
+    half precision (`.fp16.`) and the settings have another `variant`.
+    """
+    known = {checkpoint.repository: checkpoint.files for checkpoint in model.checkpoints}
+
+    def select(_: Place, part: Any) -> Any:
+        if not isinstance(part, Weights) or part.files or part.repository not in known:
+            return DEEPER
+        files = known[part.repository]
+        halved = any(".fp16." in pattern for pattern in files)
+        return (
+            part
+            if halved and getattr(settings, "variant", None) != "fp16"
+            else part.model_copy(update={"files": files})
+        )
+
+    return change_parts(settings, select)
 
 
 def _recognise_form(model: Model[Any], settings: ModelSettings, home: Path | None) -> Form:

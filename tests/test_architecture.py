@@ -59,6 +59,7 @@ MAY_ALSO = {
     "composition/app.py": ("host", "settings"),
     "composition/configuration/blocks.py": ("settings",),
     "composition/configuration/consistency.py": ("traits",),
+    "composition/configuration/settings.py": ("traits",),
     "composition/configuration/snapshot.py": ("traits",),
     "composition/graphs/v2v/seam.py": ("framing",),
     "composition/jobs/provenance.py": ("weights",),

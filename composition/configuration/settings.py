@@ -17,6 +17,7 @@ from services.catalogue import KINDS
 from services.errors import ConfigError
 from services.model import Role
 from services.private import open_home
+from services.traits import select_files
 
 LEGACY_MESSAGE = (
     "import_path: composition.app:build is the format before 0.2, one application with a field for each model; "
@@ -85,7 +86,7 @@ class ModelEntry(BaseModel):
             return entry
         fields = {name: entry[name] for name in ENTRY_FIELDS if name in entry}
         settings = {name: each for name, each in entry.items() if name not in ENTRY_FIELDS}
-        return {**fields, "settings": model.settings.model_validate(settings)}
+        return {**fields, "settings": select_files(model, model.settings.model_validate(settings))}
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Yield the fields as in the configuration file, where the settings are at the same level."""

@@ -18,8 +18,7 @@ class PosedFace(BaseModel):
     """The pose of a person's face."""
 
     face_pose: str = NO_POSE
-    """What sets the pose of the face and its place in the picture: `none` (the model chooses them), `photo` (the photo
-    of the person, with its proportions), or another picture with a face."""
+    """Pose and place of the face: `none` (chosen by the model), `photo` (as there), or another picture."""
 
     @property
     def pose_picture(self) -> str | None:

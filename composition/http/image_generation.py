@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -86,6 +87,16 @@ class ImageGenerationRequest(GenerationRequest):
     """Whether a stream also has an event `image_generation.progress` for each step."""
 
 
+@dataclass(frozen=True)
+class FacePictures:
+    """The pictures of faces in a request, each one frame."""
+
+    face: Frames | None = None
+    """The person to show."""
+    pose: Frames | None = None
+    """A face whose pose is used."""
+
+
 class ImageGenerator:
     """Generates pictures with a text-to-image model, optionally of a person whose face is found in another picture.
 
@@ -160,19 +171,14 @@ class ImageGenerator:
         return self._faces
 
     async def generate(
-        self,
-        request: ImageGenerationRequest,
-        face: Frames | None,
-        writer: PictureWriter | None = None,
-        pose: Frames | None = None,
+        self, request: ImageGenerationRequest, faces: FacePictures, writer: PictureWriter | None = None
     ) -> ImagesObject:
         """Generate all pictures of a request. Cancelling stops the model within one denoising step.
 
         Args:
             request: as returned by `parse_request`.
-            face: a picture of the person to show.
+            faces: the pictures of faces.
             writer: writes the pictures; by default without marks.
-            pose: a picture whose face sets the pose.
 
         Raises:
             InvalidParameter, LimitExceeded: a model rejects the request or the picture of the face.
@@ -183,7 +189,7 @@ class ImageGenerator:
         facts: dict[str, JsonValue] = {}
         stages: list[StageObject] = []
         size = ""
-        async with aclosing(self._stream_items(request, face, pose)) as items:
+        async with aclosing(self._stream_items(request, faces)) as items:
             async for item in items:
                 writer.add(item)
                 match item:
@@ -205,11 +211,7 @@ class ImageGenerator:
         )
 
     async def stream_events(
-        self,
-        request: ImageGenerationRequest,
-        face: Frames | None,
-        writer: PictureWriter | None = None,
-        pose: Frames | None = None,
+        self, request: ImageGenerationRequest, faces: FacePictures, writer: PictureWriter | None = None
     ) -> AsyncGenerator[str]:
         """Generate pictures, and yield OpenAI's events for each as soon as it is finished. Closing stops the model.
 
@@ -218,24 +220,22 @@ class ImageGenerator:
         Args, Raises: as `generate`.
         """
         formatter = EventFormatter(request, writer or PictureWriter(request))
-        async with aclosing(self._stream_items(request, face, pose)) as items:
+        async with aclosing(self._stream_items(request, faces)) as items:
             async for item in items:
                 if text := await formatter.format_item(item):
                     yield text
         _check_count(formatter.finished, request)
 
-    async def _stream_items(
-        self, request: ImageGenerationRequest, picture: Frames | None, pose_picture: Frames | None
-    ) -> AsyncGenerator[Item]:
+    async def _stream_items(self, request: ImageGenerationRequest, faces: FacePictures) -> AsyncGenerator[Item]:
         """Yield the items of the face model, if pictures of faces are given, and then of the text-to-image model."""
         face: Face | None = None if request.identity is None else read_identity(request.identity)
-        if picture is not None:
-            face, face_items = await find_face(self._require_face_model("face"), picture, self._transport)
+        if faces.face is not None:
+            face, face_items = await find_face(self._require_face_model("face"), faces.face, self._transport)
             for item in face_items:
                 yield item
         pose = face if request.face_pose == PHOTO else None
-        if pose_picture is not None:
-            pose, face_items = await find_pose(self._require_face_model(POSE), pose_picture, self._transport)
+        if faces.pose is not None:
+            pose, face_items = await find_pose(self._require_face_model(POSE), faces.pose, self._transport)
             for item in face_items:
                 yield item
         painting = FluxRequest.model_validate({name: getattr(request, name) for name in FluxRequest.model_fields})

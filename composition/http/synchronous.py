@@ -24,7 +24,7 @@ from composition.http.changes import merge_changes
 from composition.http.errors import format_error_event
 from composition.http.faces import FaceFinder, FaceObject, FaceRequest
 from composition.http.image_edit import ImageEditor, ImageEditRequest, Pictures
-from composition.http.image_generation import ImageGenerationRequest, ImageGenerator
+from composition.http.image_generation import FacePictures, ImageGenerationRequest, ImageGenerator
 from composition.http.input_pictures import InputPictures
 from composition.http.picture_output import PictureOrigin, PictureWriter
 from composition.http.schemas import ImagesObject
@@ -80,14 +80,14 @@ class SynchronousRoutes:
                 generator = ImageGenerator(model, served, await self._find_face_model(), self._transport)
                 parsed = generator.parse_request(fields, has_face="face" in media, has_pose=POSE in media)
                 found = {name: (await inputs.read(value, name)).frames for name, value in media.items()}
-                face, pose = found.get("face"), found.get(POSE)
+                faces = FacePictures(found.get("face"), found.get(POSE))
             stage = ModelUse("paint", served.model.kind, served.source, served.revision)
             prompts = _list_prompts(parsed.prompt, parsed.negative_prompt)
             origin = PictureOrigin(served.id, stage, prompts, inputs.ingredients)
             writer = PictureWriter(parsed, self._outputs, origin)
             if not parsed.stream:
-                return await generator.generate(parsed, face, writer, pose)
-            events = _keep_files(generator.stream_events(parsed, face, writer, pose), files.pop_all())
+                return await generator.generate(parsed, faces, writer)
+            events = _keep_files(generator.stream_events(parsed, faces, writer), files.pop_all())
         return await EventStream(events, format_error_event).start()
 
     async def edit_image(self, request: Request) -> ImagesObject:

@@ -1,6 +1,7 @@
 """Inference with HunyuanDiT: add noise to the picture's latents, then run diffusers' pipeline for the last steps."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from diffusers import DPMSolverMultistepScheduler, HunyuanDiT2DModel, HunyuanDiT
 from diffusers.pipelines.hunyuandit import pipeline_hunyuandit
 from PIL import Image
 from torch import Tensor
+from transformers import T5Tokenizer
 
 from services.device import find_device, finite, place, quiet, report_device_errors
 from services.errors import ConfigError, InvalidParameter
@@ -166,10 +168,12 @@ def _load(settings: HunyuanDitSettings, home: Path) -> HunyuanDiTPipeline:
     logging.getLogger(pipeline_hunyuandit.__name__).setLevel(logging.ERROR)
     folder = resolve(settings.weights, home)
     try:
-        _, transformer = HunyuanDiTPipeline.load_config(folder, local_files_only=True).get("transformer", ("", "none"))
+        index = HunyuanDiTPipeline.load_config(folder, local_files_only=True)
+        _, transformer = index.get("transformer", ("", "none"))
         if transformer != HunyuanDiT2DModel.__name__:  # diffusers would load everything and only warn
             raise ValueError(f"its transformer is {transformer}")
         check_pipeline(folder)
+        renamed = _load_renamed(folder, index)
         pipe = HunyuanDiTPipeline.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),
@@ -177,8 +181,17 @@ def _load(settings: HunyuanDitSettings, home: Path) -> HunyuanDiTPipeline:
             # No checkpoint contains a safety checker, but all declare that they require one.
             safety_checker=None,
             requires_safety_checker=False,
+            **dict.fromkeys(renamed),  # diffusers looks up the class even of a part that is given to it
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights: {settings.weights.source} is not a HunyuanDiT checkpoint ({error})") from error
+    pipe.register_modules(**renamed)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _load_renamed(folder: Path, index: Mapping[str, Any]) -> dict[str, T5Tokenizer]:
+    """Load the tokenizer whose class some copies of the checkpoint call `MT5Tokenizer`, which transformers removed."""
+    if tuple(index.get("tokenizer_2", ())) != ("transformers", "MT5Tokenizer"):
+        return {}
+    return {"tokenizer_2": T5Tokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)}

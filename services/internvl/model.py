@@ -29,6 +29,8 @@ from services.internvl.settings import InternVLSettings
 from services.weights.completeness import check_network
 from services.weights.local import resolve
 
+END_OF_MESSAGE = "<|im_end|>"
+"""Token that ends a message in InternVL's chat template."""
 _PROMPT = "\ufdd0"
 """Placeholder for the prompt while the chat template is rendered: a Unicode noncharacter."""
 
@@ -63,6 +65,7 @@ class Describer:
             missing = sorted(report["missing_keys"])
             raise ConfigError(f"weights: {folder} lacks {len(missing)} weights, e.g. {missing[0]}", param="weights")
         self._before, self._after = self._template()
+        self._ends = self._find_ends()
         self.context_length: int = self.model.config.text_config.max_position_embeddings
         """Maximum number of tokens of prompt, frames and answer together."""
 
@@ -136,6 +139,7 @@ class Describer:
                 top_k=None,
                 max_new_tokens=max_new_tokens,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
+                eos_token_id=self._ends,
                 logits_processor=LogitsProcessorList([_Finite()]),
                 streamer=TextStream(self.processor.tokenizer, write, check),
             )
@@ -147,6 +151,13 @@ class Describer:
                 f"exceeds the model's context of {self.context_length} tokens",
                 param="prompt",
             )
+
+    def _find_ends(self) -> list[int]:
+        """Return the tokens that end an answer: the checkpoint's, which some copies lack, and the template's."""
+        configured = self.model.generation_config.eos_token_id
+        ends = set(configured if isinstance(configured, list) else [configured])
+        ends.add(self.processor.tokenizer.get_vocab().get(END_OF_MESSAGE))
+        return sorted(ends - {None})
 
     def _template(self) -> tuple[str, str]:
         """Return the chat template's text before and after the user's message."""

@@ -180,12 +180,13 @@ class TinyDecoder(nn.Module):
     Args:
         file: the weights, safetensors or .pth, with TAEHV's names.
         dtype: dtype of the computation.
+        channels: channels of the latents.
 
     Raises:
-        ConfigError: the file does not contain TAEHV's weights.
+        ConfigError: the file does not contain TAEHV's weights, or those of a decoder for other latents.
     """
 
-    def __init__(self, file: Path, dtype: torch.dtype) -> None:
+    def __init__(self, file: Path, dtype: torch.dtype, channels: int) -> None:
         super().__init__()
         state = read_weights(file, "tiny_decoder")
         try:
@@ -194,6 +195,13 @@ class TinyDecoder(nn.Module):
             raise ConfigError(
                 f"tiny_decoder: {file} is not a TAEHV checkpoint ({error})", param="tiny_decoder"
             ) from error
+        sizes = (state["decoder.1.weight"].shape[1], self.body[-1].out_channels)
+        if sizes != (channels, 3):  # e.g. taew2_2, for the latents of Wan2.2's 5B model
+            raise ConfigError(
+                f"tiny_decoder: {file} decodes {sizes[0]} latent channels to {sizes[1]} output channels; this model "
+                f"needs a decoder from {channels} to 3, such as taew2_1",
+                param="tiny_decoder",
+            )
         self.requires_grad_(False).eval().to(dtype, memory_format=torch.channels_last)
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ class QwenEditModel:
         settings = self._settings
         dtype = getattr(torch, settings.decoder_dtype or settings.dtype)
         if settings.tiny_decoder is not None:
-            return TinyDecoder(settings.tiny_decoder, dtype).to(self._device)
+            return TinyDecoder(settings.tiny_decoder, dtype, self._pipe.vae.config.z_dim).to(self._device)
         return StillDecoder(self._pipe.vae, dtype, save_memory=settings.save_memory)
 
     def _decode_for(self, plan: QwenEditPlan) -> Any:

@@ -4,19 +4,20 @@ Libraries fill a missing tensor with random values and only log it.
 """
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from services.errors import ConfigError
 from services.weights.headers import Header, compare, read_headers
 from services.weights.networks import list_shapes, list_tied, rename_tensors
 
+_INDEX = TypeAdapter(dict[str, object])
 PICKLES = ("diffusion_pytorch_model", "pytorch_model")
 """Names of pickled weight files of diffusers and of transformers, without their endings."""
 
@@ -31,9 +32,9 @@ def check_pipeline(folder: Path, variant: str | None = None) -> None:
     Raises:
         ConfigError: a tensor is missing or has another shape, or a file is broken; the message has the tensor's name.
         OSError: the index or a configuration cannot be read.
-        ValueError: one of them is not JSON.
+        ValueError: one of them is not a JSON object.
     """
-    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
+    index = _INDEX.validate_json((folder / "model_index.json").read_bytes())
     for name, value in index.items():
         for library in ("diffusers", "transformers"):
             network = find_network(library, value)

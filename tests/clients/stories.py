@@ -90,6 +90,7 @@ IDENTITY: dict[str, Any] = {
     "embedding": [(-1) ** number * 0.044194173824159216 for number in range(512)],
     "keypoints": [[0.396, 0.197], [0.484, 0.201], [0.44, 0.25], [0.4, 0.3], [0.48, 0.302]],
     "box": [0.351, 0.113, 0.531, 0.34],
+    "size": [512, 512],
 }
 MODELS = [
     ModelObject(

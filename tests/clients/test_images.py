@@ -196,7 +196,7 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
     options = (
         *("--negative-prompt", "blur", "--true-cfg-scale", "2", "--size", "64x48", "--steps", "2", "--seed", "-1"),
         *("--guidance-scale", "3", "--identity-strength", "0.5", "--identity-start", "0.1", "--identity-end", "0.9"),
-        *("--n", "1", "--lora", "ink", "--lora", "style/oil:-0.5", "--model", "flux-dev"),
+        *("--face-pose", "photo", "--n", "1", "--lora", "ink", "--lora", "style/oil:-0.5", "--model", "flux-dev"),
     )
     for face in (("--face", "face.png"), ("--identity", "me.json")):
         result = reel("image", "a fox", *options, *face, "-o", "picture.png")
@@ -212,6 +212,7 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
         "identity_strength": 0.5,
         "identity_start": 0.1,
         "identity_end": 0.9,
+        "face_pose": "photo",
         "n": 1,
         "loras": ["ink", "style/oil:-0.5"],
         "model": "flux-dev",
@@ -220,6 +221,19 @@ def test_every_option_arrives(reel: Reel, server: VideoServer, place: Path) -> N
     }
     form = {name: value if isinstance(value, str | list) else json.dumps(value) for name, value in fields.items()}
     assert server.asked == [(form, {"face": b"a face"}), ({**fields, "identity": IDENTITY}, {})]
+
+
+def test_a_pose_is_a_word_or_a_file(reel: Reel, server: VideoServer, place: Path) -> None:
+    (place / "pose.png").write_bytes(b"a pose")
+    for pose in ("none", "pose.png"):
+        result = reel("image", "a fox", "--face", "face.png", "--face-pose", pose, "-o", "picture.png")
+        assert result.exit_code == 0, result.stderr
+    (first, files), (second, more) = server.asked
+    assert (first["face_pose"], files) == ("none", {"face": b"a face"})
+    assert ("face_pose" in second, more) == (False, {"face": b"a face", "face_pose": b"a pose"})
+    result = reel("image", "a fox", "--face-pose", "side", "-o", "picture.png")
+    assert result.exit_code == 2
+    assert "side is neither none, photo nor a file" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -276,7 +290,7 @@ def test_an_interrupt_stops_the_server(program: Program, server: VideoServer, sc
 
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for command, count in (("image", 19), ("face", 6)):
+    for command, count in (("image", 20), ("face", 6)):
         options = [line for line in reel(command, "--help").stdout.splitlines() if " --" in line]
         assert len(options) == count
         assert all(line.rstrip("│ ").removesuffix("[required]").rstrip().endswith(".") for line in options)

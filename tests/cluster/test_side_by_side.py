@@ -18,6 +18,12 @@ pytestmark = pytest.mark.cluster
 
 FIRST, SECOND = "models-first", "models-second"
 UNTOUCHED = (FIRST, "graphs", "jobs")
+SMALL = {"steps": 2, "max_area": 128 * 72}
+OWN = {
+    "wan-a14b": {"num_frames": 81, "guidance_scale": 3.5, "guidance_scale_2": 3.5, "shift": 5.0},
+    "wan-5b": {"num_frames": 121, "guidance_scale": 5.0, "guidance_scale_2": None, "shift": 5.0},
+}
+"""Model → the default values of its checkpoint."""
 
 
 class Pair(Server):
@@ -32,6 +38,7 @@ class Pair(Server):
         (host,) = (application for application in raw["applications"] if application["name"] == "models")
         raw["applications"].remove(host)
         wan, flux = models["wan"], models["flux"]
+        wan = {**wan, "defaults": SMALL}  # all else is as the checkpoints have it
         ti2v = {**wan, "weights": {"path": str(written("wan", "ti2v", home).path)}}
         del ti2v["rate"]
         parts = {
@@ -97,15 +104,29 @@ def models(http: httpx.Client) -> dict[str, dict[str, Any]]:
 
 def test_both_are_listed_with_their_kind_and_roles(http: httpx.Client) -> None:
     there = models(http)
-    for name, kind, role in (
-        ("wan-a14b", "wan", "image-to-video"),
-        ("wan-5b", "wan", "image-to-video"),
-        ("flux-one", "flux", "text-to-image"),
-        ("flux-two", "flux", "text-to-image"),
+    for name, kind, roles in (
+        ("wan-a14b", "wan", ["image-to-video"]),
+        ("wan-5b", "wan", ["image-to-video", "text-to-video"]),
+        ("flux-one", "flux", ["text-to-image"]),
+        ("flux-two", "flux", ["text-to-image"]),
     ):
-        assert (there[name]["kind"], there[name]["roles"], there[name]["ready"]) == (kind, [role], True)
+        assert (there[name]["kind"], there[name]["roles"], there[name]["ready"]) == (kind, roles, True)
     assert there["flux-two"]["fields"]["size"]["default"] == "64x64"
     assert there["flux-one"]["fields"]["size"]["default"] != "64x64"
+
+
+@pytest.mark.parametrize(("model", "rate"), [("wan-a14b", "16"), ("wan-5b", "24")])
+def test_each_samples_with_the_defaults_of_its_checkpoint(http: httpx.Client, clip: str, model: str, rate: str) -> None:
+    """The listing shows them, a job that names none of them is recorded with them, and its video has them."""
+    own = {**OWN[model], **SMALL}
+    fields = models(http)[model]["fields"]
+    assert {name: fields[name]["default"] for name in own} == own
+    body = {"model": "v2v", "input_video": clip, "prompt": "a meadow", "models": {"image-to-video": model}}
+    video = wait_for_end(http, http.post("/v1/videos", json=body).json()["id"])
+    assert video["status"] == "completed", video["error"]
+    assert {name: video["params"].get(name) for name in own} == own
+    assert video["params"]["negative_prompt"] == fields["negative_prompt"]["default"]
+    assert (video["frames_done"], video["rate"]) == (own["num_frames"], rate)
 
 
 @pytest.mark.parametrize(("chosen", "rate", "frames"), [("wan-a14b", "16", 17), ("wan-5b", "24", 25), (None, "16", 17)])

@@ -4,11 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakSet
 
 import pgserver
 import psycopg
 import pytest
 import pytest_asyncio
+from sqlalchemy import Connection, Engine, event
 
 from composition.media.encode import encode_png
 from composition.records.store import Store
@@ -16,6 +18,23 @@ from tests.composition import albums
 from tests.composition import sample_media as media
 from tests.composition.ordering import EDGES, Counter
 from tests.composition.serving import noise
+
+OPENED: WeakSet[Engine] = WeakSet()
+"""Engines that have connected to a database since the last test ended."""
+
+
+@event.listens_for(Engine, "engine_connect")
+def _note_engine(connection: Connection) -> None:
+    OPENED.add(connection.engine)
+
+
+@pytest.fixture(autouse=True)
+def close_databases() -> Iterator[None]:
+    """Close the files of a test's databases: thousands of tests run in one process, and some files take two each."""
+    yield
+    for engine in list(OPENED):
+        engine.dispose()
+    OPENED.clear()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

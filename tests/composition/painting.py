@@ -43,6 +43,7 @@ class PaintService:
         self._preview_every = preview_every
         self._forgets = forgets
         self.asked: list[tuple[FluxRequest, Face | None, str]] = []
+        self.poses: list[Face | None] = []
         self.working = 0
         self.hangs = asyncio.Event()
         self.may_go_on = asyncio.Event()
@@ -51,6 +52,7 @@ class PaintService:
         self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
         self.asked.append((request, face, key))
+        self.poses.append(pose)
         self.working += 1
         try:
             await self._at(0)

@@ -58,6 +58,7 @@ class Studio:
         self.failing = failing or {}
         self.asked: list[tuple[str, Any]] = []
         self.stopped: list[str] = []
+        self.poses: list[Face | None] = []
         self.working = 0
 
     def _enter(self, model: str, request: object) -> None:
@@ -86,6 +87,7 @@ class Studio:
         self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
     ) -> AsyncGenerator[Item]:
         self._enter("flux", request)
+        self.poses.append(pose)
         yield Fact("seed", request.seed)
         yield Fact("size", "32x16")
         yield Progress("paint", 1, request.steps)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.pipelines.flux.pipeline_flux_controlnet import FluxControlNetPipeline
+from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from miniatures.random import written
 from miniatures.random.flux import write
-from services.errors import ConfigError
-from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, drawn_points
+from services.errors import ConfigError, InvalidParameter
+from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, draw_pose, drawn_points, place_points
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings, IdentitySettings
@@ -32,7 +35,7 @@ POINTS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]
 def find_face(seed: int, points: Any = POINTS) -> Face:
     embedding = np.random.default_rng(seed).normal(size=512).astype(np.float32)
     embedding /= np.float32(np.linalg.norm(embedding))
-    return Face(embedding, points, np.array([0.2, 0.2, 0.8, 0.9], np.float32))
+    return Face(embedding, points, np.array([0.2, 0.2, 0.8, 0.9], np.float32), size=(64, 48))
 
 
 ADA, BEN = find_face(1), find_face(2)
@@ -65,8 +68,8 @@ def loaded(home: Path, **more) -> Flux:
     return Flux(FluxSettings(**{**fields, "max_sequence_length": 32, **more}), home, lambda: "flux#test cpu")
 
 
-async def made(flux: Flux, face: Face | None = None, **fields) -> Pixels:
-    items = [item async for item in flux.generate_image(FluxRequest(**{**FIELDS, **fields}), face)]
+async def made(flux: Flux, face: Face | None = None, pose: Face | None = None, **fields) -> Pixels:
+    items = [item async for item in flux.generate_image(FluxRequest(**{**FIELDS, **fields}), face, pose=pose)]
     return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
 
 
@@ -119,7 +122,18 @@ async def test_outside_its_window_the_net_is_not_computed(flux):
 
 
 async def test_the_points_matter(flux, ada):
-    assert not np.array_equal(await made(flux, find_face(1, POINTS[:, ::-1].copy())), ada)
+    poses = [await made(flux, ADA, find_face(1, points)) for points in (POINTS, POINTS[:, ::-1].copy())]
+    assert len({picture.tobytes() for picture in (*poses, ada)}) == 3
+    assert np.array_equal(await made(flux, ADA, find_face(2, POINTS)), poses[0]), "only the key points of a pose matter"
+
+
+async def test_a_pose_without_the_size_of_its_photo_is_refused(flux):
+    with pytest.raises(InvalidParameter) as caught:
+        await made(flux, ADA, replace(ADA, size=None))
+    assert (caught.value.param, caught.value.message[:44]) == (
+        "face_pose",
+        "face_pose: the size of the photo is unknown;",
+    )
 
 
 async def test_the_net_hears_the_face_and_not_the_prompt(flux):
@@ -135,7 +149,8 @@ async def test_the_net_hears_the_face_and_not_the_prompt(flux):
     assert controlnet.tokens is None
 
 
-async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
+@pytest.mark.parametrize("pose", [None, ADA], ids=["black", "posed"])
+async def test_pixels_are_those_of_the_pipeline_itself(home, flux, pose):
     """The reference gets the same latents, and hooks replace the prompt by the tokens at a guidance of 1."""
     folder = resolve(written("flux", "identity", home), home)
     pipe: Any = FluxControlNetPipeline.from_pretrained(
@@ -164,7 +179,7 @@ async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
         height=48,
         num_inference_steps=3,
         guidance_scale=3.5,
-        control_image=drawn_points(POINTS, 64, 48),
+        control_image=drawn_points(POINTS * (64, 48), 64, 48) if pose else Image.new("RGB", (64, 48)),
         controlnet_conditioning_scale=0.7,
         control_guidance_start=0.2,
         control_guidance_end=0.9,
@@ -172,7 +187,7 @@ async def test_pixels_are_those_of_the_pipeline_itself(home, flux):
         max_sequence_length=32,
         output_type="np",
     ).images
-    pixels = await made(flux, ADA, identity_strength=0.7, identity_start=0.2, identity_end=0.9)
+    pixels = await made(flux, ADA, pose, identity_strength=0.7, identity_start=0.2, identity_end=0.9)
     assert np.array_equal(pixels, (unit * 255).round().astype(np.uint8))
 
 
@@ -291,7 +306,7 @@ def test_nets_for_another_transformer(home, nets):
 
 
 def test_points_are_drawn_in_their_colours_over_darker_limbs():
-    picture = np.array(drawn_points(POINTS, 400, 200))
+    picture = np.array(drawn_points(POINTS * (400, 200), 400, 200))
     assert picture.shape == (200, 400, 3)
     for (x, y), colour in zip(POINTS, COLOURS, strict=True):
         assert tuple(picture[int(y * 200), int(x * 400)]) == colour
@@ -302,6 +317,73 @@ def test_points_are_drawn_in_their_colours_over_darker_limbs():
     assert 300 < np.all(picture == (255, 0, 0), 2).sum() < 360  # a disc of radius 10
 
 
+PORTRAIT = np.array([[0.40, 0.30], [0.60, 0.30], [0.50, 0.37], [0.43, 0.44], [0.57, 0.44]], np.float32)
+
+
+def list_distances(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(5, 1)]
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (1344, 768), (768, 1344)])
+@pytest.mark.parametrize("photo", [(1080, 1920), (1920, 1080), (512, 512)])
+@pytest.mark.parametrize("move", [0.0, -0.29, 0.5])
+def test_a_face_keeps_its_proportions(photo, size, move):
+    face = replace(find_face(1, PORTRAIT + np.float32([0, move])), size=photo)
+    placed = place_points(face, *size)
+    proportions = list_distances(placed) / list_distances(face.keypoints * np.array(photo))
+    assert proportions == pytest.approx(proportions.mean(), rel=1e-3)
+    assert proportions.mean() == pytest.approx(
+        size[0] / photo[0] if size[0] <= size[1] else size[1] / photo[1], rel=1e-3
+    )
+    assert (placed >= 0).all()
+    assert (placed <= size).all()
+
+
+def test_a_face_lies_where_its_photo_is_placed():
+    """The photo is scaled to the shorter side of the picture and centred; worked out by hand."""
+    face = replace(find_face(1, PORTRAIT), size=(1080, 1920))
+    assert place_points(face, 1024, 1024)[2] == pytest.approx((512, 0.37 * 1920 * 1024 / 1080 - 398.2), abs=0.1)
+    assert place_points(face, 1344, 768)[0] == pytest.approx((456 + 0.4 * 432, 0.3 * 768), abs=0.1)
+    assert place_points(face, 768, 1344)[1] == pytest.approx((0.6 * 768, 0.3 * 1365.33 - 10.67), abs=0.1)
+
+
+def test_drawn_discs_keep_the_proportions():
+    for size in ((1024, 1024), (1344, 768), (768, 1344)):
+        picture = np.array(draw_pose(replace(find_face(1, PORTRAIT), size=(1080, 1920)), *size))
+        discs = np.array([np.argwhere(np.all(picture == colour, 2)).mean(0)[::-1] for colour in COLOURS])
+        expected = list_distances(PORTRAIT * np.array([1080, 1920]))
+        drawn = list_distances(discs)
+        assert drawn / drawn[0] == pytest.approx(expected / expected[0], rel=0.01)
+
+
+def test_without_a_pose_the_control_picture_is_black():
+    picture = np.array(draw_pose(None, 1344, 768))
+    assert picture.shape == (768, 1344, 3)
+    assert not picture.any()
+
+
+@pytest.mark.parametrize("variant", ["aes_stage2", "sim_stage1"])
+async def test_both_published_variants_can_be_chosen(home, tmp_path, ada, variant):
+    folder = tmp_path / "InfiniteYou" / "infu_flux_v1.0" / variant
+    folder.mkdir(parents=True)
+    write("identity", folder)
+    identity = IdentitySettings(weights=Weights(path=tmp_path / "InfiniteYou"), variant=variant)
+    assert np.array_equal(await made(loaded(home, identity=identity), ADA), ada)
+
+
+def test_of_a_repository_only_the_variant_is_downloaded():
+    hub = {"repository": "ByteDance/InfiniteYou", "revision": "0" * 40}
+    chosen = IdentitySettings.model_validate({"weights": hub, "variant": "sim_stage1"})
+    assert chosen.weights.files == ("infu_flux_v1.0/sim_stage1/*",)
+    assert IdentitySettings.model_validate({"weights": hub}).weights.files == ()
+    own = IdentitySettings.model_validate({"weights": {**hub, "files": ["*"]}, "variant": "sim_stage1"})
+    assert own.weights.files == ("*",)
+    with pytest.raises(ValidationError, match="variant: give either this or subfolder, got sim_stage1 and a"):
+        IdentitySettings.model_validate({"weights": hub, "variant": "sim_stage1", "subfolder": "a"})
+    with pytest.raises(ValidationError, match="'aes_stage2' or 'sim_stage1'"):
+        IdentitySettings.model_validate({"weights": hub, "variant": "aes_stage1"})
+
+
 def test_points_that_fall_together_or_outside():
-    assert np.array(drawn_points(np.full((5, 2), 0.5, np.float32), 64, 64)).any()
-    assert not np.array(drawn_points(np.full((5, 2), 7.0, np.float32), 64, 64)).any()
+    assert np.array(drawn_points(np.full((5, 2), 32, np.float32), 64, 64)).any()
+    assert not np.array(drawn_points(np.full((5, 2), 448, np.float32), 64, 64)).any()

@@ -342,6 +342,16 @@ def test_a_checkpoint_of_another_model(home, tmp_path, transformer, said):
         loaded(home, weights=Weights(path=tmp_path))
 
 
+async def test_a_tokenizer_under_its_removed_name(home, tmp_path, plain):
+    write("tiny", tmp_path)
+    renamed = {"model_index.json": "tokenizer_2", "tokenizer_2/tokenizer_config.json": "tokenizer_class"}
+    for file, key in renamed.items():
+        fields = json.loads((tmp_path / file).read_text())
+        fields[key] = ["transformers", "MT5Tokenizer"] if key == "tokenizer_2" else "MT5Tokenizer"
+        (tmp_path / file).write_text(json.dumps(fields))
+    assert np.array_equal(await made(loaded(home, weights=Weights(path=tmp_path))), plain)
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "scheduler"])
 def test_a_checkpoint_that_lacks_a_part(home, tmp_path, part):
     write("tiny", tmp_path)

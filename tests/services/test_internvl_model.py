@@ -90,6 +90,19 @@ def test_answer_is_a_few_printable_sentences_and_ends_by_itself(describer: Descr
     assert set(answer.replace(".", " ").split()) <= set(" ".join(SLOTS.values()).split())
 
 
+@pytest.mark.parametrize("configured", [None, 0, [0]])
+def test_an_answer_ends_where_the_generation_configuration_lacks_its_end(
+    folder: Path, tmp_path: Path, describer: Describer, configured: int | list[int] | None
+):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": configured}))
+
+    answer = pieces_of(Describer(tmp_path, device="cpu"), QUESTION, moving_square(), 256)
+
+    assert answer == pieces_of(describer, QUESTION, moving_square(), 256)
+
+
 def test_same_question_has_same_answer(folder: Path, describer: Describer):
     again = Describer(folder, device="cpu")
 

@@ -245,7 +245,7 @@ def test_the_tiny_decoder_reads_taehv(tmp_path) -> None:
     state = taehv_state()
     torch.save(state, tmp_path / "taew2_1.pth")
     latents = noise(1, 16, 4, 6).requires_grad_()
-    made = TinyDecoder(tmp_path / "taew2_1.pth", torch.float32)(latents)
+    made = TinyDecoder(tmp_path / "taew2_1.pth", torch.float32, 16)(latents)
     assert made.shape == (1, 3, 32, 48)
     assert torch.allclose(made, by_the_book(state, latents), rtol=1e-4, atol=1e-3 * float(made.detach().abs().max()))
     assert torch.autograd.grad(made.sum(), latents)[0].abs().sum() > 0
@@ -254,9 +254,20 @@ def test_the_tiny_decoder_reads_taehv(tmp_path) -> None:
 def test_a_file_that_is_no_taehv_is_refused(tmp_path) -> None:
     torch.save({"decoder.1.weight": torch.zeros(2, 2, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match=r"tiny_decoder: .*other.pth is not a TAEHV checkpoint"):
-        TinyDecoder(tmp_path / "other.pth", torch.float32)
+        TinyDecoder(tmp_path / "other.pth", torch.float32, 16)
     with pytest.raises(ConfigError, match=r"tiny_decoder: .*cannot be read"):
-        TinyDecoder(tmp_path / "missing.pth", torch.float32)
+        TinyDecoder(tmp_path / "missing.pth", torch.float32, 16)
+
+
+@pytest.mark.parametrize(("latent", "output"), [(48, 12), (48, 3), (16, 12)])
+def test_a_tiny_decoder_for_other_latents_is_refused(tmp_path, latent, output) -> None:
+    state = taehv_state()
+    state |= {"decoder.1.weight": noise(256, latent, 3, 3)}
+    state |= {"decoder.22.weight": noise(output, 64, 3, 3), "decoder.22.bias": noise(output)}
+    torch.save(state, tmp_path / "taew2_2.pth")
+    said = f"tiny_decoder: .*taew2_2.pth decodes {latent} latent channels to {output} output channels"
+    with pytest.raises(ConfigError, match=said):
+        TinyDecoder(tmp_path / "taew2_2.pth", torch.float32, 16)
 
 
 # Guidance.

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from composition.configuration.settings import ModelEntry
 from miniatures.random import written
 from services.catalogue import KINDS, MODELS
 from services.checkpoint import Checkpoint
 from services.levers import ModelSettings
 from services.model import Model
-from services.traits import Traits, find_traits
+from services.traits import Traits, find_traits, select_files
+from services.weights.weights import Weights
 
 COMMIT = "0" * 40
 KNOWN = [(model, checkpoint) for model in MODELS for checkpoint in model.checkpoints if checkpoint.roles]
@@ -64,7 +66,7 @@ def test_the_two_wans_differ() -> None:
     assert (a14b.rate, ti2v.rate) == (16, 24)
 
 
-@pytest.mark.parametrize(("form", "like"), [("a14b", "I2V-A14B"), ("ti2v", "TI2V-5B")])
+@pytest.mark.parametrize(("form", "like"), [("a14b", "I2V-A14B"), ("t2v", "T2V-A14B"), ("ti2v", "TI2V-5B")])
 def test_a_folder_has_the_defaults_of_the_checkpoint_whose_form_it_has(tmp_path: Path, form: str, like: str) -> None:
     weights = written("wan", form, tmp_path)
     by_path = find_traits(KINDS["wan"], KINDS["wan"].settings.model_validate({"weights": weights}))
@@ -101,3 +103,37 @@ def test_a_folder_that_cannot_be_read_has_no_defaults_of_its_own(tmp_path: Path,
     found = traits_of("wan", {"path": tmp_path})
     assert (found.defaults, found.rate) == ({}, None)
     assert found.roles == tuple(dict.fromkeys(offer.role for offer in KINDS["wan"].offers))
+
+
+# Files.
+
+
+def select(kind: str, **fields: Any) -> tuple[str, ...]:
+    weights = {"revision": COMMIT, **fields.pop("weights")}
+    settings = KINDS[kind].settings.model_validate({"weights": weights, **fields})
+    return select_files(KINDS[kind], settings).weights.files
+
+
+def test_the_second_copies_of_a_known_repository_are_not_required() -> None:
+    dev = {"repository": "black-forest-labs/FLUX.1-dev"}
+    weights = Weights.model_validate({**dev, "revision": COMMIT, "files": select("flux", weights=dev)})
+    assert weights.needs("transformer/diffusion_pytorch_model-00001-of-00003.safetensors")
+    assert weights.needs("text_encoder_2/model.safetensors.index.json")
+    assert not weights.needs("flux1-dev.safetensors")
+    assert not weights.needs("ae.safetensors")
+
+
+def test_files_that_the_configuration_or_the_variant_selects_stay() -> None:
+    xt = {"repository": "stabilityai/stable-video-diffusion-img2vid-xt"}
+    assert "*/*.fp16.safetensors" in select("svd", weights=xt, variant="fp16")
+    assert select("svd", weights=xt, variant=None) == ()
+    assert select("svd", weights={**xt, "files": ("*.bin",)}, variant="fp16") == ("*.bin",)
+    assert select("svd", weights={"repository": "someone/else"}, variant="fp16") == ()
+
+
+def test_a_configuration_selects_the_files_of_nested_weights() -> None:
+    identity = {"weights": {"repository": "ByteDance/InfiniteYou", "revision": COMMIT}}
+    dev = {"repository": "black-forest-labs/FLUX.1-dev", "revision": COMMIT}
+    entry = ModelEntry.model_validate({"kind": "flux", "weights": dev, "identity": identity})
+    assert entry.settings.identity.weights.needs("infu_flux_v1.0/aes_stage2/image_proj_model.bin")
+    assert not entry.settings.identity.weights.needs("supports/insightface/models/antelopev2/glintr100.onnx")

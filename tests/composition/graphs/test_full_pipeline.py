@@ -54,6 +54,24 @@ async def test_every_stage_runs_on_what_the_one_before_it_made(room: Room) -> No
     assert room.handles["flux"].preferred == ["ink+snow"]
 
 
+async def test_a_pose_is_none_that_of_the_photo_or_of_another_picture(room: Room) -> None:
+    face = room.face()
+    fields = {"animate": False, "face": face}
+    for pose in ({}, {"face_pose": "none"}, {"face_pose": "photo"}, {"face_pose": face}):
+        items = await room.items(**fields, **pose)
+        finds = 2 if pose == {"face_pose": face} else 1
+        assert models_of(items).count("instantid") == finds
+        assert facts(items)["faces"] == 1
+    assert [pose is not None for pose in room.studio.poses] == [False, False, True, True]
+
+
+def test_a_pose_without_a_face_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="face_pose: must be none or photo without a face or an identity"):
+        FullPipelineRequest(prompt="x", face_pose="file_1")
+    assert FullPipelineRequest(prompt="x", face_pose="photo").wants.keys() == {"animate", "upscale"}
+    assert FullPipelineRequest(prompt="x", face="file_1", face_pose="file_2").wants["face_pose"] == "face"
+
+
 @pytest.mark.parametrize(
     ("fields", "models", "main"),
     [

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_no_bit_is_lost_through_json(seed: int) -> None:
     assert same(read_identity(TypeAdapter(IdentityField).validate_python(text)), face)
     assert same(read_identity(Identity.model_validate(json.loads(text))), face)
     assert read_identity(write_identity(face)).crop is None
+    assert read_identity(write_identity(replace(face, size=(30, 20)))).size == (30, 20)
 
 
 @pytest.mark.parametrize("factor", [0.991, 1.0, 1.009])

@@ -15,7 +15,12 @@ from PIL import Image
 
 from composition.graphs.faces import write_identity
 from composition.graphs.identity import Identity
-from composition.http.image_generation import ImageGenerationRequest, ImageGenerator, PreviewSelector
+from composition.http.image_generation import (
+    FacePictures,
+    ImageGenerationRequest,
+    ImageGenerator,
+    PreviewSelector,
+)
 from composition.http.ingress import Ingress
 from composition.http.schemas import ImageObject
 from composition.media.encode import encode_png
@@ -141,7 +146,7 @@ async def test_each_picture_has_its_seed() -> None:
     request = made.parse_request(
         {"prompt": "x", "seed": 5, "n": 3, "size": "32x16", "steps": 2, "loras": loras}, has_face=False
     )
-    answer = await made.generate(request, None)
+    answer = await made.generate(request, FacePictures())
     ((given, face, key),) = service.asked
     assert (type(given), given.seed, given.n, face, key) == (FluxRequest, 5, 3, None, "")
     assert [image.seed for image in answer.data] == [5, 6, 7]
@@ -166,7 +171,7 @@ async def test_pictures_have_the_format_and_the_quality_that_are_asked_for() -> 
     for form in ("jpeg", "webp"):
         for quality in (5, 60, 100):
             request = asked(output_format=form, output_compression=quality, seed=1, size="64x64")
-            answer = await painter(PaintService()).generate(request, None)
+            answer = await painter(PaintService()).generate(request, FacePictures())
             data = base64.b64decode(answer.data[0].b64_json)
             with Image.open(io.BytesIO(data)) as picture:
                 assert (picture.format, picture.size) == (form.upper(), (64, 64))
@@ -178,7 +183,7 @@ async def test_pictures_have_the_format_and_the_quality_that_are_asked_for() -> 
 
 async def test_a_picture_of_a_face_is_looked_at_first() -> None:
     service, finding = PaintService(), FaceService()
-    answer = await painter(service, finding).generate(asked(face=True), PICTURE)
+    answer = await painter(service, finding).generate(asked(face=True), FacePictures(PICTURE))
     face = service.asked[0][1]
     assert face is not None
     assert np.array_equal(face.embedding, seen_in(PICTURE).embedding)
@@ -188,7 +193,7 @@ async def test_a_picture_of_a_face_is_looked_at_first() -> None:
 
 async def test_an_identity_needs_nobody_to_look() -> None:
     service = PaintService()
-    await painter(service).generate(asked(identity=IDENTITY, finds=False), None)
+    await painter(service).generate(asked(identity=IDENTITY, finds=False), FacePictures())
     face = service.asked[0][1]
     assert face is not None
     assert np.array_equal(face.embedding, seen_in(PICTURE).embedding)
@@ -202,16 +207,16 @@ async def test_an_identity_needs_nobody_to_look() -> None:
 async def test_an_error_anywhere_is_the_answer(error: Exception, becomes: type[Exception], done: int) -> None:
     service = PaintService(failing={done: error})
     with pytest.raises(becomes):
-        await painter(service).generate(asked(n=3), None)
+        await painter(service).generate(asked(n=3), FacePictures())
     assert service.working == 0
     with pytest.raises(becomes):
-        await painter(service, FaceService(error)).generate(asked(face=True), PICTURE)
+        await painter(service, FaceService(error)).generate(asked(face=True), FacePictures(PICTURE))
     assert len(service.asked) == 1
 
 
 async def test_too_few_pictures_are_no_answer() -> None:
     with pytest.raises(ModelFailed, match="generated 1 of 2 pictures"):
-        await painter(PaintService(forgets=1)).generate(asked(n=2), None)
+        await painter(PaintService(forgets=1)).generate(asked(n=2), FacePictures())
 
 
 @pytest.mark.parametrize("done", [0, 3, 6])
@@ -219,7 +224,7 @@ async def test_leaving_stops_the_work(done: int) -> None:
     service = PaintService(hanging=done)
     handle = Handle(service)
     made = ImageGenerator(handle, served_model(flux_model(service)), None, TRANSPORT)
-    task = asyncio.create_task(made.generate(asked(n=2), None))
+    task = asyncio.create_task(made.generate(asked(n=2), FacePictures()))
     await service.hangs.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -344,6 +349,45 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
     assert np.array_equal(face.embedding, seen_in(PICTURE).embedding)
 
 
+async def test_a_pose_is_that_of_the_photo_or_of_another_picture(tmp_path: Path) -> None:
+    service, finding = PaintService(), FaceService()
+    door = front_door(tmp_path, flux_model(service), Hosted("instantid", finding), max_json_bytes=2 << 20)
+    route, prompt = "/v1/images/generations", {"prompt": "a boat"}
+    photo, other = (encode_png(noise(seed)) for seed in (1, 2))
+    whole = {**IDENTITY, "size": [30, 20]}
+    answers = [
+        await posted(door, route, data=prompt, files={"face": ("f.png", photo)}),
+        await posted(door, route, data=prompt | {"face_pose": "none"}, files={"face": ("f.png", photo)}),
+        await posted(door, route, data=prompt | {"face_pose": "photo"}, files={"face": ("f.png", photo)}),
+        await posted(door, route, data=prompt, files={"face": ("f.png", photo), "face_pose": ("p.png", other)}),
+        await posted(door, route, json={**prompt, "face": data_url(photo), "face_pose": data_url(other)}),
+        await posted(door, route, json={**prompt, "identity": whole, "face_pose": "photo"}),
+        await posted(door, route, json={**prompt, "identity": IDENTITY, "face_pose": data_url(other)}),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 7, [answer.text for answer in answers]
+    expected = [None, None, photo, other, other, photo, other]
+    embeddings = {photo: seen_in(PICTURE).embedding, other: seen_in(Frames(noise(2)[None])).embedding}
+    for pose, data in zip(service.poses, expected, strict=True):
+        assert (pose is None) == (data is None)
+        assert pose is None or data is None or np.array_equal(pose.embedding, embeddings[data])
+    assert all(face is not None and np.array_equal(face.embedding, embeddings[photo]) for _, face, _ in service.asked)
+    facts = answers[3].json()["facts"]
+    assert (facts["faces"], facts["notice"], facts["pose_notice"]) == (2, "2 faces were found", "2 faces were found")
+    assert [stage["model"] for stage in answers[3].json()["stages"]] == ["instantid", "instantid", "flux"]
+
+
+async def test_an_error_about_the_pose_names_its_field(tmp_path: Path) -> None:
+    finding = FaceService(InvalidParameter("face: there is no face in this picture", param="face"))
+    door = front_door(tmp_path, flux_model(PaintService()), Hosted("instantid", finding), max_json_bytes=2 << 20)
+    body = {"prompt": "x", "identity": IDENTITY, "face_pose": data_url(encode_png(PICTURE.pixels[0]))}
+    error = (await posted(door, "/v1/images/generations", json=body)).json()["error"]
+    assert (error["param"], error["message"]) == ("face_pose", "face_pose: there is no face in this picture")
+    (tmp_path / "alone").mkdir()
+    alone = front_door(tmp_path / "alone", flux_model(PaintService()), max_json_bytes=2 << 20)
+    error = (await posted(alone, "/v1/images/generations", json=body)).json()["error"]
+    assert error["message"] == "face_pose: no model that finds faces is served; give none or photo instead"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -353,6 +397,18 @@ async def test_a_form_is_answered_with_pictures(tmp_path: Path) -> None:
         ({"prompt": "x", "face": "file_none"}, 404, "face: there is no file 'file_none'"),
         ({"prompt": "x", "face": "data:image/png;base64,AAAA"}, 422, "face: "),
         ({"prompt": "x", "face": "file_1", "identity": IDENTITY}, 422, "identity: give either this or face, not both"),
+        (
+            {"prompt": "x", "face_pose": "side"},
+            422,
+            "face_pose: must be none, photo, a file id (file_…), a data: URL or a",
+        ),
+        ({"prompt": "x", "face_pose": "file_none"}, 422, "face_pose: must be none or photo without a face"),
+        ({"prompt": "x", "face": "file_none", "face_pose": "photo"}, 404, "face: there is no file 'file_none'"),
+        (
+            {"prompt": "x", "identity": {**IDENTITY, "size": None}, "face_pose": "photo"},
+            422,
+            "face_pose: photo needs the size of the photo, which this identity lacks",
+        ),
         ({"prompt": "x", "steps": 41, "stream": True}, 422, "steps: 41 is more than the limit of 40"),
         ({"prompt": "x", "model": "dall-e-3"}, 422, "model: must be one of flux, got 'dall-e-3'"),
         ({"prompt": "x" * 30_000}, 413, "the body is larger than the limit of 20000 bytes"),

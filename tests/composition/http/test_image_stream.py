@@ -16,7 +16,7 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 from starlette.types import Message
 
-from composition.http.image_generation import STARTED, ImageGenerator
+from composition.http.image_generation import STARTED, FacePictures, ImageGenerator
 from composition.http.ingress import Ingress
 from composition.http.sse import KEEP_ALIVE, EventStream, format_event
 from composition.media.encode import encode_png
@@ -331,7 +331,7 @@ async def test_leaving_before_the_work_begins(tmp_path: Path) -> None:
     handle = Handle(service)
     made = ImageGenerator(handle, served_model(flux(service)), None, TRANSPORT)
     request = made.parse_request(body(), has_face=False)
-    task = asyncio.create_task(EventStream(made.stream_events(request, None), unexpected).start())
+    task = asyncio.create_task(EventStream(made.stream_events(request, FacePictures()), unexpected).start())
     await service.hangs.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

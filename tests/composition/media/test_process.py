@@ -71,7 +71,9 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     """Wait until processes have ended; their parents reap them."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(process.pid)) as ended:  # noqa: PTH123
-            assert select.select([ended], [], [], 10)[0] != []
+            poll = select.poll()  # select.select would refuse file descriptors above 1,023
+            poll.register(ended)
+            assert poll.poll(10_000) != []
 
 
 async def test_every_decoder_is_forked_from_one_process_of_one_thread(video: Path) -> None:
