@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from benchmarks.gpu_timing import DEFAULT, TIMED, VARIANTS, WARM_UPS, Bench, Tim
 from benchmarks.report import Report
 from services.catalogue import KINDS
 from services.errors import ConfigError, ModelFailed
+from services.weights.networks import build_network
 from tests.benchmarks.narrow import list_narrow
 
 CPU = torch.device("cpu")
@@ -59,6 +61,18 @@ def test_rehearsal_measures_every_work(report: Report) -> None:
 def test_rehearsal_stands_beside_every_published_time(report: Report) -> None:
     (section,) = report.sections
     assert {(row["work"], row["published (s)"]) for row in section.rows} == {(a.work, a.seconds) for a in ANCHORS}
+
+
+@pytest.mark.parametrize("subject", list_subjects(), ids=lambda subject: subject.name)
+@torch.no_grad()
+def test_passes_run_at_full_size_on_the_meta_device(subject: Subject) -> None:
+    dtypes = {part.name: getattr(torch, subject.dtypes.get(part.name, subject.dtype)) for part in subject.components}
+    networks = {part.name: build_network(part, dtypes[part.name]) for part in subject.components}
+    parts = Parts(networks, torch.device("meta"), getattr(torch, subject.dtype))
+    for work in subject.works:
+        made: Any = work.make_pass(parts, work.canvas)()
+        first = made if torch.is_tensor(made) else made[0]
+        assert first.is_meta
 
 
 def test_every_kind_of_model_is_measured() -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from spandrel import ModelLoader
+from spandrel.architectures.ESRGAN import ESRGAN
 
 from miniatures.random import written
 from services.errors import Cancelled, ConfigError, InvalidParameter, LimitExceeded
@@ -213,6 +214,14 @@ def test_what_is_no_net_is_refused(home, tmp_path) -> None:
     refused("has 2 weights files", weights=weights)
     refused("b.pth is not a supported network", weights=weights, file="b.pth")
     refused("there is no c.pth", weights=weights, file="c.pth")
+
+
+@pytest.mark.parametrize(("given", "made"), [(1, 1), (4, 4), (3, 1)])
+def test_a_net_for_other_channels_is_refused(home, tmp_path, given: int, made: int) -> None:
+    net = ESRGAN(in_nc=given, out_nc=made, num_filters=8, num_blocks=1)
+    save_file(net.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=f"must map 3 channels to 3 channels, but maps {given} to {made}"):
+        RealEsrganModel(RealEsrganSettings(device="cpu", weights=Weights(path=tmp_path)), home)
 
 
 def test_a_pickle_that_runs_code_is_not_run(home, tmp_path) -> None:
