@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from benchmarks.gpu_cases import ANCHORS, Subject, list_subjects
+from benchmarks.gpu_cases import ANCHORS, SUBJECTS, Subject
 from benchmarks.gpu_timing import TIMED, WARM_UPS, Bench, Timing, measure_subject
 from benchmarks.report import Goal, Report, Row, Section, find_spread
 from services.device import find_device
@@ -96,12 +96,11 @@ def measure_gpu(kinds: Sequence[str]) -> Report:
     Raises:
         ConfigError: a kind is unknown, or there is no GPU.
     """
-    subjects = list_subjects()
-    known = dict.fromkeys(subject.kind for subject in subjects)
+    known = dict.fromkeys(subject.kind for subject in SUBJECTS)
     unknown = [kind for kind in kinds if kind not in known]
     if unknown:
         raise ConfigError(f"MODEL: must be one of {', '.join(known)}, got {', '.join(unknown)}")
-    return measure(kinds, Bench(find_device("cuda")), subjects)
+    return measure(kinds, Bench(find_device("cuda")), SUBJECTS)
 
 
 def _name_device(device: torch.device) -> str:

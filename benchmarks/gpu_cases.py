@@ -95,127 +95,145 @@ def _network(class_name: str, parameters: int, **config: int) -> Component:
     )
 
 
-def list_subjects() -> list[Subject]:
-    """Return all models, in the order in which they are measured."""
-    return [*_list_large(), *_list_small()]
+GUIDED = "steps, each with and without the prompt"
+AT_ONCE = "steps, with and without the prompt at once"
+SQUARE = Canvas(1024, 1024)
 
-
-def _list_large() -> list[Subject]:
-    guided = "steps, each with and without the prompt"
-    small, large = Canvas(832, 480, 81), Canvas(1280, 720, 81)
-    tall, square, two = Canvas(1280, 704, 121), Canvas(1024, 1024), Canvas(1024, 1024, references=2)
-    wan, decode_wan, dtypes = passes.pass_wan, passes.decode_wan, {"vae": "float32"}
-    return [
-        Subject(
-            "wan",
-            WAN,
-            _components("wan", "I2V-A14B-Diffusers"),
-            "bfloat16",
-            [
-                Work("832×480, 81 frames", small, wan, 80, f"40 {guided}", decode_wan),
-                Work("1280×720, 81 frames", large, wan, 80, f"40 {guided}", decode_wan, default_only=True),
-            ],
-            has_attention_backends=True,
-            dtypes=dtypes,
-        ),
-        Subject(
-            "wan",
-            "Wan2.2-TI2V-5B",
-            _components("wan", "TI2V-5B-Diffusers"),
-            "bfloat16",
-            [Work("1280×704, 121 frames", tall, passes.pass_wan_by_token, 100, f"50 {guided}", decode_wan)],
-            has_attention_backends=True,
-            dtypes=dtypes,
-        ),
-        Subject(
-            "flux",
-            FLUX,
-            (*_components("flux", "FLUX.1-dev"), _face()),
-            "bfloat16",
-            [
-                Work("1024×1024", square, passes.pass_flux, 28, "28 steps", passes.decode_picture),
-                Work(
-                    "1024×1024, with a face", square, passes.pass_flux_face, 28, "28 steps", passes.decode_picture, True
-                ),
-            ],
-            has_attention_backends=True,
-        ),
-        Subject(
-            "qwen-edit",
-            QWEN,
-            _components("qwen-edit", "Qwen-Image-Edit-2509"),
-            "bfloat16",
-            [
-                Work("1024×1024, 2 pictures", two, passes.pass_qwen, 80, f"40 {guided}", passes.decode_qwen),
-                Work("1024×1024, guidance", square, passes.guide_qwen, 40, "40 updates", default_only=True),
-            ],
-            has_attention_backends=True,
-        ),
-    ]
-
-
-def _list_small() -> list[Subject]:
-    both = "steps, with and without the prompt at once"
-    hd, square, clip, video = Canvas(1024, 576, 25), Canvas(1024, 1024), Canvas(256, 256, 16), Canvas(448, 448, 8)
-    hunyuan, filming = passes.pass_hunyuan_dit, passes.pass_text_to_video
-    return [
-        Subject(
-            "hunyuan-dit",
-            "HunyuanDiT-v1.2-Distilled",
-            _components("hunyuan-dit", "v1.2-Diffusers-Distilled"),
-            "float16",
-            [Work("1024×1024", square, hunyuan, 25, f"25 {both}", passes.decode_picture)],
-        ),
-        Subject(
-            "text-to-video",
-            "text-to-video-ms-1.7b",
-            _components("text-to-video", "text-to-video-ms-1.7b"),
-            "float16",
-            [Work("256×256, 16 frames", clip, filming, 25, f"25 {both}", passes.decode_text_to_video)],
-            main=(),
-        ),
-        Subject(
-            "internvl",
-            "InternVL3.5-8B",
-            _components("internvl", "InternVL3_5-8B-HF"),
-            "bfloat16",
-            [
-                Work("8 frames, reading", video, passes.read_internvl, 1, "the frames and the prompt"),
-                Work("8 frames, answer", video, passes.answer_internvl, 255, "tokens after the first"),
-            ],
-            main=(),
-        ),
-        Subject(
-            "realesrgan",
-            "RealESRGAN_x4plus",
-            (_network("spandrel.architectures.ESRGAN:ESRGAN", 16_697_987),),
-            "bfloat16",
-            [Work("1024×576, 4 frames", Canvas(1024, 576), passes.enlarge, 25, "25 batches of 4 frames")],
-            main=("",),
-        ),
-        Subject(
-            "instantid",
-            "ArcFace IR-SE50",
-            (_network("services.instantid.arcface:ArcFace", 43_797_696),),
-            "float32",
-            [Work("112×112", Canvas(112, 112), passes.embed_face, 1, "one face")],
-            main=(),
-        ),
-        Subject(
-            "svd",
-            "SVD-XT",
-            _components("svd", "img2vid-xt"),
-            "float16",
-            [
-                Work(
-                    "1024×576, 25 frames",
-                    hd,
-                    passes.pass_svd,
-                    25,
-                    "25 steps, both guidance passes at once",
-                    passes.decode_svd,
-                )
-            ],
-            main=("unet",),
-        ),
-    ]
+SUBJECTS = (
+    Subject(
+        "wan",
+        WAN,
+        _components("wan", "I2V-A14B-Diffusers"),
+        "bfloat16",
+        [
+            Work("832×480, 81 frames", Canvas(832, 480, 81), passes.pass_wan, 80, f"40 {GUIDED}", passes.decode_wan),
+            Work(
+                "1280×720, 81 frames",
+                Canvas(1280, 720, 81),
+                passes.pass_wan,
+                80,
+                f"40 {GUIDED}",
+                passes.decode_wan,
+                default_only=True,
+            ),
+        ],
+        has_attention_backends=True,
+        dtypes={"vae": "float32"},
+    ),
+    Subject(
+        "wan",
+        "Wan2.2-TI2V-5B",
+        _components("wan", "TI2V-5B-Diffusers"),
+        "bfloat16",
+        [
+            Work(
+                "1280×704, 121 frames",
+                Canvas(1280, 704, 121),
+                passes.pass_wan_by_token,
+                100,
+                f"50 {GUIDED}",
+                passes.decode_wan,
+            )
+        ],
+        has_attention_backends=True,
+        dtypes={"vae": "float32"},
+    ),
+    Subject(
+        "flux",
+        FLUX,
+        (*_components("flux", "FLUX.1-dev"), _face()),
+        "bfloat16",
+        [
+            Work("1024×1024", SQUARE, passes.pass_flux, 28, "28 steps", passes.decode_picture),
+            Work("1024×1024, with a face", SQUARE, passes.pass_flux_face, 28, "28 steps", passes.decode_picture, True),
+        ],
+        has_attention_backends=True,
+    ),
+    Subject(
+        "qwen-edit",
+        QWEN,
+        _components("qwen-edit", "Qwen-Image-Edit-2509"),
+        "bfloat16",
+        [
+            Work(
+                "1024×1024, 2 pictures",
+                Canvas(1024, 1024, references=2),
+                passes.pass_qwen,
+                80,
+                f"40 {GUIDED}",
+                passes.decode_qwen,
+            ),
+            Work("1024×1024, guidance", SQUARE, passes.guide_qwen, 40, "40 updates", default_only=True),
+        ],
+        has_attention_backends=True,
+    ),
+    Subject(
+        "hunyuan-dit",
+        "HunyuanDiT-v1.2-Distilled",
+        _components("hunyuan-dit", "v1.2-Diffusers-Distilled"),
+        "float16",
+        [Work("1024×1024", SQUARE, passes.pass_hunyuan_dit, 25, f"25 {AT_ONCE}", passes.decode_picture)],
+    ),
+    Subject(
+        "text-to-video",
+        "text-to-video-ms-1.7b",
+        _components("text-to-video", "text-to-video-ms-1.7b"),
+        "float16",
+        [
+            Work(
+                "256×256, 16 frames",
+                Canvas(256, 256, 16),
+                passes.pass_text_to_video,
+                25,
+                f"25 {AT_ONCE}",
+                passes.decode_text_to_video,
+            )
+        ],
+        main=(),
+    ),
+    Subject(
+        "internvl",
+        "InternVL3.5-8B",
+        _components("internvl", "InternVL3_5-8B-HF"),
+        "bfloat16",
+        [
+            Work("8 frames, reading", Canvas(448, 448, 8), passes.read_internvl, 1, "the frames and the prompt"),
+            Work("8 frames, answer", Canvas(448, 448, 8), passes.answer_internvl, 255, "tokens after the first"),
+        ],
+        main=(),
+    ),
+    Subject(
+        "realesrgan",
+        "RealESRGAN_x4plus",
+        (_network("spandrel.architectures.ESRGAN:ESRGAN", 16_697_987),),
+        "bfloat16",
+        [Work("1024×576, 4 frames", Canvas(1024, 576), passes.enlarge, 25, "25 batches of 4 frames")],
+        main=("",),
+    ),
+    Subject(
+        "instantid",
+        "ArcFace IR-SE50",
+        (_network("services.instantid.arcface:ArcFace", 43_797_696),),
+        "float32",
+        [Work("112×112", Canvas(112, 112), passes.embed_face, 1, "one face")],
+        main=(),
+    ),
+    Subject(
+        "svd",
+        "SVD-XT",
+        _components("svd", "img2vid-xt"),
+        "float16",
+        [
+            Work(
+                "1024×576, 25 frames",
+                Canvas(1024, 576, 25),
+                passes.pass_svd,
+                25,
+                "25 steps, both guidance passes at once",
+                passes.decode_svd,
+            )
+        ],
+        main=("unet",),
+    ),
+)
+"""All models, in the order in which they are measured."""

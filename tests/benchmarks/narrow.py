@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from benchmarks.gpu_cases import Subject, list_subjects
+from benchmarks.gpu_cases import SUBJECTS, Subject
 from benchmarks.gpu_passes import Canvas
 from services.checkpoint import Component
 
@@ -87,7 +87,7 @@ NARROW: Mapping[str, Config] = {
 
 def list_narrow() -> list[Subject]:
     """Return the models of the benchmark with narrow networks, in their own data types, and small pictures."""
-    return [narrow(subject) for subject in list_subjects()]
+    return [narrow(subject) for subject in SUBJECTS]
 
 
 def narrow(subject: Subject) -> Subject:

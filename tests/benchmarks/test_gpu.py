@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.gpu import compare, measure, measure_gpu, show
-from benchmarks.gpu_cases import ANCHORS, Subject, Work, list_subjects
+from benchmarks.gpu_cases import ANCHORS, SUBJECTS, Subject, Work
 from benchmarks.gpu_networks import Parts, build
 from benchmarks.gpu_passes import Canvas, Run
 from benchmarks.gpu_timing import DEFAULT, TIMED, VARIANTS, WARM_UPS, Bench, Timing, Variant, measure_subject, plan
@@ -31,8 +32,8 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def find_subject(name: str, subjects: list[Subject] | None = None) -> Subject:
-    (found,) = (each for each in subjects or list_subjects() if each.name == name)
+def find_subject(name: str, subjects: Sequence[Subject] = SUBJECTS) -> Subject:
+    (found,) = (each for each in subjects if each.name == name)
     return found
 
 
@@ -50,7 +51,7 @@ def test_rehearsal_measures_every_work(report: Report) -> None:
     assert not problems
     assert all(goal.met for goal in report.goals)
     measured = {(row["model"], row["work"]) for row in report.rows}
-    assert measured == {(subject.name, work.name) for subject in list_subjects() for work in subject.works}
+    assert measured == {(subject.name, work.name) for subject in SUBJECTS for work in subject.works}
     assert {row["variant"] for row in report.rows if row["model"] == "FLUX.1-dev"} == {
         "default",
         "attention: native, compile",
@@ -63,7 +64,7 @@ def test_rehearsal_stands_beside_every_published_time(report: Report) -> None:
     assert {(row["work"], row["published (s)"]) for row in section.rows} == {(a.work, a.seconds) for a in ANCHORS}
 
 
-@pytest.mark.parametrize("subject", list_subjects(), ids=lambda subject: subject.name)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @torch.no_grad()
 def test_passes_run_at_full_size_on_the_meta_device(subject: Subject) -> None:
     dtypes = {part.name: getattr(torch, subject.dtypes.get(part.name, subject.dtype)) for part in subject.components}
@@ -76,7 +77,7 @@ def test_passes_run_at_full_size_on_the_meta_device(subject: Subject) -> None:
 
 
 def test_every_kind_of_model_is_measured() -> None:
-    assert {subject.kind for subject in list_subjects()} == set(KINDS)
+    assert {subject.kind for subject in SUBJECTS} == set(KINDS)
 
 
 def test_extrapolation() -> None:
