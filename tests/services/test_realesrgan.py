@@ -1,5 +1,6 @@
 """Real-ESRGAN: sizes, seamless tiles, preserved frame indices, and the effect on a real picture."""
 
+import hashlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
