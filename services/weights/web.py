@@ -57,7 +57,7 @@ class WebDownload:
             return found.stat().st_size, 0
         with self._explained(), self._client() as client, self._opened(client, 0) as answer:
             total = self._read_total(answer, 0) or 0
-        return total, max(0, total - self._size())
+        return total, max(1, total - self._size())  # a file of unstated size, or a whole part, is still to be fetched
 
     def fetch(self, told: Told) -> Path:
         """Return the path of the complete file, and download it if it is missing. Raises ConfigError."""
