@@ -21,6 +21,8 @@ class FileServer:
     ranges: bool = True
     location: str = ""
     """Address to which every request is redirected."""
+    answers: threading.Event = field(default_factory=threading.Event)
+    """While it is cleared, requests wait for their response."""
     seen: list[str] = field(default_factory=list[str])
     """The Range header of each request, or an empty string."""
 
@@ -35,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         files, asked = self.files, self.headers.get("Range", "")
         files.seen.append(asked)
+        files.answers.wait()
         self.close_connection = True
         start = int(asked[6:-1]) if asked and files.ranges else 0
         if files.location:
@@ -66,12 +69,14 @@ def serve_file() -> Generator[FileServer]:
     handler = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     files = FileServer(f"http://127.0.0.1:{server.server_address[1]}")
+    files.answers.set()
     handler.files = files  # pyright: ignore[reportAttributeAccessIssue]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield files
     finally:
+        files.answers.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -127,7 +127,8 @@ def test_refusals(server: FileServer, tmp_path: Path) -> None:
 
 
 def test_time_out(server: FileServer, tmp_path: Path) -> None:
-    download = WebDownload(name_file(server), tmp_path, timeout=httpx.Timeout(1e-9))
+    download = WebDownload(name_file(server), tmp_path, timeout=httpx.Timeout(30, read=0.1))
+    server.answers.clear()
     with pytest.raises(ConfigError, match="in time"):
         download.fetch(lambda _done, _total: None)
     assert list_files(tmp_path) == []
