@@ -15,7 +15,9 @@ from services.errors import ConfigError
 from services.frames import Pixels
 from services.pixels import averaged, pixels_of, tensor_of
 from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.files import resolve_file
 from services.weights.local import resolve
+from services.weights.web_file import WebFile
 
 SUFFIXES = (".safetensors", ".pth")
 FARTHEST = 64
@@ -139,6 +141,8 @@ def _load(settings: RealEsrganSettings, home: Path) -> ImageModelDescriptor:
 def _file(settings: RealEsrganSettings, home: Path) -> Path:
     if settings.weights is None:
         return SHIPPED
+    if isinstance(settings.weights, WebFile):
+        return resolve_file(settings.weights, home, "weights")
     folder = resolve(settings.weights, home)
     if settings.file is not None:
         path = folder / settings.file

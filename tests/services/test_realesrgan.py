@@ -1,5 +1,6 @@
 """Real-ESRGAN: sizes, seamless tiles, preserved frame indices, and the effect on a real picture."""
 
+import hashlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from services.realesrgan.model import RealEsrganModel, reach, tiles
 from services.realesrgan.request import UpscaleRequest
 from services.realesrgan.service import RealEsrgan
 from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.web_file import WebFile
 from services.weights.weights import Weights
+from tests.services.file_server import serve_file
 
 CLIP = Path(__file__).parents[2] / "clients" / "media" / "bigbuckbunny.mp4"
 RANDOM = np.random.default_rng(7)
@@ -240,3 +243,14 @@ def test_averaging_is_exact_for_any_ratio() -> None:
     repeated = pictures.repeat_interleave(3, 2).repeat_interleave(3, 3)
     expected = torch.nn.functional.avg_pool2d(repeated, 4)
     assert torch.allclose(averaged(pictures, 9, 15), expected)
+
+
+def test_a_file_by_address_is_loaded(tmp_path) -> None:
+    with serve_file() as server:
+        server.body = SHIPPED.read_bytes()
+        file = WebFile(
+            url=f"{server.url}/net.safetensors", sha256=hashlib.sha256(server.body).hexdigest(), licence="BSD"
+        )
+        settings = RealEsrganSettings(device="cpu", dtype="float32", weights=file)
+        assert RealEsrganModel(settings, tmp_path).scale == 4
+    assert (settings.source, settings.revision) == ("net.safetensors", "")
