@@ -1,11 +1,16 @@
-"""Run benchmarks, all by default, and write the results to `benchmarks/results/`."""
+"""Run benchmarks, all by default, and write the results to `benchmarks/results/`.
+
+`gpu [MODEL ...]` measures models at full size on a GPU; it is not one of all.
+"""
 
 import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 from benchmarks.report import Report, write
+from services.errors import ConfigError
 
 # Each is a module of this package with `measure() -> Report`.
 BENCHMARKS = (
@@ -37,6 +42,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help=f"for {', '.join(ON_DEVICES)}")
     given = parser.parse_args()
+    if given.names[:1] == ["gpu"]:
+        return run_gpu(parser, given.names[1:])
     names = given.names or BENCHMARKS
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
@@ -53,6 +60,18 @@ def main() -> int:
         print(path.read_text())
         missed = missed or not all(goal.met for goal in report.goals)
     return int(missed)
+
+
+def run_gpu(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> int:
+    """Measure the models of some kinds, or all, on the GPU, and return the exit status, 1 if one was not measured."""
+    load_before = os.getloadavg()[0]
+    try:
+        report = importlib.import_module("benchmarks.gpu").measure_gpu(kinds)
+    except ConfigError as error:
+        parser.error(error.message)
+    path = write("_".join(["gpu", *kinds]), report, load_before)
+    print(path.read_text())
+    return int(not all(goal.met for goal in report.goals))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 WanI2VRequest: type[Any] = SINGLES["wan"].request
-"""Fields: `image`, optionally `last_image`, and those of Wan."""
+"""Fields: those of Wan, and `image` and `last_image`. Without `image` the prompt alone is the source."""
 AnimateRequest: type[Any] = SINGLES["svd"].request
 """Fields: `image`, and those of Stable Video Diffusion."""
 VideoUpscaleRequest: type[Any] = SINGLES["realesrgan"].request
@@ -103,6 +103,14 @@ class Graphs:
             request: a WanI2VRequest.
         """
         return self.run("wan-i2v", request)
+
+    def wan_t2v(self, request: GraphRequest) -> AsyncGenerator[Item]:
+        """Make a video from a prompt, with the first model of kind `wan` that needs no picture. Otherwise as `v2v`.
+
+        Args:
+            request: a WanI2VRequest without `image`.
+        """
+        return self.run("wan-t2v", request)
 
     def svd(self, request: GraphRequest) -> AsyncGenerator[Item]:
         """Animate a picture, with the model with the id `svd`. Otherwise as `v2v`.

@@ -164,9 +164,16 @@ class StorageFailed(ReelError):
 
 
 class ConfigError(ReelError):
-    """The configuration is invalid."""
+    """The configuration is invalid. Long messages are cut: libraries name every tensor of a file that does not fit."""
 
     code = "invalid_config"
+    longest: ClassVar[int] = 2000
+    """Largest length of a message, in characters."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        if len(message) > self.longest:
+            message = f"{message[: self.longest - 1]}…"
+        super().__init__(message, param=param)
 
 
 class LeaseLost(ReelError):

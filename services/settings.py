@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 from pydantic import BaseModel
 
+from services.weights.web_file import WebFile
 from services.weights.weights import Weights
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -70,7 +71,7 @@ def take_offline(settings: Settings) -> Settings:
     """Return a copy of the settings with `offline` set in all weights."""
 
     def change(_: Place, part: Any) -> Any:
-        return part.model_copy(update={"offline": True}) if isinstance(part, Weights) else DEEPER
+        return part.model_copy(update={"offline": True}) if isinstance(part, Weights | WebFile) else DEEPER
 
     return change_parts(settings, change)
 

@@ -83,8 +83,7 @@ def check_models(configuration: Configuration, home: Path, question: Question) -
 
 def _name_hub(entry: ModelEntry) -> str:
     """Return the configured address of the hub of a model; empty for the default one."""
-    weights: Weights | None = getattr(entry.settings, "weights", None)
-    return weights.endpoint or "" if weights is not None else ""
+    return entry.settings.weights.endpoint or "" if isinstance(entry.settings, CheckpointSettings) else ""
 
 
 def find_facts(entry: ModelEntry, home: Path, *, offline: bool) -> Facts:
@@ -100,8 +99,7 @@ def find_facts(entry: ModelEntry, home: Path, *, offline: bool) -> Facts:
         and settings.source == model.costs.included.repository
     ):
         return Facts(model.costs.included, "included in the project")
-    weights: Weights | None = getattr(settings, "weights", None)
-    if weights is None or not isinstance(settings, CheckpointSettings):
+    if not isinstance(settings, CheckpointSettings):
         return Facts(None, "not estimated")
     weights = select_files(model, settings).weights
     known = next((one for one in model.checkpoints if one.repository == weights.repository), None)

@@ -17,9 +17,11 @@ from composition.configuration.settings import ModelEntry
 from services.errors import ConfigError
 from services.settings import DEEPER, Place, change_parts
 from services.weights.downloads import Told, need_room
+from services.weights.files import fetch_file, measure_file
 from services.weights.licences import UNKNOWN, Licence
 from services.weights.local import Inventory, fetch, inventory
 from services.weights.terms import find_licence
+from services.weights.web_file import WebFile
 from services.weights.weights import RepositoryFile, Weights
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -32,8 +34,8 @@ class NamedWeights:
     field: str
     """Path of the field in the configuration, e.g. `flux.identity.weights`."""
     source: str
-    """Repository or path, by which the licence is looked up."""
-    weights: Weights | None = None
+    """Repository, path or address, by which the licence is looked up."""
+    weights: Weights | WebFile | None = None
     """The weights to fetch; None if they are local, e.g. a folder."""
     stated: str | None = None
     """The licence that the configuration states."""
@@ -104,6 +106,8 @@ def find_weights(models: Mapping[str, ModelEntry]) -> list[NamedWeights]:
         if isinstance(part, Weights):
             remote = part.model_copy(update={"offline": False}) if part.repository else None
             found.append(NamedWeights(field, part.source, remote, part.licence))
+        elif isinstance(part, WebFile):
+            found.append(NamedWeights(field, part.address, part.model_copy(update={"offline": False}), part.licence))
         elif isinstance(part, RepositoryFile):
             found.append(NamedWeights(field, part.repository, part.weights, part.licence))
         elif isinstance(part, Path) and find_licence(f"path:{part.name}") is not UNKNOWN:
@@ -133,7 +137,7 @@ def _list_missing(found: Sequence[NamedWeights], home: Path) -> dict[NamedWeight
     failures: list[str] = []
     for one in found:
         try:
-            stock = inventory(one.weights, home) if one.weights else None
+            stock = _measure(one.weights, home) if one.weights else None
         except ConfigError as error:
             failures.append(f"{one.field}: {error.message}")
             stock = None
@@ -146,9 +150,16 @@ def _list_missing(found: Sequence[NamedWeights], home: Path) -> dict[NamedWeight
     return missing
 
 
+def _measure(weights: Weights | WebFile, home: Path) -> Inventory:
+    return measure_file(weights, home) if isinstance(weights, WebFile) else inventory(weights, home)
+
+
 def _print_weights(one: NamedWeights, stock: Inventory | None) -> None:
     weights = one.weights
-    print(f"{one.field}: {one.source}" + (f" at {weights.revision} on {weights.hub}" if weights else ""))
+    print(
+        f"{one.field}: {one.source}"
+        + (f" at {weights.revision} on {weights.hub}" if isinstance(weights, Weights) else "")
+    )
     if weights is None:
         print("  nothing to fetch")
     elif stock is not None:
@@ -181,7 +192,9 @@ def _fetch_all(wanted: Sequence[NamedWeights], home: Path) -> int:
     with _open_display() as bars:
         for one in wanted:
             try:
-                if one.weights is not None:
+                if isinstance(one.weights, WebFile):
+                    fetch_file(one.weights, home, bars(one.weights.name), param=one.field, accepted=True)
+                elif one.weights is not None:
                     fetch(one.weights, home, bars(one.source), accepted=True)
             except ConfigError as error:
                 print(f"{one.field}: {error.message}", file=sys.stderr)

@@ -28,6 +28,9 @@ PICKLED_PROJECTION = "image_proj_model.bin"
 GUIDANCE = 1.0
 """The distilled guidance scale that InfiniteYou's ControlNet was trained with, independent of the transformer's."""
 
+EMBEDDING = 512
+"""Length of a face's embedding (`Face.embedding`)."""
+
 NOSE = 2
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 """RGB colours of the left eye, the right eye, the nose, the left and the right corner of the mouth."""
@@ -152,6 +155,11 @@ class Identity:
             ).to(device)
         except (OSError, ValueError) as error:
             raise ConfigError(f"identity: {CONTROLNET} cannot be loaded as a ControlNet of Flux ({error})") from error
+        read = self._resampler.proj_in.in_features
+        if read != EMBEDDING:
+            raise ConfigError(
+                f"identity: {PROJECTION} projects embeddings of {read} numbers, but those of faces have {EMBEDDING}"
+            )
         made, wanted = self._resampler.proj_out.out_features, self.controlnet.config.joint_attention_dim
         if made != wanted:
             raise ConfigError(f"identity: the tokens have {made} channels, but the ControlNet needs {wanted}")

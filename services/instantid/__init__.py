@@ -11,10 +11,21 @@ PACK = Licence(
     "https://github.com/deepinsight/insightface#license",
 )
 
+RECOGNISER = Licence(
+    "facexlib's IR-SE50",
+    "unknown",
+    "facexlib is MIT-licensed and states no terms for the weights, nor for the photos that they were trained on",
+    "https://github.com/xinntao/facexlib",
+)
+
 MODEL = Model(
     kind="instantid",
     settings=InstantIdSettings,
     service="services.instantid.service:InstantId",
     offers=(Offer("face"),),
-    licences={"antelopev2": PACK, "buffalo_l": PACK},
+    licences={
+        "antelopev2": PACK,
+        "buffalo_l": PACK,
+        "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth": RECOGNISER,
+    },
 )

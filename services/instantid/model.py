@@ -18,7 +18,9 @@ from services.instantid.mtcnn import Mtcnn
 from services.instantid.orientation import find_faces
 from services.instantid.settings import InstantIdSettings, MtcnnSettings
 from services.tensors import read_weights
+from services.weights.files import resolve_file
 from services.weights.local import resolve
+from services.weights.web_file import WebFile
 from services.worker import Outlet
 
 
@@ -80,7 +82,11 @@ def _detector(settings: InstantIdSettings, device: torch.device) -> Detector:
 
 
 def _recogniser(settings: InstantIdSettings, home: Path) -> ArcFace:
-    file = resolve(settings.recogniser, home) / settings.recogniser_file
+    weights = settings.recogniser
+    if isinstance(weights, WebFile):
+        file = resolve_file(weights, home, "recogniser")
+    else:
+        file = resolve(weights, home) / settings.recogniser_file
     try:
         return from_weights(read_weights(file, "recogniser")).float()
     except (ConfigError, KeyError, TypeError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.instantid.request import Requirements
 from services.levers import ModelSettings
+from services.weights.web_file import WebFile
 from services.weights.weights import Weights
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -53,10 +54,11 @@ class InsightFaceSettings(BaseModel):
 class InstantIdSettings(Requirements, ModelSettings):
     """Settings of a replica."""
 
-    recogniser: Weights
-    """Folder with the ArcFace IR-SE50 weights, as in facexlib and InfiniteYou."""
+    recogniser: Weights | WebFile
+    """Folder or repository with the ArcFace IR-SE50 weights, or their file by `{url, sha256}`, as in
+    facexlib and InfiniteYou."""
     recogniser_file: str = "recognition_arcface_ir_se50.pth"
-    """Path of the weights in that folder: a safetensors file, or a pickle that contains only tensors."""
+    """Path of the weights in a folder or repository: a safetensors file, or a pickle that contains only tensors."""
     detector: Annotated[MtcnnSettings | InsightFaceSettings, Field(discriminator="kind")] = MtcnnSettings()
 
     @property

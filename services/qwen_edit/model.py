@@ -5,7 +5,7 @@ import inspect
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,9 +35,10 @@ from services.qwen_edit.guidance import (
 )
 from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.scores import perceptual_distance
-from services.qwen_edit.settings import QwenEditSettings
+from services.qwen_edit.settings import QwenEditSettings, Trunk
 from services.schedulers import CapturingEuler
 from services.weights.completeness import check_pipeline
+from services.weights.files import resolve_file
 from services.weights.local import resolve
 from services.weights.loras.active import Loras
 from services.worker import Outlet
@@ -68,9 +69,11 @@ class QwenEditModel:
         if self._device.type == "cuda":  # the gradients too must be reproducible
             torch.use_deterministic_algorithms(True, warn_only=True)
 
-        self._decoder = self._guiding_decoder()
-        self._vgg16 = Vgg16Features(settings.vgg16).to(self._device) if settings.vgg16 is not None else None
-        metric = perceptual_distance(settings.lpips)
+        self._decoder = self._guiding_decoder(home)
+        self._vgg16 = None if settings.vgg16 is None else Vgg16Features(_find_trunk(settings.vgg16, home, "vgg16"))
+        if self._vgg16 is not None:
+            self._vgg16.to(self._device)
+        metric = perceptual_distance(None if settings.lpips is None else _find_trunk(settings.lpips, home, "lpips"))
         self._lpips = None if metric is None else metric.to(self._device)
         self.measures = {name for name, net in (("vgg16", self._vgg16), ("lpips", self._lpips)) if net is not None}
         """Names of the loaded scoring networks."""
@@ -172,11 +175,12 @@ class QwenEditModel:
         made = _picture(picture.float() * 0.5 + 0.5)
         return np.array(made if made.size == plan.size else made.resize(plan.size, Image.Resampling.LANCZOS))[None]
 
-    def _guiding_decoder(self) -> StillDecoder | TinyDecoder:
+    def _guiding_decoder(self, home: Path) -> StillDecoder | TinyDecoder:
         settings = self._settings
         dtype = getattr(torch, settings.decoder_dtype or settings.dtype)
         if settings.tiny_decoder is not None:
-            return TinyDecoder(settings.tiny_decoder, dtype, self._pipe.vae.config.z_dim).to(self._device)
+            file = resolve_file(settings.tiny_decoder, home, "tiny_decoder")
+            return TinyDecoder(file, dtype, self._pipe.vae.config.z_dim).to(self._device)
         return StillDecoder(self._pipe.vae, dtype, save_memory=settings.save_memory)
 
     def _decode_for(self, plan: QwenEditPlan) -> Any:
@@ -297,3 +301,8 @@ def _add_token_types(
     if ids is not None and kwargs.get("pixel_values") is not None and kwargs.get("mm_token_type_ids") is None:
         kwargs["mm_token_type_ids"] = (ids == module.config.image_token_id).int()
     return args, kwargs
+
+
+def _find_trunk(trunk: Trunk, home: Path, param: str) -> Path | Literal["random"]:
+    """Return the local file of a scoring network, downloaded on demand, or `random`. Raises ConfigError."""
+    return "random" if trunk == "random" else resolve_file(trunk, home, param)

@@ -18,6 +18,7 @@ from services.qwen_edit.request import MAX_PICTURES, EditRequest, Guidance
 from services.qwen_edit.settings import QwenEditSettings
 from services.service import Service
 from services.sizes import choose_working_size, parse_size
+from services.weights.web_file import WebFile
 
 Net = Literal["vgg16", "lpips"]
 NETS: tuple[Net, ...] = get_args(Net)
@@ -67,6 +68,8 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
         if name not in self._model.measures:
             return "not there"
         source = self._settings.vgg16 if name == "vgg16" else self._settings.lpips
+        if isinstance(source, WebFile):
+            return source.source
         return "random weights" if source == "random" else Path(str(source)).name
 
     def _plan(self, request: EditRequest, image: Frames, edges: Frames | None, first: Frames) -> QwenEditPlan:

@@ -8,9 +8,11 @@ from pydantic import Field
 
 from services.levers import Precision, StepCache
 from services.weights.loras.settings import FixedLora, LoraSettings
+from services.weights.web_file import WebFile
 
-Trunk = Literal["random"] | Path
-"""A file with torchvision's weights, or `random` for weights initialized from a fixed seed."""
+Trunk = Literal["random"] | WebFile | Path
+"""A file with torchvision's weights, by path or by `{url, sha256}`, or `random` for weights
+initialized from a fixed seed."""
 
 
 class QwenEditSettings(LoraSettings[FixedLora]):
@@ -30,8 +32,9 @@ class QwenEditSettings(LoraSettings[FixedLora]):
     """VGG16, required for the Gram loss."""
     lpips: Trunk | None = None
     """AlexNet, required for the LPIPS scores."""
-    tiny_decoder: Path | None = None
-    """TAEHV's `taew2_1`, through which guidance backpropagates instead of the VAE's decoder."""
+    tiny_decoder: WebFile | Path | None = None
+    """TAEHV's `taew2_1`, a path or `{url, sha256}`, through which guidance backpropagates instead of the
+    VAE's decoder."""
     save_memory: bool = True
     """Recompute the decoder's activations in the backward pass instead of storing them (gradient checkpointing)."""
     max_area: Annotated[int, Field(ge=32 * 32)] = 1024 * 1024

@@ -4,7 +4,9 @@ from services.model import Costs, Model, Offer
 from services.realesrgan.cost import INCLUDED, estimate_cost, list_jobs
 from services.realesrgan.request import UpscaleRequest
 from services.realesrgan.settings import RealEsrganSettings
-from services.weights.licences import Licence
+from services.weights.licences import Licence, grant_bsd
+
+RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 
 MODEL = Model(
     kind="realesrgan",
@@ -18,7 +20,11 @@ MODEL = Model(
             "free",
             "comes with the project",
             "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE",
-        )
+        ),
+        **{
+            f"{RELEASES}/{file}": grant_bsd("https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE")
+            for file in ("v0.1.0/RealESRGAN_x4plus.pth", "v0.2.5.0/realesr-general-x4v3.pth")
+        },
     },
     command="upscale",
 )

@@ -15,7 +15,9 @@ from services.errors import ConfigError
 from services.frames import Pixels
 from services.pixels import averaged, pixels_of, tensor_of
 from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.files import resolve_file
 from services.weights.local import resolve
+from services.weights.web_file import WebFile
 
 SUFFIXES = (".safetensors", ".pth")
 FARTHEST = 64
@@ -125,14 +127,22 @@ def _load(settings: RealEsrganSettings, home: Path) -> ImageModelDescriptor:
         loaded = ModelLoader(device="cpu").load_from_file(path)
     except (UnsupportedModelError, UnpicklingError, OSError, ValueError, RuntimeError, LookupError, EOFError) as error:
         raise ConfigError(f"weights: {path.name} is not a supported network ({error})", param="weights") from error
-    if not isinstance(loaded, ImageModelDescriptor) or loaded.input_channels != 3 or loaded.output_channels != 3:
+    if not isinstance(loaded, ImageModelDescriptor):
         raise ConfigError(f"weights: {path.name} must map RGB pictures to RGB pictures", param="weights")
+    channels = loaded.input_channels, loaded.output_channels
+    if channels != (3, 3):
+        raise ConfigError(
+            f"weights: {path.name} must map 3 channels to 3 channels, but maps {channels[0]} to {channels[1]}",
+            param="weights",
+        )
     return loaded
 
 
 def _file(settings: RealEsrganSettings, home: Path) -> Path:
     if settings.weights is None:
         return SHIPPED
+    if isinstance(settings.weights, WebFile):
+        return resolve_file(settings.weights, home, "weights")
     folder = resolve(settings.weights, home)
     if settings.file is not None:
         path = folder / settings.file

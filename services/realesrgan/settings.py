@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from services.levers import ModelSettings, Precision
+from services.weights.web_file import WebFile
 from services.weights.weights import Weights
 
 SHIPPED = Path(__file__).parent / "realesr-animevideov3.safetensors"
@@ -15,10 +16,10 @@ SHIPPED = Path(__file__).parent / "realesr-animevideov3.safetensors"
 class RealEsrganSettings(ModelSettings):
     """Settings of a replica."""
 
-    weights: Weights | None = None
-    """Folder or repository with the weights; by default realesr-animevideov3, which is included in the project.
-    realesr-general-x4v3 has the same architecture with twice the depth; RealESRGAN_x4plus takes fifteen times as long
-    for each pixel."""
+    weights: Weights | WebFile | None = None
+    """Folder or repository with the weights, or a file by `{url, sha256}`; by default realesr-animevideov3, which
+    is included in the project. realesr-general-x4v3 has the same architecture with twice the
+    depth; RealESRGAN_x4plus takes fifteen times as long for each pixel."""
     file: str | None = None
     """Name of the safetensors or .pth file; required if there is more than one."""
     dtype: Precision = "bfloat16"

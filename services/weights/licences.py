@@ -39,6 +39,11 @@ def grant_apache(repository: str) -> Licence:
     return Licence("Apache-2.0", "free", "keep the notices", f"https://huggingface.co/{repository}")
 
 
+def grant_bsd(url: str) -> Licence:
+    """Return the BSD-3-Clause licence of a project, whose text is at `url`."""
+    return Licence("BSD-3-Clause", "free", "keep the notices", url)
+
+
 def deny_commerce(repository: str) -> Licence:
     """Return the CC-BY-NC-4.0 licence of a repository on Hugging Face."""
     return Licence("CC-BY-NC-4.0", "forbidden", "not for commercial use", f"https://huggingface.co/{repository}")

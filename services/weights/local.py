@@ -55,7 +55,7 @@ def resolve(weights: Weights, home: Path) -> Path:
         )
     if weights.path is not None:
         return _local(weights, weights.path)
-    return fetch(weights, home, _make_progress_logger(weights))
+    return fetch(weights, home, make_progress_logger(weights.source))
 
 
 def find_folder(weights: Weights, home: Path | None) -> Path | None:
@@ -197,7 +197,8 @@ def _find_offline_folder(weights: Weights, hub: Hub, reference: Reference, known
     raise reference.failed(f"{what}, and offline is set; `reel models pull` fetches it")
 
 
-def _make_progress_logger(weights: Weights) -> Told:
+def make_progress_logger(source: str) -> Told:
+    """Return a callback that logs the progress of a download every few seconds."""
     logged_at = -LOG_EVERY_S
 
     def log_progress(done: int, total: int) -> None:
@@ -205,7 +206,7 @@ def _make_progress_logger(weights: Weights) -> Told:
         now = time.monotonic()
         if done == total or now - logged_at >= LOG_EVERY_S:
             logged_at = now
-            log.info("downloading weights", extra={"weights": weights.source, "bytes": done, "of": total})
+            log.info("downloading weights", extra={"weights": source, "bytes": done, "of": total})
 
     return log_progress
 

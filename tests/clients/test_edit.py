@@ -190,7 +190,7 @@ def test_nothing_is_sent_for_a_wrong_command_line(
 def test_the_help_says_something_of_every_option(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "320")
     options = [line for line in reel("edit", "--help").stdout.splitlines() if "--" in line]
-    assert len(options) == 48
+    assert len(options) == 49
     assert all(line.rstrip("│ ").endswith((".", "...", "short).")) for line in options)
 
 

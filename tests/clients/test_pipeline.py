@@ -250,7 +250,7 @@ def test_an_interrupt_cancels_the_job(program: Program, server: VideoServer, scr
     assert made(place) == {}
 
 
-@pytest.mark.parametrize(("command", "count"), [("pipeline", 49), ("storyboard", 54), ("upscale", 14), ("film", 18)])
+@pytest.mark.parametrize(("command", "count"), [("pipeline", 50), ("storyboard", 55), ("upscale", 14), ("film", 18)])
 def test_the_help_says_something_of_every_option(
     reel: Reel, monkeypatch: pytest.MonkeyPatch, command: str, count: int
 ) -> None:

@@ -100,7 +100,7 @@ def test_a_killed_process_costs_no_frame(
 
 
 @pytest.fixture(scope="module")
-def add_gate(http: httpx.Client, job: dict[str, Any], undisturbed: dict[str, Any]) -> dict[str, Any]:
+def gated_job(http: httpx.Client, job: dict[str, Any], undisturbed: dict[str, Any]) -> dict[str, Any]:
     """Fields of the job with a gate that refuses about half of the pictures that it makes."""
     answer = http.get(f"/v1/videos/{undisturbed['id']}/content", params={"variant": "metrics", "format": "json"})
     losses = [frame["edge_loss"] for frame in answer.json()["frames"] if frame["edge_loss"] is not None]
@@ -122,11 +122,11 @@ def read_until_refused(http: httpx.Client, video_id: str) -> None:
     "deployment", ["jobs", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("qwen-edit", "rolling-edit"))]
 )
 def test_a_process_killed_while_a_frame_is_made_again_changes_neither_frames_nor_record(
-    server: Server, http: httpx.Client, gated: dict[str, Any], *, deployment: str
+    server: Server, http: httpx.Client, gated_job: dict[str, Any], *, deployment: str
 ) -> None:
-    expected = wait_for_end(http, start_job(http, gated))
+    expected = wait_for_end(http, start_job(http, gated_job))
     assert (expected["status"], expected["facts"]["gate_retried"] > 0) == ("completed", True), expected
-    video_id = start_job(http, gated)
+    video_id = start_job(http, gated_job)
     read_until_refused(http, video_id)
     server.busiest(deployment).kill()
     assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress", "interrupted in the middle"

@@ -15,7 +15,7 @@ from services.errors import ModelFailed
 from services.frames import Frames, Pixels, Progress
 from services.levers import StepCache
 from services.wan.model import decode
-from services.wan.request import WanRequest
+from services.wan.request import WanRequest, WanTextRequest
 from services.wan.service import Wan
 from services.wan.settings import WanSettings
 from services.weights.local import resolve
@@ -115,6 +115,23 @@ async def test_offloading_makes_the_same_video_request_after_request(home, plain
     for _ in range(2):
         assert difference(await made(wan), plain[form]) < 1
     assert wan._model._pipe.vae.device.type == "cuda"
+
+
+@pytest.mark.parametrize("form", ["t2v", "ti2v"])
+@pytest.mark.parametrize("offload", OFFLOADS)
+async def test_offloading_makes_the_same_video_without_a_picture(home, form, offload):
+    async def film(wan: Wan) -> Pixels:
+        items = [item async for item in wan.generate_video(WanTextRequest(**FIELDS))]
+        return np.concatenate([item.pixels for item in items if isinstance(item, Frames)])
+
+    wan, expected = loaded(home, form, offload=offload, preview_every=2), await film(loaded(home, form))
+    for _ in range(2):
+        assert difference(await film(wan), expected) < 1
+    pipe = wan._model._pipe
+    networks = {name: part.device.type for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert networks.pop("vae") == "cuda"
+    if offload == "model":
+        assert set(networks.values()) == {"cpu"}, "the hooks of the shared networks have released them"
 
 
 @pytest.mark.parametrize("offload", OFFLOADS)

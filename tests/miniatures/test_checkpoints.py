@@ -93,6 +93,6 @@ def test_the_readme_says_what_was_measured() -> None:
 
 def test_the_local_configuration_names_checkpoints_that_ship() -> None:
     named = set(re.findall(r"miniatures/checkpoints/([\w-]+)", LOCAL.read_text()))
-    assert named == PARTS.keys() - {"wan-loras"}
+    assert named == PARTS.keys()
     for name in named:
         assert (CHECKPOINTS / name).is_dir(), name

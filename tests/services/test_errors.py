@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services import errors
-from services.errors import ReelError
+from services.errors import ConfigError, ReelError
 
 
 def below(parent: type[ReelError]) -> Iterator[type[ReelError]]:
@@ -67,3 +67,15 @@ def test_has_a_code_of_its_own_and_an_error_status(error_class: type[ReelError])
 
 def test_param_is_optional():
     assert ReelError("no").param is None
+
+
+def test_a_long_message_of_a_library_is_cut_to_its_beginning():
+    tensors = ", ".join(f"blocks.{index}.attn1.to_q.weight" for index in range(5000))
+
+    error = ConfigError(f"weights: the file has other tensors: {tensors}", param="weights")
+
+    assert len(error.message) == 2000
+    assert error.message.startswith("weights: the file has other tensors: blocks.0.attn1.to_q.weight, ")
+    assert error.message.endswith("…")
+    assert pickle.loads(pickle.dumps(error)).message == str(error) == error.message  # noqa: S301
+    assert ConfigError("n" * 2000).message == "n" * 2000

@@ -287,6 +287,13 @@ def test_a_folder_without_the_nets(home, nets, fault):
         loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
 
 
+def test_a_projection_of_another_embedding(home, nets):
+    tensors = load_file(nets / PROJECTION)
+    save_file(tensors | {"proj_in.weight": torch.ones(len(tensors["proj_in.weight"]), 768)}, nets / PROJECTION)
+    with pytest.raises(ConfigError, match="projects embeddings of 768 numbers, but those of faces have 512"):
+        loaded(home, identity=IdentitySettings(weights=Weights(path=nets)))
+
+
 def test_nets_for_another_transformer(home, nets):
     config = json.loads((nets / CONTROLNET / "config.json").read_text())
     tensors = load_file(nets / PROJECTION)

@@ -1,5 +1,6 @@
 """Real-ESRGAN: sizes, seamless tiles, preserved frame indices, and the effect on a real picture."""
 
+import hashlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from spandrel import ModelLoader
+from spandrel.architectures.ESRGAN import ESRGAN
 
 from miniatures.random import written
 from services.errors import Cancelled, ConfigError, InvalidParameter, LimitExceeded
@@ -20,7 +22,9 @@ from services.realesrgan.model import RealEsrganModel, reach, tiles
 from services.realesrgan.request import UpscaleRequest
 from services.realesrgan.service import RealEsrgan
 from services.realesrgan.settings import SHIPPED, RealEsrganSettings
+from services.weights.web_file import WebFile
 from services.weights.weights import Weights
+from tests.services.file_server import serve_file
 
 CLIP = Path(__file__).parents[2] / "clients" / "media" / "bigbuckbunny.mp4"
 RANDOM = np.random.default_rng(7)
@@ -215,6 +219,14 @@ def test_what_is_no_net_is_refused(home, tmp_path) -> None:
     refused("there is no c.pth", weights=weights, file="c.pth")
 
 
+@pytest.mark.parametrize(("given", "made"), [(1, 1), (4, 4), (3, 1)])
+def test_a_net_for_other_channels_is_refused(home, tmp_path, given: int, made: int) -> None:
+    net = ESRGAN(in_nc=given, out_nc=made, num_filters=8, num_blocks=1)
+    save_file(net.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=f"must map 3 channels to 3 channels, but maps {given} to {made}"):
+        RealEsrganModel(RealEsrganSettings(device="cpu", weights=Weights(path=tmp_path)), home)
+
+
 def test_a_pickle_that_runs_code_is_not_run(home, tmp_path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
@@ -231,3 +243,14 @@ def test_averaging_is_exact_for_any_ratio() -> None:
     repeated = pictures.repeat_interleave(3, 2).repeat_interleave(3, 3)
     expected = torch.nn.functional.avg_pool2d(repeated, 4)
     assert torch.allclose(averaged(pictures, 9, 15), expected)
+
+
+def test_a_file_by_address_is_loaded(tmp_path) -> None:
+    with serve_file() as server:
+        server.body = SHIPPED.read_bytes()
+        file = WebFile(
+            url=f"{server.url}/net.safetensors", sha256=hashlib.sha256(server.body).hexdigest(), licence="BSD"
+        )
+        settings = RealEsrganSettings(device="cpu", dtype="float32", weights=file)
+        assert RealEsrganModel(settings, tmp_path).scale == 4
+    assert (settings.source, settings.revision) == ("net.safetensors", "")

@@ -12,6 +12,7 @@ import pytest
 from composition.graphs.calls import Models, Transport
 from composition.graphs.run import NOTHING_KNOWN, GraphSettings, Known
 from composition.graphs.single import SINGLES
+from composition.graphs.single.request import ClipJob
 from composition.media.encode import encode_png
 from composition.records.artifacts import ArtifactSettings
 from miniatures.random import written
@@ -131,7 +132,8 @@ def test_a_last_picture_needs_a_first() -> None:
 def test_a_job_names_the_model_of_its_role_alone() -> None:
     models = dict.fromkeys(BOTH, "wan-5b")
     for fields, role in ({}, "text-to-video"), ({"image": "a"}, "image-to-video"):
-        request = CLIP.request.model_validate({**FIELDS, **fields, "models": models}).drop_unserved(BOTH)
+        request = cast("ClipJob", CLIP.request.model_validate({**FIELDS, **fields, "models": models}))
+        request = request.drop_unserved(BOTH)
         assert request.models == {role: "wan-5b"}
         assert request.offer.role == role
 

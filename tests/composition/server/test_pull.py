@@ -1,5 +1,6 @@
 """`reel models pull`: called in this process without questions, and as a program at a terminal."""
 
+import hashlib
 import os
 import pty
 import signal
@@ -24,6 +25,7 @@ from composition.server.pull import (
     pull_weights,
 )
 from services.weights.weights import Weights
+from tests.services.file_server import serve_file
 from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 INTERNVL, SVD = "OpenGVLab/InternVL3_5-8B-HF", "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -166,12 +168,27 @@ def test_weights_are_found_however_deep():
     found = find_weights(entries(painter={"kind": "flux", **flux}, instantid={"kind": "instantid", **faces}))
     assert found == [
         NamedWeights("painter.weights", "a/b", Weights(repository="a/b", revision=COMMIT)),
-        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
         NamedWeights("painter.lora_repositories.0", "a/b", style, "MIT"),
+        NamedWeights("painter.identity.weights", "path:InfiniteYou"),
         NamedWeights("instantid.recogniser", "path:recogniser"),
         NamedWeights("instantid.detector.pack", "path:antelopev2"),
     ]
-    assert [one.licence.commercial for one in found] == ["unknown", "forbidden", "stated", "unknown", "forbidden"]
+    assert [one.licence.commercial for one in found] == ["unknown", "stated", "forbidden", "unknown", "forbidden"]
+
+
+def test_files_by_address_are_fetched(tmp_path, capsys):
+    with serve_file() as server:
+        server.body = b"weights"
+        url, sha256 = f"{server.url}/x4plus.pth", hashlib.sha256(b"weights").hexdigest()
+        file = {"url": f"{url}?token=secret", "sha256": sha256, "offline": True}
+        models = entries(realesrgan={"kind": "realesrgan", "weights": file})
+        assert pull_weights(models, tmp_path, KNOWN) == REFUSED
+        assert pull_weights(models, tmp_path, Acceptance(sources=(url,))) == DONE
+        assert pull_weights(models, tmp_path, KNOWN) == DONE
+    assert (tmp_path / "models" / "files" / sha256 / "x4plus.pth").read_bytes() == b"weights"
+    printed = "".join(capsys.readouterr())
+    assert f"realesrgan.weights: {url}\n" in printed
+    assert "secret" not in printed
 
 
 def test_the_local_configuration_asks_nothing_and_knows_every_licence(tmp_path):
