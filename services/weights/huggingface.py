@@ -74,8 +74,10 @@ class HuggingFace:
 
     def reach(self) -> None:
         """Raise HubAway at once if the hub does not answer; the calls of huggingface_hub try again for a while."""
-        with self._explained():
+        try:
             get_session().head(self._reference.endpoint or constants.ENDPOINT, timeout=TIMEOUT_S)
+        except _FAILURES as error:
+            raise self._reference.away(described(error)) from error
 
     def read_bytes(self, file: str, start: int, length: int) -> bytes:
         """Return `length` bytes of a file, from `start`, without downloading the rest. Raises ConfigError."""
@@ -133,9 +135,7 @@ class HuggingFace:
         except _FAILURES as error:
             answers = (cause for cause in causes(error) if isinstance(cause, hub_errors.HfHubHTTPError))
             answer = next(answers, None)
-            if answer is None:
-                raise self._reference.away(described(error)) from error
-            raise self._reference.failed(self._words(answer)) from error
+            raise self._reference.failed(self._words(answer) if answer else described(error)) from error
 
     def _words(self, answer: hub_errors.HfHubHTTPError) -> str:
         wanted = self._reference
