@@ -208,6 +208,28 @@ def pull_models(
     exec_module("composition", "pull", *words)
 
 
+@models_app.command("check")
+def check_models(
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Configuration file.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="GPU", help="h200, h100-80, a100-40 or 4090; by default h100-80.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Part of the GPU's peak that the networks reach; by default 0.4.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub; use the facts that are included.")] = False,
+) -> None:
+    """Compare checkpoints with their networks before a download, and print what each model needs. Needs no server.
+
+    Fails if a tensor is missing or has another shape, or if a model does not fit its GPU or its reservation.
+    """
+    words = ["--config", str(config)] if config is not None else []
+    words += ["--gpu", gpu] if gpu is not None else []
+    words += ["--share", str(share)] if share is not None else []
+    words += ["--offline"] if offline else []
+    exec_module("composition", "check", *words)
+
+
 def tabulate_models(models: Sequence[Model], width: int | None) -> list[str]:
     """Return the lines of a table with a header and the roles in the last column.
 

@@ -1,8 +1,8 @@
 """Run the server on this machine or on a Ray cluster, manage API keys, fetch weights, and generate the client API.
 
 `python -m composition serve --config FILE`, `python -m composition keys create OWNER --config FILE`,
-`python -m composition pull --config FILE`, `python -m composition verify FILE…`, `python -m composition generate`. The
-command `reel` runs the first four.
+`python -m composition pull --config FILE`, `python -m composition check --config FILE`,
+`python -m composition verify FILE…`, `python -m composition generate`. The command `reel` runs the first five.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from composition.configuration.file import LOCAL_CONFIG, load_configuration, read_configuration
+from composition.configuration.file import LOCAL_CONFIG, Configuration, load_configuration, read_configuration
 from composition.contract.files import compare_files, write_files
 from composition.http.provenance import describe_report
 from composition.media.limits import MediaLimits
 from composition.media.marks.reading import inspect_marks
 from composition.media.marks.settings import MarksSettings
 from composition.records.store import Store
+from composition.server.check import GPUS, Question, check_models
 from composition.server.pull import Acceptance, exit_on_signal, pull_weights
 from composition.server.run import run_server
 from services.errors import ConfigError, ReelError
@@ -62,6 +63,14 @@ def generate(*, check: bool) -> int:
     return 1 if differences else 0
 
 
+def _parse_share(text: str) -> float:
+    """Return a number above 0 and at most 1."""
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return share
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
@@ -79,15 +88,34 @@ def make_parser() -> argparse.ArgumentParser:
     pulling = commands.add_parser("pull")
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
+    checking = commands.add_parser("check")
+    checking.add_argument("--gpu", choices=GPUS, default="h100-80")
+    checking.add_argument("--share", type=_parse_share, default=0.4)
+    checking.add_argument("--offline", action="store_true")
     verifying = commands.add_parser("verify")
     verifying.add_argument("files", nargs="+", type=Path, metavar="FILE")
     generating = commands.add_parser("generate")
     generating.add_argument(
         "--check", action="store_true", help="write no files; print the differences and fail if there are any"
     )
-    for command in (serving, keys, pulling, verifying):
+    for command in (serving, keys, pulling, checking, verifying):
         command.add_argument("--config", type=Path, default=LOCAL_CONFIG)
     return parser
+
+
+def run_command(options: argparse.Namespace, configuration: Configuration) -> int:
+    """Run a command that needs a configuration and no server, and return the exit status."""
+    if options.command == "keys":
+        return manage_keys(configuration.state.database_url, options.action, options.owner)
+    if options.command == "verify":
+        state = configuration.state
+        return asyncio.run(verify_files(options.files, state.media, state.marks))
+    if options.command == "check":
+        question = Question(options.gpu, options.share, options.offline)
+        return check_models(configuration, configuration.state.state, question)
+    exit_on_signal()
+    acceptance = Acceptance(options.accept_licences, tuple(options.accept_licence))
+    return pull_weights(configuration.models, configuration.state.state, acceptance)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,15 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run_server(
                 lambda: read_configuration(options.config, options.host, options.port, options.only), options.address
             )
-        configuration = load_configuration(options.config)
-        if options.command == "keys":
-            return manage_keys(configuration.state.database_url, options.action, options.owner)
-        if options.command == "verify":
-            state = configuration.state
-            return asyncio.run(verify_files(options.files, state.media, state.marks))
-        exit_on_signal()
-        acceptance = Acceptance(options.accept_licences, tuple(options.accept_licence))
-        return pull_weights(configuration.models, configuration.state.state, acceptance)
+        return run_command(options, load_configuration(options.config))
     except ReelError as error:
         print(error.message, file=sys.stderr)
         return 2

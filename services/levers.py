@@ -59,6 +59,9 @@ class CheckpointSettings(ModelSettings):
     """Settings of a replica with one checkpoint."""
 
     weights: Weights
+    max_pflop: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest cost of a request in 10^15 floating-point operations, beside the limits of its fields; by default no
+    limit. `reel models check` prints what requests cost."""
 
     @property
     def source(self) -> str:

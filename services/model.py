@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 from pydantic import BaseModel
 
 from services.checkpoint import Checkpoint
+from services.cost import Cost, Job, Jobs
 from services.levers import ModelSettings
 from services.weights.licences import Licence
 
@@ -55,6 +56,18 @@ class Form:
 
 
 @dataclass(frozen=True, eq=False)
+class Costs(Generic[Settings]):
+    """How the cost of requests to a kind of model is computed, without torch."""
+
+    estimate: Callable[[Checkpoint, Settings, Job[Any]], Cost]
+    """Returns the cost of a request."""
+    list_jobs: Callable[[Checkpoint, Settings, Mapping[str, Any]], Jobs[Any]]
+    """Returns the default and the largest request of a deployment, given the default values of request fields."""
+    included: Checkpoint | None = None
+    """Facts of the weights that are included in the project."""
+
+
+@dataclass(frozen=True, eq=False)
 class Model(Generic[Settings]):
     """A kind of model and how it is served."""
 
@@ -77,6 +90,8 @@ class Model(Generic[Settings]):
     """Folder of weights → form of its checkpoint, from its configuration files."""
     paired: Mapping[str, str] = field(default_factory=dict[str, str])
     """Request field → the field that it refines: its default does not apply if only the other one is given."""
+    costs: Costs[Settings] | None = None
+    """None if its requests cost next to nothing."""
     licences: Mapping[str, Licence] = field(default_factory=dict[str, Licence])
     """Repository, or name of a model pack → licence of its weights."""
     aliases: Mapping[str, Role] = field(default_factory=dict[str, Role])

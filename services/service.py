@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from services.cost import Job
 from services.frames import Fact, Item, JsonValue, StageDone, Stream
 from services.levers import ModelSettings
 from services.limits import check_limits
@@ -39,12 +40,16 @@ class Service(Generic[Settings, Loaded]):
     """Kind of the model, e.g. `wan`."""
     load: Callable[[Settings, Path], Loaded]
     """Loads the weights, given the settings and `home`; blocks until they are on the device."""
+    limit: Callable[[Settings, Path], Callable[[Job[Any]], None]] | None = None
+    """Given the settings and `home`, returns a check of requests that raises LimitExceeded if one costs too much; None
+    if the kind has no limit of cost."""
 
     def __init__(self, settings: Settings, home: Path, replica: Callable[[], str]) -> None:
         self._settings = settings
         self._replica = replica
         self._worker = Worker(self.kind)
         self._model = self.load(settings, home)
+        self._check_job = None if self.limit is None else self.limit(settings, home)
 
     @property
     def rate(self) -> Fraction | None:
@@ -72,7 +77,13 @@ class Service(Generic[Settings, Loaded]):
         key: str,
         facts: Mapping[str, JsonValue] | None = None,
     ) -> Stream:
-        """Stream the facts `seed` and `size`, then `facts`, the items of `sample`, and StageDone."""
+        """Stream the facts `seed` and `size`, then `facts`, the items of `sample`, and StageDone.
+
+        Raises:
+            LimitExceeded: before the stream begins, if the request costs more than `max_pflop`.
+        """
+        if self._check_job is not None:
+            self._check_job(self._describe_job(plan))
         decided: dict[str, JsonValue] = {"seed": plan.seed, "size": f"{plan.width}x{plan.height}", **(facts or {})}
 
         def work(outlet: Outlet[Item]) -> None:
@@ -81,6 +92,10 @@ class Service(Generic[Settings, Loaded]):
             sample(plan, outlet)
 
         return self._stream(stage, work, key, plan.request)
+
+    def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
+        """Return what the cost of a plan depends on."""
+        return Job(plan.request, plan.width * plan.height)
 
     def _stream(
         self, stage: str, work: Callable[[Outlet[Item]], None], key: str, request: BaseModel | None = None

@@ -18,7 +18,7 @@ MODELS = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "
 
 MEDIA = tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "composition" / "media").rglob("*.py"))
 
-SPOKEN = ("__init__", "plan", "request", "service", "settings")
+SPOKEN = ("__init__", "cost", "plan", "request", "service", "settings")
 # The files that run a model: all of its folder except these.
 RUNNING = tuple(
     f"services/{model}/{path.name}"
@@ -63,6 +63,8 @@ MAY_ALSO = {
     "composition/configuration/snapshot.py": ("traits",),
     "composition/graphs/v2v/seam.py": ("framing",),
     "composition/jobs/provenance.py": ("weights",),
+    "composition/server/check.py": ("cards", "checkpoint", "cost", "levers", "traits", "weights"),
+    "composition/server/sizing.py": ("cards", "checkpoint", "cost", "footprint", "levers", "traits"),
     "composition/server/pull.py": ("settings", "weights"),
 }
 """File of `composition` → modules of `services` it may import besides those of its room."""

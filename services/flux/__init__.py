@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
+from services.flux.cost import estimate_cost, list_jobs
 from services.flux.form import recognise_form
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
 from services.weights.licences import Licence, deny_commerce, grant_apache
 from services.weights.loras.settings import place_loras
 
@@ -21,6 +22,7 @@ MODEL = Model(
     recognise=recognise_form,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
     prepare=place_loras,
+    costs=Costs(estimate_cost, list_jobs),
     licences={
         SCHNELL: grant_apache(SCHNELL),
         IDENTITY: deny_commerce(IDENTITY),

@@ -1,12 +1,19 @@
 """The Flux service: generates pictures from a prompt and, optionally, a face."""
 
+from dataclasses import replace
+from typing import Any
+
+from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
+from services.flux.cost import estimate_cost
 from services.flux.model import FluxModel
 from services.flux.plan import FluxPlan
 from services.flux.request import FluxRequest
 from services.flux.settings import FluxSettings
 from services.frames import Face, Stream
 from services.limits import draw_seed
+from services.plan import Plan
 from services.service import Service
 from services.sizes import round_size
 
@@ -22,6 +29,7 @@ class Flux(Service[FluxSettings, FluxModel]):
 
     kind = "flux"
     load = FluxModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def generate_image(
         self, request: FluxRequest, face: Face | None = None, key: str = "", pose: Face | None = None
@@ -37,6 +45,10 @@ class Flux(Service[FluxSettings, FluxModel]):
             ModelFailed: in addition, if a LoRA cannot be downloaded from the hub.
         """
         return self._sample("paint", self._plan(request, face, pose), self._model.generate, key)
+
+    def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
+        face = isinstance(plan, FluxPlan) and plan.face is not None
+        return replace(super()._describe_job(plan), face=face)
 
     def _plan(self, request: FluxRequest, face: Face | None, pose: Face | None) -> FluxPlan:
         self._model.loras.check(request.loras)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
+from services.hunyuan_dit.cost import estimate_cost, list_jobs
 from services.hunyuan_dit.request import RestyleRequest
 from services.hunyuan_dit.settings import HunyuanDitSettings
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
 from services.weights.licences import Licence
 
 REPOSITORIES = (
@@ -19,6 +20,7 @@ MODEL = Model(
     service="services.hunyuan_dit.service:HunyuanDit",
     offers=(Offer("restyle", RestyleRequest),),
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
+    costs=Costs(estimate_cost, list_jobs),
     licences={
         name: Licence(
             "Tencent Hunyuan Community",

@@ -1,6 +1,8 @@
 """The HunyuanDiT service: repaints a picture in another style."""
 
+from services.cost_limit import limit_cost
 from services.frames import Frames, Stream
+from services.hunyuan_dit.cost import estimate_cost
 from services.hunyuan_dit.model import HunyuanDitModel
 from services.hunyuan_dit.plan import HunyuanDitPlan
 from services.hunyuan_dit.request import RestyleRequest
@@ -20,6 +22,7 @@ class HunyuanDit(Service[HunyuanDitSettings, HunyuanDitModel]):
 
     kind = "hunyuan-dit"
     load = HunyuanDitModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def restyle(self, request: RestyleRequest, image: Frames, key: str = "") -> Stream:
         """Repaint `image` in the style that the prompt describes; see `services.roles.Restyle`.

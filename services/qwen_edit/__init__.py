@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
+from services.qwen_edit.cost import estimate_cost, list_jobs
 from services.qwen_edit.request import EditRequest
 from services.qwen_edit.settings import QwenEditSettings
 from services.weights.licences import Licence, grant_apache, grant_bsd
@@ -20,6 +21,7 @@ MODEL = Model(
     offers=(Offer("guided-edit", EditRequest),),
     prepare=place_loras,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
+    costs=Costs(estimate_cost, list_jobs),
     licences={
         **{name: grant_apache(name) for name in REPOSITORIES},
         "https://download.pytorch.org/models/vgg16-397923af.pth": TORCHVISION,

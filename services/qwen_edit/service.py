@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter, LimitExceeded
 from services.frames import Frames, Stream
 from services.limits import check_limit, draw_seed
+from services.plan import Plan
+from services.qwen_edit.cost import estimate_cost
 from services.qwen_edit.model import QwenEditModel
 from services.qwen_edit.plan import QwenEditPlan
 from services.qwen_edit.request import MAX_PICTURES, EditRequest, Guidance
@@ -29,6 +33,7 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
 
     kind = "qwen-edit"
     load = QwenEditModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def edit(
         self,
@@ -52,6 +57,11 @@ class QwenEdit(Service[QwenEditSettings, QwenEditModel]):
         self._check_references(plan)
         nets = {name: self._describe_net(name) for name in NETS}
         return self._sample("edit", plan, self._model.edit, key, nets)
+
+    def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
+        edited = isinstance(plan, QwenEditPlan)
+        seen = 1 + len(plan.references) + (plan.edges is not None) if edited else 1
+        return replace(super()._describe_job(plan), pictures=seen)
 
     def _describe_net(self, name: Net) -> str:
         """Return a scoring network's weights for the job record; random weights are marked as such."""

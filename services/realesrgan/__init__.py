@@ -1,6 +1,7 @@
 """Real-ESRGAN: upscaling of images and frames by a factor of 2 to 4."""
 
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
+from services.realesrgan.cost import INCLUDED, estimate_cost, list_jobs
 from services.realesrgan.request import UpscaleRequest
 from services.realesrgan.settings import RealEsrganSettings
 from services.weights.licences import Licence, grant_bsd
@@ -12,6 +13,7 @@ MODEL = Model(
     settings=RealEsrganSettings,
     service="services.realesrgan.service:RealEsrgan",
     offers=(Offer("upscale", UpscaleRequest),),
+    costs=Costs(estimate_cost, list_jobs, INCLUDED),
     licences={
         "realesr-animevideov3": Licence(
             "BSD-3-Clause",

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
+from services.svd.cost import estimate_cost, list_jobs
 from services.svd.form import SVD, SVD_XT, recognise_form
 from services.svd.request import SvdRequest
 from services.svd.settings import SvdSettings
@@ -23,6 +24,7 @@ MODEL = Model(
     offers=(Offer("image-to-video", SvdRequest),),
     recognise=recognise_form,
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
+    costs=Costs(estimate_cost, list_jobs),
     licences={SVD: COMMUNITY, SVD_XT: COMMUNITY},
     command="animate",
 )

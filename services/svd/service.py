@@ -1,10 +1,12 @@
 """The Stable Video Diffusion service: generates a video from a picture."""
 
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
 from services.service import Service
 from services.sizes import choose_framing
+from services.svd.cost import estimate_cost
 from services.svd.model import SvdModel
 from services.svd.plan import SvdPlan
 from services.svd.request import SvdRequest
@@ -19,6 +21,7 @@ class Svd(Service[SvdSettings, SvdModel]):
 
     kind = "svd"
     load = SvdModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def animate(
         self, request: SvdRequest, image: Frames, last_image: Frames | None = None, start: int = 0, key: str = ""

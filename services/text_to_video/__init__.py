@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
+from services.text_to_video.cost import estimate_cost, list_jobs
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.settings import TextToVideoSettings
 from services.weights.licences import deny_commerce
@@ -16,6 +17,7 @@ MODEL = Model(
     service="services.text_to_video.service:TextToVideo",
     offers=(Offer("text-to-video", TextToVideoRequest),),
     checkpoints=load_checkpoints(Path(__file__).parent / "checkpoints"),
+    costs=Costs(estimate_cost, list_jobs),
     licences={REPOSITORY: deny_commerce(REPOSITORY)},
     command="film",
 )

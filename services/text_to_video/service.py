@@ -1,10 +1,12 @@
 """The ModelScope text-to-video service: generates a video from a prompt."""
 
+from services.cost_limit import limit_cost
 from services.frames import Stream
 from services.limits import check_limit, draw_seed
 from services.plan import VideoPlan
 from services.service import Service
 from services.sizes import round_size
+from services.text_to_video.cost import estimate_cost
 from services.text_to_video.model import TextToVideoModel
 from services.text_to_video.request import TextToVideoRequest
 from services.text_to_video.settings import TextToVideoSettings
@@ -20,6 +22,7 @@ class TextToVideo(Service[TextToVideoSettings, TextToVideoModel]):
 
     kind = "text-to-video"
     load = TextToVideoModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     def generate_video(self, request: TextToVideoRequest, start: int = 0, key: str = "") -> Stream:
         """Generate a video from the prompt; see `services.roles.TextToVideo`.

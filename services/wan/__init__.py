@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from services.checkpoint import load_checkpoints
-from services.model import Model, Offer
+from services.model import Costs, Model, Offer
+from services.wan.cost import estimate_cost, list_jobs
 from services.wan.form import recognise_form
 from services.wan.request import WanRequest, WanTextRequest
 from services.wan.settings import WanSettings
@@ -29,6 +30,7 @@ MODEL = Model(
     paired={"guidance_scale_2": "guidance_scale"},
     rate=lambda settings: settings.rate,
     prepare=place_loras,
+    costs=Costs(estimate_cost, list_jobs),
     licences={name: grant_apache(name) for name in REPOSITORIES},
     aliases={"wan-i2v": "image-to-video", "wan-t2v": "text-to-video"},
     command="i2v",

@@ -1,13 +1,18 @@
 """The Wan service: generates a video from a picture, or from a prompt alone."""
 
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
+from services.cost import Job
+from services.cost_limit import limit_cost
 from services.errors import InvalidParameter
 from services.frames import Frames, Stream
 from services.limits import draw_seed
-from services.plan import VideoPlan
+from services.plan import Plan, VideoPlan
 from services.service import Service
 from services.sizes import choose_framing, choose_size
+from services.wan.cost import estimate_cost
 from services.wan.model import WanModel
 from services.wan.plan import WanPlan, WanTextPlan
 from services.wan.request import WanRequest, WanTextRequest
@@ -26,6 +31,7 @@ class Wan(Service[WanSettings, WanModel]):
 
     kind = "wan"
     load = WanModel
+    limit = staticmethod(limit_cost(estimate_cost))
 
     @property
     def rate(self) -> Fraction:
@@ -51,6 +57,9 @@ class Wan(Service[WanSettings, WanModel]):
         """
         plan = self._plan_text(request, start)
         return self._sample("generate", plan, self._model.generate, key)
+
+    def _describe_job(self, plan: Plan[Any]) -> Job[Any]:
+        return replace(super()._describe_job(plan), pictures=int(isinstance(plan, WanPlan)))
 
     def _plan(self, request: WanRequest, image: Frames, last_image: Frames | None, start: int) -> WanPlan:
         if not self._model.takes_image:

@@ -28,6 +28,10 @@ Told = Callable[[int, int], None]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+class HubAway(ConfigError):
+    """The hub of a repository did not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A repository at a commit, and the cache folder for its files."""
@@ -38,6 +42,10 @@ class Reference:
     cache: Path
     endpoint: str | None = None
     """Address of a mirror of the hub."""
+
+    def away(self, what: str) -> "HubAway":
+        """Return an error for a hub that does not answer."""
+        return HubAway(f"{PARAM}: {self.repository} at {self.revision}: {what}", param=PARAM)
 
     def failed(self, what: str) -> ConfigError:
         """Return an error whose message names the repository and the commit."""

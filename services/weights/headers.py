@@ -3,7 +3,6 @@
 Source: https://huggingface.co/docs/safetensors/index#format
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,9 +154,14 @@ def _check_entry(name: str, value: object, data_bytes: int, file: Path) -> Heade
     return Header(entry.dtype, entry.shape)
 
 
+def read_weight_map(text: bytes) -> dict[str, str]:
+    """Return the name of each tensor in an index of weights → its file. Raises ValueError if it is none."""
+    return _Index.model_validate_json(text).weight_map
+
+
 def _read_index(index: Path) -> dict[Path, tuple[str, ...]]:
     try:
-        places = _Index.model_validate(json.loads(index.read_bytes())).weight_map
+        places = read_weight_map(index.read_bytes())
     except (OSError, ValueError) as error:
         raise _refuse(index, "is no index of weights") from error
     files: dict[Path, list[str]] = {}

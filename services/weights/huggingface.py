@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from huggingface_hub import (
     HfApi,
+    constants,
     get_cached_repo_tree,
     get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
     hf_hub_url,
@@ -15,11 +16,20 @@ from huggingface_hub import (
 )
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils import (
+    build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+    get_session,
+    hf_raise_for_status,
+    tqdm,
+)
 
 from services.weights.downloads import Listing, Meter, Reference, causes, described
 
 SITE = "https://huggingface.co"
+PARTIAL = 206
+"""HTTP status of a part of a file."""
+TIMEOUT_S = 30.0
+"""Seconds without data from the hub after which a request fails."""
 LEFTOVER_S = 60.0
 """Seconds without a write after which the process of a partial file is considered dead."""
 
@@ -62,6 +72,32 @@ class HuggingFace:
             url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
             get_hf_file_metadata(url, endpoint=wanted.endpoint)
 
+    def reach(self) -> None:
+        """Raise HubAway at once if the hub does not answer; the calls of huggingface_hub try again for a while."""
+        with self._explained():
+            get_session().head(self._reference.endpoint or constants.ENDPOINT, timeout=TIMEOUT_S)
+
+    def read_bytes(self, file: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file, from `start`, without downloading the rest. Raises ConfigError."""
+        wanted = self._reference
+        url = hf_hub_url(wanted.repository, file, revision=wanted.revision, endpoint=wanted.endpoint)
+        headers = {**build_hf_headers(), "range": f"bytes={start}-{start + length - 1}"}
+        found = bytearray()
+        with (
+            self._explained(),
+            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response,
+        ):
+            hf_raise_for_status(response)
+            skipped = 0 if response.status_code == PARTIAL else start
+            for chunk in response.iter_bytes():
+                found += chunk
+                if len(found) >= skipped + length:  # a server without ranges sends the whole file
+                    break
+            del found[:skipped]
+        if len(found) < length:
+            raise wanted.failed(f"{file}: the hub sent {len(found)} of {length} bytes")
+        return bytes(found[:length])
+
     def arrived(self, files: Listing) -> int:
         """Return 0, because huggingface_hub does not resume partial files; delete those of processes that died."""
         for partial in (self._home / "blobs").glob("*.incomplete"):
@@ -97,7 +133,9 @@ class HuggingFace:
         except _FAILURES as error:
             answers = (cause for cause in causes(error) if isinstance(cause, hub_errors.HfHubHTTPError))
             answer = next(answers, None)
-            raise self._reference.failed(self._words(answer) if answer else described(error)) from error
+            if answer is None:
+                raise self._reference.away(described(error)) from error
+            raise self._reference.failed(self._words(answer)) from error
 
     def _words(self, answer: hub_errors.HfHubHTTPError) -> str:
         wanted = self._reference

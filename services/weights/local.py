@@ -74,6 +74,11 @@ def find_folder(weights: Weights, home: Path | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def find_hub(weights: Weights, home: Path) -> Hub:
+    """Return the hub of a repository."""
+    return _hub(weights, home)[0]
+
+
 def check_licence(weights: Weights, home: Path) -> None:
     """Raise ConfigError if weights are not downloaded yet and their licence is unknown."""
     if weights.repository is None or weights.offline:
