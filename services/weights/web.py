@@ -1,6 +1,7 @@
 """Downloads of single files over HTTP: resumed by Range, verified by SHA-256, and stored by it."""
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ LARGEST = 32 * 2**30
 """Upper bound of the size of a file in bytes."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOVED = {301, 302, 303, 307, 308}
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address, with its query
 
 
 class WebDownload:

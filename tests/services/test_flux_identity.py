@@ -335,7 +335,7 @@ def list_distances(points: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("photo", [(1080, 1920), (1920, 1080), (512, 512)])
 @pytest.mark.parametrize("move", [0.0, -0.29, 0.5])
 def test_a_face_keeps_its_proportions(photo, size, move):
-    face = replace(find_face(1, PORTRAIT + np.float32([0, move])), size=photo)
+    face = replace(find_face(1, PORTRAIT + np.array([0, move], np.float32)), size=photo)
     placed = place_points(face, *size)
     proportions = list_distances(placed) / list_distances(face.keypoints * np.array(photo))
     assert proportions == pytest.approx(proportions.mean(), rel=1e-3)

@@ -56,8 +56,9 @@ async def test_every_stage_runs_on_what_the_one_before_it_made(room: Room) -> No
 
 async def test_a_pose_is_none_that_of_the_photo_or_of_another_picture(room: Room) -> None:
     face = room.face()
-    fields = {"animate": False, "face": face}
-    for pose in ({}, {"face_pose": "none"}, {"face_pose": "photo"}, {"face_pose": face}):
+    fields: dict[str, Any] = {"animate": False, "face": face}
+    poses: list[dict[str, Any]] = [{}, {"face_pose": "none"}, {"face_pose": "photo"}, {"face_pose": face}]
+    for pose in poses:
         items = await room.items(**fields, **pose)
         finds = 2 if pose == {"face_pose": face} else 1
         assert models_of(items).count("instantid") == finds

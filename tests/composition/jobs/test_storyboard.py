@@ -321,7 +321,7 @@ def test_what_a_scene_says_stands_before_what_all_say() -> None:
 def test_a_pose_is_that_of_every_scene_with_a_face() -> None:
     told = board(face="file_f", face_pose="file_p")
     told.parent.params["face_pose"], told.parent.media["face_pose"] = "file_p", "files/p"
-    job = make_scene_job(told, told.script.scenes[0], 0, {})
+    job = make_scene_job(told, told.script.scenes[0], 0, FilmModel())
     assert (job.params["face_pose"], job.media) == ("file_p", {"face": "files/f", "face_pose": "files/p"})
     faces = board(
         face_pose="file_p", script={"scenes": [*script(1, face="file_s")["scenes"], *script(2)["scenes"][1:]]}
@@ -329,7 +329,7 @@ def test_a_pose_is_that_of_every_scene_with_a_face() -> None:
     del faces.parent.media["face"]
     faces.parent.params["face_pose"], faces.parent.media["face_pose"] = "file_p", "files/p"
     faces.parent.media["script.scenes.1.face"] = "files/s"
-    jobs = [make_scene_job(faces, scene, index, {}) for index, scene in enumerate(faces.script.scenes[:1])]
+    jobs = [make_scene_job(faces, scene, index, FilmModel()) for index, scene in enumerate(faces.script.scenes[:1])]
     assert [job.params["face_pose"] for job in jobs] == ["file_p"]
 
 
