@@ -212,7 +212,8 @@ def pull_models(
 def check_models(
     config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Configuration file.")] = None,
     gpu: Annotated[
-        str | None, typer.Option(metavar="GPU", help="h200, h100-80, a100-40 or 4090; by default h100-80.")
+        str | None,
+        typer.Option(metavar="GPU[,GPU]", help="h200, h100-80, a100-40 or 4090; by default h100-80."),
     ] = None,
     share: Annotated[
         float | None, typer.Option(help="Part of the GPU's peak that the networks reach; by default 0.4.")

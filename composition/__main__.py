@@ -71,6 +71,15 @@ def _parse_share(text: str) -> float:
     return share
 
 
+def _parse_gpus(text: str) -> tuple[str, ...]:
+    """Parse names of GPUs, separated by commas. Raises ArgumentTypeError if one is unknown."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in GPUS:
+            raise argparse.ArgumentTypeError(f"must be names of {', '.join(GPUS)}, separated by commas, got {name}")
+    return names
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m composition", description=__doc__)
@@ -89,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     pulling.add_argument("--accept-licences", action="store_true")
     pulling.add_argument("--accept-licence", action="append", default=[], metavar="OWNER/NAME")
     checking = commands.add_parser("check")
-    checking.add_argument("--gpu", choices=GPUS, default="h100-80")
+    checking.add_argument("--gpu", type=_parse_gpus, default=("h100-80",))
     checking.add_argument("--share", type=_parse_share, default=0.4)
     checking.add_argument("--offline", action="store_true")
     verifying = commands.add_parser("verify")

@@ -8,7 +8,7 @@ from pathlib import Path
 from composition.configuration.file import Configuration
 from composition.configuration.settings import ModelEntry, ModelsSettings
 from composition.server.sizing import Measure, Sizing, describe_parts, find_faults, size_model
-from services.cards import CARDS
+from services.cards import CARDS, Card
 from services.catalogue import KINDS
 from services.checkpoint import Checkpoint, Component
 from services.cost import GIGA, PETA, TERA
@@ -31,8 +31,8 @@ MINUTE = 120.0
 class Question:
     """What is asked of a configuration."""
 
-    card: str
-    """Name of a GPU in CARDS."""
+    cards: tuple[str, ...]
+    """Names of GPUs in CARDS."""
     share: float
     """Part of the GPU's peak that the networks reach."""
     offline: bool = False
@@ -52,33 +52,51 @@ class Facts:
 
 
 def check_models(configuration: Configuration, home: Path, question: Question) -> int:
-    """Print the plan of a configuration and what does not fit, and return the exit status.
+    """Print the plan of a configuration for each GPU and what does not fit, and return the exit status.
 
     Args:
         configuration: the configuration.
         home: REELGRAPH_HOME; files that are downloaded already are read instead of the hub's.
-        question: the GPU, and how it is used.
+        question: the GPUs, and how they are used.
     """
-    card, faults = CARDS[question.card], 0
+    facts = _find_all(configuration, home, offline=question.offline)
+    faults = 0
+    for index, name in enumerate(question.cards):
+        print("\n" if index else "", end="")
+        faults += _print_plan(configuration, home, facts, CARDS[name], question.share)
+    print(f"{faults} faults" if faults else "everything fits", file=sys.stderr)
+    return UNFIT if faults else FITS
+
+
+def _find_all(configuration: Configuration, home: Path, *, offline: bool) -> dict[str, Facts]:
+    """Return the facts of each model by its id. A hub that does not answer is asked once."""
+    found: dict[str, Facts] = {}
     away: set[str] = set()
+    for block in configuration.blocks:
+        without = offline or (isinstance(block.settings, ModelsSettings) and block.settings.offline)
+        for name, entry in block.models.items():
+            found[name] = find_facts(entry, home, offline=without or _name_hub(entry) in away)
+            away |= {found[name].away or ""} if found[name].away is not None else set()
+    return found
+
+
+def _print_plan(configuration: Configuration, home: Path, facts: Mapping[str, Facts], card: Card, share: float) -> int:
+    """Print the plan for one GPU. Return the number of faults."""
+    faults = 0
     memory, peak = card.memory_bytes / GIGA, card.flops / TERA
-    print(f"{card.title}: {memory:.1f} GB, {question.share:.0%} of {peak:,.0f} TFLOP/s in bfloat16")
+    print(f"{card.title}: {memory:.1f} GB, {share:.0%} of {peak:,.0f} TFLOP/s in bfloat16")
     for block in configuration.blocks:
         sizings: list[Sizing] = []
-        found: list[str] = []
-        offline = question.offline or (isinstance(block.settings, ModelsSettings) and block.settings.offline)
         for name, entry in block.models.items():
-            facts = find_facts(entry, home, offline=offline or _name_hub(entry) in away)
-            away |= {facts.away} if facts.away is not None else set()
-            found += facts.faults
-            sizing = facts.checkpoint and size_model(name, entry, facts.checkpoint, card, question.share, home)
-            _print_model(name, entry, facts, sizing or None)
+            checkpoint = facts[name].checkpoint
+            sizing = size_model(name, entry, checkpoint, card, share, home) if checkpoint else None
+            _print_model(name, entry, facts[name], sizing)
             sizings += [sizing] if sizing else []
+        found = [fault for name in block.models for fault in facts[name].faults]
         for fault in (*found, *find_faults(block, sizings, card)):
             print(f"  DOES NOT FIT  {fault}")
             faults += 1
-    print(f"{faults} faults" if faults else "everything fits", file=sys.stderr)
-    return UNFIT if faults else FITS
+    return faults
 
 
 def _name_hub(entry: ModelEntry) -> str:

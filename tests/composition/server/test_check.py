@@ -21,7 +21,7 @@ from tests.services.hub_server import COMMIT, HubServer, Repository, running
 
 ROOT = Path(__file__).parents[3]
 PRODUCTION = ROOT / "serve_config.yaml"
-OFFLINE = Question("h100-80", 0.4, offline=True)
+OFFLINE = Question(("h100-80",), 0.4, offline=True)
 SHARE = 0.26
 """Part of a GPU's peak that the published time of Wan on eight H100 means."""
 NAME = "somebody/miniature"
@@ -97,7 +97,7 @@ def test_production_is_planned_offline(tmp_path, capsys):
 
 
 def test_what_does_not_fit_is_said_with_the_arithmetic(tmp_path, capsys):
-    assert check_models(load_configuration(PRODUCTION), tmp_path, Question("4090", 0.4, offline=True)) == UNFIT
+    assert check_models(load_configuration(PRODUCTION), tmp_path, Question(("4090",), 0.4, offline=True)) == UNFIT
     out = capsys.readouterr().out
     assert (
         "num_gpus: the default job takes 39.2 GB (wan: weights 29.1 + activations of transformer 8.6 + runtime 1.5), "
@@ -158,7 +158,7 @@ def test_headers_of_a_hub_are_compared_without_a_download(hub, tmp_path, capsys,
     saved = save(kind, form, tmp_path / "made")
     publish(hub, saved)
     model = remote(hub, kind)
-    assert check_models(configure(tiny=model), tmp_path / "home", Question("h100-80", 0.4)) == FITS
+    assert check_models(configure(tiny=model), tmp_path / "home", Question(("h100-80",), 0.4)) == FITS
     out = capsys.readouterr().out
     compared = re.search(r"headers read from the hub, ([\d,]+) tensors compared", out)
     assert compared is not None
@@ -192,7 +192,7 @@ def test_a_broken_header_of_a_hub_is_named(hub, tmp_path, capsys, change, fault)
     files = publish(hub, saved)
     file = next(name for name in files if name.startswith("transformer_2/") and name.endswith(".safetensors"))
     files[file] = edit_header(files[file], change)
-    assert check_models(configure(tiny=remote(hub, "wan")), tmp_path / "home", Question("h100-80", 0.4)) == UNFIT
+    assert check_models(configure(tiny=remote(hub, "wan")), tmp_path / "home", Question(("h100-80",), 0.4)) == UNFIT
     assert fault in capsys.readouterr().out
 
 
@@ -200,7 +200,7 @@ def test_a_missing_shard_of_a_hub_is_named(hub, tmp_path, capsys):
     files = publish(hub, save("flux", "tiny", tmp_path / "made"))
     places = {"weight_map": {"x.weight": "model-00001-of-00002.safetensors"}}
     files["transformer/diffusion_pytorch_model.safetensors.index.json"] = json.dumps(places).encode()
-    assert check_models(configure(tiny=remote(hub, "flux")), tmp_path / "home", Question("h100-80", 0.4)) == UNFIT
+    assert check_models(configure(tiny=remote(hub, "flux")), tmp_path / "home", Question(("h100-80",), 0.4)) == UNFIT
     fault = "transformer/model-00001-of-00002.safetensors: is missing, with x.weight and 0 other tensors"
     assert fault in capsys.readouterr().out
 
@@ -209,7 +209,7 @@ def test_a_known_checkpoint_with_other_tensors_is_refused_before_its_download(hu
     name = "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
     publish(hub, save("wan", "a14b", tmp_path / "made"))
     hub.repositories[name] = hub.repositories.pop(NAME)
-    assert check_models(configure(wan=remote(hub, "wan", name)), tmp_path / "home", Question("h200", 0.4)) == UNFIT
+    assert check_models(configure(wan=remote(hub, "wan", name)), tmp_path / "home", Question(("h200",), 0.4)) == UNFIT
     assert "weights: transformer: " in capsys.readouterr().out
     assert hub.served.total() > 0
 
@@ -223,14 +223,14 @@ def test_without_a_hub_the_shipped_facts_are_used(tmp_path, capsys):
         }
         for index, name in enumerate(names)
     }
-    assert check_models(configure(**models), tmp_path, Question("h200", 0.4)) == FITS
+    assert check_models(configure(**models), tmp_path, Question(("h200",), 0.4)) == FITS
     out = capsys.readouterr().out
     assert out.count("from the shipped facts; headers not read: ") == 1  # the hub is asked once
     assert out.count("80 forward passes") == 2
 
 
 def test_a_repository_that_the_hub_does_not_have(hub, tmp_path, capsys):
-    assert check_models(configure(wan=remote(hub, "wan")), tmp_path, Question("h200", 0.4)) == UNFIT
+    assert check_models(configure(wan=remote(hub, "wan")), tmp_path, Question(("h200",), 0.4)) == UNFIT
     assert "there is no such repository, or it is private" in capsys.readouterr().out
 
 
@@ -261,3 +261,8 @@ def test_the_command(tmp_path):
     assert "NVIDIA A100 with 40 GB has 42.9 GB" in done.stdout
     done = subprocess.run([*words, "h200"], check=False, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (FITS, "everything fits\n")
+    done = subprocess.run([*words, "h200,4090"], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == UNFIT, "one of them is too small"
+    assert ("NVIDIA H200: " in done.stdout, "NVIDIA GeForce RTX 4090: " in done.stdout) == (True, True)
+    done = subprocess.run([*words, "h200,b300"], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, "got b300" in done.stderr) == (2, True)
