@@ -55,7 +55,15 @@ def production(tmp_path_factory: pytest.TempPathFactory, untrained: dict[str, An
     names = {application["name"] for application in raw["applications"]}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")  # else Ray gives a model one thread per core
-        ray.init("local", namespace="serve", num_cpus=40, num_gpus=7, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            "local",
+            namespace="serve",
+            num_cpus=40,
+            num_gpus=7,
+            _memory=400_000_000_000,  # what the file reserves is as simulated as its GPUs
+            include_dashboard=False,
+            log_to_driver=False,
+        )
     try:
         deploy(read_configuration(file, "127.0.0.1", free_port()))
         until(lambda: list_running() == names, 420, "the deployment")
