@@ -36,7 +36,7 @@ from miniatures.recogniser import FILE, SEEN_AT, SEEN_WITHIN, prepare_crops
 from miniatures.recogniser import PEOPLE as RECOGNISED
 from miniatures.world import SIDE
 from services.errors import InvalidParameter
-from services.flux.identity import CONTROLNET, GUIDANCE, PROJECTION, Resampler, drawn_points
+from services.flux.identity import CONTROLNET, GUIDANCE, PROJECTION, Resampler, draw_points
 from services.frames import Features, Frames, Pixels
 from services.instantid.arcface import ArcFace, from_weights
 from services.instantid.faces import choose_face
@@ -252,7 +252,7 @@ def draw_album(vae: AutoencoderKL, recogniser: ArcFace, people: int) -> Album:
         for _ in range(VIEWS):
             picture, keypoints = draw_portrait(who, rng, SIDE)
             portraits.append(picture)
-            points.append(np.asarray(drawn_points(add_detector_error(rng, keypoints), SIDE, SIDE)))
+            points.append(np.asarray(draw_points(add_detector_error(rng, keypoints), SIDE, SIDE)))
     return Album(
         portraits=encode_pictures(vae, np.stack(portraits)),
         points=encode_pictures(vae, np.stack(points)),

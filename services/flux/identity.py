@@ -185,7 +185,7 @@ def draw_pose(pose: Face | None, width: int, height: int) -> Image.Image:
     """
     if pose is None:
         return Image.new("RGB", (width, height))
-    return drawn_points(place_points(pose, width, height), width, height)
+    return draw_points(place_points(pose, width, height), width, height)
 
 
 def place_points(face: Face, width: int, height: int) -> Features:
@@ -213,7 +213,7 @@ def place_points(face: Face, width: int, height: int) -> Features:
     return points.astype(np.float32)
 
 
-def drawn_points(keypoints: Features, width: int, height: int) -> Image.Image:
+def draw_points(keypoints: Features, width: int, height: int) -> Image.Image:
     """Draw key points, (5, 2) pixels, on a black picture of `width` x `height` pixels."""
     points = [(float(x), float(y)) for x, y in keypoints]
     picture = Image.new("RGB", (width, height))

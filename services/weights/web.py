@@ -58,13 +58,13 @@ class WebDownload:
         found = self.find()
         if found is not None:
             return found.stat().st_size, 0
-        with self._explained(), self._client() as client, self._opened(client, 0) as answer:
+        with self._explain_errors(), self._client() as client, self._open_answer(client, 0) as answer:
             total = self._read_total(answer, 0) or 0
         return total, max(1, total - self._size())  # a file of unstated size, or a whole part, is still to be fetched
 
     def fetch(self, told: Told) -> Path:
         """Return the path of the complete file, and download it if it is missing. Raises ConfigError."""
-        with self._explained(), alone(self.lock):
+        with self._explain_errors(), alone(self.lock):
             if self.find() is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._complete(told)
@@ -108,7 +108,7 @@ class WebDownload:
 
         Returns -1 after deleting a partial file that the server cannot continue.
         """
-        with self._opened(client, start) as answer:
+        with self._open_answer(client, start) as answer:
             if answer.status_code == 416:
                 if start and self._hash() == self._file.sha256:
                     return start
@@ -132,7 +132,7 @@ class WebDownload:
             return total
 
     @contextmanager
-    def _opened(self, client: httpx.Client, start: int) -> Generator[httpx.Response]:
+    def _open_answer(self, client: httpx.Client, start: int) -> Generator[httpx.Response]:
         """Yield the response with the file from byte `start` on, after redirects. Raises ConfigError."""
         url = self._file.url
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -187,7 +187,7 @@ class WebDownload:
         return httpx.Client(timeout=self._timeout, follow_redirects=False)
 
     @contextmanager
-    def _explained(self) -> Generator[None]:
+    def _explain_errors(self) -> Generator[None]:
         try:
             yield
         except httpx.TimeoutException as error:

@@ -33,7 +33,7 @@ from miniatures.pictures import to_tensor
 from miniatures.recogniser import FILE, RecogniserRecipe
 from miniatures.scores.identity import colours_of, draw_reference, measure_difference, measure_right
 from miniatures.scores.recogniser import find_face
-from services.flux.identity import CONTROLNET, Identity, drawn_points
+from services.flux.identity import CONTROLNET, Identity, draw_points
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings, IdentitySettings
@@ -161,7 +161,7 @@ def test_the_pipeline_steers_as_was_trained(
     identity = Identity(saved / "identity", flux.transformer, torch.device("cpu"))
     pipe: Any = FluxControlNetPipeline(**flux.components, controlnet=identity.controlnet)
     identity.controlnet.tokens = tokens = identity.tokens(faces[0])
-    image, noise = drawn_points(faces[0].keypoints, 64, 64), torch.randn(1, 16, 4 * Z)
+    image, noise = draw_points(faces[0].keypoints, 64, 64), torch.randn(1, 16, 4 * Z)
     made = pipe(
         "a portrait",
         control_image=image,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from miniatures.random import written
 from miniatures.random.flux import write
 from services.errors import ConfigError, InvalidParameter
-from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, draw_pose, drawn_points, place_points
+from services.flux.identity import COLOURS, CONTROLNET, PROJECTION, Resampler, draw_points, draw_pose, place_points
 from services.flux.request import FluxRequest
 from services.flux.service import Flux
 from services.flux.settings import FluxSettings, IdentitySettings
@@ -179,7 +179,7 @@ async def test_pixels_are_those_of_the_pipeline_itself(home, flux, pose):
         height=48,
         num_inference_steps=3,
         guidance_scale=3.5,
-        control_image=drawn_points(POINTS * (64, 48), 64, 48) if pose else Image.new("RGB", (64, 48)),
+        control_image=draw_points(POINTS * (64, 48), 64, 48) if pose else Image.new("RGB", (64, 48)),
         controlnet_conditioning_scale=0.7,
         control_guidance_start=0.2,
         control_guidance_end=0.9,
@@ -313,7 +313,7 @@ def test_nets_for_another_transformer(home, nets):
 
 
 def test_points_are_drawn_in_their_colours_over_darker_limbs():
-    picture = np.array(drawn_points(POINTS * (400, 200), 400, 200))
+    picture = np.array(draw_points(POINTS * (400, 200), 400, 200))
     assert picture.shape == (200, 400, 3)
     for (x, y), colour in zip(POINTS, COLOURS, strict=True):
         assert tuple(picture[int(y * 200), int(x * 400)]) == colour
@@ -392,5 +392,5 @@ def test_of_a_repository_only_the_variant_is_downloaded():
 
 
 def test_points_that_fall_together_or_outside():
-    assert np.array(drawn_points(np.full((5, 2), 32, np.float32), 64, 64)).any()
-    assert not np.array(drawn_points(np.full((5, 2), 448, np.float32), 64, 64)).any()
+    assert np.array(draw_points(np.full((5, 2), 32, np.float32), 64, 64)).any()
+    assert not np.array(draw_points(np.full((5, 2), 448, np.float32), 64, 64)).any()
